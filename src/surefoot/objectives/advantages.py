@@ -1,0 +1,222 @@
+"""Advantages: how much better an outcome was than expected.
+
+Every advantage takes the same keyword tensors and ignores those it does not need, so that sums and scalings compose:
+`0.5 * gae() + 0.5 * monte_carlo()`. The first axis is time (`[time, ...]`) for `gae`, `n_step` and `monte_carlo`; the
+last axis is the group (`[..., samples]`) for the group baselines. Nothing here is averaged over the batch axes.
+
+`terminated` stops the bootstrap, `truncated` does not; both end the recursion. `next_values[t]` is the value of the
+observation that really followed step t (the final observation of an episode, never the one after a reset).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import hyperparameter
+from surefoot.objectives.part import Part
+
+
+@dataclass(frozen=True)
+class Advantage(Part, slot="advantage"):
+    """Base of advantages; `a + b`, `a - b` and `0.5 * a` are advantages too."""
+
+    def __call__(
+        self,
+        rewards: Float[Tensor, "..."],
+        *,
+        values: Float[Tensor, "..."] | None = None,
+        next_values: Float[Tensor, "..."] | None = None,
+        terminated: Bool[Tensor, "..."] | None = None,
+        truncated: Bool[Tensor, "..."] | None = None,
+        valid: Bool[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "..."]:
+        """The advantage of every element, shaped as `rewards`, 0 where `valid` is False."""
+        raise NotImplementedError
+
+    def __add__(self, other: Advantage) -> Advantage:
+        return total((self, other))
+
+    def __sub__(self, other: Advantage) -> Advantage:
+        return total((self, scaled(other, -1.0)))
+
+    def __mul__(self, factor: float) -> Advantage:
+        return scaled(self, float(factor))
+
+    __rmul__ = __mul__
+
+
+@dataclass(frozen=True)
+class total(Advantage):
+    """The sum of several advantages."""
+
+    terms: tuple[Advantage, ...]
+
+    def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
+        return torch.stack([term(rewards, **signals) for term in self.terms]).sum(0)
+
+    def __str__(self) -> str:
+        return " + ".join(str(term) for term in self.terms)
+
+
+@dataclass(frozen=True)
+class scaled(Advantage):
+    """A multiple of an advantage."""
+
+    term: Advantage
+    factor: float = 1.0
+
+    def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
+        return self.factor * self.term(rewards, **signals)
+
+    def __str__(self) -> str:
+        inner = f"({self.term})" if isinstance(self.term, total) else str(self.term)
+        return f"{self.factor:g}·{inner}"
+
+
+def _need(part: Advantage, **signals: Tensor | None) -> None:
+    missing = [name for name, value in signals.items() if value is None]
+    if missing:
+        raise UsageError(
+            f"advantage {type(part).__name__} needs {', '.join(missing)}; pass it as a keyword with the shape of `rewards`."
+        )
+
+
+def _clean(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Padding replaced by 0 (not multiplied: padding may hold NaN)."""
+    return x if valid is None else torch.where(valid, x, torch.zeros((), dtype=x.dtype))
+
+
+def discounted_sum(x: Float[Tensor, "time ..."], decay: Float[Tensor, "time ..."]) -> Float[Tensor, "time ..."]:
+    """y[t] = x[t] + decay[t] · y[t+1], with y = 0 after the last step."""
+    y, out = torch.zeros_like(x[0]), []
+    for x_t, decay_t in zip(reversed(x.unbind(0)), reversed(decay.unbind(0)), strict=True):
+        y = torch.addcmul(x_t, decay_t, y)
+        out.append(y)
+    return torch.stack(out[::-1])
+
+
+def _continues(terminated: Tensor | None, truncated: Tensor | None, like: Tensor) -> Tensor:
+    """1 where the episode goes on after the step, 0 where it ends."""
+    ends = torch.zeros_like(like, dtype=torch.bool)
+    for flag in (terminated, truncated):
+        ends = ends if flag is None else ends | flag
+    return (~ends).to(like.dtype)
+
+
+def _td_errors(part: Advantage, gamma: float, rewards: Tensor, signals: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """TD errors `r + γ(1 − terminated)V' − V` and the 0/1 mask of steps after which the episode goes on."""
+    values, next_values, valid = signals.get("values"), signals.get("next_values"), signals.get("valid")
+    terminated, truncated = signals.get("terminated"), signals.get("truncated")
+    _need(part, values=values, next_values=next_values)
+    assert values is not None and next_values is not None
+    bootstrap = _clean(next_values, valid)
+    if terminated is not None:
+        bootstrap = torch.where(terminated, torch.zeros((), dtype=bootstrap.dtype), bootstrap)
+    deltas = _clean(rewards, valid) + gamma * bootstrap - _clean(values, valid)
+    return _clean(deltas, valid), _continues(terminated, truncated, rewards)
+
+
+@dataclass(frozen=True)
+class gae(Advantage):
+    """Generalized advantage estimation, the λ-weighted mixture of all k-step advantages (arXiv:1506.02438).
+
+    `Â[t] = δ[t] + γλ(1 − done[t])·Â[t+1]` with `δ = r + γ(1 − terminated)V' − V`. Time is the first axis.
+    λ = 0 is the TD error (low variance, biased by V), λ = 1 the Monte-Carlo return minus V (unbiased).
+    """
+
+    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount.")
+    lam: float = hyperparameter(0.95, low=0, high=1, help="Mixture of k-step advantages.")
+    formula = "GAE(γ={gamma:g}, λ={lam:g})"
+
+    def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
+        deltas, continues = _td_errors(self, self.gamma, rewards, signals)
+        return _clean(discounted_sum(deltas, self.gamma * self.lam * continues), signals.get("valid"))
+
+
+@dataclass(frozen=True)
+class n_step(Advantage):
+    """The n-step advantage `Σ_{l<n} γ^l r[t+l] + γ^n V[t+n] − V[t]`, shorter where the episode or segment ends."""
+
+    n: int = hyperparameter(5, low=1, help="Rewards before the bootstrap.")
+    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount.")
+    formula = "A_{n}-step(γ={gamma:g})"
+
+    def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
+        deltas, continues = _td_errors(self, self.gamma, rewards, signals)
+        # A^(k)[t] = δ[t] + γ·A^(k−1)[t+1]: the TD errors telescope.
+        advantage = deltas
+        for _ in range(self.n - 1):
+            following = torch.cat([advantage[1:], torch.zeros_like(advantage[:1])])
+            advantage = deltas + self.gamma * continues * following
+        return _clean(advantage, signals.get("valid"))
+
+
+@dataclass(frozen=True)
+class monte_carlo(Advantage):
+    """The discounted return to go `Σ_l γ^l r[t+l]`, cut at the end of the episode or of the segment, no baseline."""
+
+    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount.")
+    formula = "G(γ={gamma:g})"
+
+    def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
+        valid = signals.get("valid")
+        continues = _continues(signals.get("terminated"), signals.get("truncated"), rewards)
+        return _clean(discounted_sum(_clean(rewards, valid), self.gamma * continues), valid)
+
+
+def masked_mean(x: Tensor, valid: Tensor | None, dim: int) -> Tensor:
+    """Mean over one axis of the valid elements, the axis kept with length 1."""
+    if valid is None:
+        return x.mean(dim, keepdim=True)
+    return _clean(x, valid).sum(dim, keepdim=True) / valid.sum(dim, keepdim=True).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class group_mean(Advantage):
+    """Reward minus the mean of its group (the last axis); Dr.GRPO's baseline."""
+
+    formula = "R − mean(R)"
+
+    def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
+        valid = signals.get("valid")
+        return _clean(rewards - masked_mean(rewards, valid, -1), valid)
+
+
+@dataclass(frozen=True)
+class group_standardized(Advantage):
+    """Reward minus its group's mean, over the group's population standard deviation; GRPO's advantage."""
+
+    epsilon: float = hyperparameter(1e-8, low=0, help="Added to the standard deviation.")
+    formula = "(R − mean(R)) / std(R)"
+
+    def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
+        valid = signals.get("valid")
+        centred = _clean(rewards - masked_mean(rewards, valid, -1), valid)
+        return centred / (masked_mean(centred**2, valid, -1).sqrt() + self.epsilon)
+
+
+@dataclass(frozen=True)
+class leave_one_out(Advantage):
+    """Reward minus the mean of the *others* of its group (the last axis); RLOO's unbiased baseline. 0 in a group of 1."""
+
+    formula = "R − mean_{{others}}(R)"
+
+    def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
+        valid = signals.get("valid")
+        size = torch.as_tensor(rewards.shape[-1]) if valid is None else valid.sum(-1, keepdim=True)
+        centred = _clean(rewards - masked_mean(rewards, valid, -1), valid)
+        return centred * (size / (size - 1).clamp(min=1))
+
+
+def standardize(x: Tensor, valid: Tensor | None = None, epsilon: float = 1e-8) -> Tensor:
+    """Zero mean and unit (population) standard deviation over all valid elements; 0 for a batch of one."""
+    weight = torch.ones_like(x) if valid is None else valid.to(x.dtype)
+    weight = weight / weight.sum().clamp(min=1)
+    centred = _clean(x - (weight * _clean(x, valid)).sum(), valid)
+    return centred / ((weight * centred**2).sum().sqrt() + epsilon)

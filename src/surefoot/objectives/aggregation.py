@@ -1,0 +1,67 @@
+"""Aggregations: how the contributions of single elements become one loss.
+
+An aggregation returns weights c with the shape of the mask; the loss is Σ c·x over the valid elements. Weights never
+depend on what padding holds. The `axis` of a sequence is −1 for tokens `[batch, length]`, 0 for rollouts `[time, batch]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from surefoot.hyperparameters import hyperparameter
+from surefoot.objectives.part import Part
+
+
+@dataclass(frozen=True)
+class Aggregation(Part, slot="aggregation"):
+    """Base of aggregations."""
+
+    def weights(self, valid: Bool[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The weight of every element, 0 where `valid` is False."""
+        raise NotImplementedError
+
+    def __call__(self, x: Float[Tensor, "..."], valid: Bool[Tensor, "..."] | None = None) -> Float[Tensor, ""]:
+        """Σ c·x over the valid elements."""
+        if valid is None:
+            valid = torch.ones_like(x, dtype=torch.bool)
+        zero = torch.zeros((), dtype=x.dtype)
+        return (self.weights(valid).to(x.dtype) * torch.where(valid, x, zero)).sum()
+
+
+@dataclass(frozen=True)
+class mean(Aggregation):
+    """Every valid element counts the same: 1 / number of valid elements."""
+
+    formula = "mean"
+
+    def weights(self, valid: Tensor) -> Tensor:
+        return valid / valid.sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class per_sequence(Aggregation):
+    """Every sequence counts the same, its elements share its weight: 1 / (sequences · length). Empty ones count not."""
+
+    axis: int = hyperparameter(-1, help="The axis that runs along the sequence.")
+    formula = "mean_seq mean_t"
+
+    def weights(self, valid: Tensor) -> Tensor:
+        lengths = valid.sum(self.axis, keepdim=True)
+        return valid / lengths.clamp(min=1) / (lengths > 0).sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class constant_length(Aggregation):
+    """Sum over the sequence divided by one constant, mean over sequences (Dr.GRPO): long answers weigh more."""
+
+    length: float = hyperparameter(1.0, above=0, help="The constant, e.g. the longest answer allowed.")
+    axis: int = hyperparameter(-1, help="The axis that runs along the sequence.")
+    formula = "mean_seq Σ_t / {length:g}"
+
+    def weights(self, valid: Tensor) -> Tensor:
+        sequences = valid.any(self.axis, keepdim=True).sum().clamp(min=1)
+        return valid / (self.length * sequences)

@@ -1,0 +1,60 @@
+"""Divergences between policies: exact forms for Gaussian and categorical ones, and estimators from samples.
+
+Exact forms sum over action dimensions and keep the batch axes: the KL of one state is one number.
+The estimators k1, k2, k3 take `log_ratio = log p(x) − log q(x)` at x drawn from q, and estimate KL(q ‖ p).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def k1(log_ratio: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """−log(p/q): unbiased, may be negative, high variance."""
+    return -log_ratio
+
+
+def k2(log_ratio: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """½ log²(p/q): biased, never negative; its gradient is an unbiased gradient of the KL on-policy."""
+    return 0.5 * log_ratio**2
+
+
+def k3(log_ratio: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """(p/q − 1) − log(p/q): unbiased and never negative."""
+    return torch.expm1(log_ratio) - log_ratio
+
+
+def gaussian_kl(
+    mean_p: Float[Tensor, "... d"],
+    log_std_p: Float[Tensor, "... d"],
+    mean_q: Float[Tensor, "... d"],
+    log_std_q: Float[Tensor, "... d"],
+) -> Float[Tensor, "..."]:
+    """KL(p ‖ q) of diagonal Gaussians."""
+    mean_part, std_part = _gaussian_kl_terms(mean_p - mean_q, log_std_p, log_std_q, scale=log_std_q)
+    return (mean_part + std_part).sum(-1)
+
+
+def decoupled_gaussian_kl(
+    mean_p: Float[Tensor, "... d"],
+    log_std_p: Float[Tensor, "... d"],
+    mean_q: Float[Tensor, "... d"],
+    log_std_q: Float[Tensor, "... d"],
+) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+    """KL when only the mean moves, and KL when only the covariance moves (V-MPO, arXiv:1909.12238)."""
+    mean_part, std_part = _gaussian_kl_terms(mean_p - mean_q, log_std_p, log_std_q, scale=log_std_p)
+    return mean_part.sum(-1), std_part.sum(-1)
+
+
+def _gaussian_kl_terms(shift: Tensor, log_std_p: Tensor, log_std_q: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    log_variance_ratio = 2 * (log_std_p - log_std_q)
+    return 0.5 * (shift * torch.exp(-scale)) ** 2, 0.5 * (torch.expm1(log_variance_ratio) - log_variance_ratio)
+
+
+def categorical_kl(logits_p: Float[Tensor, "... n"], logits_q: Float[Tensor, "... n"]) -> Float[Tensor, "..."]:
+    """KL(p ‖ q) of categorical distributions given by (unnormalised) logits; impossible actions of p add nothing."""
+    log_p, log_q = logits_p.log_softmax(-1), logits_q.log_softmax(-1)
+    p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - log_q), torch.zeros((), dtype=p.dtype)).sum(-1)

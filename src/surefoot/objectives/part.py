@@ -1,0 +1,66 @@
+"""What all parts of an objective share: a slot, a formula, and a way to and from JSON.
+
+A part is a frozen dataclass: its fields are its hyperparameters, calling it computes it on tensors, `str()` prints it as
+a formula. Defining a subclass registers it in its slot, so that `config.json` can name it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Self
+
+from surefoot.errors import UsageError, nearest
+from surefoot.hyperparameters import build, check
+
+SLOTS: dict[str, dict[str, type[Part]]] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Base of every part. `formula` is a format string over the part's own fields."""
+
+    slot: ClassVar[str] = ""
+    formula: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, slot: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if slot is not None:
+            cls.slot = slot
+            SLOTS.setdefault(slot, {})
+        else:
+            SLOTS[cls.slot][cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def __str__(self) -> str:
+        return self.formula.format(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The part as JSON-ready data: its name and its fields, nested parts included."""
+        fields = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Part):
+                value = value.to_dict()
+            elif isinstance(value, tuple) and value and isinstance(value[0], Part):
+                value = [v.to_dict() for v in value]
+            fields[field.name] = value
+        return {"part": type(self).__name__, **fields}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The part that `to_dict` wrote, for the slot this is called on (e.g. `Advantage.from_dict`)."""
+        known = SLOTS[cls.slot]
+        name = data.get("part", "")
+        if name not in known:
+            raise UsageError(f"{cls.slot} part {name!r} is unknown. {nearest(name, known)}")
+        fields = {}
+        for key, value in data.items():
+            if isinstance(value, dict) and "part" in value:
+                value = cls.from_dict(value)
+            elif isinstance(value, list) and value and isinstance(value[0], dict):
+                value = tuple(cls.from_dict(v) for v in value)
+            if key != "part":
+                fields[key] = value
+        return build(known[name], fields)

@@ -1,0 +1,101 @@
+"""Stabilizers: what keeps a step on old data honest.
+
+A stabilizer is a function f(ρ, Â) of the ratio and the advantage, to be maximised, applied element by element.
+`weight` is its slope ∂f/∂ρ in closed form: the mask times the advantage for clips, something smoother for others. The
+policy gradient is `weight · ρ · ∇log π`; the two forms agree wherever f is differentiable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from surefoot.hyperparameters import hyperparameter
+from surefoot.objectives.part import Part
+
+
+@dataclass(frozen=True)
+class Stabilizer(Part, slot="stabilizer"):
+    """Base of stabilizers."""
+
+    def __call__(self, ratio: Float[Tensor, "..."], advantage: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The value f(ρ, Â) of every element."""
+        raise NotImplementedError
+
+    def weight(self, ratio: Float[Tensor, "..."], advantage: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The slope ∂f/∂ρ of every element."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class none(Stabilizer):
+    """The unclipped surrogate ρÂ."""
+
+    formula = "ρÂ"
+
+    def __call__(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        return ratio * advantage
+
+    def weight(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        return advantage
+
+
+@dataclass(frozen=True)
+class clip(Stabilizer):
+    """PPO's pessimistic clip (arXiv:1707.06347); `high` apart from `low` is DAPO's clip-higher."""
+
+    low: float = hyperparameter(0.2, above=0, help="No reward for moving ρ below 1 − low.")
+    high: float | None = hyperparameter(
+        None, above=0, help="No reward for moving ρ above 1 + high; `low` if not given."
+    )
+
+    def bounds(self) -> tuple[float, float]:
+        """The interval of ratios inside which the surrogate is untouched."""
+        return 1 - self.low, 1 + (self.low if self.high is None else self.high)
+
+    def __call__(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        return torch.minimum(ratio * advantage, ratio.clamp(*self.bounds()) * advantage)
+
+    def weight(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        low, high = self.bounds()
+        outside = torch.where(advantage > 0, ratio > high, ratio < low)
+        return torch.where(outside, torch.zeros((), dtype=advantage.dtype), advantage)
+
+    def __str__(self) -> str:
+        low, high = self.bounds()
+        return f"min(ρÂ, clip(ρ, {low:g}, {high:g})Â)"
+
+
+@dataclass(frozen=True)
+class dual_clip(clip):
+    """PPO's clip, and no more than `bound`·Â lost on a bad action however large its ratio (arXiv:1912.09729)."""
+
+    bound: float = hyperparameter(3.0, above=1, help="Ratio beyond which a bad action stops counting more.")
+
+    def __call__(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        pessimistic = super().__call__(ratio, advantage)
+        return torch.where(advantage < 0, torch.maximum(pessimistic, self.bound * advantage), pessimistic)
+
+    def weight(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        beyond = (advantage < 0) & (ratio > self.bound)
+        return torch.where(beyond, torch.zeros((), dtype=advantage.dtype), super().weight(ratio, advantage))
+
+    def __str__(self) -> str:
+        return f"max({super().__str__()}, {self.bound:g}Â if Â<0)"
+
+
+@dataclass(frozen=True)
+class quadratic(Stabilizer):
+    """SPO's penalty (arXiv:2401.16025): concave in ρ, its maximum exactly at ρ = 1 + ε·sign(Â), pulling back beyond."""
+
+    epsilon: float = hyperparameter(0.2, above=0, help="Radius of the ratio around 1.")
+    formula = "ρÂ − |Â|(ρ−1)²/(2·{epsilon:g})"
+
+    def __call__(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        return ratio * advantage - advantage.abs() * (ratio - 1) ** 2 / (2 * self.epsilon)
+
+    def weight(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        return advantage - advantage.abs() * (ratio - 1) / self.epsilon

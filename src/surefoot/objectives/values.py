@@ -1,0 +1,56 @@
+"""Value losses: how far the critic is from its target, element by element, with the usual ½."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from surefoot.hyperparameters import hyperparameter
+from surefoot.objectives.part import Part
+
+
+@dataclass(frozen=True)
+class ValueLoss(Part, slot="value loss"):
+    """Base of value losses."""
+
+    def __call__(
+        self, values: Float[Tensor, "..."], targets: Float[Tensor, "..."], old_values: Float[Tensor, "..."]
+    ) -> Float[Tensor, "..."]:
+        """The loss of every element; `targets` and `old_values` carry no gradient."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class squared(ValueLoss):
+    """½(V − G)²."""
+
+    formula = "½(V−G)²"
+
+    def __call__(self, values: Tensor, targets: Tensor, old_values: Tensor) -> Tensor:
+        return 0.5 * (values - targets) ** 2
+
+
+@dataclass(frozen=True)
+class clipped(ValueLoss):
+    """The larger of the squared error and that of V kept within ±ε of its old value. ε is in units of value."""
+
+    epsilon: float = hyperparameter(0.2, above=0, help="How far V may move before the loss ignores the move.")
+    formula = "½max((V−G)², (clip(V, V_old±{epsilon:g})−G)²)"
+
+    def __call__(self, values: Tensor, targets: Tensor, old_values: Tensor) -> Tensor:
+        near = old_values + (values - old_values).clamp(-self.epsilon, self.epsilon)
+        return 0.5 * torch.maximum((values - targets) ** 2, (near - targets) ** 2)
+
+
+@dataclass(frozen=True)
+class huber(ValueLoss):
+    """½e² up to |e| = δ, linear beyond: outliers in the returns pull with bounded force."""
+
+    delta: float = hyperparameter(1.0, above=0, help="Error at which the loss becomes linear.")
+    formula = "Huber_{delta:g}(V−G)"
+
+    def __call__(self, values: Tensor, targets: Tensor, old_values: Tensor) -> Tensor:
+        return torch.nn.functional.huber_loss(values, targets, reduction="none", delta=self.delta)
