@@ -1,0 +1,330 @@
+"""Vector environments in next-step auto-reset mode: in process, one process each, or EnvPool.
+
+All three keep one contract. The observation that comes with `terminated | truncated` is the true last one of the
+episode; the next `step` ignores that environment's action and returns its reset observation with reward 0. Every
+returned array is fresh, so a caller may keep it. Float observations and rewards are float32 (an environment's float64
+is rounded once, here), images stay uint8, discrete observations are integers. Actions of a Box space are clipped to
+the box here, so that what a caller stores is what it sampled.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from surefoot.errors import UsageError
+from surefoot.seeding import check_seed, derive
+
+Observation = Any  # an array [B, ...] or a (nested) dict of such arrays
+EnvFactory = Callable[[], gymnasium.Env]
+
+
+class EnvError(RuntimeError):
+    """An environment broke while it ran: the message names the environment, the call, the cause and what to do."""
+
+
+def env_seeds(seed: int | Sequence[int], num_envs: int) -> list[int]:
+    """One seed an environment: derived from an int, or the given sequence itself once its length is checked."""
+    if isinstance(seed, (int, np.integer)):
+        return [derive(check_seed(seed), "env", i) for i in range(num_envs)]
+    if not isinstance(seed, (Sequence, np.ndarray)) or isinstance(seed, (str, bytes)):
+        raise UsageError(f"seed={seed!r} is not allowed; give one whole number, or {num_envs} of them.")
+    if len(seed) != num_envs:
+        raise UsageError(f"seed has {len(seed)} entries for num_envs={num_envs}; give one int, or exactly {num_envs}.")
+    return [check_seed(s) for s in seed]
+
+
+def rounded(space: gymnasium.Space) -> gymnasium.Space:
+    """`space` with every float Box in float32; a `UsageError` for a kind of space that arrays cannot carry."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({name: rounded(inner) for name, inner in space.spaces.items()})
+    if isinstance(space, spaces.Box) and space.dtype.kind == "f" and space.dtype != np.float32:
+        return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
+    if isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        return space
+    raise UsageError(
+        f"A space of type {type(space).__name__} ({space}) is not supported; allowed are Box, Discrete, MultiDiscrete, "
+        "MultiBinary and, for observations, a Dict of these. Convert it with a gymnasium.ObservationWrapper first, or "
+        "try the wrapper 'flatten'."
+    )
+
+
+def _empty(space: gymnasium.Space, n: int) -> Observation:
+    if isinstance(space, spaces.Dict):
+        return {name: _empty(inner, n) for name, inner in space.spaces.items()}
+    return np.empty((n, *space.shape), space.dtype)  # type: ignore[misc]
+
+
+def _write(out: Observation, index: int, observation: Any) -> None:
+    if isinstance(out, dict):
+        for name, inner in out.items():
+            _write(inner, index, observation[name])
+    else:
+        out[index] = observation
+
+
+def _converted(observation: Any, space: gymnasium.Space) -> Observation:
+    """A fresh copy of a batched observation in the types of `space` (a single-environment space)."""
+    if isinstance(space, spaces.Dict):
+        return {name: _converted(observation[name], inner) for name, inner in space.spaces.items()}
+    return np.array(observation, space.dtype)
+
+
+def _fits(observation: Any, space: gymnasium.Space) -> bool:
+    if isinstance(space, spaces.Dict):
+        return isinstance(observation, Mapping) and all(
+            name in observation and _fits(observation[name], inner) for name, inner in space.spaces.items()
+        )
+    return np.shape(observation) == space.shape
+
+
+def _fail(index: int, call: str, error: BaseException) -> NoReturn:
+    raise EnvError(
+        f"Environment {index} failed in {call}(): {type(error).__name__}: {error}. The fault is in the environment or "
+        "in a wrapper around it; run that one alone with the same seed and actions to find it."
+    ) from error
+
+
+class Envs(VectorEnv):
+    """What the three kinds share: spaces, seeds for the first reset, clipping."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+
+    def __init__(self, num_envs: int, seeds: Sequence[int], observation: gymnasium.Space, action: gymnasium.Space):
+        self.num_envs = num_envs
+        self.single_observation_space = rounded(observation)
+        self.single_action_space = rounded(action)
+        if isinstance(action, spaces.Dict):
+            raise UsageError(f"A Dict action space ({action}) is not supported; flatten it into one Box or Discrete.")
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._seeds: Sequence[int] | None = seeds
+        self._box = self.single_action_space if isinstance(self.single_action_space, spaces.Box) else None
+        self._action_shape = (num_envs, *self.single_action_space.shape)  # type: ignore[misc]
+
+    def _reset_seeds(self, seed: int | Sequence[int] | None) -> Sequence[int] | None:
+        """The caller's seeds; else the maker's, once; else none, and the environments' own generators go on."""
+        if seed is not None:
+            self._seeds = env_seeds(seed, self.num_envs)
+        seeds, self._seeds = self._seeds, None
+        return seeds
+
+    def _legal(self, actions: Any) -> np.ndarray:
+        actions = np.asarray(actions)
+        if actions.shape != self._action_shape:
+            raise UsageError(
+                f"actions have shape {actions.shape}; {self._action_shape} is needed: one action an environment, each "
+                f"of the space {self.single_action_space}."
+            )
+        if self._box is None:
+            return actions
+        return np.clip(actions, self._box.low, self._box.high).astype(self._box.dtype, copy=False)
+
+
+class SyncEnvs(Envs):
+    """Environments stepped one after the other in this process.
+
+    Leaner than `gymnasium.vector.SyncVectorEnv`: no deep copies, no merging of infos (`info` is always empty), one
+    fresh array a step that each environment writes its row into.
+    """
+
+    def __init__(self, factories: Sequence[EnvFactory], seeds: Sequence[int]):
+        self.envs = [factory() for factory in factories]
+        first = self.envs[0]
+        super().__init__(len(self.envs), seeds, first.observation_space, first.action_space)
+        self.render_mode = first.render_mode
+        self._ended = np.zeros(self.num_envs, bool)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        seeds = self._reset_seeds(seed) or [None] * self.num_envs
+        observations = _empty(self.single_observation_space, self.num_envs)
+        for i, env in enumerate(self.envs):
+            try:
+                observation, _ = env.reset(seed=seeds[i], options=options)
+                if not _fits(observation, self.single_observation_space):
+                    raise ValueError(f"the observation {observation!r} is not of the space {env.observation_space}")
+                _write(observations, i, observation)
+            except Exception as error:
+                _fail(i, "reset", error)
+        self._ended = np.zeros(self.num_envs, bool)
+        return observations, {}
+
+    def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        legal = self._legal(actions)
+        rows = legal.tolist() if legal.ndim == 1 and self._box is None else legal  # Discrete envs are fastest on ints
+        observations = _empty(self.single_observation_space, self.num_envs)
+        rewards = np.zeros(self.num_envs, np.float32)
+        terminated = np.zeros(self.num_envs, bool)
+        truncated = np.zeros(self.num_envs, bool)
+        ended = self._ended.tolist()
+        for i, env in enumerate(self.envs):
+            try:
+                if ended[i]:
+                    observation, _ = env.reset()
+                else:
+                    observation, rewards[i], terminated[i], truncated[i], _ = env.step(rows[i])
+                _write(observations, i, observation)
+            except Exception as error:
+                _fail(i, "reset" if ended[i] else "step", error)
+        self._ended = terminated | truncated
+        return observations, rewards, terminated, truncated, {}
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """The attribute `name` of every (wrapped) environment, called with the arguments where it is callable."""
+        found = [env.get_wrapper_attr(name) for env in self.envs]
+        return tuple(f(*args, **kwargs) if callable(f) else f for f in found)
+
+    def render(self) -> tuple[Any, ...]:
+        return tuple(env.render() for env in self.envs)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        for env in self.envs:
+            env.close()
+
+
+class _Named(gymnasium.Wrapper):
+    """In a worker process: turns what an environment raises into an `EnvError` that knows which one it was."""
+
+    def __init__(self, env: gymnasium.Env, index: int):
+        super().__init__(env)
+        self._index = index
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        try:
+            return self.env.reset(**kwargs)
+        except Exception as error:
+            _fail(self._index, "reset", error)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        try:
+            observation, reward, terminated, truncated, _ = self.env.step(action)
+            return observation, reward, terminated, truncated, {}
+        except Exception as error:
+            _fail(self._index, "step", error)
+
+
+class ProcessEnvs(Envs):
+    """Every environment in a process of its own (Gymnasium's `AsyncVectorEnv`): for slow ones, about 1 ms a step."""
+
+    def __init__(self, factories: Sequence[EnvFactory], seeds: Sequence[int]):
+        from gymnasium.vector import AsyncVectorEnv
+
+        self._workers = AsyncVectorEnv(
+            [lambda f=f, i=i: _Named(f(), i) for i, f in enumerate(factories)], copy=False, autoreset_mode="NextStep"
+        )
+        super().__init__(
+            len(factories), seeds, self._workers.single_observation_space, self._workers.single_action_space
+        )
+
+    def _ask(self, call: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return getattr(self._workers, call)(*args, **kwargs)
+        except (EOFError, ConnectionError, OSError) as error:
+            self.close(terminate=True)
+            dead = {i: p.exitcode for i, p in enumerate(self._workers.processes) if p.exitcode not in (0, -15)}
+            raise EnvError(
+                f"A worker process died during {call}(): environment index -> exit code {dead}. Memory running out is "
+                "the usual cause; fewer environments, or backend='gymnasium', shows the reason in this process."
+            ) from error
+        except EnvError:
+            self.close(terminate=True)
+            raise
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        seeds = self._reset_seeds(seed)
+        observation, _ = self._ask("reset", seed=None if seeds is None else list(seeds), options=options)
+        return _converted(observation, self.single_observation_space), {}
+
+    def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        observation, reward, terminated, truncated, _ = self._ask("step", self._legal(actions))
+        observation = _converted(observation, self.single_observation_space)
+        return observation, reward.astype(np.float32), terminated, truncated, {}
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        return self._ask("call", name, *args, **kwargs)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self._workers.close(**kwargs)
+
+
+class PoolEnvs(Envs):
+    """EnvPool's C++ environments: the fastest where it has the environment, and the only one for its Atari games.
+
+    EnvPool reports a step that both terminates and reaches the time limit as truncated only.
+    """
+
+    def __init__(self, env_id: str, num_envs: int, seeds: Sequence[int], kwargs: Mapping[str, Any], threads: int):
+        self._build = {"num_envs": num_envs, "num_threads": threads, **kwargs}
+        self._id = env_id
+        self._pool = self._make(seeds)
+        super().__init__(num_envs, seeds, self._pool.observation_space, self._pool.action_space)
+        self._action_dtype = self._pool.action_space.dtype
+        self._seeds = None  # the pool has them
+
+    def _make(self, seeds: Sequence[int]) -> Any:
+        import envpool
+
+        return envpool.make_gymnasium(self._id, seed=list(seeds), **self._build)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        seeds = self._reset_seeds(seed)
+        if options:
+            raise UsageError(f"options={options!r}: EnvPool environments take none; use backend='gymnasium'.")
+        if seeds is not None:  # a pool is seeded when it is made
+            self._pool.close()
+            self._pool = self._make(seeds)
+        observation, _ = self._pool.reset()
+        return _converted(observation, self.single_observation_space), {}
+
+    def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        try:
+            observation, reward, terminated, truncated, _ = self._pool.step(self._legal(actions))
+        except RuntimeError as error:
+            raise EnvError(f"EnvPool failed in step() of {self._id!r}: {error}.") from error
+        observation = _converted(observation, self.single_observation_space)
+        return observation, np.array(reward, np.float32), np.array(terminated), np.array(truncated), {}
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self._pool.close()
+
+
+def available_threads() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def check_finite(observation: Observation, reward: Any, first_step: int = 0) -> None:
+    """Raise `UsageError` for the first observation or reward that is NaN or infinite.
+
+    `reward` is `[B]` (one step) or `[T, B]` (a rollout), arrays or CPU tensors; `observation` has the same leading
+    axes, or is a dict of such arrays. `first_step` is added to the step that the message names.
+    """
+    parts = observation if isinstance(observation, Mapping) else {"": observation}
+    axes = np.ndim(reward)
+    for name, values in [
+        *((f"observation {n!r}" if n else "observation", v) for n, v in parts.items()),
+        ("reward", reward),
+    ]:
+        values = np.asarray(values)
+        if values.dtype.kind != "f":
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(values.sum()):  # one pass, no temporary; a sum that overflows falls through
+                continue
+        bad = np.argwhere(~np.isfinite(values))
+        if not len(bad):
+            continue
+        where = tuple(int(k) for k in bad[0])
+        step, env, component = (where[0] if axes == 2 else 0), where[axes - 1], where[axes:]
+        raise UsageError(
+            f"{name}{list(component) if component else ''} is {values[where]} in environment {env} at step "
+            f"{first_step + step}: the environment produced a number that is not finite. Clip or scale it in the "
+            "environment (a gymnasium.ObservationWrapper or RewardWrapper), or end the episode before it diverges."
+        )

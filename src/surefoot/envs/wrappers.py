@@ -1,0 +1,119 @@
+"""Single-environment wrappers by name, so that a list of them fits into `config.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium import wrappers as gw
+
+from surefoot.errors import UsageError, nearest
+
+Wrapping = Callable[..., gymnasium.Env]
+Wrappers = Sequence[str | tuple[str, dict[str, Any]]]
+
+_REGISTRY: dict[str, Wrapping] = {}
+
+
+def register_wrapper(name: str) -> Callable[[Wrapping], Wrapping]:
+    """A decorator that makes `wrapping(env, **kwargs) -> env` known to `make(wrappers=…)` as `name`."""
+
+    def register(wrapping: Wrapping) -> Wrapping:
+        if _REGISTRY.setdefault(name, wrapping) is not wrapping:
+            raise UsageError(f"A wrapper named {name!r} exists already ({_REGISTRY[name]!r}); choose another name.")
+        return wrapping
+
+    return register
+
+
+def normalised(wrappers: Wrappers) -> list[list[Any]]:
+    """`wrappers` as `[[name, kwargs], …]`, the form that JSON keeps; unknown names are refused."""
+    if isinstance(wrappers, str):
+        wrappers = (wrappers,)
+    pairs = [[item, {}] if isinstance(item, str) else list(item) for item in wrappers]
+    for pair in pairs:
+        if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], dict):
+            raise UsageError(f"wrappers has the entry {pair!r}; give a name, or a pair (name, keyword arguments).")
+        if pair[0] not in _REGISTRY:
+            raise UsageError(f"wrapper {pair[0]!r} is not known. {nearest(pair[0], _REGISTRY)}")
+    return pairs
+
+
+def wrap(env: gymnasium.Env, wrappers: Wrappers) -> gymnasium.Env:
+    """`env` inside the named wrappers, the first one innermost."""
+    for name, kwargs in normalised(wrappers):
+        try:
+            env = _REGISTRY[name](env, **kwargs)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(f"wrapper {name!r} with {kwargs!r} does not fit the environment {env}: {error}") from error
+    return env
+
+
+@register_wrapper("time_limit")
+def time_limit(env: gymnasium.Env, steps: int) -> gymnasium.Env:
+    """Truncate an episode after `steps` steps."""
+    return gw.TimeLimit(env, steps)
+
+
+@register_wrapper("frame_stack")
+def frame_stack(env: gymnasium.Env, n: int = 4) -> gymnasium.Env:
+    """The last `n` observations along a new first axis; the first one is repeated at the start of an episode."""
+    return gw.FrameStackObservation(env, n, padding_type="reset")
+
+
+@register_wrapper("atari")
+def atari(env: gymnasium.Env, **kwargs: Any) -> gymnasium.Env:
+    """Gymnasium's Atari preprocessing (arXiv:1709.06009); the environment must be made with `frameskip=1`."""
+    return gw.AtariPreprocessing(env, **kwargs)
+
+
+@register_wrapper("flatten")
+def flatten(env: gymnasium.Env) -> gymnasium.Env:
+    """Every observation as one vector."""
+    return gw.FlattenObservation(env)
+
+
+@register_wrapper("time_aware")
+def time_aware(env: gymnasium.Env) -> gymnasium.Env:
+    """The fraction of the time limit that has passed, appended to a vector observation (arXiv:1712.00378)."""
+    return gw.TimeAwareObservation(env, normalize_time=True)
+
+
+@register_wrapper("action_mask")
+class ActionMask(gymnasium.Wrapper):
+    """The legal actions as part of the observation: `{"observation": …, "action_mask": int8 [n]}`.
+
+    The mask is what `env.action_masks()` returns, or else `info["action_mask"]`. It reaches a policy by this key only.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        if not isinstance(env.action_space, spaces.Discrete):
+            raise UsageError(f"An action mask needs a Discrete action space; this environment has {env.action_space}.")
+        mask = spaces.MultiBinary(int(env.action_space.n))
+        self.observation_space = spaces.Dict({"observation": env.observation_space, "action_mask": mask})
+
+    def _masked(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+        if self.env.has_wrapper_attr("action_masks"):
+            mask = self.env.get_wrapper_attr("action_masks")()
+        elif "action_mask" in info:
+            mask = info["action_mask"]
+        else:
+            raise UsageError(
+                "The wrapper 'action_mask' found no mask: the environment has no method action_masks() and its info "
+                "has no key 'action_mask'. Add one of the two, or leave the wrapper out."
+            )
+        return {"observation": observation, "action_mask": np.asarray(mask, np.int8)}
+
+    def reset(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        observation, info = self.env.reset(**kwargs)
+        return self._masked(observation, info), info
+
+    def step(self, action: Any) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._masked(observation, info), reward, terminated, truncated, info
