@@ -83,7 +83,7 @@ def _need(part: Advantage, **signals: Tensor | None) -> None:
     missing = [name for name, value in signals.items() if value is None]
     if missing:
         raise UsageError(
-            f"advantage {type(part).__name__} needs {', '.join(missing)}; pass it as a keyword with the shape of `rewards`."
+            f"advantage {type(part).__name__} needs {', '.join(missing)}; pass it as a keyword, shaped as `rewards`."
         )
 
 
@@ -101,25 +101,24 @@ def discounted_sum(x: Float[Tensor, "time ..."], decay: Float[Tensor, "time ..."
     return torch.stack(out[::-1])
 
 
-def _continues(terminated: Tensor | None, truncated: Tensor | None, like: Tensor) -> Tensor:
-    """1 where the episode goes on after the step, 0 where it ends."""
-    ends = torch.zeros_like(like, dtype=torch.bool)
-    for flag in (terminated, truncated):
-        ends = ends if flag is None else ends | flag
-    return (~ends).to(like.dtype)
+def _continues(signals: dict[str, Any], like: Tensor) -> Tensor:
+    """1 where the episode goes on after the step, 0 where it ends or where the step is padding."""
+    goes_on = torch.ones_like(like, dtype=torch.bool) if (valid := signals.get("valid")) is None else valid
+    for flag in (signals.get("terminated"), signals.get("truncated")):
+        goes_on = goes_on if flag is None else goes_on & ~flag
+    return goes_on.to(like.dtype)
 
 
 def _td_errors(part: Advantage, gamma: float, rewards: Tensor, signals: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """TD errors `r + γ(1 − terminated)V' − V` and the 0/1 mask of steps after which the episode goes on."""
     values, next_values, valid = signals.get("values"), signals.get("next_values"), signals.get("valid")
-    terminated, truncated = signals.get("terminated"), signals.get("truncated")
+    terminated = signals.get("terminated")
     _need(part, values=values, next_values=next_values)
     assert values is not None and next_values is not None
     bootstrap = _clean(next_values, valid)
     if terminated is not None:
         bootstrap = torch.where(terminated, torch.zeros((), dtype=bootstrap.dtype), bootstrap)
-    deltas = _clean(rewards, valid) + gamma * bootstrap - _clean(values, valid)
-    return _clean(deltas, valid), _continues(terminated, truncated, rewards)
+    return _clean(rewards, valid) + gamma * bootstrap - _clean(values, valid), _continues(signals, rewards)
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ class gae(Advantage):
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
         deltas, continues = _td_errors(self, self.gamma, rewards, signals)
-        return _clean(discounted_sum(deltas, self.gamma * self.lam * continues), signals.get("valid"))
+        return discounted_sum(deltas, self.gamma * self.lam * continues)
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ class n_step(Advantage):
         for _ in range(self.n - 1):
             following = torch.cat([advantage[1:], torch.zeros_like(advantage[:1])])
             advantage = deltas + self.gamma * continues * following
-        return _clean(advantage, signals.get("valid"))
+        return advantage
 
 
 @dataclass(frozen=True)
@@ -165,9 +164,7 @@ class monte_carlo(Advantage):
     formula = "G(γ={gamma:g})"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
-        valid = signals.get("valid")
-        continues = _continues(signals.get("terminated"), signals.get("truncated"), rewards)
-        return _clean(discounted_sum(_clean(rewards, valid), self.gamma * continues), valid)
+        return discounted_sum(_clean(rewards, signals.get("valid")), self.gamma * _continues(signals, rewards))
 
 
 def masked_mean(x: Tensor, valid: Tensor | None, dim: int) -> Tensor:
@@ -177,6 +174,23 @@ def masked_mean(x: Tensor, valid: Tensor | None, dim: int) -> Tensor:
     return _clean(x, valid).sum(dim, keepdim=True) / valid.sum(dim, keepdim=True).clamp(min=1)
 
 
+def _centred(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Deviations from the mean of the last axis, 0 for padding, and exactly 0 where all valid elements are equal.
+
+    The maximum goes first: the rounding error of a plain mean of equal numbers, divided by their standard deviation,
+    would be of order 1.
+    """
+    lowest = torch.full((), -torch.inf, dtype=x.dtype)
+    reference = (x if valid is None else torch.where(valid, x, lowest)).amax(-1, keepdim=True)
+    shifted = _clean(x - reference, valid)
+    return _clean(shifted - masked_mean(shifted, valid, -1), valid)
+
+
+def _standardized(x: Tensor, valid: Tensor | None, epsilon: float) -> Tensor:
+    centred = _centred(x, valid)
+    return centred / (masked_mean(centred**2, valid, -1).sqrt() + epsilon)
+
+
 @dataclass(frozen=True)
 class group_mean(Advantage):
     """Reward minus the mean of its group (the last axis); Dr.GRPO's baseline."""
@@ -184,39 +198,32 @@ class group_mean(Advantage):
     formula = "R − mean(R)"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
-        valid = signals.get("valid")
-        return _clean(rewards - masked_mean(rewards, valid, -1), valid)
+        return _centred(rewards, signals.get("valid"))
 
 
 @dataclass(frozen=True)
 class group_standardized(Advantage):
     """Reward minus its group's mean, over the group's population standard deviation; GRPO's advantage."""
 
-    epsilon: float = hyperparameter(1e-8, low=0, help="Added to the standard deviation.")
+    epsilon: float = hyperparameter(1e-8, above=0, help="Added to the standard deviation.")
     formula = "(R − mean(R)) / std(R)"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
-        valid = signals.get("valid")
-        centred = _clean(rewards - masked_mean(rewards, valid, -1), valid)
-        return centred / (masked_mean(centred**2, valid, -1).sqrt() + self.epsilon)
+        return _standardized(rewards, signals.get("valid"), self.epsilon)
 
 
 @dataclass(frozen=True)
 class leave_one_out(Advantage):
-    """Reward minus the mean of the *others* of its group (the last axis); RLOO's unbiased baseline. 0 in a group of 1."""
+    """Reward minus the mean of the *others* of its group (the last axis), RLOO's unbiased baseline; 0 if alone."""
 
     formula = "R − mean_{{others}}(R)"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
         valid = signals.get("valid")
         size = torch.as_tensor(rewards.shape[-1]) if valid is None else valid.sum(-1, keepdim=True)
-        centred = _clean(rewards - masked_mean(rewards, valid, -1), valid)
-        return centred * (size / (size - 1).clamp(min=1))
+        return _centred(rewards, valid) * (size / (size - 1).clamp(min=1))
 
 
 def standardize(x: Tensor, valid: Tensor | None = None, epsilon: float = 1e-8) -> Tensor:
-    """Zero mean and unit (population) standard deviation over all valid elements; 0 for a batch of one."""
-    weight = torch.ones_like(x) if valid is None else valid.to(x.dtype)
-    weight = weight / weight.sum().clamp(min=1)
-    centred = _clean(x - (weight * _clean(x, valid)).sum(), valid)
-    return centred / ((weight * centred**2).sum().sqrt() + epsilon)
+    """Zero mean and unit (population) standard deviation over all valid elements; 0 where they are all equal."""
+    return _standardized(x.flatten(), None if valid is None else valid.flatten(), epsilon).reshape(x.shape)

@@ -1,7 +1,8 @@
 """Aggregations: how the contributions of single elements become one loss.
 
 An aggregation returns weights c with the shape of the mask; the loss is Σ c·x over the valid elements. Weights never
-depend on what padding holds. The `axis` of a sequence is −1 for tokens `[batch, length]`, 0 for rollouts `[time, batch]`.
+depend on what padding holds. The `axis` of a sequence is −1 for tokens `[batch, length]`, 0 for rollouts
+`[time, batch]`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from surefoot.objectives.part import Part
 class Aggregation(Part, slot="aggregation"):
     """Base of aggregations."""
 
-    def weights(self, valid: Bool[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def weights(self, valid: Bool[Tensor, "..."], dtype: torch.dtype = torch.float32) -> Float[Tensor, "..."]:
         """The weight of every element, 0 where `valid` is False."""
         raise NotImplementedError
 
@@ -29,7 +30,7 @@ class Aggregation(Part, slot="aggregation"):
         if valid is None:
             valid = torch.ones_like(x, dtype=torch.bool)
         zero = torch.zeros((), dtype=x.dtype)
-        return (self.weights(valid).to(x.dtype) * torch.where(valid, x, zero)).sum()
+        return (self.weights(valid, x.dtype) * torch.where(valid, x, zero)).sum()
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class mean(Aggregation):
 
     formula = "mean"
 
-    def weights(self, valid: Tensor) -> Tensor:
-        return valid / valid.sum().clamp(min=1)
+    def weights(self, valid: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return valid.to(dtype) / valid.sum().clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class per_sequence(Aggregation):
     axis: int = hyperparameter(-1, help="The axis that runs along the sequence.")
     formula = "mean_seq mean_t"
 
-    def weights(self, valid: Tensor) -> Tensor:
+    def weights(self, valid: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         lengths = valid.sum(self.axis, keepdim=True)
-        return valid / lengths.clamp(min=1) / (lengths > 0).sum().clamp(min=1)
+        return valid.to(dtype) / lengths.clamp(min=1) / (lengths > 0).sum().clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,6 @@ class constant_length(Aggregation):
     axis: int = hyperparameter(-1, help="The axis that runs along the sequence.")
     formula = "mean_seq Σ_t / {length:g}"
 
-    def weights(self, valid: Tensor) -> Tensor:
+    def weights(self, valid: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         sequences = valid.any(self.axis, keepdim=True).sum().clamp(min=1)
-        return valid / (self.length * sequences)
+        return valid.to(dtype) / self.length / sequences

@@ -57,4 +57,5 @@ def categorical_kl(logits_p: Float[Tensor, "... n"], logits_q: Float[Tensor, "..
     """KL(p ‖ q) of categorical distributions given by (unnormalised) logits; impossible actions of p add nothing."""
     log_p, log_q = logits_p.log_softmax(-1), logits_q.log_softmax(-1)
     p = log_p.exp()
-    return torch.where(p > 0, p * (log_p - log_q), torch.zeros((), dtype=p.dtype)).sum(-1)
+    # Masked before the product: −∞ − (−∞) inside it would make the gradient NaN for every action.
+    return (p * torch.where(p > 0, log_p - log_q, torch.zeros((), dtype=p.dtype))).sum(-1)

@@ -33,7 +33,7 @@ class plain(Likelihood):
 
 @dataclass(frozen=True)
 class saturating(Likelihood):
-    """F(π) = π/(π + c): rare actions of a demonstration are pushed more than frequent ones (LUFFY, arXiv:2504.14945)."""
+    """F(π) = π/(π + c): rare actions of a demonstration are pushed more than frequent (LUFFY, arXiv:2504.14945)."""
 
     offset: float = hyperparameter(0.1, above=0, help="The probability at which F is one half.")
     formula = "π/(π + {offset:g})"

@@ -1,7 +1,7 @@
 """What all parts of an objective share: a slot, a formula, and a way to and from JSON.
 
-A part is a frozen dataclass: its fields are its hyperparameters, calling it computes it on tensors, `str()` prints it as
-a formula. Defining a subclass registers it in its slot, so that `config.json` can name it.
+A part is a frozen dataclass: its fields are its hyperparameters, calling it computes it on tensors, `str()` prints it
+as a formula. Defining a subclass registers it in its slot, so that `config.json` can name it.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Part:
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """The part that `to_dict` wrote, for the slot this is called on (e.g. `Advantage.from_dict`)."""
         known = SLOTS[cls.slot]
+        if not isinstance(data, dict):
+            raise UsageError(f'{cls.slot} {data!r} is not a part; write it as {{"part": name, field: value, …}}.')
         name = data.get("part", "")
         if name not in known:
             raise UsageError(f"{cls.slot} part {name!r} is unknown. {nearest(name, known)}")

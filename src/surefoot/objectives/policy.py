@@ -25,12 +25,20 @@ from surefoot.objectives.advantages import Advantage, gae, standardize
 from surefoot.objectives.aggregation import Aggregation
 from surefoot.objectives.divergences import k3
 from surefoot.objectives.likelihoods import Likelihood, plain
-from surefoot.objectives.part import Part
+from surefoot.objectives.part import SLOTS, Part
 from surefoot.objectives.ratios import Ratio
 from surefoot.objectives.stabilizers import Stabilizer
 
 # exp(20) is 5e8: past it a ratio is noise, and its square would overflow in float32.
 MAX_LOG_RATIO = 20.0
+
+PARTS: dict[str, type[Part]] = {
+    "advantage": Advantage,
+    "ratio": Ratio,
+    "stabilizer": Stabilizer,
+    "likelihood": Likelihood,
+    "aggregation": Aggregation,
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,10 @@ class PolicyObjective:
 
     def __post_init__(self) -> None:
         check(self)
+        for name, kind in PARTS.items():
+            if not isinstance(part := getattr(self, name), kind):
+                known = ", ".join(f"{known}()" for known in sorted(SLOTS[kind.slot]))
+                raise UsageError(f"an objective's {name} cannot be {part!r}; it must be one of {known}.")
 
     def loss(
         self,
@@ -71,7 +83,8 @@ class PolicyObjective:
         ratio, coefficient = self.coefficient(log_prob, old_log_prob, advantage, valid)
         weights = self._weights(log_prob, valid)
         log_ratio = (log_prob.detach() - old_log_prob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-        loss = -_dot(weights, coefficient * log_prob)
+        # The product with the weights comes first: a NaN coefficient of padding must not reach the gradient.
+        loss = -_dot(torch.where(weights != 0, weights * coefficient, torch.zeros_like(weights)), log_prob)
         metrics = {
             "surrogate": _dot(weights, self.stabilizer(ratio, advantage)),
             "kl": _dot(weights, k3(log_ratio)),
@@ -90,15 +103,15 @@ class PolicyObjective:
     def coefficient(
         self, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The ratio ρ and what multiplies ∇log π for every element, both detached: `f'(ρ, Â) · ρ`."""
-        log_prob = log_prob.detach()
+        """The ratio ρ and what multiplies ∇log π for every element, both detached: `f'(ρ, Â) · ρ · F'(π)`."""
+        log_prob, old_log_prob, advantage = log_prob.detach(), old_log_prob.detach(), advantage.detach()
         log_ratio = log_prob - self.ratio.log_denominator(log_prob, old_log_prob, valid)
         ratio = torch.exp(log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
         return ratio, self.stabilizer.weight(ratio, advantage) * ratio * self.likelihood.slope(log_prob)
 
     def _weights(self, like: Tensor, valid: Tensor | None) -> Tensor:
         valid = torch.ones_like(like, dtype=torch.bool) if valid is None else valid
-        return self.aggregation.weights(valid).to(like.dtype)
+        return self.aggregation.weights(valid, like.dtype)
 
     def _stopped(self, ratio: Tensor, advantage: Tensor) -> Tensor:
         """1 where the stabilizer has stopped or turned the pull of the advantage."""
@@ -122,18 +135,12 @@ class PolicyObjective:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """The objective that `to_dict` wrote."""
-        slots: dict[str, type[Part]] = {
-            "advantage": Advantage,
-            "ratio": Ratio,
-            "stabilizer": Stabilizer,
-            "likelihood": Likelihood,
-            "aggregation": Aggregation,
-        }
         known = [f.name for f in dataclasses.fields(cls)]
         for name in data:
             if name not in known:
                 raise UsageError(f"an objective has no part {name!r}. {nearest(name, known)}")
-        return cls(**{name: slots[name].from_dict(v) if name in slots else v for name, v in data.items()})
+        values: dict[str, Any] = {n: PARTS[n].from_dict(v) if n in PARTS else v for n, v in data.items()}
+        return cls(**values)
 
 
 def _dot(weights: Tensor, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Ratios: what the policy's probability is divided by, `ρ = π / d`.
 
-A ratio part returns `log d`, detached. Where d is the policy itself ρ = 1 and the estimator is plain REINFORCE; where it
-is the policy that collected the data the estimator is importance weighted.
+A ratio part returns `log d`, detached. Where d is the policy itself ρ = 1 and the estimator is plain REINFORCE; where
+it is the policy that collected the data the estimator is importance weighted.
 """
 
 from __future__ import annotations
