@@ -1,0 +1,126 @@
+"""The catalogue: which papers there are, and how far each one has come.
+
+`papers.toml` says what a paper is. How far it has come is never written down: it is read off the method modules, claim
+modules and claim results that exist. Reading imports no method and no torch; only `method_class` imports one module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from surefoot.errors import UsageError, nearest
+
+Status = Literal["planned", "built", "claimed", "shown", "not shown", "refuted"]
+
+_PACKAGE = Path(__file__).parent
+
+
+def _exists(module: str) -> bool:
+    return _PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py").is_file()
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper in scope; `module` is where its method lives once it is built."""
+
+    slug: str
+    title: str
+    year: int
+    arxiv: str
+    setting: str
+    summary: str
+    module: str
+    attribute: str = "METHOD"
+
+    @property
+    def claim_module(self) -> str:
+        """Where the experiment on the paper's headline claim lives."""
+        return self.module.replace(".methods.", ".claims.", 1)
+
+    @property
+    def built(self) -> bool:
+        return _exists(self.module)
+
+    @property
+    def claimed(self) -> bool:
+        return _exists(self.claim_module)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The stored result of the latest run of the claim, or None if it has not been run."""
+        path = _PACKAGE.joinpath("claims", "results", f"{self.slug}.json")
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    @property
+    def status(self) -> Status:
+        """`planned`, `built`, `claimed` (an experiment without a result), or the verdict of the result."""
+        if not self.built:
+            return "planned"
+        if not self.claimed:
+            return "built"
+        result = self.result
+        return "claimed" if result is None else cast(Status, result["verdict"])
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A method that has no row of its own among the papers: `attribute` of `module`."""
+
+    slug: str
+    title: str
+    module: str
+    attribute: str = "METHOD"
+
+    @property
+    def built(self) -> bool:
+        return _exists(self.module)
+
+
+@cache
+def _data() -> dict[str, list[dict[str, Any]]]:
+    return tomllib.loads(_PACKAGE.joinpath("papers.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def papers() -> tuple[Paper, ...]:
+    """Every paper in scope, setting by setting."""
+    return tuple(Paper(**row) for row in _data()["paper"])
+
+
+@cache
+def baselines() -> tuple[Baseline, ...]:
+    """The methods without a paper in scope."""
+    return tuple(Baseline(**row) for row in _data().get("baseline", ()))
+
+
+def paper(slug: str) -> Paper:
+    """The paper of that slug; a `UsageError` with the nearest slugs if there is none."""
+    known = {p.slug: p for p in papers()}
+    if slug not in known:
+        raise UsageError(f"No paper is called {slug!r}. {nearest(slug, known)}")
+    return known[slug]
+
+
+def methods() -> tuple[Paper | Baseline, ...]:
+    """What can be trained today: the papers and baselines whose method is built."""
+    return tuple(entry for entry in (*papers(), *baselines()) if entry.built)
+
+
+def method_class(slug: str) -> type:
+    """The dataclass of a method, imported on demand; a `UsageError` if it is unknown or not built yet."""
+    entries = {entry.slug: entry for entry in (*papers(), *baselines())}
+    built = [entry.slug for entry in methods()]
+    if slug not in entries:
+        raise UsageError(f"No method is called {slug!r}. {nearest(slug, built)}")
+    entry = entries[slug]
+    if not entry.built:
+        raise UsageError(
+            f"{slug!r} ({entry.title}) is in the catalogue, but its method is not built yet. Built: {', '.join(built)}."
+        )
+    return getattr(importlib.import_module(entry.module), entry.attribute)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from surefoot import catalogue
+from surefoot.errors import UsageError
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An empty package in which a test builds what a paper needs."""
+    catalogue.papers(), catalogue.baselines()  # read the real rows first
+    monkeypatch.setattr(catalogue, "_PACKAGE", tmp_path)
+
+    def write(path: str, text: str = "") -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    return write
+
+
+def test_every_paper_is_there_once_and_whole():
+    rows = catalogue.papers()
+    assert len(rows) == 119
+    assert Counter(p.setting for p in rows) == {
+        "control": 35, "robust": 15, "tabular": 10, "offline": 10, "generative": 7,
+        "language": 23, "preference": 10, "supervised": 9,
+    }  # fmt: skip
+    for field in ("slug", "title", "arxiv", "module", "summary"):
+        assert len({getattr(p, field) for p in rows}) == 119, field
+    for p in rows:
+        assert re.fullmatch(r"\d{4}\.\d{5}|\d{4}\.\d{4}", p.arxiv), p.slug
+        assert 0 <= p.year - (2000 + int(p.arxiv[:2])) <= 2, p.slug
+        assert p.module == f"surefoot.methods.{p.setting}.{p.slug.replace('-', '_')}"
+        assert len(p.summary) <= 160 and p.summary.endswith("."), p.slug
+
+
+def test_a_paper_is_found_by_its_slug_and_a_typo_gets_the_nearest():
+    assert catalogue.paper("spo").arxiv == "2401.16025"
+    with pytest.raises(UsageError, match="'polychromic'"):
+        catalogue.paper("polycromic")
+
+
+def test_status_follows_what_exists(package):
+    spo = catalogue.paper("spo")
+    assert spo.status == "planned"
+    package("claims/results/spo.json", json.dumps({"verdict": "refuted"}))
+    assert spo.status == "planned", "a result without a method counts for nothing"
+    package("methods/control/spo.py")
+    assert spo.status == "built"
+    package("claims/control/spo.py")
+    assert spo.status == "refuted"
+    package("claims/results/spo.json", json.dumps({"verdict": "not shown"}))
+    assert spo.status == "not shown"
+
+
+def test_a_claim_without_a_result_is_only_claimed(package):
+    package("methods/preference/rdpo.py")
+    package("claims/preference/rdpo.py")
+    assert catalogue.paper("rdpo").status == "claimed" and catalogue.paper("rdpo").result is None
+    assert [m.slug for m in catalogue.methods()] == ["rdpo"]
+
+
+def test_a_method_that_is_not_built_says_so(package):
+    package("methods/control/ppo.py")
+    with pytest.raises(UsageError, match="not built yet. Built: ppo"):
+        catalogue.method_class("spo")
+    with pytest.raises(UsageError, match="No method is called 'pppo'. Did you mean 'ppo'"):
+        catalogue.method_class("pppo")
+
+
+@pytest.mark.parametrize("entry", catalogue.methods(), ids=lambda e: e.slug)
+def test_every_built_method_can_be_had_by_its_slug(entry):
+    method = catalogue.method_class(entry.slug)
+    assert isinstance(method, type) and method.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+def test_no_method_or_result_lies_outside_the_catalogue():
+    known = {entry.module for entry in (*catalogue.papers(), *catalogue.baselines())}
+    root = Path(catalogue.__file__).parent
+    modules = {f"surefoot.methods.{f.parent.name}.{f.stem}" for f in root.glob("methods/*/[!_]*.py")}
+    assert modules <= known
+    assert {f.stem for f in root.glob("claims/results/*.json")} <= {p.slug for p in catalogue.papers()}

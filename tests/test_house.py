@@ -1,0 +1,121 @@
+"""The laws of the house that no single module's test would notice."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "surefoot"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+EXTRAS = (
+    "transformers", "peft", "accelerate", "datasets", "reasoning_gym", "math_verify", "minari", "h5py",
+    "pettingzoo", "mpe2", "sklearn", "ray",
+)  # fmt: skip
+UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "joblib"}
+UNSAFE_CALLS = {"eval", "exec", "compile", "torch.load", "torch.save", "yaml.load"}
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_a_file_holds_one_idea(path):
+    limit = 200 if "methods" in path.relative_to(PACKAGE).parts else 400
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= limit, f"{lines} lines: move what is shared into a part, or split two ideas"
+
+
+def calls_of_unsafe_loaders(tree: ast.AST) -> list[str]:
+    """Every place in a syntax tree where stored bytes or strings could become running code."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            roots = {name.split(".")[0] for name in names}
+            found += [
+                f"line {node.lineno}: import {name}" for name in roots & {"pickle", "cloudpickle", "dill", "joblib"}
+            ]
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name in UNSAFE_CALLS:
+                found.append(f"line {node.lineno}: {name}")
+            elif name.endswith("load") and any(k.arg == "allow_pickle" for k in node.keywords):
+                found.append(f"line {node.lineno}: {name}(allow_pickle=...)")
+    return found
+
+
+def test_the_search_for_unsafe_loaders_finds_them():
+    code = "import pickle\nfrom dill import loads\neval('')\ntorch.load(f)\nnp.load(f, allow_pickle=x)\nm.eval()\n"
+    assert len(calls_of_unsafe_loaders(ast.parse(code))) == 5
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_loading_runs_no_code(path):
+    assert calls_of_unsafe_loaders(ast.parse(path.read_text(encoding="utf-8"))) == []
+
+
+def loaded_by(statement: str) -> tuple[set[str], float]:
+    """The top-level modules that a statement loads in a fresh interpreter, and how many seconds it takes."""
+    code = f"import sys, time\nt = time.perf_counter()\n{statement}\nprint(time.perf_counter() - t, *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, *modules = done.stdout.split()
+    return {name.split(".")[0] for name in modules}, float(seconds)
+
+
+@pytest.mark.parametrize(
+    "statement", ["import surefoot", "from surefoot import catalogue; [p.status for p in catalogue.papers()]"]
+)
+def test_importing_is_quick_and_loads_neither_torch_nor_an_extra(statement):
+    modules, _ = loaded_by(statement)
+    assert "surefoot" in modules
+    assert not modules & {"torch", "gymnasium", "envpool", "matplotlib", *EXTRAS}
+    assert min(loaded_by(statement)[1] for _ in range(3)) < 1.0  # the best of three: the machine may be busy
+
+
+def tracked_files() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+# Written in pieces, so that this file does not find itself.
+PLACES = ["/" + place for place in ("home/", "Users/", "root/", "work/", "tmp/[a-z]")]
+MACHINE = re.compile("|".join([*PLACES, "--index" + "-url"]))
+
+
+def test_no_tracked_file_names_a_machine_or_a_registry():
+    found = []
+    for path in tracked_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found += [f"{relative(path)}:{n}" for n, line in enumerate(text.splitlines(), 1) if MACHINE.search(line)]
+    assert found == []
+
+
+def test_what_is_pinned_is_what_is_allowed():
+    """Every dependency that pyproject names for running, developing and documenting has its pin."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [
+        *project["dependencies"],
+        *(d for extra in ("dev", "docs") for d in project["optional-dependencies"][extra]),
+    ]
+    pins = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"
+    )
+    normal = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins.items()}
+    for requirement in wanted:
+        name, _, low = re.sub(r"\[.*?\]", "", requirement).partition(">=")
+        version = normal[re.sub(r"[-_.]+", "-", name).lower()]
+        as_numbers = [[int(x) for x in re.findall(r"\d+", v)] for v in (version, low)]
+        assert as_numbers[0] >= as_numbers[1], f"{name}: {version} is tested, {low} is asked for"
