@@ -1,0 +1,175 @@
+"""Collecting rollouts from a vector environment, and keeping what it takes to collect them again.
+
+An environment's inner state can rarely be saved, but the same seeds and the same actions give the same bits. So the
+collector appends every action to a log, and a resumed run plays the log back to stand where it stood.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from surefoot.envs import check_finite
+from surefoot.errors import UsageError
+from surefoot.models.networks import Observation
+
+WINDOW = 100  # episodes in the running mean of returns
+
+
+class Rollout(NamedTuple):
+    """Time-major data of all environments. The last observation is the one after the last step."""
+
+    observation: Observation  # [time + 1, envs, ...] as the environment gave it
+    action: Tensor  # [time, envs, ...] as sampled
+    reward: Tensor  # [time, envs]
+    terminated: Tensor  # [time, envs]
+    truncated: Tensor  # [time, envs]
+    valid: Tensor  # [time, envs] False where the environment only reset itself
+    starts: Tensor  # [time + 1, envs] True where the observation is the first of an episode
+
+
+def map_observation(function: Callable[[Tensor], Tensor], observation: Observation) -> Observation:
+    """The function applied to the observation, or to every entry of a dict observation."""
+    if isinstance(observation, dict):
+        return {key: function(x) for key, x in observation.items()}
+    return function(observation)
+
+
+class Collector:
+    """A vector environment, where it stands, and its log of actions."""
+
+    def __init__(self, envs: VectorEnv, log: Path | None = None) -> None:
+        self.envs, self.log_path, self.logged = envs, log, 0
+        self._log = None
+        observation, _ = envs.reset()
+        self.observation = _tensors(observation)
+        self.ended = np.zeros(envs.num_envs, bool)  # the last step ended an episode
+        self.fresh = np.ones(envs.num_envs, bool)  # the current observation is the first of an episode
+
+    def collect(self, steps: int, act: Callable[[int, Observation, Tensor], tuple[Tensor, Tensor]]) -> Rollout:
+        """Run `steps` steps; `act(t, observation, starts)` gives the action to store and the one to execute."""
+        n = self.envs.num_envs
+        store = map_observation(lambda x: x.new_empty(steps + 1, *x.shape), self.observation)
+        reward, terminated, truncated = np.empty((steps, n), np.float32), *np.empty((2, steps, n), bool)
+        valid, starts = np.empty((steps, n), bool), np.empty((steps + 1, n), bool)
+        actions: list[Tensor] = []
+        executed: list[np.ndarray] = []
+        for t in range(steps):
+            _put(store, t, self.observation)
+            starts[t], valid[t] = self.fresh, ~self.ended
+            action, env_action = act(t, self.observation, torch.from_numpy(starts[t]))
+            actions.append(action)
+            executed.append(env_action.numpy())
+            observation, reward[t], terminated[t], truncated[t], _ = self.envs.step(executed[-1])
+            self.observation = _tensors(observation)
+            self.fresh, self.ended = self.ended, terminated[t] | truncated[t]
+        _put(store, steps, self.observation)
+        starts[steps] = self.fresh
+        self._append(np.stack(executed))
+        for part in store.values() if isinstance(store, dict) else [store]:
+            if part.is_floating_point():
+                check_finite(part[1:].numpy(), reward, self.logged - steps)
+        arrays = (torch.from_numpy(x) for x in (reward, terminated, truncated, valid, starts))
+        return Rollout(store, torch.stack(actions), *arrays)
+
+    def _append(self, actions: np.ndarray) -> None:
+        self.logged += len(actions)
+        if self.log_path is not None:
+            if self._log is None:
+                self._log = open(self.log_path, "ab")  # noqa: SIM115 (it stays open for the whole run)
+            self._log.write(np.ascontiguousarray(actions).tobytes())
+
+    def flush(self) -> int:
+        """Make the log durable; returns how many steps it holds."""
+        if self._log is not None:
+            self._log.flush()
+            os.fsync(self._log.fileno())
+        return self.logged
+
+    def replay(self, steps: int) -> None:
+        """Stand where the environments stood after the first `steps` logged steps, and forget the rest of the log."""
+        if self.log_path is None or not steps:
+            return
+        space = self.envs.single_action_space
+        dtype = np.dtype(np.float32) if isinstance(space, gym.spaces.Box) else np.dtype(np.int64)
+        shape = (steps, self.envs.num_envs, *(space.shape or ()))
+        size = int(np.prod(shape)) * dtype.itemsize
+        held = self.log_path.stat().st_size if self.log_path.exists() else 0
+        if held < size:
+            raise UsageError(
+                f"{self.log_path} holds {held} bytes, but the checkpoint was written after {size}: the log of actions is "
+                "damaged or missing. Resume from an older checkpoint whose log is whole, or start a new run."
+            )
+        os.truncate(self.log_path, size)
+        observation: Any = None
+        for actions in np.memmap(self.log_path, dtype, "r", shape=shape):
+            observation, _, terminated, truncated, _ = self.envs.step(np.array(actions))
+            self.fresh, self.ended = self.ended, terminated | truncated
+        self.observation, self.logged = _tensors(observation), steps
+
+    def close(self) -> None:
+        """Close the environments and the log."""
+        self.envs.close()
+        if self._log is not None:
+            self._log.close()
+
+
+class Episodes:
+    """Returns and lengths of finished episodes, with a window of the last 100 for each seed; all of it plain tensors."""
+
+    def __init__(self, seeds: int, envs: int) -> None:
+        self.running = torch.zeros(2, seeds, envs, dtype=torch.float64)  # return and length so far
+        self.window = torch.full((2, seeds, WINDOW), float("nan"), dtype=torch.float64)
+        self.count = torch.zeros(seeds, dtype=torch.int64)
+
+    def add(self, reward: Tensor, ended: Tensor, truncated: Tensor, valid: Tensor) -> list[dict[str, float]]:
+        """Account for `[time, seeds, envs]` of raw rewards; one row of metrics a seed."""
+        totals = torch.stack([reward.double() * valid, valid.double()]).cumsum(1) + self.running.unsqueeze(1)
+        base = torch.zeros_like(self.running)
+        finished: list[list[tuple[float, float]]] = [[] for _ in range(reward.shape[1])]
+        for t, seed, env in ended.nonzero().tolist():
+            value = totals[:, t, seed, env]
+            finished[seed].append(tuple((value - base[:, seed, env]).tolist()))
+            base[:, seed, env] = value
+        self.running = totals[:, -1] - base
+        rows = []
+        for seed, episodes in enumerate(finished):
+            for episode in episodes:
+                self.window[:, seed, int(self.count[seed]) % WINDOW] = torch.tensor(episode, dtype=torch.float64)
+                self.count[seed] += 1
+            row: dict[str, float] = {"episodes": int(self.count[seed])}
+            if episodes:
+                row["return"] = float(np.mean([e[0] for e in episodes]))
+                row["truncated_share"] = float(truncated[:, seed].sum()) / len(episodes)
+            if self.count[seed]:
+                row["return_mean"], row["length_mean"] = self.window[:, seed].nanmean(-1).tolist()
+            rows.append(row)
+        return rows
+
+    def state(self) -> dict[str, Tensor]:
+        return {"episodes/running": self.running, "episodes/window": self.window, "episodes/count": self.count}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self.running, self.window, self.count = (state[f"episodes/{k}"].clone() for k in ("running", "window", "count"))
+
+
+def _tensors(observation: Any) -> Observation:
+    if isinstance(observation, dict):
+        return {key: torch.from_numpy(np.ascontiguousarray(x)) for key, x in observation.items()}
+    return torch.from_numpy(np.ascontiguousarray(observation))
+
+
+def _put(store: Observation, t: int, observation: Observation) -> None:
+    if isinstance(store, dict):
+        for key, x in store.items():
+            x[t] = observation[key]  # type: ignore[index]
+    else:
+        store[t] = observation

@@ -1,0 +1,39 @@
+"""Adam and norm clipping on flat vectors: a handful of vector operations that a compiler fuses into one pass."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+BETA1, BETA2 = 0.9, 0.999
+
+
+class Adam(NamedTuple):
+    """Running means of the gradient and of its square, and the number of steps taken. Leading axes are seeds."""
+
+    mean: Float[Tensor, "... size"]
+    square: Float[Tensor, "... size"]
+    count: Float[Tensor, "..."]
+
+    @classmethod
+    def start(cls, vector: Float[Tensor, "... size"]) -> Adam:
+        return cls(torch.zeros_like(vector), torch.zeros_like(vector), torch.zeros(vector.shape[:-1]))
+
+    def step(
+        self, vector: Float[Tensor, "size"], gradient: Float[Tensor, "size"], lr: Tensor | float, epsilon: float = 1e-8
+    ) -> tuple[Float[Tensor, "size"], Adam]:
+        """The vector one descent step on, and the new averages (arXiv:1412.6980)."""
+        count = self.count + 1
+        mean = torch.lerp(self.mean, gradient, 1 - BETA1)
+        square = torch.lerp(self.square, gradient * gradient, 1 - BETA2)
+        scale = torch.sqrt(square / (1 - BETA2**count)) + epsilon
+        return vector - lr * (mean / (1 - BETA1**count)) / scale, Adam(mean, square, count)
+
+
+def clip_norm(gradient: Float[Tensor, "size"], limit: float | None) -> tuple[Float[Tensor, "size"], Float[Tensor, ""]]:
+    """The gradient scaled down to norm `limit` where it is longer, and its norm before that."""
+    norm = torch.linalg.vector_norm(gradient)
+    return (gradient if limit is None else gradient * (limit / (norm + 1e-6)).clamp(max=1.0)), norm

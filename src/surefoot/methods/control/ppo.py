@@ -1,0 +1,78 @@
+"""PPO: several epochs of minibatch steps on one batch, the surrogate made pessimistic where the ratio leaves a band.
+
+    maximise  mean[ min(ρÂ, clip(ρ, 1−ε, 1+ε)Â) ]        ρ = π/π_old
+
+or, with `penalty="adaptive"` or `"fixed"`, the plain surrogate less β·KL(π_old ‖ π), β doubled or halved after each
+update so that the KL stays near `kl_target`.
+
+John Schulman et al., *Proximal Policy Optimization Algorithms* (2017), arXiv:1707.06347. Defaults are those of the
+MuJoCo experiments with eight environments of 256 steps in place of one of 2048.
+
+Differences: a truncated episode bootstraps from its final observation; observations and rewards are normalised by
+statistics that stand still while a batch is collected and used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.on_policy import Batch, OnPolicy
+from surefoot.models.functional import Model, over_seeds
+from surefoot.objectives import PolicyObjective, aggregation, stabilizers
+from surefoot.objectives.stabilizers import Stabilizer
+
+
+@dataclass(frozen=True)
+class PPO(OnPolicy):
+    """Proximal policy optimization."""
+
+    clip: float = hyperparameter(0.2, above=0, below=1, help="Band of the ratio around 1.")
+    clip_high: float | None = hyperparameter(None, above=0, help="Upper side of the band, if another one.")
+    penalty: str = hyperparameter("clip", choices=("clip", "adaptive", "fixed", "none"), help="What holds the ratio.")
+    kl_target: float = hyperparameter(0.01, above=0, help="KL that the adaptive penalty aims at.")
+    kl_coefficient: float = hyperparameter(1.0, above=0, help="First (or fixed) weight of the KL penalty.")
+
+    def stabilizer(self) -> Stabilizer:
+        """What f(ρ, Â) is maximised."""
+        return stabilizers.clip(self.clip, self.clip_high) if self.penalty == "clip" else stabilizers.none()
+
+    def objective(self) -> PolicyObjective:
+        return PolicyObjective(
+            advantage=self.advantage(),
+            stabilizer=self.stabilizer(),
+            standardize=self.standardize,
+            entropy=self.entropy,
+            divergence=self.kl_coefficient if self.penalty in ("adaptive", "fixed") else 0.0,
+        )
+
+    def extra_state(self, model: Model) -> dict[str, Tensor]:
+        return {"divergence_weight": torch.tensor(self.kl_coefficient)} if self.penalty == "adaptive" else {}
+
+    def after_update(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
+        if self.penalty != "adaptive":
+            return {}
+        kl = over_seeds(self._mean_kl(learner.model), learner.num_seeds)(learner.vector, batch)
+        weight = learner.extra["divergence_weight"]
+        learner.extra["divergence_weight"] = adapted(weight, kl, self.kl_target)
+        return {"divergence_weight": weight}
+
+    def _mean_kl(self, model: Model) -> Any:
+        def mean_kl(vector: Tensor, batch: Batch) -> Tensor:
+            with torch.no_grad():
+                kl = model.distribution.kl(batch["old_params"], model.evaluate(vector, batch)[0])
+            return aggregation.mean()(kl, batch["valid"])
+
+        return mean_kl
+
+
+def adapted(weight: Tensor, kl: Tensor, target: float) -> Tensor:
+    """The penalty's next weight: halved where the KL is below 2/3 of the target, doubled where above 3/2 of it."""
+    return torch.where(kl < target / 1.5, weight / 2, torch.where(kl > target * 1.5, weight * 2, weight))
+
+
+METHOD = PPO

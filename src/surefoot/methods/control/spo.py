@@ -1,0 +1,36 @@
+"""SPO: PPO with a quadratic penalty in place of the clip, so that a ratio that has left its band is pulled back.
+
+    maximise  mean[ ρÂ − |Â|(ρ−1)²/(2ε) ]        ρ = π/π_old
+
+Every sample's optimum is exactly at ρ = 1 + ε·sign(Â). Reach for it with deep networks, high step sizes or many epochs;
+on small ones it moves less per update than PPO.
+
+Zhengpeng Xie et al., *Simple Policy Optimization* (2024), arXiv:2401.16025, in the form of its ICML version (earlier
+versions describe another method of the same name).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.on_policy import OnPolicy
+from surefoot.objectives import PolicyObjective, stabilizers
+
+
+@dataclass(frozen=True)
+class SPO(OnPolicy):
+    """Simple policy optimization."""
+
+    epsilon: float = hyperparameter(0.2, above=0, below=1, help="Where each sample's optimal ratio lies, away from 1.")
+
+    def objective(self) -> PolicyObjective:
+        return PolicyObjective(
+            advantage=self.advantage(),
+            stabilizer=stabilizers.quadratic(self.epsilon),
+            standardize=self.standardize,
+            entropy=self.entropy,
+        )
+
+
+METHOD = SPO

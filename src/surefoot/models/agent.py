@@ -1,0 +1,198 @@
+"""A trained policy that acts: network, normaliser and spaces, saved as safetensors and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import check, hyperparameter
+from surefoot.models import spaces
+from surefoot.models.distributions import Gaussian, for_space
+from surefoot.models.functional import Flat
+from surefoot.models.networks import ACTIVATIONS, CORES, MASK_KEY, ActorCritic, Observation
+from surefoot.models.normalizers import normalize
+
+FORMAT = "surefoot-agent-1"
+
+
+@dataclass(frozen=True)
+class Network:
+    """The shape of an actor-critic."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    critic_hidden: tuple[int, ...] | None = None
+    activation: str = hyperparameter("tanh", choices=tuple(ACTIVATIONS), help="Between linear layers.")
+    cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Encoder of images.")
+    core: str | None = hyperparameter(None, choices=tuple(CORES), help="Recurrent core.")
+    core_size: int = hyperparameter(64, low=1, help="Units of the core.")
+    shared: bool = hyperparameter(False, help="One encoder for actor and critic.")
+    log_std_init: float = hyperparameter(0.0, help="First log standard deviation of a Gaussian policy.")
+    squash: bool = hyperparameter(False, help="Gaussian through tanh into the action box.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def make(self, observation_space: gym.Space, action_space: gym.Space) -> ActorCritic:
+        """A freshly initialised actor-critic for these spaces."""
+        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "squash"}
+        return ActorCritic(observation_space, for_space(action_space, self.squash), **settings)
+
+
+def normalized_keys(space: gym.Space) -> dict[str, int]:
+    """The observation entries that a running normaliser treats (float vectors), with their widths; '' is the whole."""
+    entries = space.spaces if isinstance(space, gym.spaces.Dict) else {"": space}
+    return {
+        key: int(s.shape[0])
+        for key, s in entries.items()
+        if key != MASK_KEY
+        and isinstance(s, gym.spaces.Box)
+        and len(s.shape) == 1
+        and np.issubdtype(s.dtype, np.floating)
+    }
+
+
+def normalize_observation(observation: Observation, scales: dict[str, tuple[Tensor, Tensor]]) -> Observation:
+    """The observation with its normalised entries scaled; entries without a scale pass through."""
+    if isinstance(observation, dict):
+        return {k: normalize(x, *scales[k]) if k in scales else x for k, x in observation.items()}
+    return normalize(observation, *scales[""]) if "" in scales else observation
+
+
+class Agent:
+    """A policy with everything it needs to act; `predict` has the form that Stable-Baselines3 users know."""
+
+    def __init__(
+        self,
+        network: Network,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        vector: Tensor,
+        scales: dict[str, tuple[Tensor, Tensor]],
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        self.network, self.observation_space, self.action_space = network, observation_space, action_space
+        self.flat = Flat(network.make(observation_space, action_space))
+        if vector.shape != (self.flat.size,):
+            raise UsageError(
+                f"the weights hold {vector.numel()} numbers, the network needs {self.flat.size}: they do not match."
+            )
+        self.vector, self.scales, self.facts = vector.clone(), scales, facts or {}
+        self.module: ActorCritic = self.flat.bind(self.vector)  # type: ignore[assignment]
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: np.ndarray | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Actions for a batch of observations (or one), and the new recurrent state.
+
+        `deterministic=True` gives the most likely action; otherwise one is drawn with torch's global generator.
+        """
+        first = next(iter(observation.values())) if isinstance(observation, dict) else np.asarray(observation)
+        space = self.observation_space
+        shape = next(iter(space.spaces.values())).shape if isinstance(space, gym.spaces.Dict) else space.shape
+        single = first.ndim == len(shape or ())
+        if not single and first.shape[1:] != tuple(shape or ()):
+            raise UsageError(f"observation has shape {first.shape}, this agent expects {shape} or a batch of it.")
+        with torch.inference_mode():
+            tensors = _tensors(observation, single)
+            params, state_tensor = self._forward(tensors, state, episode_start)
+            distribution = self.module.distribution
+            if deterministic:
+                action = distribution.mode(params)
+            else:
+                noise = distribution.noise(params.shape[:-1], torch.default_generator)
+                action = distribution.sample(params, noise)
+            env_action = distribution.to_env(action).numpy()
+        if isinstance(distribution, Gaussian):
+            env_action = np.clip(env_action, self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
+        return (env_action[0] if single else env_action), None if state_tensor is None else state_tensor.numpy()
+
+    def _forward(
+        self, observation: Observation, state: np.ndarray | None, episode_start: np.ndarray | None
+    ) -> tuple[Tensor, Tensor | None]:
+        observation = normalize_observation(observation, self.scales)
+        if not self.module.core_state:
+            return self.module.policy(observation)
+        batch = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
+        if state is None:
+            state, episode_start = np.zeros((batch, self.module.core_state), np.float32), np.ones(batch, bool)
+        starts = torch.zeros(batch, dtype=torch.bool) if episode_start is None else torch.as_tensor(episode_start)
+        one_step = {k: x[None] for k, x in observation.items()} if isinstance(observation, dict) else observation[None]
+        params, new_state = self.module.policy(one_step, torch.as_tensor(state), starts[None])
+        return params[0], new_state
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `agent.safetensors` and `agent.json` into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"weights/{name}": p.contiguous().clone() for name, p in self.flat.unflatten(self.vector).items()}
+        for key, (mean, inverse_std) in self.scales.items():
+            tensors[f"normalizer/{key}/mean"], tensors[f"normalizer/{key}/inverse_std"] = (
+                mean.clone(),
+                inverse_std.clone(),
+            )
+        save_file(tensors, folder / "agent.safetensors")
+        description = {
+            "format": FORMAT,
+            "network": dataclasses.asdict(self.network),
+            "observation_space": spaces.to_json(self.observation_space),
+            "action_space": spaces.to_json(self.action_space),
+            **self.facts,
+        }
+        (folder / "agent.json").write_text(json.dumps(description, indent=2))
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Agent:
+        """The agent that `save` wrote. Reads tensors and JSON only; no code is run.
+
+        Raises:
+            UsageError: the folder holds no agent, or one that is damaged or of another format.
+        """
+        folder = Path(folder)
+        try:
+            description = json.loads((folder / "agent.json").read_text())
+            tensors = load_file(folder / "agent.safetensors")
+        except Exception as error:
+            raise UsageError(
+                f"{folder} holds no readable agent ({error}); give the `agent` folder of a run."
+            ) from error
+        if description.pop("format", None) != FORMAT:
+            raise UsageError(f"{folder}/agent.json is not a {FORMAT} file; it was written by something else.")
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in description.pop("network").items()}
+        network = Network(**settings)
+        space, action_space = (spaces.from_json(description.pop(k)) for k in ("observation_space", "action_space"))
+        flat = Flat(network.make(space, action_space))
+        wrong = [
+            n for n, shape in flat.shapes.items() if tensors.get(f"weights/{n}", torch.empty(0, 0, 0)).shape != shape
+        ]
+        if wrong:
+            raise UsageError(
+                f"{folder}/agent.safetensors lacks weights that agent.json names, or has another shape: {wrong}."
+            )
+        vector = flat.flatten({name: tensors[f"weights/{name}"] for name in flat.shapes})
+        keys = [name.split("/")[1] for name in tensors if name.startswith("normalizer/") and name.endswith("/mean")]
+        scales = {k: (tensors[f"normalizer/{k}/mean"], tensors[f"normalizer/{k}/inverse_std"]) for k in keys}
+        return cls(network, space, action_space, vector, scales, description)
+
+
+def _tensors(observation: np.ndarray | dict[str, np.ndarray], single: bool) -> Observation:
+    def one(x: np.ndarray) -> Tensor:
+        tensor = torch.as_tensor(np.asarray(x))
+        tensor = tensor.float() if tensor.dtype == torch.float64 else tensor
+        return tensor[None] if single else tensor
+
+    return {k: one(x) for k, x in observation.items()} if isinstance(observation, dict) else one(observation)

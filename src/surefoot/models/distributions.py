@@ -1,0 +1,186 @@
+"""Action distributions as pure functions on one parameter tensor `[..., size]`.
+
+A distribution is a frozen dataclass that knows how to read its parameters. Sampling takes its randomness as an argument,
+so a rollout draws all its noise at once and a stored action can be rebuilt. The action that is stored is the one that
+was sampled; `to_env` is what the environment receives.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import gymnasium as gym
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from surefoot.errors import UsageError
+from surefoot.objectives.divergences import categorical_kl, gaussian_kl
+
+IMPOSSIBLE = -1e8  # the logit of a masked action: its probability is exactly 0 and every gradient stays finite
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Diagonal Gaussian over `dim` actions; parameters are the means, then the log standard deviations."""
+
+    dim: int
+
+    @property
+    def size(self) -> int:
+        return 2 * self.dim
+
+    def split(self, params: Float[Tensor, "... size"]) -> tuple[Float[Tensor, "... dim"], Float[Tensor, "... dim"]]:
+        """Means and log standard deviations."""
+        mean, log_std = params.split(self.dim, -1)
+        return mean, log_std
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Randomness for `shape` actions."""
+        return torch.randn(*shape, self.dim, generator=generator)
+
+    def sample(self, params: Tensor, noise: Tensor) -> Tensor:
+        mean, log_std = self.split(params)
+        return mean + log_std.exp() * noise
+
+    def mode(self, params: Tensor) -> Tensor:
+        return self.split(params)[0]
+
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        mean, log_std = self.split(params)
+        standard = (action - mean) * torch.exp(-log_std)
+        return (-0.5 * standard**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self, params: Tensor) -> Tensor:
+        return (self.split(params)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def kl(self, p: Tensor, q: Tensor) -> Tensor:
+        """KL(p ‖ q) of every state."""
+        return gaussian_kl(*self.split(p), *self.split(q))
+
+    def to_env(self, action: Tensor) -> Tensor:
+        """The action itself; the environment clips it to its box."""
+        return action
+
+
+@cache
+def _gauss_hermite(nodes: int = 16) -> tuple[list[float], list[float]]:
+    x, w = np.polynomial.hermite_e.hermegauss(nodes)
+    return x.tolist(), (w / w.sum()).tolist()
+
+
+def _log_tanh_slope(x: Tensor) -> Tensor:
+    """log(1 − tanh²x), without cancellation."""
+    return 2 * (math.log(2) - x - torch.nn.functional.softplus(-2 * x))
+
+
+@dataclass(frozen=True)
+class SquashedGaussian(Gaussian):
+    """A Gaussian through tanh into the box [low, high]. The stored action is the one before the tanh."""
+
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        """Log density of the action inside (−1, 1), that is before it is scaled to the box."""
+        return super().log_prob(params, action) - _log_tanh_slope(action).sum(-1)
+
+    def entropy(self, params: Tensor) -> Tensor:
+        """Entropy of the squashed action in (−1, 1); the expected log slope by Gauss–Hermite quadrature."""
+        mean, log_std = self.split(params)
+        nodes, weights = _gauss_hermite()
+        slope = sum(w * _log_tanh_slope(mean + log_std.exp() * x) for x, w in zip(nodes, weights, strict=True))
+        assert isinstance(slope, Tensor)
+        return super().entropy(params) + slope.sum(-1)
+
+    def to_env(self, action: Tensor) -> Tensor:
+        low, high = action.new_tensor(self.low), action.new_tensor(self.high)
+        return low + (torch.tanh(action) + 1) * (high - low) / 2
+
+
+@dataclass(frozen=True)
+class MultiDiscrete:
+    """Independent categorical choices; parameters are the logits of one after the other."""
+
+    choices: tuple[int, ...]
+    start: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return sum(self.choices)
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Gumbel noise: the most likely choice after adding it to the logits is a sample."""
+        uniform = torch.rand(*shape, self.size, generator=generator).clamp_(min=1e-30)
+        return -torch.log(-torch.log(uniform))
+
+    def sample(self, params: Tensor, noise: Tensor) -> Tensor:
+        return self.mode(params + noise)
+
+    def mode(self, params: Tensor) -> Tensor:
+        return torch.stack([logits.argmax(-1) for logits in params.split(self.choices, -1)], -1)
+
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        parts = zip(params.split(self.choices, -1), action.unbind(-1), strict=True)
+        return torch.stack([lg.log_softmax(-1).gather(-1, a.unsqueeze(-1)).squeeze(-1) for lg, a in parts]).sum(0)
+
+    def entropy(self, params: Tensor) -> Tensor:
+        logs = [logits.log_softmax(-1) for logits in params.split(self.choices, -1)]
+        return torch.stack([-(log.exp() * log).sum(-1) for log in logs]).sum(0)
+
+    def kl(self, p: Tensor, q: Tensor) -> Tensor:
+        """KL(p ‖ q) of every state."""
+        parts = zip(p.split(self.choices, -1), q.split(self.choices, -1), strict=True)
+        return torch.stack([categorical_kl(a, b) for a, b in parts]).sum(0)
+
+    def masked(self, params: Tensor, mask: Tensor) -> Tensor:
+        """Logits with forbidden choices (mask False) made impossible."""
+        return torch.where(mask.bool(), params, params.new_tensor(IMPOSSIBLE))
+
+    def to_env(self, action: Tensor) -> Tensor:
+        return action + torch.tensor(self.start) if any(self.start) else action
+
+
+@dataclass(frozen=True)
+class Categorical(MultiDiscrete):
+    """One choice of n; its actions have no last axis."""
+
+    def mode(self, params: Tensor) -> Tensor:
+        return params.argmax(-1)
+
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        return super().log_prob(params, action.unsqueeze(-1))
+
+    def to_env(self, action: Tensor) -> Tensor:
+        return action + self.start[0] if any(self.start) else action
+
+
+Distribution = Gaussian | MultiDiscrete
+
+
+def for_space(space: gym.Space, squash: bool = False) -> Distribution:
+    """The distribution that fits a Gymnasium action space.
+
+    Raises:
+        UsageError: a space that no policy here can act in, or `squash` for an unbounded or discrete one.
+    """
+    if isinstance(space, gym.spaces.Box):
+        if len(space.shape) != 1:
+            raise UsageError(f"action space {space} has shape {space.shape}; flatten it to one axis with a wrapper.")
+        if not squash:
+            return Gaussian(space.shape[0])
+        if not space.is_bounded():
+            raise UsageError(f"squash=True needs a bounded action space, but this one is {space}; use squash=False.")
+        return SquashedGaussian(space.shape[0], tuple(space.low.tolist()), tuple(space.high.tolist()))
+    if squash:
+        raise UsageError(f"squash=True is for continuous actions, but the action space is {space}; use squash=False.")
+    if isinstance(space, gym.spaces.Discrete):
+        return Categorical((int(space.n),), (int(space.start),))
+    if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return MultiDiscrete(tuple(int(n) for n in space.nvec), tuple(int(s) for s in space.start))
+    if isinstance(space, gym.spaces.MultiBinary) and len(space.shape) == 1:
+        return MultiDiscrete((2,) * space.shape[0])
+    raise UsageError(f"action space {space} is not supported; use Box, Discrete, MultiDiscrete or MultiBinary (1-D).")

@@ -1,0 +1,290 @@
+"""Networks: encoders for every observation space, recurrent cores, and the actor-critic made of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from surefoot.errors import UsageError
+from surefoot.models.distributions import Distribution, Gaussian, MultiDiscrete
+
+Observation = Tensor | dict[str, Tensor]
+MASK_KEY = "action_mask"
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "swish": nn.SiLU, "elu": nn.ELU, "gelu": nn.GELU}
+
+
+def orthogonal(layer: nn.Module, gain: float = math.sqrt(2)) -> nn.Module:
+    """The layer with orthogonal weights of the given gain and zero biases."""
+    nn.init.orthogonal_(layer.weight, gain)  # type: ignore[arg-type]
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+def mlp(inputs: int, hidden: Sequence[int], activation: str = "tanh") -> nn.Sequential:
+    """Linear layers, each followed by the activation."""
+    layers: list[nn.Module] = []
+    for size in hidden:
+        layers += [orthogonal(nn.Linear(inputs, size)), ACTIVATIONS[activation]()]
+        inputs = size
+    return nn.Sequential(*layers)
+
+
+class NatureCNN(nn.Module):
+    """The three convolutions of the DQN paper and one linear layer of 512 (images `[..., channels, height, width]`)."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            orthogonal(nn.Conv2d(shape[0], 32, 8, stride=4)),
+            nn.ReLU(),
+            orthogonal(nn.Conv2d(32, 64, 4, stride=2)),
+            nn.ReLU(),
+            orthogonal(nn.Conv2d(64, 64, 3)),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        if min(shape[1:]) < 36:
+            raise UsageError(f"cnn='nature' needs images of at least 36×36, got {shape[1:]}; use cnn='impala'.")
+        self.linear = orthogonal(nn.Linear(self.convolutions(torch.zeros(1, *shape)).shape[1], 512))
+        self.features = 512
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.linear(self.convolutions(x)))
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = orthogonal(nn.Conv2d(channels, channels, 3, padding=1))
+        self.second = orthogonal(nn.Conv2d(channels, channels, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.relu(self.first(F.relu(x))))
+
+
+class ImpalaCNN(nn.Module):
+    """The residual network of IMPALA (arXiv:1802.01561): three stages of 16, 32, 32 channels, then 256 units."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = shape[0]
+        for out in (16, 32, 32):
+            layers += [orthogonal(nn.Conv2d(channels, out, 3, padding=1)), nn.MaxPool2d(3, 2, 1)]
+            layers += [_Residual(out), _Residual(out)]
+            channels = out
+        self.convolutions = nn.Sequential(*layers, nn.ReLU(), nn.Flatten())
+        self.linear = orthogonal(nn.Linear(self.convolutions(torch.zeros(1, *shape)).shape[1], 256))
+        self.features = 256
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.linear(self.convolutions(x)))
+
+
+class Encoder(nn.Module):
+    """From an observation of the given space to a feature vector; dict observations are encoded key by key and joined.
+
+    Images (three axes, channels first or last) go through a convolutional network, vectors and one-hot coded
+    discrete observations through an MLP. The key `action_mask` is not an input.
+    """
+
+    def __init__(self, space: gym.Space, hidden: Sequence[int], activation: str, cnn: str) -> None:
+        super().__init__()
+        spaces = space.spaces if isinstance(space, gym.spaces.Dict) else {"": space}
+        self.spaces = {key: s for key, s in spaces.items() if key != MASK_KEY}
+        self.images = nn.ModuleDict()
+        width = 0
+        for key, s in self.spaces.items():
+            if is_image(s):
+                self.images[f"image_{key}"] = {"nature": NatureCNN, "impala": ImpalaCNN}[cnn](_channels_first(s.shape))  # type: ignore[arg-type]
+                width += self.images[f"image_{key}"].features  # type: ignore[operator]
+            else:
+                width += flat_size(s)
+        plain_image = len(self.images) == len(self.spaces) == 1
+        self.mlp = nn.Sequential() if plain_image else mlp(width, hidden, activation)
+        self.features = width if plain_image or not hidden else hidden[-1]
+
+    def forward(self, observation: Observation) -> Tensor:
+        parts = observation if isinstance(observation, dict) else {"": observation}
+        features = [self._encode(key, s, parts[key]) for key, s in self.spaces.items()]
+        return self.mlp(features[0] if len(features) == 1 else torch.cat(features, -1))
+
+    def _encode(self, key: str, space: gym.Space, x: Tensor) -> Tensor:
+        if is_image(space):
+            x = x if _is_channels_first(space.shape) else x.movedim(-1, -3)  # type: ignore[arg-type]
+            images = x.reshape(-1, *x.shape[-3:]).to(torch.get_default_dtype()) / 255.0
+            return self.images[f"image_{key}"](images).reshape(*x.shape[:-3], -1)
+        if isinstance(space, gym.spaces.Discrete):
+            return F.one_hot(x.long() - int(space.start), int(space.n)).to(torch.get_default_dtype())
+        if isinstance(space, gym.spaces.MultiDiscrete):
+            parts = [F.one_hot(c.long(), int(n)) for c, n in zip(x.unbind(-1), space.nvec, strict=True)]
+            return torch.cat(parts, -1).to(torch.get_default_dtype())
+        return x.flatten(x.dim() - len(space.shape or ())).to(torch.get_default_dtype())
+
+
+def is_image(space: gym.Space) -> bool:
+    """A Box of bytes with three axes."""
+    return isinstance(space, gym.spaces.Box) and len(space.shape) == 3 and space.dtype == "uint8"
+
+
+def _is_channels_first(shape: tuple[int, ...]) -> bool:
+    return shape[0] < shape[-1]
+
+
+def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape if _is_channels_first(shape) else (shape[2], shape[0], shape[1])
+
+
+def flat_size(space: gym.Space) -> int:
+    """Width of a non-image observation as a vector."""
+    if isinstance(space, gym.spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return int(sum(space.nvec))
+    if isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
+        return math.prod(space.shape)
+    raise UsageError(f"observation space {space} is not supported; use Box, Discrete, MultiDiscrete or a Dict of them.")
+
+
+class GRU(nn.Module):
+    """A gated recurrent unit; its state is `[batch, size]`. One fused input product, so that it maps over seeds."""
+
+    def __init__(self, inputs: int, size: int) -> None:
+        super().__init__()
+        self.input, self.hidden = (
+            orthogonal(nn.Linear(inputs, 3 * size), 1.0),
+            orthogonal(nn.Linear(size, 3 * size), 1.0),
+        )
+        self.features = self.state_size = size
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        xr, xz, xn = self.input(x).chunk(3, -1)
+        hr, hz, hn = self.hidden(state).chunk(3, -1)
+        update = torch.sigmoid(xz + hz)
+        state = torch.lerp(torch.tanh(xn + torch.sigmoid(xr + hr) * hn), state, update)
+        return state, state
+
+
+class LSTM(nn.Module):
+    """A long short-term memory; its state is `[batch, 2·size]`: hidden, then cell."""
+
+    def __init__(self, inputs: int, size: int) -> None:
+        super().__init__()
+        self.input, self.hidden = (
+            orthogonal(nn.Linear(inputs, 4 * size), 1.0),
+            orthogonal(nn.Linear(size, 4 * size), 1.0),
+        )
+        self.features, self.state_size = size, 2 * size
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, cell = state.chunk(2, -1)
+        i, f, g, o = (self.input(x) + self.hidden(hidden)).chunk(4, -1)
+        cell = torch.sigmoid(f + 1) * cell + torch.sigmoid(i) * torch.tanh(g)  # +1: remember at first
+        hidden = torch.sigmoid(o) * torch.tanh(cell)
+        return hidden, torch.cat([hidden, cell], -1)
+
+
+CORES = {"gru": GRU, "lstm": LSTM}
+
+
+class Head(nn.Module):
+    """One side of an actor-critic: encoder, optional recurrent core, linear output; for a Gaussian, its log std too."""
+
+    def __init__(
+        self, encoder: Encoder, core: nn.Module | None, outputs: int, gain: float, log_std: Tensor | None
+    ) -> None:
+        super().__init__()
+        self.encoder, self.core = encoder, core
+        features = encoder.features if core is None else core.features
+        self.output = orthogonal(nn.Linear(features, outputs), gain)  # type: ignore[arg-type]
+        self.log_std = None if log_std is None else nn.Parameter(log_std)
+
+    def forward(
+        self, observation: Observation, state: Tensor | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Outputs and new core state. With a core, observations are `[time, batch, ...]` and `starts` marks the steps
+        before which the state is forgotten; without one, any leading axes will do."""
+        if self.core is not None:
+            assert state is not None and starts is not None
+            x, state = self._unroll(observation, state, starts)
+        else:
+            x = self.encoder(observation)
+        x = self.output(x)
+        return (x if self.log_std is None else torch.cat([x, self.log_std.expand_as(x)], -1)), state
+
+    def _unroll(self, observation: Observation, state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = []
+        for x, start in zip(self.encoder(observation).unbind(0), starts.unbind(0), strict=True):
+            assert self.core is not None
+            output, state = self.core(x, torch.where(start.unsqueeze(-1), torch.zeros_like(state), state))
+            outputs.append(output)
+        return torch.stack(outputs), state
+
+
+class ActorCritic(nn.Module):
+    """Actor and critic side by side; with `shared=True` one encoder (and core) serves both.
+
+    The state of a recurrent pair is the actor's and the critic's side by side, `[batch, state_size]`.
+    """
+
+    def __init__(
+        self,
+        observation_space: gym.Space,
+        distribution: Distribution,
+        *,
+        hidden: Sequence[int] = (64, 64),
+        critic_hidden: Sequence[int] | None = None,
+        activation: str = "tanh",
+        cnn: str = "nature",
+        core: str | None = None,
+        core_size: int = 64,
+        shared: bool = False,
+        log_std_init: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.distribution, self.shared = distribution, shared
+        self.masked = isinstance(observation_space, gym.spaces.Dict) and MASK_KEY in observation_space.spaces
+        if self.masked and not isinstance(distribution, MultiDiscrete):
+            raise UsageError(f"observations carry {MASK_KEY!r}, but masks need discrete actions, not {distribution}.")
+        gaussian = isinstance(distribution, Gaussian)
+        outputs = distribution.dim if gaussian else distribution.size
+        log_std = torch.full((distribution.dim,), float(log_std_init)) if gaussian else None
+
+        def side(widths: Sequence[int]) -> tuple[Encoder, nn.Module | None]:
+            encoder = Encoder(observation_space, widths, activation, cnn)
+            return encoder, None if core is None else CORES[core](encoder.features, core_size)
+
+        body = side(hidden)
+        self.actor = Head(*body, outputs, 0.01, log_std)
+        self.critic = Head(*(body if shared else side(critic_hidden or hidden)), 1, 1.0, None)
+        self.core_state = 0 if core is None else int(body[1].state_size)  # type: ignore[union-attr,arg-type]
+
+    @property
+    def state_size(self) -> int:
+        """Width of the recurrent state of actor and critic together; 0 without a core."""
+        return 2 * self.core_state
+
+    def policy(
+        self, observation: Observation, state: Tensor | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Distribution parameters, and the actor's half of the new state."""
+        params, state = self.actor(observation, state, starts)
+        if self.masked:
+            params = self.distribution.masked(params, observation[MASK_KEY])  # type: ignore[union-attr,call-overload,index]
+        return params, state
+
+    def forward(
+        self, observation: Observation, state: Tensor | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Distribution parameters `[..., size]`, values `[...]`, and the new state."""
+        actor_state, critic_state = (None, None) if state is None else state.chunk(2, -1)
+        params, actor_state = self.policy(observation, actor_state, starts)
+        values, critic_state = self.critic(observation, critic_state, starts)
+        if actor_state is not None and critic_state is not None:
+            state = torch.cat([actor_state, critic_state], -1)
+        return params, values.squeeze(-1), state
