@@ -221,7 +221,7 @@ class leave_one_out(Advantage):
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
         valid = signals.get("valid")
         size = torch.as_tensor(rewards.shape[-1]) if valid is None else valid.sum(-1, keepdim=True)
-        return _centred(rewards, valid) * (size / (size - 1).clamp(min=1))
+        return _centred(rewards, valid) * size / (size - 1).clamp(min=1)
 
 
 def standardize(x: Tensor, valid: Tensor | None = None, epsilon: float = 1e-8) -> Tensor:

@@ -62,7 +62,7 @@ class clip(Stabilizer):
     def weight(self, ratio: Tensor, advantage: Tensor) -> Tensor:
         low, high = self.bounds()
         outside = torch.where(advantage > 0, ratio > high, ratio < low)
-        return torch.where(outside, torch.zeros((), dtype=advantage.dtype), advantage)
+        return advantage * ~outside  # a product, so that a NaN advantage is never hidden
 
     def __str__(self) -> str:
         low, high = self.bounds()
@@ -81,7 +81,7 @@ class dual_clip(clip):
 
     def weight(self, ratio: Tensor, advantage: Tensor) -> Tensor:
         beyond = (advantage < 0) & (ratio > self.bound)
-        return torch.where(beyond, torch.zeros((), dtype=advantage.dtype), super().weight(ratio, advantage))
+        return super().weight(ratio, advantage) * ~beyond
 
     def __str__(self) -> str:
         return f"max({super().__str__()}, {self.bound:g}Â if Â<0)"
