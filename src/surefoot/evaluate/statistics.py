@@ -1,8 +1,8 @@
 """Honest figures from few runs: robust aggregates, bootstrap intervals, tail means, exact proportions.
 
 Scores are arrays `[runs, tasks]`; a flat array `[runs]` is one task. A *statistic* maps `[..., runs, tasks]` to
-`[...]`, so that a whole bootstrap is one call. The aggregates and the stratified bootstrap are those of Agarwal et al., "Deep
-Reinforcement Learning at the Edge of the Statistical Precipice" (arXiv:2108.13264).
+`[...]`, so that a whole bootstrap is one call. The aggregates and the stratified bootstrap are those of Agarwal et al.,
+"Deep Reinforcement Learning at the Edge of the Statistical Precipice" (arXiv:2108.13264).
 """
 
 from __future__ import annotations

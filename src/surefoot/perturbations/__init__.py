@@ -1,0 +1,44 @@
+"""What attacks a policy in training is what measures it afterwards: one `Perturbation` for both."""
+
+from surefoot.perturbations.action import ActionDelay, ActionNoise, ActionRandom, ActionScale, StickyAction
+from surefoot.perturbations.core import (
+    REGISTRY,
+    Cell,
+    Composition,
+    Interval,
+    Perturbation,
+    PerturbedEnv,
+    register,
+    unwrap,
+)
+from surefoot.perturbations.dynamics import Force, Parameters, parameters, set_parameters
+from surefoot.perturbations.grammar import parse
+from surefoot.perturbations.observation import ObservationDelay, ObservationDropout, ObservationNoise
+from surefoot.perturbations.reward import RewardFlip, RewardNoise, RewardShift
+
+__all__ = [
+    "REGISTRY",
+    "ActionDelay",
+    "ActionNoise",
+    "ActionRandom",
+    "ActionScale",
+    "Cell",
+    "Composition",
+    "Force",
+    "Interval",
+    "ObservationDelay",
+    "ObservationDropout",
+    "ObservationNoise",
+    "Parameters",
+    "Perturbation",
+    "PerturbedEnv",
+    "RewardFlip",
+    "RewardNoise",
+    "RewardShift",
+    "StickyAction",
+    "parameters",
+    "parse",
+    "register",
+    "set_parameters",
+    "unwrap",
+]

@@ -1,0 +1,129 @@
+"""What is executed: noise, random and repeated actions, delay, scaling.
+
+A box is never left further than the policy itself left it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import hyperparameter
+from surefoot.perturbations.core import Batched, Graded, Interval, register
+from surefoot.perturbations.observation import LAWS, add, noise
+
+
+class BoxAction(Batched):
+    channel = "action"
+
+    def check_env(self, env: gymnasium.Env) -> None:
+        if not isinstance(env.action_space, spaces.Box):
+            raise UsageError(
+                f"{self} needs a Box action space; this environment has {env.action_space}. For discrete actions use"
+                " action-random, sticky-action or action-delay."
+            )
+
+    def act(self, action: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
+        if self.identity:
+            return action
+        assert isinstance(space, spaces.Box)
+        action = np.asarray(action)
+        altered = self.alter(action[None], rng)[0]
+        return np.clip(altered, np.minimum(space.low, action), np.maximum(space.high, action)).astype(action.dtype)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class ActionNoise(BoxAction):
+    """Fresh noise on every action, in the action's units, clipped to the action space."""
+
+    name = "action-noise"
+    strength: float | Interval = hyperparameter(0.1, low=0, help="standard deviation (gaussian) or radius (linf, l2)")
+    law: str = hyperparameter("gaussian", choices=LAWS, help="Gaussian, or uniform in an l-infinity or l2 ball")
+
+    def alter(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return add(array, noise(array.shape, self.fixed, self.law, rng))
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class ActionScale(BoxAction):
+    """Every action is multiplied by `strength`: weak, strong or (below zero) reversed actuators."""
+
+    name = "action-scale"
+    neutral = 1.0
+    strength: float | Interval = hyperparameter(0.5, low=-10, high=10, help="factor; 1 changes nothing")
+
+    def alter(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return (array * self.fixed).astype(array.dtype)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class ActionRandom(Graded):
+    """With probability `strength` a step executes a uniformly random action instead."""
+
+    name = "action-random"
+    channel = "action"
+    strength: float | Interval = hyperparameter(0.1, low=0, high=1, help="probability of a random action")
+
+    def check_env(self, env: gymnasium.Env) -> None:
+        space = env.action_space
+        if not isinstance(space, spaces.Discrete) and not (isinstance(space, spaces.Box) and space.is_bounded()):
+            raise UsageError(f"{self} needs a Discrete or bounded Box action space; this environment has {space}.")
+
+    def act(self, action: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
+        replace = rng.random() < self.fixed
+        if isinstance(space, spaces.Discrete):
+            other = space.start + rng.integers(space.n)
+        else:
+            assert isinstance(space, spaces.Box)
+            other = rng.uniform(space.low, space.high).astype(space.dtype)
+        return other if replace else action
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class StickyAction(Graded):
+    """With probability `strength` a step repeats the action executed before it (arXiv:1709.06009)."""
+
+    name = "sticky-action"
+    channel = "action"
+    strength: float | Interval = hyperparameter(0.25, low=0, high=1, help="probability of repeating the last action")
+
+    def act(self, action: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
+        executed = memory[0] if rng.random() < self.fixed and memory else copy.deepcopy(action)
+        memory[:] = [executed]
+        return action if self.identity else executed
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class ActionDelay(Graded):
+    """An action is executed `strength` steps late; until then it is zero in a Box, or the first Discrete action."""
+
+    name = "action-delay"
+    channel = "action"
+    whole = True
+    strength: float | Interval = hyperparameter(1, low=0, help="delay in steps")
+
+    def check_env(self, env: gymnasium.Env) -> None:
+        if not isinstance(env.action_space, (spaces.Box, spaces.Discrete)):
+            raise UsageError(f"{self} needs a Box or Discrete action space; this environment has {env.action_space}.")
+
+    def act(self, action: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
+        if self.identity:
+            return action
+        memory.append(copy.deepcopy(action))
+        if len(memory) > self.fixed:
+            return memory.pop(0)
+        if isinstance(space, spaces.Discrete):
+            return space.start
+        assert isinstance(space, spaces.Box)
+        return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)

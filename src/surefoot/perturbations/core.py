@@ -1,0 +1,326 @@
+"""What every perturbation is: a frozen, printable value that wraps an environment, alters a batch, and spans a grid.
+
+The laws that hold for all: the neutral strength changes no bit; the same seed gives the same bits; `unwrap` and `close`
+leave the environment as if it had never been perturbed; what is added stays within the strength; `a + b` is a
+perturbation; `parse(str(p)) == p`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import gymnasium
+import numpy as np
+import torch
+
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import check
+from surefoot.seeding import check_seed, numpy_stream
+
+REGISTRY: dict[str, type[Perturbation]] = {}
+GRIDS = ("closed", "rrls")
+P = TypeVar("P", bound="type[Perturbation]")
+
+
+def register(cls: P) -> P:
+    """Make a class known to `parse` by its `name`; use as a decorator."""
+    if REGISTRY.setdefault(cls.name, cls) is not cls:
+        raise UsageError(
+            f"A perturbation named {cls.name!r} exists already ({REGISTRY[cls.name]}); choose another name."
+        )
+    return cls
+
+
+def number(value: float) -> str:
+    """The shortest text that reads back as the same number."""
+    return repr(float(value)).removesuffix(".0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A closed range of strengths or values: drawn uniformly per episode, swept by a grid."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
+            raise UsageError(f"The range {self.low}..{self.high} is not allowed; it must be finite with low <= high.")
+
+    def __str__(self) -> str:
+        return f"{number(self.low)}..{number(self.high)}"
+
+    def values(self, points: int, grid: str = "closed") -> list[float]:
+        """`points` equidistant values: "closed" has both ends, "rrls" leaves the upper one out (arXiv:2406.08406)."""
+        if grid not in GRIDS:
+            raise UsageError(f"grid={grid!r} is not allowed; it must be one of {', '.join(map(repr, GRIDS))}.")
+        least = 2 if grid == "closed" else 1
+        if isinstance(points, bool) or not isinstance(points, int) or points < least:
+            raise UsageError(f"points={points!r} is not allowed; a {grid} grid needs a whole number >= {least}.")
+        if self.low == self.high:
+            return [float(self.low)]
+        if grid == "closed":
+            return np.linspace(self.low, self.high, points).tolist()
+        return [self.low + i * (self.high - self.low) / points for i in range(points)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One point of a grid: a perturbation of fixed strength, and where it lies."""
+
+    perturbation: Perturbation
+    coordinates: tuple[tuple[str, float], ...]
+
+    @property
+    def label(self) -> str:
+        return ", ".join(f"{name}={value:g}" for name, value in self.coordinates)
+
+
+class Perturbation:
+    """Base of all perturbations. A subclass is a frozen dataclass with a `name`, a `channel` and the hooks it needs."""
+
+    name: ClassVar[str]
+    channel: ClassVar[str]  # "observation", "action", "reward" or "dynamics"
+
+    @property
+    def channels(self) -> frozenset[str]:
+        """What is attacked."""
+        return frozenset({self.channel})
+
+    @property
+    def identity(self) -> bool:
+        """Whether nothing at all is changed."""
+        return False
+
+    def __add__(self, other: Perturbation) -> Perturbation:
+        return Composition((*_parts(self), *_parts(other)))
+
+    def draw(self, rng: np.random.Generator) -> Perturbation:
+        """The perturbation of one episode: ranges replaced by values."""
+        return self
+
+    def wrap(self, env: gymnasium.Env, seed: int = 0) -> gymnasium.Env:
+        """`env` under this perturbation. `reset(seed=s)` seeds both, a reset without seed counts on from there."""
+        return PerturbedEnv(env, self, seed)
+
+    def on_batch(self, array: Any, rng: np.random.Generator) -> Any:
+        """The perturbed copy of a NumPy array or tensor `[batch, ...]`; a tensor comes back detached, on its device."""
+        raise UsageError(
+            f"{self} acts on an environment over time, not on a batch of data; use perturbation.wrap(env)."
+        )
+
+    def grid(self, points: int = 10, grid: str = "closed") -> list[Cell]:
+        """The sweep: `points` values a dimension, in a Cartesian product."""
+        raise NotImplementedError
+
+    def check_env(self, env: gymnasium.Env) -> None:
+        """Raise `UsageError` if this perturbation does not fit `env`."""
+
+    def snapshot(self, env: gymnasium.Env) -> Callable[[], None]:
+        """What undoes every change to the inside of `env`."""
+        return lambda: None
+
+    def before_reset(self, env: gymnasium.Env) -> None:
+        """Change the inside of `env` before an episode starts."""
+
+    def after_reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
+        """Change the inside of `env` after its reset."""
+
+    def observe(self, observation: Any, rng: np.random.Generator, memory: list[Any]) -> Any:
+        """What the policy sees. `memory` is empty when the episode starts and belongs to this perturbation."""
+        return observation
+
+    def act(self, action: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
+        """What is executed."""
+        return action
+
+    def pay(self, reward: Any, rng: np.random.Generator) -> Any:
+        """What is paid."""
+        return reward
+
+
+@dataclasses.dataclass(frozen=True)
+class Graded(Perturbation):
+    """A perturbation whose first field, `strength`, says how strong it is; at `neutral` it is the identity."""
+
+    strength: float | Interval
+    neutral: ClassVar[float] = 0.0
+    whole: ClassVar[bool] = False  # strengths count steps
+
+    def __post_init__(self) -> None:
+        if isinstance(self.strength, Interval):
+            for end in (self.strength.low, self.strength.high):
+                dataclasses.replace(self, strength=end)
+            return
+        numeric = isinstance(self.strength, (int, float)) and not isinstance(self.strength, bool)
+        if not numeric or not math.isfinite(self.strength) or (self.whole and self.strength != int(self.strength)):
+            kind = "whole number" if self.whole else "finite number"
+            raise UsageError(
+                f"{self.name}: strength={self.strength!r} is not allowed; it must be a {kind} or a range low..high."
+            )
+        check(self)
+
+    def __str__(self) -> str:
+        strength = self.strength if isinstance(self.strength, Interval) else number(self.strength)
+        others = [
+            f",{f.name}={getattr(self, f.name)}"
+            for f in dataclasses.fields(self)
+            if f.name != "strength" and getattr(self, f.name) != f.default
+        ]
+        return f"{self.name}:{strength}{''.join(others)}"
+
+    @property
+    def identity(self) -> bool:
+        return self.strength == self.neutral
+
+    @property
+    def fixed(self) -> float:
+        """The strength, once an episode has drawn it."""
+        assert not isinstance(self.strength, Interval)
+        return self.strength
+
+    def draw(self, rng: np.random.Generator) -> Perturbation:
+        if not isinstance(self.strength, Interval):
+            return self
+        low, high = self.strength.low, self.strength.high
+        drawn = rng.integers(int(low), int(high), endpoint=True) if self.whole else rng.uniform(low, high)
+        return dataclasses.replace(self, strength=drawn.item() if self.whole else float(drawn))
+
+    def grid(self, points: int = 10, grid: str = "closed") -> list[Cell]:
+        """A fixed strength is swept from the neutral one to it, a range from end to end."""
+        if isinstance(self.strength, Interval):
+            span = self.strength
+        else:
+            span = Interval(*sorted((self.neutral, self.strength)))
+        values = span.values(points, grid)
+        if self.whole:
+            values = sorted({round(v) for v in values})
+        return [Cell(dataclasses.replace(self, strength=v), ((self.name, float(v)),)) for v in values]
+
+
+class Batched(Graded):
+    """A graded perturbation without memory, defined by `alter` on a NumPy batch; one step is a batch of one."""
+
+    def alter(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The perturbed copy of `array [batch, ...]`."""
+        raise NotImplementedError
+
+    def on_batch(self, array: Any, rng: np.random.Generator) -> Any:
+        concrete = self.draw(rng)
+        if concrete.identity:
+            return array
+        assert isinstance(concrete, Batched)
+        if isinstance(array, torch.Tensor):
+            altered = concrete.alter(array.detach().cpu().numpy(), rng)
+            return torch.as_tensor(altered, dtype=array.dtype, device=array.device)
+        return concrete.alter(np.asarray(array), rng)
+
+
+@dataclasses.dataclass(frozen=True)
+class Composition(Perturbation):
+    """Several perturbations at once; each draws from a stream of its own. The last one is nearest to the policy."""
+
+    parts: tuple[Perturbation, ...]
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.parts))
+
+    @property
+    def channels(self) -> frozenset[str]:
+        return frozenset().union(*(p.channels for p in self.parts))
+
+    @property
+    def identity(self) -> bool:
+        return all(p.identity for p in self.parts)
+
+    def wrap(self, env: gymnasium.Env, seed: int = 0) -> gymnasium.Env:
+        for part in self.parts:
+            env = part.wrap(env, seed)
+        return env
+
+    def on_batch(self, array: Any, rng: np.random.Generator) -> Any:
+        for part in self.parts:
+            array = part.on_batch(array, rng)
+        return array
+
+    def check_env(self, env: gymnasium.Env) -> None:
+        for part in self.parts:
+            part.check_env(env)
+
+    def grid(self, points: int = 10, grid: str = "closed") -> list[Cell]:
+        cells = []
+        for combination in itertools.product(*(p.grid(points, grid) for p in self.parts)):
+            names = [name for cell in combination for name, _ in cell.coordinates]
+            unique = [n if names.count(n) == 1 else f"{n}#{1 + names[:i].count(n)}" for i, n in enumerate(names)]
+            values = [value for cell in combination for _, value in cell.coordinates]
+            cells.append(Cell(Composition(tuple(c.perturbation for c in combination)), tuple(zip(unique, values))))
+        return cells
+
+
+def _parts(perturbation: Perturbation) -> Sequence[Perturbation]:
+    return perturbation.parts if isinstance(perturbation, Composition) else (perturbation,)
+
+
+class PerturbedEnv(gymnasium.Wrapper):
+    """An environment under one perturbation. `info["perturbation"]` of a reset says what holds in the episode.
+
+    Its noise comes from a stream of the seed of the last seeded reset, the perturbation's name and the number of
+    episodes since then: all strengths of one kind meet the same noise, and the environment's own generator is not
+    touched.
+    """
+
+    def __init__(self, env: gymnasium.Env, perturbation: Perturbation, seed: int = 0):
+        perturbation.check_env(env)
+        super().__init__(env)
+        self.perturbation = perturbation
+        same = sum(w.perturbation.name == perturbation.name for w in _perturbed(env))
+        self._stream = f"perturbation/{perturbation.name}/{same}"
+        self._seed, self._episode = check_seed(seed), -1
+        self._undo = perturbation.snapshot(env)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._seed, self._episode = (self._seed, self._episode + 1) if seed is None else (seed, 0)
+        self._rng, self._memory = numpy_stream(self._seed, self._stream, self._episode), []
+        self.current = self.perturbation.draw(self._rng)
+        self.current.before_reset(self.env)
+        observation, info = self.env.reset(seed=seed, options=options)
+        self.current.after_reset(self.env, self._rng)
+        below = info.get("perturbation")
+        info = {**info, "perturbation": f"{below} + {self.current}" if below else str(self.current)}
+        return self.current.observe(observation, self._rng, self._memory), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        action = self.current.act(action, self.env.action_space, self._rng, self._memory)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation = self.current.observe(observation, self._rng, self._memory)
+        return observation, self.current.pay(reward, self._rng), terminated, truncated, info
+
+    def restore(self) -> None:
+        """Undo every change to the inside of the environment."""
+        self._undo()
+
+    def close(self) -> None:
+        self.restore()
+        super().close()
+
+
+def _perturbed(env: gymnasium.Env) -> list[PerturbedEnv]:
+    """The perturbations around `env`, outermost first."""
+    found = []
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, PerturbedEnv):
+            found.append(env)
+        env = env.env
+    return found
+
+
+def unwrap(env: gymnasium.Env) -> gymnasium.Env:
+    """The environment inside the outermost perturbations, restored to what it was before them."""
+    while isinstance(env, PerturbedEnv):
+        env.restore()
+        env = env.env
+    return env

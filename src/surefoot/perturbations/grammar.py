@@ -1,0 +1,82 @@
+"""One grammar for all perturbations; what they print is what `parse` reads.
+
+    text     = part (" + " part)*
+    part     = name [":" argument ("," argument)*]
+    argument = value | key "=" value
+    value    = number | number ".." number | word
+
+`observation-noise:0.1`, `action-delay:0..4`, `observation-noise:0.1,law=l2`, `param:length=0.25..2,masscart=1`,
+`force:3,body=foot + action-noise:0.1`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from surefoot.errors import UsageError, nearest
+from surefoot.hyperparameters import build
+from surefoot.perturbations.core import REGISTRY, Composition, Interval, Perturbation
+from surefoot.perturbations.dynamics import Parameters
+
+Box = Mapping[str, tuple[float, float]]
+_NUMBER = r"[+-]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?"
+_RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
+
+
+def parse(text: str, boxes: Mapping[str, Callable[[str], Box]] | None = None) -> Perturbation:
+    """The perturbation that `text` names.
+
+    `boxes` adds families of parameter boxes that depend on the environment: `{"rrls": f}` makes "rrls:2d" stand for the
+    ranges `f("2d")` returns.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise UsageError(f"perturbation={text!r} is not allowed; give a text such as 'observation-noise:0.1'.")
+    parts = tuple(_part(part.strip(), boxes or {}) for part in re.split(r"\s\+\s", text))
+    return parts[0] if len(parts) == 1 else Composition(parts)
+
+
+def _part(text: str, boxes: Mapping[str, Callable[[str], Box]]) -> Perturbation:
+    name, _, rest = text.partition(":")
+    if name in boxes:
+        return Parameters.of(boxes[name](rest))
+    if name not in REGISTRY:
+        hint = (
+            ""
+            if boxes
+            else " (Boxes of an environment, such as rrls:2d, are known where the environment is: in stress.)"
+        )
+        raise UsageError(f"perturbation {text!r} is not known. {nearest(name, {*REGISTRY, *boxes})}{hint}")
+    positional, named = [], {}
+    for argument in filter(None, rest.split(",")):
+        key, equals, value = argument.partition("=")
+        if not equals and named:
+            raise UsageError(f"{text!r}: {argument!r} must come before the arguments with a name.")
+        if key in named:
+            raise UsageError(f"{text!r} gives {key!r} twice.")
+        if equals:
+            named[key.strip()] = _value(value.strip())
+        else:
+            positional.append(_value(key.strip()))
+    cls = REGISTRY[name]
+    if cls is Parameters:
+        if positional:
+            raise UsageError(
+                f"{text!r}: {positional[0]!r} has no name; write param:name=value or param:name=low..high."
+            )
+        return Parameters(tuple(named.items()))
+    fields = [field.name for field in dataclasses.fields(cls)]
+    if len(positional) > len(fields):
+        raise UsageError(f"{text!r} has too many arguments; {name} takes {', '.join(fields)}.")
+    first = dict(zip(fields, positional))
+    if twice := first.keys() & named.keys():
+        raise UsageError(f"{text!r} gives {min(twice)!r} twice.")
+    return build(cls, first | named)
+
+
+def _value(text: str) -> Any:
+    if match := _RANGE.fullmatch(text):
+        return Interval(float(match[1]), float(match[2]))
+    return float(text) if re.fullmatch(_NUMBER, text) else text

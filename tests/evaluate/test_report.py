@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from surefoot.errors import UsageError
+from surefoot.evaluate.report import chart, curves, flat, number, ticks, write_report
+
+
+class Page(HTMLParser):
+    """Collects what a page is made of, and fails on a tag that is not closed in order."""
+
+    VOID = frozenset({"meta", "br", "line", "polyline", "rect"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def read(folder: Path) -> Page:
+    path = write_report(folder)
+    assert path == folder / "report.html"
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_the_page_says_what_the_run_was_and_what_it_did(tmp_path, made_up_run):
+    page = read(made_up_run(tmp_path / "run"))
+    text = " ".join(page.words)
+    assert page.open == []
+    wanted = ("spo on Hopper-v5", "E[ ρÂ", "Simple Policy Optimization", "hyperparameters.gamma", "0.99", "[64, 64]")
+    for words in (*wanted, "torch", "2.13.0", "--note 'a&b'", "return.cvar", "1200", "Explained variance"):
+        assert words in text, words
+    at_the_end = [2900 * (1 - 0.9**49) + 100 * seed for seed in range(3)]
+    assert f"Mean over 3 seeds at the end: {number(sum(at_the_end) / 3)}." in text
+    assert sum(tag == "svg" for tag, _ in page.tags) == 3  # the return, the KL, the explained variance
+    assert "Gradient norm" not in text  # not logged, not shown
+
+
+def test_nothing_from_the_run_becomes_markup_and_nothing_is_fetched(tmp_path, made_up_run):
+    page = read(made_up_run(tmp_path / "run"))
+    assert "<script>alert(1)</script>" in "".join(page.words)
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "img", "link", "iframe", "object"})
+    assert not [name for _, attributes in page.tags for name in attributes if name in {"src", "href", "onload"}]
+    assert "url(" not in (tmp_path / "run" / "report.html").read_text() and "@import" not in "".join(page.words)
+
+
+def test_a_run_that_has_only_begun_has_a_report(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert "Configuration" in read(tmp_path).words
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "seed": 0, "return_mean": 1.0}\n{"step": 20, "se')
+    page = read(tmp_path)
+    assert "Mean over 1 seed at the end: 1." in page.words
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1\n{"step": 20, "seed": 0}\n')
+    with pytest.raises(UsageError, match=r"metrics.jsonl, line 1 is no valid JSON"):
+        write_report(tmp_path)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="holds no config.json"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_curves_leave_out_what_is_missing_or_not_finite():
+    rows = [
+        {"step": 1, "seed": 0, "kl": 0.5},
+        {"step": 2, "seed": 0, "kl": float("nan")},
+        {"step": 2, "seed": 1, "kl": 0.25},
+        {"step": 3, "seed": 1},
+        {"seed": 1, "kl": 4.0},
+    ]
+    assert curves(rows, "kl") == {0: [(1.0, 0.5)], 1: [(2.0, 0.25)]}
+
+
+def points(svg: str, kind: str) -> list[list[tuple[float, float]]]:
+    found = re.findall(rf'class="{kind}" points="([^"]*)"', svg)
+    return [[tuple(map(float, p.split(","))) for p in line.split()] for line in found]
+
+
+def test_a_chart_is_drawn_to_scale():
+    svg = chart([[(0, 0), (50, 40), (100, 100)]], "label")
+    ((start, middle, end),) = points(svg, "mean")
+    assert start == (46, 166) and end == (350, 8)  # the corners of the drawing area: ticks are 0 and 100
+    assert middle == (198, pytest.approx(166 - 0.4 * 158, abs=0.06))
+
+
+def test_the_mean_of_several_seeds_is_over_the_steps_they_share():
+    svg = chart([[(0, 0), (1, 100)], [(0, 100), (1, 0), (2, 100)]], "label")
+    ((a, b),) = points(svg, "mean")
+    assert a[1] == b[1] == pytest.approx((166 + 8) / 2)
+    assert len(points(svg, "run")) == 2
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_end():
+    ((*_, last),) = lines = points(chart([[(i, i) for i in range(10_001)]], "label"), "mean")
+    assert len(lines[0]) <= 300 and last == (350, 8)
+
+
+@given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9))
+def test_ticks_cover_the_range_with_a_few_even_steps(low, spread):
+    high = low + spread
+    marks = ticks(low, high)
+    steps = {round(b - a, 12) for a, b in zip(marks, marks[1:], strict=False)}
+    slack = 1e-6 * max(abs(low), abs(high), spread)
+    assert marks[0] <= low + slack and marks[-1] >= high - slack
+    assert 2 <= len(marks) <= 9 or spread < 1e-6 * abs(low)
+    assert max(steps) - min(steps) <= slack
+
+
+@given(st.floats(-1e5, 1e5), st.integers(1, 5))
+def test_a_flat_curve_is_drawn_inside(level, n):
+    for x, y in points(chart([[(i, level) for i in range(n)]], "label"), "mean")[0]:
+        assert 46 <= x <= 350 and 8 <= y <= 166
+
+
+def test_numbers_read_well():
+    assert [number(x) for x in (0.0, 0.01234567, 999.96, 1234.5, 20000, 200000, 1.5e6, -3e6)] == [
+        "0", "0.01235", "1000", "1234", "20k", "200k", "1.5M", "-3M",
+    ]  # fmt: skip
+
+
+def test_nested_values_get_dotted_names():
+    value = {"a": {"b": [1, 2], "c": None, "e": {}}, "d": 0.5, "s": "ü"}
+    assert list(flat(value)) == [("a.b", "[1, 2]"), ("a.c", "null"), ("a.e", "{}"), ("d", "0.5"), ("s", "ü")]

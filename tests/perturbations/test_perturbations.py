@@ -1,0 +1,239 @@
+"""What each perturbation does, by hand, and what the grammar refuses."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from surefoot.envs import make_single
+from surefoot.envs.rrls import uncertainty
+from surefoot.errors import UsageError
+from surefoot.perturbations import (
+    Composition,
+    Interval,
+    ObservationNoise,
+    Parameters,
+    Perturbation,
+    parameters,
+    parse,
+    register,
+)
+
+
+class Echo(gymnasium.Env):
+    """Observation: the time. Remembers what was executed. Reward: 1."""
+
+    def __init__(self, continuous: bool = True):
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+        box = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float64)
+        self.action_space = box if continuous else gymnasium.spaces.Discrete(3, start=5)
+        self.executed: list[float] = []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.executed.clear()
+        return np.zeros(1), {}
+
+    def step(self, action):
+        self.executed.append(np.asarray(action).item())
+        return np.array([float(len(self.executed))]), 1.0, False, False, {}
+
+
+def run(text: str, actions: list, continuous: bool = True):
+    """Observations (the first from the reset), executed actions and rewards."""
+    echo = Echo(continuous)
+    env = parse(text).wrap(echo)
+    seen, paid = [env.reset(seed=0)[0].item()], []
+    for action in actions:
+        observation, reward, *_ = env.step(np.array([action]) if continuous else action)
+        seen.append(observation.item())
+        paid.append(reward)
+    return seen, echo.executed, paid
+
+
+def test_delays_by_hand():
+    assert run("observation-delay:2", [0.0] * 4)[0] == [0, 0, 0, 1, 2]
+    assert run("action-delay:2", [0.1, 0.2, 0.3, 0.4])[1] == [0, 0, 0.1, 0.2]
+    assert run("action-delay:1", [6, 7, 6], continuous=False)[1] == [5, 6, 7]
+
+
+def test_actions_by_hand():
+    assert run("action-scale:0.5", [1.0, -0.5])[1] == [0.5, -0.25]
+    assert run("action-scale:3", [0.2, 0.9])[1] == pytest.approx([0.6, 1.0])  # the box is kept
+    assert run("action-scale:3", [2.0])[1] == [2.0]  # but never narrower than the policy's own action
+    assert run("sticky-action:1", [0.1, 0.2, 0.3])[1] == [0.1, 0.1, 0.1]
+    executed = run("action-random:1", [6] * 300, continuous=False)[1]
+    assert sorted(set(executed)) == [5, 6, 7]
+    executed = run("sticky-action:0.25", np.arange(4000) / 4000)[1]
+    assert np.mean(np.diff(executed) == 0) == pytest.approx(0.25, abs=0.02)
+
+
+def test_rewards_by_hand():
+    assert run("reward-shift:-0.5", [0.0])[2] == [0.5]
+    assert run("reward-flip:1", [0.0, 0.0])[2] == [-1, -1]
+    assert np.mean(run("reward-flip:0.3", [0.0] * 3000)[2]) == pytest.approx(1 - 2 * 0.3, abs=0.05)
+    noise = np.array(run("reward-noise:0.5", [0.0] * 3000)[2]) - 1
+    assert [noise.mean(), noise.std()] == pytest.approx([0, 0.5], abs=0.03)
+
+
+def test_observations_by_hand():
+    assert run("observation-dropout:1", [0.0, 0.0])[0] == [0, 0, 0]
+    noise = np.array(run("observation-noise:0.5", [0.0] * 3000)[0]) - np.arange(3001)
+    assert [noise.mean(), noise.std()] == pytest.approx([0, 0.5], abs=0.03)
+
+
+def test_strengths_of_one_kind_meet_the_same_noise():
+    time = np.arange(6)
+    weak, strong = (np.array(run(f"observation-noise:{s}", [0.0] * 5)[0]) - time for s in (0.1, 0.3))
+    np.testing.assert_allclose(strong, 3 * weak, rtol=1e-12)
+
+
+def test_two_of_one_kind_draw_different_noise():
+    once = np.array(run("observation-noise:0.1", [0.0] * 5)[0]) - np.arange(6)
+    twice = np.array(run("observation-noise:0.1 + observation-noise:0.1", [0.0] * 5)[0]) - np.arange(6)
+    assert not np.allclose(twice, 2 * once)
+
+
+def test_cartpole_parameters_reach_the_derived_ones():
+    single = make_single("CartPole-v1")
+    env = parse("param:length=2,masspole=0.3").wrap(single)
+    env.reset(seed=0)
+    inner = single.unwrapped
+    assert (inner.length, inner.masspole) == (2, 0.3)
+    assert inner.total_mass == 0.3 + inner.masscart
+    assert inner.polemass_length == 0.3 * 2
+    env.close()
+    assert (inner.total_mass, inner.polemass_length) == (1.1, 0.05)
+    assert {"gravity", "length", "masscart", "masspole", "force_mag"} <= set(parameters(single))
+    assert "polemass_length" not in parameters(single)
+
+
+def test_parameters_of_a_robust_task_and_the_rarl_forces():
+    single = make_single("rrls/Hopper-v5")
+    env = parse("param:torsomass=1.5,footforce_x=2").wrap(single)
+    env.reset(seed=0)
+    model, data = single.unwrapped.model, single.unwrapped.data
+    assert model.body_mass[1] == 1.5
+    assert data.xfrc_applied[4].tolist() == [2, 0, 0, 0, 0, 0]
+
+
+def test_friction_of_all_geoms_is_restored_one_by_one():
+    single = make_single("rrls/Hopper-v5", {"friction_mode": "all_geoms"})
+    before = single.unwrapped.model.geom_friction.copy()
+    assert len(set(before[:, 0])) > 1
+    env = parse("param:worldfriction=0.5").wrap(single)
+    env.reset(seed=0)
+    assert set(single.unwrapped.model.geom_friction[:, 0]) == {0.5}
+    env.close()
+    np.testing.assert_array_equal(single.unwrapped.model.geom_friction, before)
+
+
+def test_force_keeps_its_size_and_its_plane():
+    single = make_single("rrls/Hopper-v5")
+    env, body = parse("force:3").wrap(single), single.unwrapped.model.body("torso").id
+    forces = []
+    for seed in range(5):
+        env.reset(seed=seed)
+        forces.append(single.unwrapped.data.xfrc_applied[body, :3].copy())
+    np.testing.assert_allclose(np.linalg.norm(forces, axis=1), 3)
+    assert (np.array(forces)[:, 1] == 0).all()
+    assert len({f.tobytes() for f in forces}) == 5
+    parse("force:2,body=foot,along=-z").wrap(single).reset(seed=0)
+    assert single.unwrapped.data.xfrc_applied[single.unwrapped.model.body("foot").id, :3].tolist() == [0, 0, -2]
+
+
+def test_box_of_an_environment():
+    perturbation = parse("rrls:2d", boxes={"rrls": lambda name: uncertainty("Hopper-v5", name).bounds})
+    assert str(perturbation) == "param:worldfriction=0.1..3,torsomass=0.1..3"
+    assert len(perturbation.grid(10)) == 100
+    assert perturbation.grid(2)[-1].coordinates == (("worldfriction", 3.0), ("torsomass", 3.0))
+    published = [cell.coordinates[1][1] for cell in perturbation.grid(10, "rrls")[:10]]
+    np.testing.assert_allclose(published, [0.1, 0.39, 0.68, 0.97, 1.26, 1.55, 1.84, 2.13, 2.42, 2.71])
+
+
+def test_grid_of_a_composition_is_the_product_with_names_of_its_own():
+    cells = parse("observation-noise:0..1 + observation-noise:2,law=l2 + action-delay:0..3").grid(3)
+    assert len(cells) == 27
+    assert cells[-1].coordinates == (("observation-noise#1", 1), ("observation-noise#2", 2), ("action-delay", 3))
+    assert [c.coordinates[2][1] for c in cells[:3]] == [0, 2, 3]  # whole steps: 1.5 rounds to 2
+    assert cells[-1].label == "observation-noise#1=1, observation-noise#2=2, action-delay=3"
+
+
+def test_grammar_reads_what_it_should():
+    assert parse("observation-noise:.5,law=l2") == ObservationNoise(0.5, "l2")
+    assert parse("observation-noise:1e-3..5e-1").strength == Interval(1e-3, 0.5)
+    assert parse("param:x=-1..-0.5,y=3") == Parameters.of({"x": (-1.0, -0.5), "y": 3.0})
+    assert isinstance(parse("reward-flip:0.1 + force:1,along=-x"), Composition)
+
+
+@settings(deadline=None)
+@given(st.floats(0, 1e12), st.floats(0, 1e12))
+def test_any_strength_prints_as_itself(a, b):
+    for strength in (a, Interval(min(a, b), max(a, b))):
+        assert parse(str(ObservationNoise(strength))) == ObservationNoise(strength)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("observation-nose:0.1", "observation-noise"),
+        ("", "observation-noise"),
+        ("rrls:2d", "stress"),
+        ("observation-noise:-1", "strength"),
+        ("observation-noise:-1..1", "strength"),
+        ("observation-noise:2..1", "low <= high"),
+        ("observation-noise:nan", "finite"),
+        ("observation-noise:1,lw=l2", "law"),
+        ("observation-noise:1,law=l3", "linf"),
+        ("observation-noise:1,l2,3", "too many"),
+        ("observation-noise:1,strength=2", "twice"),
+        ("observation-noise:law=l2,1", "before"),
+        ("action-delay:1.5", "whole"),
+        ("action-delay:0.5..2", "whole"),
+        ("reward-shift:much", "finite"),
+        ("param:length", "param:name=value"),
+        ("param", "at least one"),
+        ("param:a=1,a=2", "twice"),
+        ("param:a=1..", "number or a range"),
+        ("force:1,along=xx", "along"),
+    ],
+)
+def test_grammar_refuses(text, match):
+    with pytest.raises(UsageError, match=match):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "env", "match"),
+    [
+        ("action-noise:0.1", "CartPole-v1", "action-random"),
+        ("action-scale:0.1", "CartPole-v1", "Box action"),
+        ("param:lenght=1", "CartPole-v1", "length"),
+        ("param:torsomas=1", "rrls/Hopper-v5", "torsomass"),
+        ("force:1", "CartPole-v1", "MuJoCo"),
+        ("force:1,body=tors", "rrls/Hopper-v5", "torso"),
+        ("force:1,body=3", "rrls/Hopper-v5", "Known: foot, leg, thigh, torso"),
+        ("observation-noise:1", "surefoot/DictContext-v0", "Box observation"),
+        ("action-delay:1 + action-noise:1", "CartPole-v1", "action-random"),
+    ],
+)
+def test_what_does_not_fit_the_environment_is_refused_at_once(text, env, match):
+    with pytest.raises(UsageError, match=match):
+        parse(text).wrap(make_single(env))
+
+
+@pytest.mark.parametrize(("points", "grid"), [(1, "closed"), (0, "rrls"), (2.5, "closed"), (3, "open")])
+def test_grid_refuses(points, grid):
+    with pytest.raises(UsageError, match="grid"):
+        parse("observation-noise:1").grid(points, grid)
+
+
+def test_a_name_is_taken_once():
+    class Other(Perturbation):
+        name = "force"
+
+    with pytest.raises(UsageError, match="exists"):
+        register(Other)
