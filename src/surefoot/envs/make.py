@@ -11,7 +11,8 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from surefoot.envs.vector import PoolEnvs, ProcessEnvs, SyncEnvs, available_threads, env_seeds
+from surefoot.envs.backends import PoolEnvs, ProcessEnvs, available_threads
+from surefoot.envs.vector import SyncEnvs, env_seeds
 from surefoot.envs.wrappers import Wrappers, normalised, wrap
 from surefoot.errors import UsageError, nearest
 

@@ -124,10 +124,10 @@ class ContinuousTarget(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self._seen = self.np_random.uniform(-1.0, 1.0, 1).astype(np.float32)
-        return self._seen, {}
+        return self._seen.copy(), {}
 
     def step(self, action: Any) -> Step:
-        return self._seen, -((float(action[0]) - self.target(self._seen)) ** 2), True, False, {}
+        return self._seen.copy(), -((float(action[0]) - self.target(self._seen)) ** 2), True, False, {}
 
 
 class MemoryCue(MicroEnv):
@@ -173,7 +173,7 @@ class MaskedAction(gymnasium.Env):
         legal = self.np_random.permutation(self.actions)[: self.np_random.integers(1, self.actions)]
         self._mask = np.zeros(self.actions, np.int8)
         self._mask[legal] = 1
-        return {"observation": np.zeros(1, np.float32), "action_mask": self._mask}
+        return {"observation": np.zeros(1, np.float32), "action_mask": self._mask.copy()}
 
     def action_masks(self) -> np.ndarray:
         """The legal actions now: int8 `[5]`."""
@@ -225,10 +225,10 @@ class ImageTarget(gymnasium.Env):
         self._image = self.np_random.integers(0, 64, IMAGE, dtype=np.uint8)
         row, column = 18 * (self._quadrant // 2), 18 * (self._quadrant % 2)
         self._image[:, row : row + 18, column : column + 18] += np.uint8(128)
-        return self._image, {}
+        return self._image.copy(), {}
 
     def step(self, action: Any) -> Step:
-        return self._image, float(int(action) == self._quadrant), True, False, {}
+        return self._image.copy(), float(int(action) == self._quadrant), True, False, {}
 
 
 class TruncatedConstant(Constant):
@@ -271,10 +271,10 @@ class MultiDiscreteTarget(gymnasium.Env):
         self._target = self.np_random.integers([3, 2])
         self._seen = np.zeros(5, np.float32)
         self._seen[[self._target[0], 3 + self._target[1]]] = 1.0
-        return self._seen, {}
+        return self._seen.copy(), {}
 
     def step(self, action: Any) -> Step:
-        return self._seen, float(np.mean(np.asarray(action) == self._target)), True, False, {}
+        return self._seen.copy(), float(np.mean(np.asarray(action) == self._target)), True, False, {}
 
 
 MICRO_ENVS: tuple[type[gymnasium.Env], ...] = (

@@ -33,12 +33,18 @@ def normalised(wrappers: Wrappers) -> list[list[Any]]:
     """`wrappers` as `[[name, kwargs], …]`, the form that JSON keeps; unknown names are refused."""
     if isinstance(wrappers, str):
         wrappers = (wrappers,)
-    pairs = [[item, {}] if isinstance(item, str) else list(item) for item in wrappers]
-    for pair in pairs:
-        if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], dict):
-            raise UsageError(f"wrappers has the entry {pair!r}; give a name, or a pair (name, keyword arguments).")
-        if pair[0] not in _REGISTRY:
-            raise UsageError(f"wrapper {pair[0]!r} is not known. {nearest(pair[0], _REGISTRY)}")
+    pairs = []
+    for item in wrappers:
+        match [item] if isinstance(item, str) else item:
+            case [str(name)]:
+                kwargs: dict[str, Any] = {}
+            case [str(name), dict(kwargs)]:
+                pass
+            case _:
+                raise UsageError(f"wrappers has the entry {item!r}; give a name, or a pair (name, keyword arguments).")
+        if name not in _REGISTRY:
+            raise UsageError(f"wrapper {name!r} is not known. {nearest(name, _REGISTRY)}")
+        pairs.append([name, kwargs])
     return pairs
 
 

@@ -1,0 +1,131 @@
+"""The two other backends: a process for each environment, and EnvPool."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from surefoot.envs.vector import EnvError, EnvFactory, Envs, Observation, fail
+from surefoot.errors import UsageError
+
+
+def available_threads() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def converted(observation: Any, space: gymnasium.Space) -> Observation:
+    """A fresh copy of a batched observation in the types of `space` (a single-environment space)."""
+    if isinstance(space, spaces.Dict):
+        return {name: converted(observation[name], inner) for name, inner in space.spaces.items()}
+    return np.array(observation, space.dtype)
+
+
+class _Named(gymnasium.Wrapper):
+    """In a worker process: turns what an environment raises into an `EnvError` that knows which one it was."""
+
+    def __init__(self, env: gymnasium.Env, index: int):
+        super().__init__(env)
+        self._index = index
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        try:
+            return self.env.reset(**kwargs)
+        except Exception as error:
+            fail(self._index, "reset", error)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        try:
+            observation, reward, terminated, truncated, _ = self.env.step(action)
+            return observation, reward, terminated, truncated, {}
+        except Exception as error:
+            fail(self._index, "step", error)
+
+
+class ProcessEnvs(Envs):
+    """Every environment in a process of its own (Gymnasium's `AsyncVectorEnv`): for slow ones, about 1 ms a step."""
+
+    def __init__(self, factories: Sequence[EnvFactory], seeds: Sequence[int]):
+        from gymnasium.vector import AsyncVectorEnv
+
+        self._workers = AsyncVectorEnv(
+            [lambda f=f, i=i: _Named(f(), i) for i, f in enumerate(factories)], copy=False, autoreset_mode="NextStep"
+        )
+        super().__init__(
+            len(factories), seeds, self._workers.single_observation_space, self._workers.single_action_space
+        )
+
+    def _ask(self, call: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return getattr(self._workers, call)(*args, **kwargs)
+        except (EOFError, ConnectionError, OSError) as error:
+            self.close(terminate=True)
+            dead = {i: p.exitcode for i, p in enumerate(self._workers.processes) if p.exitcode not in (0, -15)}
+            raise EnvError(
+                f"A worker process died during {call}(): environment index -> exit code {dead}. Memory running out is "
+                "the usual cause; fewer environments, or backend='gymnasium', shows the reason in this process."
+            ) from error
+        except EnvError:
+            self.close(terminate=True)
+            raise
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        seeds = self._reset_seeds(seed)
+        observation, _ = self._ask("reset", seed=None if seeds is None else list(seeds), options=options)
+        return converted(observation, self.single_observation_space), {}
+
+    def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        observation, reward, terminated, truncated, _ = self._ask("step", self._legal(actions))
+        observation = converted(observation, self.single_observation_space)
+        return observation, reward.astype(np.float32), terminated, truncated, {}
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        return self._ask("call", name, *args, **kwargs)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self._workers.close(**kwargs)
+
+
+class PoolEnvs(Envs):
+    """EnvPool's C++ environments: the fastest where it has the environment, and the only one for its Atari games.
+
+    EnvPool reports a step that both terminates and reaches the time limit as truncated only.
+    """
+
+    def __init__(self, env_id: str, num_envs: int, seeds: Sequence[int], kwargs: Mapping[str, Any], threads: int):
+        self._build = {"num_envs": num_envs, "num_threads": threads, **kwargs}
+        self._id = env_id
+        self._pool = self._make(seeds)
+        super().__init__(num_envs, seeds, self._pool.observation_space, self._pool.action_space)
+        self._seeds = None  # the pool has them
+
+    def _make(self, seeds: Sequence[int]) -> Any:
+        import envpool
+
+        return envpool.make_gymnasium(self._id, seed=list(seeds), **self._build)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        seeds = self._reset_seeds(seed)
+        if options:
+            raise UsageError(f"options={options!r}: EnvPool environments take none; use backend='gymnasium'.")
+        if seeds is not None:  # a pool is seeded when it is made
+            self._pool.close()
+            self._pool = self._make(seeds)
+        observation, _ = self._pool.reset()
+        return converted(observation, self.single_observation_space), {}
+
+    def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        try:
+            observation, reward, terminated, truncated, _ = self._pool.step(self._legal(actions))
+        except RuntimeError as error:
+            raise EnvError(f"EnvPool failed in step() of {self._id!r}: {error}.") from error
+        observation = converted(observation, self.single_observation_space)
+        return observation, np.array(reward, np.float32), np.array(terminated), np.array(truncated), {}
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self._pool.close()

@@ -1,0 +1,306 @@
+"""The six robust MuJoCo tasks of RRLS (arXiv:2406.08406) on Gymnasium's v5 environments.
+
+A task exposes physical parameters by name: body masses (kg), the sliding friction of the ground contact, and forces
+(N) at the centre of mass of a body, in the world frame. `uncertainty(task, set)` is the box that a policy has to hold
+in; the sets "1d", "2d", "3d" are those of M2TD3 (arXiv:2211.03413), "rarl" is the set of forces.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from surefoot.errors import UsageError, nearest
+
+Parameters = Mapping[str, float]
+Bounds = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class UncertaintyBox:
+    """Named parameters, each with inclusive bounds and a nominal value, which may lie outside them."""
+
+    bounds: Bounds
+    nominal: Parameters
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in self.bounds.items():
+            if not (math.isfinite(low) and math.isfinite(high) and low <= high) or name not in self.nominal:
+                raise UsageError(
+                    f"UncertaintyBox: {name!r} has the bounds [{low}, {high}] and the nominal value "
+                    f"{self.nominal.get(name)}; it needs finite bounds, low <= high, and a nominal value."
+                )
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    @property
+    def low(self) -> np.ndarray:
+        return np.array([low for low, _ in self.bounds.values()])
+
+    @property
+    def high(self) -> np.ndarray:
+        return np.array([high for _, high in self.bounds.values()])
+
+    def named(self, values: Sequence[float] | np.ndarray) -> dict[str, float]:
+        """A vector in the order of the bounds, as a dict."""
+        return {name: float(value) for name, value in zip(self.bounds, values, strict=True)}
+
+    def grid(self, points: int = 10, kind: str = "closed") -> Iterator[dict[str, float]]:
+        """The `points ** len(self)` parameter dicts of the grid, one at a time, the last parameter varying fastest.
+
+        `kind="closed"` includes both bounds; `"rrls"` is the grid of the published suite, low + i (high - low)/points,
+        which never reaches the upper bound.
+        """
+        if kind not in ("closed", "rrls"):
+            raise UsageError(f"grid: kind={kind!r} is not known; it must be 'closed' or 'rrls'.")
+        if points < (2 if kind == "closed" else 1):
+            raise UsageError(
+                f"grid: points={points} is not allowed; a {kind!r} grid needs at least {2 if kind == 'closed' else 1}."
+            )
+        axes = [np.linspace(low, high, points, endpoint=kind == "closed") for low, high in self.bounds.values()]
+        return (self.named(values) for values in itertools.product(*axes))
+
+    def sample(self, rng: np.random.Generator) -> dict[str, float]:
+        """Parameters drawn uniformly from the box."""
+        return self.named(rng.uniform(self.low, self.high))
+
+    def scaled(self, unit: Sequence[float] | np.ndarray) -> dict[str, float]:
+        """The parameters at `unit` in [-1, 1]^k: -1 is the lower bound, 0 the middle, 1 the upper bound."""
+        return self.named(self.low + (np.clip(unit, -1.0, 1.0) + 1.0) * (self.high - self.low) / 2.0)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: the names of the model's bodies 1, 2, …, the sets, nominal values of set members, pushed bodies."""
+
+    bodies: tuple[str, ...]
+    sets: Mapping[str, Bounds]
+    nominal: Parameters  # of the stock v5 model
+    pushed: tuple[str, ...]
+    friction: bool = False
+    every_geom: bool = False  # whether the suite itself sets the friction of all geoms, not just of the floor
+    published: Parameters = field(default_factory=dict)  # where the published package's defaults differ
+
+
+def _sets(*bounds: Bounds) -> dict[str, Bounds]:
+    return {f"{k}d": b for k, b in enumerate(bounds, start=1)}
+
+
+def _legs(*legs: str) -> tuple[str, ...]:
+    return tuple(leg + part for leg in legs for part in ("leg", "aux", "ankle"))
+
+
+TASKS: dict[str, Task] = {
+    "Ant-v5": Task(
+        bodies=("torso", *_legs("frontleft", "frontright", "backleft", "backright")),
+        sets=_sets(
+            {"torsomass": (0.1, 3.0)},
+            {"torsomass": (0.1, 3.0), "frontleftlegmass": (0.01, 3.0)},
+            {"torsomass": (0.1, 3.0), "frontleftlegmass": (0.01, 3.0), "frontrightlegmass": (0.01, 3.0)},
+        ),
+        nominal={"torsomass": 0.327249, "frontleftlegmass": 0.039158, "frontrightlegmass": 0.039158},
+        pushed=("torso", "frontleftleg", "frontrightleg"),
+    ),
+    "HalfCheetah-v5": Task(
+        bodies=("torso", "backthigh", "backshin", "backfoot", "frontthigh", "frontshin", "frontfoot"),
+        sets=_sets(
+            {"worldfriction": (0.1, 3.0)},
+            {"worldfriction": (0.1, 4.0), "torsomass": (0.1, 7.0)},
+            {"worldfriction": (0.1, 4.0), "torsomass": (0.1, 7.0), "backthighmass": (0.1, 3.0)},
+        ),
+        nominal={"worldfriction": 0.4, "torsomass": 6.250209, "backthighmass": 1.543515},
+        pushed=("torso", "backfoot", "frontfoot"),
+        friction=True,
+        every_geom=True,
+    ),
+    "Hopper-v5": Task(
+        bodies=("torso", "thigh", "leg", "foot"),
+        sets=_sets(
+            {"worldfriction": (0.1, 3.0)},
+            {"worldfriction": (0.1, 3.0), "torsomass": (0.1, 3.0)},
+            {"worldfriction": (0.1, 3.0), "torsomass": (0.1, 3.0), "thighmass": (0.1, 4.0)},
+        ),
+        nominal={"worldfriction": 1.0, "torsomass": 3.665191, "thighmass": 4.057891},
+        pushed=("foot",),
+        friction=True,
+        published={"worldfriction": 0.7},
+    ),
+    "HumanoidStandup-v5": Task(
+        bodies=("torso", "lowerwaist", "pelvis", "rightthigh", "rightshin", "rightfoot", "leftthigh", "leftshin")
+        + ("leftfoot", "rightupperarm", "rightlowerarm", "leftupperarm", "leftlowerarm"),
+        sets=_sets(
+            {"torsomass": (0.1, 16.0)},
+            {"torsomass": (0.1, 16.0), "rightfootmass": (0.1, 8.0)},
+            {"torsomass": (0.1, 16.0), "leftthighmass": (0.1, 5.0), "rightfootmass": (0.1, 8.0)},
+        ),
+        nominal={"torsomass": 8.907462, "rightfootmass": 1.767146, "leftthighmass": 4.751751},
+        pushed=("torso", "rightthigh", "leftfoot"),
+    ),
+    "InvertedPendulum-v5": Task(
+        bodies=("cart", "pole"),
+        sets=_sets({"polemass": (1.0, 31.0)}, {"polemass": (1.0, 31.0), "cartmass": (1.0, 11.0)}),
+        nominal={"polemass": 5.018592, "cartmass": 10.471976},
+        pushed=("pole",),
+        published={"polemass": 10.471976, "cartmass": 5.018592},
+    ),
+    "Walker2d-v5": Task(
+        bodies=("torso", "thigh", "leg", "foot", "leftthigh", "leftleg", "leftfoot"),
+        sets=_sets(
+            {"worldfriction": (0.1, 4.0)},
+            {"worldfriction": (0.1, 4.0), "torsomass": (0.1, 5.0)},
+            {"worldfriction": (0.1, 4.0), "torsomass": (0.1, 5.0), "thighmass": (0.1, 6.0)},
+        ),
+        nominal={"worldfriction": 0.7, "torsomass": 3.665191, "thighmass": 4.057891},
+        pushed=("leg", "leftfoot"),
+        friction=True,
+    ),
+}
+
+
+def _task(env_id: str) -> Task:
+    name = env_id.removeprefix("rrls/")
+    if name not in TASKS:
+        raise UsageError(f"{env_id!r} is not one of the six RRLS tasks. {nearest(name, TASKS)}")
+    return TASKS[name]
+
+
+def uncertainty(env_id: str, set: str = "2d", *, force_axes: str = "xy", force: float = 3.0) -> UncertaintyBox:
+    """The uncertainty set of a task: `"1d"`, `"2d"`, `"3d"` (masses and friction) or `"rarl"` (forces up to `force` N).
+
+    `force_axes="xy"` is the published set; in the planar tasks (all but Ant and HumanoidStandup) y changes nothing,
+    and `"xz"`, the axes of the original RARL, makes every component count.
+    """
+    task = _task(env_id)
+    if set == "rarl":
+        if force_axes not in ("xy", "xz") or not force > 0:
+            raise UsageError(f"force_axes={force_axes!r}, force={force}: allowed are 'xy' or 'xz', and force above 0.")
+        names = [f"{body}force_{axis}" for body in task.pushed for axis in force_axes]
+        return UncertaintyBox(dict.fromkeys(names, (-float(force), float(force))), dict.fromkeys(names, 0.0))
+    if set not in task.sets:
+        raise UsageError(f"set={set!r} is not one of {env_id}; it must be one of {[*task.sets, 'rarl']}.")
+    return UncertaintyBox(task.sets[set], {name: task.nominal[name] for name in task.sets[set]})
+
+
+class RobustMujoco(gymnasium.Wrapper):
+    """A stock MuJoCo task whose masses, friction and forces can be set at reset or between steps.
+
+    Parameters: `<body>mass` of every body, `worldfriction` where the task has it, `<body>force_x|y|z` of the pushed
+    bodies. A mass is changed without its inertia being rescaled, as in the suite. Masses and friction stay until they
+    are set again; MuJoCo clears forces at every reset. `info["params"]` of `reset` and `step` holds all of them.
+
+    `friction_mode="floor"` is the suite's: on Hopper and Walker2d it sets the floor only, and MuJoCo takes the larger
+    of two touching frictions, so values below the foot's own (2.0 and 1.9) change nothing. `"all_geoms"` sets every
+    geom (what the suite does for HalfCheetah). `rrls_compat=True` starts from the published package's defaults, which
+    swap the pendulum's two masses and give Hopper's floor 0.7, instead of the model's.
+    """
+
+    def __init__(self, env: gymnasium.Env, *, friction_mode: str = "floor", rrls_compat: bool = False):
+        super().__init__(env)
+        if friction_mode not in ("floor", "all_geoms"):
+            raise UsageError(f"friction_mode={friction_mode!r} is not known; it must be 'floor' or 'all_geoms'.")
+        self.task_id = env.unwrapped.spec.id if env.unwrapped.spec else ""
+        task = _task(self.task_id)
+        simulator: Any = env.unwrapped
+        self._model, self._data = simulator.model, simulator.data
+        self._masses = {f"{body}mass": i for i, body in enumerate(task.bodies, start=1)}
+        pushed = {body: task.bodies.index(body) + 1 for body in task.pushed}
+        self._forces = {f"{body}force_{axis}": (i, k) for body, i in pushed.items() for k, axis in enumerate("xyz")}
+        self._slid = slice(None) if task.every_geom or friction_mode == "all_geoms" else slice(0, 1)
+        self._has_friction = task.friction
+        self._stock = self._model.body_mass.copy(), self._model.geom_friction.copy()
+        self._published = task.published if rrls_compat else {}
+        self.restore()
+
+    @property
+    def names(self) -> list[str]:
+        """The names that `set_params` takes."""
+        return [*self._masses, *(["worldfriction"] if self._has_friction else []), *self._forces]
+
+    def get_params(self) -> dict[str, float]:
+        """All parameters as they are now."""
+        mass, force = self._model.body_mass, self._data.xfrc_applied
+        params = {name: float(mass[body]) for name, body in self._masses.items()}
+        if self._has_friction:
+            params["worldfriction"] = float(self._model.geom_friction[0, 0])
+        return params | {name: float(force[where]) for name, where in self._forces.items()}
+
+    def set_params(self, **params: float | None) -> None:
+        """Set the named parameters; `None` keeps one as it is. Nothing is set unless all of them are allowed."""
+        given = {name: value for name, value in params.items() if value is not None}
+        for name, value in given.items():
+            if name not in self.names:
+                raise UsageError(f"{self.task_id} has no parameter {name!r}. {nearest(name, self.names)}")
+            lowest = -math.inf if name in self._forces else 0.0
+            if not math.isfinite(value) or value < lowest or (value == 0 and name in self._masses):
+                raise UsageError(
+                    f"{name}={value!r} is not allowed: masses are above 0, friction at least 0, all finite."
+                )
+        for name, value in given.items():
+            if name in self._masses:
+                self._model.body_mass[self._masses[name]] = value
+            elif name in self._forces:
+                self._data.xfrc_applied[self._forces[name]] = value
+            else:
+                self._model.geom_friction[self._slid, 0] = value
+        self._now = self.get_params()
+
+    def restore(self) -> None:
+        """Back to the nominal task, to the bit: masses, friction, no forces."""
+        self._model.body_mass[:], self._model.geom_friction[:] = self._stock
+        self._data.xfrc_applied[:] = 0.0
+        self.set_params(**self._published)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset after setting the parameters in `options`; forces among them act from the first step on."""
+        params = {name: value for name, value in (options or {}).items() if name in self.names}
+        rest = {name: value for name, value in (options or {}).items() if name not in params}
+        self.set_params(**params)
+        observation, info = self.env.reset(seed=seed, options=rest or None)
+        self.set_params(**{name: value for name, value in params.items() if name in self._forces})
+        return observation, {**info, "params": self._now}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        info["params"] = self._now
+        return observation, reward, terminated, truncated, info
+
+
+def set_params(env: gymnasium.Env | VectorEnv, params: Parameters | Sequence[Parameters]) -> None:
+    """Set parameters of a (wrapped) robust task, or of every one in a vector environment.
+
+    A sequence of dicts gives each environment of an in-process vector environment its own.
+    """
+    try:
+        if not isinstance(env, VectorEnv):
+            env.get_wrapper_attr("set_params")(**params)
+        elif isinstance(params, Mapping):
+            env.call("set_params", **params)  # type: ignore[attr-defined]
+        else:
+            for single, own in zip(env.envs, params, strict=True):  # type: ignore[attr-defined]
+                single.get_wrapper_attr("set_params")(**own)
+    except AttributeError as error:
+        raise UsageError(
+            f"{env} has no settable parameters ({error}); make a task such as 'rrls/Hopper-v5' with "
+            "backend='gymnasium' (one dict for all environments also reaches those of backend='process')."
+        ) from error
+
+
+def make_robust(task: str, friction_mode: str = "floor", rrls_compat: bool = False, **kwargs: Any) -> gymnasium.Env:
+    """The Gymnasium task inside `RobustMujoco`; what the ids `rrls/<task>` stand for."""
+    single = gymnasium.make(task, disable_env_checker=True, **kwargs)
+    return RobustMujoco(single, friction_mode=friction_mode, rrls_compat=rrls_compat)
+
+
+def register() -> None:
+    """Make `rrls/<task>` known to Gymnasium."""
+    for task in TASKS:
+        if f"rrls/{task}" not in gymnasium.registry:
+            gymnasium.register(f"rrls/{task}", entry_point=make_robust, kwargs={"task": task}, order_enforce=False)
