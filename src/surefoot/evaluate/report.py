@@ -37,7 +37,7 @@ svg { display: block; width: 100%; max-width: 100%; height: auto; }
 pre, code { font: .85rem/1.5 ui-monospace, monospace; } pre { white-space: pre-wrap; margin: .5rem 0; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; } .wide { overflow-x: auto; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--rule); }
-th { font-weight: 500; color: var(--faint); } td { font-variant-numeric: tabular-nums; }
+th { width: 45%; font-weight: 500; color: var(--faint); } td { font-variant-numeric: tabular-nums; }
 .faint { color: var(--faint); }
 .axis { stroke: var(--rule); } .tick { fill: var(--faint); font: 11px system-ui, sans-serif; }
 .run { fill: none; stroke: var(--line); stroke-width: 1; opacity: .35; }
@@ -101,11 +101,11 @@ def _training(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     returns = curves(rows, "return_mean")
     if returns:
         last = [curve[-1][1] for curve in returns.values()]
-        seeds = f"{len(last)} seeds" if len(last) > 1 else "1 seed"
+        seeds = f"Mean over {len(last)} seeds" if len(last) > 1 else "One seed"
         yield "<h2>Learning curve</h2>\n" + chart(
             returns.values(), "Return of the last episodes, over environment steps"
         )
-        yield f'<p class="faint">Mean over {seeds} at the end: {number(sum(last) / len(last))}.</p>\n'
+        yield f'<p class="faint">Return over environment steps. {seeds} at the end: {number(sum(last) / len(last))}.</p>\n'
     shown = {name: found for name in DIAGNOSTICS if (found := curves(rows, name))}
     if shown:
         yield "<h2>Diagnostics</h2>\n"
@@ -130,7 +130,7 @@ def chart(lines: Iterable[Curve], label: str, width: int = 360, height: int = 19
     xs, ys = ([point[axis] for line in lines for point in line] for axis in (0, 1))
     x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
     (left, right), (low, high) = (min(xs + x_ticks[:1]), max(xs)), (min(ys + y_ticks), max(ys + y_ticks))
-    inner = (46, width - 10, height - 24, 8)  # left, right, bottom, top
+    inner = (46, width - 16, height - 24, 8)  # left, right, bottom, top
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - left) / (right - left) if right > left else 0.5
