@@ -17,12 +17,13 @@ def make_run(folder: Path, *, seeds: int = 3, iterations: int = 50) -> Path:
     """A run as training leaves it: the return climbs to 3000, seed by seed 100 apart."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
+        "format": "surefoot-run-1",
         "method": "spo",
-        "env": "Hopper-v5",
-        "formula": "E[ ρÂ − |Â|(ρ−1)²/(2·0.2) ]",
+        "env": {"env": "Hopper-v5", "backend": "auto"},
+        "objective": "E[ ρÂ − |Â|(ρ−1)²/(2·0.2) ]",
         "hyperparameters": {"gamma": 0.99, "hidden": [64, 64], "note": "<script>alert(1)</script>"},
         "versions": {"torch": "2.13.0"},
-        "command": ["surefoot", "train", "spo", "--env", "Hopper-v5", "--note", "a&b"],
+        "command": "surefoot train spo --env Hopper-v5 --note a&b",
     }
     (folder / "config.json").write_text(json.dumps(config))
     rows = []

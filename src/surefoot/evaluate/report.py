@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
@@ -13,6 +12,7 @@ from typing import Any
 
 from surefoot import catalogue
 from surefoot.errors import UsageError
+from surefoot.loops.run import Run
 
 POINTS = 300
 DIAGNOSTICS = {
@@ -51,50 +51,45 @@ Curve = list[tuple[float, float]]
 def write_report(run_dir: str | Path) -> Path:
     """Write `report.html` into a run's folder from what the folder holds, and return its path.
 
-    Only `config.json` has to be there. `metrics.jsonl`, `evaluation.json` and `stress-*.json` are shown where present.
+    Only its configuration has to be there; `metrics.jsonl`, `evaluation.json` and `stress-*.json` are shown if present.
     """
-    run = Path(run_dir)
-    if not (run / "config.json").is_file():
-        raise UsageError(
-            f"run_dir={str(run_dir)!r} holds no config.json; give the folder that `surefoot train` printed."
-        )
-    path = run / "report.html"
+    run = Run(Path(run_dir))
+    path = run.path / "report.html"
     path.write_text("".join(_page(run)), encoding="utf-8")
     return path
 
 
-def _page(run: Path) -> Iterator[str]:
-    config = _read(run / "config.json")
-    heading = " on ".join(str(config[key]) for key in ("method", "env") if key in config) or run.resolve().name
+def _page(run: Run) -> Iterator[str]:
+    config, folder = run.config, run.path
+    heading = f"{config['method']} on {config['env']['env']}"
     yield '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
     yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     yield f"<title>{escape(heading)}</title><style>{STYLE}</style></head><body>\n<h1>{escape(heading)}</h1>\n"
     yield from _method(config)
-    yield from _training(_rows(run / "metrics.jsonl"))
-    if (run / "evaluation.json").is_file():
-        yield "<h2>Evaluation</h2>\n" + table(flat(_read(run / "evaluation.json")))
-    settings = {key: value for key, value in config.items() if key not in {"versions", "command"}}
+    yield from _training(_rows(folder / "metrics.jsonl"))
+    for path in sorted(folder.glob("stress-*.json")):
+        yield from _stress(path)
+    if (folder / "evaluation.json").is_file():
+        yield "<h2>Evaluation</h2>\n" + table(flat(_read(folder / "evaluation.json")))
+    settings = {key: value for key, value in config.items() if key not in {"objective", "versions", "command"}}
     yield "<h2>Configuration</h2>\n" + table(flat(settings))
-    if "versions" in config:
-        yield "<h2>Versions</h2>\n" + table(flat(config["versions"]))
-    if "command" in config:
-        command = config["command"]
-        line = command if isinstance(command, str) else shlex.join(command)
-        yield f"<h2>Command</h2>\n<pre>{escape(line)}</pre>\n"
-    yield "</body></html>\n"
+    yield "<h2>Versions</h2>\n" + table(flat(config["versions"]))
+    yield f"<h2>Command</h2>\n<pre>{escape(config['command'])}</pre>\n</body></html>\n"
 
 
 def _method(config: Mapping[str, Any]) -> Iterator[str]:
-    known = {paper.slug: paper for paper in catalogue.papers()}
-    paper = known.get(str(config.get("method")))
+    paper = next((paper for paper in catalogue.papers() if paper.slug == config["method"]), None)
     if paper is not None:
         source = f'{escape(paper.title)} ({paper.year}), <span class="faint">arXiv:{escape(paper.arxiv)}</span>'
         yield f"<p>{escape(paper.summary)}<br>{source}</p>\n"
-    if "formula" in config:
-        yield f"<pre>{escape(str(config['formula']))}</pre>\n"
+    yield f"<pre>{escape(config['objective'])}</pre>\n"
     if paper is not None and paper.result is not None:
         yield f"<p>The paper's headline claim, as last run here: <strong>{escape(paper.status)}</strong>.</p>\n"
+
+
+def _stress(path: Path) -> Iterator[str]:
+    yield f"<h2>Stress: {escape(path.stem.removeprefix('stress-'))}</h2>\n" + table(flat(_read(path)))
 
 
 def _training(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -105,7 +100,8 @@ def _training(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield "<h2>Learning curve</h2>\n" + chart(
             returns.values(), "Return of the last episodes, over environment steps"
         )
-        yield f'<p class="faint">Return over environment steps. {seeds} at the end: {number(sum(last) / len(last))}.</p>\n'
+        final = f"{seeds} at the end: {number(sum(last) / len(last))}."
+        yield f'<p class="faint">Return over environment steps. {final}</p>\n'
     shown = {name: found for name in DIAGNOSTICS if (found := curves(rows, name))}
     if shown:
         yield "<h2>Diagnostics</h2>\n"
