@@ -12,17 +12,17 @@ from typing import Any
 
 import torch
 from gymnasium.vector import VectorEnv
-from torch import Tensor
+from torch import Tensor, nn
 
 from surefoot.errors import UsageError
 from surefoot.loops.collect import Collector, Episodes, Rollout, map_observation
+from surefoot.loops.compile import compiled
 from surefoot.loops.on_policy import Batch, OnPolicy, gradient_step, pick
+from surefoot.loops.optimizer import Adam
 from surefoot.models.agent import Agent, normalize_observation, normalized_keys
 from surefoot.models.functional import Model, initial, over_seeds
-from surefoot.models.networks import Observation
+from surefoot.models.networks import ActorCritic, Observation
 from surefoot.models.normalizers import Moments
-from surefoot.loops.optimizer import Adam
-from surefoot.objectives.advantages import discounted_sum
 from surefoot.seeding import torch_stream
 
 REWARD_CLIP = 10.0
@@ -31,8 +31,8 @@ REWARD_CLIP = 10.0
 class Learner:
     """Weights, optimiser, normalisers and environments of a run; `iterate()` advances it by one batch.
 
-    `envs` holds `len(seeds) · method.num_envs` environments, those of a seed side by side. `compiled` fuses the
-    gradient step with torch.compile: the same numbers up to rounding, faster once it has compiled.
+    `envs` holds `len(seeds) · method.num_envs` environments, those of a seed side by side. `compile` fuses the
+    gradient step into native code: the same numbers up to rounding, faster once it has compiled.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Learner:
         total_steps: int,
         *,
         log: Path | None = None,
-        compiled: bool = False,
+        compile: bool = False,
     ) -> None:
         self.method, self.seeds, self.num_seeds, self.total_steps = method, list(seeds), len(seeds), total_steps
         self.observation_space, self.action_space = envs.single_observation_space, envs.single_action_space
@@ -64,13 +64,16 @@ class Learner:
         self.core_state = torch.zeros(self.num_seeds, method.num_envs, self.model.module.state_size)
         self.episodes = Episodes(self.num_seeds, method.num_envs)
         self.iteration = 0
-        self.compiled = compiled
+        self.compiled = compile
         self._step: Callable[..., Any] | None = None
         self._names: list[str] = []
         self.collector = Collector(envs, log)
 
-    def _module(self) -> Any:
-        return self.network.make(self.observation_space, self.action_space)
+    def _module(self) -> ActorCritic:
+        module = self.network.make(self.observation_space, self.action_space)
+        first = self.method.multipliers(module.distribution)
+        module.multipliers = nn.ParameterDict({name: torch.tensor(float(x)) for name, x in first.items()})
+        return module
 
     @property
     def steps(self) -> int:
@@ -241,13 +244,12 @@ class Learner:
 
     def gradient_step(self, active: Tensor, batch: Batch) -> tuple[Tensor, Adam, Tensor]:
         """One Adam step of every active seed on its minibatch: new weights, optimiser and metrics `[seeds, names]`."""
-        if self._step is None:
-            step = gradient_step(self.method, self.model, tuple(self._names))
-            self._step = over_seeds(step, self.num_seeds, shared=1)
-            if self.compiled:
-                self._step = torch.compile(self._step, fullgraph=True, dynamic=False)
+        arguments = (self.vector, self.adam, active, batch, self.extra, self.lr_tensor)
         with torch.no_grad():
-            return self._step(self.vector, self.adam, active, batch, self.extra, self.lr_tensor)
+            if self._step is None:
+                step = over_seeds(gradient_step(self.method, self.model, tuple(self._names)), self.num_seeds, shared=1)
+                self._step = compiled(step, *arguments) if self.compiled else step
+            return self._step(*arguments)
 
     def explained_variance(self, batch: Batch) -> Tensor:
         """1 − Var(G − V)/Var(G) over the valid samples of each seed: 1 is a perfect critic, 0 a constant one."""
@@ -303,5 +305,5 @@ class Learner:
     def agent(self, index: int = 0, **facts: Any) -> Agent:
         """The policy of one seed as it stands."""
         scales = {key: tuple(x[index] for x in m.scale()) for key, m in self.moments.items()}
-        vector = self.vector[index]
+        vector = self.vector[index][self.model.mask(lambda name: not name.startswith("multipliers."))]
         return Agent(self.network, self.observation_space, self.action_space, vector, scales, facts)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.optimizer import Adam, clip_norm
 from surefoot.models.agent import Network
+from surefoot.models.distributions import Distribution
 from surefoot.models.functional import Model
 from surefoot.models.networks import ACTIVATIONS, CORES
 from surefoot.objectives import PolicyObjective, values
@@ -28,6 +29,8 @@ from surefoot.seeding import torch_stream
 Batch = dict[str, Any]
 """Samples of an update: observation, action, old_params, old_log_prob, old_value, advantage, target, valid, each
 `[samples, ...]`; for a recurrent network `[time, samples, ...]` with starts, and state `[samples, width]`."""
+
+MULTIPLIER_FLOOR = 1e-8
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,11 @@ class OnPolicy:
 
     # --- how ---------------------------------------------------------------------------------------------------------
 
+    def multipliers(self, distribution: Distribution) -> dict[str, float]:
+        """Positive numbers learned with the weights, by first value: `multipliers.<name>` of `model.unflatten`. A step
+        never leaves them below `MULTIPLIER_FLOOR`."""
+        return {}
+
     def extra_state(self, model: Model) -> dict[str, Tensor]:
         """What the method keeps for one seed besides weights and Adam, as tensors by name."""
         return {}
@@ -148,6 +156,19 @@ class OnPolicy:
         metrics["explained_variance"] = learner.explained_variance(batch)
         return {**metrics, **self.after_update(learner, batch)}
 
+    def steps(self) -> list[str]:
+        """The update in words, for `explain`: one line a step."""
+        size = f"minibatches of {self.minibatch_size}"
+        standard = "standardise Â; " if self.standardize else ""
+        limit = "" if self.max_grad_norm is None else f" on the gradient cut to norm {self.max_grad_norm:g}"
+        stop = "" if self.target_kl is None else f"; stop when the mean KL exceeds {self.target_kl:g}"
+        anneal = ", going linearly to 0" if self.anneal else ""
+        return [
+            f"for {self.epochs} epochs over shuffled {size}: {standard}"
+            f"minimise −objective + {self.value_coefficient:g}·mean {self.value_loss()}",
+            f"    by Adam({self.learning_rate:g}{anneal}){limit}{stop}",
+        ]
+
     def iterate(self, learner: Any) -> dict[str, Tensor]:
         """One iteration: collect, estimate, update."""
         return self.update(learner, learner.estimate(learner.collect(learner.vector)))
@@ -163,6 +184,8 @@ def gradient_step(method: OnPolicy, model: Model, names: tuple[str, ...], epsilo
         return method.loss(model, vector, batch, extra)
 
     gradient_of = torch.func.grad(loss, has_aux=True)
+    multipliers = model.mask(lambda name: name.startswith("multipliers."))
+    projected = bool(multipliers.any())
 
     def step(
         vector: Tensor, adam: Adam, active: Tensor, batch: Batch, extra: dict[str, Tensor], lr: Tensor
@@ -170,6 +193,8 @@ def gradient_step(method: OnPolicy, model: Model, names: tuple[str, ...], epsilo
         gradient, metrics = gradient_of(vector, batch, extra)
         gradient, metrics["grad_norm"] = clip_norm(gradient, method.max_grad_norm)
         moved, averages = adam.step(vector, gradient, lr, epsilon)
+        if projected:
+            moved = torch.where(multipliers, moved.clamp(min=MULTIPLIER_FLOOR), moved)
         moving = active > 0
         kept = Adam(*(torch.where(moving, new, old) for new, old in zip(averages, adam, strict=True)))
         return torch.where(moving, moved, vector), kept, torch.stack([metrics[name] for name in names])

@@ -1,0 +1,62 @@
+"""Surefoot: policy optimization that holds when the world shifts.
+
+```python
+import surefoot as sf
+
+run = sf.train("spo", env="Hopper-v5", steps=200_000, seed=0)
+agent = sf.load(run.path)
+report = sf.stress(agent, "Hopper-v5", perturb="rrls:2d", episodes=10)
+```
+Importing the package imports nothing heavy: what is named here is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from surefoot.api import Run, claim, compare, evaluate, explain, load, resume, stress, train
+    from surefoot.catalogue import paper, papers
+    from surefoot.errors import UsageError
+    from surefoot.objectives import PolicyObjective
+
+_WHERE = {
+    **dict.fromkeys(
+        ["Run", "claim", "compare", "evaluate", "explain", "load", "resume", "stress", "train"], "surefoot.api"
+    ),
+    **dict.fromkeys(["paper", "papers"], "surefoot.catalogue"),
+    "UsageError": "surefoot.errors",
+    "PolicyObjective": "surefoot.objectives",
+}
+_ROOMS = ("objectives", "models", "envs", "loops", "methods", "perturbations", "claims")
+
+__all__ = [
+    "PolicyObjective",
+    "Run",
+    "UsageError",
+    "claim",
+    "compare",
+    "evaluate",
+    "explain",
+    "load",
+    "paper",
+    "papers",
+    "resume",
+    "stress",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    if name in _ROOMS:
+        return import_module(f"surefoot.{name}")
+    raise AttributeError(f"module 'surefoot' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_ROOMS, "__version__"])

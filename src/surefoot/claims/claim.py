@@ -1,0 +1,183 @@
+"""A claim: one sentence, what would support it, what would refute it, and the experiment that decides.
+
+An experiment measures both arms on the same seeds; a judge, written before the numbers are seen, turns the
+measurements into a verdict. Everything is stored, whatever the verdict is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from surefoot import catalogue
+from surefoot.errors import UsageError, nearest
+from surefoot.evaluate.statistics import bootstrap_interval, interquartile_mean
+from surefoot.loops.run import make_learner, versions
+
+RESULTS = Path(__file__).parent / "results"
+Verdict = Literal["shown", "not shown", "refuted"]
+Measurements = dict[str, Any]
+"""What an experiment saw: JSON-ready numbers and lists by name, one number a seed wherever there are seeds."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An interquartile mean over seeds with its bootstrap interval (95 %)."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Interquartile mean over seeds and its interval; one value a seed."""
+    scores = np.asarray(values, dtype=float)
+    low, high = bootstrap_interval(scores)
+    return Estimate(float(interquartile_mean(scores)), float(low), float(high))
+
+
+def difference(method: Sequence[float], baseline: Sequence[float]) -> Estimate:
+    """The estimate of the paired differences, seed by seed: both arms must have run on the same seeds."""
+    if len(method) != len(baseline):
+        raise UsageError(f"{len(method)} values against {len(baseline)}; both arms must have run on the same seeds.")
+    return estimate(np.asarray(method, dtype=float) - np.asarray(baseline, dtype=float))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An experiment on a paper's headline claim.
+
+    `measure(seeds)` runs all arms on those seeds. `judge(measurements)` gives the verdict and the estimates it rests
+    on; it sees nothing but what was measured.
+    """
+
+    slug: str
+    sentence: str
+    baseline: str
+    metric: str
+    supported_by: str
+    refuted_by: str
+    measure: Callable[[Sequence[int]], Measurements]
+    judge: Callable[[Measurements], tuple[Verdict, dict[str, Estimate]]]
+    seeds: int = 5
+
+
+def claim(slug: str) -> Claim:
+    """The claim of a paper; a `UsageError` where there is none yet."""
+    paper = catalogue.paper(slug)
+    if not paper.claimed:
+        known = [p.slug for p in catalogue.papers() if p.claimed]
+        raise UsageError(f"{slug!r} has no claim to run yet. {nearest(slug, known)}")
+    return importlib.import_module(paper.claim_module).CLAIM
+
+
+def run_claim(slug: str, seeds: int | None = None, results: Path = RESULTS) -> dict[str, Any]:
+    """Run a claim on its seeds (or on another number of them), store the result and return it."""
+    made, torch_threads = claim(slug), torch.get_num_threads()
+    count = made.seeds if seeds is None else seeds
+    if count < 1:
+        raise UsageError(f"seeds={seeds!r} is not allowed; it must be a whole number of at least 1.")
+    torch.set_num_threads(1)
+    began = time.time()
+    try:
+        measurements = made.measure(range(count))
+    finally:
+        torch.set_num_threads(torch_threads)
+    verdict, estimates = made.judge(measurements)
+    result = {
+        "slug": slug,
+        "claim": made.sentence,
+        "baseline": made.baseline,
+        "metric": made.metric,
+        "supported_by": made.supported_by,
+        "refuted_by": made.refuted_by,
+        "verdict": verdict,
+        "estimates": {name: vars(e) for name, e in estimates.items()},
+        "measurements": measurements,
+        "seeds": list(range(count)),
+        "command": f"surefoot claim {slug}" + ("" if seeds is None else f" --seeds {seeds}"),
+        "date": time.strftime("%Y-%m-%d", time.gmtime(began)),
+        "minutes": round((time.time() - began) / 60, 1),
+        "versions": versions(),
+        "machine": {"system": platform.system(), "processor": platform.machine()},
+    }
+    results.mkdir(parents=True, exist_ok=True)
+    draft = results / f".{slug}.json.part"
+    draft.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(draft, results / f"{slug}.json")
+    return result
+
+
+def run_missing(workers: int = 1, results: Path = RESULTS) -> list[dict[str, Any]]:
+    """Run every claim that has no stored result, several at a time, each in a process of its own."""
+    missing = [p.slug for p in catalogue.papers() if p.claimed and not (results / f"{p.slug}.json").exists()]
+    if workers == 1:
+        return [run_claim(slug, results=results) for slug in missing]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(partial(run_claim, results=results), missing))
+
+
+# --- what experiments are made of ---------------------------------------------------------------------------------
+
+
+def train_rows(
+    method: Any,
+    env: str,
+    steps: int,
+    seeds: Sequence[int],
+    observe: Callable[[Any, list[dict[str, Any]]], None] | None = None,
+    **options: Any,
+) -> list[list[dict[str, Any]]]:
+    """Train all seeds at once in memory: the rows of metrics, `[iterations][seeds]`, each with its `step`.
+
+    `observe(learner, rows)` may look at the learner after every iteration and add to the rows.
+    """
+    learner = make_learner(method, env, list(seeds), steps, **options)
+    history = []
+    try:
+        while learner.steps < steps:
+            rows = learner.iterate()
+            for row in rows:
+                row["step"] = learner.steps
+            if observe is not None:
+                observe(learner, rows)
+            history.append(rows)
+    finally:
+        learner.collector.close()
+    return history
+
+
+def metric_of(history: Sequence[Sequence[Mapping[str, Any]]], name: str) -> np.ndarray:
+    """A metric as `[seeds, iterations]`; where an iteration has none (no episode ended) the last known one stands."""
+    table = np.array([[row.get(name, np.nan) for row in rows] for rows in history], dtype=float).T
+    for i in range(1, table.shape[1]):
+        table[:, i] = np.where(np.isnan(table[:, i]), table[:, i - 1], table[:, i])
+    first = np.array([row[~np.isnan(row)][0] if (~np.isnan(row)).any() else 0.0 for row in table])
+    return np.where(np.isnan(table), first[:, None], table)
+
+
+def final(history: Sequence[Sequence[Mapping[str, Any]]], name: str = "return", share: float = 0.2) -> list[float]:
+    """Mean of a metric over the last share of training, one number a seed."""
+    table = metric_of(history, name)
+    return table[:, -max(1, round(share * table.shape[1])) :].mean(1).tolist()
+
+
+def area(history: Sequence[Sequence[Mapping[str, Any]]], name: str = "return") -> list[float]:
+    """Mean of a metric over all of training (the area under its curve), one number a seed."""
+    return metric_of(history, name).mean(1).tolist()

@@ -1,0 +1,1 @@
+"""How good, how sure, how sturdy: evaluation, stress tests, statistics, comparisons, reports."""

@@ -1,0 +1,98 @@
+"""Comparing learners on one footing: the same environment, steps and seeds, honest statistics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from surefoot.errors import UsageError
+from surefoot.evaluate.statistics import (
+    bootstrap_interval,
+    improvement_interval,
+    interquartile_mean,
+    probability_of_improvement,
+)
+from surefoot.loops.run import Run
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores of several learners, `[seeds, environments]` each: the mean return over the last tenth of training, and
+    over all of it (`areas`)."""
+
+    envs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    scores: Mapping[str, np.ndarray]
+    areas: Mapping[str, np.ndarray]
+
+    def normalised(self) -> dict[str, np.ndarray]:
+        """Scores scaled in each environment so that 0 is the worst and 1 the best run of any learner."""
+        every = np.concatenate(list(self.scores.values()))
+        low, span = every.min(0), np.ptp(every, axis=0)
+        return {name: (s - low) / np.where(span > 0, span, 1) for name, s in self.scores.items()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a learner: interquartile mean with its interval, area, and P(improvement) over the first learner."""
+        first = next(iter(self.scores))
+        single = len(self.envs) == 1
+        scores = dict(self.scores) if single else self.normalised()
+        rows = []
+        for name, values in scores.items():
+            low, high = bootstrap_interval(values)
+            row = {"learner": name, "iqm": float(interquartile_mean(values)), "low": float(low), "high": float(high)}
+            row["area"] = float(self.areas[name].mean()) if single else None
+            if name != first:
+                row["improves"] = probability_of_improvement(values, scores[first])
+                row["improves_low"], row["improves_high"] = map(float, improvement_interval(values, scores[first]))
+            rows.append(row)
+        return rows
+
+    def table(self) -> str:
+        """The comparison as text."""
+        first = next(iter(self.scores))
+        unit = "return" if len(self.envs) == 1 else "normalised return"
+        lines = [
+            f"{', '.join(self.envs)} · {len(self.seeds)} seeds · {unit} over the last tenth, 95 % bootstrap interval"
+        ]
+        lines.append(f"{'learner':<20}{'IQM':>10}  {'interval':<24}{'P(better than ' + first + ')':<30}")
+        for row in self.rows():
+            better = ""
+            if "improves" in row:
+                better = f"{row['improves']:.2f} [{row['improves_low']:.2f}, {row['improves_high']:.2f}]"
+            interval = f"[{row['low']:.4g}, {row['high']:.4g}]"
+            lines.append(f"{row['learner']:<20}{row['iqm']:>10.4g}  {interval:<24}{better:<30}")
+        return "\n".join(lines)
+
+    def save(self, path: Path) -> Path:
+        """Write everything as JSON."""
+        data = {
+            "envs": self.envs,
+            "seeds": self.seeds,
+            "scores": {name: s.tolist() for name, s in self.scores.items()},
+            "areas": {name: s.tolist() for name, s in self.areas.items()},
+            "rows": self.rows(),
+        }
+        path.write_text(json.dumps(data, indent=2))
+        return path
+
+
+def compare_runs(runs: Mapping[str, Sequence[Run]], share: float = 0.1) -> Comparison:
+    """The comparison of finished runs: for each learner one run an environment, all on the same seeds."""
+    envs = {name: tuple(run.config["env"]["env"] for run in each) for name, each in runs.items()}
+    seeds = {tuple(run.config["seeds"]) for each in runs.values() for run in each}
+    if len(set(envs.values())) != 1 or len(seeds) != 1:
+        raise UsageError(
+            f"The runs differ in environments {envs} or seeds {sorted(seeds)}; a comparison needs them equal."
+        )
+    scores, areas = {}, {}
+    for name, each in runs.items():
+        tables = [run.curve("return_mean")[1] for run in each]
+        last = [t[:, -max(1, round(share * t.shape[1])) :] for t in tables]
+        scores[name] = np.stack([np.nanmean(t, axis=1) for t in last], 1)
+        areas[name] = np.stack([np.nanmean(t, axis=1) for t in tables], 1)
+    return Comparison(next(iter(envs.values())), next(iter(seeds)), scores, areas)

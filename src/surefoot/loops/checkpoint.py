@@ -1,0 +1,96 @@
+"""Checkpoints: one safetensors file and one JSON file in a folder that appears whole or not at all.
+
+Nothing is pickled and loading runs no code. A checkpoint is written beside its final place, flushed to the disk and
+renamed, so a kill at any moment leaves the last good one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from surefoot.errors import UsageError
+
+FORMAT = "surefoot-checkpoint-1"
+KEEP = 2
+
+
+def write(run: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+    """Write a checkpoint of `run` for `facts["iteration"]`, and remove all but the newest two.
+
+    Raises:
+        UsageError: it could not be written (a full disk, no permission); earlier checkpoints are untouched.
+    """
+    place = run / "checkpoints" / f"{facts['iteration']:08d}"
+    draft = place.with_name(f".{place.name}.part")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        data = save({name: x.contiguous() for name, x in state.items()})
+        _durable(draft / "state.safetensors", data)
+        meta = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), **facts}
+        _durable(draft / "meta.json", json.dumps(meta, indent=2).encode())
+        shutil.rmtree(place, ignore_errors=True)
+        os.replace(draft, place)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        last = latest(run)
+        raise UsageError(
+            f"The checkpoint {place} could not be written: {error}. Nothing saved before is lost"
+            + (f" (the last good one is {last})" if last else "")
+            + f"; make room or fix the permissions, then go on with: surefoot train --resume {run}"
+        ) from error
+    for old in found(run)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return place
+
+
+def _durable(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def found(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted(p for p in (run / "checkpoints").glob("[0-9]*") if (p / "meta.json").exists())
+
+
+def latest(run: Path) -> Path | None:
+    """The newest checkpoint of a run, if there is one."""
+    every = found(run)
+    return every[-1] if every else None
+
+
+def read(place: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state and the facts of a checkpoint.
+
+    Raises:
+        UsageError: a file is missing, damaged, or was not written by Surefoot.
+    """
+    try:
+        facts = json.loads((place / "meta.json").read_text())
+        data = (place / "state.safetensors").read_bytes()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{place} is not a readable checkpoint ({error}); {_instead(place)}") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise UsageError(f"{place}/meta.json is not of the format {FORMAT!r}, so it is not loaded; {_instead(place)}")
+    if hashlib.sha256(data).hexdigest() != facts["sha256"]:
+        raise UsageError(
+            f"{place}/state.safetensors is damaged: its checksum is not the recorded one; {_instead(place)}"
+        )
+    return load(data), facts
+
+
+def _instead(place: Path) -> str:
+    others = [p for p in found(place.parent.parent) if p != place]
+    return f"remove it to resume from {others[-1]}." if others else "start a new run."

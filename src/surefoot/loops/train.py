@@ -1,0 +1,125 @@
+"""The outer loop of every run: iterate, log, checkpoint, stop well."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from surefoot.errors import UsageError
+from surefoot.loops import checkpoint
+from surefoot.loops.logs import Row, Sink
+
+
+class Trainable(Protocol):
+    """What the outer loop needs of a learner, whatever it learns."""
+
+    seeds: list[int]
+    iteration: int
+    vector: Tensor
+    collector: Any
+
+    @property
+    def steps(self) -> int: ...
+
+    def iterate(self) -> list[Row]: ...
+
+    def state(self) -> dict[str, Tensor]: ...
+
+
+Callback = Callable[[Any, list[Row]], bool | None]
+"""Called after every iteration with the learner and its rows of metrics, to which it may add; True ends the run."""
+
+
+def train(
+    learner: Trainable,
+    run: Path,
+    total_steps: int,
+    *,
+    sinks: Sequence[Sink],
+    callbacks: Sequence[Callback] = (),
+    checkpoint_every: int,
+    time_limit: float | None = None,
+) -> str:
+    """Iterate until `total_steps` of each seed, and say why it ended: "finished", "stopped" or "interrupted".
+
+    A checkpoint is written at the start, every `checkpoint_every` steps and at the end, whatever ends it short of a
+    kill. Ctrl-C (or a termination signal) ends the run after the iteration under way; a second one at once.
+    """
+    began, due, reason = time.monotonic(), learner.steps + checkpoint_every, "finished"
+    _checkpoint(learner, run)
+    with _signals() as interrupted:
+        while learner.steps < total_steps:
+            before, tick = learner.steps, time.monotonic()
+            rows = learner.iterate()
+            _check_finite(learner, rows, run)
+            pace = (learner.steps - before) * len(rows) / (time.monotonic() - tick)
+            for seed, row in zip(learner.seeds, rows, strict=True):
+                clock = {"time": time.time(), "steps_per_second": round(pace, 1)}
+                row.update({"iteration": learner.iteration, "step": learner.steps, "seed": seed, **clock})
+            stop = any([callback(learner, rows) for callback in callbacks])  # noqa: C419 (every one is called)
+            for sink in sinks:
+                sink(rows)
+            if stop or (time_limit is not None and time.monotonic() - began > time_limit):
+                reason = "stopped"
+            if interrupted:
+                reason = "interrupted"
+            if learner.steps >= due or reason != "finished":
+                _checkpoint(learner, run)
+                due = learner.steps + checkpoint_every
+            if reason != "finished":
+                return reason
+    _checkpoint(learner, run)
+    return reason
+
+
+def _checkpoint(learner: Trainable, run: Path) -> None:
+    try:
+        logged = learner.collector.flush()
+    except OSError as error:
+        raise UsageError(
+            f"The log of actions in {run} could not be written: {error}. Nothing checkpointed before is lost; make room, "
+            f"then go on with: surefoot train --resume {run}"
+        ) from error
+    facts = {"iteration": learner.iteration, "steps": learner.steps, "logged": logged, "seeds": learner.seeds}
+    checkpoint.write(run, learner.state(), facts)
+
+
+def _check_finite(learner: Trainable, rows: list[Row], run: Path) -> None:
+    if bool(torch.isfinite(learner.vector).all()):
+        return
+    lost = [seed for seed, v in zip(learner.seeds, learner.vector, strict=True) if not torch.isfinite(v).all()]
+    last = checkpoint.latest(run)
+    raise UsageError(
+        f"The weights of seed {', '.join(map(str, lost))} are no longer finite after {learner.steps:,} steps; the run "
+        f"ends here. The last good checkpoint is {last}. A smaller learning_rate, a smaller max_grad_norm, or normalised "
+        "rewards and observations usually help."
+    )
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that a signal to end is put into; the second signal acts as it would have."""
+    caught: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        caught.append(number)
+        signal.signal(number, previous[number])
+
+    previous: dict[int, Any] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            previous[number] = signal.signal(number, note)
+        except ValueError:  # not in the main thread: signals are somebody else's
+            break
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
