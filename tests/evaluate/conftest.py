@@ -4,7 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from surefoot.evaluate.stress import StressReport
 
 
 @pytest.fixture(scope="session")
@@ -39,5 +42,18 @@ def make_run(folder: Path, *, seeds: int = 3, iterations: int = 50) -> Path:
                 row["return_mean"] = 2900 * (1 - 0.9**i) + 100 * seed
             rows.append(row)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    grid = np.array([[friction, mass] for friction in (0.1, 1.5, 3.0) for mass in (0.1, 1.5, 3.0)])
+    stress = StressReport(
+        policy="Agent",
+        env="Hopper-v5",
+        perturbation="param:friction=0.1..3,torsomass=0.1..3",
+        grid="closed",
+        axes=("friction", "torsomass"),
+        coordinates=grid,
+        returns=np.array([[100 * row - 1, 100 * row + 1] for row in range(9)], dtype=float),
+        nominal_returns=np.array([2999.0, 3001.0]),
+        seeds=(0, 1),
+    )
+    (folder / "stress-rrls-2d.json").write_text(stress.to_json())
     (folder / "evaluation.json").write_text(json.dumps({"episodes": 10, "return": {"mean": 2987.654, "cvar": 1200.5}}))
     return folder

@@ -55,21 +55,33 @@ def test_the_page_says_what_the_run_was_and_what_it_did(tmp_path, made_up_run):
         assert words in text, words
     at_the_end = [2900 * (1 - 0.9**49) + 100 * seed for seed in range(3)]
     assert f"Mean over 3 seeds at the end: {number(sum(at_the_end) / 3)}." in text
-    assert sum(tag == "svg" for tag, _ in page.tags) == 3  # the return, the KL, the explained variance
+    assert sum(tag == "svg" for tag, _ in page.tags) == 4  # the return, the KL, the explained variance, the stress
     assert "Gradient norm" not in text  # not logged, not shown
+
+
+def test_stress_is_told_by_its_worst_cell(tmp_path, made_up_run):
+    words = " ".join(read(made_up_run(tmp_path / "run")).words)
+    assert "Under stress: param:friction=0.1..3,torsomass=0.1..3" in words
+    assert "worst cell, at friction=0.1, torsomass=0.1 0 [-1, 1]" in words
+    assert "undisturbed 3000 [2999, 3001]" in words and "mean of all cells 400 [399, 401]" in words
+    assert "9 cells (closed grid), 2 episodes a cell" in words
 
 
 def test_nothing_from_the_run_becomes_markup_and_nothing_is_fetched(tmp_path, made_up_run):
     page = read(made_up_run(tmp_path / "run"))
     assert "<script>alert(1)</script>" in "".join(page.words)
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "img", "link", "iframe", "object"})
-    assert not [name for _, attributes in page.tags for name in attributes if name in {"src", "href", "onload"}]
-    assert "url(" not in (tmp_path / "run" / "report.html").read_text() and "@import" not in "".join(page.words)
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "img", "link", "a", "iframe", "object"})
+    values = [(name, value or "") for _, attributes in page.tags for name, value in attributes.items()]
+    links = [value for name, value in values if name in {"src", "href", "xlink:href", "onload"}]
+    assert all(value.startswith(("#", "data:image/png;base64,")) for value in links)
+    assert all(value.startswith("#") for value in re.findall(r"url\((.*?)\)", " ".join(v for _, v in values)))
+    assert "@import" not in "".join(page.words)
 
 
 def test_a_run_that_has_only_begun_has_a_report(tmp_path, made_up_run):
     run = made_up_run(tmp_path / "run", iterations=0)
     (run / "evaluation.json").unlink()
+    (run / "stress-rrls-2d.json").unlink()
     text = "".join(read(run).words)
     assert "Configuration" in text and "Learning curve" not in text and "Evaluation" not in text
     (run / "metrics.jsonl").write_text('{"step": 10, "seed": 0, "return_mean": 1.0}\n{"step": 20, "se')

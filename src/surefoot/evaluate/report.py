@@ -12,9 +12,12 @@ from typing import Any
 
 from surefoot import catalogue
 from surefoot.errors import UsageError
+from surefoot.evaluate import plots
+from surefoot.evaluate.stress import StressReport
 from surefoot.loops.run import Run
 
 POINTS = 300
+TAIL = 0.1
 DIAGNOSTICS = {
     "kl": "KL between old and new policy",
     "clip_fraction": "Share of clipped samples",
@@ -89,7 +92,21 @@ def _method(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _stress(path: Path) -> Iterator[str]:
-    yield f"<h2>Stress: {escape(path.stem.removeprefix('stress-'))}</h2>\n" + table(flat(_read(path)))
+    report = StressReport.from_json(path.read_text(encoding="utf-8"))
+    bounds = report.intervals(tail=TAIL) if len(report.seeds) > 1 else {}
+    values = {"nominal": report.nominal, "mean": report.mean, "cvar": report.cvar(TAIL), "worst": report.worst}
+    names = {"nominal": "undisturbed", "mean": "mean of all cells", "cvar": f"mean of the worst {TAIL:.0%}"}
+    where = ", ".join(f"{name}={number(value)}" for name, value in report.worst_cell.items())
+    names["worst"] = f"worst cell, at {where}"
+    rows = []
+    for key, value in values.items():
+        interval = f" [{number(bounds[key].low)}, {number(bounds[key].high)}]" if bounds else ""
+        rows.append((names[key], number(value) + interval))
+    figure = report.plot()
+    figure.set_size_inches(4.6, 3.6)  # as drawn, letters are legible at the width of a phone
+    figure.axes[0].set_title("", loc="left")  # the heading says it, and can break over lines
+    yield f"<h2>Under stress: {escape(report.perturbation)}</h2>\n{plots.to_svg(figure)}\n"
+    yield table(rows) + "".join(f'<p class="faint">{escape(note)}</p>\n' for note in report.notes)
 
 
 def _training(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
