@@ -105,7 +105,7 @@ def test_next_step_reset_on_every_backend(backend):
         assert np.array_equal(reward, np.where(ends, 0.0, 1.0))
         assert (np.abs(observation[ends]) <= 0.05).all()
         assert not (terminated | truncated)[ends].any()
-        fell = np.abs(observation[:, 2]) > 0.2095
+        fell = np.abs(observation[:, 2]) > 12 * 2 * np.pi / 360
         assert np.array_equal(terminated, fell) and not np.array_equal(before, observation)
         ends = terminated | truncated
         seen += ends.sum()
@@ -122,7 +122,8 @@ def test_types_shapes_and_fresh_arrays_on_every_backend(backend, env_id):
     actions = np.ones(vec.action_space.shape, vec.action_space.dtype)
     observation, reward, terminated, truncated, info = first = vec.step(actions)
     copies = [x.copy() for x in first[:4]]
-    vec.step(actions)
+    for _ in range(5):
+        vec.step(actions)
     assert np.array_equal(kept, copy)
     assert all(np.array_equal(a, b) for a, b in zip(first[:4], copies, strict=True))
     assert (observation.dtype, reward.dtype, terminated.dtype, truncated.dtype) == (np.float32, np.float32, bool, bool)

@@ -266,6 +266,12 @@ def test_set_params_reaches_a_vector_environment():
     assert [p["torsomass"] for p in vec.call("get_params")] == [2.0, 2.0]
     envs.set_params(vec, [{"torsomass": 1.0}, {"thighmass": 3.0}])
     assert [(p["torsomass"], round(p["thighmass"], 3)) for p in vec.call("get_params")] == [(1.0, 4.058), (2.0, 3.0)]
+    workers = envs.make("rrls/Hopper-v5", 2, backend="process")
+    envs.set_params(workers, {"torsomass": 2.0})
+    assert [p["torsomass"] for p in workers.call("get_params")] == [2.0, 2.0]
+    with pytest.raises(UsageError, match="backend='gymnasium'"):
+        envs.set_params(workers, [{"torsomass": 1.0}, {"torsomass": 3.0}])
+    workers.close()
     with pytest.raises(UsageError, match="rrls/"):
         envs.set_params(envs.make("CartPole-v1", 2, backend="gymnasium"), {"torsomass": 2.0})
 

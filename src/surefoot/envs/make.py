@@ -38,8 +38,8 @@ def make(
     at the first `reset()`; a later one without a seed goes on with the environments' generators.
     `backend`: `"gymnasium"` steps in this process, `"process"` gives each environment its own (for slow ones),
     `"envpool"` is C++ on `threads` threads (default: the processors this process may use). `"auto"` takes EnvPool
-    where it has the environment as asked for, and this process otherwise: EnvPool steps MuJoCo tasks about 1.5 to 2
-    times and classic control several times as fast.
+    where it has the environment as asked for, and this process otherwise. Of the steps a second that one thread
+    makes, EnvPool has about 1.3 to 1.8 times as many on MuJoCo tasks, as many on CartPole, 5 times as many on Acrobot.
     `wrappers`: names, or pairs of a name and keyword arguments; the first one is innermost.
     Raises `UsageError` for what cannot work, and `EnvError` later for an environment that breaks as it runs.
     """
@@ -47,11 +47,11 @@ def make(
         raise UsageError(f"num_envs={num_envs!r} is not allowed; it must be a whole number of at least 1.")
     if isinstance(env, VectorEnv):
         return _ready(env, num_envs, env_kwargs, wrappers)
-    seeds, kwargs, wrappers = env_seeds(seed, num_envs), dict(env_kwargs or {}), normalised(wrappers)
-    if _backend(env, backend, kwargs, wrappers) == "envpool":
+    seeds, kwargs, pairs = env_seeds(seed, num_envs), dict(env_kwargs or {}), normalised(wrappers)
+    if _backend(env, backend, kwargs, pairs) == "envpool":
         threads = threads or min(num_envs, available_threads())
         return PoolEnvs(str(env), num_envs, seeds, kwargs, threads)
-    factory = functools.partial(make_single, env, kwargs, wrappers)
+    factory = functools.partial(make_single, env, kwargs, pairs)
     return (ProcessEnvs if backend == "process" else SyncEnvs)([factory] * num_envs, seeds)
 
 
@@ -63,7 +63,7 @@ def make_single(env: EnvLike, env_kwargs: Mapping[str, Any] | None = None, wrapp
         raise UsageError(f"env={env!r} is not allowed; give an id, a factory or an Env class (not an instance).")
     try:
         single = creator(**kwargs)
-    except TypeError as error:
+    except (TypeError, gymnasium.error.Error) as error:
         raise UsageError(f"env={env!r} cannot be made with env_kwargs={kwargs!r}: {error}") from error
     if not isinstance(single, gymnasium.Env):
         raise UsageError(

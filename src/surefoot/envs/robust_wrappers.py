@@ -38,11 +38,13 @@ class _Seeded(gymnasium.Wrapper):
     _rng: np.random.Generator | None = None
 
     def _stream(self, seed: int | None) -> np.random.Generator:
+        stream = self._rng
         if seed is not None:
-            self._rng = numpy_stream(seed, type(self).__name__)
-        elif self._rng is None:
-            self._rng = self.np_random.spawn(1)[0]
-        return self._rng
+            stream = numpy_stream(seed, type(self).__name__)
+        elif stream is None:
+            stream = self.np_random.spawn(1)[0]
+        self._rng = stream
+        return stream
 
 
 @register_wrapper("domain_randomization")

@@ -278,14 +278,15 @@ def set_params(env: gymnasium.Env | VectorEnv, params: Parameters | Sequence[Par
 
     A sequence of dicts gives each environment of an in-process vector environment its own.
     """
+    any_env: Any = env
     try:
-        if not isinstance(env, VectorEnv):
-            env.get_wrapper_attr("set_params")(**params)
-        elif isinstance(params, Mapping):
-            env.call("set_params", **params)  # type: ignore[attr-defined]
-        else:
-            for single, own in zip(env.envs, params, strict=True):  # type: ignore[attr-defined]
+        if not isinstance(params, Mapping):
+            for single, own in zip(any_env.envs, params, strict=True):
                 single.get_wrapper_attr("set_params")(**own)
+        elif isinstance(env, VectorEnv):
+            any_env.call("set_params", **params)
+        else:
+            any_env.get_wrapper_attr("set_params")(**params)
     except AttributeError as error:
         raise UsageError(
             f"{env} has no settable parameters ({error}); make a task such as 'rrls/Hopper-v5' with "

@@ -13,7 +13,7 @@ from gymnasium import wrappers as gw
 from surefoot.errors import UsageError, nearest
 
 Wrapping = Callable[..., gymnasium.Env]
-Wrappers = Sequence[str | tuple[str, dict[str, Any]]]
+Wrappers = Sequence[str | tuple[str, dict[str, Any]] | list[Any]]  # a list is what JSON makes of a pair
 
 _REGISTRY: dict[str, Wrapping] = {}
 
