@@ -217,6 +217,13 @@ def test_a_non_finite_valid_element_is_not_hidden():
             assert loss.isnan()
 
 
+def test_clip_fraction_counts_only_elements_that_pull():
+    old, advantage = torch.zeros(4, dtype=F64), torch.tensor([0.0, 1.0, 1.0, -1.0], dtype=F64)
+    log_prob = torch.tensor([1.5, 1.5, 0.9, 1.5], dtype=F64).log()
+    _, metrics = PolicyObjective(stabilizer=stabilizers.clip(0.2)).loss(log_prob, old, advantage)
+    assert metrics["clip_fraction"].item() == 0.25
+
+
 def test_prints_itself():
     objective = PolicyObjective(
         advantage=0.5 * advantages.gae(0.99, 0.95) + advantages.monte_carlo(),
