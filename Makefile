@@ -30,17 +30,16 @@ venv-works:
 	fi
 
 # torch goes first and alone, so that the pinned build is taken before another package can ask for a newer one.
-$(VENV)/.installed: pyproject.toml constraints.txt | venv-works
+$(VENV)/.torch: constraints.txt | venv-works
 	$(PIP) torch
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	$(PIP) -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[dev]'
-	@touch $@
-
-$(VENV)/.installed-docs: $(VENV)/.installed
-	$(PIP) -e '.[docs]'
+$(VENV)/.installed-%: $(VENV)/.torch pyproject.toml
+	$(PIP) -e '.[$*]'
 	@touch $@
 
 $(RUN)/agent/agent.json: | $(VENV)/.installed
