@@ -190,14 +190,18 @@ def test_envpool_gives_the_same_bits_on_any_number_of_threads():
     assert same(one, two)
 
 
-def test_truncation_is_kept_apart_from_termination():
-    for truncate in (False, True):
-        vec = envs.make(Countdown, 1, env_kwargs={"length": 2, "truncate": truncate})
-        vec.reset()
-        steps = [vec.step(np.zeros((1, 1)))[2:4] for _ in range(4)]
-        assert [(bool(t[0]), bool(u[0])) for t, u in steps] == [
-            (False, False), (not truncate, truncate), (False, False), (False, False),
-        ]  # fmt: skip
+@pytest.mark.parametrize("backend", ["gymnasium", "process"])
+@pytest.mark.parametrize("truncate", [False, True])
+def test_both_kinds_of_end_are_kept_apart_and_both_are_followed_by_a_reset(backend, truncate):
+    vec = envs.make(Countdown, 1, env_kwargs={"length": 2, "truncate": truncate}, backend=backend)
+    vec.reset()
+    steps = [vec.step(np.ones((1, 1))) for _ in range(5)]
+    assert [int(s[0][0, 0]) for s in steps] == [1, 0, 2, 1, 0]  # steps left: down to the end, then the reset
+    assert [float(s[1][0]) for s in steps] == [1, 1, 0, 1, 1]
+    ends = [False, True, False, False, True]
+    assert [bool(s[2][0]) for s in steps] == [end and not truncate for end in ends]
+    assert [bool(s[3][0]) for s in steps] == [end and truncate for end in ends]
+    vec.close()
 
 
 @pytest.mark.parametrize("backend", ["gymnasium", "process"])
