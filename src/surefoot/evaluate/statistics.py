@@ -8,7 +8,7 @@ Scores are arrays `[runs, tasks]`; a flat array `[runs]` is one task. A *statist
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,8 +26,8 @@ _CHUNK = 2**22  # numbers held by one piece of a bootstrap: 32 MiB
 class ConfidenceInterval(NamedTuple):
     """The two ends of an interval: floats, or arrays where the estimate is an array."""
 
-    low: float | Array
-    high: float | Array
+    low: Any
+    high: Any
 
 
 def numbers(name: str, values: ArrayLike) -> Array:
@@ -174,9 +174,13 @@ def cvar(values: ArrayLike, level: float) -> float:
         raise UsageError(
             f"level={level!r} is not allowed; it must be a number in (0, 1], the share of worst values to average."
         )
-    mass = level * array.size
-    weight = np.clip(mass - np.arange(array.size), 0, 1)
-    return float(weight @ array / weight.sum())
+    return float(tail_weights(array.size, level) @ array)
+
+
+def tail_weights(count: int, level: float) -> Array:
+    """The weights `[count]`, summing to 1, that `cvar` gives to values sorted upwards."""
+    weight = np.clip(level * count - np.arange(count), 0, 1)
+    return weight / weight.sum()
 
 
 def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> ConfidenceInterval:

@@ -187,8 +187,8 @@ class Graded(Perturbation):
         if not isinstance(self.strength, Interval):
             return self
         low, high = self.strength.low, self.strength.high
-        drawn = rng.integers(int(low), int(high), endpoint=True) if self.whole else rng.uniform(low, high)
-        return dataclasses.replace(self, strength=drawn.item() if self.whole else float(drawn))
+        drawn = int(rng.integers(int(low), int(high), endpoint=True)) if self.whole else float(rng.uniform(low, high))
+        return dataclasses.replace(self, strength=drawn)
 
     def grid(self, points: int = 10, grid: str = "closed") -> list[Cell]:
         """A fixed strength is swept from the neutral one to it, a range from end to end."""
@@ -318,9 +318,9 @@ def _perturbed(env: gymnasium.Env) -> list[PerturbedEnv]:
     return found
 
 
-def unwrap(env: gymnasium.Env) -> gymnasium.Env:
-    """The environment inside the outermost perturbations, restored to what it was before them."""
-    while isinstance(env, PerturbedEnv):
+def unwrap(env: gymnasium.Env, inner: gymnasium.Env | None = None) -> gymnasium.Env:
+    """The environment inside the outermost perturbations (down to `inner`, if given), restored to what it was before."""
+    while isinstance(env, PerturbedEnv) and env is not inner:
         env.restore()
         env = env.env
     return env

@@ -38,13 +38,14 @@ def parameters(env: gymnasium.Env) -> dict[str, float]:
     if env.has_wrapper_attr("set_params"):
         return dict(env.get_wrapper_attr("get_params")())
     inner = env.unwrapped
-    names = {name for layer in (vars(inner), *map(vars, type(inner).__mro__)) for name in layer}
-    found = {name: getattr(inner, name) for name in names if not name.startswith("_") and name != "np_random"}
+    found: dict[str, Any] = {}
+    for layer in (*map(vars, reversed(type(inner).__mro__)), vars(inner)):
+        found.update(layer)
     hidden = _derived(env)
     return {
-        name: value
+        name: float(value)
         for name, value in found.items()
-        if isinstance(value, numbers.Real) and not isinstance(value, bool) and name not in hidden
+        if isinstance(value, numbers.Real) and not isinstance(value, bool) and name[0] != "_" and name not in hidden
     }
 
 
@@ -61,7 +62,8 @@ def set_parameters(env: gymnasium.Env, values: Mapping[str, float]) -> None:
 
 def _simulator_arrays(inner: gymnasium.Env) -> list[np.ndarray]:
     """What `set_params` of a MuJoCo task writes to: one name may stand for many entries, so all are kept."""
-    model, data = getattr(inner, "model", None), getattr(inner, "data", None)
+    model: Any = getattr(inner, "model", None)
+    data: Any = getattr(inner, "data", None)
     if not hasattr(model, "body_mass") or not hasattr(data, "xfrc_applied"):
         return []
     return [model.body_mass, model.geom_friction, data.xfrc_applied]
@@ -164,7 +166,7 @@ class Force(Graded):
     along: str = hyperparameter("xz", choices=AXES, help="world axes; several mean a random direction in their span")
 
     def check_env(self, env: gymnasium.Env) -> None:
-        model = getattr(env.unwrapped, "model", None)
+        model: Any = getattr(env.unwrapped, "model", None)
         if not hasattr(model, "nbody"):
             raise UsageError(f"{self} needs a MuJoCo environment; {env.unwrapped} has no MuJoCo model.")
         bodies = [model.body(i).name for i in range(1, model.nbody)]
@@ -172,10 +174,11 @@ class Force(Graded):
             raise UsageError(f"{self}: the model has no body {self.body!r}. {nearest(str(self.body), bodies)}")
 
     def snapshot(self, env: gymnasium.Env) -> Callable[[], None]:
-        before = env.unwrapped.data.xfrc_applied.copy()
+        data = env.get_wrapper_attr("data")
+        before = data.xfrc_applied.copy()
 
         def undo() -> None:
-            env.unwrapped.data.xfrc_applied[:] = before
+            data.xfrc_applied[:] = before
 
         return undo
 
@@ -184,5 +187,5 @@ class Force(Graded):
         direction = np.zeros(3)
         drawn = rng.standard_normal(len(axes)) if len(axes) > 1 else np.array([-1.0 if self.along[0] == "-" else 1.0])
         direction[["xyz".index(a) for a in axes]] = drawn / np.linalg.norm(drawn)
-        inner = env.unwrapped
+        inner: Any = env.unwrapped
         inner.data.xfrc_applied[inner.model.body(self.body).id, :3] += self.fixed * direction

@@ -60,7 +60,7 @@ def _part(text: str, boxes: Mapping[str, Callable[[str], Box]]) -> Perturbation:
             named[key.strip()] = _value(value.strip())
         else:
             positional.append(_value(key.strip()))
-    cls = REGISTRY[name]
+    cls: Any = REGISTRY[name]
     if cls is Parameters:
         if positional:
             raise UsageError(

@@ -1,0 +1,265 @@
+"""Exact episodes of any policy, several environments in lock-step so that the policy sees one batch a step.
+
+Every slot has its own fixed list of episodes and finishes all of them, so short episodes are not counted more often
+than long ones. Episode i has the same seed whatever the policy or perturbation: differences between them are paired.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from surefoot.envs import make_single
+from surefoot.envs.rrls import TASKS, uncertainty
+from surefoot.errors import UsageError
+from surefoot.perturbations import Perturbation, parameters, parse, unwrap
+from surefoot.seeding import check_seed, derive
+
+EnvLike = str | Callable[..., gymnasium.Env]
+LONGEST_EPISODE = 1_000_000
+
+
+class Episode(NamedTuple):
+    """One episode to be played: under what, and from which seed."""
+
+    perturbation: Perturbation | None
+    seed: int
+
+
+def returns(
+    policy: Any,
+    env: EnvLike,
+    episodes: int = 10,
+    seeds: int | Sequence[int] = 0,
+    perturbation: Perturbation | str | None = None,
+    *,
+    slots: int = 16,
+    deterministic: bool = True,
+) -> np.ndarray:
+    """Undiscounted returns `[episodes]` of a policy.
+
+    `policy`: has `predict(observation, state, episode_start, deterministic) -> (action, state)` (any Stable-Baselines3
+    model), or is a callable `observations -> actions`; both on NumPy arrays with a leading batch axis.
+    `env`: an id or a factory. `seeds`: one seed, from which every episode's is derived, or one seed an episode.
+    `perturbation`: a `Perturbation` or its text, such as "observation-noise:0.1" or "rrls:2d".
+    `slots`: environments played side by side. Raises `UsageError` for what cannot work, before the first step.
+    """
+    chosen = episode_seeds(seeds, episodes)
+    attack = None if perturbation is None else resolve(perturbation, env)
+    return play(policy, prepared(env, attack), [Episode(attack, s) for s in chosen], slots, deterministic)
+
+
+def episode_seeds(seeds: int | Sequence[int], episodes: int) -> list[int]:
+    """The seed of each episode, derived from one seed or given one by one."""
+    if isinstance(episodes, bool) or not isinstance(episodes, (int, np.integer)) or episodes < 1:
+        raise UsageError(f"episodes={episodes!r} is not allowed; it must be a whole number >= 1 (10 is usual).")
+    if isinstance(seeds, (int, np.integer)):
+        return [derive(check_seed(int(seeds)), "evaluation episode", i) for i in range(episodes)]
+    if len(seeds) != episodes:
+        raise UsageError(f"seeds has {len(seeds)} entries for episodes={episodes}; give one seed, or one an episode.")
+    return [check_seed(s) for s in seeds]
+
+
+def resolve(perturbation: Perturbation | str, env: EnvLike) -> Perturbation:
+    """The perturbation that a text means for `env`; one that only corrupts rewards is refused."""
+    if isinstance(perturbation, str):
+        perturbation = parse(perturbation, boxes={"rrls": functools.partial(_rrls_box, env)})
+    if not isinstance(perturbation, Perturbation):
+        raise UsageError(f"perturbation={perturbation!r} is not allowed; give a Perturbation or its text.")
+    if "reward" in perturbation.channels:
+        raise UsageError(
+            f"{perturbation} corrupts rewards, which changes what a policy learns, not what it does: it cannot be"
+            " stressed with it. Train under it (perturbation.wrap), then evaluate without it."
+        )
+    return perturbation
+
+
+def _rrls_box(env: EnvLike, name: str) -> Any:
+    if not isinstance(env, str) or env.removeprefix("rrls/") not in TASKS:
+        fitting = ", ".join(f"{k}=low..high" for k in sorted(parameters(make_single(env))))
+        raise UsageError(
+            f"rrls:{name} does not fit env={env!r}: it is defined for {', '.join(TASKS)}. For this environment use"
+            f" param: with any of {fitting or 'its numeric attributes (it has none)'}."
+        )
+    return uncertainty(env, name or "2d").bounds
+
+
+def prepared(env: EnvLike, perturbation: Perturbation | None) -> EnvLike:
+    """`env`, in its form with settable parameters where the perturbation needs them."""
+    needs = perturbation is not None and "dynamics" in perturbation.channels
+    return f"rrls/{env}" if needs and isinstance(env, str) and env in TASKS else env
+
+
+def play(
+    policy: Any,
+    env: EnvLike,
+    episodes: Sequence[Episode],
+    slots: int = 16,
+    deterministic: bool = True,
+    watch: Callable[[gymnasium.Env], None] = lambda env: None,
+) -> np.ndarray:
+    """Returns `[len(episodes)]`; episode j is played in slot `j % slots`. `watch` sees its environment at every step.
+
+    The policy's batch always has one row a slot; the row of a slot that has finished keeps its last observation and its
+    action is dropped, so a recurrent state needs no cutting.
+    """
+    if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
+        raise UsageError(f"slots={slots!r} is not allowed; it must be a whole number of at least 1.")
+    act, count = actor(policy), min(slots, len(episodes))
+    single = make_single(env)
+    check_policy(policy, single)
+    own = [single, *(make_single(env) for _ in range(count - 1))]
+    envs = list(own)
+    space = single.action_space
+    totals, lengths = np.zeros(len(episodes)), np.zeros(len(episodes), np.int64)
+    current: list[int | None] = list(range(count))
+    observations: list[Any] = [None] * count
+    starts, state, first = np.ones(count, bool), None, True
+
+    def begin(slot: int, j: int) -> None:
+        inner, attack = unwrap(envs[slot], own[slot]), episodes[j].perturbation
+        envs[slot] = inner if attack is None else attack.wrap(inner)
+        observations[slot], _ = envs[slot].reset(seed=episodes[j].seed)
+        watch(envs[slot])
+
+    try:
+        for slot in range(count):
+            begin(slot, slot)
+        while any(j is not None for j in current):
+            actions, state = _decide(act, _stack(observations), state, starts, deterministic, space, first)
+            starts, first = np.zeros(count, bool), False
+            for slot, j in enumerate(current):
+                if j is None:
+                    continue
+                action = int(actions[slot]) if isinstance(space, spaces.Discrete) else actions[slot]
+                observations[slot], reward, terminated, truncated, _ = envs[slot].step(action)
+                watch(envs[slot])
+                totals[j] += float(reward)
+                lengths[j] += 1
+                if terminated or truncated:
+                    following = j + count
+                    current[slot] = following if following < len(episodes) else None
+                    if following < len(episodes):
+                        begin(slot, following)
+                        starts[slot] = True
+                elif lengths[j] >= LONGEST_EPISODE:
+                    raise UsageError(f"env={env!r}: an episode goes on after {lengths[j]} steps; add a time limit.")
+    finally:
+        for one in envs:
+            one.close()
+    if not np.isfinite(totals).all():
+        bad = int(np.flatnonzero(~np.isfinite(totals))[0])
+        raise UsageError(
+            f"env={env!r}: the return of the episode with seed {episodes[bad].seed} under {episodes[bad].perturbation}"
+            f" is {totals[bad]}; the policy's actions or the environment's rewards are not finite."
+        )
+    return totals
+
+
+Actor = Callable[[Any, Any, np.ndarray, bool], tuple[Any, Any]]
+
+
+def actor(policy: Any) -> Actor:
+    """A policy of either form as one function `(observations, state, starts, deterministic) -> (actions, state)`."""
+    if isinstance(policy, type):
+        raise UsageError(f"policy={policy!r} is a class; give an instance of it.")
+    if callable(getattr(policy, "predict", None)):
+        return lambda observations, state, starts, deterministic: policy.predict(
+            observations, state=state, episode_start=starts, deterministic=deterministic
+        )
+    if callable(policy):
+        return lambda observations, state, starts, deterministic: (policy(observations), None)
+    raise UsageError(
+        f"policy={policy!r} cannot act: it has no predict(observation, state, episode_start, deterministic) and is not"
+        " a callable observations -> actions."
+    )
+
+
+def check_policy(policy: Any, env: gymnasium.Env) -> None:
+    """Raise `UsageError` when the spaces that a policy says it was made for are not the environment's."""
+    for name in ("observation_space", "action_space"):
+        theirs, ours = getattr(policy, name, None), getattr(env, name)
+        if isinstance(theirs, spaces.Space) and (type(theirs), theirs.shape) != (type(ours), ours.shape):
+            raise UsageError(f"The policy was made for {name} {theirs}; the environment has {ours}. They must agree.")
+
+
+def _decide(
+    act: Actor, observations: Any, state: Any, starts: np.ndarray, deterministic: bool, space: spaces.Space, first: bool
+) -> tuple[np.ndarray, Any]:
+    """One call of the policy, its answer checked; what it raises on its first batch is most likely a wrong shape."""
+    try:
+        answer = act(observations, state, starts, deterministic)
+    except (ValueError, TypeError, RuntimeError, IndexError, AssertionError) as error:
+        if not first:
+            raise
+        raise UsageError(
+            f"The policy failed on its first batch of observations, of shape {_shapes(observations)}:"
+            f" {type(error).__name__}: {error}. It must take NumPy arrays with a leading batch axis."
+        ) from error
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        raise UsageError(f"policy.predict returned a {type(answer).__name__}; it must return a pair (actions, state).")
+    actions, state = answer
+    actions = actions.detach().cpu().numpy() if isinstance(actions, torch.Tensor) else np.asarray(actions)
+    discrete = isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary))
+    expected = (len(starts), *(space.shape or ()))
+    if actions.shape != expected or (discrete and actions.dtype.kind not in "iub"):
+        raise UsageError(
+            f"The policy returned actions of shape {actions.shape} and type {actions.dtype} for {len(starts)}"
+            f" observations; the action space {space} needs shape {expected} and type {space.dtype}."
+        )
+    return actions.astype(space.dtype, copy=False), state
+
+
+def _stack(observations: list[Any]) -> Any:
+    if isinstance(observations[0], dict):
+        return {key: np.stack([o[key] for o in observations]) for key in observations[0]}
+    return np.stack(observations)
+
+
+def _shapes(observations: Any) -> Any:
+    return {k: v.shape for k, v in observations.items()} if isinstance(observations, dict) else observations.shape
+
+
+def record(
+    policy: Any,
+    env: EnvLike,
+    path: str | Path,
+    episodes: int = 1,
+    seeds: int | Sequence[int] = 0,
+    perturbation: Perturbation | str | None = None,
+    *,
+    deterministic: bool = True,
+) -> np.ndarray:
+    """Write the episodes as a video (`.mp4` or `.gif`) and return their returns `[episodes]`."""
+    path = Path(path)
+    if path.suffix not in (".mp4", ".gif"):
+        raise UsageError(f"path={str(path)!r} is not allowed; a video is written as .mp4 or .gif.")
+    try:
+        import imageio.v2 as imageio
+
+        if path.suffix == ".mp4":
+            import imageio_ffmpeg  # noqa: F401 # type: ignore[import-not-found]
+    except ImportError as error:
+        raise UsageError(f"A {path.suffix} video needs {error.name}: pip install imageio imageio-ffmpeg.") from error
+    chosen = episode_seeds(seeds, episodes)
+    attack = None if perturbation is None else resolve(perturbation, env)
+    filmed = functools.partial(make_single, prepared(env, attack), {"render_mode": "rgb_array"})
+    frames: list[Any] = []
+    rate = 30.0
+
+    def watch(single: gymnasium.Env) -> None:
+        nonlocal rate
+        rate = float(single.metadata.get("render_fps", 30))
+        frames.append(np.asarray(single.render()))
+
+    total = play(policy, filmed, [Episode(attack, s) for s in chosen], 1, deterministic, watch)
+    pace: dict[str, Any] = {"fps": rate} if path.suffix == ".mp4" else {"duration": 1000 / rate}
+    imageio.mimsave(path, frames, **pace)
+    return total

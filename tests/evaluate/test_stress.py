@@ -1,0 +1,217 @@
+"""The stress test: its cells against plain rollouts, its figures against their definitions, its refusals."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from surefoot.errors import UsageError
+from surefoot.evaluate.rollout import episode_seeds, returns
+from surefoot.evaluate.stress import StressReport, stress
+from surefoot.perturbations import Parameters
+
+
+def lean(observations):
+    return (observations[:, 2] + 0.5 * observations[:, 3] > 0).astype(np.int64)
+
+
+def still(observations):
+    return np.zeros((len(observations), 3), np.float32)
+
+
+def lazy(observations):
+    """Holds the pole for a while: short episodes, cheap to play."""
+    return (observations[:, 2] > 0).astype(np.int64)
+
+
+@pytest.fixture(scope="module")
+def report() -> StressReport:
+    return stress(lazy, "CartPole-v1", "param:length=0.25..2 + observation-noise:0.2", episodes=6, seed=3, points=3)
+
+
+def made(table, coordinates=None) -> StressReport:
+    table = np.asarray(table, float)
+    coordinates = np.arange(len(table))[:, None] * 1.0 if coordinates is None else np.asarray(coordinates, float)
+    names = tuple("abcdef"[: coordinates.shape[1]])
+    seeds = tuple(range(table.shape[1]))
+    return StressReport("p", "e", "x", "closed", names, coordinates, table, table.mean(axis=0), seeds)
+
+
+def test_cells_are_plain_rollouts_under_their_perturbation(report):
+    assert report.axes == ("length", "observation-noise")
+    assert report.coordinates.tolist() == [[a, b] for a in (0.25, 1.125, 2) for b in (0, 0.1, 0.2)]
+    assert report.returns.shape == (9, 6)
+    assert report.seeds == tuple(episode_seeds(3, 6))
+    np.testing.assert_array_equal(report.nominal_returns, returns(lazy, "CartPole-v1", 6, 3))
+    for (length, noise), row in zip(report.coordinates, report.returns):
+        attack = f"param:length={length} + observation-noise:{noise}"
+        np.testing.assert_array_equal(row, returns(lazy, "CartPole-v1", 6, 3, attack))
+
+
+def test_nominal_strength_is_the_nominal_return():
+    one = stress(lazy, "CartPole-v1", "observation-noise:0.5", episodes=4, points=3)
+    np.testing.assert_array_equal(one.returns[0], one.nominal_returns)
+    assert one.coordinates[:, 0].tolist() == [0, 0.25, 0.5]
+
+
+def test_noise_hurts_a_balancing_policy():
+    one = stress(lean, "CartPole-v1", "observation-noise:0.6", episodes=5, points=3)
+    assert one.nominal == 500
+    assert one.worst < 200
+    assert one.worst_cell == {"observation-noise": 0.6}
+
+
+def test_the_same_call_gives_the_same_bits_and_slots_do_not_matter(report):
+    again = stress(
+        lazy, "CartPole-v1", "param:length=0.25..2 + observation-noise:0.2", episodes=6, seed=3, points=3, slots=4
+    )
+    np.testing.assert_array_equal(again.returns, report.returns)
+
+
+CALL = {"env": "CartPole-v1", "perturb": "action-delay:2", "episodes": 3}
+
+
+@pytest.mark.parametrize("workers", [2, 5, 100])
+def test_pieces_for_workers_are_put_together_in_order(workers, monkeypatch):
+    monkeypatch.setattr("surefoot.evaluate.stress.ProcessPoolExecutor", lambda n, _: ThreadPoolExecutor(n))
+    np.testing.assert_array_equal(stress(lazy, workers=workers, **CALL).returns, stress(lazy, **CALL).returns)
+
+
+@pytest.mark.slow  # a new process imports torch first
+def test_workers_are_processes():
+    np.testing.assert_array_equal(stress(lazy, workers=2, **CALL).returns, stress(lazy, **CALL).returns)
+
+
+def test_rrls_on_hopper():
+    one = stress(still, "Hopper-v5", "rrls:2d", episodes=2, points=3)
+    assert one.perturbation == "param:worldfriction=0.1..3,torsomass=0.1..3"
+    assert one.coordinates[[0, -1]].tolist() == [[0.1, 0.1], [3, 3]]
+    # friction below that of the foot is inert, above it is not; the mass matters
+    np.testing.assert_array_equal(one.returns[:3], one.returns[3:6])
+    assert not np.array_equal(one.returns[:3], one.returns[6:])
+    assert len(np.unique(one.cell_means[:3])) == 3
+    half_open = stress(still, "rrls/Hopper-v5", "rrls:1d", episodes=1, points=2, grid="rrls")
+    np.testing.assert_allclose(half_open.coordinates[:, 0], [0.1, 1.55])
+
+
+def test_a_stable_baselines3_model_is_stressed():
+    sb3 = pytest.importorskip("stable_baselines3")
+    model = sb3.PPO("MlpPolicy", "CartPole-v1", seed=0, device="cpu")
+    one = stress(model, "CartPole-v1", "param:masspole=0.1..1", episodes=2, points=3)
+    assert one.policy == "PPO"
+    assert one.returns.min() >= 8
+
+
+def test_figures_by_hand():
+    one = made([[4, 6], [1, 3], [10, 10], [7, 9]])
+    assert one.cell_means.tolist() == [5, 2, 10, 8]
+    assert (one.worst, one.best, one.mean, one.nominal) == (2, 10, 6.25, 6.25)
+    assert one.worst_cell == {"a": 1.0}
+    assert one.cvar(0.25) == 2
+    assert one.cvar(0.5) == 3.5
+    assert one.cvar(1) == one.mean
+    scaled = one.normalised(2, 10)
+    assert (scaled.worst, scaled.best, scaled.mean) == (0, 1, pytest.approx(4.25 / 8))
+
+
+def test_figures_are_ordered(report):
+    assert report.worst <= report.cvar(0.1) <= report.cvar(0.5) <= report.mean <= report.best
+
+
+def test_intervals_resample_episodes_in_all_cells_at_once():
+    """Two episodes: the three equally or doubly likely resamples give both cells' means at once."""
+    one = made([[0, 10], [6, 4]])
+    bounds = one.intervals(level=0.98)
+    assert bounds["cells"].low.tolist() == [0, 4]
+    assert bounds["cells"].high.tolist() == [10, 6]
+    assert bounds["mean"] == (3, 7)
+    assert bounds["worst"] == (0, 5)  # min of the pairs (0, 6), (5, 5), (10, 4)
+    assert bounds["best"] == (5, 10)
+    assert one.intervals(seed=1)["mean"] == one.intervals(seed=1)["mean"]
+
+
+def test_intervals_contain_their_figures(report):
+    bounds = report.intervals()
+    for name in ("worst", "mean", "best", "nominal"):
+        assert bounds[name].low <= getattr(report, name) <= bounds[name].high
+    assert bounds["cvar"].low <= report.cvar(0.1) <= bounds["cvar"].high
+    assert (bounds["cells"].low <= report.cell_means).all()
+    assert (report.cell_means <= bounds["cells"].high).all()
+
+
+def test_the_table_says_what_the_figures_rest_on(report):
+    text = report.table()
+    for part in (
+        "lazy on CartPole-v1",
+        f"{report.worst:.6g}",
+        "6 episodes",
+        str(report.seeds[0]),
+        "minimum of 9 noisy means",
+    ):
+        assert part in text
+    assert "[" not in made([[1.0], [2.0]]).table().split("\n\n")[1], "one episode has no interval"
+
+
+def test_json_round_trip_is_exact(report):
+    again = StressReport.from_json(report.to_json())
+    assert again.to_json() == report.to_json()
+    np.testing.assert_array_equal(again.returns, report.returns)
+    assert (again.axes, again.seeds, again.worst_cell) == (report.axes, report.seeds, report.worst_cell)
+    assert json.loads(report.to_json())["env"] == "CartPole-v1"
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_every_grid_has_a_picture(dimensions, tmp_path):
+    coordinates = np.array(np.meshgrid(*[[0, 1, 2]] * dimensions)).reshape(dimensions, -1).T
+    one = made(np.random.default_rng(0).normal(size=(3**dimensions, 4)), coordinates)
+    path = tmp_path / "stress.png"
+    figure = one.plot(path)
+    assert isinstance(figure, Figure)
+    assert path.stat().st_size > 5000
+    labels = [
+        text.get_text() for legend in (*figure.legends, figure.axes[0].get_legend()) if legend for text in legend.texts
+    ]
+    assert f"worst: {one.worst:g}" in labels
+
+
+def test_the_heat_map_puts_cells_where_they_belong():
+    coordinates = [[x, y] for y in (0, 1, 2) for x in (5, 7)]  # another order than the grid's
+    one = made([[10 * x + y] for x, y in coordinates], coordinates)
+    mesh = one.plot().axes[0].collections[0].get_array()
+    np.testing.assert_array_equal(mesh, [[50, 70], [51, 71], [52, 72]])
+
+
+BAD = {
+    "no episodes": (lambda: stress(lean, "CartPole-v1", "observation-noise:1", episodes=0), "episodes"),
+    "rrls on CartPole": (lambda: stress(lean, "CartPole-v1"), "Hopper-v5"),
+    "unknown": (lambda: stress(lean, "CartPole-v1", "observation-nois:1"), "observation-noise"),
+    "misfit": (lambda: stress(lean, "CartPole-v1", "force:1"), "MuJoCo"),
+    "misspelled parameter": (lambda: stress(lean, "CartPole-v1", "param:lenght=1..2"), "length"),
+    "no policy": (lambda: stress(3, "CartPole-v1", "observation-noise:1"), "predict"),
+    "points": (lambda: stress(lean, "CartPole-v1", "observation-noise:1", points=1), "points"),
+    "grid": (lambda: stress(lean, "CartPole-v1", "observation-noise:1", grid="open"), "rrls"),
+    "seed": (lambda: stress(lean, "CartPole-v1", "observation-noise:1", seed=-1), "seed"),
+    "workers": (lambda: stress(lean, "CartPole-v1", "observation-noise:1", workers=0), "workers"),
+    "a lambda in workers": (lambda: stress(lambda o: o, "CartPole-v1", "observation-noise:1", workers=2), "pickled"),
+    "shape": (lambda: stress(lambda o: o @ np.zeros((9, 1)), "CartPole-v1", "observation-noise:1"), r"\(16, 4\)"),
+    "reward": (lambda: stress(lean, "CartPole-v1", "reward-noise:1"), "rewards"),
+    "references": (lambda: made([[1.0]]).normalised(2, 2), "reference"),
+    "one episode": (lambda: made([[1.0]]).intervals(), "2 episodes"),
+    "tail": (lambda: made([[1.0, 2.0]]).intervals(tail=0), "level"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused(case):
+    call, match = BAD[case]
+    with pytest.raises(UsageError, match=match):
+        call()
+
+
+def test_a_box_is_a_perturbation_too():
+    box = Parameters.of({"length": (0.5, 1.0)})
+    assert stress(lazy, "CartPole-v1", box, episodes=1, points=2).perturbation == "param:length=0.5..1"
