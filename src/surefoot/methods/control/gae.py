@@ -1,0 +1,91 @@
+"""GAE with two trust regions: TRPO's step of the policy, then a Gauss–Newton step of the critic as carefully bounded.
+
+    Â[t] = Σ_l (γλ)^l δ[t+l]        δ = r + γV' − V
+    minimise  mean[ ½(V − G)² ]  subject to  mean[ (V − V_old)² ] / 2σ² ≤ ε        σ² = mean[ (V_old − G)² ]
+
+The constraint is the mean KL of TRPO for a critic that is the mean of a Gaussian of deviation σ, so both steps are the
+same computation with another metric. The critic is fitted after the policy's step: fitted before, its residuals, of
+which advantages are made, would shrink towards 0. Reach for it where a critic that overfits its last batch spoils them.
+
+John Schulman et al., *High-Dimensional Continuous Control Using Generalized Advantage Estimation* (2015),
+arXiv:1506.02438.
+
+Differences: G is the discounted return where the episode ends within the batch, and bootstraps from the critic where
+the batch or a time limit cuts it; one Gauss–Newton step a batch, its matrix damped, and held to the bound by the line
+search too; networks and batch are this library's defaults; those of TRPO.
+
+`learning_rate`, `anneal`, `epochs`, `minibatch_size`, `max_grad_norm`, `value_coefficient` and `value_clip` belong to a
+critic fitted by gradient steps and do nothing here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.on_policy import Batch, in_turn
+from surefoot.loops.optimizer import Adam
+from surefoot.loops.trust_region import backtrack, conjugate_gradient, gauss_newton_product, step_length
+from surefoot.methods.control.trpo import TRPO
+from surefoot.objectives import aggregation
+from surefoot.objectives.advantages import Advantage, gae
+
+
+@dataclass(frozen=True)
+class GAE(TRPO):
+    """Generalized advantage estimation with trust regions for policy and critic."""
+
+    lam: float = hyperparameter(0.96, low=0, high=1, help="GAE's mixture; 0 trusts the critic, 1 the returns.")
+    critic_radius: float = hyperparameter(0.01, above=0, help="Largest mean squared move of V, in units of 2σ².")
+    critic_damping: float = hyperparameter(1e-3, low=0, help="Multiple of the identity added to the critic's matrix.")
+
+    def target(self) -> Advantage:
+        return gae(self.gamma, 1.0)
+
+    def fit_critic(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
+        metrics = in_turn(self.critic_step, learner, batch)
+        return {**metrics, "explained_variance": learner.explained_variance(batch)}
+
+    def critic_step(
+        self, learner: Any, vector: Tensor, adam: Adam, extra: dict[str, Tensor], batch: Batch, seed_index: int
+    ) -> tuple[Tensor, Adam, dict[str, Tensor], dict[str, Tensor]]:
+        """One seed's step. Values ignore the policy's weights: gradient, products and step are 0 there."""
+        target, weight = batch["target"], aggregation.mean().weights(batch["valid"])
+
+        def values(weights: Tensor) -> Tensor:
+            return learner.model.evaluate(weights, batch)[1]
+
+        def mean_square(x: Tensor) -> Tensor:
+            return (weight * x**2).sum()
+
+        def acceptable(weights: Tensor) -> bool:
+            with torch.no_grad():
+                new = values(weights)
+            return bool(mean_square(new - old) <= 2 * radius) and bool(mean_square(new - target) < variance)
+
+        start = vector.detach().requires_grad_()
+        old = values(start)
+        (slope,) = torch.autograd.grad(0.5 * mean_square(old - target), start)
+        old = old.detach()
+        variance = mean_square(old - target)
+        radius = self.critic_radius * variance
+        matrix = gauss_newton_product(values, vector, lambda tangent: weight * tangent, self.critic_damping)
+        x, residual = conjugate_gradient(matrix, -slope, self.cg_iterations)
+        step = step_length(x @ matrix(x), radius).clamp(max=1.0) * x  # a step that ends inside is not stretched
+        vector, fraction = backtrack(vector, step, acceptable, self.backtrack_factor, self.backtrack_tries)
+        with torch.no_grad():
+            new = values(vector)
+        metrics = {
+            "value_loss": 0.5 * mean_square(new - target),
+            "critic_kl": mean_square(new - old) / (2 * variance).clamp(min=torch.finfo(variance.dtype).tiny),
+            "critic_step_fraction": torch.tensor(fraction),
+            "critic_cg_residual": residual,
+        }
+        return vector, adam, extra, metrics
+
+
+METHOD = GAE
