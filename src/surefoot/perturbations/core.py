@@ -319,7 +319,7 @@ def _perturbed(env: gymnasium.Env) -> list[PerturbedEnv]:
 
 
 def unwrap(env: gymnasium.Env, inner: gymnasium.Env | None = None) -> gymnasium.Env:
-    """The environment inside the outermost perturbations (down to `inner`, if given), restored to what it was before."""
+    """The environment inside the outermost perturbations, or down to `inner`, restored to what it was before them."""
     while isinstance(env, PerturbedEnv) and env is not inner:
         env.restore()
         env = env.env
