@@ -10,7 +10,8 @@ import torch
 from surefoot.envs import make_single
 from surefoot.errors import UsageError
 from surefoot.perturbations import REGISTRY, parse, unwrap
-from surefoot.perturbations.core import Batched, Graded, Interval
+from surefoot.perturbations.core import Batched, Graded
+from surefoot.perturbations.interval import Interval
 from surefoot.seeding import numpy_stream
 
 # name -> (environment, a strength that bites, its neutral, a range)

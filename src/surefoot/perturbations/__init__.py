@@ -5,7 +5,6 @@ from surefoot.perturbations.core import (
     REGISTRY,
     Cell,
     Composition,
-    Interval,
     Perturbation,
     PerturbedEnv,
     register,
@@ -13,6 +12,7 @@ from surefoot.perturbations.core import (
 )
 from surefoot.perturbations.dynamics import Force, Parameters, parameters, set_parameters
 from surefoot.perturbations.grammar import parse
+from surefoot.perturbations.interval import Interval
 from surefoot.perturbations.observation import ObservationDelay, ObservationDropout, ObservationNoise
 from surefoot.perturbations.reward import RewardFlip, RewardNoise, RewardShift
 

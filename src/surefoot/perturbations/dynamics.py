@@ -18,7 +18,8 @@ import numpy as np
 
 from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import hyperparameter
-from surefoot.perturbations.core import Cell, Graded, Interval, Perturbation, number, register
+from surefoot.perturbations.core import Cell, Graded, Perturbation, register
+from surefoot.perturbations.interval import Interval, number
 
 # Attributes that an environment computes once from others and would otherwise keep at their old values.
 DERIVED: dict[str, dict[str, Callable[[Any], float]]] = {

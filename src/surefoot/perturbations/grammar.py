@@ -18,8 +18,9 @@ from typing import Any
 
 from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import build
-from surefoot.perturbations.core import REGISTRY, Composition, Interval, Perturbation
+from surefoot.perturbations.core import REGISTRY, Composition, Perturbation
 from surefoot.perturbations.dynamics import Parameters
+from surefoot.perturbations.interval import Interval
 
 Box = Mapping[str, tuple[float, float]]
 _NUMBER = r"[+-]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?"

@@ -12,7 +12,8 @@ from gymnasium import spaces
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
-from surefoot.perturbations.core import Batched, Graded, Interval, register
+from surefoot.perturbations.core import Batched, Graded, register
+from surefoot.perturbations.interval import Interval
 
 LAWS = ("gaussian", "linf", "l2")
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from surefoot.hyperparameters import hyperparameter
-from surefoot.perturbations.core import Batched, Interval, register
+from surefoot.perturbations.core import Batched, register
+from surefoot.perturbations.interval import Interval
 
 
 class RewardPerturbation(Batched):
