@@ -1,0 +1,173 @@
+"""A run that was killed goes on to the bit; damaged, foreign and unwritable files are refused with nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import surefoot as sf
+from surefoot.errors import UsageError
+from surefoot.loops import checkpoint
+from surefoot.loops.run import Run
+
+CLOCK = ("time", "steps_per_second")
+SETTINGS = {"num_envs": 4, "num_steps": 32, "minibatch_size": 32, "epochs": 2, "hidden": (16,)}
+
+
+def rows(run: Path) -> list[dict]:
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in Run(run).metrics()]
+
+
+def final_state(run: Path) -> dict:
+    place = checkpoint.latest(run)
+    assert place is not None
+    return load_file(place / "state.safetensors")
+
+
+def same_bits(one: Path, other: Path) -> None:
+    assert rows(one) == rows(other)
+    a, b = final_state(one), final_state(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].numpy().tobytes() == b[name].numpy().tobytes(), name
+
+
+def stop_at(iteration: int):
+    return lambda learner, rows: learner.iteration == iteration
+
+
+@pytest.mark.parametrize(
+    ("method", "env", "options"),
+    [
+        ("ppo", "CartPole-v1", {"backend": "gymnasium"}),
+        ("ppo", "CartPole-v1", {"backend": "envpool"}),
+        ("ppo", "Hopper-v5", {"backend": "envpool", "penalty": "adaptive"}),
+        ("spo", "Hopper-v5", {"backend": "gymnasium", "num_seeds": 2, "anneal": True}),
+        ("ppo", "surefoot/MemoryCue-v0", {"core": "gru"}),
+        ("ppo", "surefoot/MaskedAction-v0", {"core": "lstm"}),
+    ],
+)
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path, method, env, options):
+    settings = SETTINGS | options | {"steps": 128 * 8, "loggers": (), "checkpoint_every": 256, "seed": 3}
+    sf.train(method, env, run_dir=tmp_path / "whole", **settings)
+    sf.train(method, env, run_dir=tmp_path / "cut", callbacks=[stop_at(3)], **settings)
+    assert len(rows(tmp_path / "cut")) < len(rows(tmp_path / "whole"))
+    sf.resume(tmp_path / "cut")
+    same_bits(tmp_path / "whole", tmp_path / "cut")
+
+
+def command(run: Path, steps: int) -> list[str]:
+    flags = "--num-envs 4 --num-steps 64 --epochs 4 --checkpoint-every 512 --loggers tensorboard".split()
+    where = ["--run-dir", str(run), "--steps", str(steps)]
+    return [sys.executable, "-m", "surefoot.cli", "train", "ppo", "--env", "CartPole-v1", *flags, *where]
+
+
+def test_kill_minus_nine_at_any_moment(tmp_path):
+    steps = 256 * 24
+    subprocess.run(command(tmp_path / "whole", steps), check=True, capture_output=True)
+    process = subprocess.Popen(command(tmp_path / "killed", steps), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while (not metrics.exists() or metrics.read_text().count("\n") < 7) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < len(rows_whole_lines(metrics)) < 24
+    resumed = [sys.executable, "-m", "surefoot.cli", "train", "--resume", str(tmp_path / "killed")]
+    subprocess.run(resumed, check=True, capture_output=True)
+    same_bits(tmp_path / "whole", tmp_path / "killed")
+
+
+def rows_whole_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def test_control_c_ends_with_a_checkpoint(tmp_path):
+    process = subprocess.Popen(command(tmp_path / "run", 10**7), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while (not metrics.exists() or metrics.read_text().count("\n") < 3) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "steps" in out
+    _, facts = checkpoint.read(checkpoint.latest(tmp_path / "run"))
+    assert facts["iteration"] == len(rows(tmp_path / "run"))
+    assert sf.load(tmp_path / "run").facts["ended"] == "interrupted"
+
+
+@pytest.fixture
+def finished(tmp_path) -> Path:
+    sf.train("ppo", "CartPole-v1", 512, run_dir=tmp_path / "run", loggers=(), checkpoint_every=256, **SETTINGS)
+    return tmp_path / "run"
+
+
+def test_damaged_checkpoint_is_refused_and_the_older_one_named(finished):
+    older, newest = checkpoint.found(finished)
+    data = bytearray((newest / "state.safetensors").read_bytes())
+    data[-1] ^= 1
+    (newest / "state.safetensors").write_bytes(data)
+    with pytest.raises(UsageError, match="damaged.*" + older.name):
+        sf.resume(finished)
+
+
+@pytest.mark.parametrize("content", ["{not json", '{"format": "something-else"}', "[]"])
+def test_foreign_checkpoint_is_refused(finished, content):
+    (checkpoint.latest(finished) / "meta.json").write_text(content)
+    with pytest.raises(UsageError, match="checkpoint|format"):
+        sf.resume(finished)
+
+
+def test_checkpoint_of_another_method_or_network_is_refused(finished):
+    config = json.loads((finished / "config.json").read_text())
+    config["hyperparameters"]["hidden"] = [8, 8]
+    (finished / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match="does not fit.*config.json"):
+        sf.resume(finished)
+
+
+def test_shortened_action_log_is_refused(finished):
+    log = finished / "actions.bin"
+    os.truncate(log, log.stat().st_size - 1)
+    with pytest.raises(UsageError, match="log of actions is damaged"):
+        sf.resume(finished)
+
+
+def test_existing_folder_is_refused(finished):
+    before = sorted(p.name for p in finished.iterdir())
+    with pytest.raises(UsageError, match="exists and is not empty.*--resume"):
+        sf.train("ppo", "CartPole-v1", 512, run_dir=finished, **SETTINGS)
+    assert sorted(p.name for p in finished.iterdir()) == before
+
+
+def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
+    """A file size limit stands in for a full disk: the write fails half-way, as it would there."""
+    run, limits = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full(learner, rows):
+        if learner.iteration == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+
+    settings = SETTINGS | {"loggers": (), "checkpoint_every": 128}
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises((UsageError, OSError), match="Nothing .*|File too large"):
+            sf.train("ppo", "CartPole-v1", 128 * 6, run_dir=run, callbacks=[full], **settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    _, facts = checkpoint.read(checkpoint.latest(run))
+    assert facts["iteration"] == 2
+    sf.resume(run)
+    sf.train("ppo", "CartPole-v1", 128 * 6, run_dir=tmp_path / "whole", **settings)
+    same_bits(tmp_path / "whole", run)

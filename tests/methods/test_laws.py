@@ -1,0 +1,113 @@
+"""The law every on-policy method is held to: it learns what can be learnt, in every kind of space, to the same bits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import surefoot as sf
+from surefoot import catalogue
+from surefoot.errors import UsageError
+from surefoot.loops.on_policy import OnPolicy
+from surefoot.loops.run import Run, make_learner
+
+METHODS = [e.slug for e in catalogue.methods() if issubclass(catalogue.method_class(e.slug), OnPolicy)]
+CLOCK = ("time", "steps_per_second")
+every_method = pytest.mark.parametrize("slug", METHODS)
+
+
+def small(slug: str, **changes) -> OnPolicy:
+    """The method at a size for tests: small batches, the paper's own step sizes and coefficients."""
+    method = catalogue.method_class(slug)
+    names = {f.name for f in dataclasses.fields(method)}
+    sizes = {"num_envs": 8, "num_steps": 16, "minibatch_size": 32, "hidden": (16,), **changes}
+    return method(**{k: v for k, v in sizes.items() if k in names})
+
+
+def learner(slug: str, env: str, seeds=(0,), **changes):
+    return make_learner(small(slug, **changes), env, list(seeds), 10**6)
+
+
+def numbers(history) -> list[dict]:
+    return [{k: v for k, v in row.items() if k not in CLOCK} for rows in history for row in rows]
+
+
+@every_method
+def test_same_seed_same_bits_and_another_seed_others(slug):
+    runs = [learner(slug, "CartPole-v1", [seed]) for seed in (1, 1, 2)]
+    histories = [numbers([run.iterate() for _ in range(2)]) for run in runs]
+    assert histories[0] == histories[1]
+    assert torch.equal(runs[0].vector, runs[1].vector)
+    assert not torch.equal(runs[0].vector, runs[2].vector)
+
+
+@every_method
+@pytest.mark.parametrize("env", ["CartPole-v1", "surefoot/ContinuousTarget-v0"])
+def test_a_seed_among_several_computes_what_it_computes_alone(slug, env):
+    together, alone = learner(slug, env, [4, 5, 6]), learner(slug, env, [5])
+    for _ in range(2):
+        rows, (single,) = together.iterate(), alone.iterate()
+        for name, value in single.items():
+            assert rows[1][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+    torch.testing.assert_close(together.vector[1], alone.vector[0], rtol=0, atol=1e-4)
+
+
+@every_method
+def test_stopped_and_resumed_is_the_same_run_to_the_bit(slug, tmp_path):
+    method = small(slug)
+    settings = {"steps": method.num_envs * method.num_steps * 4, "loggers": (), "seed": 7}
+    sf.train(method, "CartPole-v1", run_dir=tmp_path / "whole", **settings)
+    sf.train(method, "CartPole-v1", run_dir=tmp_path / "cut", callbacks=[lambda li, _: li.iteration == 2], **settings)
+    sf.resume(tmp_path / "cut")
+    whole, cut = (Run(tmp_path / name) for name in ("whole", "cut"))
+    assert numbers([whole.metrics()]) == numbers([cut.metrics()])
+    assert torch.equal(whole.agent().vector, cut.agent().vector)
+    observation = np.array([[0.1, -0.2, 0.03, 0.4]], np.float32)
+    assert whole.agent().predict(observation, deterministic=True) == cut.agent().predict(observation, deterministic=True)
+
+
+@every_method
+@pytest.mark.parametrize(
+    ("env", "changes"),
+    [
+        ("surefoot/MemoryCue-v0", {"core": "gru"}),
+        ("surefoot/MaskedAction-v0", {}),
+        ("surefoot/MaskedAction-v0", {"core": "lstm"}),
+        ("surefoot/DictContext-v0", {"cnn": "impala"}),
+        ("surefoot/MultiDiscreteTarget-v0", {}),
+        ("surefoot/ContinuousTarget-v0", {"squash": True}),
+    ],
+)
+def test_every_kind_of_space_and_network_runs(slug, env, changes):
+    run = learner(slug, env, [0], **changes)
+    before = run.vector.clone()
+    run.iterate()
+    assert torch.isfinite(run.vector).all()
+    assert not torch.equal(before, run.vector)
+
+
+@every_method
+def test_illegal_actions_are_never_taken(slug):
+    run = learner(slug, "surefoot/MaskedAction-v0")
+    for _ in range(2):
+        rollout = run.collect(run.vector)
+        legal = rollout.observation["action_mask"][:-1].gather(-1, rollout.action.unsqueeze(-1))
+        assert legal[rollout.valid].bool().all()
+
+
+@every_method
+def test_a_misspelled_hyperparameter_is_refused_with_the_nearest_name(slug):
+    with pytest.raises(UsageError, match="num_stepz.*'num_steps'"):
+        sf.train(slug, "CartPole-v1", 100, num_stepz=3)
+
+
+@every_method
+def test_explain_shows_formula_steps_and_every_hyperparameter(slug):
+    text = sf.explain(slug)
+    for heading in ("OBJECTIVE", "ALGORITHM", "HYPERPARAMETERS"):
+        assert heading in text
+    for field in dataclasses.fields(catalogue.method_class(slug)):
+        assert field.name in text
