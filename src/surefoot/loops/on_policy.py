@@ -36,7 +36,7 @@ MULTIPLIER_FLOOR = 1e-8
 @dataclass(frozen=True)
 class OnPolicy:
     """What every on-policy method has. Steps a method may replace, from small to large: `objective`, `value_loss`,
-    `loss`, `after_update`, `update`, `iterate`."""
+    `loss`, `after_step`, `after_epoch`, `after_update`, `update`, `iterate`."""
 
     loop: ClassVar[str] = "on-policy"
 
@@ -129,6 +129,14 @@ class OnPolicy:
         """What the method keeps for one seed besides weights and Adam, as tensors by name."""
         return {}
 
+    def after_step(self, learner: Any, step: Tensor, names: list[str]) -> None:
+        """Called after every gradient step with its metrics `[seeds, names]`; may change `learner.extra`."""
+
+    def after_epoch(self, learner: Any, batch: Batch, start: Tensor) -> dict[str, Tensor]:
+        """Called after every epoch, `start` being the weights before the update; may change weights, optimiser and
+        `learner.extra`. Returns more metrics, `[seeds]` each, to be averaged over the epochs."""
+        return {}
+
     def after_update(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
         """Called when the epochs are over; may change `learner.extra`. Returns more metrics, `[seeds]` each."""
         return {}
@@ -140,12 +148,15 @@ class OnPolicy:
         streams = [torch_stream(seed, "minibatches", learner.iteration) for seed in learner.seeds]
         active = torch.ones(seeds)
         total, count, names = torch.zeros(()), torch.zeros(seeds, 1), learner.metric_names(batch)
+        start, epochs = learner.vector, []
         for _ in range(self.epochs):
             order = torch.stack([torch.randperm(samples, generator=g) for g in streams])
             epoch = torch.zeros(seeds, len(names))
             for minibatch in learner.minibatches(batch, order, size):
                 learner.vector, learner.adam, step = learner.gradient_step(active, minibatch)
+                self.after_step(learner, step, names)
                 epoch = epoch + step
+            epochs.append(self.after_epoch(learner, batch, start))
             total, count = total + epoch * active.unsqueeze(-1), count + active.unsqueeze(-1) * (samples / size)
             if self.target_kl is not None:
                 kl = epoch[:, names.index("kl")] * size / samples
@@ -154,6 +165,7 @@ class OnPolicy:
                     break
         metrics = dict(zip(names, (total / count).unbind(-1), strict=True))
         metrics["explained_variance"] = learner.explained_variance(batch)
+        metrics |= {name: torch.stack([epoch[name] for epoch in epochs]).mean(0) for name in epochs[0]}
         return {**metrics, **self.after_update(learner, batch)}
 
     def steps(self) -> list[str]:
