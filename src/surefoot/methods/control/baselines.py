@@ -1,0 +1,57 @@
+"""REINFORCE and A2C: the policy gradient itself, one pass over each batch and nothing that holds the policy back.
+
+    maximise  mean[ log π · Ψ ]        Ψ = G, the return to go (REINFORCE);  Ψ = Â, standardised (A2C)
+
+Use them to see what a trust region buys. REINFORCE has no critic: its return is cut where the batch ends, without a
+bootstrap, and the whole batch makes one step. A2C adds a critic (GAE), an entropy bonus and eight minibatches.
+
+Ronald J. Williams, *Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning* (1992);
+Volodymyr Mnih et al., *Asynchronous Methods for Deep Reinforcement Learning* (2016), arXiv:1602.01783. Settings are
+those of Matthias Lehmann's guide (2024), arXiv:2401.13662, on this library's common network and batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.on_policy import OnPolicy
+from surefoot.objectives import PolicyObjective, ratios, stabilizers
+from surefoot.objectives.advantages import Advantage, monte_carlo
+
+
+@dataclass(frozen=True)
+class PolicyGradient(OnPolicy):
+    """The gradient E[∇log π · Ψ] of the current policy, followed once through each batch."""
+
+    epochs: int = hyperparameter(1, low=1, help="Passes over each batch.")
+    anneal: bool = hyperparameter(True, help="Let the step size go linearly to 0 over the run.")
+
+    def objective(self) -> PolicyObjective:
+        return PolicyObjective(
+            advantage=self.advantage(),
+            ratio=ratios.current(),
+            stabilizer=stabilizers.none(),
+            standardize=self.standardize,
+            entropy=self.entropy,
+        )
+
+
+@dataclass(frozen=True)
+class REINFORCE(PolicyGradient):
+    """Monte-Carlo policy gradient without a critic."""
+
+    minibatch_size: int = hyperparameter(2048, low=1, help="Samples of one gradient step; the whole batch, as a rule.")
+    standardize: bool = hyperparameter(False, help="Standardise returns within the batch.")
+    value_coefficient: float = hyperparameter(0.0, low=0, help="Weight of the critic's loss; nothing uses the critic.")
+
+    def advantage(self) -> Advantage:
+        return monte_carlo(self.gamma)
+
+
+@dataclass(frozen=True)
+class A2C(PolicyGradient):
+    """Advantage actor-critic."""
+
+    minibatch_size: int = hyperparameter(256, low=1, help="Samples of one gradient step; must divide the batch.")
+    entropy: float = hyperparameter(0.1, low=0, help="Weight of the entropy bonus.")
