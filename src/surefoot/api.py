@@ -30,8 +30,9 @@ def make_method(method: str | OnPolicy, **hyperparameters: Any) -> tuple[OnPolic
         return build(catalogue.method_class(method), _tuples(hyperparameters)), method
     if hyperparameters:
         raise UsageError(f"{sorted(hyperparameters)} come beside a ready {type(method).__name__}; put them into it.")
-    slugs = {entry.module: entry.slug for entry in reversed(catalogue.methods())}
-    return method, slugs.get(type(method).__module__, type(method).__name__.lower())
+    here = [entry.slug for entry in catalogue.methods() if entry.module == type(method).__module__]
+    known = [slug for slug in here if catalogue.method_class(slug) is type(method)]
+    return method, known[0] if known else type(method).__name__.lower()
 
 
 def train(
@@ -122,14 +123,14 @@ def evaluate(
     from surefoot.evaluate.statistics import bootstrap_interval, interquartile_mean, mean
 
     player, env, folder = _player(policy, env)
-    scores = returns(player, env, episodes, seed=seed, deterministic=deterministic)
+    scores = returns(player, env, episodes, seed, deterministic=deterministic)
     figures: dict[str, Any] = {"env": str(env), "episodes": episodes, "seed": seed, "deterministic": deterministic}
     for name, statistic in (("mean", mean), ("interquartile_mean", interquartile_mean)):
         figures[name] = float(statistic(scores))
         figures[f"{name}_interval"] = [float(x) for x in bootstrap_interval(scores, statistic, seed=seed)]
     figures |= {"min": float(scores.min()), "max": float(scores.max()), "returns": scores.tolist()}
     if video is not None:
-        figures["video"] = str(record(player, env, video, episodes=1, seed=seed))
+        figures["video"] = str(record(player, env, video, episodes=1, seeds=seed))
     if folder is not None:
         (folder / "evaluation.json").write_text(json.dumps(figures, indent=2))
     return figures

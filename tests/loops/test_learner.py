@@ -133,10 +133,9 @@ def test_compiled_and_eager_steps_give_the_same_numbers(seeds):
     batch = run.estimate(run.collect(run.vector))
     run.lr_tensor = torch.tensor(3e-4)
     names = tuple(run.metric_names(batch))
-    order = torch.arange(run.samples(batch)).repeat(len(seeds), 1)
-    minibatch = next(run.minibatches(batch, order, 32))
+    index = torch.arange(32).repeat(len(seeds), 1)
     step = over_seeds(gradient_step(run.method, run.model, names), len(seeds), shared=1)
-    arguments = (run.vector, run.adam, torch.ones(len(seeds)), minibatch, run.extra, run.lr_tensor)
+    arguments = (run.vector, run.adam, torch.ones(len(seeds)), index, run.extra, batch, run.lr_tensor)
     native = compiled(step, *arguments)
     vector, adam = run.vector, run.adam
     other, other_adam = run.vector, run.adam
@@ -217,7 +216,9 @@ def test_a_broken_environment_ends_the_run_with_a_message_and_its_checkpoint(tmp
     sizes = {"num_envs": 4, "num_steps": 32, "minibatch_size": 32, "hidden": (8,)}
     message = {"reward": "reward.*nan", "observation": "observation.*nan", "raise": "the motor is hot"}[what]
     with pytest.raises((UsageError, RuntimeError), match=message):
-        sf.train("ppo", Broken, 10**5, run_dir=tmp_path / "run", env_kwargs={"what": what}, checkpoint_every=128, **sizes)
+        sf.train(
+            "ppo", Broken, 10**5, run_dir=tmp_path / "run", env_kwargs={"what": what}, checkpoint_every=128, **sizes
+        )
     from surefoot.loops import checkpoint
 
     _, facts = checkpoint.read(checkpoint.latest(tmp_path / "run"))

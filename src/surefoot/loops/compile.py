@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -55,7 +56,13 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
             "Install a C++ compiler (g++), or train with compile='off'; the numbers are the same up to rounding."
         ) from error
 
+    seen: list[Any] = [None] * len(example)
+    parts: list[list[Tensor]] = [[] for _ in example]
+
     def call(*arguments: Any) -> Any:
-        return tree_unflatten(run(*tree_leaves(arguments)), result)
+        for i, argument in enumerate(arguments):
+            if argument is not seen[i]:  # a batch stays the same object for many steps: it is taken apart once
+                seen[i], parts[i] = argument, tree_leaves(argument)
+        return tree_unflatten(run(*chain.from_iterable(parts)), result)
 
     return call

@@ -6,7 +6,7 @@ computes what it would compute alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from surefoot.errors import UsageError
 from surefoot.loops.collect import Collector, Episodes, Rollout, map_observation
 from surefoot.loops.compile import compiled
-from surefoot.loops.on_policy import Batch, OnPolicy, gradient_step, pick
+from surefoot.loops.on_policy import Batch, OnPolicy, gradient_step, pick, take
 from surefoot.loops.optimizer import Adam
 from surefoot.models.agent import Agent, normalize_observation, normalized_keys
 from surefoot.models.functional import Model, initial, over_seeds
@@ -102,7 +102,7 @@ class Learner:
     def collect(self, vectors: Tensor, num_steps: int | None = None) -> Rollout:
         """Act with the given weights `[seeds, size]` for `num_steps` steps; the rollout has axes `[time, seeds, envs]`."""
         steps, envs, distribution = num_steps or self.method.num_steps, self.method.num_envs, self.model.distribution
-        streams = [torch_stream(seed, "actions", self.iteration) for seed in self.seeds]
+        streams = [torch_stream(seed, "actions", self.collector.logged) for seed in self.seeds]
         noise = torch.stack([distribution.noise((steps, envs), g) for g in streams], 1)
         scales = self.scales()
         self._acting = vectors
@@ -219,37 +219,26 @@ class Learner:
         """How many samples a batch holds: steps, or whole sequences for a recurrent network."""
         return batch["valid"].shape[2 if "state" in batch else 1]
 
-    def minibatches(self, batch: Batch, order: Tensor, size: int) -> Iterator[Batch]:
-        """The batch in the order `[seeds, samples]`, `size` samples at a time; a shorter rest is left out."""
-        axes = {key: 2 if "state" in batch and key != "state" else 1 for key in batch}
-
-        def take(x: Tensor, axis: int) -> Tensor:
-            return torch.stack([x[s].index_select(axis - 1, index) for s, index in enumerate(order)])
-
-        shuffled = {k: map_observation(lambda x, a=axes[k]: take(x, a), part) for k, part in batch.items()}
-        for start in range(0, self.samples(batch) - size + 1, size):
-            yield {
-                k: map_observation(lambda x, a=axes[k]: x.narrow(a, start, size), part) for k, part in shuffled.items()
-            }
-
     def metric_names(self, batch: Batch) -> list[str]:
-        """The names of a gradient step's metrics, found once by evaluating the loss on a few samples."""
+        """The names of a gradient step's metrics, found once by evaluating the loss on one sample."""
         if not self._names:
-            few = next(self.minibatches(batch, torch.zeros(self.num_seeds, 1, dtype=torch.int64), 1))
             extra = {name: x[0] for name, x in self.extra.items()}
             with torch.no_grad():
-                _, metrics = self.method.loss(self.model, self.vector[0], pick(few, 0), extra)
+                one = take(pick(batch, 0), torch.zeros(1, dtype=torch.int64))
+                _, metrics = self.method.loss(self.model, self.vector[0], one, extra)
             self._names = [*metrics, "grad_norm"]
         return self._names
 
-    def gradient_step(self, active: Tensor, batch: Batch) -> tuple[Tensor, Adam, Tensor]:
-        """One Adam step of every active seed on its minibatch: new weights, optimiser and metrics `[seeds, names]`."""
-        arguments = (self.vector, self.adam, active, batch, self.extra, self.lr_tensor)
+    def gradient_step(self, active: Tensor, batch: Batch, index: Tensor) -> Tensor:
+        """One Adam step of every active seed on the samples `index [seeds, size]` of the batch: changes the weights and
+        the optimiser, returns metrics `[seeds, names]`."""
+        arguments = (self.vector, self.adam, active, index, self.extra, batch, self.lr_tensor)
         with torch.no_grad():
             if self._step is None:
                 step = over_seeds(gradient_step(self.method, self.model, tuple(self._names)), self.num_seeds, shared=1)
                 self._step = compiled(step, *arguments) if self.compiled else step
-            return self._step(*arguments)
+            self.vector, self.adam, metrics = self._step(*arguments)
+        return metrics
 
     def explained_variance(self, batch: Batch) -> Tensor:
         """1 − Var(G − V)/Var(G) over the valid samples of each seed: 1 is a perfect critic, 0 a constant one."""

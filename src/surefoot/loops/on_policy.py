@@ -56,8 +56,8 @@ class OnPolicy:
     target_kl: float | None = hyperparameter(None, above=0, help="End the epochs when the mean KL exceeds this.")
     normalize_observations: bool = hyperparameter(True, help="Running mean and deviation of float observations.")
     normalize_rewards: bool = hyperparameter(True, help="Divide rewards by the running deviation of the return.")
-    hidden: tuple[int, ...] = (64, 64)
-    critic_hidden: tuple[int, ...] | None = None
+    hidden: tuple[int, ...] = hyperparameter((64, 64), low=1, help="Units of the hidden layers.")
+    critic_hidden: tuple[int, ...] | None = hyperparameter(None, low=1, help="Of the critic, if others.")
     activation: str = hyperparameter("tanh", choices=tuple(ACTIVATIONS), help="Between linear layers.")
     cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Encoder of images.")
     core: str | None = hyperparameter(None, choices=tuple(CORES), help="Recurrent core, for partial observation.")
@@ -152,8 +152,8 @@ class OnPolicy:
         for _ in range(self.epochs):
             order = torch.stack([torch.randperm(samples, generator=g) for g in streams])
             epoch = torch.zeros(seeds, len(names))
-            for minibatch in learner.minibatches(batch, order, size):
-                learner.vector, learner.adam, step = learner.gradient_step(active, minibatch)
+            for index in order[:, : samples - samples % size].split(size, 1):
+                step = learner.gradient_step(active, batch, index)
                 self.after_step(learner, step, names)
                 epoch = epoch + step
             epochs.append(self.after_epoch(learner, batch, start))
@@ -187,7 +187,8 @@ class OnPolicy:
 
 
 def gradient_step(method: OnPolicy, model: Model, names: tuple[str, ...], epsilon: float = 1e-5) -> Any:
-    """One Adam step of one seed as a pure function `(vector, adam, active, batch, extra, lr) -> (vector, adam, metrics)`.
+    """One Adam step of one seed as a pure function
+    `(vector, adam, active, index, extra, batch, lr) -> (vector, adam, metrics)` on the samples `index` of the batch.
 
     Where `active` is 0 nothing moves. Metrics are one vector in the order of `names`.
     """
@@ -200,9 +201,15 @@ def gradient_step(method: OnPolicy, model: Model, names: tuple[str, ...], epsilo
     projected = bool(multipliers.any())
 
     def step(
-        vector: Tensor, adam: Adam, active: Tensor, batch: Batch, extra: dict[str, Tensor], lr: Tensor
+        vector: Tensor,
+        adam: Adam,
+        active: Tensor,
+        index: Tensor,
+        extra: dict[str, Tensor],
+        batch: Batch,
+        lr: Tensor,
     ) -> tuple[Tensor, Adam, Tensor]:
-        gradient, metrics = gradient_of(vector, batch, extra)
+        gradient, metrics = gradient_of(vector, take(batch, index), extra)
         gradient, metrics["grad_norm"] = clip_norm(gradient, method.max_grad_norm)
         moved, averages = adam.step(vector, gradient, lr, epsilon)
         if projected:
@@ -227,6 +234,18 @@ def in_turn(function: Any, learner: Any, batch: Batch) -> dict[str, Tensor]:
     learner.adam = Adam(*(torch.stack(parts) for parts in zip(*adams, strict=True)))
     learner.extra = _stack(extras)
     return _stack(metrics)
+
+
+def take(batch: Batch, index: Tensor) -> Batch:
+    """The samples `index` of a batch of one seed."""
+    recurrent = "state" in batch
+
+    def one(key: str, x: Any) -> Any:
+        if isinstance(x, Mapping):
+            return {name: one(key, part) for name, part in x.items()}
+        return x[:, index] if recurrent and key != "state" else x[index]
+
+    return {key: one(key, x) for key, x in batch.items()}
 
 
 def pick(batch: Mapping[str, Any], index: int) -> Batch:
