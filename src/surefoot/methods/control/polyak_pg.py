@@ -2,7 +2,7 @@
 
     θ ← θ + γ ∇F      γ = min{ (V* − F)₊ / (c‖∇F‖²), γ_b }      F = E[ Σ_t γ^t r_t ] + τ·mean H[π]
 
-The move does not depend on the scale of the rewards (while the cap does not bind). V* is estimated by a twin: two
+The move does not depend on the scale of rewards and τ (while the cap does not bind). V* is estimated by a twin: two
 policies act in turn, the value of the better one serves as V*, and only the worse one moves, until it is the better.
 The entropy term keeps the gradient from vanishing, and so the step from exploding, as the policy becomes deterministic.
 There is no critic. Reach for it on small tasks whose reward scale is unknown; one gradient step a batch makes it slow
@@ -11,11 +11,10 @@ on big ones.
 Yunxiang Li et al., *Enhancing Policy Gradient with the Polyak Step-Size Adaption* (2024), arXiv:2404.07525.
 
 Differences: no code was released and the bookkeeping of the twins is our reading. Each of the two policies acts for
-half of the steps in the same environments. A trajectory
-is what lies between two ends of episodes or changes of policy: the horizon is half of `num_steps`, and a trajectory may
-begin where the other policy left the environment. The baseline of a time step is the mean return to go of the
-trajectories that are still running: subtracting the mean reward of that step from theirs alone, equal for trajectories
-of one length, would otherwise cancel the reward for staying alive. A zero gradient gives a zero step instead of a
+half of the steps in the same environments. A trajectory is what lies between two ends of episodes or changes of policy:
+the horizon is half of `num_steps`, and a trajectory may begin where the other policy left the environment. The baseline
+of a time step is the mean return to go of the trajectories still running: the sum of mean rewards, the same where all
+are equally long, would otherwise cancel the reward for staying alive. A zero gradient gives a zero step instead of a
 small constant in the denominator, which would break the invariance to scale.
 """
 
@@ -37,10 +36,6 @@ from surefoot.objectives.advantages import Advantage
 from surefoot.objectives.gpomdp import gpomdp, trajectory_returns
 from surefoot.seeding import torch_stream
 
-# Action noise is named by the iteration. With the same noise two policies that start alike would act alike, and the gap
-# between them would be 0; so the second one acts as if in an iteration that no run reaches.
-APART = 2**31
-
 
 @dataclass(frozen=True)
 class PolyakPG(OnPolicy):
@@ -56,7 +51,7 @@ class PolyakPG(OnPolicy):
         None, help="The number, for vstar='known': the optimal value, or one to reach."
     )
     num_envs: int = hyperparameter(16, low=1, help="Environments stepped side by side.")
-    epochs: int = hyperparameter(1, low=1, high=1, help="Passes over each batch.")
+    epochs: int = hyperparameter(1, low=1, help="No effect.")
     minibatch_size: int = hyperparameter(4096, low=1, help="No effect.")
     entropy: float = hyperparameter(0.01, low=0, help="Weight τ of the mean entropy in the objective F.")
     standardize: bool = hyperparameter(False, choices=(False,), help="It would take the meaning from ‖∇F‖².")
@@ -136,9 +131,7 @@ class PolyakPG(OnPolicy):
         """Both policies act; the worse one moves toward the value of the better one."""
         if learner.iteration == 0:
             learner.extra["twin"] = torch.stack([self.second_start(learner, seed) for seed in learner.seeds])
-        learner.iteration += APART
         second, _ = self.look(learner, learner.extra["twin"], self.num_steps // 2)
-        learner.iteration -= APART
         first, about = self.look(learner, learner.vector, self.num_steps // 2)
         moved = twin_step(first, second, self.c, self.cap)
         learner.vector, learner.extra["twin"] = moved.better, moved.worse
