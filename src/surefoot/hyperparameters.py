@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from surefoot.errors import UsageError, nearest
+
+LIMITS = ("low", "high", "above", "below")
 
 
 def hyperparameter(
@@ -22,54 +26,99 @@ def hyperparameter(
 ) -> Any:
     """A dataclass field with a default, an allowed range and a sentence of help.
 
-    `low`/`high` are inclusive bounds, `above`/`below` exclusive ones. `None` as a value is allowed
-    only where `None` is the default.
+    `low`/`high` are inclusive bounds, `above`/`below` exclusive ones; of a tuple they hold for every element. `None` as
+    a value is allowed only where the annotation names it or it is the default.
     """
     limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices, "help": help}
     return dataclasses.field(default=default, metadata={k: v for k, v in limits.items() if v not in (None, "")})
 
 
-def allowed(meta: Mapping[str, Any]) -> str:
-    """The range of a field in words, for messages and `--help`."""
+def allowed(meta: Mapping[str, Any], kind: Any = float) -> str:
+    """What a field with this metadata and annotation may be, in words, for messages and `--help`."""
     if "choices" in meta:
         return "one of " + ", ".join(repr(c) for c in meta["choices"])
+    return " or ".join(_words(one, meta) for one in _alternatives(kind))
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _words(kind: Any, meta: Mapping[str, Any]) -> str:
+    if kind in (int, float):
+        noun = "whole number" if kind is int else "number"
+        return f"a {noun} in {_range(meta)}" if set(LIMITS) & set(meta) else f"a finite {noun}"
+    if get_origin(kind) is tuple:
+        return f"a tuple with each element {_words(get_args(kind)[0], meta)}"
+    known = {bool: "True or False", str: "a string", NoneType: "None"}
+    return known.get(kind) or f"of type {getattr(kind, '__name__', kind)}"
+
+
+def _range(meta: Mapping[str, Any]) -> str:
     left = f"[{meta['low']}" if "low" in meta else f"({meta['above']}" if "above" in meta else "(-inf"
     right = f"{meta['high']}]" if "high" in meta else f"{meta['below']})" if "below" in meta else "inf)"
-    return f"a number in {left}, {right}"
+    return f"{left}, {right}"
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of the annotated type: whole numbers pass as floats, booleans never as numbers."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in arguments)
+    if origin is tuple:
+        kinds = arguments[:1] * len(value) if Ellipsis in arguments and isinstance(value, tuple) else arguments
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if kind in (int, float):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole or (kind is float and isinstance(value, float) and math.isfinite(value))
+    kind = origin or kind
+    return not isinstance(kind, type) or isinstance(value, kind)
 
 
 def _inside(value: Any, meta: Mapping[str, Any]) -> bool:
     if "choices" in meta:
         return value in meta["choices"]
-    if not {"low", "high", "above", "below"} & set(meta):
-        return True
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        return False
+    if isinstance(value, tuple):
+        return all(_inside(element, meta) for element in value)
+    if not isinstance(value, (int, float)):
+        return True  # limits are limits of numbers
     return (
-        value >= meta.get("low", -math.inf)
-        and value <= meta.get("high", math.inf)
+        ("low" not in meta or value >= meta["low"])
+        and ("high" not in meta or value <= meta["high"])
         and ("above" not in meta or value > meta["above"])
         and ("below" not in meta or value < meta["below"])
     )
 
 
+@cache
+def _declared(cls: type) -> tuple[tuple[dataclasses.Field[Any], Any], ...]:
+    """The fields of a dataclass with their annotated types."""
+    hints = get_type_hints(cls)
+    return tuple((field, hints[field.name]) for field in dataclasses.fields(cls))
+
+
 def check(instance: Any) -> None:
-    """Raise `UsageError` for the first field of a dataclass instance that is outside its declared range."""
-    for field in dataclasses.fields(instance):
+    """Raise `UsageError` for the first field of a dataclass instance that has not its annotated type or is outside its
+    declared range."""
+    for field, kind in _declared(type(instance)):
         value = getattr(instance, field.name)
-        if value is None and field.default is None:
+        if value is None and (field.default is None or NoneType in _alternatives(kind)):
             continue
-        if not _inside(value, field.metadata):
+        if not (_fits(value, kind) and _inside(value, field.metadata)):
+            default = "" if field.default is dataclasses.MISSING else f" (default {field.default!r})"
             raise UsageError(
-                f"{type(instance).__name__}: {field.name}={value!r} is not allowed; it must be {allowed(field.metadata)}"
-                f" (default {field.default!r}). {field.metadata.get('help', '')}".rstrip()
+                f"{type(instance).__name__}: {field.name}={value!r} is not allowed; it must be "
+                f"{allowed(field.metadata, kind)}{default}. {field.metadata.get('help', '')}".rstrip()
             )
 
 
 def build(cls: type, values: Mapping[str, Any]) -> Any:
-    """`cls(**values)` after misspelled names have been refused with the nearest known ones."""
-    known = [f.name for f in dataclasses.fields(cls) if f.init]
+    """`cls(**values)` after misspelled names have been refused with the nearest known ones, and missing ones named."""
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for name in values:
-        if name not in known:
-            raise UsageError(f"{cls.__name__} has no hyperparameter {name!r}. {nearest(name, known)}")
+        if name not in fields:
+            raise UsageError(f"{cls.__name__} has no hyperparameter {name!r}. {nearest(name, fields)}")
+    for name, field in fields.items():
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise UsageError(f"{cls.__name__} needs {name}, which has no default; give it a value.")
     return cls(**values)

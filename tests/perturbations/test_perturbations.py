@@ -215,7 +215,7 @@ def test_grammar_refuses(text, match):
         ("param:torsomas=1", "rrls/Hopper-v5", "torsomass"),
         ("force:1", "CartPole-v1", "MuJoCo"),
         ("force:1,body=tors", "rrls/Hopper-v5", "torso"),
-        ("force:1,body=3", "rrls/Hopper-v5", "Known: foot, leg, thigh, torso"),
+        ("force:1,body=3", "rrls/Hopper-v5", "body=3.0 is not allowed; it must be a string"),
         ("observation-noise:1", "surefoot/DictContext-v0", "Box observation"),
         ("action-delay:1 + action-noise:1", "CartPole-v1", "action-random"),
     ],

@@ -29,8 +29,8 @@ FORMAT = "surefoot-agent-1"
 class Network:
     """The shape of an actor-critic."""
 
-    hidden: tuple[int, ...] = (64, 64)
-    critic_hidden: tuple[int, ...] | None = None
+    hidden: tuple[int, ...] = hyperparameter((64, 64), low=1, help="Units of the hidden layers.")
+    critic_hidden: tuple[int, ...] | None = hyperparameter(None, low=1, help="Of the critic, if others.")
     activation: str = hyperparameter("tanh", choices=tuple(ACTIVATIONS), help="Between linear layers.")
     cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Encoder of images.")
     core: str | None = hyperparameter(None, choices=tuple(CORES), help="Recurrent core.")

@@ -57,6 +57,11 @@ class total(Advantage):
 
     terms: tuple[Advantage, ...]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.terms:
+            raise UsageError("total: terms=() is not allowed; a sum needs at least one advantage.")
+
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
         return torch.stack([term(rewards, **signals) for term in self.terms]).sum(0)
 

@@ -7,12 +7,13 @@ as a formula. Defining a subclass registers it in its slot, so that `config.json
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import build, check
 
 SLOTS: dict[str, dict[str, type[Part]]] = {}
+P = TypeVar("P", bound="Part")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +28,15 @@ class Part:
         if slot is not None:
             cls.slot = slot
             SLOTS.setdefault(slot, {})
-        else:
-            SLOTS[cls.slot][cls.__name__] = cls
+            return
+        first = SLOTS[cls.slot].setdefault(cls.__name__, cls)
+        # Defined again from the same place it is the same part: a reloaded module, a cell run twice.
+        if (first.__module__, first.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise UsageError(
+                f"the name {cls.__name__!r} is taken: {first.__module__} has a part of this name in the slot "
+                f"{cls.slot!r} already, and {cls.__module__} defines another; rename the new one."
+            )
+        SLOTS[cls.slot][cls.__name__] = cls
 
     def __post_init__(self) -> None:
         check(self)
@@ -49,7 +57,7 @@ class Part:
         return {"part": type(self).__name__, **fields}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
+    def from_dict(cls: type[P], data: dict[str, Any]) -> P:
         """The part that `to_dict` wrote, for the slot this is called on (e.g. `Advantage.from_dict`)."""
         known = SLOTS[cls.slot]
         if not isinstance(data, dict):

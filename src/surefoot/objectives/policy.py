@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -55,11 +55,11 @@ class PolicyObjective:
     divergence: float = hyperparameter(0.0, low=0, help="Weight of the divergence from the old or reference policy.")
 
     def __post_init__(self) -> None:
-        check(self)
         for name, kind in PARTS.items():
             if not isinstance(part := getattr(self, name), kind):
                 known = ", ".join(f"{known}()" for known in sorted(SLOTS[kind.slot]))
                 raise UsageError(f"an objective's {name} cannot be {part!r}; it must be one of {known}.")
+        check(self)
 
     def loss(
         self,
@@ -133,7 +133,7 @@ class PolicyObjective:
         return {name: v.to_dict() if isinstance(v, Part) else v for name, v in values.items()}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
+    def from_dict(cls, data: dict[str, Any]) -> PolicyObjective:
         """The objective that `to_dict` wrote."""
         known = [f.name for f in dataclasses.fields(cls)]
         for name in data:
