@@ -84,8 +84,8 @@ CLAIM = Claim(
     baseline="A2C and REINFORCE on the same harness; PPO without its clip and V-MPO without its KL terms",
     metric="CartPole-v1 and Pendulum-v1, 102k steps, 8 environments × 256 steps, step size going linearly to 0: area "
     "under the return curve, min–max normalised in each environment; KL averaged over the gradient steps",
-    supported_by="the intervals of the two groups' means do not overlap, both loosened learners are worse, and their KL "
-    f"is at least {FIRM:g} times as large in both environments",
+    supported_by="the intervals of the two groups' means do not overlap, both loosened learners are worse, and their "
+    f"KL is at least {FIRM:g} times as large in both environments",
     refuted_by="A2C or REINFORCE has a larger area than two of the bounded ones, or neither loosened learner is worse",
     measure=measure,
     judge=judge,

@@ -70,7 +70,7 @@ CLAIM = Claim(
     "CartPole-v1 (41k steps) and Pendulum-v1 (61k): return over the last fifth of training",
     supported_by="in every one-batch arm SPO's mean |ρ−1| is below ε = 0.2 and at most half of PPO's, and SPO's mean "
     "return is at least PPO's in both environments",
-    refuted_by="an arm where it is not, or PPO's return higher by more than one standard error of the paired difference",
+    refuted_by="an arm where it is not, or PPO's return higher by over one standard error of the paired difference",
     measure=measure,
     judge=judge,
     seeds=5,
