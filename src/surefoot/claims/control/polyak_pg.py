@@ -166,8 +166,8 @@ def judge(measurements: Measurements) -> tuple[Verdict, dict[str, Estimate]]:
 
 CLAIM = Claim(
     slug="polyak-pg",
-    sentence="Without a tuned step size, policy gradient with the Polyak step and twin policies reaches the optimum, faster "
-    "than SGD and Adam do on average over a grid of rates, and whatever the scale of the rewards.",
+    sentence="Without a tuned step size, policy gradient with the Polyak step and twin policies reaches the optimum, "
+    "faster than SGD and Adam do on average over a grid of rates, and whatever the scale of the rewards.",
     baseline="SGD (step sizes 0.1, 1, 10) and Adam (0.01, 0.1, 1) on the same gradient, entropy term and trajectories.",
     metric="Exact value over optimal value on random MDPs (5 states, 3 actions, 20 steps): mean over 100 iterations "
     "of 32 trajectories (area) and over the last 15 (end). The change is the largest one at any iteration when rewards "
