@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gymnasium.vector import VectorEnv
+
 from surefoot import catalogue
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import build
@@ -196,6 +198,29 @@ def explain(method: str | OnPolicy, **hyperparameters: Any) -> str:
     from surefoot.evaluate.explain import explain as page
 
     return page(*make_method(method, **hyperparameters))
+
+
+class _Evaluation:
+    """A callback that plays deterministic episodes with every seed's agent each `every` steps."""
+
+    def __init__(self, env: Any, options: dict[str, Any], every: int, episodes: int) -> None:
+        if isinstance(env, VectorEnv):
+            raise UsageError("evaluate_every needs an id or a factory as env: a ready environment is busy training.")
+        self._env: Any = env
+        self._options, self._every, self._episodes = options, every, episodes
+
+    def __call__(self, learner: Any, rows: list[dict[str, Any]]) -> None:
+        pace = learner.method.num_envs * learner.method.num_steps
+        if learner.steps // self._every == (learner.steps - pace) // self._every:
+            return
+        from functools import partial
+
+        from surefoot.envs import make_single
+        from surefoot.evaluate.rollout import returns
+
+        single: Any = partial(make_single, self._env, self._options["env_kwargs"], self._options["wrappers"])
+        for index, row in enumerate(rows):
+            row["evaluation_mean"] = float(returns(learner.agent(index), single, self._episodes).mean())
 
 
 def _player(policy: Any, env: Any) -> tuple[Any, Any, Path | None]:

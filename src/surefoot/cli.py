@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, Optional, get_type_hints
 
 from surefoot.errors import UsageError, nearest
 
@@ -40,9 +40,8 @@ def evaluate(run: Path, /, episodes: int = 20, seed: int = 0, env: str | None = 
     figures = api.evaluate(run, env, episodes, seed=seed, video=film)
     low, high = figures["mean_interval"]
     print(f"{figures['env']} · {episodes} episodes from seed {seed}")
-    print(
-        f"mean return {figures['mean']:.2f}  95 % interval [{low:.2f}, {high:.2f}]  min {figures['min']:.2f}  max {figures['max']:.2f}"
-    )
+    print(f"mean return {figures['mean']:.2f}  95 % interval [{low:.2f}, {high:.2f}]")
+    print(f"lowest {figures['min']:.2f}  highest {figures['max']:.2f}")
     if film is not None:
         print(f"video: {figures['video']}")
 
@@ -166,7 +165,7 @@ def _typed(method: type) -> type:
     for field in dataclasses.fields(method):
         choices = field.metadata.get("choices")
         kind = Literal[choices] if choices else hints[field.name]  # type: ignore[valid-type]
-        kind = kind | None if choices and field.default is None else kind
+        kind = Optional[kind] if choices and field.default is None else kind  # noqa: UP045 (a Literal made at run time)
         text = field.metadata.get("help", "").replace("%", "%%")
         fields.append((field.name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=field.default)))
     made = dataclasses.make_dataclass(method.__name__, fields, frozen=True)
@@ -177,9 +176,8 @@ def _typed(method: type) -> type:
 def _finished(run: Any) -> None:
     last = run.metrics()[-len(run.config["seeds"]) :]
     returns = [f"{row['return_mean']:.1f}" for row in last if "return_mean" in row]
-    print(
-        f"{run.path}: {last[0]['step']:,} steps, mean return of the last 100 episodes {', '.join(returns) or 'none ended'}"
-    )
+    means = ", ".join(returns) or "none ended"
+    print(f"{run.path}: {last[0]['step']:,} steps, mean return of the last 100 episodes {means}")
     print(f"next: surefoot stress {run.path} · surefoot report {run.path}")
 
 
@@ -230,9 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif name == "train" and rest[:1] not in (["-h"], ["--help"]):
             train(rest)
         elif name == "train":
-            print(
-                f"usage: surefoot train METHOD --env ENV [options]\n\n{train.__doc__}\nsurefoot train METHOD --help lists all."
-            )
+            print(f"usage: surefoot train METHOD --env ENV [options]\n\n{train.__doc__}")
+            print("surefoot train METHOD --help lists all.")
         else:
             import tyro
 

@@ -70,7 +70,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
     if kind in (int, float):
         whole = isinstance(value, int) and not isinstance(value, bool)
-        return whole or (kind is float and isinstance(value, float) and math.isfinite(value))
+        return whole or (kind is float and isinstance(value, float) and not math.isnan(value))
     kind = origin or kind
     return not isinstance(kind, type) or isinstance(value, kind)
 

@@ -66,7 +66,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, method, env, options
 
 
 def command(run: Path, steps: int) -> list[str]:
-    flags = "--num-envs 4 --num-steps 64 --epochs 4 --checkpoint-every 512 --loggers tensorboard".split()
+    flags = ["--num-envs", "4", "--num-steps", "64", "--epochs", "4", "--checkpoint-every", "512"]
     where = ["--run-dir", str(run), "--steps", str(steps)]
     return [sys.executable, "-m", "surefoot.cli", "train", "ppo", "--env", "CartPole-v1", *flags, *where]
 
@@ -74,7 +74,9 @@ def command(run: Path, steps: int) -> list[str]:
 def test_kill_minus_nine_at_any_moment(tmp_path):
     steps = 256 * 24
     subprocess.run(command(tmp_path / "whole", steps), check=True, capture_output=True)
-    process = subprocess.Popen(command(tmp_path / "killed", steps), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(tmp_path / "killed", steps), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     metrics = tmp_path / "killed" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while (not metrics.exists() or metrics.read_text().count("\n") < 7) and time.monotonic() < deadline:
@@ -92,7 +94,9 @@ def rows_whole_lines(path: Path) -> list[dict]:
 
 
 def test_control_c_ends_with_a_checkpoint(tmp_path):
-    process = subprocess.Popen(command(tmp_path / "run", 10**7), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(tmp_path / "run", 10**7), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while (not metrics.exists() or metrics.read_text().count("\n") < 3) and time.monotonic() < deadline:

@@ -138,7 +138,7 @@ def run_missing(workers: int = 1, results: Path = RESULTS) -> list[dict[str, Any
 
 def train_rows(
     method: Any,
-    env: str,
+    env: Any,
     steps: int,
     seeds: Sequence[int],
     observe: Callable[[Any, list[dict[str, Any]]], None] | None = None,

@@ -105,8 +105,8 @@ class Collector:
         held = self.log_path.stat().st_size if self.log_path.exists() else 0
         if held < size:
             raise UsageError(
-                f"{self.log_path} holds {held} bytes, but the checkpoint was written after {size}: the log of actions is "
-                "damaged or missing. Resume from an older checkpoint whose log is whole, or start a new run."
+                f"{self.log_path} holds {held} bytes, but the checkpoint was written after {size}: the log of actions "
+                "is damaged or missing. Resume from an older checkpoint whose log is whole, or start a new run."
             )
         os.truncate(self.log_path, size)
         observation: Any = None
@@ -123,7 +123,7 @@ class Collector:
 
 
 class Episodes:
-    """Returns and lengths of finished episodes, with a window of the last 100 for each seed; all of it plain tensors."""
+    """Returns and lengths of finished episodes, with a window of the last 100 for each seed, as tensors."""
 
     def __init__(self, seeds: int, envs: int) -> None:
         self.running = torch.zeros(2, seeds, envs, dtype=torch.float64)  # return and length so far
@@ -170,6 +170,6 @@ def _tensors(observation: Any) -> Observation:
 def _put(store: Observation, t: int, observation: Observation) -> None:
     if isinstance(store, dict):
         for key, x in store.items():
-            x[t] = observation[key]  # type: ignore[index]
+            x[t] = observation[key]  # type: ignore[index,call-overload]
     else:
-        store[t] = observation
+        store[t] = observation  # type: ignore[index]

@@ -63,6 +63,6 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
         for i, argument in enumerate(arguments):
             if argument is not seen[i]:  # a batch stays the same object for many steps: it is taken apart once
                 seen[i], parts[i] = argument, tree_leaves(argument)
-        return tree_unflatten(run(*chain.from_iterable(parts)), result)
+        return tree_unflatten(run(*chain.from_iterable(parts)), result)  # type: ignore[operator,arg-type]
 
     return call

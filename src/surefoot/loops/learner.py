@@ -100,7 +100,7 @@ class Learner:
         return rows
 
     def collect(self, vectors: Tensor, num_steps: int | None = None) -> Rollout:
-        """Act with the given weights `[seeds, size]` for `num_steps` steps; the rollout has axes `[time, seeds, envs]`."""
+        """Act with the given weights `[seeds, size]` for `num_steps` steps; the rollout is `[time, seeds, envs]`."""
         steps, envs, distribution = num_steps or self.method.num_steps, self.method.num_envs, self.model.distribution
         streams = [torch_stream(seed, "actions", self.collector.logged) for seed in self.seeds]
         noise = torch.stack([distribution.noise((steps, envs), g) for g in streams], 1)

@@ -49,8 +49,8 @@ class TensorBoard:
     """TensorBoard events under `tensorboard/`, a tag a metric, a sub-folder a seed when there are several."""
 
     def __init__(self, run: Path, config: Mapping[str, Any]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         several = len(config["seeds"]) > 1

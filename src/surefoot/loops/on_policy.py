@@ -72,7 +72,8 @@ class OnPolicy:
             batch = self.num_envs * self.num_steps
             raise UsageError(
                 f"minibatch_size={self.minibatch_size} does not divide the batch of num_envs × num_steps = "
-                f"{self.num_envs} × {self.num_steps} = {batch}; use a divisor such as {_divisor(batch, self.minibatch_size)}."
+                f"{self.num_envs} × {self.num_steps} = {batch}; use a divisor "
+                f"such as {_divisor(batch, self.minibatch_size)}."
             )
 
     def network(self) -> Network:

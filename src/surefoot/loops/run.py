@@ -67,10 +67,10 @@ class Run:
     def agent(self, seed: int | None = None) -> Agent:
         """The trained policy; of a run with several seeds, the first one's unless another is asked for."""
         seeds = self.config["seeds"]
-        seed = seeds[0] if seed is None else seed
-        if seed not in seeds:
+        chosen: int = seeds[0] if seed is None else seed
+        if chosen not in seeds:
             raise UsageError(f"seed={seed!r} is not in this run; it has the seeds {', '.join(map(str, seeds))}.")
-        return Agent.load(agent_folder(self.path, seeds, seed))
+        return Agent.load(agent_folder(self.path, seeds, chosen))
 
 
 def agent_folder(run: Path, seeds: Sequence[int], seed: int) -> Path:

@@ -84,8 +84,8 @@ def _checkpoint(learner: Trainable, run: Path) -> None:
         logged = learner.collector.flush()
     except OSError as error:
         raise UsageError(
-            f"The log of actions in {run} could not be written: {error}. Nothing checkpointed before is lost; make room, "
-            f"then go on with: surefoot train --resume {run}"
+            f"The log of actions in {run} could not be written: {error}. Nothing checkpointed before is lost; make "
+            f"room, then go on with: surefoot train --resume {run}"
         ) from error
     facts = {"iteration": learner.iteration, "steps": learner.steps, "logged": logged, "seeds": learner.seeds}
     checkpoint.write(run, learner.state(), facts)
@@ -98,8 +98,8 @@ def _check_finite(learner: Trainable, rows: list[Row], run: Path) -> None:
     last = checkpoint.latest(run)
     raise UsageError(
         f"The weights of seed {', '.join(map(str, lost))} are no longer finite after {learner.steps:,} steps; the run "
-        f"ends here. The last good checkpoint is {last}. A smaller learning_rate, a smaller max_grad_norm, or normalised "
-        "rewards and observations usually help."
+        f"ends here. The last good checkpoint is {last}. A smaller learning_rate, a smaller max_grad_norm, or "
+        "normalised rewards and observations usually help."
     )
 
 

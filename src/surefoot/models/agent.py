@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from surefoot.errors import UsageError
-from surefoot.hyperparameters import check, hyperparameter
+from surefoot.hyperparameters import build, check, hyperparameter
 from surefoot.models import spaces
 from surefoot.models.distributions import Gaussian, for_space
 from surefoot.models.functional import Flat
@@ -48,12 +48,16 @@ class Network:
         return ActorCritic(observation_space, for_space(action_space, self.squash), **settings)
 
 
+def _entries(space: gym.Space) -> dict[str, Any]:
+    """The spaces of a dict by key; '' stands for the whole of any other."""
+    return dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {"": space}
+
+
 def normalized_keys(space: gym.Space) -> dict[str, int]:
     """The observation entries that a running normaliser treats (float vectors), with their widths; '' is the whole."""
-    entries = space.spaces if isinstance(space, gym.spaces.Dict) else {"": space}
     return {
         key: int(s.shape[0])
-        for key, s in entries.items()
+        for key, s in _entries(space).items()
         if key != MASK_KEY
         and isinstance(s, gym.spaces.Box)
         and len(s.shape) == 1
@@ -100,14 +104,8 @@ class Agent:
 
         `deterministic=True` gives the most likely action; otherwise one is drawn with torch's global generator.
         """
-        first = next(iter(observation.values())) if isinstance(observation, dict) else np.asarray(observation)
-        space = self.observation_space
-        shape = next(iter(space.spaces.values())).shape if isinstance(space, gym.spaces.Dict) else space.shape
-        single = first.ndim == len(shape or ())
-        if not single and first.shape[1:] != tuple(shape or ()):
-            raise UsageError(f"observation has shape {first.shape}, this agent expects {shape} or a batch of it.")
         with torch.inference_mode():
-            tensors = _tensors(observation, single)
+            tensors, single = self._read(observation)
             params, state_tensor = self._forward(tensors, state, episode_start)
             distribution = self.module.distribution
             if deterministic:
@@ -120,6 +118,24 @@ class Agent:
             env_action = np.clip(env_action, self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
         return (env_action[0] if single else env_action), None if state_tensor is None else state_tensor.numpy()
 
+    def _read(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[Observation, bool]:
+        """The observation as a batch of tensors, and whether it was a single one."""
+        given = observation if isinstance(observation, dict) else {"": observation}
+        arrays = {key: np.asarray(x) for key, x in given.items()}
+        wanted = {key: s.shape for key, s in _entries(self.observation_space).items()}
+        shapes = {key: arrays[key].shape for key in wanted if key in arrays}
+        single = shapes == wanted
+        if not single and (
+            shapes.keys() != wanted.keys() or any(not x or x[1:] != wanted[k] for k, x in shapes.items())
+        ):
+            got = {key: x.shape for key, x in arrays.items()}
+            raise UsageError(
+                f"observation has shape {got.get('', got)}, expected is {wanted.get('', wanted)} or a batch of it."
+            )
+        tensors = {k: torch.as_tensor(arrays[k][None] if single else arrays[k]) for k in wanted}
+        tensors = {k: x.float() if x.dtype == torch.float64 else x for k, x in tensors.items()}
+        return tensors.get("", tensors), single
+
     def _forward(
         self, observation: Observation, state: np.ndarray | None, episode_start: np.ndarray | None
     ) -> tuple[Tensor, Tensor | None]:
@@ -129,7 +145,9 @@ class Agent:
         batch = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
         if state is None:
             state, episode_start = np.zeros((batch, self.module.core_state), np.float32), np.ones(batch, bool)
-        starts = torch.zeros(batch, dtype=torch.bool) if episode_start is None else torch.as_tensor(episode_start)
+        starts = torch.zeros(batch, dtype=torch.bool)
+        if episode_start is not None:
+            starts = torch.as_tensor(episode_start).bool().view(batch)
         one_step = {k: x[None] for k, x in observation.items()} if isinstance(observation, dict) else observation[None]
         params, new_state = self.module.policy(one_step, torch.as_tensor(state), starts[None])
         return params[0], new_state
@@ -170,29 +188,28 @@ class Agent:
             raise UsageError(
                 f"{folder} holds no readable agent ({error}); give the `agent` folder of a run."
             ) from error
-        if description.pop("format", None) != FORMAT:
+        if not isinstance(description, dict) or description.pop("format", None) != FORMAT:
             raise UsageError(f"{folder}/agent.json is not a {FORMAT} file; it was written by something else.")
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in description.pop("network").items()}
-        network = Network(**settings)
-        space, action_space = (spaces.from_json(description.pop(k)) for k in ("observation_space", "action_space"))
+        try:
+            settings = {k: tuple(v) if isinstance(v, list) else v for k, v in description.pop("network").items()}
+            space, action_space = (spaces.from_json(description.pop(k)) for k in ("observation_space", "action_space"))
+        except (KeyError, AttributeError, TypeError) as error:
+            raise UsageError(f"{folder}/agent.json is damaged: {error!r}; save the agent again.") from error
+        network = build(Network, settings)
         flat = Flat(network.make(space, action_space))
         wrong = [
             n for n, shape in flat.shapes.items() if tensors.get(f"weights/{n}", torch.empty(0, 0, 0)).shape != shape
         ]
+        names = [name.removeprefix("normalizer/") for name in tensors if name.startswith("normalizer/")]
+        pairs = {
+            key: (f"normalizer/{key}/mean", f"normalizer/{key}/inverse_std")
+            for key in dict.fromkeys(name.rpartition("/")[0] for name in names)
+        }
+        wrong += [name for pair in pairs.values() for name in pair if name not in tensors]
         if wrong:
             raise UsageError(
                 f"{folder}/agent.safetensors lacks weights that agent.json names, or has another shape: {wrong}."
             )
         vector = flat.flatten({name: tensors[f"weights/{name}"] for name in flat.shapes})
-        keys = [name.split("/")[1] for name in tensors if name.startswith("normalizer/") and name.endswith("/mean")]
-        scales = {k: (tensors[f"normalizer/{k}/mean"], tensors[f"normalizer/{k}/inverse_std"]) for k in keys}
+        scales = {key: (tensors[mean], tensors[inverse_std]) for key, (mean, inverse_std) in pairs.items()}
         return cls(network, space, action_space, vector, scales, description)
-
-
-def _tensors(observation: np.ndarray | dict[str, np.ndarray], single: bool) -> Observation:
-    def one(x: np.ndarray) -> Tensor:
-        tensor = torch.as_tensor(np.asarray(x))
-        tensor = tensor.float() if tensor.dtype == torch.float64 else tensor
-        return tensor[None] if single else tensor
-
-    return {k: one(x) for k, x in observation.items()} if isinstance(observation, dict) else one(observation)

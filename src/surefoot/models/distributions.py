@@ -1,8 +1,8 @@
 """Action distributions as pure functions on one parameter tensor `[..., size]`.
 
-A distribution is a frozen dataclass that knows how to read its parameters. Sampling takes its randomness as an argument,
-so a rollout draws all its noise at once and a stored action can be rebuilt. The action that is stored is the one that
-was sampled; `to_env` is what the environment receives.
+A distribution is a frozen dataclass that knows how to read its parameters. Sampling takes its randomness as an
+argument, so a rollout draws all its noise at once and a stored action can be rebuilt. The action that is stored is the
+one that was sampled; `to_env` is what the environment receives.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class SquashedGaussian(Gaussian):
 
     def to_env(self, action: Tensor) -> Tensor:
         low, high = action.new_tensor(self.low), action.new_tensor(self.high)
-        return low + (torch.tanh(action) + 1) * (high - low) / 2
+        return torch.lerp(low, high, (torch.tanh(action) + 1) / 2)  # exact at both ends, so never outside
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class Encoder(nn.Module):
     """From an observation of the given space to a feature vector; dict observations are encoded key by key and joined.
 
     Images (three axes, channels first or last) go through a convolutional network, vectors and one-hot coded
-    discrete observations through an MLP. The key `action_mask` is not an input.
+    discrete observations through an MLP. The key `action_mask` is not an input. `dtype` is that of the weights.
     """
 
     def __init__(self, space: gym.Space, hidden: Sequence[int], activation: str, cnn: str) -> None:
@@ -106,25 +106,26 @@ class Encoder(nn.Module):
             else:
                 width += flat_size(s)
         plain_image = len(self.images) == len(self.spaces) == 1
-        self.mlp = nn.Sequential() if plain_image else mlp(width, hidden, activation)
+        self.mlp = nn.Sequential() if plain_image else mlp(width, hidden, activation)  # type: ignore[arg-type]
         self.features = width if plain_image or not hidden else hidden[-1]
 
-    def forward(self, observation: Observation) -> Tensor:
+    def forward(self, observation: Observation, dtype: torch.dtype) -> Tensor:
         parts = observation if isinstance(observation, dict) else {"": observation}
-        features = [self._encode(key, s, parts[key]) for key, s in self.spaces.items()]
+        features = [self._encode(key, s, parts[key], dtype) for key, s in self.spaces.items()]
         return self.mlp(features[0] if len(features) == 1 else torch.cat(features, -1))
 
-    def _encode(self, key: str, space: gym.Space, x: Tensor) -> Tensor:
+    def _encode(self, key: str, space: gym.Space, x: Tensor, dtype: torch.dtype) -> Tensor:
         if is_image(space):
             x = x if _is_channels_first(space.shape) else x.movedim(-1, -3)  # type: ignore[arg-type]
-            images = x.reshape(-1, *x.shape[-3:]).to(torch.get_default_dtype()) / 255.0
+            images = x.reshape(-1, *x.shape[-3:]).to(dtype) / 255.0
             return self.images[f"image_{key}"](images).reshape(*x.shape[:-3], -1)
         if isinstance(space, gym.spaces.Discrete):
-            return F.one_hot(x.long() - int(space.start), int(space.n)).to(torch.get_default_dtype())
+            return F.one_hot(x.long() - int(space.start), int(space.n)).to(dtype)
         if isinstance(space, gym.spaces.MultiDiscrete):
-            parts = [F.one_hot(c.long(), int(n)) for c, n in zip(x.unbind(-1), space.nvec, strict=True)]
-            return torch.cat(parts, -1).to(torch.get_default_dtype())
-        return x.flatten(x.dim() - len(space.shape or ())).to(torch.get_default_dtype())
+            parts = zip(x.unbind(-1), space.nvec, space.start, strict=True)
+            parts = [F.one_hot(c.long() - int(start), int(n)) for c, n, start in parts]
+            return torch.cat(parts, -1).to(dtype)
+        return x.reshape(*x.shape[: x.dim() - len(space.shape or ())], flat_size(space)).to(dtype)
 
 
 def is_image(space: gym.Space) -> bool:
@@ -213,13 +214,14 @@ class Head(nn.Module):
             assert state is not None and starts is not None
             x, state = self._unroll(observation, state, starts)
         else:
-            x = self.encoder(observation)
+            x = self.encoder(observation, self.output.weight.dtype)
         x = self.output(x)
         return (x if self.log_std is None else torch.cat([x, self.log_std.expand_as(x)], -1)), state
 
     def _unroll(self, observation: Observation, state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
         outputs = []
-        for x, start in zip(self.encoder(observation).unbind(0), starts.unbind(0), strict=True):
+        features = self.encoder(observation, self.output.weight.dtype)
+        for x, start in zip(features.unbind(0), starts.unbind(0), strict=True):
             assert self.core is not None
             output, state = self.core(x, torch.where(start.unsqueeze(-1), torch.zeros_like(state), state))
             outputs.append(output)

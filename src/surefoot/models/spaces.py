@@ -33,14 +33,14 @@ def from_json(data: dict[str, Any]) -> gym.Space:
     match data.get("kind"):
         case "Box":
             dtype, shape = np.dtype(data["dtype"]), tuple(data["shape"])
-            low, high = (np.broadcast_to(np.array(data[k], dtype=float), shape).astype(dtype) for k in ("low", "high"))
+            low, high = (np.broadcast_to(np.array(data[k], dtype), shape) for k in ("low", "high"))
             return gym.spaces.Box(low, high, shape, dtype)  # type: ignore[arg-type]
         case "Discrete":
             return gym.spaces.Discrete(data["n"], start=data["start"])
         case "MultiDiscrete":
             return gym.spaces.MultiDiscrete(data["nvec"], start=data["start"])
         case "MultiBinary":
-            return gym.spaces.MultiBinary(data["shape"])
+            return gym.spaces.MultiBinary(data["shape"] if len(data["shape"]) > 1 else data["shape"][0])
         case "Dict":
             return gym.spaces.Dict({key: from_json(s) for key, s in data["spaces"].items()})
     raise UsageError(f"space description {data!r} is damaged or of a newer version; 'kind' is {data.get('kind')!r}.")
@@ -49,6 +49,6 @@ def from_json(data: dict[str, Any]) -> gym.Space:
 def _numbers(bound: np.ndarray) -> Any:
     """A bound as one number where it is the same everywhere (images), otherwise as nested lists; inf as a string."""
     if bound.size and (bound == bound.flat[0]).all():
-        value = float(bound.flat[0])
+        value = bound.flat[0].item()
         return value if np.isfinite(value) else str(value)
     return np.where(np.isfinite(bound), bound, bound.astype(str).astype(object)).tolist() if bound.size else []

@@ -93,7 +93,7 @@ def look(learner: Any, rows: list[dict[str, Any]]) -> None:
 
 
 def measure(seeds: Sequence[int]) -> Measurements:
-    bound = {"max_kl": RADIUS, "margin": 3.0}
+    bound: dict[str, Any] = {"max_kl": RADIUS, "margin": 3.0}
     task: dict[str, OnPolicy] = {
         "fixpo": FixPO(**TASK, **bound),
         "no_fixup": Unrepaired(**TASK, **bound),

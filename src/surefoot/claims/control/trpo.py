@@ -130,8 +130,8 @@ CLAIM = Claim(
     slug="trpo",
     sentence="With a bound on the mean KL of each update, checked by a line search, the policy improves nearly "
     "monotonically where first-order and unchecked steps lose much of their return now and then.",
-    baseline="the same critic and advantages with one Adam step a batch (of step sizes 0.001, 0.01, 0.1 the one with the "
-    "best final return); 10 epochs of Adam on the surrogate, not clipped; the natural step with δ = 0.5 and no search",
+    baseline="the same critic and advantages with one Adam step a batch (of step sizes 0.001, 0.01, 0.1 the one with "
+    "the best final return); 10 epochs of Adam on the surrogate, not clipped; the natural step, δ = 0.5, no search",
     metric="Share of updates after which the mean return of 20 episodes is below 90 % of its maximum so far, largest "
     "exact mean KL of an update, return after the last of 60,000 steps; CartPole-v1",
     supported_by="no update of TRPO above δ = 0.01, drops after at most 10 % of its updates, final return of at least "

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.on_policy import Batch, OnPolicy, in_turn
 from surefoot.loops.optimizer import Adam
@@ -49,20 +48,12 @@ class TRPO(OnPolicy):
     cg_damping: float = hyperparameter(0.1, low=0, help="Multiple of the identity added to the Fisher matrix.")
     backtrack_factor: float = hyperparameter(0.8, above=0, below=1, help="What a refused step is multiplied by.")
     backtrack_tries: int = hyperparameter(10, low=1, help="Steps tried before the policy is left as it was.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        name = type(self).__name__
-        if self.shared:
-            raise UsageError(
-                f"{name}: shared=True is not allowed, it must be False: the trust region bounds the policy's move, "
-                "and an encoder shared with the critic would move outside of it. Leave `shared` away."
-            )
-        if self.target_kl is not None:
-            raise UsageError(
-                f"{name}: target_kl={self.target_kl!r} is not allowed, it must be None: there are no epochs of the "
-                "policy to end early. Bound the KL of an update with `max_kl`."
-            )
+    shared: bool = hyperparameter(
+        False, choices=(False,), help="An encoder shared with the critic would move outside of the trust region."
+    )
+    target_kl: float | None = hyperparameter(
+        None, choices=(None,), help="There are no epochs of the policy to end early; max_kl bounds an update."
+    )
 
     def objective(self) -> PolicyObjective:
         return PolicyObjective(
@@ -81,50 +72,55 @@ class TRPO(OnPolicy):
         self, learner: Any, vector: Tensor, adam: Adam, extra: dict[str, Tensor], batch: Batch, seed_index: int
     ) -> tuple[Tensor, Adam, dict[str, Tensor], dict[str, Tensor]]:
         """One seed's step. Objective and KL ignore the critic's weights: gradient, products and step are 0 there."""
-        model, distribution = learner.model, learner.model.distribution
-        old_params, objective = batch["old_params"], self.objective()
-
-        def mean_kl(params: Tensor) -> Tensor:
-            return aggregation.mean()(distribution.kl(old_params, params), batch["valid"])
-
-        def policy(weights: Tensor) -> Tensor:
-            return model.evaluate(weights, batch)[0]
-
-        def look(weights: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-            """A loss with the policy's gradient, the value of what is maximised, and what is logged."""
-            params = policy(weights)
-            log_prob, entropy = distribution.log_prob(params, batch["action"]), distribution.entropy(params)
-            loss, metrics = objective.loss(
-                log_prob, batch["old_log_prob"], batch["advantage"], valid=batch["valid"], entropy=entropy
-            )
-            logged = {name: metrics[name] for name in ("surrogate", "ratio_deviation", "entropy")}
-            value = metrics["surrogate"] + self.entropy * metrics["entropy"]
-            return loss, value, {**logged, "kl": mean_kl(params.detach())}
+        step, slope, before, facts = self.natural_step(learner.model, vector, batch)
 
         def acceptable(weights: Tensor) -> bool:
             with torch.no_grad():
-                _, value, metrics = look(weights)
+                _, value, metrics = self.policy_loss(learner.model, weights, batch)
             return bool(metrics["kl"] <= self.max_kl) and bool(value > before)
 
-        start = vector.detach().requires_grad_()
-        loss, before, _ = look(start)
-        (descent,) = torch.autograd.grad(loss, start)
-        fisher = gauss_newton_product(policy, vector, hessian_product(mean_kl, old_params), self.cg_damping)
-        x, residual = conjugate_gradient(fisher, -descent, self.cg_iterations)
-        curvature = x @ fisher(x)
-        step = step_length(curvature, self.max_kl) * x
         vector, fraction = backtrack(vector, step, acceptable, self.backtrack_factor, self.backtrack_tries)
         with torch.no_grad():
-            _, after, metrics = look(vector)
-        metrics |= {
+            _, after, metrics = self.policy_loss(learner.model, vector, batch)
+        metrics |= facts | {
             "accepted": torch.tensor(float(fraction > 0)),
             "step_fraction": torch.tensor(fraction),
-            "curvature": curvature,
-            "cg_residual": residual,
-            "predicted_improvement": -fraction * (descent @ step),
+            "predicted_improvement": fraction * slope,
             "improvement": after - before,
         }
         return vector, adam, extra, metrics
+
+    def natural_step(
+        self, model: Model, vector: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """The step to the edge of the trust region, the improvement it predicts, what is improved, and facts to log."""
+        start = vector.detach().requires_grad_()
+        loss, before, _ = self.policy_loss(model, start, batch)
+        (descent,) = torch.autograd.grad(loss, start)
+        metric = hessian_product(lambda params: self.mean_kl(model, params, batch), batch["old_params"])
+        fisher = gauss_newton_product(lambda v: model.evaluate(v, batch)[0], vector, metric, self.cg_damping)
+        x, residual = conjugate_gradient(fisher, -descent, self.cg_iterations)
+        curvature = x @ fisher(x)
+        step = step_length(curvature, self.max_kl) * x
+        return step, -descent @ step, before, {"curvature": curvature, "cg_residual": residual}
+
+    def policy_loss(self, model: Model, vector: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """A loss with the policy's gradient, the value of what is maximised, and metrics."""
+        params, distribution = model.evaluate(vector, batch)[0], model.distribution
+        loss, metrics = self.objective().loss(
+            distribution.log_prob(params, batch["action"]),
+            batch["old_log_prob"],
+            batch["advantage"],
+            valid=batch["valid"],
+            entropy=distribution.entropy(params),
+        )
+        value = metrics["surrogate"] + self.entropy * metrics["entropy"]
+        kept = {name: metrics[name] for name in ("surrogate", "ratio_deviation", "entropy")}
+        return loss, value, {**kept, "kl": self.mean_kl(model, params.detach(), batch)}
+
+    def mean_kl(self, model: Model, params: Tensor, batch: Batch) -> Tensor:
+        """Mean over states of KL(π_old ‖ π), for π with these distribution parameters."""
+        return aggregation.mean()(model.distribution.kl(batch["old_params"], params), batch["valid"])
 
     def fit_critic(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
         """Epochs of Adam on the critic alone."""
