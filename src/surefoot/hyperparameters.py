@@ -47,7 +47,7 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
 def _words(kind: Any, meta: Mapping[str, Any]) -> str:
     if kind in (int, float):
         noun = "whole number" if kind is int else "number"
-        return f"a {noun} in {_range(meta)}" if set(LIMITS) & set(meta) else f"a finite {noun}"
+        return f"a {noun} in {_range(meta)}" if set(LIMITS) & set(meta) else f"a {noun}"
     if get_origin(kind) is tuple:
         return f"a tuple with each element {_words(get_args(kind)[0], meta)}"
     known = {bool: "True or False", str: "a string", NoneType: "None"}
