@@ -89,7 +89,7 @@ def test_accepts(name, value):
         ("thing", 3, "of type Thing or None (default None)."),
         ("either", "x", "a number in [0, inf) or of type Thing"),
         ("either", -1, "a number in [0, inf) or of type Thing"),
-        ("implied", 3.5, "a finite whole number"),
+        ("implied", 3.5, "a whole number"),
     ],
 )  # fmt: skip
 def test_refuses_in_one_voice(name, value, wanted):
@@ -143,7 +143,7 @@ def test_a_field_without_default_has_none_in_its_message():
 
     with pytest.raises(UsageError) as refusal:
         Bare("3")  # type: ignore[arg-type]
-    assert str(refusal.value) == "Bare: size='3' is not allowed; it must be a finite whole number."
+    assert str(refusal.value) == "Bare: size='3' is not allowed; it must be a whole number."
 
 
 def test_ranges_in_words():
