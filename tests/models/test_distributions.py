@@ -50,7 +50,7 @@ def test_gaussian_equals_torch():
 
 
 def test_gaussian_sample_is_mean_plus_deviation_times_noise():
-    ours, params = Gaussian(2), torch.tensor([1.0, -2.0, 0.0, np.log(3.0)])
+    ours, params = Gaussian(2), torch.tensor([1.0, -2.0, 0.0, float(np.log(3.0))])
     noise = ours.noise((7, 5), generator())
     assert noise.shape == (7, 5, 2) and torch.equal(noise, ours.noise((7, 5), generator()))
     torch.testing.assert_close(ours.sample(params, noise), torch.tensor([1.0, -2.0]) + noise * torch.tensor([1.0, 3.0]))
@@ -85,10 +85,10 @@ def test_squashed_log_prob_of_extreme_actions_is_exact_and_has_finite_gradients(
         log_prob = squashed(1).log_prob(params, action)
         slope = np.log(4) - 2 * size - 2 * np.log1p(np.exp(-2 * size))
         expected = stats.norm(0, np.exp(10)).logpdf(size) - slope
-        assert float(log_prob) == pytest.approx(expected, rel=1e-6)
+        assert log_prob.item() == pytest.approx(expected, rel=1e-6)
         gradients = torch.autograd.grad(log_prob, (params, action))
         assert all(g.isfinite().all() for g in gradients)
-        assert float(gradients[1]) == pytest.approx(2 * np.tanh(sign * size) - sign * size / np.exp(20), rel=1e-5)
+        assert gradients[1].item() == pytest.approx(2 * np.tanh(sign * size) - sign * size / np.exp(20), rel=1e-5)
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.7, -2.0])
@@ -196,7 +196,7 @@ def test_gumbel_noise_is_finite_even_where_the_uniform_is_zero(monkeypatch):
 @pytest.mark.parametrize("ours", [Categorical((4,)), MultiDiscrete((2, 2))], ids=type)
 def test_masked_choices_have_probability_zero_and_finite_gradients(ours):
     logits = randn(100, 4).float().requires_grad_()
-    mask = torch.tensor([True, False, False, True])
+    mask = torch.tensor([True, False, True, True])
     params = ours.masked(logits, mask)
     noise = ours.noise((100,), generator())
     action = ours.sample(params, noise)
@@ -211,7 +211,7 @@ def test_masked_choices_have_probability_zero_and_finite_gradients(ours):
     )
     outputs.backward()
     assert outputs.isfinite() and logits.grad.isfinite().all()
-    assert (logits.grad[:, ~mask] == 0).all() and (isinstance(ours, MultiDiscrete) or (logits.grad[:, mask] != 0).any())
+    assert (logits.grad[:, ~mask] == 0).all() and (logits.grad[:, mask] != 0).any()
 
 
 def test_masks_may_be_bytes_and_entropy_is_that_of_what_is_left():

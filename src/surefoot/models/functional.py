@@ -45,7 +45,8 @@ class Flat:
 
     def __call__(self, vector: Float[Tensor, "size"], *args: Any) -> Any:
         """`module(*args)` with the given parameters."""
-        return functional_call(self.module, self.unflatten(vector), args)
+        # A module used twice is swapped once: tying would swap it twice, and leave a tensor where its parameter was.
+        return functional_call(self.module, self.unflatten(vector), args, tie_weights=False)
 
     def bind(self, vector: Float[Tensor, "size"]) -> nn.Module:
         """The module itself, its parameters turned into views of the vector: calling it costs no swap."""
