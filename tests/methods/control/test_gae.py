@@ -101,6 +101,24 @@ def test_a_step_lowers_the_loss_within_the_bound_and_leaves_the_policy(settings)
     assert (learner.vector != start)[:, ~actor].any()
 
 
+def test_a_step_that_lowers_the_loss_beyond_the_bound_is_shortened():
+    learner = make_learner(small(critic_damping=1e-4), POLE, [1], 10**6)
+    batch = learner.estimate(learner.collect(learner.vector))
+    start, valid, old = learner.vector.clone(), batch["valid"][0], values(learner, batch)
+    fraction = float(step(learner, batch)["critic_step_fraction"])
+    taken, target = learner.vector, batch["target"][0]
+
+    def bound_and_loss(vector: Tensor) -> tuple[Tensor, Tensor]:
+        learner.vector = vector
+        new = values(learner, batch)
+        distance = ((new - old) ** 2)[valid].mean() / (2 * ((old - target) ** 2)[valid].mean())
+        return distance, ((new - target) ** 2)[valid].mean()
+
+    whole = start + (taken - start) / fraction
+    assert fraction < 1 and bound_and_loss(taken)[0] <= 0.01
+    assert bound_and_loss(whole)[0] > 0.011 and bound_and_loss(whole)[1] < bound_and_loss(start)[1]
+
+
 def test_a_critic_without_error_stays():
     learner, batch = ready(small(), POLE)
     start, batch["target"] = learner.vector.clone(), values(learner, batch)[None]

@@ -99,6 +99,17 @@ def test_a_search_that_fails_leaves_the_policy():
     assert metrics["accepted"] == metrics["step_fraction"] == metrics["improvement"] == 0
 
 
+def test_a_step_within_the_region_that_lowers_the_surrogate_is_refused():
+    learner, batch = ready(small(max_kl=50.0, cg_damping=1e-3, backtrack_tries=1), POLE)
+    start, one = learner.vector.clone(), pick(batch, 0)
+    whole, slope, before, _ = learner.method.natural_step(learner.model, start[0], one)
+    with torch.no_grad():
+        _, after, seen = learner.method.policy_loss(learner.model, start[0] + whole, one)
+    assert seen["kl"] < 50 and slope > 0 and after < before
+    assert step(learner.method, learner, batch)["accepted"] == 0
+    assert torch.equal(learner.vector, start)
+
+
 @pytest.mark.parametrize("advantage", [0.0, 2.5])
 def test_advantages_without_a_difference_move_nothing(advantage):
     learner, batch = ready(small(), POLE)
