@@ -250,8 +250,8 @@ def fresh_batches(learner: Any, env: Any, steps: int, **options: Any) -> tuple[B
     """
     if isinstance(env, VectorEnv):
         raise UsageError(f"env={env!r} is a ready vector environment; give its id or a factory, to be made anew.")
-    method, extra_seeds = learner.method, [derive(seed, "subspaces", learner.iteration) for seed in learner.seeds]
-    probe = make_learner(method, env, extra_seeds, steps, **options)
+    method, seeds = learner.method, [derive(seed, "subspaces", learner.iteration) for seed in learner.seeds]
+    probe = make_learner(method, env, seeds, steps, **options)
     try:
         probe.moments, probe.reward_moments = dict(learner.moments), learner.reward_moments
         data = probe.estimate(probe.collect(learner.vector, -(-steps // method.num_envs)))

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surefoot.envs.make import EnvLike
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.on_policy import Batch
@@ -41,12 +42,12 @@ class GradientSubspaces(PPO):
     """PPO with a report on its gradients' subspaces."""
 
     analysis_every: int = hyperparameter(50, low=1, help="Iterations from one analysis to the next.")
-    subspaces: tuple[int, ...] = (1, 10)
+    subspaces: tuple[int, ...] = hyperparameter((1, 10), low=1, help="Numbers k of eigenvectors to report on.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_shared(self)
-        check_sizes("subspaces", self.subspaces)
+        refuse_none(self.subspaces)
 
     def extra_state(self, model: Model) -> dict[str, Tensor]:
         sizes = {name: int(model.mask(lambda full, name=name: full.startswith(f"{name}.")).sum()) for name in HEADS[:2]}
@@ -92,16 +93,16 @@ class Subspaces:
     not touched, and it computes the same to the bit. A resumed run has no overlap until its second analysis.
     """
 
-    env: Any
+    env: EnvLike
     every: int = hyperparameter(50, low=1, help="Iterations from one analysis to the next.")
     steps: int = hyperparameter(8192, low=1, help="Environment steps behind each Hessian.")
-    subspaces: tuple[int, ...] = (1, 10)
+    subspaces: tuple[int, ...] = hyperparameter((1, 10), low=1, help="Numbers k of eigenvectors to report on.")
     options: dict[str, Any] = field(default_factory=dict)
     previous: list[dict[str, Tensor]] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check(self)
-        check_sizes("subspaces", self.subspaces)
+        refuse_none(self.subspaces)
 
     def __call__(self, learner: Any, rows: list[dict[str, Any]]) -> None:
         refuse_shared(learner.method)
@@ -126,10 +127,10 @@ def named(
     return rows
 
 
-def check_sizes(name: str, sizes: tuple[int, ...]) -> None:
-    """Raise `UsageError` unless the sizes of subspaces are whole numbers from 1 on."""
-    if not sizes or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in sizes):
-        raise UsageError(f"{name}={sizes!r} is not allowed; it must be whole numbers from 1 on, such as (1, 10).")
+def refuse_none(subspaces: tuple[int, ...]) -> None:
+    """Raise `UsageError` where there is no subspace to report on."""
+    if not subspaces:
+        raise UsageError("subspaces=() is not allowed; give at least one number of eigenvectors, such as (1, 10).")
 
 
 METHOD = GradientSubspaces
