@@ -95,11 +95,11 @@ class Agent:
 
     def predict(
         self,
-        observation: np.ndarray | dict[str, np.ndarray],
+        observation: np.ndarray | np.generic | dict[str, Any],
         state: np.ndarray | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    ) -> tuple[np.ndarray | np.generic, np.ndarray | None]:
         """Actions for a batch of observations (or one), and the new recurrent state.
 
         `deterministic=True` gives the most likely action; otherwise one is drawn with torch's global generator.
@@ -118,7 +118,7 @@ class Agent:
             env_action = np.clip(env_action, self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
         return (env_action[0] if single else env_action), None if state_tensor is None else state_tensor.numpy()
 
-    def _read(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[Observation, bool]:
+    def _read(self, observation: np.ndarray | np.generic | dict[str, Any]) -> tuple[Observation, bool]:
         """The observation as a batch of tensors, and whether it was a single one."""
         given = observation if isinstance(observation, dict) else {"": observation}
         arrays = {key: np.asarray(x) for key, x in given.items()}

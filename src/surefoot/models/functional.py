@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
@@ -29,7 +29,7 @@ class Flat:
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.size = sum(self.sizes)
 
-    def unflatten(self, vector: Float[Tensor, "size"]) -> dict[str, Tensor]:
+    def unflatten(self, vector: Shaped[Tensor, "size"]) -> dict[str, Tensor]:
         """The parameters by name, as views of the vector."""
         parts = torch.split(vector, self.sizes)
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}

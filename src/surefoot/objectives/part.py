@@ -57,7 +57,7 @@ class Part:
         return {"part": type(self).__name__, **fields}
 
     @classmethod
-    def from_dict(cls: type[P], data: dict[str, Any]) -> P:
+    def from_dict(cls: type[P], data: Any) -> P:
         """The part that `to_dict` wrote, for the slot this is called on (e.g. `Advantage.from_dict`)."""
         known = SLOTS[cls.slot]
         if not isinstance(data, dict):
