@@ -77,20 +77,22 @@ def judge(measurements: Measurements) -> tuple[Verdict, dict[str, Estimate]]:
 
 CLAIM = Claim(
     slug="gradient-subspaces",
-    sentence="A large share of actor's and critic's gradients lies in the small subspace of highest curvature, more of the "
-    "critic's than of the actor's, and the subspace turns slowly.",
-    baseline="A random subspace of k of n dimensions: fraction and overlap k/n = 0.0082 (k = 10, n = 1218 of the actor, 1217 "
-    "of the critic).",
-    metric="PPO on Pendulum-v1, 60 iterations of 2048 steps, networks of 32-32 units, observations and rewards normalised; "
-    "top eigenvectors in float64 on 8192 fresh steps at iterations 0, 20, 40 and 60; the mean over minibatches of 64 of "
-    "another fresh rollout of the fraction of each one's gradient in the top 10, and the overlap of the top 10 between the "
-    "checkpoints 20, 40 and 60. PPO's part of the paper's claim: SAC, which it finds to be aligned even more, is not "
-    "measured here, as this library has no SAC yet.",
-    supported_by="Averaged over iterations 20, 40 and 60, a fraction (interquartile mean over seeds) of at least 0.9 for the "
-    "critic and 0.2 for the actor, the critic's above the actor's at 2/3 of the checkpoints or more, and an overlap of at "
-    "least 10·k/n for both.",
-    refuted_by="A mean fraction below 10·k/n, of actor or critic, at a checkpoint up to which the mean return has risen by "
-    "more than 5 % of its whole rise since the checkpoint before; or an overlap below 2·k/n.",
+    sentence="A large share of actor's and critic's gradients lies in the small subspace of highest curvature, "
+    "more of the critic's than of the actor's, and the subspace turns slowly.",
+    baseline="A random subspace of k of n dimensions: fraction and overlap k/n = 0.0082 (k = 10, n = 1218 of "
+    "the actor, 1217 of the critic).",
+    metric="PPO on Pendulum-v1, 60 iterations of 2048 steps, networks of 32-32 units, observations and "
+    "rewards normalised; top eigenvectors in float64 on 8192 fresh steps at iterations 0, 20, 40 and "
+    "60; the mean over minibatches of 64 of another fresh rollout of the fraction of each one's "
+    "gradient in the top 10, and the overlap of the top 10 between the checkpoints 20, 40 and 60. "
+    "PPO's part of the paper's claim: SAC, which it finds to be aligned even more, is not measured "
+    "here, as this library has no SAC yet.",
+    supported_by="Averaged over iterations 20, 40 and 60, a fraction (interquartile mean over seeds) of at least "
+    "0.9 for the critic and 0.2 for the actor, the critic's above the actor's at 2/3 of the "
+    "checkpoints or more, and an overlap of at least 10·k/n for both.",
+    refuted_by="A mean fraction below 10·k/n, of actor or critic, at a checkpoint up to which the mean return "
+    "has risen by more than 5 % of its whole rise since the checkpoint before; or an overlap below "
+    "2·k/n.",
     measure=measure,
     judge=judge,
     seeds=3,
