@@ -211,8 +211,9 @@ def analyse(learner: Any, data: Batch, estimation: Batch, k: int) -> list[dict[s
     """
     refuse_shared(learner.method)
     method, model = learner.method, learner.model
-    size = method.minibatch_size if method.core is None else max(1, method.minibatch_size // method.num_steps)
     samples = learner.samples(estimation)
+    size = method.minibatch_size if method.core is None else max(1, method.minibatch_size // method.num_steps)
+    size = min(size, samples)
     masks = {name: model.mask(lambda full, name=name: full.startswith(f"{name}.")) for name in ("actor", "critic")}
     found = []
     for index, seed in enumerate(learner.seeds):
