@@ -145,7 +145,7 @@ class OnPolicy:
     def update(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
         """Epochs of minibatch gradient steps on all seeds at once. Metrics are means over the steps, `[seeds]` each."""
         seeds, samples = learner.num_seeds, learner.samples(batch)
-        size = self.minibatch_size if self.core is None else max(1, self.minibatch_size // self.num_steps)
+        size = self.minibatch_size if self.core is None else min(samples, max(1, self.minibatch_size // self.num_steps))
         streams = [torch_stream(seed, "minibatches", learner.iteration) for seed in learner.seeds]
         active = torch.ones(seeds)
         total, count, names = torch.zeros(()), torch.zeros(seeds, 1), learner.metric_names(batch)
