@@ -31,7 +31,7 @@ _WHERE = {
     "UsageError": "surefoot.errors",
     "PolicyObjective": "surefoot.objectives",
 }
-_ROOMS = ("objectives", "models", "envs", "loops", "methods", "perturbations", "claims")
+_ROOMS = ("objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")
 
 __all__ = [
     "PolicyObjective",

@@ -1,0 +1,89 @@
+"""What can be wrong with values and a nominal distribution, said with its place and its remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.ambiguity.core import Ambiguity
+from surefoot.errors import UsageError
+
+# How far a row may be from one: what rounding leaves of a normalised row of a few thousand entries.
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
+
+
+def check_nominal(nominal: Tensor) -> None:
+    """Raise `UsageError` unless every row of the last axis is a distribution."""
+    if nominal.ndim == 0 or nominal.shape[-1] == 0:
+        raise UsageError(
+            f"nominal has shape {list(nominal.shape)}, so its support is empty; the last axis must hold the "
+            "probabilities of at least one outcome."
+        )
+    if not nominal.is_floating_point():
+        nominal = nominal.double()
+    # The sum finds every NaN and infinity by itself, so a good nominal is read only twice.
+    total = nominal.sum(-1, dtype=torch.promote_types(nominal.dtype, torch.float64))
+    off = (total - 1).abs()
+    if bool((off <= TOLERANCE[nominal.dtype]).all()) and not bool((nominal < 0).any()):
+        return
+    wrong = ~torch.isfinite(nominal) | (nominal < 0)
+    if wrong.any():
+        place = _first(wrong)
+        raise UsageError(
+            f"nominal[{_index(place)}] = {nominal[place].item():g} is not a probability; entries must be finite and "
+            f">= 0 ({int(wrong.sum())} of {nominal.numel()} are not). Clip and renormalise the rows, or correct the "
+            "model they come from."
+        )
+    worst = _first(off == off.max())
+    raise UsageError(
+        f"nominal[{_index((*worst, ':'))}] sums to {total[worst].item():.9g}, {total[worst].item() - 1:+.3g} from one; "
+        f"every row of the last axis must sum to one ({int((off > TOLERANCE[nominal.dtype]).sum())} of {off.numel()} "
+        "do not). Divide each row by its sum if the weights are right but not normalised."
+    )
+
+
+def check_values(values: Tensor) -> None:
+    """Raise `UsageError` unless all values are finite."""
+    if bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all()):
+        return
+    place = _first(~torch.isfinite(values))
+    raise UsageError(
+        f"values[{_index(place)}] = {values[place].item()} is not allowed; values must be finite. Give padding any "
+        "finite value and the nominal probability 0, with support='nominal'."
+    )
+
+
+def checked(values: Tensor, nominal: Tensor, ambiguity: Ambiguity, strength: Any) -> None:
+    """Raise `UsageError` unless the operator can work on these."""
+    check_nominal(nominal)
+    shapes = f"values {list(values.shape)} and nominal {list(nominal.shape)}"
+    if values.ndim == 0 or values.shape[-1] != nominal.shape[-1]:
+        raise UsageError(
+            f"{shapes} do not fit; the last axis of both is the outcomes and must be equally long, such as values [n] "
+            "or [..., n] with nominal [..., n]."
+        )
+    check_values(values)
+    leading = _broadcast((values.shape[:-1], nominal.shape[:-1]), f"the leading axes of {shapes}")
+    if isinstance(strength, Tensor):
+        ambiguity.check_strength(strength)
+        _broadcast((leading, strength.shape), f"the radius or penalty {list(strength.shape)} and {shapes}")
+
+
+def _broadcast(shapes: tuple[torch.Size, ...], what: str) -> torch.Size:
+    try:
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        raise UsageError(
+            f"{what} do not broadcast; each axis must be equally long or 1, counted from the last. Insert axes with "
+            "[:, None] where needed."
+        ) from None
+
+
+def _first(wrong: Tensor) -> tuple[int, ...]:
+    return tuple(int(i) for i in wrong.nonzero()[0])
+
+
+def _index(place: tuple[Any, ...]) -> str:
+    return ", ".join(map(str, place))

@@ -1,0 +1,188 @@
+"""What every ambiguity set is, and the two forms in which a divergence makes one: a ball and a penalty.
+
+A set is a frozen dataclass that prints itself as a formula, goes to JSON and back, and solves one problem: minimise
+`q·values` over the distributions q that it allows. Everything else (the maximum, NumPy, dtypes, gradients, checks) is
+done once, in `surefoot.ambiguity.operator`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surefoot.errors import UsageError, nearest
+from surefoot.hyperparameters import build, check, hyperparameter
+
+if TYPE_CHECKING:
+    from surefoot.ambiguity.operator import WorstCase
+
+REGISTRY: dict[str, type[Ambiguity]] = {}
+Array = Tensor | np.ndarray
+T = TypeVar("T", Tensor, np.ndarray)
+
+
+class Solution(NamedTuple):
+    """The least value `[...]` over a set, and a function that makes the distribution `[..., n]` that attains it."""
+
+    value: Tensor
+    distribution: Callable[[], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ambiguity:
+    """Base of ambiguity sets and risk measures. `name` is what `parse` reads, `formula` a format string over fields.
+
+    A set is a risk measure and a risk measure a set (each is the other's dual), so both are called the same way:
+    `KL(0.1)(values, probabilities)` and `worst_case(values, probabilities, KL(0.1))` are one thing.
+    """
+
+    name: ClassVar[str] = ""
+    aliases: ClassVar[tuple[str, ...]] = ()
+    formula: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            return
+        first = REGISTRY.setdefault(cls.name, cls)
+        # Defined again from the same place it is the same set: a reloaded module, a cell run twice.
+        if (first.__module__, first.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise UsageError(f"the name {cls.name!r} is taken by {first}; give {cls} another one.")
+        REGISTRY[cls.name] = cls
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def __call__(self, values: Array, probabilities: Array | None = None, *, maximise: bool = False) -> WorstCase[Any]:
+        """The worst case of `values` under `probabilities`; None weighs the samples of the last axis equally."""
+        from surefoot.ambiguity.operator import worst_case
+
+        return worst_case(values, probabilities, self, maximise=maximise)
+
+    @property
+    def strength(self) -> float | Array | None:
+        """The number by which the set grows or shrinks and which may be a tensor over the leading axes, if any."""
+        return None
+
+    def check_strength(self, strength: Tensor) -> None:
+        """Raise `UsageError` unless every entry of a tensor of strengths is in its range."""
+
+    def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
+        """The minimum of q·values (plus the penalty, if there is one). The tensors are float64 and checked.
+
+        values: `[..., n]`; nominal: `[..., n]`; strength: `[..., 1]`. They broadcast and have equally many axes.
+        """
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return self.formula.format(**{f.name: _printed(getattr(self, f.name)) for f in dataclasses.fields(self)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The set as JSON-ready data: its name and its fields."""
+        return {
+            "ambiguity": self.name,
+            **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.init},
+        }
+
+    @staticmethod
+    def from_dict(data: Any) -> Ambiguity:
+        """The set that `to_dict` wrote."""
+        if not isinstance(data, dict) or "ambiguity" not in data:
+            raise UsageError(f'{data!r} is not an ambiguity set; write it as {{"ambiguity": name, field: value, …}}.')
+        fields = {key: _revived(value) for key, value in data.items() if key != "ambiguity"}
+        return build(find(data["ambiguity"]), fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Divergence(Ambiguity):
+    """A divergence D(q ‖ p) from the nominal p, as a ball `{q : D ≤ radius}` or as a penalty `q·v + penalty·D`.
+
+    Exactly one of the two is given; a tensor or array of them broadcasts over the leading axes of the values.
+    """
+
+    radius: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, help="Size of the ball.")
+    penalty: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, help="Price of a unit of divergence.")
+    symbol: ClassVar[str] = "D"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.radius is None) == (self.penalty is None):
+            raise UsageError(
+                f"{type(self).__name__}: radius={self.radius!r} and penalty={self.penalty!r} are not allowed together; "
+                f"give exactly one: {type(self).__name__}(radius=…) for a ball, {type(self).__name__}(penalty=…) for "
+                "a price on each unit of divergence."
+            )
+
+    def check_strength(self, strength: Tensor) -> None:
+        """Raise `UsageError` for the first entry of a tensor of radii or penalties that is outside the range."""
+        name = "radius" if self.penalty is None else "penalty"
+        limits = {"high": torch.inf, **next(f for f in dataclasses.fields(self) if f.name == name).metadata}
+        wrong = ~((strength >= limits["low"]) & (strength <= limits["high"]))
+        if wrong.any():
+            place = tuple(int(i) for i in wrong.nonzero()[0])
+            raise UsageError(
+                f"{type(self).__name__}: {name}[{', '.join(map(str, place))}] = {strength[place].item():g} is not "
+                f"allowed; every entry must be in [{limits['low']:g}, {limits['high']:g}]. {limits['help']}"
+            )
+
+    @property
+    def strength(self) -> float | Array:
+        given = self.radius if self.penalty is None else self.penalty
+        assert given is not None
+        return given
+
+    def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
+        assert strength is not None
+        return (self.ball if self.penalty is None else self.penalised)(values, nominal, strength)
+
+    def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
+        """min q·values over D(q ‖ nominal) ≤ radius."""
+        raise NotImplementedError
+
+    def penalised(self, values: Tensor, nominal: Tensor, penalty: Tensor) -> Solution:
+        """min q·values + penalty·D(q ‖ nominal)."""
+        raise NotImplementedError
+
+    def divergence(self, distribution: Tensor, nominal: Tensor) -> Tensor:
+        """D(distribution ‖ nominal) over the last axis; infinite where the set could never hold the distribution."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        if self.penalty is None:
+            return f"min {{ q·v : {self.symbol} ≤ {_printed(self.radius)} }}"
+        return f"min {{ q·v + {_printed(self.penalty)}·{self.symbol} }}"
+
+
+def find(name: Any) -> type[Ambiguity]:
+    """The set of this name or alias."""
+    known = {alias: cls for cls in REGISTRY.values() for alias in (cls.name, *cls.aliases)}
+    if name not in known:
+        raise UsageError(f"ambiguity set {name!r} is unknown. {nearest(str(name), known)}")
+    return known[name]
+
+
+def _printed(value: Any) -> Any:
+    if isinstance(value, (Tensor, np.ndarray)):
+        return f"{value.item():g}" if value.ndim == 0 else f"[{'×'.join(map(str, value.shape))}]"
+    return f"{value:g}" if isinstance(value, float) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Ambiguity):
+        return value.to_dict()
+    if isinstance(value, (Tensor, np.ndarray)):
+        return value.tolist()
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _revived(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Ambiguity.from_dict(value)
+    if isinstance(value, list) and value and isinstance(value[0], (int, float, list)):
+        return torch.as_tensor(value, dtype=torch.float64)
+    return tuple(_revived(one) for one in value) if isinstance(value, list) else value

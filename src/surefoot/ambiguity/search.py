@@ -1,0 +1,53 @@
+"""The searches behind the sets: the root of an increasing function in a bracket, and the sorted order of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def increasing_root(
+    function: Callable[[Tensor], tuple[Tensor, Tensor]],
+    low: Tensor,
+    high: Tensor,
+    start: Tensor,
+    tolerance: float = 1e-14,
+    steps: int = 200,
+) -> Tensor:
+    """Where an increasing `function: t -> (f, slope)` is 0, for a batch, given f(low) ≤ 0 ≤ f(high).
+
+    Newton steps from `start`; a bisection wherever one would leave the bracket or does not at least halve the step
+    before last, so that it ends after a few hundred steps at the very worst. Where f has no root in the bracket the
+    result is the end that is nearest to one.
+    """
+    t = torch.minimum(torch.maximum(start, low), high)
+    step = before = high - low
+    for _ in range(steps):
+        f, slope = function(t)
+        low, high = torch.where(f <= 0, t, low), torch.where(f >= 0, t, high)
+        newton = t - f / slope
+        trusted = (newton > low) & (newton < high) & ((newton - t).abs() <= 0.5 * before.abs())
+        following = torch.where(trusted, newton, 0.5 * (low + high))
+        before, step, t = step, following - t, following
+        if bool((step.abs() <= tolerance * (1 + t.abs())).all()):
+            break
+    return t
+
+
+def take(x: Tensor, order: Tensor) -> Tensor:
+    """`x` along the last axis in the given order; the leading axes broadcast."""
+    if order.numel() == order.shape[-1]:
+        return x.index_select(-1, order.flatten())
+    return torch.take_along_dim(x, order, -1)
+
+
+def untake(x: Tensor, order: Tensor) -> Tensor:
+    """The inverse of `take`: back from the given order."""
+    return take(x, order.argsort(-1))
+
+
+def lowest(values: Tensor, allowed: Tensor) -> Tensor:
+    """The least of the allowed values, the axis kept with length 1."""
+    return torch.where(allowed, values, torch.inf).amin(-1, keepdim=True)
