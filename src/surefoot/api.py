@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gymnasium import Env
 from gymnasium.vector import VectorEnv
 
 from surefoot import catalogue
+from surefoot.envs import make, make_single
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import build
 from surefoot.loops import run as runs
@@ -67,38 +71,63 @@ def train(
         backend, env_kwargs, wrappers: see `surefoot.envs.make`.
         compile: "on", "off" or "auto" (where it pays off).
         callbacks: called after each iteration with the learner and its metrics; True ends the run.
-        evaluate_every: every so many steps, play `evaluate_episodes` deterministic episodes.
+        loggers: besides `metrics.jsonl`; any of "tensorboard", "wandb", "trackio".
+        evaluate_every: every so many steps, play `evaluate_episodes` deterministic episodes; their mean return is
+            `evaluation_mean` in the metrics.
+        checkpoint_every: steps between checkpoints; a tenth of the run if not given.
         time_limit: seconds after which the run ends, with a checkpoint.
         hyperparameters: fields of the method.
     """
     made, slug = make_method(method, **hyperparameters)
+    settings = runs.Settings(
+        steps=int(steps) if isinstance(steps, float) and steps.is_integer() else steps,  # 1e6 is a whole number
+        compile=compile,
+        loggers=(loggers,) if isinstance(loggers, str) else tuple(loggers),
+        evaluate_every=evaluate_every,
+        evaluate_episodes=evaluate_episodes,
+        checkpoint_every=checkpoint_every,
+        time_limit=time_limit,
+    )
     options = {"backend": backend, "env_kwargs": env_kwargs or {}, "wrappers": wrappers}
-    if evaluate_every:
-        callbacks = [*callbacks, _Evaluation(env, options, evaluate_every, evaluate_episodes)]
     return runs.start(
         made,
         slug,
         env,
-        steps,
+        settings,
         seeds=runs.seeds_from(seed, num_seeds),
         run_dir=run_dir,
-        compile=compile,
-        loggers=loggers,
-        callbacks=callbacks,
-        checkpoint_every=checkpoint_every,
-        time_limit=time_limit,
+        callbacks=[*_evaluation(env, options, evaluate_every, evaluate_episodes), *callbacks],
         env_options=options,
     )
 
 
 def resume(
-    run: str | Path, *, env: Any = None, callbacks: Sequence[Callback] = (), time_limit: float | None = None
+    run: str | Path,
+    *,
+    method: OnPolicy | None = None,
+    env: Any = None,
+    callbacks: Sequence[Callback] = (),
+    time_limit: float | None = None,
 ) -> Run:
-    """Go on with an unfinished run; what follows is bit for bit what would have followed."""
+    """Go on with an unfinished run; what follows is bit for bit what would have followed.
+
+    `method` and `env` are needed only where the run was given something that its folder cannot name: a method outside
+    the catalogue, a ready vector environment, a lambda. Callbacks are never kept and have to be given again.
+    """
     found = Run(Path(run))
     config = found.config
-    method, _ = make_method(config["method"], **config["hyperparameters"])
-    return runs.resume(method, found, env=env, callbacks=callbacks, time_limit=time_limit)
+    if missing := sorted(runs.NEEDED - set(config)):
+        raise UsageError(f"{found.path}/config.json lacks {', '.join(missing)}; put it back as it was.")
+    if method is None and config["method"] not in {entry.slug for entry in catalogue.methods()}:
+        raise UsageError(
+            f"{found.path} was trained with {config['method']!r}, which is not in the catalogue; give the same method "
+            "again: surefoot.resume(run, method=…)."
+        )
+    method = method or make_method(config["method"], **config["hyperparameters"])[0]
+    options = dict(config["env"])
+    name = options.pop("env")
+    evaluation = _evaluation(env or name, options, config["evaluate_every"], config["evaluate_episodes"])
+    return runs.resume(method, found, env=env, callbacks=[*evaluation, *callbacks], time_limit=time_limit)
 
 
 def load(path: str | Path, seed: int | None = None) -> Agent:
@@ -125,14 +154,15 @@ def evaluate(
     from surefoot.evaluate.statistics import bootstrap_interval, interquartile_mean, mean
 
     player, env, folder = _player(policy, env)
+    filmed = {} if video is None else {"video": str(video)}
+    if video is not None:
+        record(player, env, video, episodes=1, seeds=seed)  # first, because it is what may not work here
     scores = returns(player, env, episodes, seed, deterministic=deterministic)
-    figures: dict[str, Any] = {"env": str(env), "episodes": episodes, "seed": seed, "deterministic": deterministic}
+    figures: dict[str, Any] = {"env": _name(env), "episodes": episodes, "seed": seed, "deterministic": deterministic}
     for name, statistic in (("mean", mean), ("interquartile_mean", interquartile_mean)):
         figures[name] = float(statistic(scores))
         figures[f"{name}_interval"] = [float(x) for x in bootstrap_interval(scores, statistic, seed=seed)]
-    figures |= {"min": float(scores.min()), "max": float(scores.max()), "returns": scores.tolist()}
-    if video is not None:
-        figures["video"] = str(record(player, env, video, episodes=1, seeds=seed))
+    figures |= {"min": float(scores.min()), "max": float(scores.max()), "returns": scores.tolist(), **filmed}
     if folder is not None:
         (folder / "evaluation.json").write_text(json.dumps(figures, indent=2))
     return figures
@@ -146,7 +176,7 @@ def stress(policy: Any, env: Any = None, perturb: str = "rrls:2d", **settings: A
     from surefoot.evaluate.stress import stress as sweep
 
     player, env, folder = _player(policy, env)
-    report = sweep(player, env, perturb, **settings)
+    report = dataclasses.replace(sweep(player, env, perturb, **settings), env=_name(env))
     if folder is not None:
         name = "".join(c if c.isalnum() or c in "-." else "-" for c in perturb)
         (folder / f"stress-{name}.json").write_text(report.to_json())
@@ -154,7 +184,7 @@ def stress(policy: Any, env: Any = None, perturb: str = "rrls:2d", **settings: A
 
 
 def compare(
-    methods: Sequence[str | OnPolicy],
+    methods: Sequence[str | OnPolicy] | Mapping[str, OnPolicy],
     env: str | Sequence[str],
     *,
     seeds: int = 5,
@@ -164,23 +194,41 @@ def compare(
 ) -> Comparison:
     """Train several methods on the same environments and seeds, and compare what they reach.
 
-    The runs and `comparison.json` are kept under `out`; finished runs found there are used again, unfinished ones
-    are gone on with. `options` go to `train`.
+    `methods` are slugs or instances; a mapping gives them names, which tells two settings of one method apart. The runs
+    and `comparison.json` are kept under `out`; finished runs found there are used again, unfinished ones are gone on
+    with. `options` go to `train`.
     """
-    from surefoot.evaluate.compare import compare_runs
+    from surefoot.evaluate.compare import check_same, compare_runs
 
     envs = [env] if isinstance(env, str) else list(env)
+    pairs = methods.items() if isinstance(methods, Mapping) else [(make_method(m)[1], m) for m in methods]
+    named = [(name, make_method(m)[0]) for name, m in pairs]
+    names = [name for name, _ in named]
+    if not names or not envs or len({*names}) < len(names) or len({*envs}) < len(envs):
+        raise UsageError(
+            f"A comparison needs methods and environments, each once; given are the methods {names} and the "
+            f"environments {envs}. Two settings of one method get names: compare({{'one': PPO(…), 'two': PPO(…)}}, …)."
+        )
+    for each in envs:
+        make(each, 1, **{k: v for k, v in options.items() if k in ("backend", "env_kwargs", "wrappers")}).close()
     folder = Path(out or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}")
     runs_of: dict[str, list[Run]] = {}
-    for method in methods:
-        made, slug = make_method(method)
-        for name in envs:
-            place = folder / f"{slug}-{name.replace('/', '-')}"
-            if (place / "checkpoints").exists():
-                run = resume(place)
+    for name, method in named:
+        for each in envs:
+            run = Run(folder / f"{name}-{each.replace('/', '-')}")
+            if not run.started:
+                train(method, each, steps, num_seeds=seeds, run_dir=run.path, **options)
             else:
-                run = train(made, name, steps, num_seeds=seeds, run_dir=place, **options)
-            runs_of.setdefault(slug, []).append(run)
+                asked = {"method": make_method(method)[1], "hyperparameters": dataclasses.asdict(method)}
+                check_same(run, {**asked, "steps": steps, "seeds": runs.seeds_from(0, seeds)})
+                if not run.finished:
+                    resume(run.path, method=method)
+            if not run.finished:
+                raise UsageError(
+                    f"{run.path} ended before its {steps} steps, so there is nothing to compare yet; the same "
+                    f"comparison with out={str(folder)!r} goes on from here."
+                )
+            runs_of.setdefault(name, []).append(run)
     comparison = compare_runs(runs_of)
     comparison.save(folder / "comparison.json")
     return comparison
@@ -200,27 +248,24 @@ def explain(method: str | OnPolicy, **hyperparameters: Any) -> str:
     return page(*make_method(method, **hyperparameters))
 
 
-class _Evaluation:
-    """A callback that plays deterministic episodes with every seed's agent each `every` steps."""
+def _evaluation(env: Any, options: Mapping[str, Any], every: int | None, episodes: int) -> list[Callback]:
+    """A callback that plays deterministic episodes with every seed's agent each `every` steps; none for None."""
+    if every is None:
+        return []
+    if isinstance(env, VectorEnv):
+        raise UsageError("evaluate_every needs an id or a factory as env: a ready environment is busy training.")
+    from surefoot.evaluate.rollout import returns
 
-    def __init__(self, env: Any, options: dict[str, Any], every: int, episodes: int) -> None:
-        if isinstance(env, VectorEnv):
-            raise UsageError("evaluate_every needs an id or a factory as env: a ready environment is busy training.")
-        self._env: Any = env
-        self._options, self._every, self._episodes = options, every, episodes
+    single = partial(make_single, env, options["env_kwargs"], options["wrappers"])
+    single().close()  # what cannot be made says so now, not when the first evaluation is due
 
-    def __call__(self, learner: Any, rows: list[dict[str, Any]]) -> None:
-        pace = learner.method.num_envs * learner.method.num_steps
-        if learner.steps // self._every == (learner.steps - pace) // self._every:
-            return
-        from functools import partial
+    def evaluate(learner: Any, rows: list[dict[str, Any]]) -> None:
+        pace = learner.steps // learner.iteration
+        if learner.steps // every > (learner.steps - pace) // every:
+            for index, row in enumerate(rows):
+                row["evaluation_mean"] = float(returns(learner.agent(index), single, episodes).mean())
 
-        from surefoot.envs import make_single
-        from surefoot.evaluate.rollout import returns
-
-        single: Any = partial(make_single, self._env, self._options["env_kwargs"], self._options["wrappers"])
-        for index, row in enumerate(rows):
-            row["evaluation_mean"] = float(returns(learner.agent(index), single, self._episodes).mean())
+    return [evaluate]
 
 
 def _player(policy: Any, env: Any) -> tuple[Any, Any, Path | None]:
@@ -231,11 +276,25 @@ def _player(policy: Any, env: Any) -> tuple[Any, Any, Path | None]:
                 "env is missing; only a run's folder brings its own environment, other policies need env=."
             )
         return policy, env, None
-    folder = Path(policy)
-    if (folder / "agent.json").exists():
-        return load(folder), env or load(folder).facts["env"]["env"], None
-    run = Run(folder)
-    return run.agent(), env or run.config["env"]["env"], folder
+    agent, folder = load(policy), Path(policy)
+    if env is None and "env" not in agent.facts:
+        raise UsageError(f"env is missing: the agent in {folder} does not say what it was trained in; give env=.")
+    return agent, env or _trained_in(agent.facts["env"]), None if (folder / "agent.json").exists() else folder
+
+
+def _trained_in(description: Mapping[str, Any]) -> Any:
+    """The environment of a run as evaluations take it: by name, or with its arguments and wrappers around it."""
+    name, kwargs, wrappers = (description[key] for key in ("env", "env_kwargs", "wrappers"))
+    return partial(_recorded, name, kwargs, wrappers) if kwargs or wrappers else name
+
+
+def _recorded(name: str, kwargs: Mapping[str, Any], wrappers: Sequence[Any], **more: Any) -> Env:
+    return make_single(name, {**kwargs, **more}, wrappers)
+
+
+def _name(env: Any) -> str:
+    """What a report calls the environment."""
+    return env.args[0] if isinstance(env, partial) else getattr(env, "__qualname__", str(env))
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, get_type_hints
 
 from surefoot.errors import UsageError, nearest
-
-WHOLE = ("--steps", "--checkpoint-every", "--evaluate-every", "--episodes", "--seeds", "--num-seeds", "--num-envs")
+from surefoot.hyperparameters import allowed, hyperparameter
 
 
 def methods(setting: str | None = None) -> None:
-    """List the methods, what each is for, and how its claim stands."""
+    """List the methods, what each is for, and how its claim stands.
+
+    Args:
+        setting: Only those of one setting, such as control.
+    """
     from surefoot import catalogue
 
     known = sorted({paper.setting for paper in catalogue.papers()})
@@ -33,7 +36,15 @@ def methods(setting: str | None = None) -> None:
 
 
 def evaluate(run: Path, /, episodes: int = 20, seed: int = 0, env: str | None = None, video: bool = False) -> None:
-    """Play deterministic episodes with the agent of RUN; --video also films one."""
+    """Play deterministic episodes with the agent of RUN; --video also films one.
+
+    Args:
+        run: The folder of a run, or of an agent.
+        episodes: How many.
+        seed: Episode i has the same seed in every evaluation with this one.
+        env: Another environment than the one trained in.
+        video: Film one episode, as video.mp4 in RUN.
+    """
     from surefoot import api
 
     film = (run if run.is_dir() else Path()) / "video.mp4" if video else None
@@ -56,129 +67,157 @@ def stress(
     seed: int = 0,
     env: str | None = None,
 ) -> None:
-    """Play the agent of RUN across a sweep of perturbations; worst, mean, CVaR and nominal returns."""
+    """Play the agent of RUN across a sweep of perturbations; worst, mean, CVaR and nominal returns.
+
+    Args:
+        run: The folder of a run, or of an agent.
+        perturb: rrls:1d|2d|3d|rarl on the six robust MuJoCo tasks, or any perturbation with its range, such as
+            observation-noise:0..0.3, action-delay:0..4 or param:gravity=5..15.
+        episodes: Episodes in every cell of the grid.
+        points: Values along each dimension of the grid.
+        grid: closed has both bounds in it, rrls is the published half-open one.
+        seed: Of the episodes, which are the same in every cell.
+        env: Another environment than the one trained in.
+    """
     from surefoot import api
 
     print(api.stress(run, env, perturb, episodes=episodes, points=points, grid=grid, seed=seed).table())
 
 
 def compare(
-    methods: Annotated[tuple[str, ...], "positional"],
+    methods: tuple[str, ...],
     /,
     env: tuple[str, ...],
     seeds: int = 5,
     steps: int = 100_000,
     out: Path | None = None,
 ) -> None:
-    """Train METHODS on the same environments and seeds, and compare what they reach."""
+    """Train METHODS on the same environments and seeds, and compare what they reach.
+
+    Args:
+        methods: Two or more slugs; the others are compared with the first.
+        env: One or more environments.
+        seeds: Seeds of each, from 0 on.
+        steps: Environment steps of each seed.
+        out: Folder of the runs and of comparison.json; finished runs found there are used again.
+    """
     from surefoot import api
 
     print(api.compare(methods, env, seeds=seeds, steps=steps, out=out).table())
 
 
 def claim(slug: str = "", /, all: bool = False, seeds: int | None = None, workers: int = 1) -> None:
-    """Run a paper's headline claim as an experiment; --all runs those without a result, in parallel WORKERS."""
+    """Run a paper's headline claim as an experiment; --all runs those without a result, in parallel WORKERS.
+
+    Args:
+        slug: The paper.
+        all: Every claim that has no stored result yet.
+        seeds: Another number of seeds than the claim asks for.
+        workers: How many claims at a time, with --all.
+    """
     from surefoot.claims.claim import run_claim, run_missing
 
     if bool(slug) == all:
         raise UsageError("give either the slug of a paper or --all.")
-    for result in run_missing(workers) if all else [run_claim(slug, seeds)]:
+    if all and seeds is not None:
+        raise UsageError(f"--seeds {seeds} does not go with --all: stored results stand on the seeds each claim names.")
+    if slug and workers != 1:
+        raise UsageError(f"--workers {workers} goes with --all; one claim runs in one process.")
+    results = run_missing(workers) if all else [run_claim(slug, seeds)]
+    for result in results:
         print(f"{result['slug']}: {result['verdict'].upper()}\n  {result['claim']}")
         for name, e in result["estimates"].items():
             print(f"  {name:<44}{e['value']:>10.4g}  [{e['low']:.4g}, {e['high']:.4g}]")
+    if not results:
+        print("every claim has a stored result; surefoot claim SLUG runs one of them again.")
 
 
 def report(run: Path, /) -> None:
-    """Write report.html into RUN: curves, stress results, configuration, one self-contained file."""
+    """Write report.html into RUN: curves, stress results, configuration, one self-contained file.
+
+    Args:
+        run: The folder of a run.
+    """
     from surefoot.evaluate.report import write_report
 
     print(write_report(run))
 
 
 def explain(slug: str, /) -> None:
-    """The method on one screen: purpose, formula, steps, hyperparameters."""
+    """The method on one screen: purpose, formula, steps, hyperparameters.
+
+    Args:
+        slug: The method; surefoot methods lists them.
+    """
     from surefoot import api
 
     print(api.explain(slug))
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainSettings:
-    """What a run is besides its method."""
+class Start:
+    """What a run starts from, besides its settings and its method."""
 
-    env: str
-    """Gymnasium or EnvPool id, or module:factory."""
-    steps: int = 100_000
-    """Environment steps of each seed."""
-    seed: int = 0
-    """The first seed."""
-    num_seeds: int = 1
-    """How many consecutive seeds to train at once, in one process."""
-    run_dir: Path | None = None
-    """Folder of the run; runs/METHOD-ENV-SEED-TIME if not given."""
-    backend: Literal["auto", "gymnasium", "process", "envpool"] = "auto"
-    """What steps the environments."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Whether the gradient step is compiled; auto: where it pays off."""
-    loggers: tuple[str, ...] = ("tensorboard",)
-    """Besides metrics.jsonl: tensorboard, wandb, trackio."""
-    evaluate_every: int | None = None
-    """Steps between deterministic evaluations."""
-    evaluate_episodes: int = 10
-    """Episodes of each evaluation."""
-    checkpoint_every: int | None = None
-    """Steps between checkpoints; a tenth of the run if not given."""
-    time_limit: float | None = None
-    """Seconds after which the run ends, with a checkpoint."""
-    threads: int = 1
-    """Threads of torch; small networks are fastest on one."""
+    env: str = hyperparameter(dataclasses.MISSING, help="Gymnasium or EnvPool id, or module:factory.")
+    seed: int = hyperparameter(0, help="The first seed.")
+    num_seeds: int = hyperparameter(1, help="How many consecutive seeds to train at once, in one process.")
+    run_dir: Path | None = hyperparameter(None, help="Folder of the run; runs/METHOD-ENV-SEED-TIME if not given.")
+    backend: Literal["auto", "gymnasium", "process", "envpool"] = hyperparameter("auto", help="What steps the envs.")
+    threads: int = hyperparameter(1, low=1, help="Threads of torch; small networks are fastest on one.")
 
 
 def train(arguments: Sequence[str]) -> None:
     """Train METHOD on an environment, or go on with a run: train METHOD --env ENV …, train --resume RUN."""
     import torch
-    import tyro
 
     from surefoot import api, catalogue
 
-    if arguments and arguments[0] == "--resume":
-        if len(arguments) != 2:
+    if arguments and arguments[0].partition("=")[0] == "--resume":
+        _, _, folder = arguments[0].partition("=")
+        folders = [folder] * bool(folder) + [*arguments[1:]]
+        if len(folders) != 1:
             raise UsageError("train --resume takes the folder of a run and nothing else; the run's settings are in it.")
-        return _finished(api.resume(arguments[1]))
+        return _ended(api.resume(folders[0]))
     if not arguments or arguments[0].startswith("-"):
         known = ", ".join(entry.slug for entry in catalogue.methods())
         raise UsageError(f"train needs a method first: train METHOD --env ENV. Methods: {known}.")
     slug, *rest = arguments
-    method = catalogue.method_class(slug)
-    given = dataclasses.asdict(tyro.cli(_typed(method), args=rest, prog=f"surefoot train {slug}"))
-    torch.set_num_threads(given.pop("threads"))
-    return _finished(api.train(slug, **given))
+    given = dataclasses.asdict(_parsed(_typed(catalogue.method_class(slug)), rest, f"surefoot train {slug}"))
+    if (threads := given.pop("threads")) < 1:
+        raise UsageError(f"threads={threads} is not allowed; it must be a whole number of at least 1.")
+    torch.set_num_threads(threads)
+    return _ended(api.train(slug, **given))
 
 
 def _typed(method: type) -> type:
     """One dataclass with the settings of a run and the hyperparameters of a method, as tyro reads it."""
     import tyro
 
-    hints, fields = get_type_hints(method), []
-    for field in dataclasses.fields(TrainSettings):
-        fields.append((field.name, get_type_hints(TrainSettings)[field.name], field))
-    for field in dataclasses.fields(method):
-        choices = field.metadata.get("choices")
-        kind = Literal[choices] if choices else hints[field.name]  # type: ignore[valid-type]
-        kind = Optional[kind] if choices and field.default is None else kind  # noqa: UP045 (a Literal made at run time)
-        text = field.metadata.get("help", "").replace("%", "%%")
-        fields.append((field.name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=field.default)))
-    made = dataclasses.make_dataclass(method.__name__, fields, frozen=True)
-    made.__doc__ = (method.__doc__ or "").splitlines()[0]
-    return made
+    from surefoot.loops.run import Settings
+
+    made = []
+    for source in (Start, Settings, method):
+        hints = get_type_hints(source)
+        for field in dataclasses.fields(source):
+            kind, choices, help = hints[field.name], field.metadata.get("choices"), field.metadata.get("help", "")
+            if choices:
+                kind = Literal[choices] if field.default is not None else Optional[Literal[choices]]  # noqa: UP045
+            elif set(field.metadata) - {"help"}:
+                help = f"{help} Takes {allowed(field.metadata, kind)}."
+            kind = Annotated[kind, tyro.conf.arg(help=help.replace("%", "%%"))]
+            made.append((field.name, kind, dataclasses.field(default=field.default)))
+    return dataclasses.make_dataclass(
+        method.__name__, made, frozen=True, namespace={"__doc__": (method.__doc__ or "").splitlines()[0]}
+    )
 
 
-def _finished(run: Any) -> None:
+def _ended(run: Any) -> None:
     last = run.metrics()[-len(run.config["seeds"]) :]
     returns = [f"{row['return_mean']:.1f}" for row in last if "return_mean" in row]
     means = ", ".join(returns) or "none ended"
     print(f"{run.path}: {last[0]['step']:,} steps, mean return of the last 100 episodes {means}")
-    print(f"next: surefoot stress {run.path} · surefoot report {run.path}")
+    go_on = "" if run.finished else f"surefoot train --resume {run.path} · "
+    print(f"next: {go_on}surefoot stress {run.path} · surefoot report {run.path}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -198,27 +237,49 @@ def _help() -> str:
     return "\n".join(lines + [f"  {name:<10}{(f.__doc__ or '').splitlines()[0]}" for name, f in COMMANDS.items()])
 
 
-def _whole_numbers(arguments: Sequence[str]) -> list[str]:
-    """1e6 and 200_000 as whole numbers where one is wanted."""
-    out = list(arguments)
-    for i, (flag, value) in enumerate(zip(arguments, arguments[1:], strict=False)):
-        if flag in WHOLE:
-            try:
-                number = float(value.replace("_", ""))
-            except ValueError:
-                continue
-            out[i + 1] = str(int(number)) if number == int(number) else value
-    return out
+def _whole(text: str) -> int:
+    """A whole number as people write it: 1000000, 1_000_000 or 1e6."""
+    try:
+        number = float(text)
+        if number == int(number):
+            return int(number) if "e" in text.lower() else int(text)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"{text!r} is not a whole number such as 1000, 1_000 or 1e3")
+
+
+def _parsed(what: Callable[..., Any], arguments: Sequence[str], program: str) -> Any:
+    """What tyro makes of the arguments."""
+    import tyro
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def whole_number(info: Any) -> Any:
+        if info.type is not int:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="INT",
+            instance_from_str=lambda words: _whole(words[0]),
+            is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
+            str_from_instance=lambda number: [str(number)],
+        )
+
+    return tyro.cli(what, args=arguments, prog=program, registry=registry)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; a mistake ends with one paragraph on stderr and exit code 2."""
-    arguments = _whole_numbers(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return
     name, *rest = arguments
     try:
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # for --env module:factory; last, so that it hides nothing
         if name == "--version":
             from surefoot import __version__
 
@@ -231,14 +292,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"usage: surefoot train METHOD --env ENV [options]\n\n{train.__doc__}")
             print("surefoot train METHOD --help lists all.")
         else:
-            import tyro
-
-            tyro.cli(COMMANDS[name], args=rest, prog=f"surefoot {name}")
-    except (UsageError, _env_error()) as error:
+            _parsed(COMMANDS[name], rest, f"surefoot {name}")
+    except KeyboardInterrupt:
+        print("surefoot: interrupted.", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (UsageError, OSError, _env_error()) as error:
         print(textwrap.fill(f"surefoot: {error}", 100, break_long_words=False), file=sys.stderr)
-        raise SystemExit(2) from None
-    except json.JSONDecodeError as error:
-        print(f"surefoot: a file is damaged: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -13,6 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -91,7 +92,7 @@ def run_claim(slug: str, seeds: int | None = None, results: Path = RESULTS) -> d
     """Run a claim on its seeds (or on another number of them), store the result and return it."""
     made, torch_threads = claim(slug), torch.get_num_threads()
     count = made.seeds if seeds is None else seeds
-    if count < 1:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise UsageError(f"seeds={seeds!r} is not allowed; it must be a whole number of at least 1.")
     torch.set_num_threads(1)
     began = time.time()
@@ -125,12 +126,20 @@ def run_claim(slug: str, seeds: int | None = None, results: Path = RESULTS) -> d
 
 
 def run_missing(workers: int = 1, results: Path = RESULTS) -> list[dict[str, Any]]:
-    """Run every claim that has no stored result, several at a time, each in a process of its own."""
+    """Run every claim that has no stored result, `workers` at a time, each in a process of its own; their results."""
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise UsageError(f"workers={workers!r} is not allowed; it must be a whole number of at least 1.")
     missing = [p.slug for p in catalogue.papers() if p.claimed and not (results / f"{p.slug}.json").exists()]
     if workers == 1:
         return [run_claim(slug, results=results) for slug in missing]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(partial(run_claim, results=results), missing))
+        try:
+            return list(pool.map(partial(run_claim, results=results), missing))
+        except BrokenProcessPool as error:
+            raise UsageError(
+                f"A worker process was killed, most likely for memory: use fewer than workers={workers}. Results stored "
+                "before are kept; the same command runs what is still missing."
+            ) from error
 
 
 # --- what experiments are made of ---------------------------------------------------------------------------------

@@ -81,8 +81,21 @@ class Comparison:
         return path
 
 
+def check_same(run: Run, asked: Mapping[str, Any]) -> None:
+    """Raise `UsageError` where a run that a comparison would use again was made with other settings than `asked`."""
+    asked = json.loads(json.dumps(asked))  # tuples as the lists that config.json has
+    other = {name: run.config[name] for name in asked if run.config[name] != asked[name]}
+    if other:
+        wanted = {name: asked[name] for name in other}
+        raise UsageError(f"{run.path} holds a run with {other}; asked for is {wanted}. Give another out, or remove it.")
+
+
 def compare_runs(runs: Mapping[str, Sequence[Run]], share: float = 0.1) -> Comparison:
-    """The comparison of finished runs: for each learner one run an environment, all on the same seeds."""
+    """The comparison of finished runs: for each learner one run an environment, all on the same seeds.
+
+    Raises:
+        UsageError: they differ in environments or seeds, or a seed has not ended a single episode.
+    """
     envs = {name: tuple(run.config["env"]["env"] for run in each) for name, each in runs.items()}
     seeds = {tuple(run.config["seeds"]) for each in runs.values() for run in each}
     if len(set(envs.values())) != 1 or len(seeds) != 1:
@@ -92,6 +105,11 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], share: float = 0.1) -> Compa
     scores, areas = {}, {}
     for name, each in runs.items():
         tables = [run.curve("return_mean")[1] for run in each]
+        for run, table in zip(each, tables, strict=True):
+            if np.isnan(table[:, -1]).any():
+                raise UsageError(
+                    f"No episode ended in a seed of {run.path}, so it has no return; train for more steps."
+                )
         last = [t[:, -max(1, round(share * t.shape[1])) :] for t in tables]
         scores[name] = np.stack([np.nanmean(t, axis=1) for t in last], 1)
         areas[name] = np.stack([np.nanmean(t, axis=1) for t in tables], 1)

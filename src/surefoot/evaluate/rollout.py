@@ -6,7 +6,10 @@ than long ones. Episode i has the same seed whatever the policy or perturbation:
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -251,15 +254,43 @@ def record(
     chosen = episode_seeds(seeds, episodes)
     attack = None if perturbation is None else resolve(perturbation, env)
     filmed = functools.partial(make_single, prepared(env, attack), {"render_mode": "rgb_array"})
-    frames: list[Any] = []
-    rate = 30.0
-
-    def watch(single: gymnasium.Env) -> None:
-        nonlocal rate
-        rate = float(single.metadata.get("render_fps", 30))
-        frames.append(np.asarray(single.render()))
-
-    total = play(policy, filmed, [Episode(attack, s) for s in chosen], 1, deterministic, watch)
-    pace: dict[str, Any] = {"fps": rate} if path.suffix == ".mp4" else {"duration": 1000 / rate}
-    imageio.mimsave(path, frames, **pace)
+    rate = _frame_rate(env, filmed)
+    pace: dict[str, Any] = (
+        {"fps": rate, "macro_block_size": 2} if path.suffix == ".mp4" else {"duration": 1000 / rate, "loop": 0}
+    )
+    draft = path.with_stem(f".{path.stem}.part")
+    try:
+        writer: Any = imageio.get_writer(draft, **pace)
+        with writer:
+            jobs = [Episode(attack, s) for s in chosen]
+            total = play(policy, filmed, jobs, 1, deterministic, lambda env: writer.append_data(env.render()))
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
     return total
+
+
+def _frame_rate(env: EnvLike, filmed: Callable[[], gymnasium.Env]) -> float:
+    """Frames a second of an environment, once it has been seen to render here.
+
+    Without a screen MuJoCo draws through EGL, unless the variable MUJOCO_GL says otherwise.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            single = filmed()
+            stack.callback(single.close)
+            if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+                os.environ.setdefault("MUJOCO_GL", "egl")  # not before: importing MuJoCo must not depend on it
+            single.reset(seed=0)
+            frame = single.render()
+            if not isinstance(frame, np.ndarray):
+                raise TypeError(f"render() returned a {type(frame).__name__}, no array")
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"env={env!r} cannot be filmed here ({type(error).__name__}: {error}). Gymnasium's small environments "
+                "need pygame (pip install pygame). MuJoCo without a screen needs EGL (Debian, Ubuntu: apt-get install "
+                "libegl1 libgl1-mesa-dri), or MUJOCO_GL=osmesa and OSMesa (libosmesa6)."
+            ) from error
+        return float(single.metadata.get("render_fps", 30))

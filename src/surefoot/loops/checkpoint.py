@@ -10,10 +10,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -31,26 +33,41 @@ def write(run: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> P
     """
     place = run / "checkpoints" / f"{facts['iteration']:08d}"
     draft = place.with_name(f".{place.name}.part")
-    try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        data = save({name: x.contiguous() for name, x in state.items()})
-        _durable(draft / "state.safetensors", data)
-        meta = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), **facts}
-        _durable(draft / "meta.json", json.dumps(meta, indent=2).encode())
-        shutil.rmtree(place, ignore_errors=True)
-        os.replace(draft, place)
-    except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        last = latest(run)
-        raise UsageError(
-            f"The checkpoint {place} could not be written: {error}. Nothing saved before is lost"
-            + (f" (the last good one is {last})" if last else "")
-            + f"; make room or fix the permissions, then go on with: surefoot train --resume {run}"
-        ) from error
+    with writing(place, run):
+        try:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            data = save({name: x.contiguous() for name, x in state.items()})
+            _durable(draft / "state.safetensors", data)
+            meta = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), **facts}
+            _durable(draft / "meta.json", json.dumps(meta, indent=2).encode())
+            shutil.rmtree(place, ignore_errors=True)
+            os.replace(draft, place)
+        except OSError:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
     for old in found(run)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return place
+
+
+@contextmanager
+def writing(what: Path, run: Path) -> Iterator[None]:
+    """Turns a failure to write (a full disk, no permission) into a `UsageError` that says what a run keeps."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UsageError(
+            f"{what} could not be written: {error}. Make room or set the permissions right. {kept(run)}"
+        ) from error
+
+
+def kept(run: Path) -> str:
+    """What is not lost when a run breaks off, and how to go on with it."""
+    last = latest(run)
+    if last is None:
+        return "Nothing had been trained yet; start the run again."
+    return f"Nothing up to the checkpoint {last} is lost; go on from there with: surefoot train --resume {run}"
 
 
 def _durable(path: Path, data: bytes) -> None:
@@ -84,11 +101,12 @@ def read(place: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UsageError(f"{place} is not a readable checkpoint ({error}); {_instead(place)}") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise UsageError(f"{place}/meta.json is not of the format {FORMAT!r}, so it is not loaded; {_instead(place)}")
-    if hashlib.sha256(data).hexdigest() != facts["sha256"]:
-        raise UsageError(
-            f"{place}/state.safetensors is damaged: its checksum is not the recorded one; {_instead(place)}"
-        )
-    return load(data), facts
+    try:
+        if hashlib.sha256(data).hexdigest() != facts.get("sha256"):
+            raise SafetensorError("its checksum is not the recorded one")
+        return load(data), facts
+    except SafetensorError as error:
+        raise UsageError(f"{place}/state.safetensors is damaged: {error}; {_instead(place)}") from error
 
 
 def _instead(place: Path) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,48 +24,74 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a `metrics.jsonl`; a last line that a kill cut short is left out.
+
+    Raises:
+        UsageError: the file is missing, or holds something else.
+    """
+    try:
+        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error}); give the folder of a run.") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+            _ = rows[-1]["iteration"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"{path}, line {number} is no row of metrics ({error!r}); remove that line.") from error
+    return rows
+
+
 class JsonLines:
     """One JSON object a line. On resume the rows after the checkpoint are cut off, so that they are not there twice."""
 
     def __init__(self, path: Path, iteration: int) -> None:
-        kept = [line for line in _lines(path) if json.loads(line)["iteration"] <= iteration]
-        path.write_text("".join(kept))
+        kept = [row for row in (read_rows(path) if path.exists() else []) if row["iteration"] <= iteration]
         self._file = open(path, "a")  # noqa: SIM115 (it stays open for the whole run)
+        self._file.truncate(len(_text(kept)))  # a kill here loses nothing, as rewriting the file would
 
     def __call__(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            finite = {k: v for k, v in row.items() if not (isinstance(v, float) and not math.isfinite(v))}
-            self._file.write(json.dumps(finite) + "\n")
+        self._file.write(_text(rows))
         self._file.flush()
 
     def close(self) -> None:
         self._file.close()
 
 
-def _lines(path: Path) -> list[str]:
-    """The whole lines of a file; a last one that a kill cut short is dropped."""
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
+def _text(rows: Sequence[Row]) -> str:
+    """Rows as lines of ASCII, numbers that are not finite left out."""
+    finite = ({k: v for k, v in row.items() if not (isinstance(v, float) and not math.isfinite(v))} for row in rows)
+    return "".join(json.dumps(row) + "\n" for row in finite)
 
 
 class TensorBoard:
-    """TensorBoard events under `tensorboard/`, a tag a metric, a sub-folder a seed when there are several."""
+    """TensorBoard events under `tensorboard/`, a tag a metric, a sub-folder a seed when there are several.
+
+    The first event says where the run (re)starts: TensorBoard forgets what an earlier, killed process wrote after it.
+    """
 
     def __init__(self, run: Path, config: Mapping[str, Any]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         several = len(config["seeds"]) > 1
         places = {s: run / "tensorboard" / (f"seed-{s}" if several else "") for s in config["seeds"]}
         self._writers = {seed: EventFileWriter(str(place)) for seed, place in places.items()}
-        self._event, self._summary = Event, Summary
+        self._event, self._summary, self._started = Event, Summary, set[int]()
+        self._start = SessionLog(status=SessionLog.START)
 
     def __call__(self, rows: Sequence[Row]) -> None:
         for row in rows:
+            writer, about = self._writers[row["seed"]], {"step": int(row["step"]), "wall_time": row["time"]}
+            if row["seed"] not in self._started:
+                writer.add_event(self._event(session_log=self._start, **about))
+                self._started.add(row["seed"])
             numbers = {k: v for k, v in row.items() if isinstance(v, (int, float)) and k not in ("step", "seed")}
             values = [self._summary.Value(tag=k, simple_value=float(v)) for k, v in numbers.items()]
-            event = self._event(step=int(row["step"]), wall_time=row["time"], summary=self._summary(value=values))
-            self._writers[row["seed"]].add_event(event)
+            writer.add_event(self._event(summary=self._summary(value=values), **about))
 
     def close(self) -> None:
         for writer in self._writers.values():
@@ -71,32 +99,37 @@ class TensorBoard:
 
 
 class Tracker:
-    """Weights & Biases, or trackio, which has the same calls; one run a seed."""
+    """Weights & Biases, or trackio, which has the same calls: one run, several seeds apart by prefix.
+
+    A resumed run goes on in the same place, under the same `config["id"]`.
+    """
 
     def __init__(self, module: str, run: Path, config: Mapping[str, Any]) -> None:
+        identity = f"{run.resolve().name}-{config['id']}"
+        places = {"wandb": {"id": config["id"], "dir": str(run)}, "trackio": {}}
         try:
-            self._module = __import__(module)
-        except ImportError as error:
+            self._run: Any = importlib.import_module(module).init(
+                project="surefoot", name=identity, config=dict(config), resume="allow", **places[module]
+            )
+        except Exception as error:
             raise UsageError(
-                f"loggers={module!r} needs the package {module}; install it with: pip install {module}"
+                f"loggers={module!r}: {module}.init failed ({type(error).__name__}: {error}). Log in first, or let it "
+                f"work without a network ({OFFLINE[module]}), or leave it out of loggers."
             ) from error
-        self._config, self._name, self._run = dict(config), run.name, None
 
     def __call__(self, rows: Sequence[Row]) -> None:
-        if self._run is None:
-            self._run = self._module.init(project="surefoot", name=self._name, config=self._config)
         prefixed = {(k if len(rows) == 1 else f"seed-{row['seed']}/{k}"): v for row in rows for k, v in row.items()}
-        self._run.log(prefixed)
+        self._run.log(prefixed, step=int(rows[0]["step"]))
 
     def close(self) -> None:
-        if self._run is not None:
-            self._run.finish()
+        self._run.finish()
 
 
 class Progress:
     """One live line in a terminal, silence elsewhere."""
 
     def __init__(self, total: int) -> None:
+        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
@@ -105,7 +138,7 @@ class Progress:
             TextColumn("{task.fields[facts]}"),
             TimeRemainingColumn(),
         )
-        self._bar = Progress(*columns, transient=True)
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._bar.add_task("training", total=total, facts="")
         self._bar.start()
 
@@ -122,15 +155,29 @@ class Progress:
 
 SINKS: dict[str, Callable[[Path, Mapping[str, Any]], Sink]] = {
     "tensorboard": TensorBoard,
-    "wandb": lambda run, config: Tracker("wandb", run, config),
-    "trackio": lambda run, config: Tracker("trackio", run, config),
+    "wandb": partial(Tracker, "wandb"),
+    "trackio": partial(Tracker, "trackio"),
 }
+OFFLINE = {"wandb": "WANDB_MODE=offline", "trackio": "without TRACKIO_SPACE_ID"}
 
 
-def sinks(names: Sequence[str], run: Path, config: Mapping[str, Any], iteration: int, total: int) -> list[Sink]:
-    """The sinks of a run; `names` are the optional ones."""
+def check_loggers(names: Sequence[str]) -> None:
+    """Raise `UsageError` for a logger that is unknown or whose package is missing."""
     for name in names:
         if name not in SINKS:
             raise UsageError(f"loggers={name!r} is unknown. {nearest(name, SINKS)}")
-    made: list[Sink] = [JsonLines(run / "metrics.jsonl", iteration), *(SINKS[name](run, config) for name in names)]
-    return [*made, Progress(total)] if sys.stderr.isatty() else made
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UsageError(
+                f"loggers={name!r} needs the package {name}; install it with: pip install {name}"
+            ) from error
+
+
+def sinks(names: Sequence[str], run: Path, config: Mapping[str, Any], iteration: int) -> Iterator[Sink]:
+    """The sinks of a run one by one, `metrics.jsonl` first; `names` are the optional ones."""
+    yield JsonLines(run / "metrics.jsonl", iteration)
+    for name in names:
+        yield SINKS[name](run, config)
+    if sys.stderr.isatty():
+        yield Progress(config["steps"])

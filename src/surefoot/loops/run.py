@@ -8,7 +8,9 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,16 +22,42 @@ from gymnasium.vector import VectorEnv
 
 from surefoot.envs import describe, env_seeds, make
 from surefoot.errors import UsageError
+from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops import checkpoint
 from surefoot.loops.learner import Learner
-from surefoot.loops.logs import Row, sinks
+from surefoot.loops.logs import Row, Sink, check_loggers, read_rows, sinks
 from surefoot.loops.on_policy import OnPolicy
 from surefoot.loops.train import Callback, train
 from surefoot.models.agent import Agent
 from surefoot.seeding import MAX_SEED, check_seed
 
 FORMAT = "surefoot-run-1"
+NEEDED = {"id", "method", "hyperparameters", "env", "steps", "seeds", "compiled", "loggers", "threads"}
+NEEDED |= {"checkpoint_every", "evaluate_every", "evaluate_episodes"}  # what resuming reads in config.json
 PAYS_OFF = 6_000  # gradient steps from which compiling them takes less time than it saves (see benchmarks/)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long a run goes on, and what it keeps on the way."""
+
+    steps: int = hyperparameter(100_000, low=1, help="Environment steps of each seed.")
+    compile: str = hyperparameter(
+        "auto", choices=("auto", "on", "off"), help="Whether the gradient step is compiled; auto: where it pays off."
+    )
+    loggers: tuple[str, ...] = hyperparameter(
+        ("tensorboard",), help="Besides metrics.jsonl: tensorboard, wandb, trackio."
+    )
+    evaluate_every: int | None = hyperparameter(None, low=1, help="Steps between deterministic evaluations.")
+    evaluate_episodes: int = hyperparameter(10, low=1, help="Episodes of each evaluation.")
+    checkpoint_every: int | None = hyperparameter(
+        None, low=1, help="Steps between checkpoints; a tenth of the run if not given."
+    )
+    time_limit: float | None = hyperparameter(None, above=0, help="Seconds after which a run ends, with a checkpoint.")
+
+    def __post_init__(self) -> None:
+        check(self)
+        check_loggers(self.loggers)
 
 
 @dataclass(frozen=True)
@@ -53,7 +81,19 @@ class Run:
 
     def metrics(self) -> list[Row]:
         """All rows of `metrics.jsonl`: one an iteration and seed."""
-        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+        return read_rows(self.path / "metrics.jsonl")
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return checkpoint.latest(self.path) is not None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every seed was trained to the end and its agent kept."""
+        config = self.config
+        agents = [agent_folder(self.path, config["seeds"], seed) / "agent.json" for seed in config["seeds"]]
+        return all(p.exists() and json.loads(p.read_text())["steps"] >= config["steps"] for p in agents)
 
     def curve(self, metric: str = "return_mean") -> tuple[np.ndarray, np.ndarray]:
         """Steps `[iterations]` and a metric `[seeds, iterations]`, NaN where a row does not have it."""
@@ -100,8 +140,6 @@ def seeds_from(seed: int, num_seeds: int) -> list[int]:
 
 def compiles(setting: str, method: OnPolicy, total_steps: int) -> bool:
     """Whether the gradient step is compiled: "on", "off", or "auto": where it pays off and a C++ compiler is there."""
-    if setting not in ("auto", "on", "off"):
-        raise UsageError(f"compile={setting!r} is not allowed; it must be 'auto', 'on' or 'off'.")
     steps = total_steps * method.epochs / method.minibatch_size
     return setting == "on" or (setting == "auto" and steps >= PAYS_OFF and shutil.which("g++") is not None)
 
@@ -122,63 +160,72 @@ def make_learner(
     else:
         each = [s for seed in seeds for s in env_seeds(seed, method.num_envs)]
         envs = make(env, len(each), seed=each, **options)
-    return Learner(method, envs, seeds, steps, log=log, compile=compiled)
+    try:
+        return Learner(method, envs, seeds, steps, log=log, compile=compiled)
+    except BaseException:
+        envs.close()
+        raise
 
 
 def start(
     method: OnPolicy,
     slug: str,
     env: Any,
-    steps: int,
+    settings: Settings,
     *,
     seeds: Sequence[int],
     run_dir: str | Path | None = None,
-    compile: str = "auto",
-    loggers: Sequence[str] = ("tensorboard",),
     callbacks: Sequence[Callback] = (),
-    checkpoint_every: int | None = None,
-    time_limit: float | None = None,
     env_options: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Train in a new folder.
+    """Train in a new folder; one that breaks off before its first checkpoint leaves no folder behind.
 
     Raises:
         UsageError: the folder is taken, or anything asked for cannot work; before any work.
     """
-    if isinstance(steps, bool) or steps != int(steps) or steps < 1:
-        raise UsageError(f"steps={steps!r} is not allowed; it must be a whole number of at least 1.")
-    steps, options = int(steps), dict(env_options or {})
+    options = dict(env_options or {})
     name = env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
-    path = Path(
-        run_dir or Path("runs") / f"{slug}-{name.replace('/', '-')}-{seeds[0]}-{time.strftime('%Y%m%d-%H%M%S')}"
-    )
-    if path.exists() and any(path.iterdir()):
+    default = f"{slug}-{name.replace('/', '-')}-{seeds[0]}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = Path(run_dir or Path("runs") / default)
+    if path.is_file():
+        raise UsageError(f"run_dir={str(path)!r} is a file; a run needs a folder of its own.")
+    if path.is_dir() and any(path.iterdir()):
         raise UsageError(
             f"The folder {path} exists and is not empty. Go on with that run by `surefoot train --resume {path}`, give "
             "another run_dir, or remove the folder."
         )
     description = describe(env, **options)
     del description["num_envs"], description["seed"]
-    compiled = compiles(compile, method, steps)
-    path.mkdir(parents=True, exist_ok=True)
-    learner = make_learner(method, env, seeds, steps, compiled=compiled, log=path / "actions.bin", **options)
+    compiled = compiles(settings.compile, method, settings.steps)
+    log = path / "actions.bin"
+    learner = make_learner(method, env, seeds, settings.steps, compiled=compiled, log=log, **options)
     config = {
         "format": FORMAT,
+        "id": uuid.uuid4().hex[:8],
         "method": slug,
         "hyperparameters": dataclasses.asdict(method),
         "objective": str(method.objective()),
         "env": description,
-        "steps": steps,
+        "steps": settings.steps,
         "seeds": list(seeds),
         "compiled": compiled,
-        "loggers": list(loggers),
-        "checkpoint_every": checkpoint_every or max(steps // 10, method.num_envs * method.num_steps),
+        "loggers": list(settings.loggers),
+        "evaluate_every": settings.evaluate_every,
+        "evaluate_episodes": settings.evaluate_episodes,
+        "checkpoint_every": settings.checkpoint_every or max(settings.steps // 10, method.num_envs * method.num_steps),
         "threads": torch.get_num_threads(),
         "command": " ".join(sys.argv),
         "versions": versions(),
     }
-    (path / "config.json").write_text(json.dumps(config, indent=2))
-    return _go(learner, Run(path), callbacks, time_limit)
+    try:
+        with checkpoint.writing(path, path):
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "config.json").write_text(json.dumps(config, indent=2))
+        return _go(learner, Run(path), callbacks, settings.time_limit)
+    except BaseException:
+        if checkpoint.latest(path) is None:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
 
 
 def resume(
@@ -190,32 +237,45 @@ def resume(
     environment, a lambda.
     """
     config = run.config
+    check_loggers(config["loggers"])
     place = checkpoint.latest(run.path)
     if place is None:
         raise UsageError(f"{run.path} holds no checkpoint, so there is nothing to go on from; start a new run.")
     state, facts = checkpoint.read(place)
+    foreign = {k: facts.get(k) for k in ("method", "env", "seeds") if facts.get(k) != config[k]}
+    if foreign:
+        raise UsageError(
+            f"{place} is not a checkpoint of this run: it was written for {foreign}, config.json says "
+            f"{ {k: config[k] for k in foreign} }. Put the files of the run back as they were, or start a new run."
+        )
     torch.set_num_threads(config["threads"])
     options = dict(config["env"])
     name = options.pop("env")
     log, compiled = run.path / "actions.bin", config["compiled"]
     learner = make_learner(method, env or name, config["seeds"], config["steps"], compiled=compiled, log=log, **options)
-    learner.load(state, facts["iteration"], facts["logged"])
+    try:
+        learner.load(state, facts["iteration"], facts["logged"])
+    except BaseException:
+        learner.collector.close()
+        raise
     return _go(learner, run, callbacks, time_limit)
 
 
 def _go(learner: Learner, run: Run, callbacks: Sequence[Callback], time_limit: float | None) -> Run:
-    config, opened = run.config, []
-    try:
-        opened = sinks(config["loggers"], run.path, config, learner.iteration, config["steps"])
-        every = config["checkpoint_every"]
+    config, opened = run.config, list[Sink]()
+    with _closing([learner.collector]), _closing(opened):
+        with checkpoint.writing(run.path / "metrics", run.path):
+            for sink in sinks(config["loggers"], run.path, config, learner.iteration):
+                opened.append(sink)
         reason = train(
             learner,
             run.path,
             config["steps"],
             sinks=opened,
             callbacks=callbacks,
-            checkpoint_every=every,
+            checkpoint_every=config["checkpoint_every"],
             time_limit=time_limit,
+            facts={"method": config["method"], "env": config["env"]},
         )
         for index, seed in enumerate(learner.seeds):
             facts = {
@@ -225,9 +285,21 @@ def _go(learner: Learner, run: Run, callbacks: Sequence[Callback], time_limit: f
                 "seed": seed,
                 "ended": reason,
             }
-            learner.agent(index, **facts).save(agent_folder(run.path, learner.seeds, seed))
-    finally:
-        for sink in opened:
-            sink.close()
-        learner.collector.close()
+            folder = agent_folder(run.path, learner.seeds, seed)
+            with checkpoint.writing(folder, run.path):
+                learner.agent(index, **facts).save(folder)
     return run
+
+
+@contextmanager
+def _closing(things: Sequence[Any]) -> Iterator[None]:
+    """Closes all things in the end. When something broke, that is what is told, not what closing then runs into."""
+    try:
+        yield
+    except BaseException:
+        for thing in things:
+            with suppress(Exception):
+                thing.close()
+        raise
+    for thing in things:
+        thing.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from surefoot.envs import EnvError
 from surefoot.errors import UsageError
 from surefoot.loops import checkpoint
 from surefoot.loops.logs import Row, Sink
@@ -46,49 +47,61 @@ def train(
     callbacks: Sequence[Callback] = (),
     checkpoint_every: int,
     time_limit: float | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> str:
     """Iterate until `total_steps` of each seed, and say why it ended: "finished", "stopped" or "interrupted".
 
     A checkpoint is written at the start, every `checkpoint_every` steps and at the end, whatever ends it short of a
-    kill. Ctrl-C (or a termination signal) ends the run after the iteration under way; a second one at once.
+    kill; `facts` go into its JSON. Ctrl-C (or a termination signal) ends the run after the iteration under way; a
+    second one at once.
+
+    Raises:
+        UsageError, EnvError: the environment broke, numbers are not finite, or the disk is full; the message says
+            which checkpoint is kept.
     """
     began, due, reason = time.monotonic(), learner.steps + checkpoint_every, "finished"
-    _checkpoint(learner, run)
+    _checkpoint(learner, run, facts)
     with _signals() as interrupted:
         while learner.steps < total_steps:
             before, tick = learner.steps, time.monotonic()
-            rows = learner.iterate()
-            _check_finite(learner, rows, run)
+            rows = _iterate(learner, run)
             pace = (learner.steps - before) * len(rows) / (time.monotonic() - tick)
             for seed, row in zip(learner.seeds, rows, strict=True):
                 clock = {"time": time.time(), "steps_per_second": round(pace, 1)}
                 row.update({"iteration": learner.iteration, "step": learner.steps, "seed": seed, **clock})
             stop = any([callback(learner, rows) for callback in callbacks])  # noqa: C419 (every one is called)
-            for sink in sinks:
-                sink(rows)
+            with checkpoint.writing(run / "metrics", run):
+                for sink in sinks:
+                    sink(rows)
             if stop or (time_limit is not None and time.monotonic() - began > time_limit):
                 reason = "stopped"
             if interrupted:
                 reason = "interrupted"
             if learner.steps >= due or reason != "finished":
-                _checkpoint(learner, run)
+                _checkpoint(learner, run, facts)
                 due = learner.steps + checkpoint_every
             if reason != "finished":
                 return reason
-    _checkpoint(learner, run)
+    _checkpoint(learner, run, facts)
     return reason
 
 
-def _checkpoint(learner: Trainable, run: Path) -> None:
-    try:
+def _iterate(learner: Trainable, run: Path) -> list[Row]:
+    """One iteration; whatever breaks it says what is kept."""
+    with checkpoint.writing(run / "actions.bin", run):
+        try:
+            rows = learner.iterate()
+        except (EnvError, UsageError) as error:
+            raise type(error)(f"{error} {checkpoint.kept(run)}") from error
+    _check_finite(learner, rows, run)
+    return rows
+
+
+def _checkpoint(learner: Trainable, run: Path, facts: Mapping[str, Any] | None) -> None:
+    with checkpoint.writing(run / "actions.bin", run):
         logged = learner.collector.flush()
-    except OSError as error:
-        raise UsageError(
-            f"The log of actions in {run} could not be written: {error}. Nothing checkpointed before is lost; make "
-            f"room, then go on with: surefoot train --resume {run}"
-        ) from error
-    facts = {"iteration": learner.iteration, "steps": learner.steps, "logged": logged, "seeds": learner.seeds}
-    checkpoint.write(run, learner.state(), facts)
+    counters = {"iteration": learner.iteration, "steps": learner.steps, "logged": logged, "seeds": learner.seeds}
+    checkpoint.write(run, learner.state(), {**counters, **(facts or {})})
 
 
 def _check_finite(learner: Trainable, rows: list[Row], run: Path) -> None:
