@@ -12,6 +12,7 @@ import gymnasium
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from surefoot.envs.backends import PoolEnvs, ProcessEnvs, available_threads
+from surefoot.envs.runners import RunnerEnvs, is_runner
 from surefoot.envs.vector import SyncEnvs, env_seeds
 from surefoot.envs.wrappers import Wrappers, normalised, wrap
 from surefoot.errors import UsageError, nearest
@@ -52,7 +53,9 @@ def make(
         threads = threads or min(num_envs, available_threads())
         return PoolEnvs(str(env), num_envs, seeds, kwargs, threads)
     factory = functools.partial(make_single, env, kwargs, pairs)
-    return (ProcessEnvs if backend == "process" else SyncEnvs)([factory] * num_envs, seeds)
+    if backend == "process":
+        return ProcessEnvs([factory] * num_envs, seeds)
+    return (RunnerEnvs if is_runner(env, kwargs, pairs) else SyncEnvs)([factory] * num_envs, seeds)
 
 
 def make_single(env: EnvLike, env_kwargs: Mapping[str, Any] | None = None, wrappers: Wrappers = ()) -> gymnasium.Env:
@@ -138,6 +141,8 @@ def _backend(env: EnvLike, backend: str, kwargs: Mapping[str, Any], wrappers: Wr
         obstacle = "it is not known to have the same environment"
     elif env not in _pool_ids():
         obstacle = f"it does not have that one. {nearest(env, _pool_ids())}"
+    elif backend == "auto" and is_runner(env, kwargs, wrappers) and available_threads() == 1:
+        obstacle = "it is slower on one processor"
     elif wrappers:
         obstacle = "it takes no wrappers"
     elif unknown := sorted(set(kwargs) - _pool_options(env)):

@@ -43,42 +43,44 @@ def map_observation(function: Callable[[Tensor], Tensor], observation: Observati
     return function(observation)
 
 
+Arrays = np.ndarray | dict[str, np.ndarray]
+"""An observation as the environments give it."""
+
+
 class Collector:
     """A vector environment, where it stands, and its log of actions."""
 
     def __init__(self, envs: VectorEnv, log: Path | None = None) -> None:
         self.envs, self.log_path, self.logged = envs, log, 0
         self._log = None
-        observation, _ = envs.reset()
-        self.observation = _tensors(observation)
+        self.observation: Arrays = envs.reset()[0]
         self.ended = np.zeros(envs.num_envs, bool)  # the last step ended an episode
         self.fresh = np.ones(envs.num_envs, bool)  # the current observation is the first of an episode
 
-    def collect(self, steps: int, act: Callable[[int, Observation, Tensor], tuple[Tensor, Tensor]]) -> Rollout:
+    def collect(self, steps: int, act: Callable[[int, Arrays, np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Rollout:
         """Run `steps` steps; `act(t, observation, starts)` gives the action to store and the one to execute."""
-        n = self.envs.num_envs
-        store = map_observation(lambda x: x.new_empty(steps + 1, *x.shape), self.observation)
+        n, observation = self.envs.num_envs, self.observation
+        store: Any = map_arrays(lambda x: np.empty((steps + 1, *x.shape), x.dtype), observation)
         reward, terminated, truncated = np.empty((steps, n), np.float32), *np.empty((2, steps, n), bool)
         valid, starts = np.empty((steps, n), bool), np.empty((steps + 1, n), bool)
-        actions: list[Tensor] = []
+        actions: list[np.ndarray] = []
         executed: list[np.ndarray] = []
         for t in range(steps):
-            _put(store, t, self.observation)
+            _put(store, t, observation)
             starts[t], valid[t] = self.fresh, ~self.ended
-            action, env_action = act(t, self.observation, torch.from_numpy(starts[t]))
+            action, env_action = act(t, observation, starts[t])
             actions.append(action)
-            executed.append(env_action.numpy())
-            observation, reward[t], terminated[t], truncated[t], _ = self.envs.step(executed[-1])
-            self.observation = _tensors(observation)
+            executed.append(env_action)
+            observation, reward[t], terminated[t], truncated[t], _ = self.envs.step(env_action)
             self.fresh, self.ended = self.ended, terminated[t] | truncated[t]
-        _put(store, steps, self.observation)
-        starts[steps] = self.fresh
+        _put(store, steps, observation)
+        starts[steps], self.observation = self.fresh, observation
         self._append(np.stack(executed))
         for part in store.values() if isinstance(store, dict) else [store]:
-            if part.is_floating_point():
-                check_finite(part[1:].numpy(), reward, self.logged - steps)
-        arrays = (torch.from_numpy(x) for x in (reward, terminated, truncated, valid, starts))
-        return Rollout(store, torch.stack(actions), *arrays)
+            if part.dtype.kind == "f":
+                check_finite(part[1:], reward, self.logged - steps)
+        arrays = (np.stack(actions), reward, terminated, truncated, valid, starts)
+        return Rollout(tensors(store), *map(torch.from_numpy, arrays))
 
     def _append(self, actions: np.ndarray) -> None:
         self.logged += len(actions)
@@ -113,7 +115,7 @@ class Collector:
         for actions in np.memmap(self.log_path, dtype, "r", shape=shape):
             observation, _, terminated, truncated, _ = self.envs.step(np.array(actions))
             self.fresh, self.ended = self.ended, terminated | truncated
-        self.observation, self.logged = _tensors(observation), steps
+        self.observation, self.logged = observation, steps
 
     def close(self) -> None:
         """Close the environments and the log."""
@@ -161,15 +163,21 @@ class Episodes:
         self.running, self.window, self.count = (state[f"episodes/{k}"].clone() for k in ("running", "window", "count"))
 
 
-def _tensors(observation: Any) -> Observation:
+def map_arrays(function: Callable[[np.ndarray], Any], observation: Arrays) -> Any:
+    """The function applied to the observation, or to every entry of a dict observation."""
     if isinstance(observation, dict):
-        return {key: torch.from_numpy(np.ascontiguousarray(x)) for key, x in observation.items()}
-    return torch.from_numpy(np.ascontiguousarray(observation))
+        return {key: function(x) for key, x in observation.items()}
+    return function(observation)
 
 
-def _put(store: Observation, t: int, observation: Observation) -> None:
+def tensors(observation: Arrays) -> Observation:
+    """The observation as tensors on the same memory."""
+    return map_arrays(torch.from_numpy, observation)
+
+
+def _put(store: Arrays, t: int, observation: Arrays) -> None:
     if isinstance(store, dict):
         for key, x in store.items():
-            x[t] = observation[key]  # type: ignore[index,call-overload]
+            x[t] = observation[key]  # type: ignore[index]
     else:
-        store[t] = observation  # type: ignore[index]
+        store[t] = observation

@@ -7,17 +7,24 @@ every call, which for networks of this size take longer than the arithmetic.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from surefoot.errors import UsageError
+
+INDUCTOR = {
+    "cpp_wrapper": True,  # one native call a step, not one for each kernel
+    "cpp.vec_isa_ok": True,  # a dry run that asks whether vector instructions work costs seconds; the flags are enough
+    "size_asserts": False,
+    "alignment_asserts": False,
+    "scalar_asserts": False,
+}
 
 
 def _tanh(x: Tensor) -> Tensor:
@@ -34,22 +41,12 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
     Raises:
         UsageError: the compiler is missing or failed.
     """
-    leaves, form = tree_flatten(example)
-    result: Any = None
-
-    def flat(*tensors: Tensor) -> list[Tensor]:
-        nonlocal result
-        outputs, result = tree_flatten(function(*tree_unflatten(tensors, form)))
-        return outputs
-
-    # The dry run that asks whether vector instructions work costs seconds; the processor's own flags are enough.
-    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     try:
         with torch.no_grad():
-            graph = make_fx(flat, decomposition_table={torch.ops.aten.tanh.default: _tanh})(*leaves)
+            graph, leaves, result = traced(function, example, {torch.ops.aten.tanh.default: _tanh}, "fake")
             from torch._inductor import compile as to_native
 
-            run = to_native(graph, leaves)
+            run = to_native(graph, leaves, options=INDUCTOR)
     except Exception as error:
         raise UsageError(
             f"The gradient step could not be compiled ({type(error).__name__}: {str(error).strip().splitlines()[0]}). "
@@ -66,3 +63,18 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
         return tree_unflatten(run(*chain.from_iterable(parts)), result)  # type: ignore[operator,arg-type]
 
     return call
+
+
+def traced(
+    function: Callable[..., Any], example: tuple[Any, ...], decompositions: Any = None, mode: str = "real"
+) -> tuple[fx.GraphModule, list[Tensor], TreeSpec]:
+    """The graph of the function on the tensors of its arguments, those tensors, and the form of its result."""
+    leaves, form = tree_flatten(example)
+    result: Any = None
+
+    def flat(*tensors: Tensor) -> list[Tensor]:
+        nonlocal result
+        outputs, result = tree_flatten(function(*tree_unflatten(tensors, form)))
+        return outputs
+
+    return make_fx(flat, decompositions, tracing_mode=mode)(*leaves), leaves, result

@@ -10,15 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
 from surefoot.errors import UsageError
-from surefoot.loops.collect import Collector, Episodes, Rollout, map_observation
+from surefoot.loops.collect import Arrays, Collector, Episodes, Rollout, map_observation, tensors
 from surefoot.loops.compile import compiled
 from surefoot.loops.on_policy import Batch, OnPolicy, gradient_step, pick, take
 from surefoot.loops.optimizer import Adam
+from surefoot.loops.staging import staged
 from surefoot.models.agent import Agent, normalize_observation, normalized_keys
 from surefoot.models.functional import Model, initial, over_seeds
 from surefoot.models.networks import ActorCritic, Observation
@@ -49,7 +51,6 @@ class Learner:
         self.observation_space, self.action_space = envs.single_observation_space, envs.single_action_space
         self.network = method.network()
         self.model = Model(self._module())
-        self._actor = Model(self._module())  # bound to the acting weights: calling it swaps no parameters
         self.vector = torch.stack([initial(self._module, torch_stream(s, "weights")) for s in self.seeds])
         self.adam = Adam.start(self.vector)
         one = method.extra_state(self.model)
@@ -65,6 +66,7 @@ class Learner:
         self.episodes = Episodes(self.num_seeds, method.num_envs)
         self.iteration = 0
         self.compiled = compile
+        self._policy: tuple[Callable[..., Any], Callable[..., Any]] | None = None
         self._step: Callable[..., Any] | None = None
         self._names: list[str] = []
         self.collector = Collector(envs, log)
@@ -104,26 +106,22 @@ class Learner:
         steps, envs, distribution = num_steps or self.method.num_steps, self.method.num_envs, self.model.distribution
         streams = [torch_stream(seed, "actions", self.collector.logged) for seed in self.seeds]
         noise = torch.stack([distribution.noise((steps, envs), g) for g in streams], 1)
-        scales = self.scales()
-        self._acting = vectors
-        alone = self.num_seeds == 1
-        if alone:
-            self._actor.bind(vectors[0].clone())
-        self.first_state = self.core_state
+        self._acting, self.first_state = vectors, self.core_state
+        early = vectors, self.scales()
+        if self._policy is None:
+            anywhere = torch.ones(self.num_seeds * envs, dtype=torch.bool)
+            late = tensors(self.collector.observation), noise[0], anywhere, self.core_state
+            self._policy = staged(self._policy_step, early, late)
+        prepare, run = self._policy
+        prepared, draws, state = prepare(early), noise.numpy(), self.core_state.numpy()
 
-        def act(t: int, observation: Observation, starts: Tensor) -> tuple[Tensor, Tensor]:
-            x = normalize_observation(map_observation(self._per_seed, observation), scales)
-            with torch.inference_mode():
-                if self.core_state.shape[-1]:
-                    params = self._recurrent(vectors, x, self._per_seed(starts))
-                elif alone:
-                    params = self._actor.module.policy(pick({"x": x}, 0)["x"])[0].unsqueeze(0)
-                else:
-                    params = torch.func.vmap(lambda v, o: self.model(v, o)[0])(vectors, x)
-                action = distribution.sample(params, noise[t])
-                return action, distribution.to_env(action).flatten(0, 1)
+        def act(t: int, observation: Arrays, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            nonlocal state
+            action, executed, state = run(prepared, observation, draws[t], starts, state)
+            return action, executed
 
         rollout = self.collector.collect(steps, act)
+        self.core_state = torch.from_numpy(state)
         parts = (rollout.reward, rollout.terminated, rollout.truncated, rollout.valid, rollout.starts)
         observation = map_observation(lambda x: x.unflatten(1, (self.num_seeds, envs)), rollout.observation)
         rollout = Rollout(observation, rollout.action, *(x.unflatten(1, (self.num_seeds, envs)) for x in parts))
@@ -134,15 +132,23 @@ class Learner:
     def _per_seed(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (self.num_seeds, self.method.num_envs))
 
-    def _recurrent(self, vectors: Tensor, observation: Observation, starts: Tensor) -> Tensor:
-        """One step of all recurrent networks; advances the state of actors and critics."""
+    def _policy_step(self, early: Any, late: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """One step of all policies: actions as sampled, as the environments take them, and the new core states."""
+        distribution, recurrent = self.model.distribution, bool(self.core_state.shape[-1])
+        (vectors, scales), (observation, noise, starts, states) = early, late
 
-        def step(vector: Tensor, x: Observation, state: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-            params, _, state = self.model(vector, map_observation(lambda part: part[None], x), state, start[None])
-            return params[0], state
+        def step(vector: Tensor, scales: Any, x: Observation, noise: Tensor, start: Tensor, state: Tensor) -> Any:
+            x = normalize_observation(x, scales)
+            if recurrent:
+                x, start = map_observation(lambda part: part[None], x), start[None]
+            params, _, new = self.model(vector, x, state, start) if recurrent else self.model(vector, x)
+            action = distribution.sample(params[0] if recurrent else params, noise)
+            return action, distribution.to_env(action), new if recurrent else state
 
-        params, self.core_state = over_seeds(step, self.num_seeds)(vectors, observation, self.core_state, starts)
-        return params
+        observations, starts = map_observation(self._per_seed, observation), self._per_seed(starts)
+        each = over_seeds(step, self.num_seeds)
+        action, executed, states = each(vectors, scales, observations, noise, starts, states)
+        return action, executed.flatten(0, 1), states
 
     def scales(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Means and inverse deviations of the normalised observation entries, `[seeds, 1, width]`."""

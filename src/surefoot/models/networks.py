@@ -120,12 +120,18 @@ class Encoder(nn.Module):
             images = x.reshape(-1, *x.shape[-3:]).to(dtype) / 255.0
             return self.images[f"image_{key}"](images).reshape(*x.shape[:-3], -1)
         if isinstance(space, gym.spaces.Discrete):
-            return F.one_hot(x.long() - int(space.start), int(space.n)).to(dtype)
+            return one_hot(x - int(space.start), int(space.n)).to(dtype)
         if isinstance(space, gym.spaces.MultiDiscrete):
             parts = zip(x.unbind(-1), space.nvec, space.start, strict=True)
-            parts = [F.one_hot(c.long() - int(start), int(n)) for c, n, start in parts]
+            parts = [one_hot(c - int(start), int(n)) for c, n, start in parts]
             return torch.cat(parts, -1).to(dtype)
         return x.reshape(*x.shape[: x.dim() - len(space.shape or ())], flat_size(space)).to(dtype)
+
+
+def one_hot(x: Tensor, n: int) -> Tensor:
+    """True at the index `x`, along a new last axis of length `n`. Unlike torch's, it never looks at the values, and so
+    can be traced."""
+    return x.unsqueeze(-1) == torch.arange(n)
 
 
 def is_image(space: gym.Space) -> bool:

@@ -1,0 +1,199 @@
+"""Running a pure function in two stages: what depends on the weights once a rollout, the rest at every step.
+
+The step of a small policy is a dozen operations on a few hundred numbers. There, getting to the arithmetic costs more
+than the arithmetic: the function is therefore traced into a graph of operations once, and the graph of a step runs on
+NumPy, whose calls are short, or, where an operation has no counterpart here (a convolution), on torch.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.utils._pytree import tree_leaves
+
+from surefoot.loops.compile import traced
+
+aten = torch.ops.aten
+Prepared = list[Any]
+
+
+def staged(
+    function: Callable[..., tuple[torch.Tensor, ...]], early: tuple[Any, ...], late: tuple[Any, ...]
+) -> tuple[Callable[[tuple[Any, ...]], Prepared], Callable[..., list[np.ndarray]]]:
+    """`(prepare, run)` such that `run(prepare(early), *late)` is `function(early, late)` up to rounding.
+
+    `early` and `late` are tuples of tensors or dicts of them, here examples of the shapes and types; to `run`, `late`
+    comes as arrays, and so do its results.
+    """
+    with torch.no_grad():
+        graph, _, _ = traced(function, (early, late))
+    graph.graph.eliminate_dead_code()
+    first, second = _cut(graph, len(tree_leaves(early)))
+    on_numpy = _to_numpy(second)
+    before, after = fx.GraphModule(graph, first).forward, fx.GraphModule(graph, second).forward
+    plain = not any(isinstance(x, dict) for x in late)
+
+    def prepare(early: tuple[Any, ...]) -> Prepared:
+        with torch.no_grad():
+            found = before(*tree_leaves(early))
+        return [x.numpy() for x in found] if on_numpy else found
+
+    def run(prepared: Prepared, *late: Any) -> list[np.ndarray]:
+        leaves = late if plain else tree_leaves(late)
+        if on_numpy:
+            return after(*prepared, *leaves)
+        with torch.inference_mode():
+            return [x.numpy() for x in after(*prepared, *map(torch.from_numpy, leaves))]
+
+    return prepare, run
+
+
+def _cut(graph: fx.GraphModule, early: int) -> tuple[fx.Graph, fx.Graph]:
+    """The graph as two: the operations that need only the first `early` inputs, and the rest of them, which takes the
+    results of the first and then the other inputs."""
+    inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    late = set(inputs[early:])
+    for node in graph.graph.nodes:
+        if late.intersection(node.all_input_nodes):
+            late.add(node)
+    output = graph.graph.output_node()
+    wanted = [n for n in graph.graph.nodes if n not in late and n is not output and late.union([output]) & set(n.users)]
+    first, second = fx.Graph(), fx.Graph()
+    before: dict[fx.Node, fx.Node] = {}
+    after = {node: second.placeholder(node.name) for node in (*wanted, *inputs[early:])}
+    for node in graph.graph.nodes:
+        if node is output or node in inputs[early:]:
+            continue
+        place, known = (second, after) if node in late else (first, before)
+        known[node] = place.node_copy(node, known.__getitem__)
+    first.output([before[node] for node in wanted])
+    second.output(fx.map_arg(output.args[0], after.__getitem__))
+    return first, second
+
+
+def _to_numpy(graph: fx.Graph) -> bool:
+    """Put NumPy in the place of torch throughout the graph; where that cannot be, change nothing and say False."""
+    calls = [node for node in graph.nodes if node.op == "call_function" and node.target is not operator.getitem]
+    if any(node.target not in NUMPY for node in calls):
+        return False
+    for node in calls:
+        node.target = NUMPY[node.target]
+    return True
+
+
+# --- torch's operations on arrays ----------------------------------------------------------------------------------
+
+
+def addmm(bias: np.ndarray, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    y = x @ weight
+    y += bias
+    return y
+
+
+def clamp(x: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
+    x = x if low is None else np.maximum(x, low)
+    return x if high is None else np.minimum(x, high)
+
+
+def elu(x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def expand(x: np.ndarray, shape: list[int]) -> np.ndarray:
+    if x.shape == tuple(shape):
+        return x
+    added = len(shape) - x.ndim
+    return np.broadcast_to(x, [x.shape[i - added] if n == -1 else n for i, n in enumerate(shape)])
+
+
+def lerp(start: np.ndarray, end: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    move = end - start
+    return np.where(weight < 0.5, start + weight * move, end - (1 - weight) * move)  # exact at both ends
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
+
+
+def select(x: np.ndarray, dim: int, index: int) -> np.ndarray:
+    return x[index] if dim == 0 else x.take(index, dim)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * np.tanh(0.5 * x) + 0.5
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x * sigmoid(x)
+
+
+def split(x: np.ndarray, size: int, dim: int = 0) -> list[np.ndarray]:
+    return split_with_sizes(x, [size] * -(-x.shape[dim] // size), dim)
+
+
+def split_with_sizes(x: np.ndarray, sizes: list[int], dim: int = 0) -> list[np.ndarray]:
+    where = (slice(None),) * (dim % x.ndim)
+    return [x[(*where, slice(end - size, end))] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+
+
+def stack(arrays: list[np.ndarray], dim: int = 0) -> np.ndarray:
+    return np.stack(arrays, dim)
+
+
+def to_copy(x: np.ndarray, dtype: torch.dtype) -> np.ndarray:
+    return x.astype(DTYPES[dtype])
+
+
+def unbind(x: np.ndarray, dim: int = 0) -> list[np.ndarray]:
+    return list(np.moveaxis(x, dim, 0))
+
+
+def view(x: np.ndarray, shape: list[int]) -> np.ndarray:
+    return x.reshape(shape)
+
+
+def zeros_like(x: np.ndarray, **_: Any) -> np.ndarray:
+    return np.zeros_like(x)
+
+
+DTYPES = {torch.float32: np.float32, torch.int64: np.int64, torch.bool: np.bool_}
+
+NUMPY: dict[Any, Callable[..., Any]] = {
+    aten._to_copy.default: to_copy,
+    aten._unsafe_view.default: view,
+    aten.add.Tensor: operator.add,
+    aten.addmm.default: addmm,
+    aten.argmax.default: np.argmax,
+    aten.bmm.default: np.matmul,
+    aten.cat.default: np.concatenate,
+    aten.clamp.default: clamp,
+    aten.div.Tensor: operator.truediv,
+    aten.elu.default: elu,
+    aten.eq.Tensor: operator.eq,
+    aten.exp.default: np.exp,
+    aten.expand.default: expand,
+    aten.lerp.Tensor: lerp,
+    aten.mm.default: np.matmul,
+    aten.mul.Tensor: operator.mul,
+    aten.permute.default: np.transpose,
+    aten.relu.default: relu,
+    aten.select.int: select,
+    aten.sigmoid.default: sigmoid,
+    aten.silu.default: silu,
+    aten.split.Tensor: split,
+    aten.split_with_sizes.default: split_with_sizes,
+    aten.stack.default: stack,
+    aten.sub.Tensor: operator.sub,
+    aten.tanh.default: np.tanh,
+    aten.unbind.int: unbind,
+    aten.unsqueeze.default: np.expand_dims,
+    aten.view.default: view,
+    aten.where.self: np.where,
+    aten.zeros_like.default: zeros_like,
+}
