@@ -99,7 +99,8 @@ class TensorBoard:
 
 
 class Tracker:
-    """Weights & Biases, or trackio, which has the same calls: one run, several seeds apart by prefix.
+    """Weights & Biases, or trackio, which has the same calls: one run, several seeds apart by prefix. Step and time are
+    the tracker's own.
 
     A resumed run goes on in the same place, under the same `config["id"]`.
     """
@@ -118,8 +119,11 @@ class Tracker:
             ) from error
 
     def __call__(self, rows: Sequence[Row]) -> None:
-        prefixed = {(k if len(rows) == 1 else f"seed-{row['seed']}/{k}"): v for row in rows for k, v in row.items()}
-        self._run.log(prefixed, step=int(rows[0]["step"]))
+        numbers = {}
+        for row in rows:
+            prefix = "" if len(rows) == 1 else f"seed-{row['seed']}/"
+            numbers |= {prefix + k: v for k, v in row.items() if k not in ("step", "seed", "time")}
+        self._run.log(numbers, step=int(rows[0]["step"]))
 
     def close(self) -> None:
         self._run.finish()
