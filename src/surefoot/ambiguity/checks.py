@@ -14,11 +14,11 @@ from surefoot.errors import UsageError
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
 
 
-def check_nominal(nominal: Tensor) -> None:
+def check_nominal(nominal: Tensor, name: str = "nominal") -> None:
     """Raise `UsageError` unless every row of the last axis is a distribution."""
     if nominal.ndim == 0 or nominal.shape[-1] == 0:
         raise UsageError(
-            f"nominal has shape {list(nominal.shape)}, so its support is empty; the last axis must hold the "
+            f"{name} has shape {list(nominal.shape)}, so its support is empty; the last axis must hold the "
             "probabilities of at least one outcome."
         )
     if not nominal.is_floating_point():
@@ -32,13 +32,13 @@ def check_nominal(nominal: Tensor) -> None:
     if wrong.any():
         place = _first(wrong)
         raise UsageError(
-            f"nominal[{_index(place)}] = {nominal[place].item():g} is not a probability; entries must be finite and "
+            f"{name}[{_index(place)}] = {nominal[place].item():g} is not a probability; entries must be finite and "
             f">= 0 ({int(wrong.sum())} of {nominal.numel()} are not). Clip and renormalise the rows, or correct the "
             "model they come from."
         )
     worst = _first(off == off.max())
     raise UsageError(
-        f"nominal[{_index((*worst, ':'))}] sums to {total[worst].item():.9g}, {total[worst].item() - 1:+.3g} from one; "
+        f"{name}[{_index((*worst, ':'))}] sums to {total[worst].item():.9g}, {total[worst].item() - 1:+.3g} from one; "
         f"every row of the last axis must sum to one ({int((off > TOLERANCE[nominal.dtype]).sum())} of {off.numel()} "
         "do not). Divide each row by its sum if the weights are right but not normalised."
     )
@@ -63,6 +63,11 @@ def checked(values: Tensor, nominal: Tensor, ambiguity: Ambiguity, strength: Any
         raise UsageError(
             f"{shapes} do not fit; the last axis of both is the outcomes and must be equally long, such as values [n] "
             "or [..., n] with nominal [..., n]."
+        )
+    if ambiguity.outcomes not in (None, values.shape[-1]):
+        raise UsageError(
+            f"{shapes} have {values.shape[-1]} outcomes, but {ambiguity} was made for {ambiguity.outcomes}; the last "
+            "axes must be equally long."
         )
     check_values(values)
     leading = _broadcast((values.shape[:-1], nominal.shape[:-1]), f"the leading axes of {shapes}")

@@ -58,7 +58,7 @@ class Ambiguity:
     def __post_init__(self) -> None:
         check(self)
 
-    def __call__(self, values: Array, probabilities: Array | None = None, *, maximise: bool = False) -> WorstCase[Any]:
+    def __call__(self, values: T, probabilities: T | None = None, *, maximise: bool = False) -> WorstCase[T]:
         """The worst case of `values` under `probabilities`; None weighs the samples of the last axis equally."""
         from surefoot.ambiguity.operator import worst_case
 
@@ -67,6 +67,11 @@ class Ambiguity:
     @property
     def strength(self) -> float | Array | None:
         """The number by which the set grows or shrinks and which may be a tensor over the leading axes, if any."""
+        return None
+
+    @property
+    def outcomes(self) -> int | None:
+        """How many outcomes the set was made for, if it holds arrays over them."""
         return None
 
     def check_strength(self, strength: Tensor) -> None:
@@ -80,7 +85,7 @@ class Ambiguity:
         raise NotImplementedError
 
     def __str__(self) -> str:
-        return self.formula.format(**{f.name: _printed(getattr(self, f.name)) for f in dataclasses.fields(self)})
+        return self.formula.format(**{f.name: printed(getattr(self, f.name)) for f in dataclasses.fields(self)})
 
     def to_dict(self) -> dict[str, Any]:
         """The set as JSON-ready data: its name and its fields."""
@@ -154,8 +159,8 @@ class Divergence(Ambiguity):
 
     def __str__(self) -> str:
         if self.penalty is None:
-            return f"min {{ q·v : {self.symbol} ≤ {_printed(self.radius)} }}"
-        return f"min {{ q·v + {_printed(self.penalty)}·{self.symbol} }}"
+            return f"min {{ q·v : {self.symbol} ≤ {printed(self.radius)} }}"
+        return f"min {{ q·v + {printed(self.penalty)}·{self.symbol} }}"
 
 
 def find(name: Any) -> type[Ambiguity]:
@@ -166,7 +171,7 @@ def find(name: Any) -> type[Ambiguity]:
     return known[name]
 
 
-def _printed(value: Any) -> Any:
+def printed(value: Any) -> Any:
     if isinstance(value, (Tensor, np.ndarray)):
         return f"{value.item():g}" if value.ndim == 0 else f"[{'×'.join(map(str, value.shape))}]"
     return f"{value:g}" if isinstance(value, float) else value

@@ -6,18 +6,13 @@ With `support="all"` mass may go to any outcome, with `"nominal"` only to those 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from surefoot.ambiguity.core import Divergence, Solution
-from surefoot.ambiguity.search import lowest, take, untake
+from surefoot.ambiguity.search import increasing_root, lowest, take, untake
 from surefoot.hyperparameters import hyperparameter
-
-Support = Literal["all", "nominal"]
-SUPPORT_HELP = "Where mass may go: to all outcomes, or only to those the nominal can produce."
 
 
 def filled(capacity: Tensor, amount: Tensor) -> Tensor:
@@ -30,7 +25,11 @@ def filled(capacity: Tensor, amount: Tensor) -> Tensor:
 class Supported(Divergence):
     """A divergence that is finite for mass outside the nominal's support."""
 
-    support: str = hyperparameter("all", choices=("all", "nominal"), help=SUPPORT_HELP)
+    support: str = hyperparameter(
+        "all",
+        choices=("all", "nominal"),
+        help="Where mass may go: to all outcomes, or only to those the nominal can produce.",
+    )
 
     def allowed(self, nominal: Tensor) -> Tensor:
         """Where the worst case may have mass."""
@@ -101,22 +100,47 @@ class L1(TotalVariation):
 
 
 @dataclass(frozen=True)
-class Contamination(Supported):
-    """The share R of the draws that comes from anywhere: q = (1−R)·p + R·anything; D = 1 − min_j q_j/p_j."""
+class LInfinity(Supported):
+    """The L∞ distance D = max_j |q_j − p_j|: every probability moves by at most the radius."""
 
-    radius: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, high=1, help="Share of the draws.")
-    name = "contamination"
-    symbol = "R(q, p)"
+    name = "l-infinity"
+    aliases = ("linf",)
+    symbol = "‖q−p‖∞"
 
     def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
-        return moved(values, nominal, self.allowed(nominal), radius * nominal)
+        order = values.argsort(-1)
+        v, p, allowed = take(values, order), take(nominal, order), take(self.allowed(nominal), order)
+        q, _ = _within_distance(v, p, allowed, radius)
+        return Solution((q * v).sum(-1), lambda: untake(q, order))
 
     def penalised(self, values: Tensor, nominal: Tensor, penalty: Tensor) -> Solution:
-        """All or nothing: the gain and the price are both linear in the share."""
-        allowed = self.allowed(nominal)
-        worth = (nominal * (values - lowest(values, allowed))).sum(-1, keepdim=True) > penalty
-        return moved(values, nominal, allowed, worth * nominal, torch.where(worth, penalty, 0.0))
+        """min over r of ball(r) + penalty·r, which is convex in r: bisection on its slope."""
+        order = values.argsort(-1)
+        v, p, allowed = take(values, order), take(nominal, order), take(self.allowed(nominal), order)
+
+        def slope(radius: Tensor) -> tuple[Tensor, Tensor]:
+            _, gain = _within_distance(v, p, allowed, radius)
+            return penalty - gain, torch.zeros_like(gain)
+
+        nowhere = torch.full_like(slope(torch.ones_like(penalty))[0], 1e-200)
+        radius = increasing_root(slope, nowhere, torch.ones_like(nowhere), nowhere)
+        radius = torch.where(slope(nowhere)[0] >= 0, 0.0, radius)
+        q, _ = _within_distance(v, p, allowed, radius)
+        paid = torch.where(radius > 0, penalty * (q - p).abs().amax(-1, keepdim=True), 0.0).squeeze(-1)
+        return Solution((q * v).sum(-1) + paid, lambda: untake(q, order))
 
     def divergence(self, distribution: Tensor, nominal: Tensor) -> Tensor:
-        ratio = torch.where(nominal > 0, distribution / nominal, torch.inf).amin(-1)
-        return self.within(distribution, nominal, (1 - ratio).clamp(min=0))
+        return self.within(distribution, nominal, (distribution - nominal).abs().amax(-1))
+
+
+def _within_distance(v: Tensor, p: Tensor, allowed: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """The worst case of ascending values within an L∞ distance, and how fast its value falls as the distance grows.
+
+    Every place gives up what it may, and the sum is poured back from the lowest value on; the place where it runs out
+    is the pivot: growing the distance by one moves mass one from each place above it and one to each place below it.
+    """
+    given = torch.minimum(p, radius)
+    poured = filled(torch.where(allowed, radius + given, 0.0), given.sum(-1, keepdim=True))
+    pivot = torch.where(poured > 0, v, -torch.inf).amax(-1, keepdim=True)
+    moving = ((v > pivot) & (p > radius)) | ((v < pivot) & allowed)
+    return p - given + poured, torch.where(moving, (v - pivot).abs(), 0.0).sum(-1, keepdim=True)
