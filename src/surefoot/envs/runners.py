@@ -25,7 +25,7 @@ class RunnerEnvs(SyncEnvs):
     """Runners of one kind in this process; `is_runner` says which."""
 
     def __init__(self, factories: Sequence[EnvFactory], seeds: Sequence[int]):
-        from mujoco import mj_step
+        from mujoco import mj_step  # type: ignore[attr-defined]
 
         super().__init__(factories, seeds)
         self._advance = mj_step

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
@@ -46,7 +46,7 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
             graph, leaves, result = traced(function, example, {torch.ops.aten.tanh.default: _tanh}, "fake")
             from torch._inductor import compile as to_native
 
-            run = to_native(graph, leaves, options=INDUCTOR)
+            run = to_native(graph, [*leaves], options=INDUCTOR)
     except Exception as error:
         raise UsageError(
             f"The gradient step could not be compiled ({type(error).__name__}: {str(error).strip().splitlines()[0]}). "
@@ -66,7 +66,10 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
 
 
 def traced(
-    function: Callable[..., Any], example: tuple[Any, ...], decompositions: Any = None, mode: str = "real"
+    function: Callable[..., Any],
+    example: tuple[Any, ...],
+    decompositions: Any = None,
+    mode: Literal["real", "fake"] = "real",
 ) -> tuple[fx.GraphModule, list[Tensor], TreeSpec]:
     """The graph of the function on the tensors of its arguments, those tensors, and the form of its result."""
     leaves, form = tree_flatten(example)
