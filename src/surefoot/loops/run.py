@@ -6,6 +6,7 @@ import dataclasses
 import json
 import platform
 import shutil
+import signal
 import sys
 import time
 import uuid
@@ -159,7 +160,11 @@ def make_learner(
         envs = make(env, method.num_envs * len(seeds))
     else:
         each = [s for seed in seeds for s in env_seeds(seed, method.num_envs)]
-        envs = make(env, len(each), seed=each, **options)
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:  # worker processes inherit the mask: Ctrl-C is the loop's to answer, which still needs them
+            envs = make(env, len(each), seed=each, **options)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
     try:
         return Learner(method, envs, seeds, steps, log=log, compile=compiled)
     except BaseException:
