@@ -133,7 +133,7 @@ def tabular_sampling_error(
     """
     visits = counts.sum(-1, keepdim=True)
     frequency = counts / visits.clamp(min=1)
-    kl = (torch.xlogy(frequency, frequency) - frequency * log_prob).sum(-1, keepdim=True)
+    kl = torch.where(counts > 0, frequency * (frequency.log() - log_prob), 0.0).sum(-1, keepdim=True)
     return (kl * visits).sum((-2, -1)) / visits.sum((-2, -1)).clamp(min=1)
 
 

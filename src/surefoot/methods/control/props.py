@@ -101,6 +101,8 @@ class PROPS(PPO):
         learner.episodes.load(episodes)  # the pieces counted one by one: count them as the one rollout they are
         ended = new.terminated | new.truncated
         learner.episode_rows = learner.episodes.add(new.reward, ended, new.truncated, new.valid)
+        if learner.iteration < self.buffer_batches:
+            learner._step = None  # a compiled step takes batches of one size, and this one is larger than the last
         about = {"behaviour_kl": torch.stack(kl).mean(0), "behaviour_updates": torch.stack(steps).mean(0)}
         return {**self.update(learner, self.estimate(learner, buffer, new)), **about}
 
