@@ -3,19 +3,22 @@
     worst_case(values, nominal, KL(0.1))          # value and distribution, batched, NumPy or torch, differentiable
     worst_case(losses, nominal, TotalVariation(penalty=2.0), maximise=True)
     CVaR(0.1)(samples).value
+    parse("tv:0.2")
 
 `operator` holds the operator and its sign, `core` what all sets share. The sets: `moves` (total variation, L1, L∞),
 `divergences` (KL, χ²), `tilts` (reverse KL, Hellinger), `mixtures` (contamination, boxes, scenarios), `transport`
-(Wasserstein), `ellipsoid`; `risk` holds the risk measures.
+(Wasserstein), `ellipsoid`. The risk measures: `spectral` (CVaR and its kin), `risk`.
 """
 
 from surefoot.ambiguity.core import Ambiguity, Divergence
 from surefoot.ambiguity.divergences import KL, ChiSquare
 from surefoot.ambiguity.ellipsoid import Ellipsoid
+from surefoot.ambiguity.grammar import parse
 from surefoot.ambiguity.mixtures import Box, Contamination, Scenarios
 from surefoot.ambiguity.moves import L1, LInfinity, TotalVariation
 from surefoot.ambiguity.operator import WorstCase, worst_case, worst_case_value
-from surefoot.ambiguity.risk import CVaR
+from surefoot.ambiguity.risk import Entropic, Expectile, MeanDeviation, MeanVariance, Mixed
+from surefoot.ambiguity.spectral import CVaR, ExponentialSpectral, Extremile, MeanCVaR, MixedVaR, Spectral, VaR
 from surefoot.ambiguity.tilts import Hellinger, ReverseKL
 from surefoot.ambiguity.transport import Wasserstein
 
@@ -29,13 +32,25 @@ __all__ = [
     "Contamination",
     "Divergence",
     "Ellipsoid",
+    "Entropic",
+    "Expectile",
+    "ExponentialSpectral",
+    "Extremile",
     "Hellinger",
     "LInfinity",
+    "MeanCVaR",
+    "MeanDeviation",
+    "MeanVariance",
+    "Mixed",
+    "MixedVaR",
     "ReverseKL",
     "Scenarios",
+    "Spectral",
     "TotalVariation",
+    "VaR",
     "Wasserstein",
     "WorstCase",
+    "parse",
     "worst_case",
     "worst_case_value",
 ]

@@ -51,7 +51,7 @@ def worst_case_value(values: T, nominal: T | None, ambiguity: Ambiguity, *, maxi
     return _applied(_WorstValue, values, nominal, ambiguity, maximise)
 
 
-def solve(values: Tensor, nominal: Tensor, ambiguity: Ambiguity, strength: Any, maximise: bool) -> Solution:
+def solve(values: Tensor, nominal: Tensor, ambiguity: Ambiguity, strength: Any, maximise: bool = False) -> Solution:
     """The problem without checks, for solvers that have made them: float64 in, float64 out, no gradient.
 
     strength: the radius or penalty over the leading axes, or None for a set that has none.
@@ -112,16 +112,21 @@ def _refuse_a_gradient_in_the_radius(ambiguity: Ambiguity) -> None:
         )
 
 
-def _gradients(
-    ctx: Any, grad: Tensor, distribution: Tensor, values: Tensor, nominal: Tensor, strength: Any
-) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients in values and penalty, by the envelope theorem: the worst distribution, and the divergence paid."""
+    values, nominal, strength, *made = ctx.saved_tensors
+    value, distribution = None, made[0] if made else None
+    if distribution is None or ctx.needs_input_grad[2]:
+        given = None if ctx.ambiguity.strength is None else strength.detach()
+        inputs = values.detach().double(), nominal.detach().double(), given, ctx.ambiguity, ctx.maximise
+        value, distribution = _WorstCase.apply(*inputs)
     by_values = by_strength = None
     if ctx.needs_input_grad[0]:
-        by_values = (grad[..., None] * distribution).sum_to_size(values.shape)
+        by_values = (grad[..., None] * distribution).sum_to_size(values.shape).to(values.dtype)
     if ctx.needs_input_grad[2]:
         _refuse_a_gradient_in_the_radius(ctx.ambiguity)
-        paid = ctx.ambiguity.divergence(distribution.double(), nominal.double())
-        by_strength = (grad * (-paid if ctx.maximise else paid)).to(strength.dtype).sum_to_size(strength.shape)
+        paid = (value - (distribution * values).sum(-1)) / strength
+        by_strength = (grad * paid).sum_to_size(strength.shape).to(strength.dtype)
     return by_values, None, by_strength, None, None
 
 
@@ -164,8 +169,7 @@ class _WorstCase(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        values, nominal, strength, distribution = ctx.saved_tensors
-        return _gradients(ctx, grad, distribution, values, nominal, strength)
+        return _backward(ctx, grad)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
@@ -184,10 +188,7 @@ class _WorstValue(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        values, nominal, strength = ctx.saved_tensors
-        given = None if ctx.ambiguity.strength is None else strength
-        _, distribution = _WorstCase.forward(values, nominal, given, ctx.ambiguity, ctx.maximise)
-        return _gradients(ctx, grad, distribution, values, nominal, strength)
+        return _backward(ctx, grad)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:

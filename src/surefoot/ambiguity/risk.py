@@ -1,51 +1,135 @@
 """Risk measures as their duals: each is a set of re-weightings of the nominal, and its worst case is the risk.
 
-    risk = CVaR(0.1)
-    r = risk(samples)                # or risk(values, probabilities); r.value, r.weights
-    r = risk(losses, maximise=True)  # the upper tail instead
+    r = CVaR(0.1)(samples)                    # or (values, probabilities); r.value, r.weights
+    r = CVaR(0.1)(losses, maximise=True)      # the upper tail instead
 
-The sign is that of the room: values are rewards, a risk looks at the lower tail and is at most the mean.
+The sign is that of the room: values are rewards, and a risk looks at the lower tail. Every risk r here is translation
+equivariant, r(v + c) = r(v) + c. A coherent one is also monotone, positively homogeneous and superadditive; its mirror
+image, r with `maximise=True`, is then subadditive. Where one of them fails, the docstring says which.
+
+`spectral` holds the risks that weigh outcomes by their rank (CVaR and its kin).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from surefoot.ambiguity.core import Ambiguity, Solution
-from surefoot.ambiguity.search import take, untake
+from surefoot.ambiguity.divergences import KL
+from surefoot.ambiguity.operator import solve
+from surefoot.ambiguity.search import take
+from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 
 
 @dataclass(frozen=True)
-class Distortion(Ambiguity):
-    """Base of the spectral risks: the i-th lowest outcome gets the weight Φ(p₁ + … + p_i) − Φ(p₁ + … + p_{i−1})."""
+class Entropic(Ambiguity):
+    """The entropic risk −(1/θ)·log E exp(−θ·v), the KL penalty 1/θ; θ = 0 is the mean.
 
-    def cumulative(self, share: Tensor) -> Tensor:
-        """Φ: the weight of the lowest `share` of the draws, increasing from 0 to 1; coherent where it is concave."""
-        raise NotImplementedError
+    Monotone and concave, but neither positively homogeneous nor superadditive.
+    """
+
+    rate: float = hyperparameter(1.0, low=0, help="θ, in one over the unit of the values.")
+    name = "entropic"
+    formula = "−1/{rate}·log E exp(−{rate}·v)"
 
     def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
-        order = values.argsort(-1)
-        share = take(nominal, order).cumsum(-1)
-        share = share / share[..., -1:]
-        weights = self.cumulative(torch.nn.functional.pad(share, (1, 0))).diff(dim=-1)
-        value = (weights * take(values, order)).sum(-1)
-        return Solution(value, lambda: untake(weights, order))
+        price = 1 / self.rate if self.rate > 0 else torch.inf
+        return KL(penalty=price).penalised(values, nominal, torch.full_like(nominal[..., :1], price))
 
 
 @dataclass(frozen=True)
-class CVaR(Distortion):
-    """Conditional value at risk: the mean of the lowest share α of the draws; 1 is the mean, 0 the lowest outcome.
+class MeanVariance(Ambiguity):
+    """The mean less c times the **variance**, E v − c·Var v. Its weights p·(1 − 2c·(v − E v)) may be negative.
 
-    Its set is {q ≤ p/α}. What some texts call level 0.9 of a loss is `CVaR(0.1)` with `maximise=True` here.
+    Concave, but neither monotone nor positively homogeneous nor superadditive.
     """
 
-    level: float = hyperparameter(0.1, low=0, high=1, help="Share α of the draws that counts.")
-    name = "cvar"
-    formula = "CVaR_{level}"
+    weight: float = hyperparameter(0.5, low=0, help="c, in one over the unit of the values.")
+    name = "mean-variance"
+    formula = "E v − {weight}·Var v"
 
-    def cumulative(self, share: Tensor) -> Tensor:
-        return (share / self.level).clamp(max=1) if self.level > 0 else (share > 0).to(share.dtype)
+    def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
+        mean = (nominal * values).sum(-1, keepdim=True)
+        centred = values - mean
+        variance = (nominal * centred**2).sum(-1, keepdim=True)
+        value = mean - self.weight * variance
+        return Solution(value.squeeze(-1), lambda: nominal * (1 - 2 * self.weight * centred))
+
+
+@dataclass(frozen=True)
+class MeanDeviation(Ambiguity):
+    """The mean less c times the **standard deviation**, E v − c·√Var v. Its weights may be negative.
+
+    Positively homogeneous and superadditive, but not monotone: a gain in a good outcome can lower it.
+    """
+
+    weight: float = hyperparameter(0.5, low=0, help="c, a pure number.")
+    name = "mean-deviation"
+    formula = "E v − {weight}·√Var v"
+
+    def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
+        mean = (nominal * values).sum(-1, keepdim=True)
+        centred = values - mean
+        deviation = (nominal * centred**2).sum(-1, keepdim=True).sqrt()
+        slope = self.weight / torch.where(deviation > 0, deviation, torch.inf)
+        return Solution((mean - self.weight * deviation).squeeze(-1), lambda: nominal * (1 - slope * centred))
+
+
+@dataclass(frozen=True)
+class Expectile(Ambiguity):
+    """The τ-expectile e of τ·E(v − e)₊ = (1 − τ)·E(e − v)₊ for τ ≤ ½, where it is coherent; ½ is the mean.
+
+    Its set is {q = p·w/E w : w in [τ, 1 − τ]}, so the expectile is the least mean with weight 1 − τ on the k lowest
+    values and τ on the others, over all k. For τ > ½ take 1 − τ and `maximise=True`.
+    """
+
+    level: float = hyperparameter(
+        0.25, above=0, high=0.5, help="τ, the weight of the gains; 1 − τ is that of the losses."
+    )
+    name = "expectile"
+    formula = "expectile_{level}"
+
+    def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
+        order = values.argsort(-1)
+        v, p = take(values, order), take(nominal, order)
+        mass, moment = p.cumsum(-1), (p * v).cumsum(-1)
+        more = 1 - 2 * self.level
+        means = (self.level * moment[..., -1:] + more * moment) / (self.level * mass[..., -1:] + more * mass)
+        edge = torch.take_along_dim(v.expand_as(means), means.argmin(-1, keepdim=True), -1)
+        weights = nominal * torch.where(values <= edge, 1 - self.level, self.level)
+        weights = weights / weights.sum(-1, keepdim=True)
+        return Solution((weights * values).sum(-1), lambda: weights)
+
+
+@dataclass(frozen=True)
+class Mixed(Ambiguity):
+    """The average Σ w_i·risk_i(v) of several risks or sets, with weights ≥ 0 that sum to one; coherent if they are."""
+
+    risks: tuple[Ambiguity, ...]
+    weights: tuple[float, ...] = hyperparameter((), low=0, help="The share of each risk.")
+    name = "mixed"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.risks) != len(self.weights) or abs(sum(self.weights) - 1) > 1e-9:
+            raise UsageError(
+                f"Mixed: weights={self.weights!r} is not allowed for {len(self.risks)} risks; give one weight >= 0 for "
+                "each, with the sum 1."
+            )
+
+    def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
+        parts = [solve(values, nominal, risk, risk.strength) for risk in self.risks]
+
+        def average(terms: Iterable[Tensor]) -> Tensor:
+            return reduce(torch.add, (w * term for w, term in zip(self.weights, terms)))
+
+        return Solution(average(p.value for p in parts), lambda: average(p.distribution() for p in parts))
+
+    def __str__(self) -> str:
+        return " + ".join(f"{w:g}·[{risk}]" for w, risk in zip(self.weights, self.risks))
