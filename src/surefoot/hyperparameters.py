@@ -72,7 +72,7 @@ def _fits(value: Any, kind: Any) -> bool:
         whole = isinstance(value, int) and not isinstance(value, bool)
         return whole or (kind is float and isinstance(value, float) and not math.isnan(value))
     kind = origin or kind
-    return not isinstance(kind, type) or isinstance(value, kind)
+    return kind is Any or not isinstance(kind, type) or isinstance(value, kind)
 
 
 def _inside(value: Any, meta: Mapping[str, Any]) -> bool:

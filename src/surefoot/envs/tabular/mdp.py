@@ -1,0 +1,240 @@
+"""Finite Markov decision processes: kernel, rewards and what else belongs to them, dense or sparse, checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import check, hyperparameter
+
+TOLERANCE = 1e-8  # how far a row of probabilities may be from one
+
+
+class Successors(NamedTuple):
+    """A sparse kernel: where each pair of state and action may lead, padded by entries of probability 0."""
+
+    state: Tensor  # [..., S, A, K] whole numbers
+    probability: Tensor  # [..., S, A, K] float64
+
+
+Kernel = Tensor | Successors
+
+
+@dataclass(frozen=True, eq=False)
+class TabularMDP:
+    """States 0 … S−1, actions 0 … A−1, the probabilities of the next state and the rewards of each pair.
+
+    `transition`: `[S, A, S']`, a `Successors`, a scipy.sparse matrix `[S·A, S']` (rows s·A + a) or one `[S, S']` an
+    action. `reward`: `[S]`, `[S, A]` or, where it depends on the next state, `[S, A, S']` (`[S, A, K]` beside a sparse
+    kernel of K successors). `features`: `[S, A, d]`. With a `horizon` H each of the three may have a first axis of H
+    steps (the reward then `[H, S, A]` or `[H, S, A, S']`); once one has it, all are given it. All become float64.
+
+    Raises `UsageError` for what is no MDP, with its place.
+    """
+
+    transition: Any
+    reward: Any
+    gamma: float = hyperparameter(0.95, low=0, high=1, help="Discount; 1 for finite horizons and averages.")
+    initial: Any = None  # [S] the distribution of the first state; None: uniform
+    horizon: int | None = hyperparameter(None, low=1, help="Steps of an episode; None: it goes on for ever.")
+    legal: Any = None  # [S, A] whether a state allows an action; None: all are allowed
+    features: Any = None  # [S, A, d] (with a horizon also [H, S, A, d]) for linear methods
+    name: str = "mdp"
+    grid: tuple[int, int] | None = None  # rows and columns, where the states are the cells of a picture
+    actions_named: Sequence[str] = field(default=())
+
+    def __post_init__(self) -> None:
+        check(self)
+        kernel = _kernel(self.transition)
+        legal = None if self.legal is None else torch.as_tensor(self.legal, dtype=torch.bool)
+        _check_kernel(kernel, legal, self.horizon)
+        rows = _rows(kernel)
+        reward, features = _reward(self.reward, rows, self.horizon), self.features
+        features = None if features is None else _float64(features)
+        initial = _initial(self.initial, rows.shape[-3])
+        if self.horizon is not None and (rows.ndim == 4 or reward.shape[:3] == (self.horizon, *rows.shape[-3:-1])):
+            kernel = _stepped(kernel, 3, self.horizon)
+            reward = _stepped(reward, 2 if reward.shape[-2:] == rows.shape[-3:-1] else 3, self.horizon)
+            features = _stepped(features, 3, self.horizon)
+        made = {"transition": kernel, "reward": reward, "features": features, "initial": initial, "legal": legal}
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
+
+    # --- sizes -------------------------------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> Tensor:
+        """The probabilities of the next states, `[S, A, S']` or, of a sparse kernel, `[S, A, K]`."""
+        return self.transition.probability if self.sparse else self.transition
+
+    @property
+    def sparse(self) -> bool:
+        return isinstance(self.transition, Successors)
+
+    @property
+    def stepped(self) -> bool:
+        """Whether kernel, rewards and features have a first axis of steps."""
+        return self.rows.ndim == 4
+
+    @property
+    def states(self) -> int:
+        return self.rows.shape[-3]
+
+    @property
+    def actions(self) -> int:
+        return self.rows.shape[-2]
+
+    # --- what follows from them --------------------------------------------------------------------------------------
+
+    def at(self, step: int) -> TabularMDP:
+        """The MDP of one step of the horizon, without a horizon; `step` counts from 0."""
+        if not self.stepped:
+            return dataclasses.replace(self, horizon=None)
+        cut = {name: getattr(self, name) for name in ("reward", "features", "transition")}
+        kernel = cut.pop("transition")
+        kernel = Successors(*(x[step] for x in kernel)) if self.sparse else kernel[step]
+        return dataclasses.replace(
+            self, transition=kernel, horizon=None, **{k: None if x is None else x[step] for k, x in cut.items()}
+        )
+
+    def successors(self, values: Tensor) -> Tensor:
+        """The values `[S]` of the next states, as they stand beside `rows`: shared `[S']`, or `[S, A, K]` if sparse."""
+        return values[self.transition.state] if self.sparse else values
+
+    def expectation(self, values: Tensor) -> Tensor:
+        """Σ P(s'|s,a) values(s') `[S, A]`."""
+        return (self.rows * self.successors(values)).sum(-1) if self.sparse else self.rows @ values
+
+    def expected_reward(self) -> Tensor:
+        """The rewards `[S, A]`, averaged over the next state where they depend on it."""
+        return self.reward if self.reward.ndim < self.rows.ndim else (self.rows * self.reward).sum(-1)
+
+
+def _rows(kernel: Kernel) -> Tensor:
+    return kernel.probability if isinstance(kernel, Successors) else kernel
+
+
+def _stepped(x: Any, axes: int, horizon: int) -> Any:
+    """`x` with a first axis of steps, if it has only `axes` axes."""
+    if isinstance(x, Successors):
+        return Successors(*(_stepped(part, axes, horizon) for part in x))
+    return x if x is None or x.ndim > axes else x.expand(horizon, *x.shape)
+
+
+def _float64(x: Any) -> Tensor:
+    return torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x).to(torch.float64)
+
+
+def _kernel(given: Any) -> Kernel:
+    if isinstance(given, Successors):
+        return Successors(torch.as_tensor(given.state, dtype=torch.int64), _float64(given.probability))
+    parts = given if isinstance(given, (list, tuple)) else [given]
+    if all(hasattr(part, "tocsr") for part in parts):
+        return _from_sparse(parts)
+    return _float64(given)
+
+
+def _from_sparse(parts: Sequence[Any]) -> Successors:
+    """scipy.sparse matrices, one an action or one of all pairs, as successors padded to the longest row."""
+    from scipy import sparse
+
+    states = parts[0].shape[1]
+    if len(parts) == 1 and states and parts[0].shape[0] % states == 0:
+        rows, actions = parts[0].tocsr(), parts[0].shape[0] // states
+    elif all(part.shape == (states, states) for part in parts):
+        actions = len(parts)
+        order = np.arange(states * actions).reshape(actions, states).T.ravel()
+        rows = sparse.vstack([part.tocsr() for part in parts]).tocsr()[order]
+    else:
+        raise UsageError(
+            f"transition is made of sparse matrices of shapes {[part.shape for part in parts]}; give one [S·A, S'] "
+            "whose row s·A + a belongs to state s and action a, or one [S, S'] for each action."
+        )
+    rows.sum_duplicates()
+    counts = np.diff(rows.indptr)
+    width = max(1, int(counts.max(initial=1)))
+    where = np.arange(width) < counts[:, None]
+    state, probability = np.zeros(where.shape, np.int64), np.zeros(where.shape)
+    state[where], probability[where] = rows.indices, rows.data
+    shape = (states, actions, width)
+    return Successors(torch.from_numpy(state).view(shape), torch.from_numpy(probability).view(shape))
+
+
+def _check_kernel(kernel: Kernel, legal: Tensor | None, horizon: int | None) -> None:
+    rows = _rows(kernel)
+    if rows.ndim != 3 and (rows.ndim != 4 or rows.shape[0] != horizon):
+        raise UsageError(
+            f"transition has shape {list(rows.shape)}; it must be [S, A, S'], or [H, S, A, S'] with horizon=H (horizon "
+            f"is {horizon})."
+        )
+    if 0 in rows.shape:
+        raise UsageError(f"transition has shape {list(rows.shape)}; it needs at least one state and one action.")
+    if not isinstance(kernel, Successors) and rows.shape[-1] != rows.shape[-3]:
+        raise UsageError(f"transition has shape {list(rows.shape)}; its first and last state axes must agree.")
+    if legal is not None:
+        if legal.shape != rows.shape[-3:-1]:
+            raise UsageError(f"legal has shape {list(legal.shape)}; it must be [S, A] = {list(rows.shape[-3:-1])}.")
+        if not bool(legal.any(-1).all()):
+            state = int((~legal.any(-1)).nonzero()[0])
+            raise UsageError(f"state {state} has no legal action; give it one, such as staying where it is.")
+    if isinstance(kernel, Successors):
+        outside = (kernel.state < 0) | (kernel.state >= rows.shape[-3])
+        if bool(outside.any()):
+            raise UsageError(
+                f"the successors name state {int(kernel.state[outside][0])}, but there are {rows.shape[-3]} states."
+            )
+    wrong = ~(torch.isfinite(rows) & (rows >= 0))
+    if bool(wrong.any()):
+        place = tuple(int(i) for i in wrong.nonzero()[0])
+        raise UsageError(
+            f"transition[{', '.join(map(str, place))}] = {float(rows[place]):g} is not a probability "
+            f"({int(wrong.sum())} entries are not); probabilities are finite and at least 0."
+        )
+    off = (rows.sum(-1) - 1).abs()
+    if legal is not None:
+        off = torch.where(legal, off, 0.0)
+    if bool((off > TOLERANCE).any()):
+        *lead, state, action = (int(i) for i in (off == off.max()).nonzero()[0])
+        total = float(rows[(*lead, state, action)].sum())
+        step = f"step {lead[0]}, " if lead else ""
+        raise UsageError(
+            f"the probabilities of {step}state {state}, action {action} sum to {total:.9g}, {total - 1:+.3g} from one "
+            f"({int((off > TOLERANCE).sum())} rows do not sum to one). Divide each row by its sum if only the scale is "
+            "off; mark pairs that do not exist as not legal."
+        )
+
+
+def _reward(given: Any, rows: Tensor, horizon: int | None) -> Tensor:
+    reward, (S, A, K) = _float64(given), rows.shape[-3:]
+    allowed = [(S,), (S, A), (S, A, K)]
+    if horizon is not None:
+        allowed += [(horizon, S, A), (horizon, S, A, K)]
+    shape = tuple(reward.shape)
+    if shape not in allowed:
+        raise UsageError(
+            f"reward has shape {list(shape)}, which does not fit S={S} states and A={A} actions; allowed are "
+            f"{', '.join(str(list(a)) for a in allowed)}."
+        )
+    if not bool(torch.isfinite(reward).all()):
+        place = tuple(int(i) for i in (~torch.isfinite(reward)).nonzero()[0])
+        raise UsageError(f"reward[{', '.join(map(str, place))}] = {float(reward[place])}; rewards must be finite.")
+    return reward.unsqueeze(-1).expand(S, A) if shape == (S,) else reward
+
+
+def _initial(given: Any, states: int) -> Tensor:
+    if given is None:
+        return torch.full((states,), 1 / states, dtype=torch.float64)
+    initial = _float64(given)
+    if initial.shape != (states,) or bool((initial < 0).any()) or abs(float(initial.sum()) - 1) > TOLERANCE:
+        raise UsageError(
+            f"initial has shape {list(initial.shape)} and sums to {float(initial.sum()):.9g}; it must be a "
+            f"distribution over the {states} states."
+        )
+    return initial

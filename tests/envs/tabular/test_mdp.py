@@ -1,0 +1,86 @@
+"""The MDP: every form of kernel and reward means the same, and what is no MDP is refused with its place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from surefoot.envs.tabular import Successors, TabularMDP
+from surefoot.errors import UsageError
+
+P = np.array([[[0.7, 0.3], [0.2, 0.8]], [[0.5, 0.5], [0.9, 0.1]]])
+R = np.array([[1.0, 0.4], [0.0, 0.6]])
+V = torch.tensor([1.0, 3.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        P,
+        P.tolist(),
+        torch.tensor(P),
+        sparse.csr_matrix(P.reshape(4, 2)),
+        [sparse.csr_matrix(P[:, a]) for a in range(2)],
+        Successors(
+            torch.tensor([[[1, 0], [0, 1]], [[0, 1], [1, 0]]]), [[[0.3, 0.7], [0.2, 0.8]], [[0.5, 0.5], [0.1, 0.9]]]
+        ),
+    ],
+    ids=["numpy", "lists", "torch", "sparse", "a sparse one an action", "successors"],
+)
+def test_every_form_of_the_kernel_gives_the_same_expectations(kernel):
+    mdp = TabularMDP(kernel, R)
+    assert (mdp.states, mdp.actions) == (2, 2)
+    torch.testing.assert_close(mdp.expectation(V), torch.tensor(P @ V.numpy()))
+
+
+def test_rewards_of_states_pairs_and_transitions():
+    assert TabularMDP(P, [1, 2]).reward.tolist() == [[1, 1], [2, 2]]
+    each = np.arange(8.0).reshape(2, 2, 2)
+    torch.testing.assert_close(TabularMDP(P, each).expected_reward(), torch.tensor((P * each).sum(-1)))
+    assert TabularMDP(P, R).expected_reward().tolist() == R.tolist()
+
+
+def test_steps_are_given_to_all_once_one_has_them():
+    steps = np.stack([P, P[:, ::-1]])
+    mdp = TabularMDP(steps, R, gamma=1, horizon=2, features=np.ones((2, 2, 3)))
+    assert mdp.stepped and mdp.reward.shape == (2, 2, 2) and mdp.features.shape == (2, 2, 2, 3)
+    second = mdp.at(1)
+    assert not second.stepped and second.horizon is None
+    torch.testing.assert_close(second.rows, torch.tensor(steps[1]))
+    changing = TabularMDP(P, np.stack([R, 2 * R]), gamma=1, horizon=2)
+    assert changing.stepped and changing.at(1).reward.tolist() == (2 * R).tolist()
+    same = TabularMDP(P, R, gamma=1, horizon=2)
+    assert not same.stepped and same.at(1).horizon is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"transition": P * 1.01}, r"state 0, action 0 sum to 1.01, \+0.01 from one \(4 rows"),
+        ({"transition": -P}, r"transition\[0, 0, 0\] = -0.7 is not a probability"),
+        ({"transition": np.where(P == 0.8, np.nan, P)}, r"transition\[0, 1, 1\] = nan"),
+        ({"transition": P[:, :, :1]}, "must agree"),
+        ({"transition": P[0]}, r"it must be \[S, A, S'\]"),
+        ({"transition": np.stack([P, P])}, "horizon=H"),
+        ({"transition": np.zeros((0, 2, 0))}, "at least one state"),
+        ({"reward": np.ones((3, 2))}, r"reward has shape \[3, 2\]"),
+        ({"reward": [[1, np.inf], [0, 0]]}, r"reward\[0, 1\] = inf"),
+        ({"gamma": 1.5}, r"gamma=1.5.*\[0, 1\]"),
+        ({"initial": [0.5, 0.6]}, "sums to 1.1"),
+        ({"legal": [[True, False], [False, False]]}, "state 1 has no legal action"),
+        ({"legal": [True, False]}, r"it must be \[S, A\]"),
+        ({"transition": Successors(torch.tensor([[[2]]]), [[[1.0]]]), "reward": [0.0]}, "name state 2"),
+        ({"transition": [sparse.eye(2), sparse.eye(3)]}, r"shapes \[\(2, 2\), \(3, 3\)\]"),
+    ],
+)
+def test_what_is_no_mdp_is_refused(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        TabularMDP(**{"transition": P, "reward": R, **arguments})
+
+
+def test_rows_of_pairs_that_do_not_exist_need_not_be_distributions():
+    kernel = P.copy()
+    kernel[1, 1] = 0
+    assert TabularMDP(kernel, R, legal=[[True, True], [True, False]]).legal.tolist() == [[True, True], [True, False]]
