@@ -100,6 +100,9 @@ class Ambiguity:
         if not isinstance(data, dict) or "ambiguity" not in data:
             raise UsageError(f'{data!r} is not an ambiguity set; write it as {{"ambiguity": name, field: value, …}}.')
         fields = {key: _revived(value) for key, value in data.items() if key != "ambiguity"}
+        for key in ("radius", "penalty"):
+            if isinstance(fields.get(key), tuple):
+                fields[key] = torch.tensor(fields[key], dtype=torch.float64)
         return build(find(data["ambiguity"]), fields)
 
 
@@ -188,6 +191,4 @@ def _plain(value: Any) -> Any:
 def _revived(value: Any) -> Any:
     if isinstance(value, dict):
         return Ambiguity.from_dict(value)
-    if isinstance(value, list) and value and isinstance(value[0], (int, float, list)):
-        return torch.as_tensor(value, dtype=torch.float64)
     return tuple(_revived(one) for one in value) if isinstance(value, list) else value

@@ -117,7 +117,9 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     values, nominal, strength, *made = ctx.saved_tensors
     value, distribution = None, made[0] if made else None
     if distribution is None or ctx.needs_input_grad[2]:
-        given = None if ctx.ambiguity.strength is None else strength.detach()
+        given = (
+            strength.detach() if isinstance(ctx.ambiguity.strength, (Tensor, np.ndarray)) else ctx.ambiguity.strength
+        )
         inputs = values.detach().double(), nominal.detach().double(), given, ctx.ambiguity, ctx.maximise
         value, distribution = _WorstCase.apply(*inputs)
     by_values = by_strength = None
@@ -132,7 +134,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], *outputs: Tensor) -> None:
     values, nominal, strength, ctx.ambiguity, ctx.maximise = inputs
-    ctx.save_for_backward(values, nominal, torch.as_tensor(strength if strength is not None else 0.0), *outputs)
+    ctx.save_for_backward(values, nominal, torch.as_tensor(0.0 if strength is None else strength), *outputs)
 
 
 def _batched(function: type[torch.autograd.Function], in_dims: tuple[Any, ...], inputs: tuple[Any, ...]) -> Any:

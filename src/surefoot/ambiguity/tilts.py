@@ -21,6 +21,8 @@ from surefoot.hyperparameters import hyperparameter
 
 FLOOR = 1e-280  # the least distance of the level from the lowest value, in units of the span of the values
 
+RIGID = 1e13  # a penalty so many times the span moves the value by less than is kept of it
+
 
 @dataclass(frozen=True)
 class PowerTilt(Supported):
@@ -91,7 +93,9 @@ class PowerTilt(Supported):
         tau = self._distance(y / mean, nominal)[0] - log_mass / self.power
         paid = span * scaled * self._of_distance(tau)
         tilt = nominal * y**self.power
-        return self._solution(values, nominal, tilt / tilt.sum(-1, keepdim=True), log_mass, paid)
+        rigid = scaled >= RIGID
+        tilt = torch.where(rigid, nominal, tilt / tilt.sum(-1, keepdim=True))
+        return self._solution(values, nominal, tilt, log_mass, torch.where(rigid, 0.0, paid))
 
     def _gaps(self, values: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
         """How far the support reaches above the lowest allowed value, and the gaps to that value in this unit."""
