@@ -2,6 +2,7 @@
 
     python benchmarks/bench_ppo.py              # throughput: alternating iterations in one process, on one core
     python benchmarks/bench_ppo.py --wall       # 300k steps with start-up and compilation from a cold cache
+    python benchmarks/bench_ppo.py --memory     # what a run of a million steps holds, every tenth of it
 
 Both arms take turns, so that what else the machine does hits both; figures are medians over the turns, and ratios.
 """
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from peer_sb3 import OURS, pin, sb3, store
@@ -134,11 +136,29 @@ def wall(env: str, steps: int, rounds: int) -> dict[str, Any]:
     return {"steps": steps, "ours_seconds": seconds["ours"], "sb3_seconds": seconds["sb3"], "ratio": ratio}
 
 
+def memory(env: str, steps: int) -> dict[str, Any]:
+    """Resident memory of a whole run, logs and checkpoints included, in MB after every tenth of its steps."""
+    import surefoot as sf
+
+    held: dict[int, float] = {}
+
+    def look(learner: Any, rows: list[dict[str, Any]]) -> None:
+        tenth = 10 * learner.steps // steps
+        if tenth not in held:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            held[tenth] = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    with tempfile.TemporaryDirectory() as folder:
+        sf.train("ppo", env, steps, run_dir=f"{folder}/run", callbacks=[look], **OURS)
+    return {"steps": steps, "megabytes": [round(x, 1) for x in held.values()]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--wall", action="store_true", help="whole runs instead of throughput")
-    parser.add_argument("--rounds", type=int, default=1, help="with --wall: runs of each")
+    parser.add_argument("--memory", action="store_true", help="memory over a million steps")
+    parser.add_argument("--rounds", type=int, default=5, help="with --wall: runs of each")
     arguments = parser.parse_args()
     if arguments.wall:
         result = wall("HalfCheetah-v5", 300_000, arguments.rounds)
@@ -149,6 +169,11 @@ def main() -> None:
         print(f"ratio {result['ratio']:.2f}")
         return
     pin()
+    if arguments.memory:
+        result = memory("CartPole-v1", 1_000_000)
+        store("ppo_memory", {"CartPole-v1": result, "command": "python benchmarks/bench_ppo.py --memory"})
+        print(f"MB held by a run of {result['steps']:,} steps of CartPole-v1, every tenth: {result['megabytes']}")
+        return
     table: dict[str, Any] = {}
     for label, env, envs, steps in (
         ("HalfCheetah-v5, 8 envs", "HalfCheetah-v5", 8, 256),
