@@ -22,9 +22,10 @@ def log_partition(gaps: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def support_gaps(values: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
-    """The lowest value on the support `[..., 1]`, and how far each value lies above it (not less than 0)."""
-    least = lowest(values, nominal > 0)
-    return least, (values - least).clamp_(min=0)
+    """The lowest value on the support `[..., 1]`, and how far each value lies above it (0 outside the support)."""
+    inside = nominal > 0
+    least = lowest(values, inside)
+    return least, torch.where(inside, values - least, 0.0)
 
 
 def at_lowest(gaps: Tensor, nominal: Tensor) -> Tensor:
@@ -158,7 +159,7 @@ def _below_level(
     order = values.argsort(-1)
     gap, p = take(gaps, order), take(nominal, order)
     moments = (m.cumsum(-1)[..., :-1] for m in (p, p * gap, p * gap * gap))
-    highest = torch.where(drawn(gap[..., 1:], *moments), gap[..., 1:], 0.0)
+    highest = torch.where(drawn(gap[..., 1:], *moments) & (p[..., 1:] > 0), gap[..., 1:], 0.0)
     below = gaps <= torch.nn.functional.pad(highest, (0, 1)).amax(-1, keepdim=True)
     p, rest = torch.where(below, nominal, 0.0), torch.where(below, 0.0, nominal).sum(-1, keepdim=True)
     mass = p.sum(-1, keepdim=True)

@@ -60,13 +60,10 @@ def solve(values: Tensor, nominal: Tensor, ambiguity: Ambiguity, strength: Any, 
         strength = torch.as_tensor(strength, dtype=values.dtype, device=values.device)[..., None]
     axes = max(x.ndim for x in (values, nominal, strength) if x is not None)
     values, nominal, strength = (_with_axes(x, axes) for x in (values, nominal, strength))
-    if maximise:
-        values = -values
-    # Shifted to start at zero: every set is translation equivariant, and small differences keep their digits.
-    shift = values.amin(-1, keepdim=True)
-    least, distribution = ambiguity.solve(values - shift, nominal, strength)
-    least = least + shift.squeeze(-1)
-    return Solution(-least if maximise else least, distribution)
+    if not maximise:
+        return ambiguity.solve(values, nominal, strength)
+    least, distribution = ambiguity.solve(-values, nominal, strength)
+    return Solution(-least, distribution)
 
 
 def _with_axes(x: Any, axes: int) -> Any:

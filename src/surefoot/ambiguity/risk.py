@@ -90,7 +90,7 @@ class Expectile(Ambiguity):
     """
 
     level: float = hyperparameter(
-        0.25, above=0, high=0.5, help="τ, the weight of the gains; 1 − τ is that of the losses."
+        0.25, above=0, high=0.5, help="τ, the weight of the gains; for τ > 0.5 give 1 − τ and maximise=True."
     )
     name = "expectile"
     formula = "expectile_{level}"

@@ -23,16 +23,19 @@ def increasing_root(
     result is the end that is nearest to one.
     """
     t = torch.minimum(torch.maximum(start, low), high)
-    step = before = high - low
+    before = high - low
+    done = torch.zeros_like(t, dtype=torch.bool)
     for _ in range(steps):
         f, slope = function(t)
-        low, high = torch.where(f <= 0, t, low), torch.where(f >= 0, t, high)
         newton = t - f / slope
-        trusted = (newton > low) & (newton < high) & ((newton - t).abs() <= 0.5 * before.abs())
-        following = torch.where(trusted, newton, 0.5 * (low + high))
-        before, step, t = step, following - t, following
-        if bool((step.abs() <= tolerance * (1 + t.abs())).all()):
+        # What has arrived stays: rounding alone would soon send it back to the middle of its bracket.
+        done |= ((newton - t).abs() <= tolerance * (1 + t.abs())) | (before <= tolerance * (1 + t.abs()))
+        if bool(done.all()):
             break
+        low, high = torch.where(f <= 0, t, low), torch.where(f >= 0, t, high)
+        trusted = (newton > low) & (newton < high) & ((newton - t).abs() <= 0.5 * before)
+        following = torch.where(done, t, torch.where(trusted, newton, 0.5 * (low + high)))
+        before, t = (following - t).abs(), following
     return t
 
 
