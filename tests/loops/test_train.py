@@ -172,6 +172,12 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 BREAKS = {
     "the environment": (EnvError("Environment 1 failed in step()."), EnvError, r"Environment 1 failed in step\(\)\. "),
     "its numbers": (UsageError("reward is nan."), UsageError, r"reward is nan\. "),
+    "a worker": (
+        EOFError(),
+        EnvError,
+        r"A worker process of the environments died \(EOFError\)\. .*backend='gymnasium'",
+    ),
+    "its pipe": (ConnectionResetError(), EnvError, r"A worker process of the environments died \(ConnectionReset"),
     "the action log": (
         OSError(errno.ENOSPC, "No space left on device"),
         UsageError,

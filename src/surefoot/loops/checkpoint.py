@@ -98,17 +98,18 @@ def read(place: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         facts = json.loads((place / "meta.json").read_text())
         data = (place / "state.safetensors").read_bytes()
     except (OSError, ValueError) as error:
-        raise UsageError(f"{place} is not a readable checkpoint ({error}); {_instead(place)}") from error
+        raise UsageError(f"{place} is not a readable checkpoint ({error}); {instead(place)}") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise UsageError(f"{place}/meta.json is not of the format {FORMAT!r}, so it is not loaded; {_instead(place)}")
+        raise UsageError(f"{place}/meta.json is not of the format {FORMAT!r}, so it is not loaded; {instead(place)}")
     try:
         if hashlib.sha256(data).hexdigest() != facts.get("sha256"):
             raise SafetensorError("its checksum is not the recorded one")
         return load(data), facts
     except SafetensorError as error:
-        raise UsageError(f"{place}/state.safetensors is damaged: {error}; {_instead(place)}") from error
+        raise UsageError(f"{place}/state.safetensors is damaged: {error}; {instead(place)}") from error
 
 
-def _instead(place: Path) -> str:
+def instead(place: Path) -> str:
+    """What to do where a checkpoint cannot be used."""
     others = [p for p in found(place.parent.parent) if p != place]
     return f"remove it to resume from {others[-1]}." if others else "start a new run."

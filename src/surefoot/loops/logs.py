@@ -92,6 +92,7 @@ class TensorBoard:
             numbers = {k: v for k, v in row.items() if isinstance(v, (int, float)) and k not in ("step", "seed")}
             values = [self._summary.Value(tag=k, simple_value=float(v)) for k, v in numbers.items()]
             writer.add_event(self._event(summary=self._summary(value=values), **about))
+            writer.flush()
 
     def close(self) -> None:
         for writer in self._writers.values():

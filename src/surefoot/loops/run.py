@@ -247,6 +247,8 @@ def resume(
     if place is None:
         raise UsageError(f"{run.path} holds no checkpoint, so there is nothing to go on from; start a new run.")
     state, facts = checkpoint.read(place)
+    if missing := {"iteration", "logged"} - set(facts):
+        raise UsageError(f"{place}/meta.json lacks {', '.join(sorted(missing))}; {checkpoint.instead(place)}")
     foreign = {k: facts.get(k) for k in ("method", "env", "seeds") if facts.get(k) != config[k]}
     if foreign:
         raise UsageError(
@@ -268,7 +270,7 @@ def resume(
 
 def _go(learner: Learner, run: Run, callbacks: Sequence[Callback], time_limit: float | None) -> Run:
     config, opened = run.config, list[Sink]()
-    with _closing([learner.collector]), _closing(opened):
+    with _closing([learner.collector], run), _closing(opened, run):
         with checkpoint.writing(run.path / "metrics", run.path):
             for sink in sinks(config["loggers"], run.path, config, learner.iteration):
                 opened.append(sink)
@@ -297,7 +299,7 @@ def _go(learner: Learner, run: Run, callbacks: Sequence[Callback], time_limit: f
 
 
 @contextmanager
-def _closing(things: Sequence[Any]) -> Iterator[None]:
+def _closing(things: Sequence[Any], run: Run) -> Iterator[None]:
     """Closes all things in the end. When something broke, that is what is told, not what closing then runs into."""
     try:
         yield
@@ -307,4 +309,5 @@ def _closing(things: Sequence[Any]) -> Iterator[None]:
                 thing.close()
         raise
     for thing in things:
-        thing.close()
+        with checkpoint.writing(run.path, run.path):
+            thing.close()

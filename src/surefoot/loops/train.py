@@ -93,6 +93,11 @@ def _iterate(learner: Trainable, run: Path) -> list[Row]:
             rows = learner.iterate()
         except (EnvError, UsageError) as error:
             raise type(error)(f"{error} {checkpoint.kept(run)}") from error
+        except (EOFError, ConnectionError) as error:  # a pipe to a process that is no more
+            raise EnvError(
+                f"A worker process of the environments died ({type(error).__name__}). Memory running out is the usual "
+                f"cause; fewer environments, or backend='gymnasium', shows the reason. {checkpoint.kept(run)}"
+            ) from error
     _check_finite(learner, rows, run)
     return rows
 
