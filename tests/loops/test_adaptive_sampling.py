@@ -455,6 +455,24 @@ def test_the_fit_moves_the_last_layer_alone():
     assert 0 < float(short) < float(found)
 
 
+def test_the_step_size_of_the_fit_goes_linearly_to_zero():
+    """Ten steps of torch's Adam on one distribution."""
+    start, action = torch.tensor([0.2, -0.3]), torch.tensor([[1.0], [0.5], [-0.7]])
+    model, batch = constant(Gaussian(1), start, action)
+    model.mask = lambda belongs: torch.ones(2, dtype=torch.bool)  # all of it is its last layer
+    found = sampling_error(model, start.unsqueeze(0), with_batch(batch), steps=10, learning_rate=0.1)
+    params = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([params], lr=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / 10)
+    for _ in range(10):
+        optimizer.zero_grad()
+        (-Gaussian(1).log_prob(params, action).mean()).backward()
+        optimizer.step()
+        schedule.step()
+    wanted = (Gaussian(1).log_prob(params, action) - batch["old_log_prob"]).mean().item()
+    assert float(found) == pytest.approx(wanted, rel=1e-4)
+
+
 @pytest.mark.parametrize("policy", ["multi-discrete", "masked categorical", "recurrent", "squashed gaussian"])
 def test_the_error_of_every_policy_is_above_zero(policy):
     learner, batch = ready(policy)

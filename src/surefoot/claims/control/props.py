@@ -252,8 +252,8 @@ CLAIM = Claim(
     supported_by="mean error of PROPS at most 0.6 times that of on-policy draws at 128 and at 256 draws, the latter "
     "within 3 standard errors of Σ (K−1)/2N; under drift below PPO-Buffer's; on CartPole below PPO's and PPO-Buffer's, "
     "with an area under the return of at least PPO's (means over seeds)",
-    refuted_by="a ratio above 0.9 at 128 or 256 draws; no lower error under drift; on CartPole no lower error than both "
-    "others, or an area below PPO's by more than the standard error of the paired difference",
+    refuted_by="that ratio above 0.9 at 128 or 256 draws; under drift an error not below PPO-Buffer's; on CartPole one "
+    "not below both others', or an area below PPO's by more than the standard error of the paired difference",
     measure=measure,
     judge=judge,
     seeds=10,
