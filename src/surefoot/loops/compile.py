@@ -7,14 +7,14 @@ every call, which for networks of this size take longer than the arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from surefoot.errors import UsageError
 
@@ -55,14 +55,32 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
 
     seen: list[Any] = [None] * len(example)
     parts: list[list[Tensor]] = [[] for _ in example]
+    form = tree_unflatten([None] * result.num_leaves, result)
 
     def call(*arguments: Any) -> Any:
         for i, argument in enumerate(arguments):
             if argument is not seen[i]:  # a batch stays the same object for many steps: it is taken apart once
-                seen[i], parts[i] = argument, tree_leaves(argument)
-        return tree_unflatten(run(*chain.from_iterable(parts)), result)  # type: ignore[operator,arg-type]
+                seen[i], parts[i] = argument, _leaves(argument)
+        return _filled(form, iter(run(*chain.from_iterable(parts))))  # type: ignore[operator,arg-type]
 
     return call
+
+
+def _leaves(x: Any) -> list[Tensor]:
+    """`tree_leaves` for tensors in tuples and dicts, without its registry of types: it runs at every step."""
+    if isinstance(x, Tensor):
+        return [x]
+    return [leaf for part in (x.values() if isinstance(x, dict) else x) for leaf in _leaves(part)]
+
+
+def _filled(form: Any, leaves: Iterator[Tensor]) -> Any:
+    """`tree_unflatten` likewise: the tuples and dicts of `form`, with tensors in place of each None."""
+    if form is None:
+        return next(leaves)
+    if isinstance(form, dict):
+        return {key: _filled(part, leaves) for key, part in form.items()}
+    parts = [_filled(part, leaves) for part in form]
+    return type(form)(*parts) if hasattr(form, "_fields") else tuple(parts)
 
 
 def traced(

@@ -154,6 +154,10 @@ def unbind(x: np.ndarray, dim: int = 0) -> list[np.ndarray]:
     return list(np.moveaxis(x, dim, 0))
 
 
+def unsqueeze(x: np.ndarray, dim: int) -> np.ndarray:
+    return x[(slice(None),) * (dim % (x.ndim + 1)) + (None,)]
+
+
 def view(x: np.ndarray, shape: list[int]) -> np.ndarray:
     return x.reshape(shape)
 
@@ -192,7 +196,7 @@ NUMPY: dict[Any, Callable[..., Any]] = {
     aten.sub.Tensor: operator.sub,
     aten.tanh.default: np.tanh,
     aten.unbind.int: unbind,
-    aten.unsqueeze.default: np.expand_dims,
+    aten.unsqueeze.default: unsqueeze,
     aten.view.default: view,
     aten.where.self: np.where,
     aten.zeros_like.default: zeros_like,
