@@ -10,18 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gymnasium import Env
 from gymnasium.vector import VectorEnv
 
 from surefoot import catalogue
-from surefoot.envs import make, make_single
+from surefoot.ambiguity import Ambiguity
+from surefoot.envs import make_single
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import build
 from surefoot.loops import run as runs
-from surefoot.loops.on_policy import OnPolicy
+from surefoot.loops.kinds import Method, loop
 from surefoot.loops.run import Run
 from surefoot.loops.train import Callback
-from surefoot.models.agent import Agent
+from surefoot.models.saved import load_agent
 
 if TYPE_CHECKING:
     from surefoot.evaluate.compare import Comparison
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 __all__ = ["Run", "claim", "compare", "evaluate", "explain", "load", "make_method", "resume", "stress", "train"]
 
 
-def make_method(method: str | OnPolicy, **hyperparameters: Any) -> tuple[OnPolicy, str]:
+def make_method(method: str | Method, **hyperparameters: Any) -> tuple[Method, str]:
     """The method with these hyperparameters, and its slug. A method given as an instance is taken as it is."""
     if isinstance(method, str):
-        return build(catalogue.method_class(method), _tuples(hyperparameters)), method
+        return build(catalogue.method_class(method), _revived(hyperparameters)), method
     if hyperparameters:
         raise UsageError(f"{sorted(hyperparameters)} come beside a ready {type(method).__name__}; put them into it.")
     here = [entry.slug for entry in catalogue.methods() if entry.module == type(method).__module__]
@@ -42,9 +42,9 @@ def make_method(method: str | OnPolicy, **hyperparameters: Any) -> tuple[OnPolic
 
 
 def train(
-    method: str | OnPolicy,
+    method: str | Method,
     env: Any,
-    steps: int = 100_000,
+    steps: int | None = None,
     *,
     seed: int = 0,
     num_seeds: int = 1,
@@ -65,8 +65,10 @@ def train(
 
     Args:
         method: a slug of the catalogue, or an instance of a method.
-        env: a Gymnasium or EnvPool id, a factory, an Env class, or a ready next-step `VectorEnv`.
-        steps: environment steps of each seed.
+        env: a Gymnasium or EnvPool id, a factory, an Env class, or a ready next-step `VectorEnv`; for a tabular method
+            a `TabularMDP`, a name of the zoo, a file or `gym:ID`.
+        steps: environment steps of each seed, or iterations of a tabular method; the method's `default_steps` if not
+            given.
         num_seeds: that many consecutive seeds at once, in one process.
         backend, env_kwargs, wrappers: see `surefoot.envs.make`.
         compile: "on", "off" or "auto" (where it pays off).
@@ -96,7 +98,7 @@ def train(
         settings,
         seeds=runs.seeds_from(seed, num_seeds),
         run_dir=run_dir,
-        callbacks=[*_evaluation(env, options, evaluate_every, evaluate_episodes), *callbacks],
+        callbacks=[*_evaluation(made, env, options, evaluate_every, evaluate_episodes), *callbacks],
         env_options=options,
     )
 
@@ -104,7 +106,7 @@ def train(
 def resume(
     run: str | Path,
     *,
-    method: OnPolicy | None = None,
+    method: Method | None = None,
     env: Any = None,
     callbacks: Sequence[Callback] = (),
     time_limit: float | None = None,
@@ -112,7 +114,8 @@ def resume(
     """Go on with an unfinished run; what follows is bit for bit what would have followed.
 
     `method` and `env` are needed only where the run was given something that its folder cannot name: a method outside
-    the catalogue, a ready vector environment, a lambda. Callbacks are never kept and have to be given again.
+    the catalogue, a ready vector environment, a lambda, an MDP made in Python. Callbacks are never kept and have to be
+    given again.
     """
     found = Run(Path(run))
     config = found.config
@@ -126,14 +129,14 @@ def resume(
     method = method or make_method(config["method"], **config["hyperparameters"])[0]
     options = dict(config["env"])
     name = options.pop("env")
-    evaluation = _evaluation(env or name, options, config["evaluate_every"], config["evaluate_episodes"])
+    evaluation = _evaluation(method, env or name, options, config["evaluate_every"], config["evaluate_episodes"])
     return runs.resume(method, found, env=env, callbacks=[*evaluation, *callbacks], time_limit=time_limit)
 
 
-def load(path: str | Path, seed: int | None = None) -> Agent:
+def load(path: str | Path, seed: int | None = None) -> Any:
     """The agent of a run's folder (of one of its seeds), or of an agent's folder."""
     folder = Path(path)
-    return Agent.load(folder) if (folder / "agent.json").exists() else Run(folder).agent(seed)
+    return load_agent(folder) if (folder / "agent.json").exists() else Run(folder).agent(seed)
 
 
 def evaluate(
@@ -158,7 +161,7 @@ def evaluate(
     if video is not None:
         record(player, env, video, episodes=1, seeds=seed)  # first, because it is what may not work here
     scores = returns(player, env, episodes, seed, deterministic=deterministic)
-    figures: dict[str, Any] = {"env": _name(env), "episodes": episodes, "seed": seed, "deterministic": deterministic}
+    figures: dict[str, Any] = {"env": _spoken(env), "episodes": episodes, "seed": seed, "deterministic": deterministic}
     for name, statistic in (("mean", mean), ("interquartile_mean", interquartile_mean)):
         figures[name] = float(statistic(scores))
         figures[f"{name}_interval"] = [float(x) for x in bootstrap_interval(scores, statistic, seed=seed)]
@@ -176,7 +179,7 @@ def stress(policy: Any, env: Any = None, perturb: str = "rrls:2d", **settings: A
     from surefoot.evaluate.stress import stress as sweep
 
     player, env, folder = _player(policy, env)
-    report = dataclasses.replace(sweep(player, env, perturb, **settings), env=_name(env))
+    report = dataclasses.replace(sweep(player, env, perturb, **settings), env=_spoken(env))
     if folder is not None:
         name = "".join(c if c.isalnum() or c in "-." else "-" for c in perturb)
         (folder / f"stress-{name}.json").write_text(report.to_json())
@@ -184,49 +187,54 @@ def stress(policy: Any, env: Any = None, perturb: str = "rrls:2d", **settings: A
 
 
 def compare(
-    methods: Sequence[str | OnPolicy] | Mapping[str, OnPolicy],
-    env: str | Sequence[str],
+    methods: Sequence[str | Method] | Mapping[str, Method],
+    env: Any,
     *,
     seeds: int = 5,
-    steps: int = 100_000,
+    steps: int | None = None,
     out: str | Path | None = None,
     **options: Any,
 ) -> Comparison:
     """Train several methods on the same environments and seeds, and compare what they reach.
 
-    `methods` are slugs or instances; a mapping gives them names, which tells two settings of one method apart. The runs
-    and `comparison.json` are kept under `out`; finished runs found there are used again, unfinished ones are gone on
+    `env` is one that `train` takes (a name, an MDP), or a list of them. `methods` are slugs or instances; a mapping
+    gives them names, which tells two settings of one method apart. The runs and `comparison.json` are kept under
+    `out`; finished runs found there are used again, unfinished ones are gone on
     with. `options` go to `train`.
     """
     from surefoot.evaluate.compare import check_same, compare_runs
 
-    envs = [env] if isinstance(env, str) else list(env)
+    envs = list(env) if isinstance(env, (list, tuple)) else [env]
     pairs = methods.items() if isinstance(methods, Mapping) else [(make_method(m)[1], m) for m in methods]
     named = [(name, make_method(m)[0]) for name, m in pairs]
-    names = [name for name, _ in named]
-    if not names or not envs or len({*names}) < len(names) or len({*envs}) < len(envs):
+    names, called = [name for name, _ in named], [runs.spoken(each) for each in envs]
+    if not names or not envs or len({*names}) < len(names) or len({*called}) < len(envs):
         raise UsageError(
             f"A comparison needs methods and environments, each once; given are the methods {names} and the "
-            f"environments {envs}. Two settings of one method get names: compare({{'one': PPO(…), 'two': PPO(…)}}, …)."
+            f"environments {called}. Two settings of one method get names: "
+            "compare({'one': PPO(…), 'two': PPO(…)}, …)."
         )
-    for each in envs:
-        make(each, 1, **{k: v for k, v in options.items() if k in ("backend", "env_kwargs", "wrappers")}).close()
+    described = {k: v for k, v in options.items() if k in ("backend", "env_kwargs", "wrappers")}
+    for kind in {method.loop for _, method in named}:
+        for each in envs:
+            make_single(loop(kind).single(each, **described)).close()
     folder = Path(out or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}")
     runs_of: dict[str, list[Run]] = {}
     for name, method in named:
         for each in envs:
-            run = Run(folder / f"{name}-{each.replace('/', '-')}")
+            run = Run(folder / f"{name}-{runs.spoken(each).replace('/', '-')}")
             if not run.started:
                 train(method, each, steps, num_seeds=seeds, run_dir=run.path, **options)
             else:
-                asked = {"method": make_method(method)[1], "hyperparameters": dataclasses.asdict(method)}
-                check_same(run, {**asked, "steps": steps, "seeds": runs.seeds_from(0, seeds)})
+                asked = {"method": make_method(method)[1], "hyperparameters": runs.as_json(method)}
+                asked |= {"steps": steps or method.default_steps, "seeds": runs.seeds_from(0, seeds)}
+                check_same(run, asked)
                 if not run.finished:
-                    resume(run.path, method=method)
+                    resume(run.path, method=method, env=None if isinstance(each, str) else each)
             if not run.finished:
                 raise UsageError(
-                    f"{run.path} ended before its {steps} steps, so there is nothing to compare yet; the same "
-                    f"comparison with out={str(folder)!r} goes on from here."
+                    f"{run.path} ended before its {run.config['steps']} steps, so there is nothing to compare yet; the "
+                    f"same comparison with out={str(folder)!r} goes on from here."
                 )
             runs_of.setdefault(name, []).append(run)
     comparison = compare_runs(runs_of)
@@ -241,14 +249,16 @@ def claim(slug: str, seeds: int | None = None) -> dict[str, Any]:
     return run_claim(slug, seeds)
 
 
-def explain(method: str | OnPolicy, **hyperparameters: Any) -> str:
+def explain(method: str | Method, **hyperparameters: Any) -> str:
     """The method on one screen: what it is for, its objective as a formula, its steps, its hyperparameters."""
     from surefoot.evaluate.explain import explain as page
 
     return page(*make_method(method, **hyperparameters))
 
 
-def _evaluation(env: Any, options: Mapping[str, Any], every: int | None, episodes: int) -> list[Callback]:
+def _evaluation(
+    method: Method, env: Any, options: Mapping[str, Any], every: int | None, episodes: int
+) -> list[Callback]:
     """A callback that plays deterministic episodes with every seed's agent each `every` steps; none for None."""
     if every is None:
         return []
@@ -256,7 +266,7 @@ def _evaluation(env: Any, options: Mapping[str, Any], every: int | None, episode
         raise UsageError("evaluate_every needs an id or a factory as env: a ready environment is busy training.")
     from surefoot.evaluate.rollout import returns
 
-    single = partial(make_single, env, options["env_kwargs"], options["wrappers"])
+    single = partial(make_single, loop(method.loop).single(env, **options))
     single().close()  # what cannot be made says so now, not when the first evaluation is due
 
     def evaluate(learner: Any, rows: list[dict[str, Any]]) -> None:
@@ -275,28 +285,20 @@ def _player(policy: Any, env: Any) -> tuple[Any, Any, Path | None]:
             raise UsageError(
                 "env is missing; only a run's folder brings its own environment, other policies need env=."
             )
-        return policy, env, None
+        return policy, loop(getattr(policy, "loop", "on-policy")).single(env), None
     agent, folder = load(policy), Path(policy)
     if env is None and "env" not in agent.facts:
         raise UsageError(f"env is missing: the agent in {folder} does not say what it was trained in; give env=.")
-    return agent, env or _trained_in(agent.facts["env"]), None if (folder / "agent.json").exists() else folder
+    trained_in = agent.facts["env"] if env is None else {"env": env}
+    return agent, loop(agent.loop).single(**trained_in), None if (folder / "agent.json").exists() else folder
 
 
-def _trained_in(description: Mapping[str, Any]) -> Any:
-    """The environment of a run as evaluations take it: by name, or with its arguments and wrappers around it."""
-    name, kwargs, wrappers = (description[key] for key in ("env", "env_kwargs", "wrappers"))
-    return partial(_recorded, name, kwargs, wrappers) if kwargs or wrappers else name
+def _spoken(env: Any) -> str:
+    """What a report calls an environment that was made ready by `Loop.single`."""
+    return runs.spoken(env.args[0] if isinstance(env, partial) else env)
 
 
-def _recorded(name: str, kwargs: Mapping[str, Any], wrappers: Sequence[Any], **more: Any) -> Env:
-    return make_single(name, {**kwargs, **more}, wrappers)
-
-
-def _name(env: Any) -> str:
-    """What a report calls the environment."""
-    return env.args[0] if isinstance(env, partial) else getattr(env, "__qualname__", str(env))
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """Lists (as JSON has them) as the tuples that hyperparameters are."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+def _revived(values: dict[str, Any]) -> dict[str, Any]:
+    """Hyperparameters from JSON: its lists are tuples, its objects ambiguity sets."""
+    kinds = {list: tuple, dict: Ambiguity.from_dict}
+    return {name: kinds.get(type(value), lambda same: same)(value) for name, value in values.items()}

@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, get_type_hints
+from typing import Annotated, Any, Literal, Optional, get_args, get_type_hints
 
 from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import allowed, hyperparameter
@@ -89,7 +89,7 @@ def compare(
     /,
     env: tuple[str, ...],
     seeds: int = 5,
-    steps: int = 100_000,
+    steps: int | None = None,
     out: Path | None = None,
 ) -> None:
     """Train METHODS on the same environments and seeds, and compare what they reach.
@@ -98,7 +98,7 @@ def compare(
         methods: Two or more slugs; the others are compared with the first.
         env: One or more environments.
         seeds: Seeds of each, from 0 on.
-        steps: Environment steps of each seed.
+        steps: Steps of each seed; a method's own number if not given.
         out: Folder of the runs and of comparison.json; finished runs found there are used again.
     """
     from surefoot import api
@@ -158,7 +158,10 @@ def explain(slug: str, /) -> None:
 class Start:
     """What a run starts from, besides its settings and its method."""
 
-    env: str = hyperparameter(dataclasses.MISSING, help="Gymnasium or EnvPool id, or module:factory.")
+    env: str = hyperparameter(
+        dataclasses.MISSING,
+        help="Gymnasium or EnvPool id, or module:factory; of a tabular method a name of the zoo, a file or gym:ID.",
+    )
     seed: int = hyperparameter(0, help="The first seed.")
     num_seeds: int = hyperparameter(1, help="How many consecutive seeds to train at once, in one process.")
     run_dir: Path | None = hyperparameter(None, help="Folder of the run; runs/METHOD-ENV-SEED-TIME if not given.")
@@ -193,6 +196,7 @@ def _typed(method: type) -> type:
     """One dataclass with the settings of a run and the hyperparameters of a method, as tyro reads it."""
     import tyro
 
+    from surefoot.ambiguity import Ambiguity
     from surefoot.loops.run import Settings
 
     made = []
@@ -200,24 +204,28 @@ def _typed(method: type) -> type:
         hints = get_type_hints(source)
         for field in dataclasses.fields(source):
             kind, choices, help = hints[field.name], field.metadata.get("choices"), field.metadata.get("help", "")
+            kind = str if Ambiguity in get_args(kind) else kind  # sets are written as text: kl:0.1
             if choices:
                 kind = Literal[choices] if field.default is not None else Optional[Literal[choices]]  # noqa: UP045
             elif set(field.metadata) - {"help"}:
                 help = f"{help} Takes {allowed(field.metadata, kind)}."
             kind = Annotated[kind, tyro.conf.arg(help=help.replace("%", "%%"))]
-            made.append((field.name, kind, dataclasses.field(default=field.default)))
+            default: Any = getattr(method, "default_steps") if field.name == "steps" else field.default  # noqa: B009
+            made.append((field.name, kind, dataclasses.field(default=default)))
     return dataclasses.make_dataclass(
         method.__name__, made, frozen=True, namespace={"__doc__": (method.__doc__ or "").splitlines()[0]}
     )
 
 
 def _ended(run: Any) -> None:
+    from surefoot.loops.kinds import loop
+
     last = run.metrics()[-len(run.config["seeds"]) :]
-    returns = [f"{row['return_mean']:.1f}" for row in last if "return_mean" in row]
+    returns = [f"{row['return_mean']:.6g}" for row in last if "return_mean" in row]
     means = ", ".join(returns) or "none ended"
-    print(f"{run.path}: {last[0]['step']:,} steps, mean return of the last 100 episodes {means}")
+    print(f"{run.path}: {last[0]['step']:,} {loop(run.agent().loop).measured} {means}")
     go_on = "" if run.finished else f"surefoot train --resume {run.path} · "
-    print(f"next: {go_on}surefoot stress {run.path} · surefoot report {run.path}")
+    print(f"next: {go_on}surefoot evaluate {run.path} · surefoot stress {run.path} · surefoot report {run.path}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -22,7 +22,6 @@ class Counter:
 
     def __init__(self, at=None):
         self.seeds, self.iteration, self.vector, self.at = [5, 6], 0, torch.zeros(2, 3), at or {}
-        self.collector = self
 
     @property
     def steps(self):
@@ -36,6 +35,9 @@ class Counter:
 
     def state(self):
         return {"weights": self.vector}
+
+    def lost(self):
+        return [seed for seed, vector in zip(self.seeds, self.vector) if not torch.isfinite(vector).all()]
 
     def flush(self):
         return self.steps
@@ -210,7 +212,7 @@ def test_a_sink_that_cannot_write_says_what_is_kept(tmp_path):
 
 def test_an_action_log_that_cannot_be_made_durable_says_so(tmp_path):
     learner = Counter()
-    learner.collector = type("Full", (), {"flush": raising(FULL)})()
+    learner.flush = raising(FULL)
     with pytest.raises(UsageError, match=r"actions\.bin could not be written: .*Nothing had been trained yet"):
         train(learner, tmp_path, 100, sinks=[], checkpoint_every=20)
 

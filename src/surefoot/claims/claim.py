@@ -168,7 +168,7 @@ def train_rows(
                 observe(learner, rows)
             history.append(rows)
     finally:
-        learner.collector.close()
+        learner.close()
     return history
 
 

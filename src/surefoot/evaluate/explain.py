@@ -9,15 +9,14 @@ from typing import Any
 
 from surefoot import catalogue
 from surefoot.hyperparameters import allowed
-from surefoot.loops.on_policy import OnPolicy
 
 
 def explain(method: Any, slug: str) -> str:
     """What the method is for, its objective, the algorithm step by step, and every hyperparameter with its range."""
     module = sys.modules[type(method).__module__]
     parts = [inspect.cleandoc(module.__doc__ or type(method).__doc__ or ""), ""]
-    if isinstance(method, OnPolicy):
-        parts += ["OBJECTIVE", _indent(str(method.objective())), "", "ALGORITHM", *_steps(method), ""]
+    steps = [f"  {number}. {line}" for number, line in enumerate(method.algorithm(), 1)]
+    parts += ["OBJECTIVE", _indent(str(method.objective())), "", "ALGORITHM", *steps, ""]
     parts += ["HYPERPARAMETERS", *_fields(method)]
     for paper in catalogue.papers():
         if paper.slug == slug:
@@ -25,25 +24,11 @@ def explain(method: Any, slug: str) -> str:
     return "\n".join(parts)
 
 
-def _steps(method: OnPolicy) -> list[str]:
-    """The loop as this method runs it: its own description of its steps where it replaces them."""
-    batch = method.num_envs * method.num_steps
-    collect = f"collect {method.num_envs} envs × {method.num_steps} steps = {batch} with the current policy"
-    estimate = f"Â = {method.advantage()};  G = V + {method.target()}"
-    lines = [collect, estimate, *method.steps()]
-    if method.normalize_observations or method.normalize_rewards:
-        which = " and ".join(
-            w for w, on in (("observation", method.normalize_observations), ("reward", method.normalize_rewards)) if on
-        )
-        lines.append(f"take the batch into the running {which} statistics")
-    return [f"  {number}. {line}" for number, line in enumerate(lines, 1)]
-
-
 def _fields(method: Any) -> list[str]:
     rows = []
     for field in dataclasses.fields(method):
         value = getattr(method, field.name)
-        changed = "" if value == field.default else f" (default {field.default!r})"
+        changed = "" if value is field.default or value == field.default else f" (default {field.default!r})"
         limits = allowed(field.metadata) if set(field.metadata) - {"help"} else ""
         rows.append(f"  {field.name:<24}{value!r:<12}{limits:<26} {field.metadata.get('help', '')}{changed}".rstrip())
     return rows

@@ -6,18 +6,23 @@ computes what it would compute alone.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
+from surefoot.envs import describe, env_seeds, make, make_single
 from surefoot.errors import UsageError
 from surefoot.loops.collect import Arrays, Collector, Episodes, Rollout, map_observation, tensors
 from surefoot.loops.compile import compiled
+from surefoot.loops.kinds import Loop
 from surefoot.loops.on_policy import Batch, OnPolicy, gradient_step, pick, take
 from surefoot.loops.optimizer import Adam
 from surefoot.loops.staging import staged
@@ -297,8 +302,68 @@ class Learner:
         self.iteration = iteration
         self.collector.replay(logged)
 
+    def lost(self) -> list[int]:
+        """The seeds whose weights are not finite."""
+        if bool(torch.isfinite(self.vector).all()):
+            return []
+        return [seed for seed, v in zip(self.seeds, self.vector, strict=True) if not torch.isfinite(v).all()]
+
+    def flush(self) -> int:
+        """Write the log of actions out to the disk, and say how many steps it holds."""
+        return self.collector.flush()
+
+    def close(self) -> None:
+        """Close environments and log."""
+        self.collector.close()
+
     def agent(self, index: int = 0, **facts: Any) -> Agent:
         """The policy of one seed as it stands."""
         scales = {key: tuple(x[index] for x in m.scale()) for key, m in self.moments.items()}
         vector = self.vector[index][self.model.mask(lambda name: not name.startswith("multipliers."))]
         return Agent(self.network, self.observation_space, self.action_space, vector, scales, facts)  # type: ignore[arg-type]
+
+
+# --- how a run meets its environments --------------------------------------------------------------------------------
+
+
+def _describe(env: Any, **options: Any) -> dict[str, Any]:
+    description = describe(env, **options)
+    return {name: value for name, value in description.items() if name not in ("num_envs", "seed")}
+
+
+def _learner(
+    method: OnPolicy,
+    env: Any,
+    seeds: Sequence[int],
+    steps: int,
+    *,
+    compiled: bool = False,
+    log: Path | None = None,
+    **options: Any,
+) -> Learner:
+    """`options` go to `envs.make`. Each seed's environments are those it has alone."""
+    if isinstance(env, VectorEnv):
+        envs = make(env, method.num_envs * len(seeds))
+    else:
+        each = [s for seed in seeds for s in env_seeds(seed, method.num_envs)]
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:  # worker processes inherit the mask: Ctrl-C is the loop's to answer, which still needs them
+            envs = make(env, len(each), seed=each, **options)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+    try:
+        return Learner(method, envs, seeds, steps, log=log, compile=compiled)
+    except BaseException:
+        envs.close()
+        raise
+
+
+def _single(env: Any, *, env_kwargs: Mapping[str, Any] | None = None, wrappers: Any = (), **_: Any) -> Any:
+    return partial(_remade, env, env_kwargs or {}, wrappers) if env_kwargs or wrappers else env
+
+
+def _remade(env: Any, env_kwargs: Mapping[str, Any], wrappers: Any, **more: Any) -> gymnasium.Env:
+    return make_single(env, {**env_kwargs, **more}, wrappers)
+
+
+LOOP = Loop(_describe, _learner, _single, measured="steps, mean return of the last 100 episodes")

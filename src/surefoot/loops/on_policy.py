@@ -39,6 +39,7 @@ class OnPolicy:
     `loss`, `after_step`, `after_epoch`, `after_update`, `update`, `iterate`."""
 
     loop: ClassVar[str] = "on-policy"
+    default_steps: ClassVar[int] = 100_000
 
     num_envs: int = hyperparameter(8, low=1, help="Environments stepped side by side.")
     num_steps: int = hyperparameter(256, low=1, help="Steps of each environment between updates.")
@@ -168,6 +169,25 @@ class OnPolicy:
         metrics["explained_variance"] = learner.explained_variance(batch)
         metrics |= {name: torch.stack([epoch[name] for epoch in epochs]).mean(0) for name in epochs[0]}
         return {**metrics, **self.after_update(learner, batch)}
+
+    @property
+    def pace(self) -> int:
+        """Environment steps of one iteration."""
+        return self.num_envs * self.num_steps
+
+    def gradient_steps(self, total_steps: int) -> float:
+        """How many gradient steps a run takes."""
+        return total_steps * self.epochs / self.minibatch_size
+
+    def algorithm(self) -> list[str]:
+        """The loop as this method runs it, for `explain`: its own description of its steps where it replaces them."""
+        collect = f"collect {self.num_envs} envs × {self.num_steps} steps = {self.pace} with the current policy"
+        lines = [collect, f"Â = {self.advantage()};  G = V + {self.target()}", *self.steps()]
+        if self.normalize_observations or self.normalize_rewards:
+            parts = (("observation", self.normalize_observations), ("reward", self.normalize_rewards))
+            which = " and ".join(name for name, on in parts if on)
+            lines.append(f"take the batch into the running {which} statistics")
+        return lines
 
     def steps(self) -> list[str]:
         """The update in words, for `explain`: one line a step."""

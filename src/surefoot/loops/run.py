@@ -6,7 +6,6 @@ import dataclasses
 import json
 import platform
 import shutil
-import signal
 import sys
 import time
 import uuid
@@ -19,17 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
 
-from surefoot.envs import describe, env_seeds, make
+from surefoot.ambiguity import Ambiguity
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops import checkpoint
-from surefoot.loops.learner import Learner
+from surefoot.loops.kinds import Method, loop
 from surefoot.loops.logs import Row, Sink, check_loggers, read_rows, sinks
-from surefoot.loops.on_policy import OnPolicy
-from surefoot.loops.train import Callback, train
-from surefoot.models.agent import Agent
+from surefoot.loops.train import Callback, Trainable, train
+from surefoot.models.saved import load_agent
 from surefoot.seeding import MAX_SEED, check_seed
 
 FORMAT = "surefoot-run-1"
@@ -42,7 +39,9 @@ PAYS_OFF = 6_000  # gradient steps from which compiling them takes less time tha
 class Settings:
     """How long a run goes on, and what it keeps on the way."""
 
-    steps: int = hyperparameter(100_000, low=1, help="Environment steps of each seed.")
+    steps: int | None = hyperparameter(
+        None, low=1, help="Steps of each seed, of its environments or iterations; the method's own number if not given."
+    )
     compile: str = hyperparameter(
         "auto", choices=("auto", "on", "off"), help="Whether the gradient step is compiled; auto: where it pays off."
     )
@@ -105,13 +104,26 @@ class Run:
             table[seeds.index(row["seed"]), steps.index(row["step"])] = row.get(metric, np.nan)
         return np.array(steps), table
 
-    def agent(self, seed: int | None = None) -> Agent:
+    def agent(self, seed: int | None = None) -> Any:
         """The trained policy; of a run with several seeds, the first one's unless another is asked for."""
         seeds = self.config["seeds"]
         chosen: int = seeds[0] if seed is None else seed
         if chosen not in seeds:
             raise UsageError(f"seed={seed!r} is not in this run; it has the seeds {', '.join(map(str, seeds))}.")
-        return Agent.load(agent_folder(self.path, seeds, chosen))
+        return load_agent(agent_folder(self.path, seeds, chosen))
+
+
+def as_json(method: Method) -> dict[str, Any]:
+    """The hyperparameters as JSON holds them; `surefoot.api.make_method` reads them back."""
+    values = dataclasses.asdict(method)  # type: ignore[call-overload]
+    sets = {name: getattr(method, name) for name in values if isinstance(getattr(method, name), Ambiguity)}
+    return {**values, **{name: one.to_dict() for name, one in sets.items()}}
+
+
+def spoken(env: Any) -> str:
+    """What folders and reports call an environment."""
+    names = (getattr(env, name, None) for name in ("__qualname__", "name"))
+    return env if isinstance(env, str) else next(filter(None, names), type(env).__name__)
 
 
 def agent_folder(run: Path, seeds: Sequence[int], seed: int) -> Path:
@@ -139,41 +151,19 @@ def seeds_from(seed: int, num_seeds: int) -> list[int]:
     return list(range(seed, seed + num_seeds))
 
 
-def compiles(setting: str, method: OnPolicy, total_steps: int) -> bool:
+def compiles(setting: str, method: Method, total_steps: int) -> bool:
     """Whether the gradient step is compiled: "on", "off", or "auto": where it pays off and a C++ compiler is there."""
-    steps = total_steps * method.epochs / method.minibatch_size
+    steps = method.gradient_steps(total_steps)
     return setting == "on" or (setting == "auto" and steps >= PAYS_OFF and shutil.which("g++") is not None)
 
 
-def make_learner(
-    method: OnPolicy,
-    env: Any,
-    seeds: Sequence[int],
-    steps: int,
-    *,
-    compiled: bool = False,
-    log: Path | None = None,
-    **options: Any,
-) -> Learner:
-    """A learner on fresh environments; `options` go to `envs.make`. Each seed's environments are those it has alone."""
-    if isinstance(env, VectorEnv):
-        envs = make(env, method.num_envs * len(seeds))
-    else:
-        each = [s for seed in seeds for s in env_seeds(seed, method.num_envs)]
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:  # worker processes inherit the mask: Ctrl-C is the loop's to answer, which still needs them
-            envs = make(env, len(each), seed=each, **options)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
-    try:
-        return Learner(method, envs, seeds, steps, log=log, compile=compiled)
-    except BaseException:
-        envs.close()
-        raise
+def make_learner(method: Method, env: Any, seeds: Sequence[int], steps: int, **options: Any) -> Any:
+    """A fresh learner of the method's kind; see `Loop.learner`."""
+    return loop(method.loop).learner(method, env, seeds, steps, **options)
 
 
 def start(
-    method: OnPolicy,
+    method: Method,
     slug: str,
     env: Any,
     settings: Settings,
@@ -189,8 +179,7 @@ def start(
         UsageError: the folder is taken, or anything asked for cannot work; before any work.
     """
     options = dict(env_options or {})
-    name = env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
-    default = f"{slug}-{name.replace('/', '-')}-{seeds[0]}-{time.strftime('%Y%m%d-%H%M%S')}"
+    default = f"{slug}-{spoken(env).replace('/', '-')}-{seeds[0]}-{time.strftime('%Y%m%d-%H%M%S')}"
     path = Path(run_dir or Path("runs") / default)
     if path.is_file():
         raise UsageError(f"run_dir={str(path)!r} is a file; a run needs a folder of its own.")
@@ -199,25 +188,24 @@ def start(
             f"The folder {path} exists and is not empty. Go on with that run by `surefoot train --resume {path}`, give "
             "another run_dir, or remove the folder."
         )
-    description = describe(env, **options)
-    del description["num_envs"], description["seed"]
-    compiled = compiles(settings.compile, method, settings.steps)
+    steps = settings.steps or method.default_steps
+    description, compiled = loop(method.loop).describe(env, **options), compiles(settings.compile, method, steps)
     log = path / "actions.bin"
-    learner = make_learner(method, env, seeds, settings.steps, compiled=compiled, log=log, **options)
+    learner = make_learner(method, env, seeds, steps, compiled=compiled, log=log, **options)
     config = {
         "format": FORMAT,
         "id": uuid.uuid4().hex[:8],
         "method": slug,
-        "hyperparameters": dataclasses.asdict(method),
+        "hyperparameters": as_json(method),
         "objective": str(method.objective()),
         "env": description,
-        "steps": settings.steps,
+        "steps": steps,
         "seeds": list(seeds),
         "compiled": compiled,
         "loggers": list(settings.loggers),
         "evaluate_every": settings.evaluate_every,
         "evaluate_episodes": settings.evaluate_episodes,
-        "checkpoint_every": settings.checkpoint_every or max(settings.steps // 10, method.num_envs * method.num_steps),
+        "checkpoint_every": settings.checkpoint_every or max(steps // 10, method.pace),
         "threads": torch.get_num_threads(),
         "command": " ".join(sys.argv),
         "versions": versions(),
@@ -234,7 +222,7 @@ def start(
 
 
 def resume(
-    method: OnPolicy, run: Run, *, env: Any = None, callbacks: Sequence[Callback] = (), time_limit: float | None = None
+    method: Method, run: Run, *, env: Any = None, callbacks: Sequence[Callback] = (), time_limit: float | None = None
 ) -> Run:
     """Go on with a run from its newest checkpoint, to the bit as if it had never stopped.
 
@@ -263,14 +251,14 @@ def resume(
     try:
         learner.load(state, facts["iteration"], facts["logged"])
     except BaseException:
-        learner.collector.close()
+        learner.close()
         raise
     return _go(learner, run, callbacks, time_limit)
 
 
-def _go(learner: Learner, run: Run, callbacks: Sequence[Callback], time_limit: float | None) -> Run:
+def _go(learner: Trainable, run: Run, callbacks: Sequence[Callback], time_limit: float | None) -> Run:
     config, opened = run.config, list[Sink]()
-    with _closing([learner.collector], run), _closing(opened, run):
+    with _closing([learner], run), _closing(opened, run):
         with checkpoint.writing(run.path / "metrics", run.path):
             for sink in sinks(config["loggers"], run.path, config, learner.iteration):
                 opened.append(sink)

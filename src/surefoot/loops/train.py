@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from surefoot.envs import EnvError
@@ -23,8 +22,6 @@ class Trainable(Protocol):
 
     seeds: list[int]
     iteration: int
-    vector: Tensor
-    collector: Any
 
     @property
     def steps(self) -> int: ...
@@ -32,6 +29,16 @@ class Trainable(Protocol):
     def iterate(self) -> list[Row]: ...
 
     def state(self) -> dict[str, Tensor]: ...
+
+    def load(self, state: Mapping[str, Tensor], iteration: int, logged: int) -> None: ...
+
+    def lost(self) -> list[int]: ...  # the seeds whose numbers are no longer usable
+
+    def flush(self) -> int: ...  # how much of what `load` plays forward lies safe on the disk
+
+    def close(self) -> None: ...
+
+    def agent(self, index: int = 0, **facts: Any) -> Any: ...
 
 
 Callback = Callable[[Any, list[Row]], bool | None]
@@ -98,21 +105,21 @@ def _iterate(learner: Trainable, run: Path) -> list[Row]:
                 f"A worker process of the environments died ({type(error).__name__}). Memory running out is the usual "
                 f"cause; fewer environments, or backend='gymnasium', shows the reason. {checkpoint.kept(run)}"
             ) from error
-    _check_finite(learner, rows, run)
+    _check_finite(learner, run)
     return rows
 
 
 def _checkpoint(learner: Trainable, run: Path, facts: Mapping[str, Any] | None) -> None:
     with checkpoint.writing(run / "actions.bin", run):
-        logged = learner.collector.flush()
+        logged = learner.flush()
     counters = {"iteration": learner.iteration, "steps": learner.steps, "logged": logged, "seeds": learner.seeds}
     checkpoint.write(run, learner.state(), {**counters, **(facts or {})})
 
 
-def _check_finite(learner: Trainable, rows: list[Row], run: Path) -> None:
-    if bool(torch.isfinite(learner.vector).all()):
+def _check_finite(learner: Trainable, run: Path) -> None:
+    lost = learner.lost()
+    if not lost:
         return
-    lost = [seed for seed, v in zip(learner.seeds, learner.vector, strict=True) if not torch.isfinite(v).all()]
     last = checkpoint.latest(run)
     raise UsageError(
         f"The weights of seed {', '.join(map(str, lost))} are no longer finite after {learner.steps:,} steps; the run "

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -74,6 +74,8 @@ def normalize_observation(observation: Observation, scales: dict[str, tuple[Tens
 
 class Agent:
     """A policy with everything it needs to act; `predict` has the form that Stable-Baselines3 users know."""
+
+    loop: ClassVar[str] = "on-policy"  # the kind of environments in which it acts
 
     def __init__(
         self,

@@ -1,0 +1,56 @@
+"""The kinds of loops: what the machinery of runs asks of each, and where each is.
+
+A method names its kind (`method.loop`); the module of a kind ends with `LOOP = Loop(…)`. Folder, configuration,
+checkpoints, logs, time limits and signals are the same for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar, Protocol
+
+from surefoot.errors import UsageError, nearest
+from surefoot.loops.train import Trainable
+
+LOOPS = {"on-policy": "surefoot.loops.learner", "tabular": "surefoot.loops.tabular"}
+
+
+class Method(Protocol):
+    """What the machinery of runs reads of a method: a frozen dataclass of hyperparameters."""
+
+    loop: ClassVar[str]  # its kind, a name of `LOOPS`
+    default_steps: ClassVar[int]  # of a run that names none
+
+    @property
+    def pace(self) -> int: ...  # steps of one iteration
+
+    def objective(self) -> Any: ...  # prints as a formula
+
+    def algorithm(self) -> list[str]: ...  # one iteration in words, a line a step
+
+    def gradient_steps(self, total_steps: int) -> float: ...  # how many a compiler could fuse
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How a kind of methods meets what it learns in.
+
+    `describe(env, **options)` is `env` as JSON holds it, under the key "env" its name; the rest are options again.
+    `learner(method, env, seeds, steps, compiled=…, log=…, **options)` is a fresh learner.
+    `single(env, **options)` is what an agent is evaluated in: the name of an environment, or a factory.
+    `measured` says what steps and "return_mean" are.
+    """
+
+    describe: Callable[..., dict[str, Any]]
+    learner: Callable[..., Trainable]
+    single: Callable[..., Any]
+    measured: str
+
+
+def loop(name: str) -> Loop:
+    """The kind of that name, imported on demand."""
+    if name not in LOOPS:
+        raise UsageError(f"loop={name!r} is not known. {nearest(name, LOOPS)}")
+    return import_module(LOOPS[name]).LOOP

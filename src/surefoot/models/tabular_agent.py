@@ -1,0 +1,125 @@
+"""A policy as a table that acts, saved as safetensors and JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from surefoot.errors import UsageError
+
+FORMAT = "surefoot-tabular-agent-1"
+TOLERANCE = 1e-6  # how far the probabilities of a state may be from one
+
+
+class TabularAgent:
+    """Probabilities of actions; `predict` has the form that Stable-Baselines3 users know, on numbers of states.
+
+    policy: float64, in one of three shapes.
+        `[S, A]`: a stationary policy.
+        `[H, S, A]`: one for each step of an episode; the last goes on when the episode does.
+        `[M, S, A, M]`: a controller with M memories: in memory m and state s the joint distribution of the action and
+        of the next memory. Episodes start in memory 0.
+
+    Raises `UsageError` for a table of another shape, or with rows that are no distributions.
+    """
+
+    loop: ClassVar[str] = "tabular"  # the kind of environments in which it acts
+
+    def __init__(self, policy: Tensor, facts: dict[str, Any] | None = None) -> None:
+        self.policy, self.facts = check_policy(policy), facts or {}
+        states, actions = self.policy.shape[-3:-1] if self.policy.ndim == 4 else self.policy.shape[-2:]
+        self.observation_space, self.action_space = spaces.Discrete(states), spaces.Discrete(actions)
+
+    def predict(
+        self,
+        observation: np.ndarray | np.generic | int,
+        state: np.ndarray | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray | np.generic, np.ndarray | None]:
+        """Actions for a batch of states `[B]` (or one state), and the memory `[B]` of a policy that has one.
+
+        `deterministic=True` gives the most likely action (of a controller, with its memory); otherwise one is drawn
+        with torch's global generator.
+        """
+        given = np.asarray(observation)
+        seen = torch.as_tensor(self._checked(given).reshape(-1), dtype=torch.int64)
+        memory = torch.zeros_like(seen) if state is None else torch.as_tensor(state, dtype=torch.int64).reshape(-1)
+        if episode_start is not None:
+            memory = torch.where(torch.as_tensor(np.asarray(episode_start), dtype=torch.bool).reshape(-1), 0, memory)
+        rows = (self.policy[seen] if self.policy.ndim == 2 else self.policy[memory, seen]).flatten(1)
+        drawn = rows.argmax(-1) if deterministic else torch.multinomial(rows, 1).squeeze(-1)
+        action, after = drawn, None
+        if self.policy.ndim == 3:
+            after = (memory + 1).clamp(max=len(self.policy) - 1)
+        elif self.policy.ndim == 4:
+            action, after = drawn // len(self.policy), drawn % len(self.policy)
+        return (action.numpy() if given.ndim else action.numpy()[0]), None if after is None else after.numpy()
+
+    def _checked(self, observation: np.ndarray) -> np.ndarray:
+        states = int(self.observation_space.n)
+        whole = observation.ndim <= 1 and np.issubdtype(observation.dtype, np.integer)
+        if not whole or (observation < 0).any() or (observation >= states).any():
+            raise UsageError(
+                f"observation={observation!r} is no state, nor a batch of them: this policy is a table of the states "
+                f"0 … {states - 1}."
+            )
+        return observation
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `agent.safetensors` and `agent.json` into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"policy": self.policy}, folder / "agent.safetensors")
+        description = {"format": FORMAT, "shape": list(self.policy.shape), **self.facts}
+        (folder / "agent.json").write_text(json.dumps(description, indent=2))
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TabularAgent:
+        """The agent that `save` wrote. Reads tensors and JSON only; no code is run.
+
+        Raises:
+            UsageError: the folder holds no such agent, or one that is damaged.
+        """
+        folder = Path(folder)
+        try:
+            description = json.loads((folder / "agent.json").read_text())
+            tensors = load_file(folder / "agent.safetensors")
+        except Exception as error:
+            raise UsageError(
+                f"{folder} holds no readable agent ({error}); give the `agent` folder of a run."
+            ) from error
+        if not isinstance(description, dict) or description.pop("format", None) != FORMAT:
+            raise UsageError(f"{folder}/agent.json is not a {FORMAT} file; it was written by something else.")
+        shape = {name: list(x.shape) for name, x in tensors.items()}
+        if shape != {"policy": description.pop("shape", None)}:
+            raise UsageError(f"{folder}/agent.safetensors is not the table that agent.json names: it holds {shape}.")
+        try:
+            return cls(tensors["policy"], description)
+        except UsageError as error:
+            raise UsageError(f"{folder}/agent.safetensors is damaged: {error}") from error
+
+
+def check_policy(policy: Tensor) -> Tensor:
+    """The table of a policy as float64; a `UsageError` for a wrong shape or a row that is no distribution."""
+    table = torch.as_tensor(policy).detach().to(torch.float64).contiguous().clone()
+    shape = tuple(table.shape)
+    if not 2 <= table.ndim <= 4 or 0 in shape or (table.ndim == 4 and shape[0] != shape[3]):
+        raise UsageError(f"policy has shape {list(shape)}; it must be [S, A], [H, S, A] or [M, S, A, M].")
+    rows = table.flatten(2) if table.ndim == 4 else table
+    wrong = ~((rows >= 0).all(-1) & ((rows.sum(-1) - 1).abs() <= TOLERANCE))  # NaN is wrong as well
+    if bool(wrong.any()):
+        place = tuple(int(i) for i in wrong.nonzero()[0])
+        raise UsageError(
+            f"policy[{', '.join(map(str, place))}] = {rows[place].tolist()} is no distribution over the actions "
+            f"({int(wrong.sum())} rows are not); probabilities are at least 0 and sum to one."
+        )
+    return table
