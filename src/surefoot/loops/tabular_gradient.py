@@ -107,8 +107,8 @@ def _endless(mdp: TabularMDP, policy: Tensor, ambiguity: Ambiguity | None, round
     if mdp.gamma == 1:
         raise UsageError(f"{mdp.name!r} has gamma=1 and no horizon, so returns need not be finite; set one of them.")
     reward, state, eye = mdp.expected_reward(), _kernel(mdp)[1], torch.eye(mdp.states, dtype=torch.float64)
-    value = torch.zeros(mdp.states, dtype=torch.float64)
-    _, rows, paid = worst_rows(mdp, value, ambiguity)
+    value = torch.full((mdp.states,), torch.inf, dtype=torch.float64)
+    _, rows, paid = worst_rows(mdp, torch.zeros_like(value), ambiguity)
     for _ in range(rounds):
         gained = (policy * (reward + mdp.gamma * paid)).sum(-1)
         before, value = value, torch.linalg.solve(eye - mdp.gamma * _chain(rows, state, policy), gained)
