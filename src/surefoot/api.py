@@ -43,15 +43,14 @@ def make_method(method: str | Method, **hyperparameters: Any) -> tuple[Method, s
 
 def train(
     method: str | Method,
-    env: Any,
+    env: Any = None,
     steps: int | None = None,
     *,
+    task: Any = None,
+    data: Any = None,
     seed: int = 0,
     num_seeds: int = 1,
     run_dir: str | Path | None = None,
-    backend: str = "auto",
-    env_kwargs: dict[str, Any] | None = None,
-    wrappers: Sequence[Any] = (),
     compile: str = "auto",
     loggers: Sequence[str] = ("tensorboard",),
     callbacks: Sequence[Callback] = (),
@@ -61,16 +60,16 @@ def train(
     time_limit: float | None = None,
     **hyperparameters: Any,
 ) -> Run:
-    """Train a method on an environment, and keep everything in a folder.
+    """Train a method, and keep everything in a folder.
 
     Args:
         method: a slug of the catalogue, or an instance of a method.
         env: a Gymnasium or EnvPool id, a factory, an Env class, or a ready next-step `VectorEnv`; for a tabular method
             a `TabularMDP`, a name of the zoo, a file or `gym:ID`.
-        steps: environment steps of each seed, or iterations of a tabular method; the method's `default_steps` if not
-            given.
+        task, data: the same by the names that suit a language model: a task, or a file of prompts.
+        steps: environment steps of each seed, or iterations of a tabular method or of a language model; the method's
+            `default_steps` if not given.
         num_seeds: that many consecutive seeds at once, in one process.
-        backend, env_kwargs, wrappers: see `surefoot.envs.make`.
         compile: "on", "off" or "auto" (where it pays off).
         callbacks: called after each iteration with the learner and its metrics; True ends the run.
         loggers: besides `metrics.jsonl`; any of "tensorboard", "wandb", "trackio".
@@ -78,9 +77,13 @@ def train(
             `evaluation_mean` in the metrics.
         checkpoint_every: steps between checkpoints; a tenth of the run if not given.
         time_limit: seconds after which the run ends, with a checkpoint.
-        hyperparameters: fields of the method.
+        hyperparameters: fields of the method, and what its kind needs besides: of environments `backend`, `env_kwargs`
+            and `wrappers` (see `surefoot.envs.make`), of language models the fields of
+            `surefoot.loops.language.LanguageOptions`.
     """
+    options = _options(method, hyperparameters)
     made, slug = make_method(method, **hyperparameters)
+    env = _place(made, env=env, task=task, data=data)
     settings = runs.Settings(
         steps=int(steps) if isinstance(steps, float) and steps.is_integer() else steps,  # 1e6 is a whole number
         compile=compile,
@@ -90,7 +93,6 @@ def train(
         checkpoint_every=checkpoint_every,
         time_limit=time_limit,
     )
-    options = {"backend": backend, "env_kwargs": env_kwargs or {}, "wrappers": wrappers}
     return runs.start(
         made,
         slug,
@@ -103,6 +105,23 @@ def train(
     )
 
 
+def _options(method: str | Method, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of the method's kind, taken out of all that was given."""
+    kind = loop((catalogue.method_class(method) if isinstance(method, str) else method).loop)
+    names = [field.name for field in dataclasses.fields(kind.options)]
+    made = build(kind.options, {name: given.pop(name) for name in names if name in given})
+    return {name: getattr(made, name) for name in names}
+
+
+def _place(method: Method, **given: Any) -> Any:
+    """What to learn in, by whichever name it was given."""
+    found = {name: x for name, x in given.items() if x is not None}
+    if len(found) != 1:
+        wanted = loop(method.loop).place
+        raise UsageError(f"give {wanted}=… to say what {type(method).__name__} learns in; given are {sorted(found)}.")
+    return next(iter(found.values()))
+
+
 def resume(
     run: str | Path,
     *,
@@ -110,12 +129,13 @@ def resume(
     env: Any = None,
     callbacks: Sequence[Callback] = (),
     time_limit: float | None = None,
+    **options: Any,
 ) -> Run:
     """Go on with an unfinished run; what follows is bit for bit what would have followed.
 
-    `method` and `env` are needed only where the run was given something that its folder cannot name: a method outside
-    the catalogue, a ready vector environment, a lambda, an MDP made in Python. Callbacks are never kept and have to be
-    given again.
+    `method`, `env` and `options` are needed only where the run was given something that its folder cannot name: a
+    method outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python. Callbacks are
+    never kept and have to be given again.
     """
     found = Run(Path(run))
     config = found.config
@@ -127,10 +147,11 @@ def resume(
             "again: surefoot.resume(run, method=…)."
         )
     method = method or make_method(config["method"], **config["hyperparameters"])[0]
-    options = dict(config["env"])
-    name = options.pop("env")
-    evaluation = _evaluation(method, env or name, options, config["evaluate_every"], config["evaluate_episodes"])
-    return runs.resume(method, found, env=env, callbacks=[*evaluation, *callbacks], time_limit=time_limit)
+    described = {**config["env"], **options}
+    name = described.pop("env")
+    evaluation = _evaluation(method, env or name, described, config["evaluate_every"], config["evaluate_episodes"])
+    callbacks = [*evaluation, *callbacks]
+    return runs.resume(method, found, env=env, callbacks=callbacks, time_limit=time_limit, env_options=options)
 
 
 def load(path: str | Path, seed: int | None = None) -> Any:
@@ -214,10 +235,10 @@ def compare(
             f"environments {called}. Two settings of one method get names: "
             "compare({'one': PPO(…), 'two': PPO(…)}, …)."
         )
-    described = {k: v for k, v in options.items() if k in ("backend", "env_kwargs", "wrappers")}
-    for kind in {method.loop for _, method in named}:
+    for method in {method.loop: method for _, method in named}.values():
+        described = _options(method, dict(options))
         for each in envs:
-            make_single(loop(kind).single(each, **described)).close()
+            make_single(loop(method.loop).single(each, **described)).close()
     folder = Path(out or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}")
     runs_of: dict[str, list[Run]] = {}
     for name, method in named:

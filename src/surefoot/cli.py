@@ -158,14 +158,9 @@ def explain(slug: str, /) -> None:
 class Start:
     """What a run starts from, besides its settings and its method."""
 
-    env: str = hyperparameter(
-        dataclasses.MISSING,
-        help="Gymnasium or EnvPool id, or module:factory; of a tabular method a name of the zoo, a file or gym:ID.",
-    )
     seed: int = hyperparameter(0, help="The first seed.")
     num_seeds: int = hyperparameter(1, help="How many consecutive seeds to train at once, in one process.")
     run_dir: Path | None = hyperparameter(None, help="Folder of the run; runs/METHOD-ENV-SEED-TIME if not given.")
-    backend: Literal["auto", "gymnasium", "process", "envpool"] = hyperparameter("auto", help="What steps the envs.")
     threads: int = hyperparameter(1, low=1, help="Threads of torch; small networks are fastest on one.")
 
 
@@ -174,6 +169,7 @@ def train(arguments: Sequence[str]) -> None:
     import torch
 
     from surefoot import api, catalogue
+    from surefoot.loops.kinds import loop
 
     if arguments and arguments[0].partition("=")[0] == "--resume":
         _, _, folder = arguments[0].partition("=")
@@ -189,7 +185,8 @@ def train(arguments: Sequence[str]) -> None:
     if (threads := given.pop("threads")) < 1:
         raise UsageError(f"threads={threads} is not allowed; it must be a whole number of at least 1.")
     torch.set_num_threads(threads)
-    return _ended(api.train(slug, **given))
+    place = given.pop(loop(catalogue.method_class(slug).loop).place)
+    return _ended(api.train(slug, place, **given))
 
 
 def _typed(method: type) -> type:
@@ -197,21 +194,25 @@ def _typed(method: type) -> type:
     import tyro
 
     from surefoot.ambiguity import Ambiguity
+    from surefoot.loops.kinds import loop
     from surefoot.loops.run import Settings
 
-    made = []
-    for source in (Start, Settings, method):
+    kind = loop(getattr(method, "loop"))  # noqa: B009
+    made: list[Any] = [(kind.place, Annotated[str, tyro.conf.arg(help=kind.place_help)])]
+    for source in (Start, kind.options, Settings, method):
         hints = get_type_hints(source)
         for field in dataclasses.fields(source):
-            kind, choices, help = hints[field.name], field.metadata.get("choices"), field.metadata.get("help", "")
-            kind = str if Ambiguity in get_args(kind) else kind  # sets are written as text: kl:0.1
+            if source is kind.options and "help" not in field.metadata:
+                continue  # what only Python can give
+            typed, choices, help = hints[field.name], field.metadata.get("choices"), field.metadata.get("help", "")
+            typed = str if Ambiguity in get_args(typed) else typed  # sets are written as text: kl:0.1
             if choices:
-                kind = Literal[choices] if field.default is not None else Optional[Literal[choices]]  # noqa: UP045
+                typed = Literal[choices] if field.default is not None else Optional[Literal[choices]]  # noqa: UP045
             elif set(field.metadata) - {"help"}:
-                help = f"{help} Takes {allowed(field.metadata, kind)}."
-            kind = Annotated[kind, tyro.conf.arg(help=help.replace("%", "%%"))]
+                help = f"{help} Takes {allowed(field.metadata, typed)}."
+            typed = Annotated[typed, tyro.conf.arg(help=help.replace("%", "%%"))]
             default: Any = getattr(method, "default_steps") if field.name == "steps" else field.default  # noqa: B009
-            made.append((field.name, kind, dataclasses.field(default=default)))
+            made.append((field.name, typed, dataclasses.field(default=default)))
     return dataclasses.make_dataclass(
         method.__name__, made, frozen=True, namespace={"__doc__": (method.__doc__ or "").splitlines()[0]}
     )

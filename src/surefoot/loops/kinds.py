@@ -14,7 +14,11 @@ from typing import Any, ClassVar, Protocol
 from surefoot.errors import UsageError, nearest
 from surefoot.loops.train import Trainable
 
-LOOPS = {"on-policy": "surefoot.loops.learner", "tabular": "surefoot.loops.tabular"}
+LOOPS = {
+    "on-policy": "surefoot.loops.learner",
+    "tabular": "surefoot.loops.tabular",
+    "group-rollout": "surefoot.loops.language",
+}
 
 
 class Method(Protocol):
@@ -34,19 +38,29 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True)
+class NoOptions:
+    """Of a kind that needs to know nothing besides what it learns in."""
+
+
+@dataclass(frozen=True)
 class Loop:
     """How a kind of methods meets what it learns in.
 
     `describe(env, **options)` is `env` as JSON holds it, under the key "env" its name; the rest are options again.
     `learner(method, env, seeds, steps, compiled=…, log=…, **options)` is a fresh learner.
     `single(env, **options)` is what an agent is evaluated in: the name of an environment, or a factory.
-    `measured` says what steps and "return_mean" are.
+    `measured` says what steps and "return_mean" are; `place` is what the argument is called that says what it learns
+    in, and `options` the dataclass of what `describe`, `learner` and `single` take besides. The command line has those
+    of its fields that are hyperparameters.
     """
 
     describe: Callable[..., dict[str, Any]]
     learner: Callable[..., Trainable]
     single: Callable[..., Any]
     measured: str
+    place: str = "env"
+    place_help: str = ""
+    options: type = NoOptions
 
 
 def loop(name: str) -> Loop:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from surefoot.envs import describe, env_seeds, make, make_single
 from surefoot.errors import UsageError
+from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.collect import Arrays, Collector, Episodes, Rollout, map_observation, tensors
 from surefoot.loops.compile import compiled
 from surefoot.loops.kinds import Loop
@@ -366,4 +368,25 @@ def _remade(env: Any, env_kwargs: Mapping[str, Any], wrappers: Any, **more: Any)
     return make_single(env, {**env_kwargs, **more}, wrappers)
 
 
-LOOP = Loop(_describe, _learner, _single, measured="steps, mean return of the last 100 episodes")
+@dataclass(frozen=True)
+class EnvOptions:
+    """What `envs.make` is told besides the environment."""
+
+    backend: str = hyperparameter(
+        "auto", choices=("auto", "gymnasium", "process", "envpool"), help="What steps the environments."
+    )
+    env_kwargs: Any = None
+    wrappers: Any = ()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+LOOP = Loop(
+    _describe,
+    _learner,
+    _single,
+    measured="steps, mean return of the last 100 episodes",
+    place_help="Gymnasium or EnvPool id, or module:factory.",
+    options=EnvOptions,
+)

@@ -222,12 +222,18 @@ def start(
 
 
 def resume(
-    method: Method, run: Run, *, env: Any = None, callbacks: Sequence[Callback] = (), time_limit: float | None = None
+    method: Method,
+    run: Run,
+    *,
+    env: Any = None,
+    callbacks: Sequence[Callback] = (),
+    time_limit: float | None = None,
+    env_options: Mapping[str, Any] | None = None,
 ) -> Run:
     """Go on with a run from its newest checkpoint, to the bit as if it had never stopped.
 
-    `env` is needed only where the run was given something that cannot be made again by name: a ready vector
-    environment, a lambda.
+    `env` and `env_options` are needed only where the run was given something that cannot be made again by name: a
+    ready vector environment, a lambda.
     """
     config = run.config
     check_loggers(config["loggers"])
@@ -244,7 +250,7 @@ def resume(
             f"{ {k: config[k] for k in foreign} }. Put the files of the run back as they were, or start a new run."
         )
     torch.set_num_threads(config["threads"])
-    options = dict(config["env"])
+    options = {**config["env"], **(env_options or {})}
     name = options.pop("env")
     log, compiled = run.path / "actions.bin", config["compiled"]
     learner = make_learner(method, env or name, config["seeds"], config["steps"], compiled=compiled, log=log, **options)

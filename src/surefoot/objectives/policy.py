@@ -71,17 +71,20 @@ class PolicyObjective:
         entropy: Float[Tensor, "..."] | None = None,
         divergence: Float[Tensor, "..."] | None = None,
         divergence_weight: float | Tensor | None = None,
+        weights: Float[Tensor, "..."] | None = None,
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The loss whose gradient is the estimator, and what it is worth knowing about the batch.
 
         `log_prob` carries the gradient (as do `entropy` and `divergence`, one number an element); all else is
         constant. The loss is `−Σ c·coefficient·log π`: its gradient is right, its value is not the surrogate's;
         the surrogate is among the metrics. `divergence_weight` overrides the coefficient (a learned multiplier).
+        `weights` are those of the aggregation where this is a piece of a larger batch: the losses of the pieces then
+        add up to the loss of the whole.
         """
         if self.standardize:
             advantage = standardize(advantage, valid)
         ratio, coefficient = self.coefficient(log_prob, old_log_prob, advantage, valid)
-        weights = self._weights(log_prob, valid)
+        weights = self._weights(log_prob, valid) if weights is None else weights
         log_ratio = (log_prob.detach() - old_log_prob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         # The product with the weights comes first: a NaN coefficient of padding must not reach the gradient.
         loss = -_dot(torch.where(weights != 0, weights * coefficient, torch.zeros_like(weights)), log_prob)
