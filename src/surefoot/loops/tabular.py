@@ -65,6 +65,8 @@ class Tabular:
 
     def __post_init__(self) -> None:
         check(self)
+        if isinstance(text := getattr(self, "ambiguity", None), str):
+            parse(text)  # one that means nothing says so now
 
     def admit(self, mdp: TabularMDP) -> None:
         """Raise `UsageError` unless the MDP is of the kind that the method is for."""
@@ -189,29 +191,42 @@ def greedy(mdp: TabularMDP, q: Tensor) -> Tensor:
 # --- how a run meets its MDP -----------------------------------------------------------------------------------------
 
 
-def resolved(env: Any) -> TabularMDP:
-    """The MDP itself, or the one that a name of the zoo, a file or `gym:ID` stands for."""
-    if isinstance(env, TabularMDP):
-        return env
-    if not isinstance(env, str):
+def resolved(env: Any, fingerprint: str | None = None) -> TabularMDP:
+    """The MDP itself, or the one that a name of the zoo, a file or `gym:ID` stands for.
+
+    Raises:
+        UsageError: there is none of that name, or it is not the one of the fingerprint that a run has kept.
+    """
+    if not isinstance(env, (str, TabularMDP)):
         raise UsageError(f"env={env!r} is not allowed; give a TabularMDP, a name of the zoo, a file or gym:ID.")
-    from surefoot.envs.tabular import resolve
+    again = "If the run was given an MDP made in Python, give that one again: env=…."
+    try:
+        mdp = _named(env) if isinstance(env, str) else env
+    except UsageError as error:
+        raise error if fingerprint is None else UsageError(f"{error} {again}") from error
+    if fingerprint not in (None, digest(mdp)):
+        raise UsageError(f"{mdp.name!r} is not the MDP that this run was started with. {again}")
+    return mdp
+
+
+def _named(env: str) -> TabularMDP:
+    from surefoot.envs.tabular.resolve import resolve
 
     return resolve(env)
 
 
-def fingerprint(mdp: TabularMDP) -> str:
+def digest(mdp: TabularMDP) -> str:
     """A hash of all that an MDP holds, by which a resumed run knows that it is the same one."""
-    digest = hashlib.sha256(repr((mdp.gamma, mdp.horizon)).encode())
+    found = hashlib.sha256(repr((mdp.gamma, mdp.horizon)).encode())
     kernel = tuple(mdp.transition) if isinstance(mdp.transition, Successors) else (mdp.transition,)
     for x in (*kernel, mdp.reward, mdp.initial, mdp.legal, mdp.features):
-        digest.update(b"none" if x is None else repr(tuple(x.shape)).encode() + x.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+        found.update(b"none" if x is None else repr(tuple(x.shape)).encode() + x.contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
-def _describe(env: Any, **options: Any) -> dict[str, Any]:
-    _no_options(options)
-    return {"env": env if isinstance(env, str) else env.name, "fingerprint": fingerprint(resolved(env))}
+def _describe(env: Any) -> dict[str, Any]:
+    mdp = resolved(env)
+    return {"env": env if isinstance(env, str) else mdp.name, "fingerprint": digest(mdp)}
 
 
 def _learner(
@@ -223,29 +238,22 @@ def _learner(
     compiled: bool = False,
     log: Path | None = None,
     fingerprint: str | None = None,
-    **options: Any,
 ) -> TabularLearner:
-    _no_options(options)
     if compiled:
         raise UsageError(f"compile='on' is not allowed: {type(method).__name__} has no gradient step to compile.")
-    mdp = resolved(env)
-    if fingerprint not in (None, globals()["fingerprint"](mdp)):
-        raise UsageError(f"{mdp.name!r} is not the MDP that this run was started with; give that one: env=….")
-    return TabularLearner(method, mdp, seeds)
+    return TabularLearner(method, resolved(env, fingerprint), seeds)
 
 
-def _no_options(options: Mapping[str, Any]) -> None:
-    """Refuse what only environments that are stepped have."""
-    given = {name: value for name, value in options.items() if value and value != "auto"}
-    if given:
-        raise UsageError(f"{', '.join(f'{k}={v!r}' for k, v in given.items())} is not allowed for an MDP as a table.")
-
-
-def _single(env: Any, *, fingerprint: str | None = None, **options: Any) -> Callable[..., Any]:
-    _no_options(options)
+def _single(env: Any, *, fingerprint: str | None = None) -> Callable[..., Any]:
     from surefoot.envs.tabular.simulate import TabularEnv
 
-    return partial(TabularEnv, resolved(env))
+    return partial(TabularEnv, resolved(env, fingerprint))
 
 
-LOOP = Loop(_describe, _learner, _single, measured="iterations, return of the policy")
+LOOP = Loop(
+    _describe,
+    _learner,
+    _single,
+    measured="iterations, return of the policy",
+    place_help="A name of the zoo with its numbers, a .npz or .csv file, or gym:ID.",
+)
