@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from surefoot.api import Run, claim, compare, evaluate, explain, load, resume, stress, train
     from surefoot.catalogue import paper, papers
+    from surefoot.envs.tabular import TabularMDP, tabular_from_gym
     from surefoot.errors import UsageError
     from surefoot.objectives import PolicyObjective
 
@@ -28,6 +29,7 @@ _WHERE = {
         ["Run", "claim", "compare", "evaluate", "explain", "load", "resume", "stress", "train"], "surefoot.api"
     ),
     **dict.fromkeys(["paper", "papers"], "surefoot.catalogue"),
+    **dict.fromkeys(["TabularMDP", "tabular_from_gym"], "surefoot.envs.tabular"),
     "UsageError": "surefoot.errors",
     "PolicyObjective": "surefoot.objectives",
 }
@@ -36,6 +38,7 @@ _ROOMS = ("objectives", "ambiguity", "models", "envs", "loops", "methods", "pert
 __all__ = [
     "PolicyObjective",
     "Run",
+    "TabularMDP",
     "UsageError",
     "claim",
     "compare",
@@ -46,6 +49,7 @@ __all__ = [
     "papers",
     "resume",
     "stress",
+    "tabular_from_gym",
     "train",
 ]
 

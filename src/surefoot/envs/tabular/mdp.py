@@ -48,6 +48,7 @@ class TabularMDP:
     features: Any = None  # [S, A, d] (with a horizon also [H, S, A, d]) for linear methods
     name: str = "mdp"
     grid: tuple[int, int] | None = None  # rows and columns, where the states are the cells of a picture
+    states_named: Sequence[str] = field(default=())
     actions_named: Sequence[str] = field(default=())
 
     def __post_init__(self) -> None:
