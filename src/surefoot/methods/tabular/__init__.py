@@ -1,0 +1,1 @@
+"""Papers on finite and linear MDPs."""
