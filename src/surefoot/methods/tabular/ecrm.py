@@ -123,8 +123,8 @@ class ECRM(Tabular):
             -1, keepdim=True
         )  # of the state, so it moves no action against another
         q = evaluate(dataclasses.replace(world, reward=world.reward + self.tau * entropy), policy).q
-        first = torch.arange(world.states)[:, None] < mdp.states
-        eta = torch.where(first, self.rate(mdp), self.rate(mdp) / (1 - mdp.gamma))
+        eta = torch.full((world.states, 1), self.rate(mdp) / (1 - mdp.gamma), dtype=q.dtype)
+        eta[: mdp.states] = self.rate(mdp)
         moved = (1 - eta * self.tau) * log_prob.masked_fill(~world.legal, 0.0) + eta * q
         return moved.masked_fill(~world.legal, -torch.inf).log_softmax(-1)
 
