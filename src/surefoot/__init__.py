@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from surefoot.catalogue import paper, papers
     from surefoot.envs.tabular import TabularMDP, tabular_from_gym
     from surefoot.errors import UsageError
+    from surefoot.loops.dynamic_programming import evaluate_policy, solve
     from surefoot.objectives import PolicyObjective
 
 _WHERE = {
@@ -31,6 +32,7 @@ _WHERE = {
     **dict.fromkeys(["paper", "papers"], "surefoot.catalogue"),
     **dict.fromkeys(["TabularMDP", "tabular_from_gym"], "surefoot.envs.tabular"),
     "UsageError": "surefoot.errors",
+    **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.loops.dynamic_programming"),
     "PolicyObjective": "surefoot.objectives",
 }
 _ROOMS = ("objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")
@@ -43,11 +45,13 @@ __all__ = [
     "claim",
     "compare",
     "evaluate",
+    "evaluate_policy",
     "explain",
     "load",
     "paper",
     "papers",
     "resume",
+    "solve",
     "stress",
     "tabular_from_gym",
     "train",

@@ -1,0 +1,80 @@
+"""The backups of an MDP by the rectangularity of its set, checked once."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surefoot.ambiguity import Ambiguity, MeanDeviation, MeanVariance, Mixed
+from surefoot.envs.tabular import Kernel, TabularMDP
+from surefoot.errors import UsageError, nearest
+from surefoot.loops.dynamic_programming.outcomes import check_outcomes, nominal_rows
+from surefoot.loops.dynamic_programming.pairs import EVERY, Followed, Pairs
+
+RECTANGULAR = ("sa",)
+
+
+class Backup(Protocol):
+    """One step back in time against the worst world."""
+
+    def improve(self, values: Tensor, states: slice = EVERY) -> tuple[Tensor, Tensor]:
+        """The best values `[S]` one step before `values`, and the policy `[S, A]` that has them."""
+        ...
+
+    def follow(self, policy: Tensor) -> Followed:
+        """The backups of a policy `[S, A]`."""
+        ...
+
+    def kernel(self, values: Tensor, policy: Tensor) -> Kernel:
+        """The kernel that is worst for a policy when `values` come next."""
+        ...
+
+
+def make_backup(
+    mdp: TabularMDP, ambiguity: Ambiguity | None, rectangular: str, gamma: float, factors: Tensor | None = None
+) -> Backup:
+    """The backups of an MDP of one kernel; a set of None is the nominal MDP.
+
+    Raises `UsageError` where the set and the MDP do not fit.
+    """
+    if rectangular not in RECTANGULAR:
+        raise UsageError(f"rectangular={rectangular!r} is not allowed. {nearest(str(rectangular), RECTANGULAR)}")
+    rows = nominal_rows(mdp)
+    if ambiguity is None:
+        return Pairs(rows, mdp.legal, None, None, gamma)
+    check_outcomes(ambiguity, rows)
+    if rows.by_outcome and gamma == 0:
+        raise UsageError("gamma=0 leaves no next state to be uncertain of; give reward=mdp.expected_reward().")
+    if ambiguity.outcomes not in (None, mdp.states):
+        raise UsageError(f"{ambiguity} was made for {ambiguity.outcomes} outcomes, but there are {mdp.states} states.")
+    shape = (mdp.states, mdp.actions)
+    return Pairs(rows, mdp.legal, ambiguity, _strength(ambiguity, shape), gamma)
+
+
+def check_monotone(ambiguity: Ambiguity | None, criterion: str) -> None:
+    """Raise `UsageError` for risks that can fall when a value rises: nothing then makes sweeps converge."""
+    parts = ambiguity.risks if isinstance(ambiguity, Mixed) else (ambiguity,)
+    if any(isinstance(part, (MeanDeviation, MeanVariance)) for part in parts):
+        raise UsageError(
+            f"{ambiguity} is not monotone, so criterion={criterion!r} has no certain solution; use criterion='finite' "
+            "with a horizon, or a monotone risk such as MeanCVaR or Entropic."
+        )
+
+
+def _strength(ambiguity: Ambiguity, shape: tuple[int, ...]) -> Tensor | float | None:
+    """The radius or penalty of a set, for rows of this shape."""
+    strength: Any = ambiguity.strength
+    if not isinstance(strength, (Tensor, np.ndarray)):
+        return strength
+    strength = torch.as_tensor(strength, dtype=torch.float64)
+    ambiguity.check_strength(strength)
+    fits = all(n in (1, m) for n, m in zip(strength.shape, shape))
+    if strength.ndim and not (fits and strength.ndim == len(shape)):
+        raise UsageError(
+            f"{ambiguity}: the radius or penalty has shape {list(strength.shape)}; it must be a number or "
+            f"{list(shape)}, with axes of length 1 where it is the same."
+        )
+    return strength.expand(shape) if strength.ndim else strength

@@ -1,0 +1,123 @@
+"""Which next states an ambiguity set may move mass to, and the rows that a solver must therefore look at.
+
+A dense row has an entry for every state. A sparse one has its successors only, so it stays as it is for sets that keep
+to them, gets one more entry for sets that send mass to the lowest outcome of all, and becomes dense for the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from surefoot.ambiguity import Ambiguity, Contamination, Hellinger, Mixed, ReverseKL, TotalVariation
+from surefoot.ambiguity.moves import Supported
+from surefoot.envs.tabular import Kernel, Successors, TabularMDP
+from surefoot.errors import UsageError
+
+Reach = Literal["successors", "lowest", "all"]
+BLOCK = 1 << 17  # entries worked on at a time, so that what is made of them stays in cache
+
+
+def reach(ambiguity: Ambiguity) -> Reach:
+    """Where the worst case of a set may have mass: on the successors, also on the lowest state, or anywhere."""
+    if isinstance(ambiguity, Mixed):
+        return max((reach(part) for part in ambiguity.risks), key=["successors", "lowest", "all"].index)
+    if ambiguity.outcomes is not None:
+        return "all"
+    if not isinstance(ambiguity, Supported) or ambiguity.support == "nominal":
+        return "successors"
+    return "lowest" if isinstance(ambiguity, (TotalVariation, Contamination, ReverseKL, Hellinger)) else "all"
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Nominal rows of some states with what belongs to them.
+
+    probability: `[S, A, K]`; state: `[S, A, K]`, which outcomes they are, or None where K counts all states; reward:
+    `[S, A]` or, where it depends on the next state, `[S, A, K]`.
+    """
+
+    probability: Tensor
+    state: Tensor | None
+    reward: Tensor
+
+    def __getitem__(self, which: Any) -> Rows:
+        state = None if self.state is None else self.state[which]
+        return Rows(self.probability[which], state, self.reward[which])
+
+    @property
+    def by_outcome(self) -> bool:
+        """Whether rewards depend on the next state."""
+        return self.reward.ndim == self.probability.ndim
+
+    def expected_reward(self) -> Tensor:
+        return (self.probability * self.reward).sum(-1) if self.by_outcome else self.reward
+
+    def blocks(self, within: slice = slice(None)) -> Iterator[slice]:
+        """Slices of states whose rows are worked on together."""
+        states, actions, width = self.probability.shape
+        first, last, _ = within.indices(states)
+        size = max(1, BLOCK // (actions * width))
+        return (slice(start, min(start + size, last)) for start in range(first, last, size))
+
+    def targets(self, values: Tensor, gamma: float) -> Tensor:
+        """What each outcome is worth before the discount: its value, and its reward over gamma if it has one."""
+        there = values if self.state is None else gathered(values, self.state)
+        return there + self.reward / gamma if self.by_outcome else there
+
+    def widened(self, values: Tensor, reached: Reach) -> Rows:
+        """Sparse rows with the further outcomes that a set may move mass to."""
+        if self.state is None or reached == "successors":
+            return self
+        shape, S = self.probability.shape[:-1], len(values)
+        if reached == "lowest":
+            lowest = values.argmin().to(self.state.dtype).expand(*shape, 1)
+            probability = torch.nn.functional.pad(self.probability, (0, 1))
+            return dataclasses.replace(self, probability=probability, state=torch.cat([self.state, lowest], -1))
+        probability = self.probability.new_zeros(*shape, S).scatter_add_(-1, self.state.long(), self.probability)
+        return dataclasses.replace(self, probability=probability, state=None)
+
+
+def nominal_rows(mdp: TabularMDP) -> Rows:
+    """The rows of an MDP; what belongs to no legal pair is made a distribution, because the sets expect one."""
+    state = mdp.transition.state if isinstance(mdp.transition, Successors) else None
+    probability = mdp.rows
+    if mdp.legal is not None and bool((off := ~mdp.legal & ((probability.sum(-1) - 1).abs() > 1e-8)).any()):
+        probability = probability.clone()
+        probability[off] = 1 / probability.shape[-1]
+    return Rows(probability, state, mdp.reward)
+
+
+def gathered(values: Tensor, state: Tensor) -> Tensor:
+    """`values[state]`, for a large `state`."""
+    return values.index_select(0, state.reshape(-1)).view(state.shape)
+
+
+def linear(kernel: Kernel, states: int) -> Callable[[Tensor], Tensor]:
+    """x -> Σ P(s'|…) x(s') for rows `[N, S']` or `[N, K]`, made to be called often."""
+    if isinstance(kernel, Tensor):
+        return lambda x: kernel @ x
+    N, K = kernel.state.shape
+    kind = torch.int32 if N * K < 1 << 31 else torch.int64  # half of what a product reads is where to look
+    ends = torch.arange(0, N * K + 1, K, dtype=kind, device=kernel.state.device)
+    parts = ends, kernel.state.to(kind).flatten(), kernel.probability.flatten()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse", UserWarning)  # torch says that its CSR format is new
+        matrix = torch.sparse_csr_tensor(*parts, (N, states), check_invariants=False)
+    return lambda x: matrix @ x
+
+
+def check_outcomes(ambiguity: Ambiguity, rows: Rows) -> None:
+    """Raise `UsageError` where a set moves mass to states for which a sparse MDP has no reward."""
+    if rows.state is not None and rows.by_outcome and reach(ambiguity) != "successors":
+        raise UsageError(
+            f"{ambiguity} may move mass to any state, but the rewards of a sparse MDP that depend on the next state "
+            "are known for its successors only. Give the set support='nominal', the MDP reward=mdp.expected_reward(), "
+            "or a dense kernel and reward [S, A, S']."
+        )
