@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from surefoot.envs.tabular.mdp import TOLERANCE, Successors, TabularMDP
-from surefoot.envs.tabular.transitions import check_memory, from_transitions
+from surefoot.envs.tabular.memory import check_memory
+from surefoot.envs.tabular.transitions import from_transitions
 from surefoot.errors import UsageError, nearest
 
 COLUMNS = ("state", "action", "next_state", "probability", "reward")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.envs.tabular.memory import check_memory
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 
@@ -161,6 +162,11 @@ def _from_sparse(parts: Sequence[Any]) -> Successors:
     rows.sum_duplicates()
     counts = np.diff(rows.indptr)
     width = max(1, int(counts.max(initial=1)))
+    check_memory(
+        17 * len(counts) * width,
+        f"a sparse kernel of {len(counts):,} rows, of which the longest has {width:,} entries,",
+        "All rows are padded to the longest: give it fewer successors, or a smaller MDP.",
+    )
     where = np.arange(width) < counts[:, None]
     state, probability = np.zeros(where.shape, np.int64), np.zeros(where.shape)
     state[where], probability[where] = rows.indices, rows.data

@@ -1,15 +1,14 @@
-"""From a list of transitions to an MDP, dense where that is small and sparse where it is not, within the memory."""
+"""From a list of transitions to an MDP, dense where that is small and sparse where it is not."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 import torch
 
 from surefoot.envs.tabular.mdp import Kernel, Successors, TabularMDP
-from surefoot.errors import UsageError
+from surefoot.envs.tabular.memory import check_memory
 
 DENSE = 4_000_000  # entries of a kernel [S, A, S'] up to which it is kept whole: 32 MB
 
@@ -80,19 +79,3 @@ def kernel_of(successors: Successors) -> Kernel:
         return successors
     dense = torch.zeros(states, actions, states, dtype=torch.float64)
     return dense.scatter_add_(-1, successors.state, successors.probability)
-
-
-def check_memory(wanted: int, what: str, remedy: str = "Give a smaller one, or a sparse one.") -> None:
-    """Raise `UsageError` if so many bytes are not free, before anything is allocated."""
-    free = _free_memory()
-    if wanted > free:
-        raise UsageError(f"{what} needs {wanted / 2**30:,.1f} GiB, but {free / 2**30:,.1f} GiB are free. {remedy}")
-
-
-def _free_memory() -> int:
-    """Bytes that can be used without swapping: what the system says is available, or else all it has."""
-    try:
-        with open("/proc/meminfo") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**62

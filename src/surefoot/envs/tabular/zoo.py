@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from surefoot.envs.tabular.mdp import Successors, TabularMDP
-from surefoot.envs.tabular.transitions import check_memory, kernel_of
+from surefoot.envs.tabular.memory import check_memory
+from surefoot.envs.tabular.transitions import kernel_of
 from surefoot.errors import UsageError
 from surefoot.seeding import check_seed, numpy_stream
 
