@@ -9,8 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from surefoot.envs.tabular import Successors, TabularMDP, from_csv, from_npz, from_transitions, resolve, to_csv, to_npz
-from surefoot.envs.tabular import memory
+from surefoot.envs.tabular import (
+    Successors,
+    TabularMDP,
+    from_csv,
+    from_npz,
+    from_transitions,
+    memory,
+    resolve,
+    to_csv,
+    to_npz,
+)
 from surefoot.envs.tabular import transitions as transitions_module
 from surefoot.envs.tabular.zoo import ZOO
 from surefoot.errors import UsageError
