@@ -10,16 +10,19 @@ from hypothesis import strategies as st
 
 from surefoot.ambiguity import KL, TotalVariation
 from surefoot.envs.tabular import Successors, TabularMDP
+from surefoot.envs.tabular.simulate import Transitions, rollouts
 from surefoot.errors import UsageError
 from surefoot.loops.tabular_gradient import (
     direct_gradient,
     evaluate,
     occupancy,
     project,
+    returns_to_go,
+    score_gradient,
     softmax,
     softmax_gradient,
+    worst_world,
 )
-from surefoot.loops.tabular_rollouts import draw, returns_to_go, rollouts, score_gradient
 from surefoot.seeding import torch_stream
 
 TWO = TabularMDP([[[0.7, 0.3], [0.2, 0.8]], [[0.5, 0.5], [0.9, 0.1]]], [[1, 0.4], [0, 0.6]], 0.9)
@@ -108,8 +111,7 @@ def test_the_worst_world_has_the_robust_value(ambiguity):
     mdp = random_mdp(3)
     policy = softmax(logits(mdp, 3))
     found = evaluate(mdp, policy, ambiguity)
-    world = TabularMDP(found.rows, mdp.reward + mdp.gamma * found.paid, mdp.gamma)
-    torch.testing.assert_close(evaluate(world, policy).value, found.value, rtol=0, atol=1e-11)
+    torch.testing.assert_close(evaluate(worst_world(mdp, found), policy).value, found.value, rtol=0, atol=1e-11)
     assert bool((found.value <= evaluate(mdp, policy).value).all())
     paid = (policy * (mdp.reward + mdp.gamma * found.paid)).sum(-1)
     assert float(found.occupancy @ paid) == pytest.approx(float(mdp.initial @ found.value), abs=1e-11)
@@ -150,24 +152,8 @@ def test_what_has_no_answer_is_refused():
 # --- sampled ---------------------------------------------------------------------------------------------------------
 
 
-def test_draws_follow_their_probabilities_and_never_take_what_has_none():
-    probabilities = t([0.0, 0.25, 0.0, 0.75, 0.0]).expand(40_000, -1)
-    counts = torch.bincount(draw(probabilities, torch_stream(0, "draw")), minlength=5)
-    assert counts[[0, 2, 4]].tolist() == [0, 0, 0]
-    assert float(counts[1]) == pytest.approx(10_000, abs=5 * (40_000 * 0.25 * 0.75) ** 0.5)
-
-
 def test_returns_to_go_by_hand():
     assert returns_to_go(t([[1.0, 2.0, 4.0]]), 0.5).tolist() == [[3.0, 4.0, 4.0]]
-
-
-def test_rollouts_start_where_they_are_told_and_repeat_by_seed():
-    mdp = random_mdp(5, horizon=4)
-    policy = softmax(logits(mdp, 5, (4,)))
-    one, other = (rollouts(mdp, policy, 6, 2, torch_stream(1, "x"), start=torch.full((6,), 2), first=2) for _ in "ab")
-    assert one.state.shape == (6, 3) and one.action.shape == one.reward.shape == (6, 2)
-    assert bool((one.state[:, 0] == 2).all()) and all(torch.equal(a, b) for a, b in zip(one, other))
-    assert torch.equal(one.reward, mdp.reward[one.state[:, :-1], one.action])
 
 
 @pytest.mark.parametrize("ambiguity", [None, KL(penalty=0.5)], ids=str)
@@ -178,13 +164,13 @@ def test_the_score_gradient_of_the_worst_world_is_unbiased(ambiguity, horizon):
     policy = softmax(logits(mdp, 7, () if horizon is None else (horizon,)))
     found = evaluate(mdp, policy, ambiguity)
     length, parts = horizon or 30, []  # 0.5**30 of a return is cut off
+    world = worst_world(mdp, found)
     for part in range(40):
-        seen = rollouts(mdp, policy, 500, length, torch_stream(part, "episodes"), rows=found.rows)
+        met = rollouts(world, policy, 500, length, torch_stream(part, "episodes"))
         step = torch.arange(length)
-        place = (seen.state[:, :-1], seen.action) if horizon is None else (step, seen.state[:, :-1], seen.action)
-        gains = returns_to_go(seen.reward + mdp.gamma * found.paid[place], mdp.gamma)
-        baseline = found.value[seen.state[:, :-1]] if horizon is None else found.value[step, seen.state[:, :-1]]
-        parts.append(score_gradient(policy, seen, mdp.gamma**step * (gains - baseline)))
+        baseline = found.value[met.states] if horizon is None else found.value[step, met.states]
+        weight = mdp.gamma**step * (returns_to_go(met.rewards, mdp.gamma) - baseline)
+        parts.append(score_gradient(policy, met, weight))
     sampled = torch.stack(parts)
     error = (sampled.mean(0) - softmax_gradient(found.occupancy, policy, found.q)).abs()
     assert bool((error <= 5 * sampled.std(0) / 40**0.5).all())
@@ -192,9 +178,11 @@ def test_the_score_gradient_of_the_worst_world_is_unbiased(ambiguity, horizon):
 
 
 def test_a_score_gradient_by_hand():
-    """One episode, one step: weight · (1[a] − π)."""
-    policy = t([[0.25, 0.75], [0.5, 0.5]])
-    seen = rollouts(TWO, policy, 1, 1, torch_stream(0, "x"), start=torch.tensor([0]))
-    gradient = score_gradient(policy, seen, t([[2.0]]))
-    expected = torch.nn.functional.one_hot(seen.action[0], 2)[0] - policy[0]
-    assert gradient.tolist() == [(2 * expected).tolist(), [0.0, 0.0]]
+    """One episode of two steps: Σ weight · (1[a] − π)."""
+    met = Transitions(torch.tensor([[0, 1]]), torch.tensor([[1, 0]]), torch.zeros(1, 2), torch.tensor([[1, 1]]))
+    policy, weight = t([[0.25, 0.75], [0.5, 0.5]]), t([[2.0, 3.0]])
+    assert score_gradient(policy, met, weight).tolist() == [[-0.5, 0.5], [1.5, -1.5]]
+    steps = torch.stack([policy, policy, policy])
+    by_step = score_gradient(steps, met, weight, first_step=1)
+    assert by_step[1].tolist() == [[-0.5, 0.5], [0.0, 0.0]] and by_step[2].tolist() == [[0.0, 0.0], [1.5, -1.5]]
+    assert not by_step[0].any()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from surefoot.ambiguity import Ambiguity, parse
-from surefoot.envs.tabular import Successors, TabularMDP
+from surefoot.envs.tabular import Successors, TabularEnv, TabularMDP, resolve
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check
 from surefoot.loops.kinds import Loop
@@ -201,18 +201,12 @@ def resolved(env: Any, fingerprint: str | None = None) -> TabularMDP:
         raise UsageError(f"env={env!r} is not allowed; give a TabularMDP, a name of the zoo, a file or gym:ID.")
     again = "If the run was given an MDP made in Python, give that one again: env=…."
     try:
-        mdp = _named(env) if isinstance(env, str) else env
+        mdp = resolve(env) if isinstance(env, str) else env
     except UsageError as error:
         raise error if fingerprint is None else UsageError(f"{error} {again}") from error
     if fingerprint not in (None, digest(mdp)):
         raise UsageError(f"{mdp.name!r} is not the MDP that this run was started with. {again}")
     return mdp
-
-
-def _named(env: str) -> TabularMDP:
-    from surefoot.envs.tabular.resolve import resolve
-
-    return resolve(env)
 
 
 def digest(mdp: TabularMDP) -> str:
@@ -245,8 +239,6 @@ def _learner(
 
 
 def _single(env: Any, *, fingerprint: str | None = None) -> Callable[..., Any]:
-    from surefoot.envs.tabular.simulate import TabularEnv
-
     return partial(TabularEnv, resolved(env, fingerprint))
 
 

@@ -8,6 +8,7 @@ By the envelope theorem the gradient under an ambiguity set is the plain one in 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from surefoot.ambiguity import Ambiguity
 from surefoot.ambiguity.operator import solve
-from surefoot.envs.tabular import TabularMDP
+from surefoot.envs.tabular import TabularMDP, Transitions
 from surefoot.errors import UsageError
 
 # --- policies --------------------------------------------------------------------------------------------------------
@@ -101,6 +102,41 @@ def direct_gradient(occupancy: Tensor, q: Tensor) -> Tensor:
 def softmax_gradient(occupancy: Tensor, policy: Tensor, q: Tensor) -> Tensor:
     """∂J/∂θ `[..., S, A]` of a softmax policy's logits."""
     return occupancy[..., None] * policy * (q - (policy * q).sum(-1, keepdim=True))
+
+
+def worst_world(mdp: TabularMDP, found: Evaluation) -> TabularMDP:
+    """The world that is worst for a policy as an MDP of its own, what the adversary pays among the rewards."""
+    kernel = found.rows if not mdp.sparse else mdp.transition._replace(probability=found.rows)
+    return replace(mdp, transition=kernel, reward=mdp.expected_reward() + mdp.gamma * found.paid)
+
+
+# --- sampled gradients -----------------------------------------------------------------------------------------------
+
+
+def returns_to_go(reward: Tensor, gamma: float) -> Tensor:
+    """Σ_{k ≥ t} γ^{k−t} r_k `[N, T]` of the rewards of episodes."""
+    out, running = torch.empty_like(reward), torch.zeros_like(reward[:, 0])
+    for t in reversed(range(reward.shape[1])):
+        running = reward[:, t] + gamma * running
+        out[:, t] = running
+    return out
+
+
+def score_gradient(policy: Tensor, met: Transitions, weight: Tensor, first_step: int = 0) -> Tensor:
+    """The mean over episodes of Σ_t weight_t · ∂log π(a_t|s_t)/∂θ, for a softmax policy's logits in its own shape.
+
+    weight: `[N, T]`, such as γ^t·(return to go − baseline). `first_step`: the step of the policy that t = 0 is.
+    """
+    states, actions = policy.shape[-2:]
+    time = torch.arange(first_step, first_step + weight.shape[1]).expand(weight.shape)
+    pair = (time if policy.ndim == 3 else 0) * states + met.states
+    taken = torch.zeros(policy.numel(), dtype=policy.dtype)
+    taken.scatter_add_(0, (pair * actions + met.actions).flatten(), weight.flatten())
+    taken = taken.view(policy.shape)
+    return (taken - taken.sum(-1, keepdim=True) * policy) / len(weight)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def _endless(mdp: TabularMDP, policy: Tensor, ambiguity: Ambiguity | None, rounds: int = 100) -> Evaluation:
