@@ -12,6 +12,7 @@ from surefoot.errors import UsageError
 KINDS = {
     "surefoot-agent-1": ("surefoot.models.agent", "Agent"),
     "surefoot-tabular-agent-1": ("surefoot.models.tabular_agent", "TabularAgent"),
+    "surefoot-language-agent-1": ("surefoot.models.language.agent", "LanguageAgent"),
 }
 
 

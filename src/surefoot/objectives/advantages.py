@@ -229,6 +229,26 @@ class leave_one_out(Advantage):
         return _centred(rewards, valid) * size / (size - 1).clamp(min=1)
 
 
+@dataclass(frozen=True)
+class outcome(Advantage):
+    """The reward itself, without a baseline; of rewards 0 and 1 it keeps what succeeded (rejection sampling)."""
+
+    formula = "R"
+
+    def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
+        return _clean(rewards, signals.get("valid"))
+
+
+@dataclass(frozen=True)
+class unit(Advantage):
+    """1 for everything: what is imitated is good (maximum likelihood)."""
+
+    formula = "1"
+
+    def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
+        return _clean(torch.ones_like(rewards), signals.get("valid"))
+
+
 def standardize(x: Tensor, valid: Tensor | None = None, epsilon: float = 1e-8) -> Tensor:
     """Zero mean and unit (population) standard deviation over all valid elements; 0 where they are all equal."""
     return _standardized(x.flatten(), None if valid is None else valid.flatten(), epsilon).reshape(x.shape)

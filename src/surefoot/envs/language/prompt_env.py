@@ -1,0 +1,41 @@
+"""A language task as a Gymnasium environment: the observation is a prompt, the action a completion, then it is over.
+
+So whatever evaluates policies evaluates language models too.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from typing import Any
+
+import gymnasium
+from gymnasium import spaces
+
+from surefoot.envs.language.task import Example, Task
+
+LONGEST = 1_000_000  # characters
+CHARACTERS = string.printable
+
+
+class PromptEnv(gymnasium.Env):
+    """One held-out example an episode, chosen by the seed; the reward is the task's."""
+
+    def __init__(self, task: Task) -> None:
+        text = spaces.Text(LONGEST, min_length=0, charset=CHARACTERS)
+        self.task, self.observation_space, self.action_space = task, text, text
+        self.example: Example | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.example = self.task.example(int(self.np_random.integers(2**31)), "test")
+        return spoken(self.example.prompt), {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        assert self.example is not None, "reset comes first"
+        return spoken(self.example.prompt), self.task.reward(self.example, str(action)), True, False, {}
+
+
+def spoken(prompt: Any) -> str:
+    """A prompt as one text; chat messages as JSON."""
+    return prompt if isinstance(prompt, str) else json.dumps(prompt)

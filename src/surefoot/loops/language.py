@@ -1,0 +1,158 @@
+"""How a run meets its language model, its task and its reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from surefoot.envs.language import resolve
+from surefoot.envs.language.prompt_env import PromptEnv
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import check, hyperparameter
+from surefoot.loops.group_rollout import GroupRollout
+from surefoot.loops.kinds import Loop
+from surefoot.loops.language_learner import LanguageLearner
+from surefoot.loops.rewards import make_rewards
+from surefoot.models.language.generation import Engine, generate
+from surefoot.models.language.model import LanguageModel, load_model, with_lora
+from surefoot.models.language.nano import Nano, nano
+
+WARMUP_EXAMPLES = 2**40  # where the numbers of those begin that a nano model is taught, far from those it learns from
+RATES = {"nano": 3e-4, "lora": 1e-5, "all": 1e-6}  # step sizes where none is given
+ENGINES: dict[str, Callable[[], Engine]] = {"own": lambda: generate}
+
+
+@dataclass(frozen=True)
+class LanguageOptions:
+    """What a run of a language model starts from, besides its task and its method."""
+
+    model: Any = hyperparameter(
+        "nano", help="Folder or hub id of a causal language model, or nano, which is made here."
+    )
+    lora: int | None = hyperparameter(None, low=1, help="Rank of an adapter; without one all weights are learned.")
+    dtype: str = hyperparameter("float32", choices=("float32", "bfloat16", "float16"), help="Of the weights.")
+    engine: str = hyperparameter("own", choices=tuple(ENGINES), help="What writes the completions.")
+    stop: tuple[str, ...] = hyperparameter((), help="Texts that end a completion.")
+    nano_warmup: int = hyperparameter(400, low=0, help="Steps of imitation before a nano model learns by reward.")
+    reward: Any = None
+    reward_weights: Any = None
+    model_options: Any = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tuple[LanguageModel, float]:
+    """The model, and the step size that suits it."""
+    if isinstance(model, LanguageModel):
+        kind, made = "lora" if model.adapted else "all", model
+    elif model == "nano":
+        kind, made = "nano", nano(_demonstrations(task), str(task), size=Nano(warmup=options.nano_warmup), seed=seed)
+        made.network = made.network if options.lora is None else with_lora(made.network, options.lora)
+    elif isinstance(model, (str, Path)):
+        kind = "all" if options.lora is None else "lora"
+        made = load_model(model, lora=options.lora, dtype=options.dtype, **(options.model_options or {}))
+    else:
+        raise UsageError(f"model={model!r} is not allowed; give a folder, a hub id, 'nano' or a LanguageModel.")
+    return made, RATES[kind]
+
+
+def _demonstrations(task: Any) -> Callable[[int], tuple[str, str]] | None:
+    if task.example(0).demonstration is None:
+        return None
+
+    def example(index: int) -> tuple[str, str]:
+        found = task.example((WARMUP_EXAMPLES + index) if task.size is None else index % task.size)
+        return found.prompt, found.demonstration or ""
+
+    return example
+
+
+def _describe(env: Any, **options: Any) -> dict[str, Any]:
+    task = resolve(env)
+    model, reward = options["model"], options["reward"]
+    functions = [] if reward is None else [reward] if callable(reward) or isinstance(reward, str) else list(reward)
+    return {
+        **options,
+        "env": str(task),
+        "model": str(model) if isinstance(model, (str, Path)) else f"<{type(model).__name__}>",
+        "stop": list(options["stop"]),
+        "reward": None if reward is None else [f if isinstance(f, str) else _name(f) for f in functions],
+        "reward_weights": None if options["reward_weights"] is None else list(options["reward_weights"]),
+    }
+
+
+def _name(function: Any) -> str:
+    kind = function if hasattr(function, "__qualname__") else type(function)
+    return f"{function.__module__}:{kind.__qualname__}"
+
+
+def _functions(reward: Any) -> Any:
+    """Reward functions from what `_describe` wrote of them."""
+    if reward is None or callable(reward):
+        return reward
+    return [_imported(f) if isinstance(f, str) else f for f in ([reward] if isinstance(reward, str) else reward)]
+
+
+def _imported(name: str) -> Any:
+    module, _, qualified = name.partition(":")
+    try:
+        found = import_module(module)
+        for part in qualified.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"the reward function {name!r} cannot be found by its name ({error}); write it as module:function, or give "
+            "it again: surefoot.resume(run, reward=[…])."
+        ) from error
+    return found
+
+
+def _learner(
+    method: GroupRollout,
+    env: Any,
+    seeds: Sequence[int],
+    steps: int,
+    *,
+    compiled: bool = False,
+    log: Path | None = None,
+    **options: Any,
+) -> LanguageLearner:
+    if len(seeds) > 1:
+        raise UsageError(f"num_seeds={len(seeds)} is not allowed: a run trains one language model; start one a seed.")
+    if compiled:
+        raise UsageError("compile='on' is not allowed: language models are not compiled here.")
+    given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
+    task = resolve(env)
+    rewards = make_rewards(task, _functions(given.reward), given.reward_weights)
+    model, rate = make_model(given.model, task, given, seeds[0])
+    return LanguageLearner(
+        method,
+        model,
+        task,
+        rewards,
+        ENGINES[given.engine](),
+        seed=seeds[0],
+        total_steps=steps,
+        learning_rate=method.learning_rate or rate,
+        stop=given.stop,
+    )
+
+
+def _single(env: Any, **_: Any) -> Callable[..., Any]:
+    return partial(PromptEnv, resolve(env))
+
+
+LOOP = Loop(
+    _describe,
+    _learner,
+    _single,
+    measured="iterations, mean reward",
+    place="task",
+    place_help="A task such as arithmetic, reasoning_gym:chain_sum, or a file of prompts (.jsonl).",
+    options=LanguageOptions,
+)

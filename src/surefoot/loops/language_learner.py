@@ -1,0 +1,369 @@
+"""One run of a method on groups of completions: write, reward, compare, learn; again.
+
+A step of the run is one iteration. Everything random is drawn from streams named by the seed and a counter, so a
+resumed run writes what it would have written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.envs.language import Task
+from surefoot.errors import UsageError
+from surefoot.loops.group_rollout import Batch, GroupRollout, Rollout, Term, micro_batches
+from surefoot.loops.prompts import Solved, choose
+from surefoot.loops.rewards import Rewards
+from surefoot.models.language.agent import LanguageAgent
+from surefoot.models.language.generation import Completions, Engine
+from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.sequences import concatenate, join
+from surefoot.seeding import torch_stream
+
+PATIENCE = 3  # iterations from the start in which there may be nothing to learn
+Row = dict[str, float]
+
+
+class LanguageLearner:
+    """A model, its optimiser and its prompts; `iterate()` advances it by one batch of completions."""
+
+    def __init__(
+        self,
+        method: GroupRollout,
+        model: LanguageModel,
+        task: Task,
+        rewards: Rewards,
+        engine: Engine,
+        *,
+        seed: int = 0,
+        total_steps: int = 200,
+        learning_rate: float = 1e-6,
+        stop: Sequence[str] = (),
+    ) -> None:
+        self.method, self.model, self.task, self.rewards, self.engine = method, model, task, rewards, engine
+        self.seeds, self.total_steps, self.learning_rate, self.stop = [seed], total_steps, learning_rate, tuple(stop)
+        self.iteration = self.drawn = self.batches = self.idle = 0
+        self.solved = None if task.size is None else Solved.start(task.size)
+        self.weights = model.parameters()
+        self.optimizer = torch.optim.AdamW(self.weights.values(), lr=learning_rate, weight_decay=method.weight_decay)
+        self.extra: dict[str, Tensor] = {}
+        if method.kl:
+            model.keep_reference()
+
+    @property
+    def steps(self) -> int:
+        """Iterations so far."""
+        return self.iteration
+
+    # --- one iteration -----------------------------------------------------------------------------------------------
+
+    def iterate(self) -> list[Row]:
+        """Write, reward and learn once; one row of metrics."""
+        rollout, row = self.collect()
+        terms = self.method.terms(rollout)
+        self._check_learnable(terms, rollout)
+        row |= self.update(terms)
+        self.iteration += 1
+        return [row]
+
+    def collect(self) -> tuple[Rollout, Row]:
+        """The rollout to learn from, and metrics of all that was written for it."""
+        method, kept, written = self.method, list[Rollout](), list[Rollout]()
+        while True:
+            rollout = self.write(self._next_prompts())
+            written.append(rollout)
+            if not method.informative:
+                break
+            kept.append(rollout.prompts(~rollout.degenerate))
+            enough = sum(len(k.index) for k in kept) >= method.informative * method.prompts
+            if enough or len(written) == method.resamples:
+                kept.append(rollout.prompts(rollout.degenerate))
+                rollout = joined(kept).prompts(torch.arange(method.prompts))
+                break
+        return rollout, _measured(written)
+
+    def _next_prompts(self) -> Tensor:
+        method = self.method
+        index = choose(method.sampler, method.prompts, self.seeds[0], self.drawn, self.task.size, self.solved)
+        self.drawn += len(index)
+        return index
+
+    def write(self, index: Tensor) -> Rollout:
+        """Completions of the examples with these numbers, and their rewards."""
+        method, examples = self.method, [self.task.example(int(i)) for i in index]
+        prompts = self.model.encode([e.prompt for e in examples])
+        shown = [e.demonstration for e in examples if e.demonstration is not None]
+        demonstrations = join(prompts, self.model.encode_completions(shown)) if len(shown) == len(examples) else None
+        stream = torch_stream(self.seeds[0], "completions", self.batches)
+        uniform = torch.rand(len(prompts), method.samples, method.max_tokens, generator=stream)
+        self.batches += 1
+        found = Completions([], [], [])
+        if method.samples:
+            found = self.engine(self.model, prompts, uniform, temperature=method.temperature, stop=self.stop)
+        sequences = join([p for p in prompts for _ in range(method.samples)], found.tokens)
+        log_prob = torch.zeros(sequences.tokens.shape)
+        log_prob[sequences.valid] = torch.tensor([x for row in found.log_prob for x in row])
+        texts = self.model.decode(found.tokens)
+        reward, components = self.rewards([e for e in examples for _ in range(method.samples)], texts)
+        groups = (len(prompts), method.samples)
+        rollout = Rollout(
+            examples,
+            index,
+            sequences,
+            texts,
+            log_prob,
+            reward.view(groups),
+            {name: x.view(groups) for name, x in components.items()},
+            ~torch.tensor(found.finished, dtype=torch.bool).view(groups),
+            demonstrations,
+        )
+        if self.solved is not None:
+            self.solved = self.solved.update(index, rollout.reward)
+        return rollout
+
+    def _check_learnable(self, terms: list[Term], rollout: Rollout) -> None:
+        if any(bool((term.advantage != 0).any()) for term in terms):
+            self.idle = -PATIENCE * self.total_steps  # there was something once
+            return
+        self.idle += 1
+        if self.idle < PATIENCE:
+            return
+        cause = f"every completion had the reward {float(rollout.reward.flatten()[0]):g}"
+        advice = "take an easier task, a longer warm-up or more samples, and look at what the reward function gives"
+        if bool(rollout.truncated.all()):
+            cause += f", and every one was cut off after max_tokens={self.method.max_tokens}"
+            advice = "raise max_tokens, or name a stop text"
+        raise UsageError(
+            f"There has been nothing to learn in the first {self.idle} iterations: {cause}; {advice}. The last one was "
+            f"{rollout.texts[-1]!r}, for the prompt {rollout.examples[-1].prompt!r}."
+        )
+
+    # --- learning ----------------------------------------------------------------------------------------------------
+
+    def update(self, terms: list[Term]) -> Row:
+        """The optimiser steps on a rollout; metrics are means over them."""
+        method, rows = self.method, list[Row]()
+        if not terms:
+            return {}
+        self.model.network.train()
+        again = method.epochs * method.minibatches > 1
+        batches = [self.batch(term, again) for term in terms]
+        groups = torch.cat([term.group for term in terms]).unique()
+        stream = torch_stream(self.seeds[0], "minibatches", self.iteration)
+        for _ in range(method.epochs):
+            order = groups[torch.randperm(len(groups), generator=stream)]
+            for chosen in order.tensor_split(min(method.minibatches, len(groups))):
+                rows.append(self.step(terms, batches, chosen, len(groups) / len(chosen)))
+        names = {name for row in rows for name in row}
+        return {n: sum(r[n] for r in rows if n in r) / sum(n in r for r in rows) for n in sorted(names)}
+
+    def batch(self, term: Term, again: bool) -> Batch:
+        """A term with all that its loss needs; `again` says that there are several steps, so that the likelihoods
+        before the first have to be kept."""
+        valid = term.sequences.valid
+        advantage = term.advantage if term.advantage.ndim == 2 else term.advantage[:, None].expand(valid.shape)
+        weights = term.coefficient * term.objective.aggregation.weights(valid)
+        return Batch(
+            valid,
+            self._likelihoods(term, reference=False) if again else torch.full(valid.shape, torch.nan),
+            advantage.float(),
+            weights,
+            self._likelihoods(term, reference=True) if term.objective.divergence else None,
+            term.group,
+            term.extra,
+        )
+
+    def _likelihoods(self, term: Term, reference: bool) -> Tensor:
+        found = torch.zeros(term.sequences.valid.shape)
+        with torch.no_grad():
+            for rows in micro_batches(term.sequences.lengths, self.method.micro_tokens):
+                part = term.sequences[rows]
+                statistics = self.model.statistics(part, temperature=self.method.temperature, reference=reference)
+                found[rows, : part.tokens.shape[1]] = statistics.log_prob.cpu()
+        return found
+
+    def step(self, terms: list[Term], batches: list[Batch], groups: Tensor, scale: float) -> Row:
+        """One step on the rows of some groups; `scale` makes up for the groups that are left out."""
+        self._set_learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        row: Row = {}
+        for term, batch in zip(terms, batches, strict=True):
+            mine = torch.isin(batch.group, groups).nonzero().squeeze(-1)
+            if not len(mine):
+                continue
+            part = dataclasses.replace(batch[mine], weights=scale * batch.weights[mine])
+            sampled = None if term.sampled is None else term.sampled[mine]
+            found = self._backward(term, part, term.sequences[mine], sampled)
+            row |= {f"{term.name}/{name}" if term.name else name: value for name, value in found.items()}
+        limit = self.method.max_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), torch.inf if limit is None else limit)
+        if not bool(torch.isfinite(norm)):
+            raise UsageError(
+                f"The gradient of iteration {self.iteration} is not finite; a smaller learning_rate helps."
+            )
+        self.optimizer.step()
+        return {**row, "grad_norm": float(norm), "learning_rate": self.optimizer.param_groups[0]["lr"]}
+
+    def _backward(self, term: Term, batch: Batch, sequences: Any, sampled: Tensor | None) -> Row:
+        """Add the gradient of these rows to the weights', a piece of the rows at a time."""
+        pieces = micro_batches(sequences.lengths, self.method.micro_tokens)
+        whole = len(pieces) == 1 or self.method.separable
+        slopes = None if whole else self._slopes(term, batch, sequences, pieces)
+        total: Row = {} if slopes is None else slopes[1]
+        for rows in pieces:
+            part = sequences[rows]
+            found = self.model.statistics(part, temperature=self.method.temperature)
+            width = part.tokens.shape[1]
+            if slopes is None:
+                drawn = None if sampled is None else sampled[rows, :width]
+                loss, metrics = self._loss(term, batch[rows].trimmed(width), *found, drawn)
+                total = {name: total.get(name, 0.0) + float(x) for name, x in metrics.items()}
+            else:
+                by_log_prob, by_entropy = (x[rows, :width] for x in slopes[0])
+                loss = (by_log_prob * found.log_prob + by_entropy * found.entropy).sum()
+            if loss.requires_grad:
+                loss.backward()
+        return total
+
+    def _loss(self, term: Term, batch: Batch, log_prob: Tensor, entropy: Tensor, sampled: Tensor | None) -> Any:
+        batch = batch.to(log_prob.device)
+        first = bool(batch.old_log_prob.isnan().any())
+        if first:
+            batch = dataclasses.replace(batch, old_log_prob=log_prob.detach())
+        more: dict[str, Tensor] = {}
+        if sampled is not None:
+            gap = torch.where(batch.valid, batch.old_log_prob - sampled.to(log_prob.device), 0.0)
+            batch = dataclasses.replace(batch, advantage=batch.advantage * self._correction(gap))
+            more["engine_gap"] = (batch.weights * gap.abs()).sum() / batch.weights.sum().clamp(min=1e-12)
+        loss, metrics = self.method.loss(term.objective, batch, log_prob, entropy)
+        return loss, {**metrics, **more}
+
+    def _correction(self, gap: Tensor) -> Tensor | float:
+        """What a token counts by which the model finds exp(gap) times as likely as the engine that drew it."""
+        if self.method.correction == "none":
+            return 1.0
+        weight, cap = gap.exp(), self.method.correction_cap
+        return weight.clamp(max=cap) if self.method.correction == "truncate" else weight * (weight <= cap)
+
+    def _slopes(self, term: Term, batch: Batch, sequences: Any, pieces: Sequence[Tensor]) -> Any:
+        """The slopes of a loss of all rows in their log-probabilities and entropies, and its metrics: with them the
+        rows can be taken a piece at a time."""
+        found = torch.zeros(2, *batch.valid.shape)
+        with torch.no_grad():
+            for rows in pieces:
+                part = sequences[rows]
+                statistics = self.model.statistics(part, temperature=self.method.temperature)
+                found[:, rows, : part.tokens.shape[1]] = torch.stack(statistics).cpu()
+        log_prob, entropy = (x.requires_grad_() for x in found.unbind(0))
+        loss, metrics = self._loss(term, batch, log_prob, entropy, None)
+        slopes = torch.autograd.grad(loss, (log_prob, entropy), materialize_grads=True)
+        return slopes, {name: float(x) for name, x in metrics.items()}
+
+    def _set_learning_rate(self) -> None:
+        method = self.method
+        risen = min(1.0, (self.iteration + 1) / max(1, method.warmup))
+        left = max(0.0, 1 - self.iteration / self.total_steps) if method.anneal else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * risen * left
+
+    # --- checkpoints and agents --------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, optimiser, prompts and counters as tensors by name."""
+        counters = torch.tensor([self.drawn, self.batches, self.idle])
+        state = {"counters": counters, **{f"extra/{name}": x for name, x in self.extra.items()}}
+        if self.solved is not None:
+            state |= {f"prompts/{name}": x for name, x in self.solved._asdict().items()}
+        for name, weight in self.weights.items():
+            state[f"weights/{name}"] = weight.detach()
+            for kind, x in self.optimizer.state.get(weight, {}).items():
+                state[f"adam/{kind}/{name}"] = torch.as_tensor(x)
+        return {name: x.cpu().clone() for name, x in state.items()}
+
+    def load(self, state: Mapping[str, Tensor], iteration: int, logged: int) -> None:
+        """Take over a saved state.
+
+        Raises:
+            UsageError: it is of another model, adapter or task.
+        """
+        mine = {f"weights/{name}": w.shape for name, w in self.weights.items()}
+        other = {name: x.shape for name, x in state.items() if name.startswith("weights/")}
+        if wrong := sorted(n for n in mine.keys() | other.keys() if mine.get(n) != other.get(n)):
+            raise UsageError(
+                f"the checkpoint does not fit this model: {', '.join(wrong[:3])} differ ({len(wrong)} tensors do). "
+                "Resume with the model and adapter that the run's config.json names."
+            )
+        self.iteration = iteration
+        self.drawn, self.batches, self.idle = state["counters"].tolist()
+        self.extra = {n.removeprefix("extra/"): x.clone() for n, x in state.items() if n.startswith("extra/")}
+        if self.solved is not None:
+            self.solved = Solved(*(state[f"prompts/{name}"].clone() for name in Solved._fields))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for i, (name, weight) in enumerate(self.weights.items()):
+            weight.data.copy_(state[f"weights/{name}"])
+            kinds = ("step", "exp_avg", "exp_avg_sq")
+            found = {kind: state[f"adam/{kind}/{name}"].clone() for kind in kinds if f"adam/{kind}/{name}" in state}
+            if found:
+                moments[i] = found
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+    def agent(self, index: int = 0, **facts: Any) -> LanguageAgent:
+        """The model as it stands, and how it is sampled."""
+        sampling = {"max_tokens": self.method.max_tokens, "temperature": self.method.temperature}
+        return LanguageAgent(self.model, {**sampling, "stop": list(self.stop), **facts})
+
+    def lost(self) -> list[int]:
+        """The seed, if a weight is not finite."""
+        return [] if all(bool(torch.isfinite(w).all()) for w in self.weights.values()) else self.seeds
+
+    def flush(self) -> int:
+        """Nothing is logged besides the checkpoints."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def joined(rollouts: Sequence[Rollout]) -> Rollout:
+    """Several rollouts as one."""
+    sequences = concatenate([r.sequences for r in rollouts])
+    shown = [r.demonstrations for r in rollouts if r.demonstrations is not None]
+    shown = shown if len(shown) == len(rollouts) else []
+    width = sequences.tokens.shape[1]
+    return Rollout(
+        [e for r in rollouts for e in r.examples],
+        torch.cat([r.index for r in rollouts]),
+        sequences,
+        [text for r in rollouts for text in r.texts],
+        torch.cat([torch.nn.functional.pad(r.log_prob, (0, width - r.log_prob.shape[1])) for r in rollouts]),
+        torch.cat([r.reward for r in rollouts]),
+        {name: torch.cat([r.components[name] for r in rollouts]) for name in rollouts[0].components},
+        torch.cat([r.truncated for r in rollouts]),
+        None if not shown else concatenate(shown),
+    )
+
+
+def _measured(rollouts: Sequence[Rollout]) -> Row:
+    """What was written, in numbers."""
+    every = joined(rollouts)
+    if not every.texts:
+        return {"batches": len(rollouts)}
+    lengths = every.lengths.float()
+    row = {
+        "return_mean": float(every.reward.mean()),
+        "best_of_group": float(every.reward.amax(1).mean()),
+        "length": float(lengths.mean()),
+        "length_max": float(lengths.max()),
+        "truncated": float(every.truncated.float().mean()),
+        "degenerate": float(every.degenerate.float().mean()),
+        "batches": len(rollouts),
+        "tokens": int(lengths.sum()),
+    }
+    if len(every.components) > 1:
+        row |= {f"reward/{name}": float(x.nanmean()) for name, x in every.components.items()}
+    return row

@@ -1,0 +1,78 @@
+"""What completions are worth: the task's own verifier, or reward functions of the form that TRL's users write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from surefoot.envs.language import Example, Task
+from surefoot.errors import UsageError
+
+RewardFunction = Callable[..., Sequence[float | None]]
+"""`f(prompts=…, completions=…, answer=…, **fields)`, lists with one entry a completion, giving one number for each;
+None where it does not apply."""
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """The components of the reward by name, and their weights. No function at all: the verifier of the task."""
+
+    task: Task
+    functions: Mapping[str, RewardFunction]
+    weights: tuple[float, ...]
+
+    def __call__(
+        self, examples: Sequence[Example], completions: Sequence[str]
+    ) -> tuple[Float[Tensor, " rows"], dict[str, Float[Tensor, " rows"]]]:
+        """The weighted sum for every completion, and its components.
+
+        Raises:
+            UsageError: a function gives another number of rewards, or one that is not finite.
+        """
+        if not self.functions:
+            reward = torch.tensor([self.task.reward(e, c) for e, c in zip(examples, completions, strict=True)])
+            return reward, {"reward": reward}
+        columns: dict[str, list[Any]] = {
+            "prompts": [e.prompt for e in examples],
+            "completions": list(completions),
+            "answer": [e.answer for e in examples],
+        }
+        for name in examples[0].fields:
+            columns[name] = [e.fields[name] for e in examples]
+        found = {name: self._called(name, f, columns, len(completions)) for name, f in self.functions.items()}
+        total = sum(weight * torch.nan_to_num(x) for weight, x in zip(self.weights, found.values(), strict=True))
+        return total, found  # type: ignore[return-value]
+
+    def _called(self, name: str, function: RewardFunction, columns: dict[str, list[Any]], rows: int) -> Tensor:
+        values = list(function(**columns))
+        if len(values) != rows:
+            raise UsageError(
+                f"the reward function {name!r} gave {len(values)} numbers for {rows} completions; give one for each."
+            )
+        for row, value in enumerate(values):
+            if value is not None and not math.isfinite(value):
+                raise UsageError(
+                    f"the reward function {name!r} gave {value} for the completion {columns['completions'][row]!r}; "
+                    "rewards must be finite numbers, or None where the function does not apply."
+                )
+        return torch.tensor([math.nan if value is None else float(value) for value in values])
+
+
+def make_rewards(task: Task, functions: Any, weights: Sequence[float] | None) -> Rewards:
+    """From one function, a list of them, or None, and their weights (1 each if not given)."""
+    given: list[Any] = [] if functions is None else [functions] if callable(functions) else list(functions)
+    if wrong := [f for f in given if not callable(f)]:
+        raise UsageError(f"reward={wrong[0]!r} is not a function; give functions f(completions=…, **fields).")
+    names = [getattr(f, "__name__", type(f).__name__) for f in given]
+    if len(set(names)) < len(names):
+        names = [f"{name}_{i}" for i, name in enumerate(names)]
+    chosen = tuple(1.0 for _ in given) if weights is None else tuple(float(w) for w in weights)
+    if len(chosen) != len(given):
+        raise UsageError(f"reward_weights has {len(chosen)} numbers for {len(given)} reward functions; give one each.")
+    return Rewards(task, dict(zip(names, given)), chosen)

@@ -1,0 +1,152 @@
+"""The objectives that language models are usually trained with, each a choice of parts.
+
+    ∇J = Σ c · f'(ρ, Â) · ∇π/d        ρ = π/d
+
+GRPO compares the completions of a prompt with one another, takes several clipped steps on them, and counts every
+completion alike. The others change one part or two: how far the step is trusted (DAPO, GSPO, CISPO), what the baseline
+is (Dr.GRPO, RLOO), how tokens are counted, or what is imitated (RFT, SFT).
+
+After the table in *Towards a Unified View of Large Language Model Post-Training* (2025), arXiv:2509.04419. DAPO has
+its clip, its token mean and its resampling here; its penalty on long completions is a reward function, not a loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.group_rollout import GroupRollout, Rollout, Term
+from surefoot.objectives import PolicyObjective, aggregation, ratios, stabilizers
+from surefoot.objectives.advantages import group_mean, group_standardized, leave_one_out, outcome, unit
+
+
+@dataclass(frozen=True)
+class GRPO(GroupRollout):
+    """Rewards standardised in their group, PPO's clip, every completion counted alike (arXiv:2402.03300)."""
+
+    minibatches: int = hyperparameter(2, low=1, help="Optimiser steps of each pass.")
+    clip: float = hyperparameter(0.2, above=0, help="How far below 1 the ratio is followed.")
+    clip_high: float | None = hyperparameter(None, above=0, help="How far above 1; as far as below if not given.")
+
+    def objective(self) -> PolicyObjective:
+        return PolicyObjective(
+            group_standardized(epsilon=1e-4),
+            ratios.old(),
+            stabilizers.clip(self.clip, self.clip_high),
+            aggregation=aggregation.per_sequence(),
+            divergence=self.kl,
+            entropy=self.entropy,
+        )
+
+
+@dataclass(frozen=True)
+class DrGRPO(GRPO):
+    """GRPO without its two biases: no division by the deviation, none by the length (arXiv:2503.20783)."""
+
+    def objective(self) -> PolicyObjective:
+        return PolicyObjective(
+            group_mean(),
+            ratios.old(),
+            stabilizers.clip(self.clip, self.clip_high),
+            aggregation=aggregation.constant_length(self.max_tokens),
+            divergence=self.kl,
+            entropy=self.entropy,
+        )
+
+
+@dataclass(frozen=True)
+class DAPO(GRPO):
+    """GRPO with a wider clip above, every token counted alike, and only groups that disagree (arXiv:2503.14476)."""
+
+    clip_high: float | None = hyperparameter(0.28, above=0, help="How far above 1; as far as below if not given.")
+    informative: float = hyperparameter(
+        1.0, low=0, high=1, help="Share of prompts whose rewards must differ; below it more prompts are sampled."
+    )
+
+    def objective(self) -> PolicyObjective:
+        return PolicyObjective(
+            group_standardized(epsilon=1e-4),
+            ratios.old(),
+            stabilizers.clip(self.clip, self.clip_high),
+            aggregation=aggregation.mean(),
+            divergence=self.kl,
+            entropy=self.entropy,
+        )
+
+
+@dataclass(frozen=True)
+class GSPO(GRPO):
+    """GRPO on the length-normalised ratio of the whole completion, with a narrow clip (arXiv:2507.18071)."""
+
+    clip: float = hyperparameter(3e-4, above=0, help="How far below 1 the ratio is followed.")
+    clip_high: float | None = hyperparameter(4e-4, above=0, help="How far above 1; as far as below if not given.")
+
+    def objective(self) -> PolicyObjective:
+        return PolicyObjective(
+            group_standardized(epsilon=1e-4),
+            ratios.sequence(),
+            stabilizers.clip(self.clip, self.clip_high),
+            aggregation=aggregation.per_sequence(),
+            divergence=self.kl,
+            entropy=self.entropy,
+        )
+
+
+@dataclass(frozen=True)
+class CISPO(GRPO):
+    """The importance weight is cut, never the gradient: every token is learned from (arXiv:2506.13585)."""
+
+    clip: float = hyperparameter(1.0, above=0, help="The weight is at least 1 less this.")
+    clip_high: float | None = hyperparameter(0.28, above=0, help="And at most 1 plus this; `clip` if not given.")
+
+    def objective(self) -> PolicyObjective:
+        return PolicyObjective(
+            group_standardized(epsilon=1e-4),
+            ratios.truncated(self.clip, self.clip if self.clip_high is None else self.clip_high),
+            stabilizers.none(),
+            aggregation=aggregation.mean(),
+            divergence=self.kl,
+            entropy=self.entropy,
+        )
+
+
+@dataclass(frozen=True)
+class RLOO(GroupRollout):
+    """REINFORCE on whole completions with the mean of the others as baseline (arXiv:2402.14740)."""
+
+    def objective(self) -> PolicyObjective:
+        return PolicyObjective(
+            leave_one_out(),
+            ratios.current(),
+            stabilizers.none(),
+            aggregation=aggregation.constant_length(1.0),
+            divergence=self.kl,
+            entropy=self.entropy,
+        )
+
+
+@dataclass(frozen=True)
+class RFT(GroupRollout):
+    """Imitation of the completions that succeeded, weighted by their reward (rejection sampling)."""
+
+    def objective(self) -> PolicyObjective:
+        return PolicyObjective(outcome(), ratios.current(), stabilizers.none(), aggregation=aggregation.mean())
+
+
+@dataclass(frozen=True)
+class SFT(GroupRollout):
+    """Maximum likelihood of the demonstrations; nothing is written and nothing rewarded."""
+
+    samples: int = hyperparameter(0, low=0, high=0, help="Completions of each prompt: none.")
+
+    def objective(self) -> PolicyObjective:
+        return PolicyObjective(unit(), ratios.current(), stabilizers.none(), aggregation=aggregation.mean())
+
+    def terms(self, rollout: Rollout) -> list[Term]:
+        return [self.imitation(rollout, name="")]
+
+    def steps(self) -> list[str]:
+        return [
+            f"take {self.prompts} prompts with their demonstrations",
+            f"{self.epochs} × {self.minibatches} steps of AdamW: minimise −mean log π of the demonstrations' tokens",
+        ]

@@ -1,0 +1,85 @@
+"""A language model that acts: text in, text out, in a folder that transformers loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surefoot.models.language.generation import Completions, Engine, generate
+from surefoot.models.language.model import LanguageModel, load_model
+from surefoot.seeding import torch_stream
+
+FORMAT = "surefoot-language-agent-1"
+LIMIT = 256  # tokens of a completion where the agent's facts name no other number
+
+
+class LanguageAgent:
+    """A model and how it was sampled while it learned; `predict` has the form that evaluations know."""
+
+    loop: ClassVar[str] = "group-rollout"
+
+    def __init__(self, model: LanguageModel, facts: dict[str, Any] | None = None) -> None:
+        self.model, self.facts = model, facts or {}
+
+    def write(
+        self,
+        prompts: Sequence[Any],
+        samples: int = 1,
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
+        engine: Engine = generate,
+    ) -> Completions:
+        """`samples` completions of every prompt; `temperature=0` takes the likeliest token. What is not given is as it
+        was in training."""
+        limit = self.facts.get("max_tokens", LIMIT) if max_tokens is None else max_tokens
+        heat = self.facts.get("temperature", 1.0) if temperature is None else temperature
+        uniform = torch.rand(len(prompts), samples, limit, generator=torch_stream(seed, "evaluation"))
+        stop = self.facts.get("stop", ())
+        return engine(self.model, self.model.encode(prompts), uniform, temperature=heat, stop=stop)
+
+    def texts(self, prompts: Sequence[Any], samples: int = 1, **settings: Any) -> list[str]:
+        """The same as texts, the samples of a prompt side by side."""
+        return self.model.decode(self.write(prompts, samples, **settings).tokens)
+
+    def predict(
+        self, observation: np.ndarray | str, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, None]:
+        """Completions of a batch of prompts (or of one)."""
+        given = np.asarray(observation)
+        prompts = [_prompt(str(text)) for text in given.reshape(-1)]
+        seed = int(torch.randint(2**31 - 1, ()))
+        texts = self.texts(prompts, temperature=0.0 if deterministic else None, seed=0 if deterministic else seed)
+        return np.array(texts).reshape(given.shape), None
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model as transformers (or PEFT) keeps it, and `agent.json`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save(folder)
+        (folder / "agent.json").write_text(json.dumps({"format": FORMAT, **self.facts}, indent=2))
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> LanguageAgent:
+        """The agent that `save` wrote. No code of the folder is run."""
+        facts = json.loads((Path(folder) / "agent.json").read_text())
+        facts.pop("format", None)
+        return cls(load_model(folder), facts)
+
+    @property
+    def vector(self) -> Tensor:
+        """All learned weights as one vector."""
+        return torch.cat([w.detach().flatten() for w in self.model.parameters().values()])
+
+
+def _prompt(text: str) -> Any:
+    """A prompt from its text; chat messages come as JSON."""
+    return json.loads(text) if text.startswith('[{"role"') else text

@@ -1,0 +1,136 @@
+"""Writing completions: a group's prompt is read once, then all of its samples go on together.
+
+Every sample draws from a row of uniform numbers of its own, so what it writes does not depend on who is beside it, and
+the same numbers give the same text. Samples that have finished leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from surefoot.errors import UsageError
+from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.sequences import left_padded
+
+
+@dataclass(frozen=True)
+class Completions:
+    """What was written, prompt by prompt: `samples` in a row for each."""
+
+    tokens: list[list[int]]
+    log_prob: list[list[float]]  # of every token, under the distribution that it was drawn from
+    finished: list[bool]  # False where the limit cut it off
+
+
+class Engine(Protocol):
+    """What writes completions."""
+
+    def __call__(
+        self,
+        model: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        uniform: Float[Tensor, "prompts samples tokens"],
+        *,
+        temperature: float,
+        stop: Sequence[str] = (),
+    ) -> Completions: ...
+
+
+@torch.no_grad()
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    uniform: Float[Tensor, "prompts samples tokens"],
+    *,
+    temperature: float,
+    stop: Sequence[str] = (),
+) -> Completions:
+    """Completions of every prompt, `uniform.shape[1]` each, of at most `uniform.shape[2]` tokens.
+
+    `temperature=0` always takes the likeliest token. A completion ends with the end-of-sequence token, or with the
+    first of the `stop` texts that it contains; both stay in it.
+    """
+    samples, limit = uniform.shape[1:]
+    _check_room(model, prompts, limit)
+    base, training = model.base, model.network.training
+    remembered = "cache" if "cache" in signature(base.base_model.forward).parameters else "past_key_values"
+    model.network.eval()
+    draws = uniform.flatten(0, 1).to(model.device)
+    tokens, seen = (x.to(model.device) for x in left_padded(prompts))
+    positions = (seen.cumsum(-1) - 1).clamp(min=0)
+    out = base.base_model(input_ids=tokens, attention_mask=seen.long(), position_ids=positions, use_cache=True)
+    cache, hidden = out[remembered], out.last_hidden_state[:, -1].repeat_interleave(samples, 0)
+    cache.batch_repeat_interleave(samples)
+    seen, position = seen.repeat_interleave(samples, 0), positions[:, -1:].repeat_interleave(samples, 0)
+    padded = not bool(seen.all())
+    rows = torch.arange(len(hidden), device=model.device)
+    written = torch.zeros(len(rows), limit, dtype=torch.int64, device=model.device)
+    log_prob = torch.zeros(len(rows), limit, device=model.device)
+    lengths, done = torch.full((len(rows),), limit), torch.zeros_like(rows, dtype=torch.bool)
+    for t in range(limit):
+        choice, chosen = draw(model.next_logits(hidden, temperature or 1.0), draws[rows, t], temperature == 0)
+        written[rows, t], log_prob[rows, t] = choice, chosen
+        done = choice == model.tokenizer.eos_token_id
+        if stop:
+            done |= _stopped(model, written[rows, : t + 1], stop)
+        lengths[rows[done].cpu()] = t + 1
+        if bool(done.all()) or t + 1 == limit:
+            break
+        if bool(done.any()):
+            keep = (~done).nonzero().squeeze(-1)
+            rows, choice, seen, position = rows[keep], choice[keep], seen[keep], position[keep]
+            cache.batch_select_indices(keep)
+        position = position + 1
+        seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
+        out = base.base_model(
+            input_ids=choice[:, None],
+            attention_mask=seen.long() if padded else None,
+            position_ids=position,
+            use_cache=True,
+            **{remembered: cache},
+        )
+        hidden = out.last_hidden_state[:, -1]
+    model.network.train(training)
+    finished = torch.ones(len(lengths), dtype=torch.bool)
+    finished[rows[~done].cpu()] = False
+    return Completions(
+        [row[:n] for row, n in zip(written.tolist(), lengths.tolist())],
+        [row[:n] for row, n in zip(log_prob.tolist(), lengths.tolist())],
+        finished.tolist(),
+    )
+
+
+def draw(logits: Tensor, uniform: Tensor, greedy: bool = False) -> tuple[Tensor, Tensor]:
+    """A token of every row by the inverse of its distribution function at a uniform number, and its log-probability."""
+    log_probs = logits.log_softmax(-1)
+    if greedy:
+        chosen, choice = log_probs.max(-1)
+        return choice, chosen
+    cumulative = log_probs.exp().cumsum(-1, dtype=torch.float64)
+    choice = torch.searchsorted(cumulative, uniform[:, None].double() * cumulative[:, -1:], right=True).squeeze(-1)
+    choice = choice.clamp(max=logits.shape[-1] - 1)
+    return choice, log_probs.gather(-1, choice[:, None]).squeeze(-1)
+
+
+def _stopped(model: LanguageModel, written: Tensor, stop: Sequence[str]) -> Tensor:
+    """Which rows have just completed one of the stop texts."""
+    reach = 2 + max(len(text) for text in stop)  # tokens that can be part of it: one character is at least one token
+    texts = model.decode(written[:, -reach:].tolist())
+    return torch.tensor([any(s in text for s in stop) for text in texts], device=written.device)
+
+
+def _check_room(model: LanguageModel, prompts: Sequence[Sequence[int]], limit: int) -> None:
+    room = getattr(model.base.config, "max_position_embeddings", None)
+    longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
+    if room is not None and len(prompts[longest]) + limit > room:
+        raise UsageError(
+            f"prompt {longest} has {len(prompts[longest])} tokens and max_tokens={limit} more are asked for, but the "
+            f"model reads {room}; use max_tokens={max(1, room - len(prompts[longest]))} or shorter prompts."
+        )

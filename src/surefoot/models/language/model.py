@@ -1,0 +1,241 @@
+"""A causal language model of transformers as a policy: what it would write, and how likely it is to write it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from surefoot.errors import UsageError
+from surefoot.models.language.head import logits_of, token_log_probs
+from surefoot.models.language.sequences import Sequences
+
+EXTRA = 'pip install "surefoot[language]"'
+LORA_TARGETS = "all-linear"
+
+
+class TokenStatistics(NamedTuple):
+    """Of every token `[batch, length]`; 0 where `valid` is False."""
+
+    log_prob: Float[Tensor, "batch length"]
+    entropy: Float[Tensor, "batch length"]
+
+
+@dataclass
+class LanguageModel:
+    """A model, its tokenizer, and what it is compared with.
+
+    `network` is a `PreTrainedModel` or a PEFT model around one. `reference` is a frozen copy; a PEFT model needs none:
+    it is its own reference with the adapter off.
+    """
+
+    network: Any
+    tokenizer: Any
+    reference: Any = None
+
+    def __post_init__(self) -> None:
+        tokenizer = self.tokenizer
+        if tokenizer.eos_token_id is None:
+            raise UsageError(
+                f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token, so the model could never "
+                "finish; set one: tokenizer.eos_token = '…'."
+            )
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        size, largest = len(self.head()[0]), max(tokenizer.eos_token_id, tokenizer.pad_token_id)
+        if largest >= size:
+            raise UsageError(
+                f"the tokenizer's token {largest} is outside the model's vocabulary of {size}; tokenizer and model do "
+                "not belong together."
+            )
+
+    # --- the parts of the network ------------------------------------------------------------------------------------
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the network is a PEFT model."""
+        return hasattr(self.network, "disable_adapter")
+
+    @property
+    def base(self) -> Any:
+        """The transformers model, inside its adapter if it has one."""
+        return self.network.get_base_model() if self.adapted else self.network
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def head(self, network: Any = None) -> tuple[Tensor, Tensor | None, float | None]:
+        """Weight and bias of the output layer, and the cap on logits that some models have."""
+        base = self.base if network is None else network
+        layer = base.get_output_embeddings()
+        if layer is None:
+            raise UsageError(f"{type(base).__name__} has no output layer; give a causal language model.")
+        return layer.weight, getattr(layer, "bias", None), getattr(base.config, "final_logit_softcapping", None)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is learned, by name."""
+        return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+
+    @contextmanager
+    def as_reference(self) -> Iterator[Any]:
+        """The network to compare with: the frozen copy, or the model without its adapter."""
+        if self.adapted:
+            with self.network.disable_adapter():
+                yield self.base
+        elif self.reference is not None:
+            yield self.reference
+        else:
+            raise UsageError("there is no reference model: keep_reference() makes one, before learning starts.")
+
+    def keep_reference(self) -> None:
+        """Freeze a copy of the network as it stands; nothing to do where an adapter can be switched off."""
+        if self.adapted or self.reference is not None:
+            return
+        from copy import deepcopy
+
+        self.reference = deepcopy(self.network).requires_grad_(False).eval()
+
+    # --- likelihood --------------------------------------------------------------------------------------------------
+
+    def statistics(self, sequences: Sequences, *, temperature: float = 1.0, reference: bool = False) -> TokenStatistics:
+        """Log-probabilities and entropies of the valid tokens; with `reference=True` those of the reference."""
+        if reference:
+            with torch.no_grad(), self.as_reference() as network:
+                return self._statistics(network, sequences, temperature)
+        return self._statistics(self.base, sequences, temperature)
+
+    def _statistics(self, network: Any, sequences: Sequences, temperature: float) -> TokenStatistics:
+        tokens, valid = sequences.tokens.to(self.device), sequences.valid.to(self.device)
+        found = torch.zeros(2, *tokens.shape, dtype=torch.float32, device=tokens.device)
+        if not bool(valid.any()):
+            return TokenStatistics(*found)
+        hidden = network.base_model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+        written = valid[:, 1:]
+        weight, bias, softcap = self.head(network)
+        log_prob, entropy = token_log_probs(
+            hidden[written], weight, tokens[:, 1:][written], bias=bias, temperature=temperature, softcap=softcap
+        )
+        place = (valid.flatten().nonzero().squeeze(-1),)
+        return TokenStatistics(
+            *(x.flatten().index_put(place, y).view_as(x) for x, y in zip(found, (log_prob, entropy)))
+        )
+
+    def next_logits(self, hidden: Tensor, temperature: float) -> Float[Tensor, "batch vocabulary"]:
+        """The logits of the next token over the temperature, in float32, from the last hidden states."""
+        weight, bias, softcap = self.head()
+        return logits_of(hidden, weight, bias, temperature, softcap)
+
+    # --- text --------------------------------------------------------------------------------------------------------
+
+    def encode(self, prompts: Sequence[Any]) -> list[list[int]]:
+        """Prompts as tokens: texts as they are, lists of messages through the tokenizer's chat template."""
+        rows = []
+        for i, prompt in enumerate(prompts):
+            if isinstance(prompt, str):
+                rows.append(self.tokenizer(prompt).input_ids)
+            elif self.tokenizer.chat_template is None:
+                raise UsageError(
+                    f"prompt {i} is a list of messages, but the tokenizer has no chat template; give text."
+                )
+            else:
+                rows.append(
+                    self.tokenizer.apply_chat_template(
+                        list(prompt), add_generation_prompt=True, tokenize=True, return_dict=False
+                    )
+                )
+        return rows
+
+    def encode_completions(self, texts: Sequence[str]) -> list[list[int]]:
+        """Texts to be written, each with its end of sequence."""
+        end = self.tokenizer.eos_token_id
+        return [[*self.tokenizer(text, add_special_tokens=False).input_ids, end] for text in texts]
+
+    def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
+        """What was written, without special tokens."""
+        return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+
+    # --- files -------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> Path:
+        """Write what transformers (or PEFT, of an adapter) loads."""
+        folder = Path(folder)
+        self.network.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        return folder
+
+
+def load_model(name: str | Path, *, lora: int | None = None, dtype: str = "float32", **options: Any) -> LanguageModel:
+    """A causal language model from a folder, a hub id, or a folder that holds a PEFT adapter.
+
+    Args:
+        lora: rank of a new adapter on all linear layers; None learns all weights (or the adapter that was loaded).
+        dtype: of the weights.
+        options: go to `from_pretrained`, such as `gguf_file` or `attn_implementation`.
+
+    Raises:
+        UsageError: nothing that can be loaded is there, or the adapter belongs to another base.
+    """
+    transformers = need("transformers")
+    folder = Path(name)
+    try:
+        if (folder / "adapter_config.json").exists():
+            network = _adapted(folder, dtype, options)
+        else:
+            network = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **options)
+        keep = {key: options[key] for key in ("gguf_file",) if key in options}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **keep)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"model={str(name)!r} could not be loaded: {str(error).splitlines()[0]} Give a folder that transformers "
+            "wrote, a hub id that is reachable, or 'nano'."
+        ) from error
+    if lora is not None:
+        network = with_lora(network, lora)
+    return LanguageModel(network, tokenizer)
+
+
+def _adapted(folder: Path, dtype: str, options: dict[str, Any]) -> Any:
+    peft = need("peft")
+    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    network = need("transformers").AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype), **options)
+    try:
+        return peft.PeftModel.from_pretrained(network, folder, is_trainable=True)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"the adapter in {folder} does not fit its base {base!r} ({str(error).splitlines()[0]}); it was made for "
+            "another model. Put the right base at that path, or name it in adapter_config.json."
+        ) from error
+
+
+def with_lora(network: Any, rank: int) -> Any:
+    """The network with a fresh adapter of this rank on all linear layers, the only part that is learned."""
+    peft = need("peft")
+    if rank < 1:
+        raise UsageError(f"lora={rank} is not allowed; it is the rank of the adapter, a whole number of at least 1.")
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+    return peft.get_peft_model(network, config)
+
+
+def need(module: str) -> Any:
+    """An optional module.
+
+    Raises:
+        UsageError: it is not installed; the message says how.
+    """
+    try:
+        found = import_module(module)
+        if module == "transformers" and not sys.stderr.isatty():
+            found.utils.logging.disable_progress_bar()
+        return found
+    except ImportError as error:
+        raise UsageError(f"language models need {module}, which is not installed: {EXTRA}.") from error

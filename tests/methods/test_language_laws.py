@@ -1,0 +1,100 @@
+"""The law every method on groups of completions is held to: it finds what is best in two languages where that is known,
+takes any piece of a batch at a time, and goes on to the bit where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("transformers", reason="language models need surefoot[language]")
+
+import surefoot as sf
+from surefoot import catalogue
+from surefoot.loops.group_rollout import GroupRollout
+
+spec = importlib.util.spec_from_file_location("language_micro", Path(__file__).with_name("language_micro.py"))
+micro = importlib.util.module_from_spec(spec)
+sys.modules["language_micro"] = micro
+spec.loader.exec_module(micro)
+
+CLASSES = {catalogue.method_class(e.slug): e.slug for e in reversed(catalogue.methods())}
+METHODS = [slug for method, slug in CLASSES.items() if issubclass(method, GroupRollout)]
+every_method = pytest.mark.parametrize("slug", METHODS)
+ONE, TEN = micro.Bits(1), micro.Bits(10)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {task: micro.at_random(task) for task in (ONE, TEN)}
+
+
+def small(slug: str, **changes) -> GroupRollout:
+    """The method at a size for tests, the paper's own coefficients kept."""
+    method = catalogue.method_class(slug)
+    names = {f.name for f in dataclasses.fields(method)}
+    sizes = {"prompts": 8, "samples": 8, "max_tokens": 3, "kl": 0.0, **changes}
+    sizes = {k: v for k, v in sizes.items() if k in names}
+    if method.__dataclass_fields__["samples"].default == 0:
+        del sizes["samples"]
+    return method(**sizes)
+
+
+def weights(learner) -> torch.Tensor:
+    return torch.cat([w.detach().flatten() for w in learner.weights.values()])
+
+
+@every_method
+@pytest.mark.parametrize(("task", "steps"), [(ONE, 40), (TEN, 80)])
+def test_it_finds_the_best_policy(slug, task, steps, models):
+    model = deepcopy(models[task])
+    before = micro.written(model, task)
+    assert 0.3 < before < 0.7
+    run = micro.learner(small(slug, max_tokens=task.length), task, model, total_steps=steps)
+    for _ in range(steps):
+        run.iterate()
+        if micro.written(model, task) > 0.9:
+            break
+    assert micro.written(model, task) > 0.9
+
+
+@every_method
+def test_any_number_of_tokens_at_a_time_gives_the_same_gradient(slug, models):
+    found = []
+    for tokens in (None, 40, 7, 1):
+        run = micro.learner(
+            small(slug, micro_tokens=tokens, max_grad_norm=None, max_tokens=12), TEN, deepcopy(models[TEN])
+        )
+        run.optimizer = torch.optim.SGD(run.weights.values(), lr=1.0)
+        before = weights(run)
+        run.iterate()
+        found.append(weights(run) - before)
+    assert found[0].any()
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other, rtol=1e-4, atol=1e-5)
+
+
+@every_method
+def test_stopped_and_loaded_it_goes_on_to_the_same_bits(slug, models):
+    whole = micro.learner(small(slug), ONE, deepcopy(models[ONE]), seed=3)
+    rows = [whole.iterate() for _ in range(4)]
+    cut = micro.learner(small(slug), ONE, deepcopy(models[ONE]), seed=3)
+    assert [cut.iterate() for _ in range(2)] == rows[:2]
+    on = micro.learner(small(slug), ONE, deepcopy(models[ONE]), seed=3)
+    on.load(cut.state(), cut.iteration, 0)
+    assert [on.iterate() for _ in range(2)] == rows[2:]
+    assert torch.equal(weights(on), weights(whole))
+
+
+@every_method
+def test_explain_shows_formula_steps_and_every_hyperparameter(slug):
+    text = sf.explain(slug)
+    for heading in ("OBJECTIVE", "ALGORITHM", "HYPERPARAMETERS"):
+        assert heading in text
+    for field in dataclasses.fields(catalogue.method_class(slug)):
+        assert field.name in text

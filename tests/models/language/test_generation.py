@@ -1,0 +1,82 @@
+"""What is written: the model's own distribution, whoever else is in the batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from surefoot.errors import UsageError
+from surefoot.models.language.generation import draw, generate
+from surefoot.models.language.sequences import join
+
+PROMPTS = [[1, 30, 31, 32], [1, 40], [1, 50, 51, 52, 53, 54]]
+
+
+def numbers(prompts, samples, tokens, seed=0):
+    return torch.rand(prompts, samples, tokens, generator=torch.Generator().manual_seed(seed))
+
+
+def test_log_probabilities_are_those_that_learning_sees(tiny):
+    found = generate(tiny, PROMPTS, numbers(3, 4, 12), temperature=0.7)
+    batch = join([p for p in PROMPTS for _ in range(4)], found.tokens)
+    learned = tiny.statistics(batch, temperature=0.7).log_prob[batch.valid]
+    written = torch.tensor([x for row in found.log_prob for x in row])
+    torch.testing.assert_close(written, learned, rtol=1e-5, atol=1e-5)
+
+
+def test_a_sample_is_the_same_alone_and_beside_others(tiny):
+    uniform = numbers(3, 4, 12)
+    together = generate(tiny, PROMPTS, uniform, temperature=1.0)
+    for i, prompt in enumerate(PROMPTS):
+        alone = generate(tiny, [prompt], uniform[i : i + 1, 2:3], temperature=1.0)
+        assert alone.tokens[0] == together.tokens[4 * i + 2]
+
+
+def test_the_likeliest_tokens_are_those_of_transformers_generate(tiny):
+    found = generate(tiny, PROMPTS, numbers(3, 1, 10), temperature=0)
+    for prompt, written in zip(PROMPTS, found.tokens, strict=True):
+        theirs = tiny.network.generate(
+            torch.tensor([prompt]), max_new_tokens=10, do_sample=False, pad_token_id=0, eos_token_id=2
+        )
+        assert written == theirs[0, len(prompt) :].tolist()
+
+
+def test_finished_and_cut_off_are_told_apart(tiny):
+    with torch.no_grad():  # an end that grows likely only after a while: at random, some rows end and some do not
+        tiny.network.get_output_embeddings().weight[2] *= 3
+    found = generate(tiny, PROMPTS, numbers(3, 32, 12), temperature=1.5)
+    assert any(found.finished) and not all(found.finished)
+    for tokens, finished in zip(found.tokens, found.finished, strict=True):
+        assert finished == (tokens[-1] == 2)
+        assert 2 not in tokens[:-1] and (finished or len(tokens) == 12)
+
+
+def test_a_stop_text_ends_a_completion(tiny):
+    free = generate(tiny, PROMPTS[:1], numbers(1, 1, 12), temperature=1.0)
+    text = tiny.decode(free.tokens)[0]
+    stop = text[3:5]
+    found = generate(tiny, PROMPTS[:1], numbers(1, 1, 12), temperature=1.0, stop=[stop])
+    assert found.finished == [True]
+    written = tiny.decode(found.tokens)[0]
+    assert written.endswith(stop) and text.startswith(written) and stop not in written[:-1]
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely():
+    logits = torch.tensor([0.1, 2.0, -1.0, -torch.inf]).log_softmax(-1)
+    uniform = (torch.arange(10_000) + 0.5) / 10_000
+    choice, log_prob = draw(logits.expand(10_000, -1), uniform)
+    share = torch.bincount(choice, minlength=4) / 10_000
+    torch.testing.assert_close(share, logits.exp(), rtol=0, atol=2e-4)
+    torch.testing.assert_close(log_prob, logits[choice])
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
+def test_the_ends_of_the_unit_interval_draw_possible_tokens(uniform):
+    logits = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf]])
+    choice, log_prob = draw(logits, torch.tensor([uniform]))
+    assert choice.item() in (1, 2) and torch.isfinite(log_prob).all()
+
+
+def test_no_room_for_the_completion_is_said_before_writing(tiny):
+    with pytest.raises(UsageError, match="max_tokens=58 or shorter"):
+        generate(tiny, PROMPTS, numbers(3, 1, 60), temperature=1.0)

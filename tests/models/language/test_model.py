@@ -1,0 +1,111 @@
+"""Likelihoods, references, adapters and files of language models."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from surefoot.errors import UsageError
+from surefoot.models.language.model import LanguageModel, load_model, with_lora
+from surefoot.models.language.sequences import join
+
+PROMPTS, WRITTEN = [[1, 30, 31, 32], [1, 40]], [[50, 51, 2], [60, 2]]
+
+
+def test_likelihoods_are_those_of_transformers_logits(tiny):
+    batch = join(PROMPTS, WRITTEN)
+    found = tiny.statistics(batch, temperature=0.8)
+    logits = tiny.network(input_ids=batch.tokens).logits[:, :-1] / 0.8
+    log_p = logits.log_softmax(-1)
+    wanted = log_p.gather(-1, batch.tokens[:, 1:, None]).squeeze(-1)
+    written = batch.valid[:, 1:]
+    torch.testing.assert_close(found.log_prob[:, 1:][written], wanted[written], rtol=1e-5, atol=1e-5)
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    torch.testing.assert_close(found.entropy[:, 1:][written], entropy[written], rtol=1e-5, atol=1e-5)
+    assert not found.log_prob[~batch.valid].any() and not found.entropy[~batch.valid].any()
+
+
+def test_gradients_are_those_of_transformers_logits(tiny):
+    batch = join(PROMPTS, WRITTEN)
+    weights = list(tiny.parameters().values())
+    pull = torch.randn(batch.valid.shape, generator=torch.Generator().manual_seed(0)) * batch.valid
+    mine = torch.autograd.grad((tiny.statistics(batch).log_prob * pull).sum(), weights)
+    log_p = tiny.network(input_ids=batch.tokens).logits[:, :-1].log_softmax(-1)
+    full = log_p.gather(-1, batch.tokens[:, 1:, None]).squeeze(-1)
+    theirs = torch.autograd.grad((full * pull[:, 1:]).sum(), weights)
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_changes_nothing(tiny):
+    alone = tiny.statistics(join(PROMPTS[1:], WRITTEN[1:])).log_prob
+    beside = tiny.statistics(join(PROMPTS, WRITTEN)).log_prob[1:, : alone.shape[1]]
+    torch.testing.assert_close(alone, beside, rtol=1e-5, atol=1e-6)
+
+
+def test_the_reference_stays_while_the_model_moves(tiny):
+    batch = join(PROMPTS, WRITTEN)
+    tiny.keep_reference()
+    before = tiny.statistics(batch).log_prob.detach()
+    with torch.no_grad():
+        for weight in tiny.parameters().values():
+            weight.add_(0.1)
+    torch.testing.assert_close(tiny.statistics(batch, reference=True).log_prob, before)
+    assert not torch.allclose(tiny.statistics(batch).log_prob, before)
+
+
+def test_without_a_reference_the_error_says_how_to_keep_one(tiny):
+    with pytest.raises(UsageError, match="keep_reference"):
+        tiny.statistics(join(PROMPTS, WRITTEN), reference=True)
+
+
+def test_an_adapter_is_its_own_reference_and_all_that_is_learned(tiny, tmp_path):
+    pytest.importorskip("peft")
+    batch = join(PROMPTS, WRITTEN)
+    before = tiny.statistics(batch).log_prob.detach()
+    tiny.save(tmp_path / "base")
+    model = LanguageModel(with_lora(load_model(tmp_path / "base").network, 4), tiny.tokenizer)
+    assert model.parameters() and all("lora" in name for name in model.parameters())
+    with torch.no_grad():
+        for weight in model.parameters().values():
+            weight.add_(0.1)
+    moved = model.statistics(batch).log_prob.detach()
+    assert not torch.allclose(moved, before)
+    torch.testing.assert_close(model.statistics(batch, reference=True).log_prob, before)
+    model.save(tmp_path / "adapter")
+    torch.testing.assert_close(load_model(tmp_path / "adapter").statistics(batch).log_prob, moved)
+
+
+def test_an_adapter_of_another_base_is_refused(tiny, tmp_path):
+    pytest.importorskip("peft")
+    from surefoot.models.language.nano import Nano, fresh
+
+    tiny.save(tmp_path / "base")
+    LanguageModel(with_lora(load_model(tmp_path / "base").network, 4), tiny.tokenizer).save(tmp_path / "adapter")
+    fresh(Nano(width=32, layers=2, heads=2, context=64, warmup=0)).save(tmp_path / "base")
+    with pytest.raises(UsageError, match="does not fit its base"):
+        load_model(tmp_path / "adapter")
+
+
+def test_what_cannot_be_loaded_says_what_can(tmp_path):
+    with pytest.raises(UsageError, match="'nano'"):
+        load_model(tmp_path / "nothing")
+
+
+def test_a_tokenizer_without_an_end_is_refused(tiny):
+    tiny.tokenizer.eos_token = None
+    with pytest.raises(UsageError, match="end-of-sequence"):
+        LanguageModel(tiny.network, tiny.tokenizer)
+
+
+def test_a_tokenizer_beyond_the_vocabulary_is_refused(tiny):
+    tiny.tokenizer.add_special_tokens({"eos_token": "<another end>"})
+    with pytest.raises(UsageError, match="outside the model's vocabulary"):
+        LanguageModel(tiny.network, tiny.tokenizer)
+
+
+def test_text_survives_the_tokenizer(tiny):
+    text = "make 24 from 3 4: (3+4)*2!\n ~end "
+    assert tiny.decode([tiny.encode([text])[0]]) == [text]
+    (written,) = tiny.encode_completions(["12"])
+    assert written[-1] == tiny.tokenizer.eos_token_id and tiny.decode([written]) == ["12"]
