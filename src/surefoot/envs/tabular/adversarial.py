@@ -1,0 +1,129 @@
+"""MDPs whose rewards change from episode to episode, and instances to learn in while they do."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.envs.tabular.mdp import TabularMDP
+from surefoot.envs.tabular.zoo import entry, whole
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import hyperparameter
+from surefoot.seeding import numpy_stream
+
+NOISES = ("none", "bernoulli")
+
+
+@dataclass(frozen=True, eq=False)
+class AdversarialMDP(TabularMDP):
+    """An MDP with a horizon whose rewards change: N tables, each for `length` episodes, then from the first again.
+
+    stages: `[N, S, A]`, or `[N, H, S, A]` with an axis of steps. `reward` is their mean (see `adversarial`): whoever
+    does not look at the stages sees the average MDP, whose best policy is the best in hindsight over whole rounds.
+    bounds: the least and the greatest reward that can occur; None: those of the stages.
+    noise: "bernoulli" draws each reward from the two bounds, with the mean that the stage has.
+
+    Raises `UsageError` for stages of another shape or outside the bounds.
+    """
+
+    stages: Any = None
+    length: int = hyperparameter(1, low=1, help="Episodes that a table of rewards lasts.")
+    noise: str = hyperparameter("none", choices=NOISES, help="How rewards are drawn around their means.")
+    bounds: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.horizon is None:
+            return  # the MDP of one step
+        stages = torch.as_tensor(self.stages, dtype=torch.float64)
+        pairs = (self.states, self.actions)
+        if not len(stages) or tuple(stages.shape[1:]) not in (pairs, (self.horizon, *pairs)):
+            raise UsageError(
+                f"stages has shape {list(stages.shape)}; it must be [N, S, A] or [N, H, S, A] with H={self.horizon}, "
+                f"S={self.states}, A={self.actions}."
+            )
+        least, greatest = float(stages.min()), float(stages.max())
+        low, high = self.bounds or (least, greatest)
+        if not low <= least <= greatest <= high:
+            raise UsageError(f"bounds={self.bounds!r} do not hold the stages, which go from {least:g} to {greatest:g}.")
+        object.__setattr__(self, "stages", stages)
+        object.__setattr__(self, "bounds", (low, high))
+
+
+def adversarial(mdp: TabularMDP, stages: Any, **changes: Any) -> AdversarialMDP:
+    """An MDP with other rewards in each episode: `stages`, and `length`, `noise`, `bounds` of `AdversarialMDP`.
+
+    Raises `UsageError` without a horizon.
+    """
+    if mdp.horizon is None:
+        raise UsageError(f"{mdp.name!r} has no horizon; rewards that change with the episode need one: horizon=H.")
+    stages = torch.as_tensor(stages, dtype=torch.float64)
+    fields = {field.name: getattr(mdp, field.name) for field in dataclasses.fields(TabularMDP)}
+    return AdversarialMDP(**{**fields, "reward": stages.mean(0)}, stages=stages, **changes)
+
+
+# --- instances -------------------------------------------------------------------------------------------------------
+
+
+@entry
+def layers(horizon: int = 3, states: int = 3, actions: int = 2, gap: float = 0.2, seed: int = 0) -> AdversarialMDP:
+    """Losses of 0 or 1 with mean 0.5, or 0.5 − gap for the last action, in states that are drawn at random.
+
+    The kernel of each step is drawn from Dirichlet(1, …, 1), the first state is uniform. An episode's regret is `gap`
+    times the expected number of other actions than the last.
+    """
+    means = torch.full((1, states, actions), -0.5, dtype=torch.float64)
+    means[..., -1] += gap
+    return _in_layers(means, horizon, seed, name="layers")
+
+
+@entry
+def shifting_trap(
+    horizon: int = 3, states: int = 3, early: float = 0.1, late: float = 0.3, length: int = 6000, seed: int = 0
+) -> AdversarialMDP:
+    """The layers with a trap: for `length` episodes action 1 is better by `early`, then action 0 by `late`.
+
+    Over both stages action 0 is best; who has settled on action 1 pays for it.
+    """
+    means = torch.full((2, states, 2), -0.5, dtype=torch.float64)
+    means[0, :, 1] += early
+    means[1, :, 0] += late
+    return _in_layers(means, horizon, seed, name="shifting trap", length=length)
+
+
+def _in_layers(means: Tensor, horizon: int, seed: int, name: str, length: int = 1) -> AdversarialMDP:
+    _, states, actions = means.shape
+    draws = numpy_stream(seed, "layers").dirichlet([1.0] * states, (horizon, states, actions))
+    mdp = TabularMDP(draws, means.mean(0), gamma=1.0, horizon=horizon, name=name)
+    return adversarial(mdp, means, length=length, noise="bernoulli", bounds=(-1.0, 0.0))
+
+
+@entry
+def myopic_loop(chain: int = 6, swing: float = 0.05, period: int = 997) -> AdversarialMDP:
+    """Walk on along a chain for 0.5 a step to an end that is free, or turn off into a loop that costs 0.45 for ever.
+
+    Action 0 walks on, action 1 turns off at 0.45. Costs on the chain swing by `swing` in a sine of `period` episodes.
+    With as many steps as the chain is long, walking on costs 2.5 of the default chain and turning off at once 2.7, but
+    to those who act at random later, turning off looks better. Features are one-hot in state and action.
+    """
+    whole("chain", chain, 2)
+    whole("period", period, 1)
+    states, loop, end = chain + 1, chain, chain - 1
+    transition = torch.zeros(states, 2, states, dtype=torch.float64)
+    for state in range(end):
+        transition[state, 0, state + 1] = transition[state, 1, loop] = 1
+    transition[end, :, end] = transition[loop, :, loop] = 1
+    cost = torch.full((states, 2), 0.45, dtype=torch.float64)
+    cost[:end, 0], cost[end] = 0.5, 0.0
+    angle = 2 * math.pi * torch.arange(period, dtype=torch.float64) / period
+    stages = -cost.repeat(period, 1, 1)
+    stages[:, :end] -= swing * angle.sin()[:, None, None]
+    start = torch.eye(states, dtype=torch.float64)[0]
+    features = torch.eye(2 * states, dtype=torch.float64).view(states, 2, -1)
+    mdp = TabularMDP(transition, -cost, 1.0, start, chain, features=features, name="myopic loop")
+    return adversarial(mdp, stages)
