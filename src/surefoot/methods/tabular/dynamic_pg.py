@@ -1,0 +1,179 @@
+"""Dynamic policy gradient: a finite-horizon policy trained backwards, each epoch against a finished future.
+
+    for h = H−1, …, 0:   maximise  J_h(θ_h) = E_{s∼μ_h, a∼π_h}[ r_h(s, a) + V_{h+1}(s′) ]    θ_{h+1}, …, θ_{H−1} frozen
+
+The best action depends on the time that is left, so each epoch has a softmax table of its own. Trained all at once, an
+early epoch learns against a future that is still bad, and can settle for less long after it has become good; trained
+backwards, each epoch is a bandit with contexts whose rewards do not change. Reach for it in problems with a deadline
+where an episode can be started at any epoch: states of epoch h are drawn from μ_h.
+
+Sara Klein, Simon Weissmann and Leif Döring, *Beyond Stationarity: Convergence Analysis of Stochastic Softmax Policy
+Gradient Methods* (2023), arXiv:2310.02671.
+
+`SimultaneousPG` is the baseline: all epochs at once, along whole episodes.
+
+Departures: a discount is allowed. States in which the episode is over are left out of the uniform μ_h. After
+the updates of all epochs, epoch 0 is trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from surefoot.envs.tabular import TabularMDP
+from surefoot.envs.tabular.simulate import Transitions, absorbing, rollouts
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.tabular import Metrics, State, Tabular, uniform_policy
+from surefoot.loops.tabular_gradient import (
+    Evaluation,
+    evaluate,
+    occupancy,
+    returns_to_go,
+    score_gradient,
+    softmax,
+    softmax_gradient,
+)
+from surefoot.seeding import torch_stream
+
+
+@dataclass(frozen=True)
+class SimultaneousPG(Tabular):
+    """Softmax policy gradient on the tables of all epochs at once; steps of 1/(5H²R*) are those of the theory."""
+
+    needs: ClassVar[tuple[str, ...]] = ("horizon", "rewards of at least 0")
+    default_steps: ClassVar[int] = 1000
+
+    scale: float = hyperparameter(1.0, above=0, help="Step size, in multiples of the theory's; 10 and more are usual.")
+    batch: int | None = hyperparameter(None, low=1, help="Episodes of one update; None: exact gradients.")
+
+    def start(self, mdp: TabularMDP, seed: int) -> State:
+        assert mdp.horizon is not None
+        theta = torch.zeros(mdp.horizon, mdp.states, mdp.actions, dtype=torch.float64)
+        return {"theta": theta, "env_steps": torch.zeros((), dtype=torch.int64)}
+
+    def step(self, mdp: TabularMDP, state: State, seed: int, iteration: int) -> tuple[State, Metrics]:
+        """One update of the epochs in training. The metrics are those of the policy before it."""
+        h, policy = self.epoch(mdp, iteration), self.policy(mdp, state)
+        found = evaluate(mdp, policy)
+        if self.batch is None:
+            gradient, played = self.exact(mdp, policy, found, h), 0
+        else:
+            gradient, played = self.sampled(mdp, policy, h, self.batch, torch_stream(seed, "episodes", iteration))
+        theta = state["theta"] + self.step_size(mdp, h) * gradient
+        metrics = {"return_mean": mdp.initial @ found.value[0], "epoch": h, "env_steps": state["env_steps"]}
+        return {"theta": theta, "env_steps": state["env_steps"] + played}, metrics
+
+    def epoch(self, mdp: TabularMDP, iteration: int) -> int:
+        """The first epoch in training."""
+        return 0
+
+    def step_size(self, mdp: TabularMDP, h: int) -> float:
+        assert mdp.horizon is not None
+        return self.scale / (5 * mdp.horizon**2 * _greatest(mdp))
+
+    def exact(self, mdp: TabularMDP, policy: Tensor, found: Evaluation, h: int) -> Tensor:
+        """The gradient `[H, S, A]`."""
+        return softmax_gradient(found.occupancy, policy, found.q)
+
+    def sampled(
+        self, mdp: TabularMDP, policy: Tensor, h: int, batch: int, stream: torch.Generator
+    ) -> tuple[Tensor, int]:
+        """An unbiased estimate of it, and the steps of the environment that it took."""
+        met = rollouts(mdp, policy, batch, generator=stream)
+        discount = mdp.gamma ** torch.arange(met.rewards.shape[1])
+        return score_gradient(policy, met, discount * returns_to_go(met.rewards, mdp.gamma)), met.rewards.numel()
+
+    def policy(self, mdp: TabularMDP, state: State) -> Tensor:
+        return softmax(state["theta"], mdp.legal)
+
+    def objective(self) -> str:
+        return "maximise  E[ Σ_h r_h ]  over the softmax tables θ_0, …, θ_{H−1} of all epochs"
+
+    def steps(self) -> list[str]:
+        seen = "exactly, through visits and Q" if self.batch is None else f"from {self.batch} whole episodes"
+        return [f"the gradient of the return in every θ_h, {seen}", f"θ ← θ + {self.scale:g}/(5H²R*)·gradient"]
+
+
+@dataclass(frozen=True)
+class DynamicPG(SimultaneousPG):
+    """Softmax policy gradient backwards in time; steps of 1/(2(H−h)R*) are those of the theory."""
+
+    updates: tuple[int, ...] = hyperparameter(
+        (100,), low=1, help="N_h: updates of each epoch, one number for all or one for each of the epochs 0 … H−1."
+    )
+    sampling: str = hyperparameter(
+        "uniform",
+        choices=("uniform", "visited"),
+        help="μ_h: uniform over the states, or those that a uniform policy visits, which needs no simulator.",
+    )
+
+    def admit(self, mdp: TabularMDP) -> None:
+        super().admit(mdp)
+        if len(self.updates) not in (1, mdp.horizon):
+            raise UsageError(
+                f"DynamicPG: updates={self.updates!r} has {len(self.updates)} numbers; {mdp.name!r} has {mdp.horizon} "
+                "epochs. Give one number for all or one for each."
+            )
+
+    def epoch(self, mdp: TabularMDP, iteration: int) -> int:
+        """The epoch in training: H−1 first, each for its number of updates, then 0 for ever."""
+        assert mdp.horizon is not None
+        counts = self.updates * mdp.horizon if len(self.updates) == 1 else self.updates
+        done = sum(end <= iteration for end in accumulate(reversed(counts)))
+        return max(mdp.horizon - 1 - done, 0)
+
+    def step_size(self, mdp: TabularMDP, h: int) -> float:
+        assert mdp.horizon is not None
+        return self.scale / (2 * (mdp.horizon - h) * _greatest(mdp))
+
+    def states(self, mdp: TabularMDP, h: int) -> Tensor:
+        """μ_h `[S]`."""
+        if self.sampling == "uniform":
+            weight = (~absorbing(mdp)).double()
+        else:
+            weight = occupancy(mdp, uniform_policy(mdp))[h]
+        return weight / weight.sum()
+
+    def exact(self, mdp: TabularMDP, policy: Tensor, found: Evaluation, h: int) -> Tensor:
+        gradient = torch.zeros_like(policy)
+        gradient[h] = softmax_gradient(self.states(mdp, h), policy[h], found.q[h])
+        return gradient
+
+    def sampled(
+        self, mdp: TabularMDP, policy: Tensor, h: int, batch: int, stream: torch.Generator
+    ) -> tuple[Tensor, int]:
+        """States of epoch h, an action in each, and the frozen policies to the end; states that must be reached first
+        cost the steps before h as well."""
+        start = torch.multinomial(self.states(mdp, h), batch, replacement=True, generator=stream)
+        met = rollouts(mdp, policy, batch, generator=stream, start=start, first_step=h)
+        first, gains = Transitions(*(x[:, :1] for x in met)), returns_to_go(met.rewards, mdp.gamma)[:, :1]
+        prefix = batch * h if self.sampling == "visited" else 0
+        return score_gradient(policy, first, gains, first_step=h), met.rewards.numel() + prefix
+
+    def objective(self) -> str:
+        return "for h = H−1, …, 0:  maximise  E_{s∼μ_h, a∼π_h}[ r_h + V_{h+1}(s′) ]  over θ_h, later epochs frozen"
+
+    def steps(self) -> list[str]:
+        counts = (
+            f"{self.updates[0]} updates each" if len(self.updates) == 1 else f"{self.updates} updates (h = 0 first)"
+        )
+        seen = "exactly, from Q" if self.batch is None else f"from {self.batch} draws of s and a and the way to the end"
+        return [
+            f"epoch h: H−1 first, then backwards, {counts}; μ_h {self.sampling}",
+            f"the gradient of J_h in θ_h, {seen}",
+            f"θ_h ← θ_h + {self.scale:g}/(2(H−h)R*)·gradient",
+        ]
+
+
+def _greatest(mdp: TabularMDP) -> float:
+    """R*, the greatest reward; 1 where there is none."""
+    return float(mdp.reward.max()) or 1.0
+
+
+METHOD = DynamicPG
