@@ -79,14 +79,14 @@ def test_episodes_are_drawn_from_the_policy():
     mdp, policy = random_mdp(), random_policy()
     world = episodic(mdp)
     n = 20_000
-    states, actions, felt = world.play(policy, world.losses(0, n), seed=3, episode=0)
+    states, actions, felt = world.play(policy, world.losses(0, n), seed=3, iteration=0)
     visits = known_visits(mdp, policy)
     for h in range(3):
         seen = torch.bincount(states[:, h] * 2 + actions[:, h], minlength=6).double().view(3, 2) / n
         torch.testing.assert_close(seen, visits[h][:, None] * policy[h], rtol=0, atol=5 / math.sqrt(n))
     torch.testing.assert_close(felt, world.losses(0)[0][torch.arange(3), states, actions])
-    again, _, _ = world.play(policy, world.losses(0, n), seed=3, episode=0)
-    other, _, _ = world.play(policy, world.losses(0, n), seed=3, episode=1)
+    again, _, _ = world.play(policy, world.losses(0, n), seed=3, iteration=0)
+    other, _, _ = world.play(policy, world.losses(0, n), seed=3, iteration=1)
     assert torch.equal(states, again) and not torch.equal(states, other)
 
 

@@ -44,6 +44,12 @@ class Episodic:
         return rows.expand(self.horizon, *rows.shape[-3:])
 
     @cached_property
+    def features(self) -> Tensor:
+        """`[H, S, A, d]`, of an MDP that has them."""
+        given = self.mdp.features
+        return given.expand(self.horizon, *given.shape[-3:])
+
+    @cached_property
     def bounds(self) -> tuple[float, float]:
         """The least and the greatest reward that can occur."""
         if isinstance(self.mdp, AdversarialMDP) and self.mdp.bounds:
@@ -78,12 +84,14 @@ class Episodic:
         """The return that a total loss of an episode stands for."""
         return self.bounds[1] * self.discounts.sum() - self.scale * losses
 
-    def play(self, policy: Tensor, losses: Tensor, seed: int, episode: int) -> tuple[Tensor, Tensor, Tensor]:
-        """States, actions and losses seen, each `[n, H]`, of n episodes from `episode` on.
+    def play(
+        self, policy: Tensor, losses: Tensor, seed: int, iteration: int, name: str = "episodes"
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """States, actions and losses seen, each `[n, H]`, of n episodes.
 
-        policy: `[H, S, A]`. losses: the mean losses `[n, H, S, A]` of each.
+        policy: `[H, S, A]`. losses: the mean losses `[n, H, S, A]` of each. name: of the stream of random numbers.
         """
-        stream = torch_stream(seed, "episodes", episode)
+        stream = torch_stream(seed, name, iteration)
         met = rollouts(self.mdp, policy, len(losses), generator=stream)
         steps = torch.arange(self.horizon)
         seen = losses[torch.arange(len(losses))[:, None], steps, met.states, met.actions]

@@ -51,7 +51,7 @@ def test_bernoulli_rewards_are_ends_of_the_range_with_the_mean_of_the_stage():
     policy[..., 1] = 1
     losses = world.losses(0, 4000)
     assert losses[..., 1].unique().tolist() == pytest.approx([0.3])
-    _, actions, felt = world.play(policy, losses, seed=0, episode=0)
+    _, actions, felt = world.play(policy, losses, seed=0, iteration=0)
     assert set(felt.unique().tolist()) == {0.0, 1.0} and bool((actions == 1).all())
     assert float(felt.mean()) == pytest.approx(0.3, abs=0.015)
 

@@ -126,4 +126,4 @@ def myopic_loop(chain: int = 6, swing: float = 0.05, period: int = 997) -> Adver
     start = torch.eye(states, dtype=torch.float64)[0]
     features = torch.eye(2 * states, dtype=torch.float64).view(states, 2, -1)
     mdp = TabularMDP(transition, -cost, 1.0, start, chain, features=features, name="myopic loop")
-    return adversarial(mdp, stages)
+    return adversarial(mdp, stages, bounds=(-1.0, 0.0))
