@@ -143,6 +143,64 @@ def report(run: Path, /) -> None:
     print(write_report(run))
 
 
+def solve(
+    mdp: str,
+    /,
+    ambiguity: str | None = None,
+    rectangular: str = "sa",
+    criterion: Literal["discounted", "finite", "average"] | None = None,
+    gamma: float | None = None,
+    horizon: int | None = None,
+    tolerance: float = 1e-6,
+    top: int = 10,
+    out: Path | None = None,
+) -> None:
+    """Solve MDP exactly against the worst case of an ambiguity set: value, policy, and the worst world.
+
+    Args:
+        mdp: A name of the zoo with its numbers, such as garnet:50,4,8 (surefoot zoo lists them), a .npz or .csv file,
+            or gym:FrozenLake-v1.
+        ambiguity: A set or risk measure, such as kl:0.1, l1:0.2 or cvar:0.05; the nominal MDP alone if not given.
+        rectangular: Who shares the set: sa, every pair of state and action has its own; s, the actions of a state.
+        criterion: What is summed; finite if there is a horizon, else discounted, if not given.
+        gamma: Another discount than the MDP's own.
+        horizon: Another number of steps; gamma is then 1 if not given.
+        tolerance: The gap between the bounds of the value at which to stop.
+        top: How many changes of the worst world to show.
+        out: Folder for solution.npz, worst_case.csv and, of a grid, grid.png.
+    """
+    from surefoot.envs.tabular import resolve
+    from surefoot.evaluate import solutions
+    from surefoot.loops.dynamic_programming import solve
+
+    if top < 0:
+        raise UsageError(f"top={top} is not allowed; it must be a whole number of at least 0.")
+    made = resolve(mdp, gamma=gamma, horizon=horizon)
+    options: Any = {"rectangular": rectangular, "criterion": criterion, "tolerance": tolerance}
+    with solutions.watched(tolerance) as progress:
+        solution = solve(made, ambiguity, **options, progress=progress)
+    print(f"{mdp} · {made.states:,} states, {made.actions:,} actions · {ambiguity or 'nominal'}\n")
+    print(solutions.table(made, solution))
+    print(f"\n{solutions.summary(made, solution)}")
+    if ambiguity is not None and top:
+        changes = solutions.kernel_difference(made, solution.worst_kernel, top, policy=solution.policy)
+        print(f"\nwhere the worst world differs most from the nominal one\n{solutions.change_table(made, changes)}")
+    if out is not None:
+        print("\n" + "\n".join(str(path) for path in solutions.save(made, solution, out)))
+
+
+def zoo() -> None:
+    """List the MDPs that have a name, and their numbers."""
+    import inspect
+
+    from surefoot.envs.tabular import ZOO
+
+    for name, factory in ZOO.items():
+        numbers = ", ".join(f"{p.name}={p.default}" for p in inspect.signature(factory).parameters.values())
+        print(f"{name:<21}{(factory.__doc__ or '').splitlines()[0]}\n{'':<21}{numbers}")
+    print("\nOne of them: surefoot solve NAME:number,…,key=number --ambiguity kl:0.1")
+
+
 def explain(slug: str, /) -> None:
     """The method on one screen: purpose, formula, steps, hyperparameters.
 
@@ -238,6 +296,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "claim": claim,
     "report": report,
+    "solve": solve,
+    "zoo": zoo,
 }
 
 

@@ -21,11 +21,18 @@ def test_numbers_are_given_by_place_or_by_name():
 
 
 def test_discount_and_horizon_are_anybodys():
+    assert (resolve("chain:gamma=0.5", gamma=0.7).gamma, resolve("chain", horizon=4).gamma) == (0.7, 1)
     assert resolve("river-swim").gamma == river_swim().gamma
     assert resolve("river-swim:8,gamma=0.5").gamma == 0.5
     episodic = resolve("river-swim:horizon=20")
     assert (episodic.horizon, episodic.gamma) == (20, 1)
     assert resolve("gym:FrozenLake-v1,horizon=5,gamma=0.9").gamma == 0.9
+
+
+def test_rewards_are_averaged_on_demand():
+    mdp = resolve("chain:4,rewards=expected")
+    assert torch.equal(mdp.reward, resolve("chain:4").expected_reward()) and mdp.reward.shape == (4, 2)
+    assert resolve("gym:FrozenLake-v1,rewards=expected").reward.shape == (16, 4)
 
 
 def test_files_are_found_by_the_end_of_their_name(tmp_path):
@@ -51,6 +58,7 @@ def test_files_are_found_by_the_end_of_their_name(tmp_path):
         ("chain:inf", "it must be a whole number"),
         ("chain:slip=much", "it must be a number"),
         ("chain:gamma=2", "gamma=2.0 is not allowed"),
+        ("chain:rewards=mean", "rewards='mean' is not allowed; it must be expected"),
         ("chain:horizon=0", "horizon=0 is not allowed"),
         ("nowhere.npz", "nowhere.npz does not exist"),
         ("gym:FrozenLak-v1", "cannot be made"),
@@ -66,7 +74,7 @@ def test_errors_teach(text, message):
 
 def test_a_file_takes_no_other_argument(tmp_path):
     path = to_npz(river_swim(3), tmp_path / "a.npz")
-    with pytest.raises(UsageError, match="takes gamma and horizon, not 'slip'"):
+    with pytest.raises(UsageError, match="takes gamma, horizon, rewards, not 'slip'"):
         resolve(f"{path},slip=0.1")
 
 
@@ -108,7 +116,7 @@ def test_cliff_walking_takes_13_steps():
     again = resolve("cliff")  # numbers its actions in the same way
     reachable = [s for s in range(48) if not 37 <= s < 47]
     np.testing.assert_array_equal(mdp.rows[reachable], again.rows[reachable])
-    np.testing.assert_array_equal(mdp.reward[reachable], again.reward[reachable])
+    np.testing.assert_array_equal(mdp.reward[reachable], again.expected_reward()[reachable])
 
 
 def test_a_made_environment_is_read_as_well():

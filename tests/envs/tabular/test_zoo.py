@@ -149,13 +149,24 @@ def test_the_cliff_and_the_wind():
 
 
 def test_a_fall_costs_100_and_ends_at_the_start():
-    mdp = resolve("cliff")
-    right, up = 1, 0
-    assert mdp.reward[36].tolist() == [-1, -100, -1, -1] and mdp.rows[36, right, 36] == 1
-    assert mdp.reward[24 + 5].tolist() == [-1, -1, -100, -1] and mdp.rows[24 + 5, 2, 36] == 1
-    assert mdp.rows[36, up, 24] == 1 and mdp.rows[35, 2, 47] == 1 and mdp.reward[47].tolist() == [0] * 4
+    mdp, right, up, down = resolve("cliff"), 1, 0, 2
+    pairs = mdp.expected_reward()
+    assert pairs[36].tolist() == [-1, -100, -1, -1] and mdp.rows[36, right, 36] == 1
+    assert pairs[24 + 5].tolist() == [-1, -1, -100, -1] and mdp.rows[24 + 5, down, 36] == 1
+    assert mdp.rows[36, up, 24] == 1 and mdp.rows[35, down, 47] == 1 and pairs[47].tolist() == [0] * 4
     slips = resolve("cliff:slip=0.2")
-    assert slips.reward[36, up] == pytest.approx(-1 - 99 * 0.05) and slips.rows[36, up, 24] == pytest.approx(0.85)
+    assert slips.expected_reward()[36, up] == pytest.approx(-1 - 99 * 0.05)
+    assert slips.rows[36, up, 24] == pytest.approx(0.85)
+
+
+def test_an_adversary_who_changes_what_happens_changes_what_is_paid():
+    for name, (state, action, after), paid in [
+        ("chain", (0, 0, 0), 2), ("chain", (4, 1, 4), 10), ("gambler", (99, 1, 100), 1), ("gambler", (99, 1, 98), 0),
+        ("inventory", (1, 2, 1), 2 * 8 - 4 - 2 * 2 - 3), ("inventory", (3, 0, 3), -3), ("cliff", (30, 2, 36), -100),
+        ("cliff", (24, 2, 36), -1),
+    ]:  # fmt: skip
+        mdp = resolve(name)
+        assert mdp.reward[state, action, after] == paid and mdp.rows[state, action, after] > 0, name
 
 
 def test_the_wind_carries_upwards():

@@ -31,9 +31,10 @@ def grid_kernel(rows: int, columns: int, after: Callable[[Cell, Cell], Cell], sl
 
 @entry
 def cliff(rows: int = 4, columns: int = 12, slip: float = 0.0, gamma: float = 0.99) -> TabularMDP:
-    """Along a cliff from the lower left to the lower right corner: −1 a step, −100 for a fall, which ends at the start.
+    """Along a cliff from corner to corner: −1 a step, −100 for a fall.
 
-    Source: Sutton and Barto, "Reinforcement Learning", Example 6.6; 13 steps at best. `slip` replaces moves at random.
+    Start and goal are the lower corners; a fall ends at the start. `slip` replaces moves at random. Source: Sutton and
+    Barto, "Reinforcement Learning", Example 6.6; 13 steps at best.
     """
     whole("rows", rows, 2)
     whole("columns", columns, 3)
@@ -45,8 +46,10 @@ def cliff(rows: int = 4, columns: int = 12, slip: float = 0.0, gamma: float = 0.
     def after(cell: Cell, aim: Cell) -> Cell:
         return (rows - 1, 0) if aim in deep or cell in deep else aim
 
-    transition, reward = grid_kernel(rows, columns, after, slip), -1 - 99 * fall
-    reward[start + 1 : goal] = -1  # nobody is ever there: the fall has led to the start
+    transition = grid_kernel(rows, columns, after, slip)
+    fall[start + 1 : goal] = 0  # nobody is ever in the cliff: a fall has led to the start
+    reward, to_start = np.full(transition.shape, -1.0), transition[:, :, start]
+    reward[:, :, start] -= 99 * np.divide(fall, to_start, out=np.zeros_like(fall), where=to_start > 0)
     transition[goal], reward[goal] = point(rows * columns, goal), 0
     return TabularMDP(
         transition, reward, gamma, initial=point(rows * columns, start), name="cliff", grid=(rows, columns),
@@ -56,7 +59,7 @@ def cliff(rows: int = 4, columns: int = 12, slip: float = 0.0, gamma: float = 0.
 
 @entry
 def windy(slip: float = 0.0, gamma: float = 0.99) -> TabularMDP:
-    """A 7 × 10 grid with a wind upwards in its middle columns: −1 a step until the goal.
+    """Across a 7 × 10 grid with a wind upwards in its middle: −1 a step.
 
     Source: Sutton and Barto, "Reinforcement Learning", Example 6.5; 15 steps at best. `slip` replaces moves at random.
     """

@@ -4,7 +4,8 @@
     argument = value | key "=" value
 
 `river-swim` · `garnet:50,4,8,seed=3` · `gym:FrozenLake-v1,map_name=8x8,gamma=0.99` · `model.npz` ·
-`model.csv,gamma=0.9`. Every one takes `gamma` and `horizon`; a horizon without a gamma makes the latter 1.
+`model.csv,gamma=0.9`. Every one takes `gamma`, `horizon` (without a gamma it makes that 1) and `rewards=expected`,
+which averages rewards that depend on the next state.
 """
 
 from __future__ import annotations
@@ -15,51 +16,64 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, get_type_hints
 
+from surefoot.envs.tabular.files import load
 from surefoot.envs.tabular.mdp import TabularMDP
 from surefoot.envs.tabular.toy_text import tabular_from_gym
 from surefoot.envs.tabular.zoo import ZOO
 from surefoot.errors import UsageError, nearest
 
 _FILE = re.compile(r"(.*\.(?:npz|csv))(?:,(.*))?", re.IGNORECASE | re.DOTALL)
+OWN: dict[str, type] = {"gamma": float, "horizon": int, "rewards": str}  # what every MDP takes
 _WORDS = {"true": True, "false": False}
 
 
-def resolve(text: str) -> TabularMDP:
-    """The MDP that `text` stands for.
+def resolve(text: str, *, gamma: float | None = None, horizon: int | None = None) -> TabularMDP:
+    """The MDP that `text` stands for; `gamma` and `horizon` go before those of the text.
 
     Raises `UsageError` for an unknown name (with the nearest ones), a wrong argument or a file that is none.
     """
     text = text.strip() if isinstance(text, str) else text
     if not isinstance(text, str) or not text:
         raise UsageError(f"env={text!r} is not allowed; give a name of the zoo, a .npz or .csv file, or gym:ID.")
-    if file := _FILE.fullmatch(text):
-        from surefoot.envs.tabular.files import load
+    mdp, fields = _found(text)
+    fields |= {key: value for key, value in (("gamma", gamma), ("horizon", horizon)) if value is not None}
+    if (rewards := fields.pop("rewards", None)) is not None:
+        if rewards != "expected":
+            raise UsageError(f"{text!r}: rewards={rewards!r} is not allowed; it must be expected, or left out.")
+        mdp = replace(mdp, reward=mdp.expected_reward())
+    if "horizon" in fields:
+        fields = {"gamma": 1.0, **fields}
+    return replace(mdp, **fields) if fields else mdp
 
-        positional, named = _arguments(file[2] or "", text)
-        return _own(load(file[1]), _bare(positional, named, text), text)
+
+def _found(text: str) -> tuple[TabularMDP, dict[str, Any]]:
+    """The MDP, and what the text says of `OWN`."""
+    if file := _FILE.fullmatch(text):
+        values = _bare(*_arguments(file[2] or "", text), text)
+        fields = _fields(values)
+        if values:
+            raise UsageError(f"{text!r}: a file takes {', '.join(OWN)}, not {min(values)!r}.")
+        return load(file[1]), fields
     name, _, rest = text.partition(":")
     if name == "gym":
         identity, _, rest = rest.partition(",")
-        positional, named = _arguments(rest, text)
-        values = _bare(positional, named, text)
-        fields = {key: values.pop(key) for key in ("gamma", "horizon") & values.keys()}
-        return _own(replace(tabular_from_gym(identity, **values), name=text), fields, text)
-    if name not in ZOO:
+        values = _bare(*_arguments(rest, text), text)
+        fields = _fields(values)
+        mdp = tabular_from_gym(identity, **values)
+    elif name in ZOO:
+        values = _typed(ZOO[name], *_arguments(rest, text), text)
+        fields = _fields(values)
+        mdp = ZOO[name](**values)
+    else:
         raise UsageError(
             f"env={text!r} is no name of the zoo, no .npz or .csv file and no gym:ID. {nearest(name, ZOO)}"
         )
-    values = _typed(ZOO[name], *_arguments(rest, text), text)
-    fields = {key: values.pop(key) for key in ("gamma", "horizon") & values.keys()}
-    return _own(replace(ZOO[name](**values), name=text), fields, text)
+    return replace(mdp, name=text), fields
 
 
-def _own(mdp: TabularMDP, fields: dict[str, Any], text: str) -> TabularMDP:
-    """The MDP with another discount or horizon."""
-    if unknown := sorted(fields.keys() - {"gamma", "horizon"}):
-        raise UsageError(f"{text!r}: a file takes gamma and horizon, not {unknown[0]!r}.")
-    if fields.get("horizon") is not None:
-        fields = {"gamma": 1, **fields}
-    return replace(mdp, **fields) if fields else mdp
+def _fields(values: dict[str, Any]) -> dict[str, Any]:
+    """What every MDP takes, out of the arguments."""
+    return {key: values.pop(key) for key in OWN if key in values}
 
 
 def _arguments(rest: str, text: str) -> tuple[list[str], dict[str, str]]:
@@ -88,10 +102,10 @@ def _typed(
     first = dict(zip(fields, positional))
     if twice := first.keys() & named.keys():
         raise UsageError(f"{text!r} gives {min(twice)!r} twice.")
-    known = {**dict.fromkeys(fields), "gamma": None, "horizon": None}
-    if unknown := sorted(named.keys() - known.keys()):
+    known = {*fields, *OWN}
+    if unknown := sorted(named.keys() - known):
         raise UsageError(f"{text!r}: {unknown[0]!r} is not an argument of it. {nearest(unknown[0], known)}")
-    kinds = {"gamma": float, "horizon": int, **hints}
+    kinds = OWN | hints
     return {key: _as(value, kinds[key], key, text) for key, value in {**first, **named}.items()}
 
 
@@ -111,8 +125,7 @@ def _bare(positional: list[str], named: dict[str, str], text: str) -> dict[str, 
     """Arguments of something that does not say of what kind they are."""
     if positional:
         raise UsageError(f"{text!r}: {positional[0]!r} has no name; write name=value, such as gamma=0.9.")
-    kinds = {"gamma": float, "horizon": int}
-    return {key: _as(v, kinds[key], key, text) if key in kinds else _value(v) for key, v in named.items()}
+    return {key: _as(v, OWN[key], key, text) if key in OWN else _value(v) for key, v in named.items()}
 
 
 def _value(text: str) -> Any:

@@ -1,7 +1,8 @@
 """Finite MDPs by name, each with its source and, in the tests, its optimal value. `ZOO` holds them all.
 
 `surefoot.envs.tabular.resolve("river-swim:6")` makes one from text; other modules add theirs with `@entry`. Rewards
-are maximised: where a source has costs, these are their negatives.
+are maximised: where a source has costs, these are their negatives. What a transition pays depends on the next state
+where it does so in the source: an adversary who changes the one changes the other.
 """
 
 from __future__ import annotations
@@ -51,16 +52,17 @@ def point(states: int, place: int) -> np.ndarray:
 
 @entry
 def two_state(gamma: float = 0.9) -> TabularMDP:
-    """Two states, two actions, all transitions possible: small enough to check a robust solver by hand."""
+    """Two states, two actions, every transition possible: to check a solver by hand."""
     transition = [[[0.7, 0.3], [0.2, 0.8]], [[0.5, 0.5], [0.9, 0.1]]]
     return TabularMDP(transition, [[1.0, 0.4], [0.0, 0.6]], gamma, name="two-state")
 
 
 @entry
 def trap(gamma: float = 0.95) -> TabularMDP:
-    """Work riskily for 1 and fall into a pit now and then, or safely for 0.7: ambiguity turns the choice round.
+    """Work riskily for 1 and fall into a pit now and then, or safely for 0.7.
 
-    States (work, pit); in the pit both actions are the same. Average reward 0.8 of risky work, 0.7 of safe work.
+    Ambiguity turns the choice round. States (work, pit); in the pit both actions are the same. Average reward 0.8 of
+    risky work, 0.7 of safe work.
     """
     transition = [[[0.95, 0.05], [1, 0]], [[0.2, 0.8], [0.2, 0.8]]]
     reward, initial = [[1, 0.7], [0, 0]], [1, 0]
@@ -72,9 +74,10 @@ def trap(gamma: float = 0.95) -> TabularMDP:
 
 @entry
 def chain(states: int = 5, slip: float = 0.2, gamma: float = 0.95) -> TabularMDP:
-    """Walk on for 10 at the end, or go back to the start for 2 at once; an action slips into the other one.
+    """Walk on for 10 at the end, or go back to the start for 2 at once.
 
-    Source: Strens, "A Bayesian framework for reinforcement learning", ICML 2000; walking on is best, 3.677 a step.
+    An action slips into the other one. Source: Strens, "A Bayesian framework for reinforcement learning", ICML 2000;
+    walking on is best, 3.677 a step.
     """
     whole("states", states, 2)
     share("slip", slip)
@@ -82,18 +85,18 @@ def chain(states: int = 5, slip: float = 0.2, gamma: float = 0.95) -> TabularMDP
     on[-1, -1] = 1
     back = np.zeros((states, states))
     back[:, 0] = 1
-    walk, gain = np.stack([on, back], 1), np.zeros((states, 2))
-    gain[-1, 0], gain[:, 1] = 10, 2
+    walk, reward = np.stack([on, back], 1), np.zeros((states, 2, states))
+    reward[:, :, 0], reward[-1, :, -1] = 2, 10
     mix = np.array([[1 - slip, slip], [slip, 1 - slip]])
     return TabularMDP(
-        np.einsum("ab,sbt->sat", mix, walk), gain @ mix.T, gamma,
+        np.einsum("ab,sbt->sat", mix, walk), reward, gamma,
         initial=point(states, 0), name="chain", actions_named=("on", "back"),
     )  # fmt: skip
 
 
 @entry
 def river_swim(states: int = 6, gamma: float = 0.95) -> TabularMDP:
-    """Drift left for 0.005, or swim against the current to the right end, where there is 1.
+    """Drift left for 0.005, or swim against the current for 1 at the other end.
 
     Source: Strehl and Littman, "An analysis of model-based interval estimation for Markov decision processes", 2008,
     with the probabilities of Osband, Russo and Van Roy, "(More) efficient reinforcement learning via posterior
@@ -115,7 +118,7 @@ def river_swim(states: int = 6, gamma: float = 0.95) -> TabularMDP:
 
 @entry
 def machine_replacement(wear: int = 8, gamma: float = 0.8) -> TabularMDP:
-    """A machine wears out; repair it in time, for a long repair costs more than a short one, and a breakdown most.
+    """A machine wears out: run it, or repair it before it breaks.
 
     States 0 … wear − 1 of wear, the last broken (cost 20 a step), then a short (cost 2) and a long repair (cost 10).
     Source: Delage and Mannor, "Percentile optimization for Markov decision processes with parameter uncertainty",
@@ -144,9 +147,10 @@ def machine_replacement(wear: int = 8, gamma: float = 0.8) -> TabularMDP:
 
 @entry
 def forest(ages: int = 3, fire: float = 0.1, gamma: float = 0.9) -> TabularMDP:
-    """Let a forest grow, which a fire may end, or cut it: 1 for a middle-aged one, 2 for the oldest, 4 for keeping it.
+    """Let a forest grow, which a fire may end, or cut it.
 
-    Source: the forest of Chadès et al., "MDPtoolbox", Ecography 2014.
+    Cutting pays 1, or 2 of the oldest; keeping the oldest pays 4. Source: the forest of Chadès et al., "MDPtoolbox",
+    Ecography 2014.
     """
     whole("ages", ages, 2)
     share("fire", fire)
@@ -165,30 +169,31 @@ def inventory(
     capacity: int = 3, demand: int = 2, price: float = 8, fixed: float = 4, unit: float = 2, holding: float = 1,
     gamma: float = 0.95,
 ) -> TabularMDP:  # fmt: skip
-    """Order stock before an uncertain demand; what cannot be met is lost. State: units in stock, action: units ordered.
+    """Order stock before an uncertain demand; what cannot be met is lost.
 
-    Demand is binomial(`demand`, 1/2). A step earns price · sold − fixed · [ordered > 0] − unit · ordered − holding ·
-    stock after the order. Source: Puterman, "Markov Decision Processes", 1994, Sections 3.2 and 4.6.1.
+    State: units in stock, action: units ordered. Demand is binomial(`demand`, 1/2). A step earns price · sold −
+    fixed · [ordered > 0] − unit · ordered − holding · stock after the order. Source: Puterman, "Markov Decision
+    Processes", 1994, Sections 3.2 and 4.6.1.
     """
     whole("capacity", capacity, 1)
     whole("demand", demand, 0)
     size = capacity + 1
     wanted = np.array([math.comb(demand, k) for k in range(demand + 1)]) / 2**demand
-    transition, reward, legal = np.zeros((size, size, size)), np.zeros((size, size)), np.zeros((size, size), bool)
+    transition, legal = np.zeros((size, size, size)), np.zeros((size, size), bool)
+    reward = np.zeros((size, size, size))
     for stock in range(size):
         for order in range(size - stock):
             full, legal[stock, order] = stock + order, True
-            reward[stock, order] = -fixed * (order > 0) - unit * order - holding * full
+            cost = fixed * (order > 0) + unit * order + holding * full
+            reward[stock, order] = price * (full - np.arange(size)) - cost  # what is no longer there was sold
             for units, probability in enumerate(wanted):
-                sold = min(units, full)
-                transition[stock, order, full - sold] += probability
-                reward[stock, order] += price * sold * probability
+                transition[stock, order, max(full - units, 0)] += probability
     return TabularMDP(transition, reward, gamma, legal=legal, name="inventory")
 
 
 @entry
 def gambler(goal: int = 100, heads: float = 0.4, gamma: float = 1.0) -> TabularMDP:
-    """Stake a part of the capital on a coin until it is lost or the goal is reached, which pays 1.
+    """Stake capital on a coin until it is lost or the goal is reached, which pays 1.
 
     State: capital, action: stake. Source: Sutton and Barto, "Reinforcement Learning", Example 4.3; with a coin of at
     most 1/2 bold play is best (Dubins and Savage, 1965).
@@ -197,7 +202,8 @@ def gambler(goal: int = 100, heads: float = 0.4, gamma: float = 1.0) -> TabularM
     share("heads", heads)
     stakes = goal // 2 + 1
     transition = np.zeros((goal + 1, stakes, goal + 1))
-    reward, legal = np.zeros((goal + 1, stakes)), np.zeros((goal + 1, stakes), bool)
+    reward, legal = np.zeros((goal + 1, stakes, goal + 1)), np.zeros((goal + 1, stakes), bool)
+    reward[1:goal, :, goal] = 1
     legal[[0, goal], 0] = True
     transition[[0, goal], 0, [0, goal]] = 1
     for capital in range(1, goal):
@@ -205,18 +211,17 @@ def gambler(goal: int = 100, heads: float = 0.4, gamma: float = 1.0) -> TabularM
             legal[capital, stake] = True
             transition[capital, stake, capital + stake] = heads
             transition[capital, stake, capital - stake] += 1 - heads
-            reward[capital, stake] = heads * (capital + stake == goal)
     initial = point(goal + 1, goal // 2)
     return TabularMDP(transition, reward, gamma, initial=initial, legal=legal, name="gambler")
 
 
 @entry
 def garnet(states: int = 20, actions: int = 4, branching: int = 5, seed: int = 0, gamma: float = 0.95) -> TabularMDP:
-    """A random MDP: each pair leads to `branching` states drawn without replacement; rewards of pairs are uniform on
-    [0, 1].
+    """A random MDP: each pair of state and action leads to so many states.
 
-    The probabilities are the gaps between uniform cuts of [0, 1]. Dense where that is small, sparse otherwise.
-    Source: Archibald, McKinnon and Thomas, "On the generation of Markov decision processes", 1995.
+    They are drawn without replacement, and their probabilities are the gaps between uniform cuts of [0, 1]; rewards of
+    pairs are uniform on [0, 1]. Dense where that is small, sparse otherwise. Source: Archibald, McKinnon and Thomas,
+    "On the generation of Markov decision processes", 1995.
     """
     whole("states", states, 1)
     whole("actions", actions, 1)
