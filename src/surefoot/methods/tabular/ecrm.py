@@ -6,9 +6,10 @@ Costs are negated rewards. The policy chooses with each action a threshold η fo
 return of a larger MDP (`surefoot.loops.conditional_risk`) and its policy one with a memory of η. Reach for it where
 rare bad steps must be avoided and a risk of the whole return, which is not consistent over time, will not do.
 
-Four updates of the paper, all for the table of the larger MDP, d its discounted visits and Q its action values:
+Four updates of the paper, all for the table of the larger MDP, d its discounted visits and Q its values of actions, as
+returns:
 
-    natural      π ← π^{1−ητ}·exp(η·Q_τ) / Z             η = β in the first step, β/(1−γ) after it; entropy of weight τ
+    natural      π ← π^{1−bτ}·exp(b·Q_τ) / Z             b = β in the first step, β/(1−γ) after it; entropy of weight τ
     projected    π ← Proj(π + β·d·Q)
     softmax      θ ← θ + β·∇_θ(−J + κ·mean log π)          the log-barrier keeps every action alive
     reinforce    θ ← θ + β·mean Σ_t γ^t·Â_t·∇_θ log π(a_t, η_{t+1} | s_t, η_t),   Â with a critic of s and η
@@ -123,9 +124,9 @@ class ECRM(Tabular):
             -1, keepdim=True
         )  # of the state, so it moves no action against another
         q = evaluate(dataclasses.replace(world, reward=world.reward + self.tau * entropy), policy).q
-        eta = torch.full((world.states, 1), self.rate(mdp) / (1 - mdp.gamma), dtype=q.dtype)
-        eta[: mdp.states] = self.rate(mdp)
-        moved = (1 - eta * self.tau) * log_prob.masked_fill(~world.legal, 0.0) + eta * q
+        b = torch.full((world.states, 1), self.rate(mdp) / (1 - mdp.gamma), dtype=q.dtype)
+        b[: mdp.states] = self.rate(mdp)
+        moved = (1 - b * self.tau) * log_prob.masked_fill(~world.legal, 0.0) + b * q
         return moved.masked_fill(~world.legal, -torch.inf).log_softmax(-1)
 
     def sampled(
@@ -149,7 +150,7 @@ class ECRM(Tabular):
 
     def steps(self) -> list[str]:
         move = {
-            "natural": f"π ← π^(1−ητ)·exp(η·Q_τ)/Z with the entropy's weight τ = {self.tau:g}",
+            "natural": f"π ← π^(1−bτ)·exp(b·Q_τ)/Z, τ = {self.tau:g}; b = β in the first step, then β/(1−γ)",
             "projected": "π ← Proj(π + β·d·Q), row by row",
             "softmax": f"θ ← θ + β·(d·π·(Q − V) + {self.kappa:g}·∇ mean log π)",
             "reinforce": f"θ ← θ + β·mean Σ γ^t·Â_t·∇log π; V(s, η) moves by {self.critic_rate:g} of its error",
