@@ -234,3 +234,5 @@ def test_what_does_not_fit_is_refused():
         DynamicPG().admit(TabularMDP(mdp.rows[0], mdp.reward[0], 0.9))
     with pytest.raises(UsageError, match="add a constant"):
         SimultaneousPG().admit(dataclasses.replace(mdp, reward=mdp.reward - 1))
+    with pytest.raises(UsageError, match="start=11 is not allowed; it must be a whole number from 0 to 10"):
+        optimal_stopping(start=11)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 from surefoot.envs.tabular.mdp import TabularMDP
+from surefoot.envs.tabular.zoo import entry, share, whole
 
 
+@entry
 def optimal_stopping(prices: int = 11, horizon: int = 10, up: float = 0.6, start: int | None = None) -> TabularMDP:
     """Sell once, at the price of the day, or never and get nothing.
 
@@ -14,6 +16,10 @@ def optimal_stopping(prices: int = 11, horizon: int = 10, up: float = 0.6, start
     probability `up`, one down otherwise, and stays at the ends. Action 1 sells. `start`: the first price; None: the
     middle.
     """
+    whole("prices", prices, 2)
+    whole("horizon", horizon, 1)
+    share("up", up)
+    first = prices // 2 if start is None else whole("start", start, 0, prices - 1)
     states = prices + 1
     level = torch.arange(prices)
     transition = torch.zeros(states, 2, states, dtype=torch.float64)
@@ -23,12 +29,13 @@ def optimal_stopping(prices: int = 11, horizon: int = 10, up: float = 0.6, start
     reward = torch.zeros(states, 2, dtype=torch.float64)
     reward[:prices, 1] = torch.linspace(0, 1, prices, dtype=torch.float64)
     initial = torch.zeros(states, dtype=torch.float64)
-    initial[prices // 2 if start is None else start] = 1
+    initial[first] = 1
     return TabularMDP(
-        transition, reward, 1.0, initial, horizon, name="optimal stopping", actions_named=("wait", "sell")
+        transition, reward, 1.0, initial, horizon, name="optimal-stopping", actions_named=("wait", "sell")
     )
 
 
+@entry
 def delayed_trust(other: float = 0.6) -> TabularMDP:
     """Two steps: a gate whose second action alone pays 0, or a sure reward that is less than the gate's first.
 
@@ -38,4 +45,4 @@ def delayed_trust(other: float = 0.6) -> TabularMDP:
     transition = torch.zeros(3, 2, 3, dtype=torch.float64)
     transition[0, 0, 1] = transition[0, 1, 2] = 1
     transition[1, :, 1] = transition[2, :, 2] = 1
-    return TabularMDP(transition, [[0, 0], [1, 0], [other, other]], 1.0, [1, 0, 0], 2, name="delayed trust")
+    return TabularMDP(transition, [[0, 0], [1, 0], [other, other]], 1.0, [1, 0, 0], 2, name="delayed-trust")

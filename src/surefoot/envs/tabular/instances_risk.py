@@ -6,8 +6,10 @@ import torch
 
 from surefoot.envs.tabular.grids import MOVES, grid_kernel
 from surefoot.envs.tabular.mdp import TabularMDP
+from surefoot.envs.tabular.zoo import entry, share, whole
 
 
+@entry
 def cliff_walk(rows: int = 4, columns: int = 6, slip: float = 0.1, gamma: float = 0.98) -> TabularMDP:
     """From the lower left corner to the lower right one; the cells of the last row between them are a cliff.
 
@@ -18,6 +20,9 @@ def cliff_walk(rows: int = 4, columns: int = 6, slip: float = 0.1, gamma: float 
     J* of the default under expected conditional risk (λ, α): 0.8925 (0, any), 1.1121 (0.5, 0.9), 1.2675 (1, 0.9),
     1.5657 (1, 0.95).
     """
+    whole("rows", rows, 2)
+    whole("columns", columns, 3)
+    share("slip", slip)
     states, start = rows * columns, (rows - 1) * columns
     goal, cliff = states - 1, slice(start + 1, states - 1)
     transition = torch.from_numpy(grid_kernel(rows, columns, lambda cell, aim: aim, slip))
@@ -30,7 +35,7 @@ def cliff_walk(rows: int = 4, columns: int = 6, slip: float = 0.1, gamma: float 
         reward,
         gamma,
         corners[start],
-        name="cliff walk",
+        name="cliff-walk",
         grid=(rows, columns),
         actions_named=tuple(MOVES),
     )
