@@ -24,6 +24,7 @@ from surefoot.envs.tabular import transitions as transitions_module
 from surefoot.envs.tabular.zoo import ZOO
 from surefoot.errors import UsageError
 
+PLAIN = [name for name in ZOO if type(resolve(name)) is TabularMDP]
 HEADER = "state,action,next_state,probability,reward\n"
 
 
@@ -52,16 +53,16 @@ def changing() -> TabularMDP:
 
 
 @pytest.mark.parametrize(
-    "mdp", [*(resolve(name) for name in ZOO), resolve("garnet:3000,2,3"), changing()], ids=lambda mdp: mdp.name
+    "mdp", [*map(resolve, PLAIN), resolve("garnet:3000,2,3"), changing()], ids=lambda mdp: mdp.name
 )
 def test_npz_keeps_all(mdp, tmp_path):
     assert_same(mdp, from_npz(to_npz(mdp, tmp_path / "mdp.npz")))
 
 
-@pytest.mark.parametrize("name", [*ZOO, "garnet:3000,2,3", "gym:FrozenLake-v1"])
+@pytest.mark.parametrize("name", [*PLAIN, "garnet:3000,2,3", "gym:FrozenLake-v1"])
 def test_csv_keeps_the_transitions_to_the_bit(name, tmp_path):
     mdp = resolve(name)
-    read = from_csv(to_csv(mdp, tmp_path / "mdp.csv"), gamma=mdp.gamma)
+    read = from_csv(to_csv(mdp, tmp_path / "mdp.csv"))
     # Names are numbered as they appear, so the rows are compared in the order of the names.
     state = [list(read.states_named).index(n) for n in mdp.states_named] or list(range(mdp.states))
     action = [list(read.actions_named).index(n) for n in mdp.actions_named] or list(range(mdp.actions))
@@ -98,6 +99,12 @@ def test_any_list_of_transitions_gives_the_sums_of_its_entries(states, actions, 
     np.testing.assert_allclose(full(mdp), kernel, atol=1e-12)
     np.testing.assert_allclose(mdp.expected_reward(), reward, atol=1e-12)
     assert of_next or mdp.reward.ndim == 2
+
+
+def test_what_a_file_would_lose_is_not_written(tmp_path):
+    for write in (to_npz, to_csv):
+        with pytest.raises(UsageError, match="a file would lose its bounds, length, noise, stages"):
+            write(resolve("layers"), tmp_path / "mdp.npz")
 
 
 def write(tmp_path, text: str):

@@ -1,6 +1,6 @@
 """Finite Markov decision processes: the object, files, simulators, and a zoo with known answers."""
 
-from surefoot.envs.tabular import grids as _grids  # noqa: F401  (its entries of the zoo)
+from surefoot.envs.tabular import adversarial, grids, instances_deadline, instances_risk  # noqa: F401  (their entries)
 from surefoot.envs.tabular.files import from_csv, from_npz, to_csv, to_npz
 from surefoot.envs.tabular.mdp import Kernel, Successors, TabularMDP
 from surefoot.envs.tabular.resolve import resolve

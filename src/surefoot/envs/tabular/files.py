@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 import zipfile
 from pathlib import Path
@@ -32,7 +33,8 @@ def load(path: str | Path) -> TabularMDP:
 
 
 def to_npz(mdp: TabularMDP, path: str | Path) -> Path:
-    """Write all of an MDP; `from_npz` reads the same one."""
+    """Write all of an MDP; `from_npz` reads the same one. Raises `UsageError` for one that is more than a table."""
+    _check_plain(mdp)
     kernel = mdp.transition
     parts: dict[str, Any] = {"transition": kernel}
     if isinstance(kernel, Successors):
@@ -73,6 +75,15 @@ def from_npz(path: str | Path) -> TabularMDP:
     return _made(path, **held, **{name: _fact(name, x) for name, x in facts.items()})
 
 
+def _check_plain(mdp: TabularMDP) -> None:
+    more = {field.name for field in dataclasses.fields(mdp)} - {field.name for field in dataclasses.fields(TabularMDP)}
+    if more:
+        raise UsageError(
+            f"{mdp.name!r} is an {type(mdp).__name__}; a file would lose its {', '.join(sorted(more))}. Write those "
+            "arrays beside a TabularMDP of the rest."
+        )
+
+
 def _fact(name: str, value: np.ndarray) -> Any:
     return tuple(value.tolist()) if name in ("grid", "states_named", "actions_named") else value.item()
 
@@ -102,6 +113,7 @@ def to_csv(mdp: TabularMDP, path: str | Path) -> Path:
     Names of states and actions stand in place of their numbers. What else an MDP holds (discount, first state,
     horizon, features) has no place there: `to_npz` keeps it. Raises `UsageError` for a kernel with steps.
     """
+    _check_plain(mdp)
     if mdp.stepped:
         raise UsageError(f"{mdp.name!r} changes with the step, which a .csv file cannot say; write it with to_npz.")
     rows = mdp.rows > 0 if mdp.legal is None else (mdp.rows > 0) & mdp.legal.unsqueeze(-1)

@@ -233,7 +233,7 @@ def garnet(states: int = 20, actions: int = 4, branching: int = 5, seed: int = 0
     for place in range(branching):  # a sample without replacement in `branching` draws (Floyd, 1987)
         last = states - branching + place
         draw = generator.integers(0, last + 1, shape[0])
-        chosen[:, place] = np.where((chosen == draw[:, None]).any(1), last, draw)
+        chosen[:, place] = np.where((chosen[:, :place] == draw[:, None]).any(1), last, draw)
     cuts = np.sort(generator.random((shape[0], branching - 1)), axis=1)
     probability = np.diff(cuts, prepend=0, append=1, axis=1)
     wide = (states, actions, branching)
