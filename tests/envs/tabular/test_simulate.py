@@ -137,6 +137,14 @@ def test_policies_that_are_not_legal_are_refused():
         rollouts(mdp, torch.eye(4, dtype=torch.float64)[[0, 3, 0, 0]], 5, None, stream())
 
 
+def test_pairs_that_are_not_legal_have_no_next_state():
+    mdp = resolve("inventory")
+    states, actions = torch.tensor([[0, 1], [2, 3]]), torch.tensor([[3, 2], [1, 1]])
+    with pytest.raises(UsageError, match="action 1 is not legal in state 3"):
+        sample_next(mdp, states, actions, stream())
+    assert sample_next(mdp, states[:, 0], actions[:, 0], stream()).max() < 4
+
+
 # --- offline data ----------------------------------------------------------------------------------------------------
 
 

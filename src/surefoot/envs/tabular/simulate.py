@@ -32,8 +32,12 @@ def sample_next(
     """A next state for each legal pair; `states`, `actions` and the answer have one shape.
 
     `step` counts from 0 and matters where the kernel has steps. The first call for an MDP makes a table as large as
-    its kernel, which is kept as long as the MDP is.
+    its kernel, which is kept as long as the MDP is. Raises `UsageError` for a pair that is not legal.
     """
+    if mdp.legal is not None and not bool(mdp.legal[states, actions].all()):
+        place = (~mdp.legal[states, actions]).nonzero()[0]
+        state, action = int(states[tuple(place)]), int(actions[tuple(place)])
+        raise UsageError(f"action {action} is not legal in state {state}, so nothing comes after it.")
     return _next(mdp, states, actions, generator, step)[0]
 
 
