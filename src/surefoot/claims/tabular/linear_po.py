@@ -21,7 +21,7 @@ from surefoot.loops.tabular import State, greedy, uniform_policy
 from surefoot.methods.tabular.linear_po import LinearPO
 from surefoot.seeding import numpy_stream
 
-BLOCKS, LATE, EPSILON = 120, 0.2, 0.1
+BLOCKS, LATE, EVERY, EPSILON = 120, 0.2, 6, 0.1
 GOAL, SEEDS_AT_GOAL, AHEAD, TOO_CLOSE = 2.66, 0.8, 0.05, 0.03
 
 
@@ -56,11 +56,17 @@ def low_rank(states: int = 8, actions: int = 3, rank: int = 5, horizon: int = 4)
     return TabularMDP(features @ factors, -features @ draw.random(rank), 1.0, None, horizon, None, features)
 
 
-def curves(method: LinearPO, mdp: TabularMDP, seeds: Sequence[int]) -> dict[str, Any]:
-    """Expected cost and regret of each block `[seeds, blocks]`."""
+def arm(method: LinearPO, mdp: TabularMDP, seeds: Sequence[int]) -> dict[str, Any]:
+    """Mean cost of the last blocks `[seeds]`, and the curves of cost and regret `[seeds, …]` at some of them."""
     history = train_rows(method, mdp, BLOCKS, seeds)
-    found = {"cost": -metric_of(history, "return_mean"), "regret": metric_of(history, "regret")}
-    return {name: np.round(x, 4).tolist() for name, x in found.items()}
+    cost, regret = -metric_of(history, "return_mean"), metric_of(history, "regret")
+    shown = slice(EVERY - 1, None, EVERY)
+    return {
+        "late": cost[:, -round(LATE * BLOCKS) :].mean(1).tolist(),
+        "block": list(range(EVERY, BLOCKS + 1, EVERY)),
+        "cost": np.round(cost[:, shown], 3).tolist(),
+        "regret": np.round(regret[:, shown], 1).tolist(),
+    }
 
 
 def measure(seeds: Sequence[int]) -> Measurements:
@@ -68,33 +74,27 @@ def measure(seeds: Sequence[int]) -> Measurements:
     world, uniform = episodic(mixed), uniform_policy(mixed).expand(4, -1, -1)
     losses = world.losses(0)[0]
     return {
-        "loop": {name: curves(method, loop, seeds) for name, method in ARMS.items()},
+        "loop": {name: arm(method, loop, seeds) for name, method in ARMS.items()},
         "low rank": {
-            **{name: curves(ARMS[name], mixed, seeds) for name in ("evaluated bonus", "no bonus")},
+            **{name: arm(ARMS[name], mixed, seeds) for name in ("evaluated bonus", "no bonus")},
             "best": -float(world.returns(world.best(losses))),
             "uniform": -float(world.returns(world.expected(uniform, losses))),
         },
     }
 
 
-def late(costs: Sequence[Sequence[float]]) -> np.ndarray:
-    """Mean cost over the last fifth of the blocks, one number a seed."""
-    table = np.array(costs)
-    return table[:, -round(LATE * table.shape[1]) :].mean(1)
-
-
 def judge(found: Measurements) -> tuple[Verdict, dict[str, Estimate]]:
-    cost = {name: late(arm["cost"]) for name, arm in found["loop"].items()}
+    cost = {name: np.array(seen["late"]) for name, seen in found["loop"].items()}
     full, others = cost["evaluated bonus"], [name for name in cost if name != "evaluated bonus"]
     estimates = {
         **{f"cost, {name}": estimate(x.tolist()) for name, x in cost.items()},
         **{f"cost, {name} less evaluated bonus": difference(cost[name].tolist(), full.tolist()) for name in others},
         **{
-            f"regret after all blocks, {name}": estimate([row[-1] for row in arm["regret"]])
-            for name, arm in found["loop"].items()
+            f"regret after all blocks, {name}": estimate([row[-1] for row in seen["regret"]])
+            for name, seen in found["loop"].items()
         },
         **{
-            f"cost in the low-rank MDP, {name}": estimate(late(found["low rank"][name]["cost"]).tolist())
+            f"cost in the low-rank MDP, {name}": estimate(found["low rank"][name]["late"])
             for name in ("evaluated bonus", "no bonus")
         },
     }
