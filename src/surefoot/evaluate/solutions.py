@@ -23,6 +23,10 @@ from surefoot.evaluate.plots import STYLE
 from surefoot.loops.dynamic_programming import Progress, Solution
 
 DIRECTIONS = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}  # as columns and rows go
+ARROW: dict[str, Any] = {
+    **dict.fromkeys(("angles", "scale_units", "units"), "xy"), "scale": 1, "width": 0.035,
+    "headwidth": 3, "headlength": 3, "headaxislength": 2.7,
+}  # fmt: skip
 LABELLED = 150  # cells up to which the values are written into them
 
 
@@ -144,7 +148,7 @@ def draw(
             continue
         u, v = (0.36 * part * shown[acts, action] for part in direction)
         under = [colours[s] for s in acts]
-        axes.quiver(x[acts], y[acts] - 0.1, u, v, color=under, angles="xy", scale_units="xy", scale=1, width=0.006)
+        axes.quiver(x[acts], y[acts] - 0.1, u, v, color=under, **ARROW)
     return figure
 
 
@@ -158,8 +162,7 @@ def table(mdp: TabularMDP, solution: Solution, limit: int = 20) -> str:
     wide = max(len("state"), *map(len, names))
     lines = [f"{'state':<{wide}}{'value':>14}  policy"]
     for s, name in enumerate(names):
-        number = float(value[s]) if abs(value[s]) > solution.gap else 0.0  # less than can be known
-        lines.append(f"{name:<{wide}}{number:>14.6g}  {_mixture(mdp, policy[s])}")
+        lines.append(f"{name:<{wide}}{value[s]:>14.6g}  {_mixture(mdp, policy[s])}")
     if mdp.states > limit:
         lines.append(f"… and {mdp.states - limit:,} more states")
     return "\n".join(lines)
@@ -195,9 +198,10 @@ def change_table(mdp: TabularMDP, changes: list[Change]) -> str:
 
 
 def _first(mdp: TabularMDP, solution: Solution) -> tuple[Tensor, Tensor]:
-    """Values `[S]` and policy `[S, A]` of the first step."""
-    policy = solution.policy
-    return solution.value.reshape(-1, mdp.states)[0], policy.reshape(-1, mdp.states, mdp.actions)[0]
+    """Values `[S]` and policy `[S, A]` of the first step; values that are less than can be known are 0."""
+    value = solution.value.reshape(-1, mdp.states)[0]
+    value = torch.where(value.abs() > solution.gap, value, 0.0)
+    return value, solution.policy.reshape(-1, mdp.states, mdp.actions)[0]
 
 
 def _state(mdp: TabularMDP, state: int) -> str:
