@@ -68,7 +68,9 @@ def test_any_number_of_tokens_at_a_time_gives_the_same_gradient(slug, models):
     found = []
     for tokens in (None, 40, 7, 1):
         run = micro.learner(
-            small(slug, micro_tokens=tokens, max_grad_norm=None, max_tokens=12), TEN, deepcopy(models[TEN])
+            small(slug, micro_tokens=tokens, max_grad_norm=None, max_tokens=12, epochs=1, minibatches=1),
+            TEN,
+            deepcopy(models[TEN]),
         )
         run.optimizer = torch.optim.SGD(run.weights.values(), lr=1.0)
         before = weights(run)

@@ -240,9 +240,9 @@ class GroupRollout:
 
 def micro_batches(lengths: Int[Tensor, " rows"], tokens: int | None) -> Sequence[Tensor]:
     """The rows in pieces of at most `tokens` tokens with padding (or of one longer row), the short ones first."""
-    order = lengths.argsort(stable=True)
     if tokens is None:
-        return [order]
+        return [torch.arange(len(lengths))]
+    order = lengths.argsort(stable=True)
     pieces, piece = [], list[int]()
     for row, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
         if piece and (len(piece) + 1) * length > tokens:

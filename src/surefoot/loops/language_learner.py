@@ -172,7 +172,7 @@ class LanguageLearner:
             self._likelihoods(term, reference=False) if again else torch.full(valid.shape, torch.nan),
             advantage.float(),
             weights,
-            self._likelihoods(term, reference=True) if term.objective.divergence else None,
+            self._likelihoods(term, reference=True) if self.method.kl else None,
             term.group,
             term.extra,
         )

@@ -4,13 +4,14 @@
 together, `values` holds the critic's losses, `divergences` the distances between policies.
 """
 
-from surefoot.objectives import advantages, aggregation, divergences, likelihoods, ratios, stabilizers, values
+from surefoot.objectives import advantages, aggregation, beta, divergences, likelihoods, ratios, stabilizers, values
 from surefoot.objectives.policy import PolicyObjective
 
 __all__ = [
     "PolicyObjective",
     "advantages",
     "aggregation",
+    "beta",
     "divergences",
     "likelihoods",
     "ratios",

@@ -10,6 +10,7 @@ observation that really followed step t (the final observation of an episode, ne
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,9 +192,13 @@ def _centred(x: Tensor, valid: Tensor | None) -> Tensor:
     return _clean(shifted - masked_mean(shifted, valid, -1), valid)
 
 
-def _standardized(x: Tensor, valid: Tensor | None, epsilon: float) -> Tensor:
+def _standardized(x: Tensor, valid: Tensor | None, epsilon: float, unbiased: bool = False) -> Tensor:
     centred = _centred(x, valid)
-    return centred / (masked_mean(centred**2, valid, -1).sqrt() + epsilon)
+    variance = masked_mean(centred**2, valid, -1)
+    if unbiased:
+        size = torch.as_tensor(x.shape[-1]) if valid is None else valid.sum(-1, keepdim=True)
+        variance = variance * size / (size - 1).clamp(min=1)
+    return centred / (variance.sqrt() + epsilon)
 
 
 @dataclass(frozen=True)
@@ -211,10 +216,35 @@ class group_standardized(Advantage):
     """Reward minus its group's mean, over the group's population standard deviation; GRPO's advantage."""
 
     epsilon: float = hyperparameter(1e-8, above=0, help="Added to the standard deviation.")
+    unbiased: bool = hyperparameter(False, help="Divide the squares by n − 1 instead of n.")
     formula = "(R − mean(R)) / std(R)"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
-        return _standardized(rewards, signals.get("valid"), self.epsilon)
+        return _standardized(rewards, signals.get("valid"), self.epsilon, self.unbiased)
+
+
+@dataclass(frozen=True)
+class among_informative(Advantage):
+    """A group advantage times B/(B − M): B groups (the axis before the last), M of which have rewards all alike.
+
+    Those groups have no gradient but count in every mean; the factor takes them out of it (arXiv:2504.02546). It is at
+    most `cap`, or B where that is not given, and 1 where no group is informative.
+    """
+
+    term: Advantage = dataclasses.field(default_factory=group_mean)
+    cap: float | None = hyperparameter(None, low=1, help="Largest factor.")
+
+    def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
+        valid = signals.get("valid")
+        informative = (_centred(rewards, valid) != 0).any(-1).sum(-1)
+        groups = rewards.shape[-2]
+        factor = (groups / informative.clamp(min=1)).clamp(max=groups if self.cap is None else self.cap)
+        factor = torch.where(informative > 0, factor, torch.ones_like(factor))
+        return factor[..., None, None] * self.term(rewards, **signals)
+
+    def __str__(self) -> str:
+        factor = "B/(B−M)" if self.cap is None else f"min({self.cap:g}, B/(B−M))"
+        return f"{factor}·({self.term})"
 
 
 @dataclass(frozen=True)

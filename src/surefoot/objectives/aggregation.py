@@ -56,6 +56,25 @@ class per_sequence(Aggregation):
 
 
 @dataclass(frozen=True)
+class length_power(Aggregation):
+    """Sequences of length L weigh L^−power, all of them together 1 / length: the same step whatever the lengths.
+
+    The gradient summed over a sequence has a variance that grows with L; power 1 gives the mean over sequences the
+    least variance, power 0 is `constant_length` (ΔL normalisation, arXiv:2509.07558).
+    """
+
+    power: float = hyperparameter(1.0, low=0, high=1, help="How much less long sequences weigh.")
+    length: float = hyperparameter(1.0, above=0, help="The constant, e.g. the longest answer allowed.")
+    axis: int = hyperparameter(-1, help="The axis that runs along the sequence.")
+    formula = "Σ_seq w Σ_t / {length:g}, w ∝ L^−{power:g}"
+
+    def weights(self, valid: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        lengths = valid.sum(self.axis, keepdim=True)
+        share = torch.where(lengths > 0, lengths.clamp(min=1).to(dtype) ** -self.power, torch.zeros((), dtype=dtype))
+        return valid.to(dtype) * share / share.sum().clamp(min=torch.finfo(dtype).tiny) / self.length
+
+
+@dataclass(frozen=True)
 class constant_length(Aggregation):
     """Sum over the sequence divided by one constant, mean over sequences (Dr.GRPO): long answers weigh more."""
 

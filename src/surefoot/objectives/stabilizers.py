@@ -7,6 +7,7 @@ policy gradient is `weight · ρ · ∇log π`; the two forms agree wherever f i
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +86,42 @@ class dual_clip(clip):
 
     def __str__(self) -> str:
         return f"max({super().__str__()}, {self.bound:g}Â if Â<0)"
+
+
+@dataclass(frozen=True)
+class log_clip(clip):
+    """PPO's clip on log ρ instead of ρ: inside it the gradient is Â·∇log π whatever ρ is (arXiv:2505.12504)."""
+
+    def __call__(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        low, high = self.bounds()
+        return advantage + torch.minimum(ratio.log() * advantage, ratio.clamp(low, high).log() * advantage)
+
+    def weight(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        return super().weight(ratio, advantage) / ratio
+
+    def __str__(self) -> str:
+        low, high = self.bounds()
+        return f"Â + min(Â·log ρ, Â·clip(log ρ, log {low:g}, log {high:g}))"
+
+
+@dataclass(frozen=True)
+class smoothed(Stabilizer):
+    """Another stabilizer at the ratio ρ̃ = (1−α)ρ + α of a policy mixed with the old one (arXiv:2509.21282)."""
+
+    alpha: float = hyperparameter(0.1, low=0, high=1, help="Share of the old policy in the mixture.")
+    inner: Stabilizer = dataclasses.field(default_factory=none)
+
+    def __call__(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        return self.inner(self._mixed(ratio), advantage)
+
+    def weight(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        return (1 - self.alpha) * self.inner.weight(self._mixed(ratio), advantage)
+
+    def _mixed(self, ratio: Tensor) -> Tensor:
+        return (1 - self.alpha) * ratio + self.alpha
+
+    def __str__(self) -> str:
+        return f"{self.inner} at ρ̃ = {1 - self.alpha:g}ρ + {self.alpha:g}"
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,27 @@ class Task:
 
     def example(self, index: int, split: str = "train") -> Example:
         """The example of that number; those of the two splits come from different streams."""
+        self.held_out(split)
+        return self.make(numpy_stream(0, f"{self} {split}", index))
+
+    @staticmethod
+    def held_out(split: str) -> bool:
+        """Whether a split is the one that nothing learns from."""
         if split not in SPLITS:
             raise UsageError(f"split={split!r} is not allowed; it must be one of {', '.join(SPLITS)}.")
-        return self.make(numpy_stream(0, f"{self} {split}", index))
+        return split == "test"
+
+    @classmethod
+    def from_text(cls, text: str) -> Task:
+        """The task whose fields a text names, such as `digits=2,terms=3`; the first may stand without its name."""
+        values: dict[str, Any] = {}
+        fields = [f.name for f in dataclasses.fields(cls)]
+        for part in filter(None, text.split(",")):
+            name, equals, value = part.partition("=")
+            if not equals:
+                name, value = next((f for f in fields if f not in values), ""), part
+            values[name] = number(value)
+        return build(cls, values)
 
     def reward(self, example: Example, completion: str) -> float:
         """1 for the answer, 0 for anything else."""
@@ -93,21 +111,11 @@ def resolve(given: Any) -> Task:
     if name not in MADE_HERE:
         raise UsageError(f"task {name!r} is unknown. {nearest(name, MADE_HERE)} A file of prompts ends in .jsonl.")
     module, _, made = MADE_HERE[name].partition(":")
-    return _built(getattr(import_module(module), made), rest)
+    return getattr(import_module(module), made).from_text(rest)
 
 
-def _built(kind: type[Task], text: str) -> Task:
-    values: dict[str, Any] = {}
-    fields = [f.name for f in dataclasses.fields(kind)]
-    for part in filter(None, text.split(",")):
-        name, equals, value = part.partition("=")
-        if not equals:  # the first field may stand without its name: reasoning_gym:chain_sum
-            name, value = fields[len(values)] if len(values) < len(fields) else "", part
-        values[name] = _number(value)
-    return build(kind, values)
-
-
-def _number(text: str) -> Any:
+def number(text: str) -> Any:
+    """A number if the text is one, the text if not."""
     for kind in (int, float):
         try:
             return kind(text)

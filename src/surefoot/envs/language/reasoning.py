@@ -1,0 +1,72 @@
+"""The tasks of reasoning-gym, each with its own generator, difficulty and verifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from surefoot.envs.language.task import Example, Task, number
+from surefoot.errors import UsageError, nearest
+
+FAR = 2**30  # the held-out examples begin here
+FEW = 10_000, 1_000  # how many there are, and are held out, of the tasks that make theirs beforehand
+
+
+@dataclass(frozen=True)
+class ReasoningGym(Task):
+    """A task of reasoning-gym by its name, such as `reasoning_gym:chain_sum,max_terms=3`; `options` are its settings.
+
+    The reward is the task's own score, which may be partial.
+    """
+
+    name: ClassVar[str] = "reasoning_gym"
+
+    dataset: str = "chain_sum"
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self._made  # an unknown name or setting says so now
+
+    @classmethod
+    def from_text(cls, text: str) -> ReasoningGym:
+        dataset, *options = text.split(",")
+        pairs = [option.partition("=") for option in options]
+        return cls(dataset, tuple((name, number(value)) for name, _, value in pairs))
+
+    def __str__(self) -> str:
+        return ",".join([f"{self.name}:{self.dataset}", *(f"{name}={value}" for name, value in self.options)])
+
+    @cached_property
+    def _made(self) -> tuple[Any, bool]:
+        """The data set, and whether it has an example for every number."""
+        try:
+            from reasoning_gym.factory import DATASETS, create_dataset
+        except ImportError as error:
+            raise UsageError('reasoning-gym is not installed: pip install "surefoot[language]".') from error
+        if self.dataset not in DATASETS:
+            raise UsageError(f"reasoning-gym has no task {self.dataset!r}. {nearest(self.dataset, DATASETS)}")
+        try:
+            made = create_dataset(self.dataset, seed=0, size=FEW[0], **dict(self.options))
+        except (TypeError, AssertionError, ValueError) as error:
+            raise UsageError(f"task {str(self)!r} is not allowed: {error}.") from error
+        try:
+            _ = made[FAR]
+        except IndexError:
+            return made, False
+        return made, True
+
+    def example(self, index: int, split: str = "train") -> Example:
+        made, endless = self._made
+        held_out = self.held_out(split)
+        if endless:
+            place = FAR + index if held_out else index
+        else:
+            place = FEW[0] - 1 - index % FEW[1] if held_out else index % (FEW[0] - FEW[1])
+        entry = made[place]
+        answer = "" if entry["answer"] is None else str(entry["answer"])
+        return Example(entry["question"], answer, answer or None, {"entry": entry})
+
+    def reward(self, example: Example, completion: str) -> float:
+        return float(self._made[0].score_answer(completion.strip(), example.fields["entry"]))

@@ -1,0 +1,63 @@
+"""BNPO: the advantage is divided by a Beta density fitted to the success rates of the prompts.
+
+    Â = (R − p)/f(p)        f = Beta(1 + a/3, 1 + b/3),   p ~ Beta(a, b) over the prompts of the batch
+
+Dr.GRPO divides by nothing, GRPO by √(p(1−p)), whatever the policy can do; this divisor follows it, and of all Beta
+densities it makes the raw variance of the gradient least. Use it with rewards in [0, 1] when prompts are mostly very
+easy or very hard. Several reward functions are normalised one by one, and averaged.
+
+Changyi Xiao et al., *BNPO: Beta Normalization Policy Optimization* (2025), arXiv:2506.02864. At equal size of step the
+optimality says nothing: the ratio of signal to noise is best for a constant divisor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.group_rollout import GroupRollout, Rollout
+from surefoot.objectives import PolicyObjective, aggregation, ratios, stabilizers
+from surefoot.objectives.beta import beta_normalized
+
+
+@dataclass(frozen=True)
+class BNPO(GroupRollout):
+    """Group baseline, adaptive normaliser, dual clip, token sums."""
+
+    prompts: int = hyperparameter(32, low=1, help="Prompts of a step; the density is fitted to them.")
+    samples: int = hyperparameter(16, low=2, help="Completions of each prompt.")
+    clip: float = hyperparameter(0.2, above=0, help="How far below 1 the ratio is followed.")
+    clip_high: float = hyperparameter(0.28, above=0, help="How far above 1.")
+    dual_clip: float = hyperparameter(10.0, above=1, help="Ratio beyond which a bad token stops counting more.")
+    weight_cap: float = hyperparameter(1e6, above=0, help="Largest 1/f(p); 10 to 100 for small batches.")
+
+    def objective(self) -> PolicyObjective:
+        return PolicyObjective(
+            beta_normalized(self.weight_cap),
+            ratios.old(),
+            stabilizers.dual_clip(self.clip, self.clip_high, self.dual_clip),
+            aggregation=aggregation.constant_length(1.0),
+            divergence=self.kl,
+            entropy=self.entropy,
+        )
+
+    def advantages(self, rollout: Rollout) -> Tensor:
+        found = [self.objective().advantage(_in_unit(name, x)) for name, x in rollout.components.items()]
+        return torch.stack(found).mean(0)
+
+
+def _in_unit(name: str, reward: Tensor) -> Tensor:
+    """The rewards themselves; a `UsageError` where one is outside [0, 1]."""
+    if bool(((reward < 0) | (reward > 1)).any()):
+        raise UsageError(
+            f"BNPO: the reward {name!r} was {float(reward.min()):g} … {float(reward.max()):g}; it is a probability of "
+            "success here and must be in [0, 1]: rescale it to (R − least)/(most − least)."
+        )
+    return reward
+
+
+METHOD = BNPO

@@ -1,0 +1,69 @@
+"""CPGD: the clipped policy gradient without a ratio, and a drift that pulls back to the policy that wrote.
+
+    maximise  mean_tokens[ min(Â·log ρ, Â·clip(log ρ, log 1−ε, log 1+ε)) ] − α·D
+
+PPO multiplies by the ratio, so that a bad token whose probability rose pulls without bound. Here every token inside the
+clip pulls by Â, whatever its ratio. D is the KL from the policy that wrote, through a surrogate whose gradient is
+min(ρ − 1, c)·∇log π; it acts on clipped tokens too, which PPO leaves where they are. Use it for several steps a batch.
+
+Zongkai Liu et al., *CPGD: Toward Stable Rule-based Reinforcement Learning for Language Models* (2025),
+arXiv:2505.12504. "filtered" counts groups for its factor, as the paper's lineage does, not responses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.group_rollout import Batch, GroupRollout, Metrics
+from surefoot.objectives import PolicyObjective, aggregation, ratios, stabilizers
+from surefoot.objectives.advantages import among_informative, group_mean, group_standardized
+
+FILTER_CAP = 3.0
+ADVANTAGES = {
+    "standardized": group_standardized(1e-6, unbiased=True),
+    "centred": group_mean(),
+    "filtered": among_informative(group_mean(), FILTER_CAP),
+}
+
+
+@dataclass(frozen=True)
+class CPGD(GroupRollout):
+    """Group advantage, log-ratio clip, policy drift."""
+
+    minibatches: int = hyperparameter(2, low=1, help="Optimiser steps of each pass; with one the drift does nothing.")
+    max_grad_norm: float | None = hyperparameter(0.5, above=0, help="Longest gradient of a step.")
+    clip: float = hyperparameter(0.2, above=0, below=1, help="How far below 1 the ratio is followed.")
+    clip_high: float | None = hyperparameter(None, above=0, help="How far above 1; as far as below if not given.")
+    drift: float = hyperparameter(1e-3, low=0, help="Weight α of the drift.")
+    drift_cap: float = hyperparameter(2.0, above=0, help="Largest ρ − 1 that it counts.")
+    advantage: str = hyperparameter("standardized", choices=tuple(ADVANTAGES), help="How rewards are compared.")
+
+    def objective(self) -> PolicyObjective:
+        return PolicyObjective(
+            ADVANTAGES[self.advantage],
+            ratios.old(),
+            stabilizers.log_clip(self.clip, self.clip_high),
+            aggregation=aggregation.mean(),
+            divergence=self.kl,
+            entropy=self.entropy,
+        )
+
+    def loss(
+        self, objective: PolicyObjective, batch: Batch, log_prob: Tensor, entropy: Tensor
+    ) -> tuple[Tensor, Metrics]:
+        loss, metrics = super().loss(objective, batch, log_prob, entropy)
+        ratio = (log_prob.detach() - batch.old_log_prob).exp()
+        drift = (ratio - 1).clamp(max=self.drift_cap) * log_prob  # its value means nothing, its gradient is the drift's
+        return loss + self.drift * (batch.weights * drift).sum(), metrics
+
+    def steps(self) -> list[str]:
+        return [
+            *super().steps(),
+            f"    + {self.drift:g}·drift, whose gradient is min(ρ − 1, {self.drift_cap:g})·∇log π",
+        ]
+
+
+METHOD = CPGD

@@ -1,0 +1,48 @@
+"""GPG: the plain policy gradient with the group mean as baseline, and a correction for silent groups.
+
+    maximise  mean_tokens[ log π · Â ]        Â = B/(B−M) · (R − mean(R)) / F
+
+M of the B groups have rewards that are all alike: they say nothing, but count in the mean, and there are more of them
+as the policy improves. The factor takes them out. F is 1, or the deviation of the group. No critic, no reference, no
+ratio, no clip: the baseline that every other method of this kind has to beat. `informative` also asks for more prompts
+until enough groups say something; at 1 that is DAPO's dynamic sampling.
+
+Xiangxiang Chu et al., *GPG: A Simple and Strong Reinforcement Learning Baseline for Model Reasoning* (2025),
+arXiv:2504.02546. As in the released code the tokens of silent groups stay in the denominator of the mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.group_rollout import GroupRollout
+from surefoot.objectives import PolicyObjective, aggregation, ratios, stabilizers
+from surefoot.objectives.advantages import among_informative, group_mean, group_standardized
+
+
+@dataclass(frozen=True)
+class GPG(GroupRollout):
+    """REINFORCE on groups; one step a batch, because there is no ratio that could correct a second one."""
+
+    epochs: int = hyperparameter(1, low=1, high=1, help="Passes over each batch: one.")
+    minibatches: int = hyperparameter(1, low=1, high=1, help="Optimiser steps of each pass: one.")
+    standardized: bool = hyperparameter(False, help="Divide by the deviation of the group (F = std + 1e-4).")
+    corrected: bool = hyperparameter(True, help="Multiply by B/(B−M).")
+    informative: float = hyperparameter(
+        0.0, low=0, high=1, help="Share of prompts whose rewards must differ; below it more prompts are sampled."
+    )
+
+    def objective(self) -> PolicyObjective:
+        centred = group_standardized(1e-4, unbiased=True) if self.standardized else group_mean()
+        return PolicyObjective(
+            among_informative(centred) if self.corrected else centred,
+            ratios.current(),
+            stabilizers.none(),
+            aggregation=aggregation.mean(),
+            divergence=self.kl,
+            entropy=self.entropy,
+        )
+
+
+METHOD = GPG

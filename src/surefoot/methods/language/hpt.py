@@ -1,0 +1,73 @@
+"""HPT: imitate what the policy cannot do yet, reinforce what it can, prompt by prompt.
+
+    a prompt whose completions succeed in more than a share γ:  maximise  mean_seq Σ_t ρ(R − mean(R)) / T
+    any other prompt:                                           maximise  mean_tokens log π of its demonstration
+
+SFT and policy gradients are estimators of one objective, reward plus a KL to the demonstrations, that differ in four
+parts: mask, denominator, advantage, likelihood. So the two can be mixed, and the policy's own success says where. Use
+it when every prompt has a verifier and a demonstration, and some prompts are too hard for rewards alone.
+
+Xingtai Lv et al., *Towards a Unified View of Large Language Model Post-Training* (2025), arXiv:2509.04419. Where no
+completion of a prompt succeeds, its rewards are all alike, so that γ = 0 takes nothing from the policy gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.group_rollout import GroupRollout, Rollout, Term
+from surefoot.objectives import PolicyObjective, aggregation, ratios, stabilizers
+from surefoot.objectives.advantages import group_mean
+
+
+@dataclass(frozen=True)
+class HPT(GroupRollout):
+    """A gate between two terms."""
+
+    minibatches: int = hyperparameter(2, low=1, help="Optimiser steps of each pass.")
+    gate: float = hyperparameter(0.0, high=1, help="γ: a share of successes up to this is imitated; below 0 none is.")
+    imitation_weight: float = hyperparameter(1.0, low=0, help="Weight of the imitation.")
+    entropy: float = hyperparameter(1e-3, help="Weight of the entropy bonus.")
+
+    def objective(self) -> PolicyObjective:
+        return PolicyObjective(
+            group_mean(),
+            ratios.old(),
+            stabilizers.none(),
+            aggregation=aggregation.constant_length(self.max_tokens),
+            divergence=self.kl,
+            entropy=self.entropy,
+        )
+
+    def imitated(self, rollout: Rollout) -> Tensor:
+        """Which prompts are learned from by their demonstration, `[prompts]`."""
+        solved = (rollout.reward >= 1).sum(1)  # counted: a share is compared without rounding
+        return solved <= self.gate * rollout.reward.shape[1] if self.gate >= 0 else torch.zeros_like(solved).bool()
+
+    def terms(self, rollout: Rollout) -> list[Term]:
+        shown = self.imitated(rollout)
+        terms = []
+        if not bool(shown.all()):
+            kept = (~shown).nonzero().squeeze(-1)
+            samples = rollout.reward.shape[1]
+            terms.append(self.completions(rollout.prompts(kept), group=kept.repeat_interleave(samples)))
+        if bool(shown.any()) and self.imitation_weight:
+            terms.append(self.imitation(rollout, shown, coefficient=self.imitation_weight))
+        return terms
+
+    def steps(self) -> list[str]:
+        write, _ = super().steps()
+        return [
+            write,
+            f"of each prompt solved in more than {self.gate:g} of them keep the completions, of any other the "
+            "demonstration",
+            f"{self.epochs} × {self.minibatches} steps of AdamW: minimise −objective of the completions "
+            f"+ {self.imitation_weight:g}·mean NLL of the demonstrations",
+        ]
+
+
+METHOD = HPT
