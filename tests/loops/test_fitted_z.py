@@ -9,7 +9,7 @@ import torch
 from surefoot.ambiguity import KL
 from surefoot.envs.tabular import TabularMDP
 from surefoot.loops.fitted_z import Data, Network, entropic_means, fitted_z, linex
-from surefoot.loops.tabular_gradient import worst_rows
+from surefoot.loops.tabular_gradient import backup
 from surefoot.seeding import torch_stream
 
 KERNEL = torch.tensor([[[0.7, 0.3], [0.2, 0.8]], [[0.5, 0.5], [0.9, 0.1]]], dtype=torch.float64)
@@ -74,8 +74,8 @@ def test_each_iteration_contracts_by_gamma():
 
 def test_no_iteration_is_the_reward_and_one_looks_one_step_ahead():
     assert torch.equal(fitted(2.0, 0).q(torch.arange(2)), REWARD)
-    ahead = worst_rows(TabularMDP(KERNEL, REWARD, 0.9), REWARD.amax(-1), KL(penalty=0.5))[0]
-    torch.testing.assert_close(fitted(2.0, 1).q(torch.arange(2)), REWARD + 0.9 * ahead)
+    q = backup(TabularMDP(KERNEL, REWARD, 0.9), REWARD.amax(-1), KL(penalty=0.5)).q
+    torch.testing.assert_close(fitted(2.0, 1).q(torch.arange(2)), q)
 
 
 def test_what_ends_has_no_value():

@@ -163,6 +163,7 @@ def test_a_set_with_arrays_survives_the_configuration(tmp_path):
         ("horizon", MDP),
         ("no horizon", replace(MDP, horizon=3)),
         ("discount", replace(MDP, gamma=1.0)),
+        ("foresight", replace(MDP, gamma=0.0)),
         ("features", MDP),
         ("rewards of pairs", replace(MDP, reward=MDP.rows)),
         ("rewards of at least 0", replace(MDP, reward=[[1, 0.4], [-0.1, 0.6]])),

@@ -21,7 +21,6 @@ from surefoot.loops.tabular_gradient import (
     score_gradient,
     softmax,
     softmax_gradient,
-    worst_world,
 )
 from surefoot.seeding import torch_stream
 
@@ -111,7 +110,7 @@ def test_the_worst_world_has_the_robust_value(ambiguity):
     mdp = random_mdp(3)
     policy = softmax(logits(mdp, 3))
     found = evaluate(mdp, policy, ambiguity)
-    torch.testing.assert_close(evaluate(worst_world(mdp, found), policy).value, found.value, rtol=0, atol=1e-11)
+    torch.testing.assert_close(evaluate(found.world(), policy).value, found.value, rtol=0, atol=1e-11)
     assert bool((found.value <= evaluate(mdp, policy).value).all())
     paid = (policy * (mdp.reward + mdp.gamma * found.paid)).sum(-1)
     assert float(found.occupancy @ paid) == pytest.approx(float(mdp.initial @ found.value), abs=1e-11)
@@ -129,7 +128,45 @@ def test_a_sparse_kernel_gives_what_the_dense_one_gives():
             for name in ("value", "q", "paid", "occupancy"):
                 torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=0, atol=1e-10)
             if horizon is None:  # before the end the values are all 0, so that every kernel is worst
-                torch.testing.assert_close(a.rows[..., order], b.rows, rtol=0, atol=1e-10)
+                rows = a.rows[..., order] if b.mdp.sparse else a.rows
+                torch.testing.assert_close(rows, b.rows, rtol=0, atol=1e-10)
+
+
+def test_a_set_may_move_mass_beyond_the_successors_of_a_sparse_kernel():
+    """Each state has one successor; the worst world of a ball in total variation has mass on the worst of all."""
+    ring = Successors(torch.tensor([[[1]], [[2]], [[0]]]), torch.ones(3, 1, 1, dtype=torch.float64))
+    sparse = TabularMDP(ring, [[0.0], [1.0], [2.0]], 0.9)
+    dense = TabularMDP(torch.eye(3).roll(1, 1)[:, None].double(), sparse.reward, 0.9)
+    policy = torch.ones(3, 1, dtype=torch.float64)
+    found, expected = (evaluate(mdp, policy, TotalVariation(0.2)) for mdp in (sparse, dense))
+    torch.testing.assert_close(found.value, expected.value)
+    assert float(found.value.min()) < float(evaluate(sparse, policy).value.min()) - 0.1
+    torch.testing.assert_close(evaluate(found.world(), policy).value, found.value)
+
+
+@pytest.mark.parametrize("horizon", [None, 3])
+@pytest.mark.parametrize("ambiguity", SETS, ids=str)
+def test_rewards_of_the_next_state_are_the_adversarys_to_choose(ambiguity, horizon):
+    """Rewards that name the next state but do not depend on it change nothing; others are lost first."""
+    pairs = random_mdp(4, horizon=horizon)
+    spread = TabularMDP(
+        pairs.rows,
+        pairs.reward[..., None].expand(4, 3, 4)
+        if horizon is None
+        else pairs.reward[..., None].expand(*pairs.reward.shape, 4),
+        0.8,
+        horizon=horizon,
+    )
+    policy = softmax(logits(pairs, 4))
+    one, other = evaluate(pairs, policy, ambiguity), evaluate(spread, policy, ambiguity)
+    for name in ("value", "q", "paid", "occupancy"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=1e-9)
+    uneven = TabularMDP(
+        pairs.rows, torch.rand(4, 3, 4, generator=torch_stream(4, "rewards"), dtype=torch.float64), 0.8, horizon=horizon
+    )
+    found = evaluate(uneven, policy, ambiguity)
+    torch.testing.assert_close(evaluate(found.world(), policy).value, found.value, rtol=0, atol=1e-9)
+    assert ambiguity is None or bool((found.value <= evaluate(uneven, policy).value + 1e-12).all())
 
 
 def test_a_long_horizon_tends_to_none():
@@ -145,8 +182,11 @@ def test_what_has_no_answer_is_refused():
     policy = softmax(logits(TWO))
     with pytest.raises(UsageError, match="gamma=1 and no horizon"):
         evaluate(TabularMDP(TWO.rows, TWO.reward, 1.0), policy)
-    with pytest.raises(UsageError, match=r"rewards that depend on the next state; give reward=mdp.expected_reward"):
-        evaluate(TabularMDP(TWO.rows, TWO.rows, 0.9), policy, KL(0.1))
+    with pytest.raises(UsageError, match="gamma=0 and rewards that depend on the next state"):
+        evaluate(TabularMDP(TWO.rows, TWO.rows, 0.0), policy, KL(0.1))
+    sparse = Successors(torch.arange(2).expand(2, 2, 2), TWO.rows)
+    with pytest.raises(UsageError, match="are known for its successors only"):
+        evaluate(TabularMDP(sparse, TWO.rows, 0.9), policy, TotalVariation(0.1))
 
 
 # --- sampled ---------------------------------------------------------------------------------------------------------
@@ -164,7 +204,7 @@ def test_the_score_gradient_of_the_worst_world_is_unbiased(ambiguity, horizon):
     policy = softmax(logits(mdp, 7, () if horizon is None else (horizon,)))
     found = evaluate(mdp, policy, ambiguity)
     length, parts = horizon or 30, []  # 0.5**30 of a return is cut off
-    world = worst_world(mdp, found)
+    world = found.world()
     for part in range(40):
         met = rollouts(world, policy, 500, length, torch_stream(part, "episodes"))
         step = torch.arange(length)

@@ -38,6 +38,7 @@ NEEDS = {
     "horizon": Need(lambda mdp: mdp.horizon is not None, "needs episodes of a fixed length: set horizon=H"),
     "no horizon": Need(lambda mdp: mdp.horizon is None, "needs an MDP that goes on for ever: leave horizon out"),
     "discount": Need(lambda mdp: mdp.gamma < 1, "needs a discount: set gamma below 1"),
+    "foresight": Need(lambda mdp: mdp.gamma > 0, "looks ahead: set gamma above 0"),
     "features": Need(lambda mdp: mdp.features is not None, "is a linear method: give features=[S, A, d]"),
     "rewards of pairs": Need(
         lambda mdp: mdp.reward.ndim < mdp.rows.ndim,
@@ -59,7 +60,6 @@ class Tabular:
     """
 
     loop: ClassVar[str] = "tabular"
-    pace: ClassVar[int] = 1
     default_steps: ClassVar[int] = 100
     needs: ClassVar[tuple[str, ...]] = ()
 
@@ -98,6 +98,11 @@ class Tabular:
     def algorithm(self) -> list[str]:
         """The lines of `explain`."""
         return self.steps()
+
+    @property
+    def pace(self) -> int:
+        """Steps of one iteration."""
+        return 1
 
     def gradient_steps(self, total_steps: int) -> float:
         """Gradient steps that a compiler could fuse: there are none."""

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from surefoot.ambiguity import Ambiguity
 from surefoot.ambiguity.operator import solve
-from surefoot.envs.tabular import TabularMDP, Transitions
+from surefoot.envs.tabular import Kernel, Successors, TabularMDP, Transitions
 from surefoot.errors import UsageError
+from surefoot.loops.dynamic_programming.outcomes import check_outcomes, nominal_rows, reach
 
 # --- policies --------------------------------------------------------------------------------------------------------
 
@@ -41,56 +42,79 @@ def project(points: Tensor, legal: Tensor | None = None) -> Tensor:
 # --- exact gradients -------------------------------------------------------------------------------------------------
 
 
+class Backup(NamedTuple):
+    """One step back from a value in the world that is worst for it."""
+
+    q: Tensor  # [S, A]
+    rows: Tensor  # the worst kernel, in the shape of `mdp.rows`
+    paid: Tensor  # [S, A] what the adversary pays for it: 0 but for penalties
+
+
 class Evaluation(NamedTuple):
     """A policy in the world that is worst for it."""
 
     value: Tensor  # [S], or [H + 1, S] with zeros last
     q: Tensor  # [S, A], or [H, S, A]
-    rows: Tensor  # the worst kernel, in the shape of `mdp.rows`
+    rows: Tensor  # the worst kernel, in the shape of `mdp.rows`, with a horizon always by step
     paid: Tensor  # [S, A] or [H, S, A] what the adversary pays for it: 0 but for penalties
     occupancy: Tensor  # [S] Σ_t γ^t Pr(s_t = s) from `mdp.initial`; [H, S] γ^h Pr(s_h = s) with a horizon
+    mdp: TabularMDP  # the nominal one, its kernel dense where a set moves mass beyond the successors
+
+    def world(self) -> TabularMDP:
+        """The worst world as an MDP, what the adversary pays in its rewards."""
+        mdp, paid = self.mdp, self.mdp.gamma * self.paid
+        kernel: Kernel = self.rows
+        if mdp.sparse:
+            kernel = Successors(mdp.transition.state.expand(self.rows.shape), self.rows)
+        by_outcome = mdp.reward.ndim == mdp.rows.ndim
+        return replace(mdp, transition=kernel, reward=mdp.reward + (paid[..., None] if by_outcome else paid))
 
 
 def evaluate(mdp: TabularMDP, policy: Tensor, ambiguity: Ambiguity | None = None) -> Evaluation:
-    """The policy's value, worst kernel and occupancy, exact up to rounding.
+    """The policy's value, worst world and occupancy, exact up to rounding.
 
     Without a horizon the adversary's policy iteration is run to its fixed point: each round solves the linear system of
     the kernel that was worst for the last value, which converges from above. With one it is backward induction.
-    The set is (s, a)-rectangular and its penalty is paid with the next state: Q = r + γ·min_q (q·V + penalty).
+    The set is (s, a)-rectangular and its penalty is paid with the next state: Q = r + γ·min_q (q·V + penalty), where a
+    reward that depends on the next state stands beside its value as r/γ. A sparse kernel becomes dense for sets that
+    move mass beyond the successors.
 
-    Raises `UsageError` for rewards that depend on the next state beside a set, or gamma = 1 without a horizon.
+    Raises `UsageError` for gamma = 1 without a horizon, a set beside such rewards where gamma is 0, or beside such
+    rewards of a sparse kernel if it moves mass where there are none.
     """
-    if ambiguity is not None and mdp.reward.ndim == mdp.rows.ndim:
-        raise UsageError(f"{mdp.name!r} has rewards that depend on the next state; give reward=mdp.expected_reward().")
-    return _endless(mdp, policy, ambiguity) if mdp.horizon is None else _stepwise(mdp, policy, ambiguity)
+    if mdp.gamma == 1 and mdp.horizon is None:
+        raise UsageError(f"{mdp.name!r} has gamma=1 and no horizon, so returns need not be finite; set one of them.")
+    mdp = mdp if ambiguity is None else _reachable(mdp, ambiguity)
+    return (_endless if mdp.horizon is None else _stepwise)(mdp, policy, ambiguity)
 
 
-def worst_rows(
-    mdp: TabularMDP, value: Tensor, ambiguity: Ambiguity | None, step: int | None = None
-) -> tuple[Tensor, ...]:
-    """The worst expectation of `value [S]` over the next state `[S, A]`, its kernel, and the penalty paid `[S, A]`."""
-    rows, state = _kernel(mdp, step)
+def backup(mdp: TabularMDP, value: Tensor, ambiguity: Ambiguity | None, step: int = 0) -> Backup:
+    """The worst Q-values of a step from the value `[S]` of the next one; of a sparse kernel among its successors."""
+    rows, state, reward = _parts(mdp, step)
+    by_outcome = reward.ndim == rows.ndim
     ahead = value if state is None else value[state]
     if ambiguity is None:
         expected = rows @ ahead if state is None else (rows * ahead).sum(-1)
-        return expected, rows, torch.zeros_like(expected)
+        return Backup(_mean(rows, reward) + mdp.gamma * expected, rows, torch.zeros_like(expected))
+    if by_outcome:
+        ahead = ahead + reward / mdp.gamma
     if mdp.legal is not None:  # rows of pairs that do not exist need not be distributions
         rows = torch.where(mdp.legal[..., None], rows, 1 / rows.shape[-1])
-    solution = solve(ahead, rows, ambiguity, ambiguity.strength)
-    worst = solution.distribution().expand(rows.shape)
-    return solution.value, worst, solution.value - (worst * ahead).sum(-1)
+    least, distribution = solve(ahead, rows, ambiguity, ambiguity.strength)
+    worst = distribution().expand(rows.shape)
+    q = mdp.gamma * least if by_outcome else reward + mdp.gamma * least
+    return Backup(q, worst, least - (worst * ahead).sum(-1))
 
 
 def occupancy(mdp: TabularMDP, policy: Tensor, rows: Tensor | None = None) -> Tensor:
     """Discounted visits `[S]` (or `[H, S]`, by step) from `mdp.initial`, in the kernel `rows` or the nominal one."""
     rows = mdp.rows if rows is None else rows
     if mdp.horizon is None:
-        chain = _chain(rows, _kernel(mdp)[1], policy)
+        chain = _chain(mdp, rows, policy)
         return torch.linalg.solve(torch.eye(mdp.states, dtype=chain.dtype) - mdp.gamma * chain.T, mdp.initial)
     visits = [mdp.initial]
     for h in range(mdp.horizon - 1):
-        here = rows[h] if rows.ndim == 4 else rows
-        visits.append(mdp.gamma * visits[-1] @ _chain(here, _kernel(mdp, h)[1], at(policy, h)))
+        visits.append(mdp.gamma * visits[-1] @ _chain(mdp, rows[h] if rows.ndim == 4 else rows, at(policy, h), h))
     return torch.stack(visits)
 
 
@@ -102,12 +126,6 @@ def direct_gradient(occupancy: Tensor, q: Tensor) -> Tensor:
 def softmax_gradient(occupancy: Tensor, policy: Tensor, q: Tensor) -> Tensor:
     """∂J/∂θ `[..., S, A]` of a softmax policy's logits."""
     return occupancy[..., None] * policy * (q - (policy * q).sum(-1, keepdim=True))
-
-
-def worst_world(mdp: TabularMDP, found: Evaluation) -> TabularMDP:
-    """The world that is worst for a policy as an MDP of its own, what the adversary pays among the rewards."""
-    kernel = found.rows if not mdp.sparse else mdp.transition._replace(probability=found.rows)
-    return replace(mdp, transition=kernel, reward=mdp.expected_reward() + mdp.gamma * found.paid)
 
 
 # --- sampled gradients -----------------------------------------------------------------------------------------------
@@ -136,51 +154,62 @@ def score_gradient(policy: Tensor, met: Transitions, weight: Tensor, first_step:
     return (taken - taken.sum(-1, keepdim=True) * policy) / len(weight)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --- how -------------------------------------------------------------------------------------------------------------
 
 
 def _endless(mdp: TabularMDP, policy: Tensor, ambiguity: Ambiguity | None, rounds: int = 100) -> Evaluation:
-    if mdp.gamma == 1:
-        raise UsageError(f"{mdp.name!r} has gamma=1 and no horizon, so returns need not be finite; set one of them.")
-    reward, state, eye = mdp.expected_reward(), _kernel(mdp)[1], torch.eye(mdp.states, dtype=torch.float64)
+    eye, reward = torch.eye(mdp.states, dtype=torch.float64), mdp.reward
     value = torch.full((mdp.states,), torch.inf, dtype=torch.float64)
-    _, rows, paid = worst_rows(mdp, torch.zeros_like(value), ambiguity)
+    worst = backup(mdp, torch.zeros_like(value), ambiguity)
     for _ in range(rounds):
-        gained = (policy * (reward + mdp.gamma * paid)).sum(-1)
-        before, value = value, torch.linalg.solve(eye - mdp.gamma * _chain(rows, state, policy), gained)
-        expected, rows, paid = worst_rows(mdp, value, ambiguity)
+        gained = (policy * (_mean(worst.rows, reward) + mdp.gamma * worst.paid)).sum(-1)
+        before, value = value, torch.linalg.solve(eye - mdp.gamma * _chain(mdp, worst.rows, policy), gained)
+        worst = backup(mdp, value, ambiguity)
         if float((before - value).max()) <= 1e-13 * (1 + float(value.abs().max())):
             break
-    return Evaluation(value, reward + mdp.gamma * expected, rows, paid, occupancy(mdp, policy, rows))
+    return Evaluation(value, *worst, occupancy(mdp, policy, worst.rows), mdp)
 
 
 def _stepwise(mdp: TabularMDP, policy: Tensor, ambiguity: Ambiguity | None) -> Evaluation:
     assert mdp.horizon is not None
-    value, reward = [torch.zeros(mdp.states, dtype=torch.float64)], mdp.expected_reward()
-    q, kernels, prices = [], [], []
+    value, backups = [torch.zeros(mdp.states, dtype=torch.float64)], list[Backup]()
     for h in reversed(range(mdp.horizon)):
-        expected, rows, paid = worst_rows(mdp, value[-1], ambiguity, h)
-        q.append((reward[h] if mdp.stepped else reward) + mdp.gamma * expected)
-        value.append((at(policy, h) * q[-1]).sum(-1))
-        kernels.append(rows)
-        prices.append(paid)
-    value, q, rows, paid = (torch.stack(x[::-1]) for x in (value, q, kernels, prices))
-    return Evaluation(value, q, rows, paid, occupancy(mdp, policy, rows))
+        backups.append(backup(mdp, value[-1], ambiguity, h))
+        value.append((at(policy, h) * backups[-1].q).sum(-1))
+    q, rows, paid = (torch.stack(x) for x in zip(*backups[::-1], strict=True))
+    return Evaluation(torch.stack(value[::-1]), q, rows, paid, occupancy(mdp, policy, rows), mdp)
 
 
-def _kernel(mdp: TabularMDP, step: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """The probabilities of a step and, of a sparse kernel, the states that they belong to."""
+def _reachable(mdp: TabularMDP, ambiguity: Ambiguity) -> TabularMDP:
+    """The MDP with a row for every state that the set may move mass to."""
+    check_outcomes(ambiguity, nominal_rows(mdp))
+    if mdp.gamma == 0 and mdp.reward.ndim == mdp.rows.ndim:
+        raise UsageError(f"{mdp.name!r} has gamma=0 and rewards that depend on the next state; set gamma above 0.")
+    if not mdp.sparse or reach(ambiguity) == "successors":
+        return mdp
+    dense = torch.zeros(*mdp.rows.shape[:-1], mdp.states, dtype=torch.float64)
+    return replace(mdp, transition=dense.scatter_add_(-1, mdp.transition.state, mdp.rows))
+
+
+def _parts(mdp: TabularMDP, step: int) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The probabilities of a step, of a sparse kernel the states that they belong to, and the rewards."""
     state = mdp.transition.state if mdp.sparse else None
     if not mdp.stepped:
-        return mdp.rows, state
-    return mdp.rows[step], None if state is None else state[step]
+        return mdp.rows, state, mdp.reward
+    return mdp.rows[step], None if state is None else state[step], mdp.reward[step]
 
 
-def _chain(rows: Tensor, state: Tensor | None, policy: Tensor) -> Tensor:
-    """The Markov chain `[S, S']` of a policy `[S, A]`."""
-    if state is None:
+def _mean(rows: Tensor, reward: Tensor) -> Tensor:
+    """The rewards `[S, A]`, averaged over the next state where they depend on it."""
+    return (rows * reward).sum(-1) if reward.ndim == rows.ndim else reward
+
+
+def _chain(mdp: TabularMDP, rows: Tensor, policy: Tensor, step: int = 0) -> Tensor:
+    """The Markov chain `[S, S']` of a policy `[S, A]` in a kernel on the MDP's successors."""
+    if not mdp.sparse:
         return torch.einsum("sa,sat->st", policy, rows)
-    chain = torch.zeros(len(rows), len(rows), dtype=rows.dtype)
+    state = mdp.transition.state[step] if mdp.stepped else mdp.transition.state
+    chain = torch.zeros(mdp.states, mdp.states, dtype=rows.dtype)
     return chain.scatter_add_(1, state.flatten(1), (policy[..., None] * rows).flatten(1))
 
 

@@ -12,7 +12,7 @@ from surefoot.envs.tabular import TabularMDP, rollouts
 from surefoot.errors import UsageError
 from surefoot.loops.run import make_learner
 from surefoot.loops.tabular import greedy
-from surefoot.loops.tabular_gradient import direct_gradient, evaluate, project
+from surefoot.loops.tabular_gradient import backup, direct_gradient, evaluate, project
 from surefoot.methods.tabular.regularized_rmdp import RFZI, RegularizedRMDP, SampledGradient
 from surefoot.seeding import torch_stream
 
@@ -35,11 +35,9 @@ def random_policy(mdp, seed):
 
 def optimum(mdp, ambiguity, sweeps=300):
     """V* `[S]` by value iteration."""
-    from surefoot.loops.tabular_gradient import worst_rows
-
     value = torch.zeros(mdp.states, dtype=torch.float64)
     for _ in range(sweeps):
-        value = (mdp.reward + mdp.gamma * worst_rows(mdp, value, ambiguity)[0]).amax(-1)
+        value = backup(mdp, value, ambiguity).q.amax(-1)
     return value
 
 
@@ -174,11 +172,11 @@ def test_weighed_nominal_episodes_visit_what_the_worst_world_visits():
     mdp, method = garnet(4, states=3, actions=2, gamma=0.6), SampledGradient(beta=3.0)
     policy = random_policy(mdp, 4)
     found = evaluate(mdp, policy, KL(penalty=1 / 3))
-    ahead, parts, errors = (found.q - mdp.reward) / mdp.gamma, [], []
+    parts, errors = [], []
     for part in range(20):
         met = rollouts(mdp, policy, 1000, 12, torch_stream(part, "episodes"))
-        parts.append(method.visits(mdp, policy, ahead, met)[0])
-        errors.append((method.critic(mdp, policy, ahead, met) - ahead).abs().max())
+        parts.append(method.visits(mdp, policy, found.q, met)[0])
+        errors.append((method.critic(mdp, policy, found.q, met) - found.q).abs().max())
     sampled = torch.stack(parts)
     step, visits = torch.arange(12), mdp.initial
     exact, chain = torch.zeros(3, dtype=torch.float64), torch.einsum("sa,sat->st", policy, found.rows)
@@ -190,13 +188,12 @@ def test_weighed_nominal_episodes_visit_what_the_worst_world_visits():
     assert max(errors) < 0.02  # the exact critic stays where it is
 
 
-def test_the_critic_finds_the_robust_expectation_of_the_next_value():
+def test_the_critic_finds_the_robust_values():
     mdp, method = garnet(5, states=3, actions=2, gamma=0.6), SampledGradient(beta=2.0)
-    policy, ahead = random_policy(mdp, 5), torch.zeros(3, 2, dtype=torch.float64)
+    policy, q = random_policy(mdp, 5), torch.zeros(3, 2, dtype=torch.float64)
     for part in range(60):
-        ahead = method.critic(mdp, policy, ahead, rollouts(mdp, policy, 2000, 10, torch_stream(part, "episodes")))
-    exact = (evaluate(mdp, policy, KL_2).q - mdp.reward) / mdp.gamma
-    torch.testing.assert_close(ahead, exact, rtol=0, atol=0.01)
+        q = method.critic(mdp, policy, q, rollouts(mdp, policy, 2000, 10, torch_stream(part, "episodes")))
+    torch.testing.assert_close(q, evaluate(mdp, policy, KL_2).q, rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -231,12 +228,25 @@ def test_at_beta_0_fitted_z_is_fitted_q():
     assert rows[-1]["robust_mean"] == rows[-1]["return_mean"]
 
 
+@pytest.mark.parametrize("method", [RegularizedRMDP("kl-penalty:0.5"), RFZI(beta=2.0, samples=100_000)], ids=str)
+def test_rewards_of_the_next_state_are_risked_with_its_value(method):
+    """Against V*(s) = max_a −(γ/β) log E exp(−β (V(s') + r(s, a, s')/γ)), iterated here."""
+    base = garnet(7, states=3, actions=2)
+    paid = torch.rand(3, 2, 3, generator=torch_stream(7, "rewards"), dtype=torch.float64)
+    mdp, value = TabularMDP(base.rows, paid, 0.8), torch.zeros(3, dtype=torch.float64)
+    for _ in range(200):
+        value = (-0.4 * torch.log((base.rows * torch.exp(-2 * (value + paid / 0.8))).sum(-1))).amax(-1)
+    learner, _ = trained(method, mdp, 80)
+    best = learner.states[0]["q"].amax(-1)
+    torch.testing.assert_close(best, value, rtol=0, atol=0.01 if isinstance(method, RFZI) else 1e-8)
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", [RegularizedRMDP(), SampledGradient(), RFZI()], ids=lambda m: type(m).__name__)
 def test_an_mdp_with_an_end_or_without_a_discount_is_refused(method):
-    for changes in ({"horizon": 3}, {"gamma": 1.0}):
+    for changes in ({"horizon": 3}, {"gamma": 1.0}, {"gamma": 0.0}):
         with pytest.raises(UsageError, match=f"{type(method).__name__} cannot learn in 'mdp'"):
             make_learner(method, TabularMDP(TWO.rows, TWO.reward, **{"gamma": 0.9, **changes}), [0], 10)
 

@@ -39,7 +39,7 @@ from surefoot.seeding import torch_stream
 class RegularizedRMDP(Tabular):
     """Projected ascent on the exact gradient, the policy's probabilities being the parameters."""
 
-    needs: ClassVar = ("no horizon", "discount", "rewards of pairs")
+    needs: ClassVar = ("no horizon", "discount", "foresight")
     default_steps: ClassVar[int] = 200
 
     ambiguity: str | Ambiguity = hyperparameter("kl-penalty:1", help="What the adversary may do, and for what price.")
@@ -91,42 +91,41 @@ class SampledGradient(Tabular):
     critic_rate: float = hyperparameter(0.5, above=0, high=1, help="How far Z moves to the mean of a pass.")
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
-        return {"policy": uniform_policy(mdp), "robust_next": torch.zeros(mdp.states, mdp.actions, dtype=torch.float64)}
+        return {"policy": uniform_policy(mdp), "q": torch.zeros(mdp.states, mdp.actions, dtype=torch.float64)}
 
     def step(self, mdp: TabularMDP, state: State, seed: int, iteration: int) -> tuple[State, Metrics]:
-        policy, ahead = state["policy"], state["robust_next"]
+        policy, q = state["policy"], state["q"]
         met = rollouts(mdp, policy, self.episodes, self.length, torch_stream(seed, "episodes", iteration))
         for _ in range(self.critic_sweeps):
-            ahead = self.critic(mdp, policy, ahead, met)
-        visits, weight = self.visits(mdp, policy, ahead, met)
-        q = mdp.reward + mdp.gamma * ahead
+            q = self.critic(mdp, policy, q, met)
+        visits, weight = self.visits(mdp, policy, q, met)
         policy = project(policy + self.learning_rate * direct_gradient(visits, q), mdp.legal)
         metrics = {
             "return_mean": mdp.initial @ evaluate(mdp, policy).value,
             "robust_mean": mdp.initial @ evaluate(mdp, policy, KL(penalty=1 / self.beta)).value,
             "effective_sample_size": 1 / weight[:, -1].square().sum(),
         }
-        return {"policy": policy, "robust_next": ahead}, metrics
+        return {"policy": policy, "q": q}, metrics
 
-    def critic(self, mdp: TabularMDP, policy: Tensor, ahead: Tensor, met: Transitions) -> Tensor:
-        """−(1/β) log Z `[S, A]` after a move of Z, whose relative error is the mean of exp(−βV(s'))/Z less 1."""
-        pair, ratio = (met.states * mdp.actions + met.actions).flatten(), self.log_ratio(mdp, policy, ahead, met).exp()
-        count = torch.bincount(pair, minlength=ahead.numel())
-        total = torch.bincount(pair, ratio.flatten() - 1, minlength=ahead.numel())
-        error = (total / count.clamp(min=1)).view_as(ahead)
-        return ahead - torch.log1p(self.critic_rate * error) / self.beta
+    def critic(self, mdp: TabularMDP, policy: Tensor, q: Tensor, met: Transitions) -> Tensor:
+        """Q = r − (γ/β) log Z after a move of Z, whose relative error is the mean of exp(−βV(s'))/Z(s, a) less 1."""
+        pair, ratio = (met.states * mdp.actions + met.actions).flatten(), self.log_ratio(mdp, policy, q, met).exp()
+        count = torch.bincount(pair, minlength=q.numel())
+        total = torch.bincount(pair, ratio.flatten() - 1, minlength=q.numel())
+        error = (total / count.clamp(min=1)).view_as(q)
+        return q - mdp.gamma / self.beta * torch.log1p(self.critic_rate * error)
 
-    def visits(self, mdp: TabularMDP, policy: Tensor, ahead: Tensor, met: Transitions) -> tuple[Tensor, Tensor]:
+    def visits(self, mdp: TabularMDP, policy: Tensor, q: Tensor, met: Transitions) -> tuple[Tensor, Tensor]:
         """Discounted visits `[S]` of the worst world, and the weights `[N, T]` that make nominal episodes its own."""
-        ratios = self.log_ratio(mdp, policy, ahead, met)
+        ratios = self.log_ratio(mdp, policy, q, met)
         weight = (ratios.cumsum(1) - ratios).softmax(0)  # of the steps before, normalised over the episodes
         discounted = mdp.gamma ** torch.arange(weight.shape[1]) * weight
         return torch.bincount(met.states.flatten(), discounted.flatten(), minlength=mdp.states), weight
 
-    def log_ratio(self, mdp: TabularMDP, policy: Tensor, ahead: Tensor, met: Transitions) -> Tensor:
+    def log_ratio(self, mdp: TabularMDP, policy: Tensor, q: Tensor, met: Transitions) -> Tensor:
         """log(exp(−βV(s'))/Z(s, a)) `[N, T]`: how much likelier the worst world makes each transition."""
-        value = (policy * (mdp.reward + mdp.gamma * ahead)).sum(-1)
-        return -self.beta * (value[met.next_states] - ahead[met.states, met.actions])
+        value = (policy * q).sum(-1)[met.next_states]
+        return -self.beta * (value + (met.rewards - q[met.states, met.actions]) / mdp.gamma)
 
     def policy(self, mdp: TabularMDP, state: State) -> Tensor:
         return state["policy"]
@@ -161,12 +160,12 @@ class RFZI(Tabular):
         stream = torch_stream(seed, "data set")
         met = offline(mdp, uniform_policy(mdp), self.samples, stream, states=every)
         pair = met.states * mdp.actions + met.actions
-        return {"pair": pair, "next_state": met.next_states, "q": mdp.reward.clone()}
+        q = torch.zeros(mdp.states, mdp.actions, dtype=torch.float64)
+        return {"pair": pair, "reward": met.rewards, "next_state": met.next_states, "q": q}
 
     def step(self, mdp: TabularMDP, state: State, seed: int, iteration: int) -> tuple[State, Metrics]:
-        value = (greedy(mdp, state["q"]) * state["q"]).sum(-1)
-        ahead = entropic_means(value[state["next_state"]], state["pair"], mdp.reward.numel(), self.beta)
-        q = mdp.reward + mdp.gamma * ahead.view_as(mdp.reward)
+        value = (greedy(mdp, state["q"]) * state["q"]).sum(-1)[state["next_state"]] + state["reward"] / mdp.gamma
+        q = mdp.gamma * entropic_means(value, state["pair"], state["q"].numel(), self.beta).view_as(state["q"])
         policy, set_ = greedy(mdp, q), None if self.beta == 0 else KL(penalty=1 / self.beta)
         metrics = {
             "return_mean": mdp.initial @ evaluate(mdp, policy).value,
