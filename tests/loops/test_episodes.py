@@ -133,6 +133,14 @@ def test_a_set_of_one_kernel_gives_its_expectation():
     torch.testing.assert_close(single.most(0, values), Known(kernel).most(0, values), rtol=0, atol=1e-7)
 
 
+def test_bounds_around_frequencies_by_hand():
+    counts = f64([6.0, 2.0]).view(1, 1, 1, 2).expand(1, 2, 1, 2)
+    box = Unknown(counts, 0.05).boxes[0]
+    width = math.sqrt(2 * 0.75 * 0.25 * 0.05 / 8) + 7 * 0.05 / (3 * 8)
+    torch.testing.assert_close(box.lower[0, 0], f64([0.75 - width, 0.25 - width]), rtol=1e-12, atol=0)
+    torch.testing.assert_close(box.upper[1, 0], f64([0.75 + width, 0.25 + width]), rtol=1e-12, atol=0)
+
+
 def test_nothing_is_known_where_nothing_was_met():
     unknown, values = Unknown(torch.zeros(2, 3, 2, 3, dtype=torch.float64), 0.1), f64([1.0, 5.0, -2.0])
     assert bool((unknown.most(0, values) == 5).all()) and bool((unknown.most(0, values, False) == -2).all())

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import brentq
 
+from surefoot.loops import ftrl
 from surefoot.loops.ftrl import REGULARIZERS, LogBarrier, Shannon, Tsallis, entropic, entropy, leader
 
 STEPS = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
@@ -137,6 +138,16 @@ def test_what_is_not_allowed_has_no_probability_and_changes_nothing(kind):
     p = KINDS[kind](barred, f64(1.0))
     torch.testing.assert_close(p[[0, 2, 3]], KINDS[kind](STEPS, f64(1.0)), rtol=1e-14, atol=0)
     assert p[1] == 0 and p[4] == 0
+
+
+@pytest.mark.parametrize("kind", ["tsallis", "log-barrier", "both"])
+def test_a_dozen_rounds_are_enough(kind, monkeypatch):
+    draw = np.random.default_rng(3)
+    losses = f64(draw.normal(size=(500, 8)) * 10.0 ** draw.integers(-3, 6, (500, 1)))
+    rate = f64(10.0 ** draw.uniform(-3, 3, (500, 1)))
+    found = KINDS[kind](losses, rate)
+    monkeypatch.setattr(ftrl, "ROUNDS", 12)
+    assert torch.equal(KINDS[kind](losses, rate), found)
 
 
 def test_rows_are_solved_each_for_itself():

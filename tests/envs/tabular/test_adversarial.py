@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from surefoot.envs.tabular import ZOO, TabularMDP
+from surefoot.envs.tabular import ZOO, TabularMDP, resolve
 from surefoot.envs.tabular.adversarial import adversarial, layers, myopic_loop, shifting_trap
 from surefoot.errors import UsageError
 from surefoot.loops.episodes import episodic
@@ -57,7 +57,7 @@ def test_bernoulli_rewards_are_ends_of_the_range_with_the_mean_of_the_stage():
 
 
 def test_regret_of_the_layers_is_the_gap_times_the_other_actions():
-    mdp = layers(horizon=4, states=3, actions=3, gap=0.25, seed=5)
+    mdp = layers(depth=4, states=3, actions=3, gap=0.25, seed=5)
     world = episodic(mdp)
     policy = torch.tensor([0.3, 0.2, 0.5], dtype=torch.float64).expand(4, 3, 3)
     losses = world.losses(0)[0]
@@ -98,3 +98,10 @@ def test_the_costs_of_the_chain_swing_around_their_mean():
 def test_the_zoo_has_them(name):
     assert ZOO[name]().horizon in (3, 6)
     assert ZOO[name]().at(0).horizon is None
+
+
+def test_from_text_with_numbers():
+    mdp = resolve("layers:4,2,gap=0.3")
+    assert tuple(mdp.rows.shape) == (4, 2, 2, 2) and float(mdp.reward[0, 0, 1]) == pytest.approx(-0.2)
+    assert resolve("myopic-loop:4,swing=0.0").horizon == 4
+    assert resolve("shifting-trap:length=7").length == 7

@@ -120,7 +120,7 @@ def test_the_mean_of_the_estimate_is_q_or_its_share_under_optimistic_visits(meth
 
 
 def test_the_bonus_of_tsallis_is_what_its_formula_says():
-    mdp = layers(horizon=1, states=2, actions=2)
+    mdp = layers(depth=1, states=2, actions=2)
     method = BestOfBothWorlds(offset=0.25, growth=0.25, bonus=0.2)
     state = method.start(mdp, 0)
     settled = method.settled(mdp, state, 0)
@@ -175,7 +175,7 @@ def test_unknown_kernels_are_paid_for_until_they_are_known():
 def test_it_learns_the_better_action(kind, kernel):
     method = BestOfBothWorlds(regularizer=kind, transitions=kernel, offset=0.25, growth=0.25)
     episodes = 300 if kernel == "known" else 500
-    learner, rows = run(method, layers(horizon=2, states=2, gap=0.45, seed=1), episodes)
+    learner, rows = run(method, layers(depth=2, states=2, gap=0.45, seed=1), episodes)
     policy = learner.method.policy(learner.mdp, learner.states[0])
     assert float(policy[..., 1].min()) > 0.6
     regret = np.diff([row["regret"] for row in rows], prepend=0)

@@ -124,7 +124,7 @@ def tuned(
 
 def measure(seeds: Sequence[int]) -> Measurements:
     few, world, trap = list(seeds)[:FEWER_SEEDS], layers(), shifting_trap(length=TRAPPED // 2)
-    bandit = layers(horizon=1, states=1)
+    bandit = layers(depth=1, states=1)
     growing = regrets(BestOfBothWorlds(**BANDIT), bandit, HORIZONS[-1], few)
     fixed = [regrets(WorstCase(episodes=t, **BANDIT), bandit, t, few) for t in HORIZONS]
     return {

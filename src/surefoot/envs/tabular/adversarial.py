@@ -71,20 +71,20 @@ def adversarial(mdp: TabularMDP, stages: Any, **changes: Any) -> AdversarialMDP:
 
 
 @entry
-def layers(horizon: int = 3, states: int = 3, actions: int = 2, gap: float = 0.2, seed: int = 0) -> AdversarialMDP:
+def layers(depth: int = 3, states: int = 3, actions: int = 2, gap: float = 0.2, seed: int = 0) -> AdversarialMDP:
     """Losses of 0 or 1 with mean 0.5, or 0.5 − gap for the last action, in states that are drawn at random.
 
-    The kernel of each step is drawn from Dirichlet(1, …, 1), the first state is uniform. An episode's regret is `gap`
-    times the expected number of other actions than the last.
+    The kernel of each of `depth` steps is drawn from Dirichlet(1, …, 1), the first state is uniform. An episode's
+    regret is `gap` times the expected number of other actions than the last.
     """
     means = torch.full((1, states, actions), -0.5, dtype=torch.float64)
     means[..., -1] += gap
-    return _in_layers(means, horizon, seed, name="layers")
+    return _in_layers(means, depth, seed, name="layers")
 
 
 @entry
 def shifting_trap(
-    horizon: int = 3, states: int = 3, early: float = 0.1, late: float = 0.3, length: int = 6000, seed: int = 0
+    depth: int = 3, states: int = 3, early: float = 0.1, late: float = 0.3, length: int = 6000, seed: int = 0
 ) -> AdversarialMDP:
     """The layers with a trap: for `length` episodes action 1 is better by `early`, then action 0 by `late`.
 
@@ -93,13 +93,13 @@ def shifting_trap(
     means = torch.full((2, states, 2), -0.5, dtype=torch.float64)
     means[0, :, 1] += early
     means[1, :, 0] += late
-    return _in_layers(means, horizon, seed, name="shifting trap", length=length)
+    return _in_layers(means, depth, seed, name="shifting trap", length=length)
 
 
-def _in_layers(means: Tensor, horizon: int, seed: int, name: str, length: int = 1) -> AdversarialMDP:
+def _in_layers(means: Tensor, depth: int, seed: int, name: str, length: int = 1) -> AdversarialMDP:
     _, states, actions = means.shape
-    draws = numpy_stream(seed, "layers").dirichlet([1.0] * states, (horizon, states, actions))
-    mdp = TabularMDP(draws, means.mean(0), gamma=1.0, horizon=horizon, name=name)
+    draws = numpy_stream(seed, "layers").dirichlet([1.0] * states, (depth, states, actions))
+    mdp = TabularMDP(draws, means.mean(0), gamma=1.0, horizon=depth, name=name)
     return adversarial(mdp, means, length=length, noise="bernoulli", bounds=(-1.0, 0.0))
 
 
