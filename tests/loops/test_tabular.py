@@ -10,8 +10,8 @@ import torch
 
 from surefoot import api
 from surefoot.ambiguity import KL, Ambiguity, Box
-from surefoot.cli import _parsed, _typed
-from surefoot.envs.tabular import Successors, TabularMDP
+from surefoot.cli import _parsed, _typed, main
+from surefoot.envs.tabular import Successors, TabularMDP, to_npz
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.run import Run
@@ -87,6 +87,50 @@ def test_cut_and_resumed_is_the_same_run_to_the_bit(tmp_path):
     cut = api.resume(tmp_path / "cut", method=Noisy(), env=MDP)
     assert rows(whole) == rows(cut) and len(rows(cut)) == 24
     assert torch.equal(whole.agent(1).policy, cut.agent(1).policy)
+
+
+def test_killed_between_checkpoints_it_goes_on_from_the_last_one_to_the_bit(tmp_path):
+    def kill(learner, rows):
+        if learner.iteration == 8:
+            raise MemoryError("killed")
+
+    whole = train(tmp_path, "whole")
+    with pytest.raises(MemoryError):
+        train(tmp_path, "cut", checkpoint_every=3, callbacks=[kill])
+    assert len(Run(tmp_path / "cut").metrics()) == 7  # of which the last is behind the checkpoint
+    cut = api.resume(tmp_path / "cut", method=Noisy(), env=MDP)
+    assert rows(whole) == rows(cut) and torch.equal(whole.agent().policy, cut.agent().policy)
+
+
+def test_a_run_evaluates_on_the_way_and_afterwards(tmp_path):
+    short = replace(MDP, horizon=5, gamma=1.0, name="short")
+    run = train(tmp_path, env=short, evaluate_every=6, evaluate_episodes=3)
+    found = {row["step"]: row.get("evaluation_mean") for row in run.metrics()}
+    assert [step for step, value in found.items() if value is not None] == [6, 12]
+    figures = api.evaluate(run.path, short, episodes=3)
+    assert figures["mean"] == found[12] and figures["env"] == "short" and 0 <= figures["min"] <= figures["max"] <= 5
+    assert api.evaluate(run.agent(), short, 3)["returns"] == figures["returns"]
+
+
+def test_the_command_line_trains_resumes_evaluates_and_compares(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["train", "regularized-rmdp", "--env", "two-state", "--steps", "6", "--run-dir", "run", "--loggers"])
+    assert "run: 6 iterations, return of the policy " in capsys.readouterr().out
+    main(["train", "--resume", "run"])
+    main(["evaluate", "run", "--episodes", "2"])
+    assert "two-state · 2 episodes from seed 0" in capsys.readouterr().out
+    assert api.evaluate("run", episodes=2)["env"] == "two-state"
+    main(["compare", "regularized-rmdp", "rfzi", "--env", "two-state", "--seeds", "2", "--steps", "3", "--out", "both"])
+    assert "rfzi" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["train", "regularized-rmdp", "--env", "two-stat"])
+    assert "Did you mean" in capsys.readouterr().err
+
+
+def test_a_file_is_an_environment(tmp_path):
+    to_npz(MDP, tmp_path / "two.npz")
+    run = train(tmp_path, env=str(tmp_path / "two.npz"), callbacks=[lambda learner, _: learner.iteration == 5])
+    assert api.resume(run.path, method=Noisy()).finished and run.config["env"]["fingerprint"] == digest(MDP)
 
 
 def test_a_seed_among_several_computes_what_it_computes_alone(tmp_path):
