@@ -226,6 +226,13 @@ def test_a_state_that_pays_is_no_end():
     assert absorbing(TabularMDP(stay, np.array([[[0, 5]], [[0, 1]]]))).tolist() == [True, False]
 
 
+def test_actions_that_are_not_legal_do_not_keep_an_end_open():
+    leaves = np.array([[[1, 0], [0, 1]], [[1, 0], [0, 1]]])
+    legal = [[True, False], [True, True]]
+    assert absorbing(TabularMDP(leaves, np.zeros((2, 2)), legal=legal)).tolist() == [True, False]
+    assert absorbing(TabularMDP(leaves, np.zeros((2, 2)))).tolist() == [False, False]
+
+
 def test_illegal_actions_are_refused_and_masked():
     env = TabularEnv(resolve("inventory"))
     state, info = env.reset(options={"state": 2})
