@@ -231,19 +231,25 @@ def test_a_broken_environment_costs_no_more_than_the_batch_under_way(fault, faul
     assert rows(run) == rows(whole) and weights(run) == weights(whole)
 
 
-@pytest.mark.xfail(strict=True, reason="the collector looks at rewards only beside float observations")
 def test_rewards_are_looked_at_where_observations_are_whole_numbers(faults, tmp_path):
     faults("nan reward")
     kind, words = BROKEN["nan reward"]
     assert broken_off(tmp_path / "run", kind, words, env_kwargs={"discrete": True}) == 3
 
 
-@pytest.mark.xfail(strict=True, reason="the collector does not look at the very first observation")
 def test_the_very_first_observation_is_looked_at(faults, tmp_path, monkeypatch):
     faults("nan in reset")
     monkeypatch.setattr(Fragile, "at", 0)
     with pytest.raises(UsageError, match=r"observation\[0\] is nan in environment 0 at step 0"):
         sf.train("ppo", Fragile, 64, run_dir=tmp_path / "run", **SETTINGS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_there_is_not_written_over(capsys, runs):
+    before = {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
+    words = refused(capsys, "train", "ppo", "--env", "CartPole-v1", "--run-dir", str(runs / "ppo"))
+    assert f"exists and is not empty. Go on with that run by `surefoot train --resume {runs / 'ppo'}`" in words
+    assert before == {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, get_args, get_type_hints
 
+import tyro
+from tyro.conf import arg
+
 from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import allowed, hyperparameter
 
@@ -26,16 +29,25 @@ def methods(setting: str | None = None) -> None:
     if setting is not None and setting not in known:
         raise UsageError(f"setting={setting!r} is unknown. {nearest(setting, known)}")
     built = [p for p in catalogue.papers() if p.built and setting in (None, p.setting)]
-    for paper in built:
-        print(f"{paper.slug:<20}{paper.status:<11}{paper.summary}")
+    rows = [(paper.slug, paper.status, paper.summary) for paper in built]
     for baseline in catalogue.baselines():
         if baseline.built and setting in (None, baseline.module.split(".")[2]):
-            print(f"{baseline.slug:<20}{'baseline':<11}{baseline.title}")
+            rows.append((baseline.slug, "baseline", baseline.title))
+    width = max((len(slug) for slug, _, _ in rows), default=0)
+    for slug, status, words in rows:
+        print(f"{slug:<{width}}  {status:<9}  {words}")
     planned = sum(not p.built for p in catalogue.papers() if setting in (None, p.setting))
     print(f"\n{len(built)} papers built, {planned} planned.  One of them in full: surefoot explain SLUG")
 
 
-def evaluate(run: Path, /, episodes: int = 20, seed: int = 0, env: str | None = None, video: bool = False) -> None:
+def evaluate(
+    run: Annotated[Path, arg(metavar="RUN")],
+    /,
+    episodes: int = 20,
+    seed: int = 0,
+    env: str | None = None,
+    video: bool = False,
+) -> None:
     """Play deterministic episodes with the agent of RUN; --video also films one.
 
     Args:
@@ -58,7 +70,7 @@ def evaluate(run: Path, /, episodes: int = 20, seed: int = 0, env: str | None = 
 
 
 def stress(
-    run: Path,
+    run: Annotated[Path, arg(metavar="RUN")],
     /,
     perturb: str = "rrls:2d",
     episodes: int = 10,
@@ -85,7 +97,7 @@ def stress(
 
 
 def compare(
-    methods: tuple[str, ...],
+    methods: Annotated[tuple[str, ...], arg(metavar="METHOD …")],
     /,
     env: tuple[str, ...],
     seeds: int = 5,
@@ -106,7 +118,9 @@ def compare(
     print(api.compare(methods, env, seeds=seeds, steps=steps, out=out).table())
 
 
-def claim(slug: str = "", /, all: bool = False, seeds: int | None = None, workers: int = 1) -> None:
+def claim(
+    slug: Annotated[str, arg(metavar="[SLUG]")] = "", /, all: bool = False, seeds: int | None = None, workers: int = 1
+) -> None:
     """Run a paper's headline claim as an experiment; --all runs those without a result, in parallel WORKERS.
 
     Args:
@@ -123,16 +137,16 @@ def claim(slug: str = "", /, all: bool = False, seeds: int | None = None, worker
         raise UsageError(f"--seeds {seeds} does not go with --all: stored results stand on the seeds each claim names.")
     if slug and workers != 1:
         raise UsageError(f"--workers {workers} goes with --all; one claim runs in one process.")
-    results = run_missing(workers) if all else [run_claim(slug, seeds)]
-    for result in results:
+    result = None
+    for result in run_missing(workers) if all else [run_claim(slug, seeds)]:
         print(f"{result['slug']}: {result['verdict'].upper()}\n  {result['claim']}")
         for name, e in result["estimates"].items():
             print(f"  {name:<44}{e['value']:>10.4g}  [{e['low']:.4g}, {e['high']:.4g}]")
-    if not results:
+    if result is None:
         print("every claim has a stored result; surefoot claim SLUG runs one of them again.")
 
 
-def report(run: Path, /) -> None:
+def report(run: Annotated[Path, arg(metavar="RUN")], /) -> None:
     """Write report.html into RUN: curves, stress results, configuration, one self-contained file.
 
     Args:
@@ -144,7 +158,7 @@ def report(run: Path, /) -> None:
 
 
 def solve(
-    mdp: str,
+    mdp: Annotated[str, arg(metavar="MDP")],
     /,
     ambiguity: str | None = None,
     rectangular: str = "sa",
@@ -201,7 +215,7 @@ def zoo() -> None:
     print("\nOne of them: surefoot solve NAME:number,…,key=number --ambiguity kl:0.1")
 
 
-def explain(slug: str, /) -> None:
+def explain(slug: Annotated[str, arg(metavar="SLUG")], /) -> None:
     """The method on one screen: purpose, formula, steps, hyperparameters.
 
     Args:
@@ -249,14 +263,12 @@ def train(arguments: Sequence[str]) -> None:
 
 def _typed(method: type) -> type:
     """One dataclass with the settings of a run and the hyperparameters of a method, as tyro reads it."""
-    import tyro
-
     from surefoot.ambiguity import Ambiguity
     from surefoot.loops.kinds import loop
     from surefoot.loops.run import Settings
 
     kind = loop(getattr(method, "loop"))  # noqa: B009
-    made: list[Any] = [(kind.place, Annotated[str, tyro.conf.arg(help=kind.place_help)])]
+    made: list[Any] = [(kind.place, Annotated[str, arg(help=kind.place_help)])]
     for source in (Start, kind.options, Settings, method):
         hints = get_type_hints(source)
         for field in dataclasses.fields(source):
@@ -268,7 +280,7 @@ def _typed(method: type) -> type:
                 typed = Literal[choices] if field.default is not None else Optional[Literal[choices]]  # noqa: UP045
             elif set(field.metadata) - {"help"}:
                 help = f"{help} Takes {allowed(field.metadata, typed)}."
-            typed = Annotated[typed, tyro.conf.arg(help=help.replace("%", "%%"))]
+            typed = Annotated[typed, arg(help=help.replace("%", "%%"))]
             default: Any = getattr(method, "default_steps") if field.name == "steps" else field.default  # noqa: B009
             made.append((field.name, typed, dataclasses.field(default=default)))
     return dataclasses.make_dataclass(
@@ -319,7 +331,6 @@ def _whole(text: str) -> int:
 
 def _parsed(what: Callable[..., Any], arguments: Sequence[str], program: str) -> Any:
     """What tyro makes of the arguments."""
-    import tyro
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
     registry = ConstructorRegistry()
@@ -362,11 +373,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print("surefoot train METHOD --help lists all.")
         else:
             _parsed(COMMANDS[name], rest, f"surefoot {name}")
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except KeyboardInterrupt:
         print("surefoot: interrupted.", file=sys.stderr)
         raise SystemExit(130) from None
     except (UsageError, OSError, _env_error()) as error:
-        print(textwrap.fill(f"surefoot: {error}", 100, break_long_words=False), file=sys.stderr)
+        words = textwrap.fill(f"surefoot: {error}", 100, break_long_words=False, break_on_hyphens=False)
+        print(words, file=sys.stderr)  # paths and commands are whole, to be copied
         raise SystemExit(2) from None
 
 

@@ -11,11 +11,10 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -94,52 +93,67 @@ def run_claim(slug: str, seeds: int | None = None, results: Path = RESULTS) -> d
     count = made.seeds if seeds is None else seeds
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise UsageError(f"seeds={seeds!r} is not allowed; it must be a whole number of at least 1.")
-    torch.set_num_threads(1)
-    began = time.time()
+    began, draft = time.time(), results / f".{slug}.json.part"
     try:
+        results.mkdir(parents=True, exist_ok=True)
+        draft.touch()  # a place that cannot be written says so before the work
+    except OSError as error:
+        raise UsageError(f"{results} cannot be written ({error}). Set its permissions right, or make room.") from error
+    try:
+        torch.set_num_threads(1)
         measurements = made.measure(range(count))
+        verdict, estimates = made.judge(measurements)
+        result = {
+            "slug": slug,
+            "claim": made.sentence,
+            "baseline": made.baseline,
+            "metric": made.metric,
+            "supported_by": made.supported_by,
+            "refuted_by": made.refuted_by,
+            "verdict": verdict,
+            "estimates": {name: vars(e) for name, e in estimates.items()},
+            "measurements": measurements,
+            "seeds": list(range(count)),
+            "command": f"surefoot claim {slug}" + ("" if seeds is None else f" --seeds {seeds}"),
+            "date": time.strftime("%Y-%m-%d", time.gmtime(began)),
+            "minutes": round((time.time() - began) / 60, 1),
+            "versions": versions(),
+            "machine": {"system": platform.system(), "processor": platform.machine()},
+        }
+        draft.write_text(json.dumps(result, indent=1) + "\n")
+        os.replace(draft, results / f"{slug}.json")
     finally:
         torch.set_num_threads(torch_threads)
-    verdict, estimates = made.judge(measurements)
-    result = {
-        "slug": slug,
-        "claim": made.sentence,
-        "baseline": made.baseline,
-        "metric": made.metric,
-        "supported_by": made.supported_by,
-        "refuted_by": made.refuted_by,
-        "verdict": verdict,
-        "estimates": {name: vars(e) for name, e in estimates.items()},
-        "measurements": measurements,
-        "seeds": list(range(count)),
-        "command": f"surefoot claim {slug}" + ("" if seeds is None else f" --seeds {seeds}"),
-        "date": time.strftime("%Y-%m-%d", time.gmtime(began)),
-        "minutes": round((time.time() - began) / 60, 1),
-        "versions": versions(),
-        "machine": {"system": platform.system(), "processor": platform.machine()},
-    }
-    results.mkdir(parents=True, exist_ok=True)
-    draft = results / f".{slug}.json.part"
-    draft.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(draft, results / f"{slug}.json")
+        draft.unlink(missing_ok=True)
     return result
 
 
-def run_missing(workers: int = 1, results: Path = RESULTS) -> list[dict[str, Any]]:
-    """Run every claim that has no stored result, `workers` at a time, each in a process of its own; their results."""
+def run_missing(workers: int = 1, results: Path = RESULTS) -> Iterator[dict[str, Any]]:
+    """Run every claim that has no stored result, `workers` at a time in processes of their own; gives each result as
+    soon as it is stored.
+
+    Raises:
+        UsageError: at the end, for the claims that broke off; all others have run by then.
+    """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise UsageError(f"workers={workers!r} is not allowed; it must be a whole number of at least 1.")
     missing = [p.slug for p in catalogue.papers() if p.claimed and not (results / f"{p.slug}.json").exists()]
-    if workers == 1:
-        return [run_claim(slug, results=results) for slug in missing]
+    broken: dict[str, BaseException] = {}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            return list(pool.map(partial(run_claim, results=results), missing))
-        except BrokenProcessPool as error:
-            raise UsageError(
-                f"A worker process was killed, most likely for memory: use fewer than workers={workers}. Results stored "
-                "before are kept; the same command runs what is still missing."
-            ) from error
+        running = {pool.submit(run_claim, slug, results=results): slug for slug in missing}
+        for future in as_completed(running):
+            if error := future.exception():
+                broken[running[future]] = error
+            else:
+                yield future.result()
+    if broken:
+        killed = any(isinstance(error, BrokenProcessPool) for error in broken.values())
+        hint = f" A killed process most likely ran out of memory: use fewer than {workers} workers." if killed else ""
+        each = "; ".join(f"{slug}: {type(error).__name__}: {error}" for slug, error in broken.items())
+        raise UsageError(
+            f"{len(broken)} of {len(missing)} claims broke off ({each}). The results of the others are stored; the same "
+            f"command runs what is still missing, and surefoot claim SLUG shows where one breaks.{hint}"
+        )
 
 
 # --- what experiments are made of ---------------------------------------------------------------------------------

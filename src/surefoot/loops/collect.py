@@ -54,6 +54,7 @@ class Collector:
         self.envs, self.log_path, self.logged = envs, log, 0
         self._log = None
         self.observation: Arrays = envs.reset()[0]
+        check_finite(self.observation, np.zeros(envs.num_envs))
         self.ended = np.zeros(envs.num_envs, bool)  # the last step ended an episode
         self.fresh = np.ones(envs.num_envs, bool)  # the current observation is the first of an episode
 
@@ -76,9 +77,7 @@ class Collector:
         _put(store, steps, observation)
         starts[steps], self.observation = self.fresh, observation
         self._append(np.stack(executed))
-        for part in store.values() if isinstance(store, dict) else [store]:
-            if part.dtype.kind == "f":
-                check_finite(part[1:], reward, self.logged - steps)
+        check_finite(map_arrays(lambda x: x[1:], store), reward, self.logged - steps)
         arrays = (np.stack(actions), reward, terminated, truncated, valid, starts)
         return Rollout(tensors(store), *map(torch.from_numpy, arrays))
 
