@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity import Ambiguity, MeanDeviation, MeanVariance, Mixed
+from surefoot.ambiguity import Ambiguity, Divergence, MeanDeviation, MeanVariance, Mixed
 from surefoot.envs.tabular import Kernel, TabularMDP
 from surefoot.errors import UsageError, nearest
 from surefoot.loops.dynamic_programming.outcomes import check_outcomes, nominal_rows
 from surefoot.loops.dynamic_programming.pairs import EVERY, Followed, Pairs
+from surefoot.loops.dynamic_programming.states import States
 
-RECTANGULAR = ("sa",)
+RECTANGULAR = ("sa", "s")
 
 
 class Backup(Protocol):
@@ -50,6 +51,13 @@ def make_backup(
         raise UsageError("gamma=0 leaves no next state to be uncertain of; give reward=mdp.expected_reward().")
     if ambiguity.outcomes not in (None, mdp.states):
         raise UsageError(f"{ambiguity} was made for {ambiguity.outcomes} outcomes, but there are {mdp.states} states.")
+    if rectangular == "s":
+        if not isinstance(ambiguity, Divergence):
+            raise UsageError(
+                f"rectangular='s' shares a budget of divergence among actions, which {ambiguity} does not have; give a "
+                "set with a radius or penalty, such as KL(0.1), or use rectangular='sa'."
+            )
+        return States(rows, mdp.legal, ambiguity, _strength(ambiguity, (mdp.states,)), gamma)
     shape = (mdp.states, mdp.actions)
     return Pairs(rows, mdp.legal, ambiguity, _strength(ambiguity, shape), gamma)
 

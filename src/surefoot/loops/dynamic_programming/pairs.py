@@ -80,6 +80,8 @@ class Pairs:
         """The values `[S, A]` of the pairs."""
         if self.ambiguity is None:
             return self._nominal(values, states)
+        if not self._cuttable:
+            return self._worst_q(values, EVERY)[states]
         if self._at_once:
             return self._worst_q(values, states)
         return torch.cat([self._worst_q(values, cut) for cut in self.rows.blocks(states)])

@@ -1,0 +1,318 @@
+"""What it costs the adversary to bring a row down to a value: the divergences in the form that shared budgets need.
+
+For a row p with outcomes worth z, and a divergence D, this is
+
+    ξ(u) = min { D(q‖p) : q·z ≤ u },      s(u) = −ξ′(u) ≥ 0,
+
+convex and falling from the lowest value in reach up to the mean, 0 from there on. Where a unit of value is worth s
+units of divergence, the price of it, a row is held where q·z + D/s is least. Each family says what a value costs, and
+what a budget buys. All tensors are `[B, A]` for rows `[B, A, K]`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from surefoot.ambiguity import KL, ChiSquare, LInfinity, TotalVariation, Wasserstein
+from surefoot.ambiguity.core import Divergence
+from surefoot.ambiguity.divergences import log_partition, support_gaps
+from surefoot.ambiguity.mixtures import Mixture
+from surefoot.ambiguity.moves import _within_distance as within_distance
+from surefoot.ambiguity.moves import filled
+from surefoot.ambiguity.search import increasing_root, lowest, take
+from surefoot.ambiguity.transport import hull_edges
+
+TINY = 1e-300
+STEP = 1e-6  # of a price, relatively, to see what it changes
+CLOSE = 1e-12  # how well a price is found, relatively; what is spent and gained is right to the square of it
+
+
+class Cost(NamedTuple):
+    """ξ, its slope s and how fast s falls with the value, −s′ (0 where that is not known)."""
+
+    spent: Tensor
+    price: Tensor
+    bend: Tensor
+
+
+class Family(Protocol):
+    """The rows of some states under one divergence."""
+
+    @property
+    def mean(self) -> Tensor:
+        """What they are worth untouched."""
+        ...
+
+    @property
+    def least(self) -> Tensor:
+        """The lowest value in reach."""
+        ...
+
+    def at_value(self, u: Tensor) -> Cost:
+        """What it costs to bring the rows down to values u `[B, 1]` that are at least all of `least`."""
+        ...
+
+    def bought(self, policy: Tensor, budget: Tensor) -> Tensor:
+        """The share `[B, A]` of a budget `[B, 1]` that hurts most when the rows are weighed by a policy `[B, A]`."""
+        ...
+
+
+def family(divergence: Divergence, values: Tensor, nominal: Tensor) -> Family:
+    """The rows `[B, A, K]` of outcomes worth `values`, which broadcast, in the form that their divergence allows."""
+    if isinstance(divergence, (TotalVariation, Wasserstein, Mixture)):
+        return moves(divergence, values, nominal)
+    kind = {KL: Tilted, ChiSquare: Cut, LInfinity: Levelled}.get(type(divergence), Priced)
+    return kind(divergence, values, nominal)
+
+
+# --- linear in pieces: mass is moved, the best move first ------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Moves:
+    """Moves `[B, A, E]` of every row, the best first: what a unit of divergence brings, and how much of it there is."""
+
+    mean: Tensor
+    rate: Tensor
+    amount: Tensor
+
+    @property
+    def least(self) -> Tensor:
+        return self.mean - self._brought[..., -1]
+
+    @cached_property
+    def _brought(self) -> Tensor:
+        return (self.rate * self.amount).cumsum(-1)
+
+    @cached_property
+    def _spent(self) -> Tensor:
+        return self.amount.cumsum(-1)
+
+    def at_value(self, u: Tensor) -> Cost:
+        need = torch.minimum(self.mean - u, self._brought[..., -1])
+        move = torch.searchsorted(self._brought, need.unsqueeze(-1))  # during this move the value is reached
+        spent, brought, rate = (x.gather(-1, move).squeeze(-1) for x in (self._spent, self._brought, self.rate))
+        price = torch.where(need >= 0, 1 / rate.clamp(min=TINY), 0.0)
+        spent = torch.where(need > 0, spent - (brought - need) * price, 0.0).clamp(min=0)
+        return Cost(spent, price, torch.zeros_like(price))
+
+    def bought(self, policy: Tensor, budget: Tensor) -> Tensor:
+        rate = (policy.unsqueeze(-1) * self.rate).flatten(1)
+        order = rate.argsort(dim=-1, descending=True, stable=True)
+        spent = filled(self.amount.flatten(1).gather(-1, order), budget)
+        return torch.zeros_like(spent).scatter_(-1, order, spent).view_as(self.amount).sum(-1)
+
+
+def moves(divergence: Divergence, values: Tensor, nominal: Tensor) -> Moves:
+    """The moves of total variation, L1, transport and mixtures."""
+    mean = (nominal * values).sum(-1)
+    if isinstance(divergence, Mixture):
+        worst, _ = divergence.worst_of_all(values, nominal)
+        rate = (mean.unsqueeze(-1) - worst).clamp(min=0)
+        return Moves(mean, rate, (rate > 0).to(rate.dtype))
+    if isinstance(divergence, Wasserstein):
+        start, edges = hull_edges(values, divergence.cost.to(values), divergence.allowed(nominal))
+        rest = (nominal * torch.take_along_dim(values.expand(start.shape), start, -1)).sum(-1)
+        rate, amount = edges.rate.flatten(-2), (nominal.unsqueeze(-2) * edges.cost).flatten(-2)
+        order = rate.argsort(dim=-1, descending=True, stable=True)
+        rate, amount = (torch.nn.functional.pad(x.gather(-1, order), (0, 1)) for x in (rate, amount))
+        return Moves(rest, rate, amount)
+    assert isinstance(divergence, TotalVariation)
+    unit = 1.0 if divergence.name == "total-variation" else 2.0  # L1 counts what leaves and what arrives
+    order = values.argsort(-1, descending=True)
+    rate = take(values, order) - lowest(values, divergence.allowed(nominal))
+    return Moves(mean, rate.clamp(min=0).expand_as(nominal) / unit, unit * take(nominal, order))
+
+
+# --- tilts and cuts --------------------------------------------------------------------------------------------------
+
+
+class Smooth:
+    """Base of families whose purchase at a price is known: a budget is bought at the one price at which it is spent."""
+
+    mean: Tensor
+
+    def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:
+        """ξ where the rows are held at prices `[B, A]`, and its slope in the logarithm of the price."""
+        raise NotImplementedError
+
+    def bought(self, policy: Tensor, budget: Tensor) -> Tensor:
+        """A row of weight π is held at the price π·s, for one s in a state."""
+        wanted = budget.clamp(min=TINY)
+
+        def excess(log_price: Tensor) -> tuple[Tensor, Tensor]:
+            spent, slope = self.at_price(policy * torch.exp(log_price))
+            total = spent.sum(-1, keepdim=True).clamp(min=TINY)
+            return torch.log(total / wanted), slope.sum(-1, keepdim=True) / total
+
+        low, high = self.prices()
+        price = torch.exp(increasing_root(excess, low, high, 0.5 * (low + high), CLOSE))
+        # What is bought may jump at a price; then every share of the jump hurts alike, and the budget says how much.
+        less, more = (self.at_price(policy * price * side)[0] for side in (1 - 100 * CLOSE, 1 + 100 * CLOSE))
+        left = budget - less.sum(-1, keepdim=True)
+        return less + (more - less) * (left / (more - less).sum(-1, keepdim=True).clamp(min=TINY)).clamp(0, 1)
+
+    def prices(self) -> tuple[Tensor, Tensor]:
+        """Logarithms `[B, 1]` of a price so low that it buys hardly anything, and of one so high that it buys all."""
+        span = self.span.amax(-1, keepdim=True)
+        span = torch.where(span > 0, span, 1.0)
+        return torch.log(1e-12 / span), torch.log(1e15 / span)
+
+    span: Tensor
+    least: Tensor
+
+
+class Tilted(Smooth):
+    """KL: held at a price s a row is tilted, q ∝ p·exp(−s·z)."""
+
+    def __init__(self, divergence: Divergence, values: Tensor, nominal: Tensor) -> None:
+        least, self.gaps = support_gaps(values, nominal)
+        self.nominal, self.least = nominal, least.squeeze(-1)
+        self.span = self.gaps.amax(-1)
+        mean = (nominal * self.gaps).sum(-1)
+        self.mean = self.least + mean
+        self.variance = (nominal * (self.gaps - mean.unsqueeze(-1)) ** 2).sum(-1)
+        self.at_least = torch.where(self.gaps == 0, nominal, 0.0).sum(-1)
+
+    def _tilt(self, price: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and variance of the gaps under a tilt, and log E exp(−s·gaps)."""
+        log_z, terms = log_partition((price.unsqueeze(-1) * self.gaps).clamp_(max=800.0), self.nominal)
+        q = terms / terms.sum(-1, keepdim=True)
+        mean = (q * self.gaps).sum(-1, keepdim=True)
+        return mean.squeeze(-1), (q * (self.gaps - mean) ** 2).sum(-1), log_z.squeeze(-1)
+
+    def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance, log_z = self._tilt(price)
+        return (-price * mean - log_z).clamp(min=0), price * price * variance
+
+    def at_value(self, u: Tensor) -> Cost:
+        need = self.mean - u
+        touched = (need > 0) & (self.span > 0)
+        gap = torch.maximum(u - self.least, 1e-14 * self.span)
+        low = 4 * need / (self.span * self.span)  # because no variance is above span²/4
+        high = 1 / (math.e * self.at_least * gap)  # because E[g·exp(−s·g)] ≤ 1/(e·s)
+        start = need / self.variance.clamp(min=TINY)
+        low, high, start = (torch.where(touched, torch.log(x), 0.0) for x in (low, high, start))
+
+        def excess(log_price: Tensor) -> tuple[Tensor, Tensor]:
+            mean, variance, _ = self._tilt(torch.exp(log_price))
+            return gap - mean, torch.exp(log_price) * variance
+
+        price = torch.exp(increasing_root(excess, low, high.maximum(low), start, CLOSE))
+        _, variance, log_z = self._tilt(price)
+        spent = (-price * gap - log_z).clamp(min=0)
+        return Cost(*(torch.where(touched, x, 0.0) for x in (spent, price, 1 / variance.clamp(min=TINY))))
+
+
+class Cut(Smooth):
+    """χ²: held at a price s a row is q = p·(1/P + s/2·(m − z)) on the outcomes below a level, of mass P and mean m."""
+
+    def __init__(self, divergence: Divergence, values: Tensor, nominal: Tensor) -> None:
+        least, gaps = support_gaps(values, nominal)
+        self.least, self.span = least.squeeze(-1), gaps.amax(-1)
+        order = torch.where(nominal > 0, gaps, torch.inf).argsort(-1)
+        gap, p = gaps.gather(-1, order), nominal.gather(-1, order)
+        self.moments = torch.stack([(p * gap**k).cumsum(-1) for k in range(3)])
+        self.mean = self.least + self.moments[1, ..., -1]
+        # At the level of each outcome, what is below it has this mean under the worst case, and this price.
+        mass, first, second = (torch.nn.functional.pad(m[..., :-1], (1, 0)) for m in self.moments)
+        reach = gap * mass - first
+        outside = p == 0
+        self.level_price = torch.where(outside | (reach <= 0), torch.where(outside, 0.0, torch.inf), 2 / reach)
+        self.level_mean = torch.where(reach > 0, (gap * first - second) / reach, 0.0).masked_fill(outside, torch.inf)
+        self.level_mean = self.level_mean.cummax(-1).values
+
+    def _below(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mass, mean and mass·variance of the outcomes up to an index `[B, A]`."""
+        mass, first, second = (m.gather(-1, index.unsqueeze(-1)).squeeze(-1) for m in self.moments)
+        mean = first / mass
+        return mass, mean, (second - first * mean).clamp(min=0)
+
+    def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:
+        index = (self.level_price >= price.unsqueeze(-1)).sum(-1).clamp(min=1) - 1
+        mass, _, spread = self._below(index)
+        paid = 0.25 * price * price * spread
+        return (1 - mass).clamp(min=0) / mass + paid, 2 * paid
+
+    def at_value(self, u: Tensor) -> Cost:
+        touched = (u < self.mean) & (self.span > 0)
+        gap = torch.where(touched, u - self.least, 0.0)
+        index = (self.level_mean <= gap.unsqueeze(-1)).sum(-1).clamp(min=1) - 1
+        mass, mean, spread = self._below(index)
+        half = (mean - gap).clamp(min=0) / spread.clamp(min=TINY)
+        spent = (1 - mass).clamp(min=0) / mass + half * half * spread
+        return Cost(*(torch.where(touched, x, 0.0) for x in (spent, 2 * half, 2 / spread.clamp(min=TINY))))
+
+
+class Priced(Smooth):
+    """Any divergence with a penalty: the price s is searched for, and ξ = s·(min { q·z + D/s } − u)."""
+
+    def __init__(self, divergence: Divergence, values: Tensor, nominal: Tensor) -> None:
+        self.divergence, self.nominal = divergence, nominal
+        none = torch.full_like(nominal[..., :1], 1e-200)
+        self.least = divergence.penalised(values.expand_as(nominal), nominal, none).value
+        self.gaps = values - self.least.unsqueeze(-1)
+        self.span = (nominal * self.gaps).sum(-1).clamp(min=0)
+        self.mean = self.least + self.span
+        self.variance = (nominal * (self.gaps - self.span.unsqueeze(-1)) ** 2).sum(-1)
+
+    def _held(self, price: Tensor) -> tuple[Tensor, Tensor]:
+        """How far above the lowest the rows are held at prices, with the penalty and without."""
+        solved = self.divergence.penalised(self.gaps, self.nominal, 1 / price.clamp(min=TINY).unsqueeze(-1))
+        return solved.value, (solved.distribution() * self.gaps).sum(-1)
+
+    def _slope(self, price: Tensor, mean: Tensor) -> Tensor:
+        """How fast a row falls with the logarithm of its price; its difference quotient serves Newton's steps."""
+        return ((mean - self._held(price * (1 + STEP))[1]) / STEP).clamp(min=0)
+
+    def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:
+        value, mean = self._held(price)
+        return (price * (value - mean)).clamp(min=0), price * self._slope(price, mean)
+
+    def at_value(self, u: Tensor) -> Cost:
+        touched = (u < self.mean) & (self.span > 0)
+        gap = u - self.least
+        low, high = (torch.where(touched, bound, 0.0) for bound in self.prices())
+
+        def excess(log_price: Tensor) -> tuple[Tensor, Tensor]:
+            price = torch.exp(log_price)
+            mean = self._held(price)[1]
+            return gap - mean, self._slope(price, mean)
+
+        start = torch.where(touched, torch.log((self.mean - u) / self.variance.clamp(min=TINY)), 0.0)
+        price = torch.exp(increasing_root(excess, low, high, start, CLOSE))
+        value, mean = self._held(price)
+        bend = price / self._slope(price, mean).clamp(min=TINY)
+        return Cost(*(torch.where(touched, x, 0.0) for x in ((price * (value - gap)).clamp(min=0), price, bend)))
+
+
+class Levelled(Priced):
+    """L∞: linear in pieces too, but of many kinds; Newton's steps on the distance end on the right one."""
+
+    def _slope(self, price: Tensor, mean: Tensor) -> Tensor:
+        return torch.zeros_like(price)  # it jumps
+
+    def at_value(self, u: Tensor) -> Cost:
+        touched = (u < self.mean) & (self.span > 0)
+        order = self.gaps.argsort(-1)
+        v, p, allowed = (x.gather(-1, order) for x in (self.gaps, self.nominal, self._allowed()))
+        gap = u - self.least
+
+        def excess(distance: Tensor) -> tuple[Tensor, Tensor]:
+            q, rate = within_distance(v, p, allowed, distance.unsqueeze(-1))
+            return gap - (q * v).sum(-1), rate.squeeze(-1)
+
+        nothing = torch.full_like(self.mean, 1e-200)
+        spent = increasing_root(excess, nothing, torch.where(touched, 1.0, nothing), nothing)
+        price = 1 / excess(spent)[1].clamp(min=TINY)
+        return Cost(*(torch.where(touched, x, 0.0) for x in (spent, price, torch.zeros_like(price))))
+
+    def _allowed(self) -> Tensor:
+        assert isinstance(self.divergence, LInfinity)
+        return self.divergence.allowed(self.nominal)

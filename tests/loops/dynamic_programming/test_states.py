@@ -1,0 +1,133 @@
+"""The s-rectangular backup against linear and conic programmes, and what its policies guarantee."""
+
+from __future__ import annotations
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+
+from surefoot.ambiguity import (
+    KL,
+    L1,
+    Box,
+    ChiSquare,
+    Contamination,
+    Ellipsoid,
+    Hellinger,
+    LInfinity,
+    ReverseKL,
+    TotalVariation,
+    Wasserstein,
+)
+from surefoot.envs.tabular import TabularMDP
+from surefoot.loops.dynamic_programming.backups import make_backup
+
+N, A = 5, 3
+
+
+def random_state(seed: int, zeros: bool = True):
+    """Rows `[A, N]` of one state, rewards `[A]` and values `[N]`; every other seed has zeros and ties."""
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.full(N, 0.7), A)
+    values = rng.normal(size=N) * 3
+    if zeros and seed % 2:
+        p[rng.random((A, N)) < 0.3] = 0
+        p[:, 0] += 1e-3
+        values = np.round(values)
+    return p / p.sum(-1, keepdims=True), rng.normal(size=A), values
+
+
+def one_state(p, reward, gamma=0.9):
+    """An MDP of N states whose first state has the given rows; the others stay where they are."""
+    kernel = np.tile(np.eye(N)[:, None], (1, A, 1))
+    kernel[0] = p
+    rewards = np.zeros((N, A))
+    rewards[0] = reward
+    return TabularMDP(kernel, rewards, gamma=gamma)
+
+
+def divergences(name, q, p, cost, box):
+    """The divergence of each action in the words of cvxpy, and what else holds."""
+    inside = p > 0
+    held = [q[~inside] == 0] if (~inside).any() else []
+    if name == "kl":
+        return cp.sum(cp.kl_div(q[inside], p[inside])), held
+    if name == "chi2":
+        return cp.sum(cp.multiply(cp.square(q[inside] - p[inside]), 1 / p[inside])), held
+    if name == "tv":
+        return 0.5 * cp.norm1(q - p), []
+    if name == "l1":
+        return cp.norm1(q - p), []
+    if name == "linf":
+        return cp.norm_inf(q - p), []
+    if name == "reverse-kl":
+        return cp.sum(cp.kl_div(p[inside], q[inside])) + (p.sum() - cp.sum(q[inside])), []
+    if name == "hellinger":
+        return 1 - cp.sum(cp.multiply(np.sqrt(p[inside]), cp.sqrt(q[inside]))), []
+    if name == "ellipsoid":
+        return cp.sum_squares(q - p), []
+    r = cp.Variable(nonneg=True)
+    if name == "wasserstein":
+        plan = cp.Variable((N, N), nonneg=True)
+        return cp.sum(cp.multiply(plan, cost)), [cp.sum(plan, 1) == p, cp.sum(plan, 0) == q]
+    if name == "contamination":
+        return r, [q >= cp.multiply(1 - r, p), r <= 1]
+    if name == "box":
+        c = cp.Variable(N, nonneg=True)
+        return r, [q == (1 - r) * p + c, c >= r * box[0], c <= r * box[1], r <= 1]
+    raise AssertionError(name)
+
+
+COST = np.abs(np.subtract.outer(np.arange(N), np.arange(N))).astype(float)
+BOX = np.full(N, 0.05), np.full(N, 0.6)
+SETS = {
+    "kl": KL,
+    "chi2": ChiSquare,
+    "tv": TotalVariation,
+    "l1": L1,
+    "linf": LInfinity,
+    "reverse-kl": ReverseKL,
+    "hellinger": Hellinger,
+    "ellipsoid": Ellipsoid,
+    "contamination": Contamination,
+    "wasserstein": lambda **size: Wasserstein(cost=torch.tensor(COST), **size),
+    "box": lambda **size: Box(lower=torch.tensor(BOX[0]), upper=torch.tensor(BOX[1]), **size),
+}
+
+
+def programme(name, p, reward, values, gamma, radius=None, penalty=None, policy=None):
+    """The least value that the adversary reaches: of the best action if there is no policy."""
+    q = [cp.Variable(N, nonneg=True) for _ in range(A)]
+    parts = [divergences(name, q[a], p[a], COST, BOX) for a in range(A)]
+    held = [cp.sum(one) == 1 for one in q] + [c for _, more in parts for c in more]
+    worth = [reward[a] + gamma * (q[a] @ values) for a in range(A)]
+    total = sum(d for d, _ in parts)
+    if radius is not None:
+        held.append(total <= radius)
+    u = cp.Variable()
+    if policy is None:
+        held += [u >= w for w in worth]
+    else:
+        held.append(u >= sum(policy[a] * worth[a] for a in range(A)))
+    problem = cp.Problem(cp.Minimize(u + (0 if penalty is None else gamma * penalty * total)), held)
+    problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10)
+    return problem.value
+
+
+@pytest.mark.parametrize("form", ["radius", "penalty"])
+@pytest.mark.parametrize("name", SETS)
+def test_the_best_policy_and_any_other_against_a_conic_programme(name, form):
+    for seed in range(1 if name in ("reverse-kl", "hellinger") else 3):  # those two search within a search
+        p, reward, values = random_state(seed)
+        size = {"radius": [0.02, 0.2, 0.8], "penalty": [0.1, 1.0, 8.0]}[form][seed % 3]
+        mdp = one_state(p, reward)
+        backup = make_backup(mdp, SETS[name](**{form: size}), "s", mdp.gamma)
+        v = torch.tensor(values)
+        value, policy = backup.improve(v)
+        assert value[0].item() == pytest.approx(programme(name, p, reward, values, 0.9, **{form: size}), abs=2e-6)
+        assert policy.sum(-1).numpy() == pytest.approx(1, abs=1e-12)
+        assert backup.follow(policy).backup(v).numpy() == pytest.approx(value.numpy(), abs=1e-9)
+        other = np.random.default_rng(seed).dirichlet(np.ones(A))
+        reached = backup.follow(torch.tensor(np.tile(other, (N, 1)))).backup(v)[0].item()
+        assert reached == pytest.approx(programme(name, p, reward, values, 0.9, policy=other, **{form: size}), abs=2e-6)
