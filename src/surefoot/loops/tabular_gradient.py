@@ -165,7 +165,7 @@ def _endless(mdp: TabularMDP, policy: Tensor, ambiguity: Ambiguity | None, round
         gained = (policy * (_mean(worst.rows, reward) + mdp.gamma * worst.paid)).sum(-1)
         before, value = value, torch.linalg.solve(eye - mdp.gamma * _chain(mdp, worst.rows, policy), gained)
         worst = backup(mdp, value, ambiguity)
-        if float((before - value).max()) <= 1e-13 * (1 + float(value.abs().max())):
+        if ambiguity is None or float((before - value).max()) <= 1e-13 * (1 + float(value.abs().max())):
             break
     return Evaluation(value, *worst, occupancy(mdp, policy, worst.rows), mdp)
 

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import minimize
 
 from surefoot.ambiguity import KL, ChiSquare, TotalVariation
-from surefoot.envs.tabular import TabularMDP, rollouts
+from surefoot.envs.tabular import TabularMDP, Transitions, rollouts
 from surefoot.errors import UsageError
 from surefoot.loops.run import make_learner
 from surefoot.loops.tabular import greedy
@@ -194,6 +194,19 @@ def test_the_critic_finds_the_robust_values():
     for part in range(60):
         q = method.critic(mdp, policy, q, rollouts(mdp, policy, 2000, 10, torch_stream(part, "episodes")))
     torch.testing.assert_close(q, evaluate(mdp, policy, KL_2).q, rtol=0, atol=0.01)
+
+
+def test_the_critic_keeps_its_digits_at_every_temperature():
+    """One pair is met, whose Z goes all the way (rate 1) or half the way; Z itself would be e^−5000."""
+    met = Transitions(*(torch.tensor([[x]]) for x in (0, 1)), torch.tensor([[0.9]]).double(), torch.tensor([[1]]))
+    q = torch.tensor([[1.0, 2.0], [5.0, 5.0]], dtype=torch.float64)
+    whole = SampledGradient(beta=1e3, critic_rate=1.0).critic(TWO, POLICY, q, met)
+    half = SampledGradient(beta=1e3, critic_rate=0.5).critic(TWO, POLICY, q, met)
+    assert float(whole[0, 1]) == pytest.approx(0.9 * (5 + 1)) and float(half[0, 1]) == pytest.approx(
+        2 + 0.9e-3 * np.log(2)
+    )
+    whole[0, 1] = half[0, 1] = 2.0
+    assert torch.equal(whole, q) and torch.equal(half, q)
 
 
 @pytest.mark.parametrize("seed", range(3))

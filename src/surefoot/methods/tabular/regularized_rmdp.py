@@ -108,12 +108,13 @@ class SampledGradient(Tabular):
         return {"policy": policy, "q": q}, metrics
 
     def critic(self, mdp: TabularMDP, policy: Tensor, q: Tensor, met: Transitions) -> Tensor:
-        """Q = r − (γ/β) log Z after a move of Z, whose relative error is the mean of exp(−βV(s'))/Z(s, a) less 1."""
-        pair, ratio = (met.states * mdp.actions + met.actions).flatten(), self.log_ratio(mdp, policy, q, met).exp()
-        count = torch.bincount(pair, minlength=q.numel())
-        total = torch.bincount(pair, ratio.flatten() - 1, minlength=q.numel())
-        error = (total / count.clamp(min=1)).view_as(q)
-        return q - mdp.gamma / self.beta * torch.log1p(self.critic_rate * error)
+        """Q = r − (γ/β) log Z after Z has moved to the mean of exp(−βV(s')) over what was met."""
+        ahead = (policy * q).sum(-1)[met.next_states] + met.rewards / mdp.gamma
+        pair, scale = (met.states * mdp.actions + met.actions).flatten(), -self.beta / mdp.gamma
+        seen = mdp.gamma * entropic_means(ahead.flatten(), pair, q.numel(), self.beta).view_as(q)
+        stay, move = torch.tensor([1 - self.critic_rate, self.critic_rate], dtype=q.dtype).log()
+        moved = torch.logaddexp(stay + scale * q, move + scale * seen) / scale
+        return torch.where(torch.bincount(pair, minlength=q.numel()).view_as(q) > 0, moved, q)
 
     def visits(self, mdp: TabularMDP, policy: Tensor, q: Tensor, met: Transitions) -> tuple[Tensor, Tensor]:
         """Discounted visits `[S]` of the worst world, and the weights `[N, T]` that make nominal episodes its own."""
