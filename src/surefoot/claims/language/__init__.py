@@ -1,0 +1,1 @@
+"""Claims of methods on language models."""
