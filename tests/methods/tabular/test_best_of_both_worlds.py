@@ -140,6 +140,9 @@ def test_no_rate_grows_by_more_than_its_share_and_virtual_episodes_are_few(kind)
     mdp = TabularMDP(kernel, draw.random((4, 4, 2)), 1.0, [1.0, 0, 0, 0], horizon=4)
     method = BestOfBothWorlds(regularizer=kind, offset=0.05, growth=1.0)
     state, grown = method.start(mdp, 0), []
+    first = method.settled(mdp, state, 0)[1]
+    raised = first["rate"] > state["rate"]
+    assert bool(raised.any()) and bool((first["losses"][raised] < 0).all())  # and a bonus has paid for it
     for t in range(30):
         plan, settled = method.settled(mdp, state, t)
         before = settled["rate"]

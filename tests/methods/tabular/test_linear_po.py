@@ -216,6 +216,22 @@ def test_it_learns_from_features_that_states_share():
     assert best - last < 0.35 * (best - first)
 
 
+def test_widths_are_capped():
+    _, (row,) = run(LinearPO(block=10, ridge=1e-6, cap=2.5), one_hot_mdp(), 1)
+    assert 1.0 < row["width"] <= 2.5 and row["bonus"] > 0
+
+
+def test_the_covariance_is_of_other_episodes_than_the_costs():
+    mdp = one_hot_mdp()
+    world, policy = episodic(mdp), torch.full((3, 3, 2), 0.5, dtype=torch.float64)
+    states, actions, _ = world.play(policy, world.losses(0, 10), 0, 0)
+    phi = world.features[torch.arange(3), states, actions]
+    first, second = LinearPO(block=10).halves(mdp, policy, phi, 0, 0)
+    assert torch.equal(torch.cat([first, phi[second]]), phi) and len(first) == 5
+    fresh, every = LinearPO(block=10, dynamics="simulator").halves(mdp, policy, phi, 0, 0)
+    assert fresh.shape == phi.shape and not torch.equal(fresh, phi) and torch.equal(phi[every], phi)
+
+
 def test_cover_blocks_explore_and_leave_the_policy():
     mdp, method = one_hot_mdp(), LinearPO(block=10, cover=2)
     learner, rows = run(method, mdp, 2)
