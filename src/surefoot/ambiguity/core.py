@@ -33,6 +33,19 @@ class Solution(NamedTuple):
     distribution: Callable[[], Tensor]
 
 
+class Plan(NamedTuple):
+    """How a set solves many rows that share their values, reading the nominal once.
+
+    columns: `[n, m]`, what every row is multiplied by. finish: (products `[R, m]`, nominal `[R, n]`, strength `[R, 1]`
+    or `[1, 1]` or None) -> the least values `[R]`, and in which rows `[R]` they are certain to be right. revisits:
+    whether `finish` comes back to the nominal, which should then still be in cache.
+    """
+
+    columns: Tensor
+    finish: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+    revisits: bool = False
+
+
 @dataclasses.dataclass(frozen=True)
 class Ambiguity:
     """Base of ambiguity sets and risk measures. `name` is what `parse` reads, `formula` a format string over fields.
@@ -74,6 +87,11 @@ class Ambiguity:
         """How many outcomes the set was made for, if it holds arrays over them."""
         return None
 
+    @property
+    def same_for_all_rows(self) -> bool:
+        """Whether the set is one for all leading axes, but for its strength; False where arrays have such axes."""
+        return True
+
     def check_strength(self, strength: Tensor) -> None:
         """Raise `UsageError` unless every entry of a tensor of strengths is in its range."""
 
@@ -83,6 +101,13 @@ class Ambiguity:
         values: `[..., n]`; nominal: `[..., n]`; strength: `[..., 1]`. They broadcast and have equally many axes.
         """
         raise NotImplementedError
+
+    def plan(self, values: Tensor, sample: Tensor, strength: Tensor | None) -> Plan | None:
+        """How to solve many rows that share the values `[n]`, which are not all equal; None: each by `solve`.
+
+        sample: `[s, n]`, some of the rows; strength: theirs `[s, 1]`, or `[1, 1]` where all rows have the same.
+        """
+        return None
 
     def __str__(self) -> str:
         return self.formula.format(**{f.name: printed(getattr(self, f.name)) for f in dataclasses.fields(self)})

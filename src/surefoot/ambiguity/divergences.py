@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import Divergence, Solution
+from surefoot.ambiguity.core import Divergence, Plan, Solution
+from surefoot.ambiguity.levels import chi_square_plan
 from surefoot.ambiguity.search import increasing_root, lowest, take
+from surefoot.ambiguity.shared import mean_plan
+from surefoot.ambiguity.tilting import tilt_plan
 
 TINY = 1e-200  # stands in for a penalty of zero
 
@@ -34,6 +37,33 @@ def at_lowest(gaps: Tensor, nominal: Tensor) -> Tensor:
     return mass / mass.sum(-1, keepdim=True)
 
 
+def _tilt(gaps: Tensor, nominal: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Whether the KL ball holds the draw of the lowest value alone, else the t of its worst case p·exp(−t·v/span)."""
+    span = gaps.amax(-1, keepdim=True)
+    span, equal = torch.where(span > 0, span, 1.0), span == 0
+    scaled = gaps / span
+    mass = torch.where(gaps == 0, nominal, 0.0).sum(-1, keepdim=True)
+    full = equal | (radius >= -torch.log(mass))
+    wanted = torch.where(~full & (radius > 0), radius, 1.0)
+
+    def excess(log_tilt: Tensor) -> tuple[Tensor, Tensor]:
+        """log KL − log radius and its slope: KL grows from tilt²·Var/2 to −log of the lowest's mass."""
+        tilt = torch.exp(log_tilt)
+        tilted = (tilt * scaled).clamp_(max=800.0)
+        log_z, terms = log_partition(tilted, nominal)
+        q = terms / terms.sum(-1, keepdim=True)
+        mean = (q * tilted).sum(-1, keepdim=True)
+        variance = (q * (tilted - mean) ** 2).sum(-1, keepdim=True)
+        kl = (-mean - log_z).clamp_(min=1e-300)
+        return torch.log(kl / wanted), variance / kl
+
+    mean = (nominal * scaled).sum(-1, keepdim=True)
+    variance = (nominal * (scaled - mean) ** 2).sum(-1, keepdim=True).clamp_(min=1e-300)
+    low = 0.5 * torch.log(8 * wanted)  # values in [0, 1] have a variance of at most 1/4
+    start = 0.5 * torch.log(2 * wanted / variance)
+    return full, span, torch.exp(increasing_root(excess, low, torch.full_like(low, 46.0).maximum(low), start))
+
+
 @dataclass(frozen=True)
 class KL(Divergence):
     """The Kullback–Leibler divergence D = Σ q log(q/p) of the worst case from the nominal.
@@ -47,30 +77,9 @@ class KL(Divergence):
 
     def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
         least, gaps = support_gaps(values, nominal)
-        span = gaps.amax(-1, keepdim=True)
-        scaled = gaps / torch.where(span > 0, span, 1.0)
-        mass = torch.where(gaps == 0, nominal, 0.0).sum(-1, keepdim=True)
-        full = (span == 0) | (radius >= -torch.log(mass))  # the ball holds the draw of the lowest alone
+        full, span, tilt = _tilt(gaps, nominal, radius)
         inside = ~full & (radius > 0)
-        wanted = torch.where(inside, radius, 1.0)
-
-        def excess(log_tilt: Tensor) -> tuple[Tensor, Tensor]:
-            """log KL − log radius and its slope: KL grows from tilt²·Var/2 to −log of the lowest's mass."""
-            tilt = torch.exp(log_tilt)
-            tilted = (tilt * scaled).clamp_(max=800.0)
-            log_z, terms = log_partition(tilted, nominal)
-            q = terms / terms.sum(-1, keepdim=True)
-            mean = (q * tilted).sum(-1, keepdim=True)
-            variance = (q * (tilted - mean) ** 2).sum(-1, keepdim=True)
-            kl = (-mean - log_z).clamp_(min=1e-300)
-            return torch.log(kl / wanted), variance / kl
-
-        mean = (nominal * scaled).sum(-1, keepdim=True)
-        variance = (nominal * (scaled - mean) ** 2).sum(-1, keepdim=True).clamp_(min=1e-300)
-        low = 0.5 * torch.log(8 * wanted)  # values in [0, 1] have a variance of at most 1/4
-        start = 0.5 * torch.log(2 * wanted / variance)
-        tilt = torch.exp(increasing_root(excess, low, torch.full_like(low, 46.0).maximum(low), start))
-        log_z, terms = log_partition((tilt * scaled).clamp_(max=800.0), nominal)
+        log_z, terms = log_partition((tilt * (gaps / span)).clamp_(max=800.0), nominal)
         value = torch.where(inside, -span * (log_z + radius) / tilt, (nominal * gaps).sum(-1, keepdim=True))
         value = least + torch.where(full, 0.0, value)
 
@@ -85,6 +94,26 @@ class KL(Divergence):
         penalty = penalty.clamp(TINY, 1 / TINY)
         log_z, terms = log_partition(gaps / penalty, nominal)
         return Solution((least - penalty * log_z).squeeze(-1), lambda: terms / terms.sum(-1, keepdim=True))
+
+    def plan(self, values: Tensor, sample: Tensor, strength: Tensor | None) -> Plan | None:
+        assert strength is not None
+        if self.penalty is None:
+            if bool((strength == 0).all()):
+                return mean_plan(values)
+            full, span, tilts = _tilt(support_gaps(values, sample)[1], sample, strength)
+            inside = (~full & (strength > 0)).squeeze(-1)
+            return tilt_plan(values, sample[inside], (tilts / span)[inside]) if inside.any() else None
+        if len(strength) > 1:
+            return None
+        least, penalty = values.min(), strength.clamp(TINY, 1 / TINY).squeeze()
+        gaps = (values - least) / penalty
+
+        def finish(products: Tensor, nominal: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
+            small, total = products.unbind(-1)
+            log_z = torch.where(small > -0.5, torch.log1p(small), torch.log(total))
+            return least - penalty * log_z, total > 1e-280  # else too little is left above the smallest numbers
+
+        return Plan(torch.stack([torch.expm1(-gaps), torch.exp(-gaps)], -1), finish)
 
     def divergence(self, distribution: Tensor, nominal: Tensor) -> Tensor:
         outside = ((distribution > 0) & (nominal == 0)).any(-1)
@@ -142,6 +171,12 @@ class ChiSquare(Divergence):
             return q / q.sum(-1, keepdim=True)
 
         return Solution(value.squeeze(-1), distribution)
+
+    def plan(self, values: Tensor, sample: Tensor, strength: Tensor | None) -> Plan | None:
+        assert strength is not None
+        if self.penalty is None and bool((strength == 0).all()):
+            return mean_plan(values)
+        return chi_square_plan(self.penalty is not None, values, sample, strength)
 
     def divergence(self, distribution: Tensor, nominal: Tensor) -> Tensor:
         outside = ((distribution > 0) & (nominal == 0)).any(-1)

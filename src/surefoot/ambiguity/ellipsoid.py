@@ -50,6 +50,10 @@ class Ellipsoid(Supported):
     def outcomes(self) -> int | None:
         return None if self.weights is None else self.weights.shape[-1]
 
+    @property
+    def same_for_all_rows(self) -> bool:
+        return self.weights is None or self.weights.ndim == 1
+
     def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
         gaps, width = self._gaps(values, nominal)
         end, _ = _projected(gaps, nominal, width, torch.full_like(radius, 1 / TINY))

@@ -10,15 +10,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from surefoot.ambiguity.checks import check_nominal
-from surefoot.ambiguity.core import Divergence, Solution, printed
+from surefoot.ambiguity.core import Divergence, Plan, Solution, printed
 from surefoot.ambiguity.moves import Supported, filled
 from surefoot.ambiguity.search import lowest, take, untake
+from surefoot.ambiguity.shared import lowest_of_rows
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 
@@ -68,6 +70,15 @@ class Contamination(Mixture, Supported):
             return torch.nn.functional.one_hot(target, values.shape[-1]).to(values.dtype)
 
         return lowest(values, allowed), worst
+
+    def plan(self, values: Tensor, sample: Tensor, strength: Tensor | None) -> Plan:
+        def finish(means: Tensor, nominal: Tensor, strength: Any) -> tuple[Tensor, Tensor]:
+            least = lowest_of_rows(values, nominal, self.support)
+            price = torch.minimum(means, least + strength)
+            value = (torch.lerp(means, least, strength) if self.penalty is None else price).squeeze(-1)
+            return value, torch.ones_like(value, dtype=torch.bool)
+
+        return Plan(values[:, None], finish)
 
     def divergence(self, distribution: Tensor, nominal: Tensor) -> Tensor:
         ratio = torch.where(nominal > 0, distribution / nominal, torch.inf).amin(-1)
@@ -128,6 +139,10 @@ class Box(Given):
     def outcomes(self) -> int:
         return self.lower.shape[-1]
 
+    @property
+    def same_for_all_rows(self) -> bool:
+        return self.lower.ndim == 1
+
     def worst_of_all(self, values: Tensor, nominal: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         values, lower, upper = torch.broadcast_tensors(values, self.lower.to(values), self.upper.to(values))
         order = values.argsort(-1)
@@ -156,6 +171,10 @@ class Scenarios(Given):
     @property
     def outcomes(self) -> int:
         return self.distributions.shape[-1]
+
+    @property
+    def same_for_all_rows(self) -> bool:
+        return self.distributions.ndim == 2
 
     def worst_of_all(self, values: Tensor, nominal: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         scenarios = self.distributions.to(values)

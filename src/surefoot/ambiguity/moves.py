@@ -6,12 +6,15 @@ With `support="all"` mass may go to any outcome, with `"nominal"` only to those 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import Divergence, Solution
+from surefoot.ambiguity.core import Divergence, Plan, Solution
+from surefoot.ambiguity.levels import LOWEST_SHARE, level_plan
 from surefoot.ambiguity.search import increasing_root, lowest, take, untake
+from surefoot.ambiguity.shared import lowest_of_rows
 from surefoot.hyperparameters import hyperparameter
 
 
@@ -62,23 +65,50 @@ class TotalVariation(Supported):
     name = "total-variation"
     aliases = ("tv",)
     symbol = "TV(q, p)"
+    times: ClassVar[float] = 1.0  # D in units of the mass moved
 
     def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
         order = values.argsort(-1, descending=True)
-        taken = untake(filled(take(nominal, order), radius), order)
+        taken = untake(filled(take(nominal, order), radius / self.times), order)
         return moved(values, nominal, self.allowed(nominal), taken)
 
     def penalised(self, values: Tensor, nominal: Tensor, penalty: Tensor) -> Solution:
         """E_p min(v, v_min + penalty): what lies more than the price of moving it above the lowest is moved."""
         allowed = self.allowed(nominal)
-        least = lowest(values, allowed)
+        least, penalty = lowest(values, allowed), self.times * penalty
         taken = torch.where(values > least + penalty, nominal, 0.0)
         # What lies that high has penalty < inf, so the price of moving nothing is 0 and not inf·0.
         price = torch.where(taken > 0, penalty, 0.0)
         return moved(values, nominal, allowed, taken, (price * taken).sum(-1, keepdim=True))
 
+    def plan(self, values: Tensor, sample: Tensor, strength: Tensor | None) -> Plan | None:
+        """The lowest 1 − radius of the draws stay where they are."""
+        assert strength is not None
+        lowest, span = values.min(), values.max() - values.min()
+        if self.penalty is not None:
+            return self._clipped(values, lowest + self.times * strength) if len(strength) == 1 else None
+
+        def kept(radius: Tensor) -> Tensor:
+            return 1 - (radius / self.times).clamp(max=1)
+
+        def worst(kept_sum: Tensor, nominal: Tensor, radius: Tensor) -> Tensor:
+            target = lowest_of_rows(values, nominal, self.support)
+            return lowest + span * kept_sum + (1 - kept(radius)) * (target - lowest)
+
+        return level_plan(LOWEST_SHARE, values, sample, strength, kept, worst)
+
+    def _clipped(self, values: Tensor, ceiling: Tensor) -> Plan:
+        """A penalty lets no value count for more than the lowest and the price of moving there."""
+
+        def finish(means: Tensor, nominal: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
+            anywhere = torch.ones(len(means), dtype=torch.bool, device=means.device)
+            certain = anywhere if self.support == "all" else nominal[:, values.argmin()] > 0
+            return means.squeeze(-1), certain
+
+        return Plan(values.minimum(ceiling.squeeze())[:, None], finish)
+
     def divergence(self, distribution: Tensor, nominal: Tensor) -> Tensor:
-        return self.within(distribution, nominal, 0.5 * (distribution - nominal).abs().sum(-1))
+        return self.within(distribution, nominal, 0.5 * self.times * (distribution - nominal).abs().sum(-1))
 
 
 @dataclass(frozen=True)
@@ -88,15 +118,7 @@ class L1(TotalVariation):
     name = "l1"
     aliases = ()
     symbol = "‖q−p‖₁"
-
-    def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
-        return super().ball(values, nominal, 0.5 * radius)
-
-    def penalised(self, values: Tensor, nominal: Tensor, penalty: Tensor) -> Solution:
-        return super().penalised(values, nominal, 2 * penalty)
-
-    def divergence(self, distribution: Tensor, nominal: Tensor) -> Tensor:
-        return 2 * super().divergence(distribution, nominal)
+    times = 2.0
 
 
 @dataclass(frozen=True)

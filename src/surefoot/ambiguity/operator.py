@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from surefoot.ambiguity.checks import checked
 from surefoot.ambiguity.core import Ambiguity, Divergence, Solution, T
+from surefoot.ambiguity.rows import in_blocks, solve_rows
 from surefoot.errors import UsageError
 
 
@@ -54,16 +55,18 @@ def worst_case_value(values: T, nominal: T | None, ambiguity: Ambiguity, *, maxi
 def solve(values: Tensor, nominal: Tensor, ambiguity: Ambiguity, strength: Any, maximise: bool = False) -> Solution:
     """The problem without checks, for solvers that have made them: float64 in, float64 out, no gradient.
 
-    strength: the radius or penalty over the leading axes, or None for a set that has none.
+    strength: the radius or penalty over the leading axes, or None for a set that has none. Many rows are solved in
+    blocks; where they share their values `[n]`, most sets read the nominal once (see `shared`).
     """
     if strength is not None:
         strength = torch.as_tensor(strength, dtype=values.dtype, device=values.device)[..., None]
     axes = max(x.ndim for x in (values, nominal, strength) if x is not None)
     values, nominal, strength = (_with_axes(x, axes) for x in (values, nominal, strength))
-    if not maximise:
-        return ambiguity.solve(values, nominal, strength)
-    least, distribution = ambiguity.solve(-values, nominal, strength)
-    return Solution(-least, distribution)
+    if maximise:
+        values = -values
+    worst = solve_rows if in_blocks(values, nominal, ambiguity, strength) else type(ambiguity).solve
+    least, distribution = worst(ambiguity, values, nominal, strength)
+    return Solution(-least if maximise else least, distribution)
 
 
 def _with_axes(x: Any, axes: int) -> Any:

@@ -19,7 +19,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import Ambiguity, Solution
+from surefoot.ambiguity.core import Ambiguity, Array, Plan, Solution
 from surefoot.ambiguity.divergences import KL
 from surefoot.ambiguity.operator import solve
 from surefoot.ambiguity.search import take
@@ -41,6 +41,10 @@ class Entropic(Ambiguity):
     def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
         price = 1 / self.rate if self.rate > 0 else torch.inf
         return KL(penalty=price).penalised(values, nominal, torch.full_like(nominal[..., :1], price))
+
+    def plan(self, values: Tensor, sample: Tensor, strength: Tensor | None) -> Plan | None:
+        price = 1 / self.rate if self.rate > 0 else torch.inf
+        return KL(penalty=price).plan(values, sample, values.new_full((1, 1), price))
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,14 @@ class Mixed(Ambiguity):
                 f"Mixed: weights={self.weights!r} is not allowed for {len(self.risks)} risks; give one weight >= 0 for "
                 "each, with the sum 1."
             )
+
+    @property
+    def outcomes(self) -> int | None:
+        return next((risk.outcomes for risk in self.risks if risk.outcomes is not None), None)
+
+    @property
+    def same_for_all_rows(self) -> bool:
+        return all(risk.same_for_all_rows and not isinstance(risk.strength, Array) for risk in self.risks)
 
     def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
         parts = [solve(values, nominal, risk, risk.strength) for risk in self.risks]

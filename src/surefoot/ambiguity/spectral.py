@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import Ambiguity, Solution
+from surefoot.ambiguity.core import Ambiguity, Plan, Solution
+from surefoot.ambiguity.levels import LOWEST_SHARE, level_plan
 from surefoot.ambiguity.search import take, untake
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
@@ -54,6 +55,13 @@ class CVaR(Distortion):
 
     def cumulative(self, share: Tensor) -> Tensor:
         return _between(share, 0, self.level)
+
+    def plan(self, values: Tensor, sample: Tensor, strength: Tensor | None) -> Plan | None:
+        lowest, span = values.min(), values.max() - values.min()
+        level = values.new_full((1, 1), self.level)
+        return level_plan(
+            LOWEST_SHARE, values, sample, None, lambda _: level, lambda found, *_: lowest + span * found / level
+        )
 
 
 @dataclass(frozen=True)

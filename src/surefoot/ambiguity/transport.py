@@ -95,6 +95,10 @@ class Wasserstein(Supported):
     def outcomes(self) -> int:
         return self.cost.shape[-1]
 
+    @property
+    def same_for_all_rows(self) -> bool:
+        return self.cost.ndim == 2
+
     def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
         start, edges = hull_edges(values, self.cost.to(values), self.allowed(nominal))
         price = (nominal.unsqueeze(-2) * edges.cost).flatten(-2)
