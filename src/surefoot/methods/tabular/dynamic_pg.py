@@ -5,7 +5,8 @@
 The best action depends on the time that is left, so each epoch has a softmax table of its own. Trained all at once, an
 early epoch learns against a future that is still bad, and can settle for less long after it has become good; trained
 backwards, each epoch is a bandit with contexts whose rewards do not change. Reach for it in problems with a deadline
-where an episode can be started at any epoch: states of epoch h are drawn from μ_h.
+where an episode can be started at any epoch (states of epoch h are drawn from μ_h) and where late epochs begin with a
+bad policy; from a uniform start the baseline did better in this library's claim.
 
 Sara Klein, Simon Weissmann and Leif Döring, *Beyond Stationarity: Convergence Analysis of Stochastic Softmax Policy
 Gradient Methods* (2023), arXiv:2310.02671.
