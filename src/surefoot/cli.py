@@ -373,6 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print("surefoot train METHOD --help lists all.")
         else:
             _parsed(COMMANDS[name], rest, f"surefoot {name}")
+        sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None

@@ -97,6 +97,7 @@ def run_claim(slug: str, seeds: int | None = None, results: Path = RESULTS) -> d
     try:
         results.mkdir(parents=True, exist_ok=True)
         draft.touch()  # a place that cannot be written says so before the work
+        draft.unlink()
     except OSError as error:
         raise UsageError(f"{results} cannot be written ({error}). Set its permissions right, or make room.") from error
     try:
