@@ -203,6 +203,15 @@ def test_criteria_from_the_shell(capsys):
     assert "worst world" not in printed
 
 
+def test_a_set_that_actions_share_makes_the_policy_mix(capsys):
+    cli.main(["solve", "machine-replacement", "--ambiguity", "kl:0.3", "--rectangular", "s", "--top", "0"])
+    lines = capsys.readouterr().out.splitlines()
+    wanted = solve(resolve("machine-replacement"), "kl:0.3", rectangular="s")
+    run, repair = wanted.policy[3].tolist()
+    assert 0 < repair < run and lines[6].endswith(f"run {run:.3f}, repair {repair:.3f}")
+    assert float(lines[6].removeprefix("wear 3").split()[0]) == pytest.approx(float(wanted.value[3]), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
