@@ -55,17 +55,18 @@ class Comparison:
     def table(self) -> str:
         """The comparison as text."""
         first = next(iter(self.scores))
+        width = max(18, *map(len, self.scores)) + 2
         unit = "return" if len(self.envs) == 1 else "normalised return"
         lines = [
             f"{', '.join(self.envs)} · {len(self.seeds)} seeds · {unit} over the last tenth, 95 % bootstrap interval"
         ]
-        lines.append(f"{'learner':<20}{'IQM':>10}  {'interval':<24}{'P(better than ' + first + ')':<30}")
+        lines.append(f"{'learner':<{width}}{'IQM':>10}  {'interval':<24}P(better than {first})")
         for row in self.rows():
             better = ""
             if "improves" in row:
                 better = f"{row['improves']:.2f} [{row['improves_low']:.2f}, {row['improves_high']:.2f}]"
             interval = f"[{row['low']:.4g}, {row['high']:.4g}]"
-            lines.append(f"{row['learner']:<20}{row['iqm']:>10.4g}  {interval:<24}{better:<30}")
+            lines.append(f"{row['learner']:<{width}}{row['iqm']:>10.4g}  {interval:<24}{better}".rstrip())
         return "\n".join(lines)
 
     def save(self, path: Path) -> Path:

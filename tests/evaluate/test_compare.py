@@ -1,0 +1,213 @@
+"""Learners are compared on the same environments and seeds, by figures worked out by hand and an independent oracle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import surefoot as sf
+from surefoot.errors import UsageError
+from surefoot.evaluate.compare import Comparison, check_same, compare_runs
+from surefoot.loops.run import Run
+from surefoot.methods.control.ppo import PPO
+
+TINY = {"num_envs": 2, "num_steps": 16, "minibatch_size": 32, "epochs": 1, "hidden": (8,)}
+
+
+def comparison(**scores) -> Comparison:
+    tables = {name: np.array(each, dtype=float) for name, each in scores.items()}
+    envs = tuple(f"E{i}" for i in range(next(iter(tables.values())).shape[1]))
+    seeds = tuple(range(len(next(iter(tables.values())))))
+    return Comparison(envs, seeds, tables, {name: table / 2 for name, table in tables.items()})
+
+
+def run_of(folder: Path, curves: list[list[float | None]], env: str = "CartPole-v1", seeds=None) -> Run:
+    """A run with the given mean returns `[seeds][iterations]`; None where no episode has ended."""
+    folder.mkdir()
+    seeds = list(range(len(curves))) if seeds is None else seeds
+    config = {"format": "surefoot-run-1", "method": "ppo", "env": {"env": env}, "seeds": seeds, "steps": 7}
+    (folder / "config.json").write_text(json.dumps(config))
+    rows = []
+    for i, values in enumerate(zip(*curves)):
+        for seed, value in zip(seeds, values):
+            rows.append({"iteration": i, "step": 10 * (i + 1), "seed": seed})
+            rows[-1] |= {} if value is None else {"return_mean": value}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Run(folder)
+
+
+# --- scores of runs -----------------------------------------------------------------------------------------------
+
+
+def test_the_score_is_the_last_tenth_and_the_area_all_of_training(tmp_path):
+    """Twenty iterations: the last two count. Where no episode had ended there is nothing to average."""
+    rising, flat = [None, *range(1, 20)], [None, None, *[5.0] * 18]
+    made = compare_runs({"a": [run_of(tmp_path / "a", [rising, flat])], "b": [run_of(tmp_path / "b", [flat, rising])]})
+    assert made.envs == ("CartPole-v1",) and made.seeds == (0, 1)
+    np.testing.assert_array_equal(made.scores["a"], [[18.5], [5.0]])
+    np.testing.assert_array_equal(made.areas["a"], [[10.0], [5.0]])
+    np.testing.assert_array_equal(made.scores["b"], [[5.0], [18.5]])
+
+
+def test_a_short_run_counts_its_last_iteration(tmp_path):
+    made = compare_runs({"a": [run_of(tmp_path / "a", [[1.0, 2.0, 9.0]])]})
+    assert made.scores["a"] == 9.0
+
+
+def test_several_environments_are_columns(tmp_path):
+    runs = [run_of(tmp_path / env, [[value], [value + 1]], env) for env, value in (("X", 1.0), ("Y", 10.0))]
+    made = compare_runs({"a": runs})
+    assert made.envs == ("X", "Y")
+    np.testing.assert_array_equal(made.scores["a"], [[1, 10], [2, 11]])
+
+
+def test_runs_that_differ_are_not_compared(tmp_path):
+    one = run_of(tmp_path / "one", [[1.0]])
+    with pytest.raises(UsageError, match="differ in environments .*'Other'.*needs them equal"):
+        compare_runs({"a": [one], "b": [run_of(tmp_path / "two", [[1.0]], "Other")]})
+    with pytest.raises(UsageError, match=r"differ in .*seeds \[\(0,\), \(3,\)\]"):
+        compare_runs({"a": [one], "b": [run_of(tmp_path / "three", [[1.0]], seeds=[3])]})
+
+
+def test_a_seed_without_an_episode_has_no_score(tmp_path):
+    with pytest.raises(UsageError, match="No episode ended in a seed of .*train for more steps"):
+        compare_runs({"a": [run_of(tmp_path / "a", [[1.0, 2.0], [None, None]])]})
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+FOUR = {"base": [[0], [1], [2], [3]], "other": [[2], [3], [4], [5]]}
+
+
+def test_figures_worked_out_by_hand():
+    base, other = comparison(**FOUR).rows()
+    assert base == {"learner": "base", "iqm": 1.5, "low": base["low"], "high": base["high"], "area": 0.75}
+    assert 0 <= base["low"] < 1.5 < base["high"] <= 3
+    assert other["iqm"] == 3.5 and other["area"] == 1.75
+    # of 16 pairs 13 are better, and (2, 2), (3, 3) are even: (13 + 2/2) / 16 = 14/16
+    assert other["improves"] == 14 / 16
+    assert other["improves_low"] <= 14 / 16 <= other["improves_high"] <= 1
+
+
+def test_intervals_are_those_of_the_statistics_module():
+    rliable = pytest.importorskip("rliable.metrics")
+    scores = {name: np.random.default_rng(seed).normal(seed, 1, (5, 3)) for seed, name in enumerate(("a", "b"))}
+    made = comparison(**scores)
+    scaled = made.normalised()
+    rows = {row["learner"]: row for row in made.rows()}
+    for name in scores:
+        assert rows[name]["iqm"] == pytest.approx(rliable.aggregate_iqm(scaled[name]))
+    assert rows["b"]["improves"] == pytest.approx(rliable.probability_of_improvement(scaled["b"], scaled["a"]))
+
+
+def test_several_environments_are_brought_to_one_scale():
+    made = comparison(a=[[0, 1000], [10, 1000]], b=[[5, 3000], [10, 2000]])
+    scaled = made.normalised()
+    np.testing.assert_array_equal(scaled["a"], [[0, 0], [1, 0]])
+    np.testing.assert_array_equal(scaled["b"], [[0.5, 1], [1, 0.5]])
+    assert all(row["area"] is None for row in made.rows())
+    assert "normalised return" in made.table()
+
+
+def test_scores_that_are_all_equal_are_no_division_by_zero():
+    made = comparison(a=[[7, 1], [7, 2]], b=[[7, 3], [7, 4]])
+    assert np.isfinite(np.concatenate(list(made.normalised().values()))).all()
+    assert np.isfinite([row["iqm"] for row in made.rows()]).all()
+
+
+def test_one_learner_alone_has_its_interval():
+    (row,) = comparison(only=[[1], [2], [3]]).rows()
+    assert row["iqm"] == 2.0 and "improves" not in row
+
+
+def test_the_table_has_a_line_a_learner():
+    lines = comparison(**FOUR).table().splitlines()
+    assert lines[0] == "E0 · 4 seeds · return over the last tenth, 95 % bootstrap interval"
+    assert lines[1].split() == ["learner", "IQM", "interval", "P(better", "than", "base)"]
+    assert lines[2].startswith("base    ") and lines[2].split()[1] == "1.5" and "0.88" not in lines[2]
+    assert lines[3].startswith("other   ") and lines[3].split()[1] == "3.5" and " 0.88 [" in lines[3]
+    assert len(lines) == 4
+
+
+def test_long_names_stay_in_their_column():
+    name = "a-learner-with-a-very-long-name"
+    _, head, first, second = comparison(**{name: [[1.0], [2.0]], "b": [[1.0], [2.0]]}).table().splitlines()
+    assert first.startswith(f"{name} ")
+    assert head.index("interval") == first.index("[") == second.index("[")
+
+
+def test_what_is_saved_is_all_of_it(tmp_path):
+    made = comparison(**FOUR)
+    kept = json.loads(made.save(tmp_path / "comparison.json").read_text())
+    assert kept["scores"] == {name: np.array(s).tolist() for name, s in FOUR.items()} and kept["seeds"] == [0, 1, 2, 3]
+    assert kept["rows"] == made.rows() and kept["envs"] == ["E0"]
+
+
+# --- training what is compared ------------------------------------------------------------------------------------
+
+
+def compared(out: Path, **changes):
+    given = {"methods": {"small": PPO(**TINY), "large": PPO(**{**TINY, "clip": 0.4})}, "env": "CartPole-v1"}
+    given |= {"seeds": 2, "steps": 64, "out": out, "loggers": (), **changes}
+    return sf.compare(given.pop("methods"), given.pop("env"), **given)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare") / "out"
+    compared(folder)
+    return folder
+
+
+def test_every_seed_of_every_method_is_what_it_is_alone(out, tmp_path):
+    made = compared(out)  # found again
+    assert list(made.scores) == ["small", "large"] and made.seeds == (0, 1)
+    alone = sf.train(PPO(**TINY), "CartPole-v1", 64, num_seeds=2, run_dir=tmp_path / "alone", loggers=())
+    np.testing.assert_array_equal(made.scores["small"][:, 0], alone.curve("return_mean")[1][:, -1])
+    assert json.loads((out / "comparison.json").read_text())["rows"] == made.rows()
+
+
+def test_what_is_there_is_used_again_and_what_is_unfinished_gone_on_with(out, tmp_path):
+    cut = tmp_path / "out"
+    with pytest.raises(UsageError, match=r"small-CartPole-v1 ended before its 64 steps.*the same comparison with out="):
+        compared(cut, time_limit=1e-6)
+    assert compared(cut).rows() == compared(out).rows()
+
+
+@pytest.mark.parametrize("changes", [{"steps": 96}, {"seeds": 3}, {"methods": {"small": PPO(**TINY, gamma=0.5)}}])
+def test_runs_of_other_settings_are_not_taken_for_these(changes, out):
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    with pytest.raises(UsageError, match="small-CartPole-v1 holds a run with .*Give another out, or remove it"):
+        compared(out, **changes)
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+
+
+def test_tuples_are_the_lists_that_json_has(out):
+    run = Run(out / "small-CartPole-v1")
+    check_same(run, {"seeds": (0, 1)})
+    with pytest.raises(UsageError, match=r"holds a run with \{'seeds': \[0, 1\]\}; asked for is \{'seeds': \[0\]\}"):
+        check_same(run, {"seeds": (0,)})
+
+
+BAD = {
+    "no method": ({"methods": []}, "needs methods and environments, each once"),
+    "a method twice": ({"methods": ["ppo", "ppo"]}, "each once; given are the methods \\['ppo', 'ppo'\\]"),
+    "no environment": ({"env": []}, "needs methods and environments"),
+    "an environment twice": ({"env": ["CartPole-v1"] * 2}, "needs methods and environments, each once"),
+    "an unknown method": ({"methods": ["ppi"]}, "No method is called 'ppi'"),
+    "an unknown environment": ({"env": ["CartPole-v1", "CartPol-v1"]}, "'CartPol-v1' is not a known id"),
+    "no seeds": ({"seeds": 0}, "num_seeds=0 is not allowed"),
+    "no steps": ({"steps": 0}, "steps=0 is not allowed"),
+    "an unknown option": ({"logger": ()}, "logger"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_compared_is_refused_before_any_work(case, tmp_path):
+    changes, words = BAD[case]
+    with pytest.raises(UsageError, match=words):
+        compared(tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
