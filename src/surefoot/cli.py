@@ -193,26 +193,16 @@ def solve(
     options: Any = {"rectangular": rectangular, "criterion": criterion, "tolerance": tolerance}
     with solutions.watched(tolerance) as progress:
         solution = solve(made, ambiguity, **options, progress=progress)
-    print(f"{mdp} · {made.states:,} states, {made.actions:,} actions · {ambiguity or 'nominal'}\n")
-    print(solutions.table(made, solution))
-    print(f"\n{solutions.summary(made, solution)}")
-    if ambiguity is not None and top:
-        changes = solutions.kernel_difference(made, solution.worst_kernel, top, policy=solution.policy)
-        print(f"\nwhere the worst world differs most from the nominal one\n{solutions.change_table(made, changes)}")
+    print(solutions.report(made, solution, mdp, ambiguity, top))
     if out is not None:
         print("\n" + "\n".join(str(path) for path in solutions.save(made, solution, out)))
 
 
 def zoo() -> None:
     """List the MDPs that have a name, and their numbers."""
-    import inspect
+    from surefoot.evaluate import solutions
 
-    from surefoot.envs.tabular import ZOO
-
-    for name, factory in ZOO.items():
-        numbers = ", ".join(f"{p.name}={p.default}" for p in inspect.signature(factory).parameters.values())
-        print(f"{name:<21}{(factory.__doc__ or '').splitlines()[0]}\n{'':<21}{numbers}")
-    print("\nOne of them: surefoot solve NAME:number,…,key=number --ambiguity kl:0.1")
+    print(f"{solutions.zoo()}\n\nOne of them: surefoot solve NAME:number,…,key=number --ambiguity kl:0.1")
 
 
 def explain(slug: Annotated[str, arg(metavar="SLUG")], /) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from surefoot.envs.tabular import Kernel, Successors, TabularMDP
+from surefoot.envs.tabular import ZOO, Kernel, Successors, TabularMDP
 from surefoot.envs.tabular.simulate import absorbing
 from surefoot.errors import UsageError
 from surefoot.evaluate.plots import STYLE
@@ -153,6 +154,25 @@ def draw(
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def report(mdp: TabularMDP, solution: Solution, name: str, ambiguity: str | None, top: int) -> str:
+    """All that `surefoot solve` prints: the table, the summary, and the `top` largest changes of the worst world."""
+    parts = [f"{name} · {mdp.states:,} states, {mdp.actions:,} actions · {ambiguity or 'nominal'}"]
+    parts += [table(mdp, solution), summary(mdp, solution)]
+    if ambiguity is not None and top:
+        changes = kernel_difference(mdp, solution.worst_kernel, top, policy=solution.policy)
+        parts.append(f"where the worst world differs most from the nominal one\n{change_table(mdp, changes)}")
+    return "\n\n".join(parts)
+
+
+def zoo() -> str:
+    """The MDPs that have a name, with their numbers."""
+    lines = []
+    for name, factory in ZOO.items():
+        numbers = ", ".join(f"{p.name}={p.default}" for p in inspect.signature(factory).parameters.values())
+        lines += [f"{name:<21}{(factory.__doc__ or '').splitlines()[0]}", f"{'':<21}{numbers}"]
+    return "\n".join(lines)
 
 
 def table(mdp: TabularMDP, solution: Solution, limit: int = 20) -> str:
