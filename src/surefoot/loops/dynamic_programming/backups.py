@@ -11,11 +11,12 @@ from torch import Tensor
 from surefoot.ambiguity import Ambiguity, Divergence, MeanDeviation, MeanVariance, Mixed
 from surefoot.envs.tabular import Kernel, TabularMDP
 from surefoot.errors import UsageError, nearest
+from surefoot.loops.dynamic_programming.factors import Factors, factors_of
 from surefoot.loops.dynamic_programming.outcomes import check_outcomes, nominal_rows
 from surefoot.loops.dynamic_programming.pairs import EVERY, Followed, Pairs
 from surefoot.loops.dynamic_programming.states import States
 
-RECTANGULAR = ("sa", "s")
+RECTANGULAR = ("sa", "s", "d")
 
 
 class Backup(Protocol):
@@ -35,7 +36,7 @@ class Backup(Protocol):
 
 
 def make_backup(
-    mdp: TabularMDP, ambiguity: Ambiguity | None, rectangular: str, gamma: float, factors: Tensor | None = None
+    mdp: TabularMDP, ambiguity: Ambiguity | None, rectangular: str, gamma: float, factors: Any = None
 ) -> Backup:
     """The backups of an MDP of one kernel; a set of None is the nominal MDP.
 
@@ -46,7 +47,8 @@ def make_backup(
     rows = nominal_rows(mdp)
     if ambiguity is None:
         return Pairs(rows, mdp.legal, None, None, gamma)
-    check_outcomes(ambiguity, rows)
+    if rectangular != "d":
+        check_outcomes(ambiguity, rows)
     if rows.by_outcome and gamma == 0:
         raise UsageError("gamma=0 leaves no next state to be uncertain of; give reward=mdp.expected_reward().")
     if ambiguity.outcomes not in (None, mdp.states):
@@ -58,6 +60,11 @@ def make_backup(
                 "set with a radius or penalty, such as KL(0.1), or use rectangular='sa'."
             )
         return States(rows, mdp.legal, ambiguity, _strength(ambiguity, (mdp.states,)), gamma)
+    if rectangular == "d":
+        made = factors_of(mdp, factors)
+        strength = _strength(ambiguity, (len(made),))
+        assert mdp.features is not None
+        return Factors(mdp.reward, mdp.features, made, mdp.legal, ambiguity, strength, gamma)
     shape = (mdp.states, mdp.actions)
     return Pairs(rows, mdp.legal, ambiguity, _strength(ambiguity, shape), gamma)
 

@@ -20,6 +20,7 @@ from surefoot.ambiguity import Ambiguity
 from surefoot.ambiguity.core import Solution as Worst
 from surefoot.ambiguity.operator import solve as worst_case
 from surefoot.envs.tabular import Kernel, Successors
+from surefoot.loops.dynamic_programming.memory import check_memory
 from surefoot.loops.dynamic_programming.outcomes import Rows, linear, reach
 
 Chain = Callable[[Tensor], Tensor]  # x -> P·x `[S]`: the expectation of x after one step of a policy
@@ -50,11 +51,7 @@ class Pairs:
 
     def improve(self, values: Tensor, states: slice = EVERY) -> tuple[Tensor, Tensor]:
         """The best values `[S]` one step before `values`, and the policy `[S, A]` that has them."""
-        q = self.q(values, states)
-        if self.legal is not None:
-            q = torch.where(self.legal[states], q, -torch.inf)
-        best, action = q.max(-1)
-        return best, torch.nn.functional.one_hot(action, q.shape[-1]).to(q.dtype)
+        return best_of(self.q(values, states), None if self.legal is None else self.legal[states])
 
     def follow(self, policy: Tensor) -> Followed:
         """The backups of a policy `[S, A]`."""
@@ -73,6 +70,8 @@ class Pairs:
         """The worst distribution of every pair, whatever the policy."""
         if self.ambiguity is None:
             return made([(self.rows.state, self.rows.probability)])
+        if self.rows.state is not None and reach(self.ambiguity) == "all":
+            check_memory((*self.rows.probability.shape[:2], len(values)), f"the worst kernel under {self.ambiguity}")
         solved = (self._solved(values, states) for states in ([EVERY] if self._at_once else self.rows.blocks()))
         return made([(rows.state, worst.distribution().expand_as(rows.probability)) for rows, worst in solved])
 
@@ -127,9 +126,8 @@ class Pairs:
             mean = self._step(values).view(reward.shape)
         else:
             rows = self.rows[states]
-            mean = rows.probability @ values
-            if rows.state is not None:
-                mean = (rows.probability * values[rows.state]).sum(-1)
+            dense = rows.state is None
+            mean = rows.probability @ values if dense else (rows.probability * values[rows.state]).sum(-1)
         return torch.add(reward, mean, alpha=self.gamma)
 
     @cached_property
@@ -139,6 +137,12 @@ class Pairs:
     @cached_property
     def _step(self) -> Chain:
         return linear(_flat(made([(self.rows.state, self.rows.probability)])), len(self.rows.probability))
+
+
+def best_of(q: Tensor, legal: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The best values `[S]` of pairs `[S, A]`, and the policy that takes them, the first of several."""
+    best, action = (q if legal is None else torch.where(legal, q, -torch.inf)).max(-1)
+    return best, torch.nn.functional.one_hot(action, q.shape[-1]).to(q.dtype)
 
 
 def made(parts: list[tuple[Tensor | None, Tensor]]) -> Kernel:

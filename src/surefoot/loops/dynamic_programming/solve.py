@@ -41,9 +41,13 @@ def solve(
     """The best policy in the worst world of an ambiguity set, its values, that world, and a bound on their error.
 
     ambiguity: a set or risk measure around each nominal row (None: the nominal alone), or its text, such as "kl:0.1".
-    With criterion "finite" also a list of H, one a step. Its radius may be `[S, A]`.
+    Its radius or penalty may be `[S, A]`. With criterion "finite" also a list of H sets, one a step.
 
-    rectangular: who shares the set. "sa": every pair has its own.
+    rectangular: what the adversary chooses for by itself. "sa": each pair of state and action; the best policy is
+    deterministic. "s": each state, before the action is drawn, with one budget Σ_a D(q_a ‖ P(·|s,a)) ≤ radius for all
+    its actions (or penalty·Σ_a D, whatever the policy); the best policy draws its actions, and the radius may be `[S]`.
+    "d": each factor of a linear MDP with features `[S, A, d]`, whose `factors` are `[d, S']` (`[H, d, S']` by step) and
+    whose kernel is features @ factors; the radius may be `[d]`.
 
     criterion: "discounted" by mdp.gamma; "finite", the discounted sum over mdp.horizon steps, by a policy for each;
     "average", the reward of a step in the long run, whatever gamma is. None takes "finite" if there is a horizon. A
@@ -203,7 +207,8 @@ def _backward(mdp: TabularMDP, ambiguity: Any, rectangular: str, factors: Any, p
         kind = h if mdp.stepped or isinstance(ambiguity, list) else 0
         if kind not in backups:
             backups.clear()
-            backups[kind] = make_backup(mdp.at(h), one, rectangular, mdp.gamma, factors)
+            part = factors[h] if factors is not None and torch.as_tensor(factors).ndim == 3 else factors
+            backups[kind] = make_backup(mdp.at(h), one, rectangular, mdp.gamma, part)
         return backups[kind]
 
     values, policies = [_start(mdp)], []
