@@ -4,6 +4,10 @@ Two experiments. On random MDPs, projected ascent from random policies, on the v
 each action, and on the one whose risk is of action and next state together (the classical Markov risk measure), with
 one step size and one budget. On FrozenLake 8×8, policies from the same 20,000 transitions of the nominal lake, by
 robust fitted-Z iteration and by fitted-Q iteration, valued exactly on lakes that slip more.
+
+A first run stopped ascent after 2,000 steps and called every gap of 1e-4 a false summit: it said "refuted" because of
+four MDPs whose gaps of up to 1.2e-3 were still falling, in both arms alike (one was 1e-15 after 5,000 steps). A summit
+is now a policy from which no direction rises, and ascent goes on to one. Nothing else was changed.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from surefoot.loops.tabular_gradient import backup, evaluate, project
 from surefoot.methods.tabular.regularized_rmdp import RFZI
 from surefoot.seeding import torch_stream
 
-BETAS, RATE, BUDGET, GAP = (0.1, 1.0, 5.0), 0.1, 2000, 1e-4
+BETAS, RATE, BUDGET, GAP, FLAT = (0.1, 1.0, 5.0), 0.1, 20_000, 1e-4, 1e-9
 LAKE, NOMINAL, SLIPS = "gym:FrozenLake-v1,map_name=8x8,gamma=0.95,success_rate={}", 1 / 3, (0.5, 0.65, 0.8)
 BETA, SAMPLES, ITERATIONS, MOST_LOST, LEAST_GAINED = 5.0, 20_000, 200, 0.05, 0.10
 
@@ -66,25 +70,27 @@ Arm = Callable[[TabularMDP, Tensor, float], tuple[Tensor, Tensor]]
 ARMS: dict[str, Arm] = {"apart": apart, "together": together}
 
 
-def ascend(arm: Arm, mdp: TabularMDP, policy: Tensor, beta: float) -> float:
-    """The gap V*(ρ) − V(ρ) where projected ascent stands after the budget, or when it has closed it."""
-    best = float(mdp.initial @ optimum(mdp, beta))
-    gap = torch.inf
-    for _ in range(BUDGET):
+def ascend(arm: Arm, mdp: TabularMDP, policy: Tensor, beta: float) -> dict[str, float]:
+    """The gap V*(ρ) − V(ρ) where projected ascent comes to a summit or to the end of its budget, the rise of the
+    steepest direction there, and the steps it took."""
+    best, steps = float(mdp.initial @ optimum(mdp, beta)), 0
+    while True:
         value, gradient = arm(mdp, policy, beta)
-        gap = best - float(mdp.initial @ value)
-        if gap < 1e-10:
-            break
-        policy = project(policy + RATE * gradient)
-    return max(gap, 0.0)
+        steepest = float((gradient.amax(-1) - (policy * gradient).sum(-1)).sum())
+        if steepest < FLAT or steps == BUDGET:
+            return {"gap": max(best - float(mdp.initial @ value), 0.0), "steepest": steepest, "steps": steps}
+        policy, steps = project(policy + RATE * gradient), steps + 1
 
 
 def summits(seed: int) -> dict[str, float]:
-    """The gaps on one random MDP from one random policy."""
+    """What both arms come to on one random MDP from one random policy."""
     mdp = resolve(f"garnet:10,4,5,seed={seed},gamma=0.9")
     drawn = torch.rand(mdp.states, mdp.actions, generator=torch_stream(seed, "first policy"), dtype=torch.float64)
-    first = drawn / drawn.sum(-1, keepdim=True)
-    return {f"{name}, beta {beta:g}": ascend(arm, mdp, first, beta) for beta in BETAS for name, arm in ARMS.items()}
+    first, found = drawn / drawn.sum(-1, keepdim=True), dict[str, float]()
+    for beta in BETAS:
+        for name, arm in ARMS.items():
+            found |= {f"{what} {name}, beta {beta:g}": x for what, x in ascend(arm, mdp, first, beta).items()}
+    return found
 
 
 # --- the lake --------------------------------------------------------------------------------------------------------
@@ -117,8 +123,13 @@ def measure(seeds: Sequence[int]) -> Measurements:
 
 
 def judge(found: Measurements) -> tuple[Verdict, dict[str, Estimate]]:
-    gaps = [gap for beta in BETAS for gap in found[f"apart, beta {beta:g}"]]
-    estimates = {f"gap {arm}, beta {b:g}": estimate(found[f"{arm}, beta {b:g}"]) for b in BETAS for arm in ARMS}
+    ends = [z for b in BETAS for z in zip(found[f"gap apart, beta {b:g}"], found[f"steepest apart, beta {b:g}"])]
+    estimates = {
+        f"{what} {arm}, beta {b:g}": estimate(found[f"{what} {arm}, beta {b:g}"])
+        for what in ("gap", "steps")
+        for b in BETAS
+        for arm in ARMS
+    }
     change = {}
     for slip in (NOMINAL, *SLIPS):
         ours, theirs = found[f"rfzi, slip {slip:.2f}"], found[f"fqi, slip {slip:.2f}"]
@@ -126,9 +137,14 @@ def judge(found: Measurements) -> tuple[Verdict, dict[str, Estimate]]:
         base = estimate(theirs).value
         change[slip] = [x / base for x in (gain.value, gain.low, gain.high)]
     hardest = change[SLIPS[-1]]
-    if max(gaps) >= GAP or hardest[0] <= 0:
+    if any(gap >= GAP and steepest < FLAT for gap, steepest in ends) or hardest[0] <= 0:
         return "refuted", estimates
-    shown = change[NOMINAL][0] >= -MOST_LOST and hardest[0] >= LEAST_GAINED and hardest[1] > 0
+    shown = (
+        all(gap < GAP for gap, _ in ends)
+        and change[NOMINAL][0] >= -MOST_LOST
+        and hardest[0] >= LEAST_GAINED
+        and hardest[1] > 0
+    )
     return ("shown" if shown else "not shown"), estimates
 
 
@@ -136,9 +152,9 @@ CLAIM = Claim(
     slug="regularized-rmdp",
     sentence="Projected ascent on the gradient of a regularised robust MDP reaches the optimum from any policy, and robust fitted-Z iteration on nominal data gives policies that lose little at home and hold where the world slips more.",
     baseline="ascent on the Markov risk of action and next state together; fitted-Q iteration on the same transitions",
-    metric=f"V* − V after at most {BUDGET} steps on random MDPs (10 states, 4 actions, β 0.1, 1, 5); exact discounted return on FrozenLake 8×8 trained at slip 1/3",
+    metric=f"V* − V at the summit, or after {BUDGET} steps, on random MDPs (10 states, 4 actions, β 0.1, 1, 5); exact discounted return on FrozenLake 8×8 trained at slip 1/3",
     supported_by=f"every gap below {GAP:g}; RFZI (β = {BETA:g}) at least {1 - MOST_LOST:.0%} of FQI at slip 1/3 and at least {LEAST_GAINED:.0%} above it at slip {SLIPS[-1]:g}, the interval above 0",
-    refuted_by=f"ascent stands at a gap of {GAP:g} or more, or FQI is equal or better at slip {SLIPS[-1]:g}",
+    refuted_by=f"ascent comes to a summit (no direction rises by {FLAT:g}) with a gap of {GAP:g} or more, or FQI is equal or better at slip {SLIPS[-1]:g}",
     measure=measure,
     judge=judge,
     seeds=10,
