@@ -36,6 +36,7 @@ _WHERE = {
     "PolicyObjective": "surefoot.objectives",
 }
 _ROOMS = ("objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")
+_SHORT = {"language": "surefoot.methods.language"}
 
 __all__ = [
     "PolicyObjective",
@@ -61,10 +62,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(import_module(_WHERE[name]), name)
-    if name in _ROOMS:
-        return import_module(f"surefoot.{name}")
+    if name in _ROOMS or name in _SHORT:
+        return import_module(_SHORT.get(name, f"surefoot.{name}"))
     raise AttributeError(f"module 'surefoot' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_ROOMS, "__version__"])
+    return sorted([*__all__, *_ROOMS, *_SHORT, "__version__"])

@@ -165,6 +165,8 @@ def evaluate(
     env: Any = None,
     episodes: int = 20,
     *,
+    task: Any = None,
+    k: Sequence[int] = (),
     seed: int = 0,
     deterministic: bool = True,
     video: str | Path | None = None,
@@ -172,8 +174,13 @@ def evaluate(
     """Play episodes and say what they returned: mean and interquartile mean with intervals, and each return.
 
     `policy` is an agent, the folder of a run (whose environment is then the default; the figures are kept there as
-    `evaluation.json`), anything with `predict`, or a callable.
+    `evaluation.json`), anything with `predict`, or a callable. Of a language model `env` may be called `task`, episodes
+    are held-out examples, and `k=(1, 4, 16)` adds the chance that one of k samples succeeds, entropy, lengths and
+    completions to read.
     """
+    if k:
+        return _evaluate_language(policy, env if task is None else task, episodes, k, seed)
+    env = env if task is None else task
     from surefoot.evaluate.rollout import record, returns
     from surefoot.evaluate.statistics import bootstrap_interval, interquartile_mean, mean
 
@@ -189,6 +196,22 @@ def evaluate(
     figures |= {"min": float(scores.min()), "max": float(scores.max()), "returns": scores.tolist(), **filmed}
     if folder is not None:
         (folder / "evaluation.json").write_text(json.dumps(figures, indent=2))
+    return figures
+
+
+def _evaluate_language(policy: Any, task: Any, examples: int, k: Sequence[int], seed: int) -> dict[str, Any]:
+    from surefoot.evaluate.language import evaluate_language
+
+    agent = load(policy) if isinstance(policy, (str, Path)) else policy
+    if getattr(agent, "loop", "") != "group-rollout":
+        raise UsageError(f"k={tuple(k)} is for language models; {policy!r} is none.")
+    asked = agent.facts.get("env", {}).get("env") if task is None else task
+    if asked is None:
+        raise UsageError("task is missing: the agent does not say what it was trained in; give task=.")
+    report = evaluate_language(agent, asked, examples, tuple(k), seed=seed)
+    figures = {**report.to_dict(), "table": report.table()}
+    if isinstance(policy, (str, Path)) and not (Path(policy) / "agent.json").exists():
+        (Path(policy) / "evaluation.json").write_text(json.dumps(figures, indent=2))
     return figures
 
 

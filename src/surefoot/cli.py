@@ -8,13 +8,12 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, get_args, get_type_hints
+from typing import Annotated, Any, Literal
 
-import tyro
 from tyro.conf import arg
 
+from surefoot.arguments import parsed, typed, whole
 from surefoot.errors import UsageError, nearest
-from surefoot.hyperparameters import allowed, hyperparameter
 
 
 def methods(setting: str | None = None) -> None:
@@ -46,6 +45,8 @@ def evaluate(
     episodes: int = 20,
     seed: int = 0,
     env: str | None = None,
+    task: str | None = None,
+    k: str = "",
     video: bool = False,
 ) -> None:
     """Play deterministic episodes with the agent of RUN; --video also films one.
@@ -55,18 +56,43 @@ def evaluate(
         episodes: How many.
         seed: Episode i has the same seed in every evaluation with this one.
         env: Another environment than the one trained in.
+        task: The same, of a language model.
+        k: Of a language model also pass@k, lengths, entropy and samples to read, for these k, such as 1,4,16.
         video: Film one episode, as video.mp4 in RUN.
     """
     from surefoot import api
 
     film = (run if run.is_dir() else Path()) / "video.mp4" if video else None
-    figures = api.evaluate(run, env, episodes, seed=seed, video=film)
+    if k:
+        attempts = [whole(part) for part in k.split(",")]
+        return print(api.evaluate(run, env, episodes, task=task, k=attempts, seed=seed)["table"])
+    figures = api.evaluate(run, env, episodes, task=task, seed=seed, video=film)
     low, high = figures["mean_interval"]
     print(f"{figures['env']} · {episodes} episodes from seed {seed}")
     print(f"mean return {figures['mean']:.2f}  95 % interval [{low:.2f}, {high:.2f}]")
     print(f"lowest {figures['min']:.2f}  highest {figures['max']:.2f}")
     if film is not None:
         print(f"video: {figures['video']}")
+
+
+def chat(
+    run: Annotated[Path, arg(metavar="RUN")], /, max_tokens: int = 256, temperature: float = 1.0, seed: int = 0
+) -> None:
+    """Write to the language model of RUN, a line at a time, and read what it answers; an empty line ends.
+
+    Args:
+        run: The folder of a run, or of an agent.
+        max_tokens: Tokens of an answer at most.
+        temperature: Of sampling; 0 takes the likeliest token.
+        seed: Of what is drawn.
+    """
+    from surefoot import api
+
+    agent = api.load(run)
+    if getattr(agent, "loop", "") != "group-rollout":
+        raise UsageError(f"{run} holds no language model; chat is for those.")
+    for turn, line in enumerate(iter(lambda: sys.stdin.readline().rstrip("\n"), "")):
+        print(agent.texts([line], max_tokens=max_tokens, temperature=temperature, seed=seed + turn)[0], flush=True)
 
 
 def stress(
@@ -216,16 +242,6 @@ def explain(slug: Annotated[str, arg(metavar="SLUG")], /) -> None:
     print(api.explain(slug))
 
 
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """What a run starts from, besides its settings and its method."""
-
-    seed: int = hyperparameter(0, help="The first seed.")
-    num_seeds: int = hyperparameter(1, help="How many consecutive seeds to train at once, in one process.")
-    run_dir: Path | None = hyperparameter(None, help="Folder of the run; runs/METHOD-ENV-SEED-TIME if not given.")
-    threads: int = hyperparameter(1, low=1, help="Threads of torch; small networks are fastest on one.")
-
-
 def train(arguments: Sequence[str]) -> None:
     """Train METHOD on an environment, or go on with a run: train METHOD --env ENV …, train --resume RUN."""
     import torch
@@ -243,39 +259,12 @@ def train(arguments: Sequence[str]) -> None:
         known = ", ".join(entry.slug for entry in catalogue.methods())
         raise UsageError(f"train needs a method first: train METHOD --env ENV. Methods: {known}.")
     slug, *rest = arguments
-    given = dataclasses.asdict(_parsed(_typed(catalogue.method_class(slug)), rest, f"surefoot train {slug}"))
+    given = dataclasses.asdict(parsed(typed(catalogue.method_class(slug)), rest, f"surefoot train {slug}"))
     if (threads := given.pop("threads")) < 1:
         raise UsageError(f"threads={threads} is not allowed; it must be a whole number of at least 1.")
     torch.set_num_threads(threads)
     place = given.pop(loop(catalogue.method_class(slug).loop).place)
     return _ended(api.train(slug, place, **given))
-
-
-def _typed(method: type) -> type:
-    """One dataclass with the settings of a run and the hyperparameters of a method, as tyro reads it."""
-    from surefoot.ambiguity import Ambiguity
-    from surefoot.loops.kinds import loop
-    from surefoot.loops.run import Settings
-
-    kind = loop(getattr(method, "loop"))  # noqa: B009
-    made: list[Any] = [(kind.place, Annotated[str, arg(help=kind.place_help)])]
-    for source in (Start, kind.options, Settings, method):
-        hints = get_type_hints(source)
-        for field in dataclasses.fields(source):
-            if source is kind.options and "help" not in field.metadata:
-                continue  # what only Python can give
-            typed, choices, help = hints[field.name], field.metadata.get("choices"), field.metadata.get("help", "")
-            typed = str if Ambiguity in get_args(typed) else typed  # sets are written as text: kl:0.1
-            if choices:
-                typed = Literal[choices] if field.default is not None else Optional[Literal[choices]]  # noqa: UP045
-            elif set(field.metadata) - {"help"}:
-                help = f"{help} Takes {allowed(field.metadata, typed)}."
-            typed = Annotated[typed, arg(help=help.replace("%", "%%"))]
-            default: Any = getattr(method, "default_steps") if field.name == "steps" else field.default  # noqa: B009
-            made.append((field.name, typed, dataclasses.field(default=default)))
-    return dataclasses.make_dataclass(
-        method.__name__, made, frozen=True, namespace={"__doc__": (method.__doc__ or "").splitlines()[0]}
-    )
 
 
 def _ended(run: Any) -> None:
@@ -294,6 +283,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "explain": explain,
     "train": train,
     "evaluate": evaluate,
+    "chat": chat,
     "stress": stress,
     "compare": compare,
     "claim": claim,
@@ -306,38 +296,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
 def _help() -> str:
     lines = ["usage: surefoot COMMAND …   (surefoot COMMAND --help tells more)", ""]
     return "\n".join(lines + [f"  {name:<10}{(f.__doc__ or '').splitlines()[0]}" for name, f in COMMANDS.items()])
-
-
-def _whole(text: str) -> int:
-    """A whole number as people write it: 1000000, 1_000_000 or 1e6."""
-    try:
-        number = float(text)
-        if number == int(number):
-            return int(number) if "e" in text.lower() else int(text)
-    except (ValueError, OverflowError):
-        pass
-    raise ValueError(f"{text!r} is not a whole number such as 1000, 1_000 or 1e3")
-
-
-def _parsed(what: Callable[..., Any], arguments: Sequence[str], program: str) -> Any:
-    """What tyro makes of the arguments."""
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
-
-    registry = ConstructorRegistry()
-
-    @registry.primitive_rule
-    def whole_number(info: Any) -> Any:
-        if info.type is not int:
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="INT",
-            instance_from_str=lambda words: _whole(words[0]),
-            is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
-            str_from_instance=lambda number: [str(number)],
-        )
-
-    return tyro.cli(what, args=arguments, prog=program, registry=registry)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -362,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"usage: surefoot train METHOD --env ENV [options]\n\n{train.__doc__}")
             print("surefoot train METHOD --help lists all.")
         else:
-            _parsed(COMMANDS[name], rest, f"surefoot {name}")
+            parsed(COMMANDS[name], rest, f"surefoot {name}")
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,7 +10,8 @@ import torch
 
 from surefoot import api
 from surefoot.ambiguity import KL, Ambiguity, Box
-from surefoot.cli import _parsed, _typed, main
+from surefoot.arguments import parsed, typed
+from surefoot.cli import main
 from surefoot.envs.tabular import Successors, TabularMDP, to_npz
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
@@ -182,7 +183,7 @@ def test_a_set_is_kept_in_the_configuration_and_comes_back(tmp_path):
 
 
 def test_the_command_line_takes_a_set_as_text():
-    given = _parsed(_typed(Noisy), ["--env", "x", "--ambiguity", "tv:0.2"], "surefoot train noisy")
+    given = parsed(typed(Noisy), ["--env", "x", "--ambiguity", "tv:0.2"], "surefoot train noisy")
     assert given.ambiguity == "tv:0.2" and given.steps == 100
 
 

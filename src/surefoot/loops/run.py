@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from surefoot.ambiguity import Ambiguity
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops import checkpoint
@@ -116,7 +115,7 @@ class Run:
 def as_json(method: Method) -> dict[str, Any]:
     """The hyperparameters as JSON holds them; `surefoot.api.make_method` reads them back."""
     values = dataclasses.asdict(method)  # type: ignore[call-overload]
-    sets = {name: getattr(method, name) for name in values if isinstance(getattr(method, name), Ambiguity)}
+    sets = {name: one for name in values if hasattr(one := getattr(method, name), "to_dict")}
     return {**values, **{name: one.to_dict() for name, one in sets.items()}}
 
 

@@ -81,8 +81,9 @@ class scaled(Advantage):
         return self.factor * self.term(rewards, **signals)
 
     def __str__(self) -> str:
-        inner = f"({self.term})" if isinstance(self.term, total) else str(self.term)
-        return f"{self.factor:g}·{inner}"
+        inner = str(self.term)
+        compound = any(sign in inner for sign in (" + ", " − ", " / "))
+        return f"{self.factor:g}·({inner})" if compound else f"{self.factor:g}·{inner}"
 
 
 def _need(part: Advantage, **signals: Tensor | None) -> None:

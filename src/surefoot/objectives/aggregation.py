@@ -56,7 +56,7 @@ class per_sequence(Aggregation):
 
 
 @dataclass(frozen=True)
-class length_power(Aggregation):
+class delta_l(Aggregation):
     """Sequences of length L weigh L^−power, all of them together 1 / length: the same step whatever the lengths.
 
     The gradient summed over a sequence has a variance that grows with L; power 1 gives the mean over sequences the

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("transformers", reason="language models need surefoot[language]")
 
 from surefoot.methods.language.delta_l import DeltaL
-from surefoot.objectives.aggregation import constant_length, length_power, mean, per_sequence
+from surefoot.objectives.aggregation import constant_length, delta_l, mean, per_sequence
 
 LENGTHS = torch.tensor([10, 20, 40, 130])
 F64 = torch.float64
@@ -33,7 +33,7 @@ def per_row(part, lengths=LENGTHS):
     ],
 )
 def test_weights_and_their_variance(power, wanted, variance):
-    found = per_row(length_power(power))
+    found = per_row(delta_l(power))
     assert found.tolist() == pytest.approx(wanted, abs=1e-6)
     assert (found**2 * LENGTHS).sum().item() == pytest.approx(variance, abs=1e-6)
 
@@ -48,15 +48,15 @@ def test_the_other_aggregations_have_the_proportions_of_its_ends(part, wanted):
 
 def test_equal_lengths_or_power_zero_are_dr_grpo():
     same = torch.full((4,), 30)
-    torch.testing.assert_close(per_row(length_power(0.6, 200.0), same), per_row(constant_length(200.0), same))
-    torch.testing.assert_close(per_row(length_power(0.0, 200.0)), per_row(constant_length(200.0)))
+    torch.testing.assert_close(per_row(delta_l(0.6, 200.0), same), per_row(constant_length(200.0), same))
+    torch.testing.assert_close(per_row(delta_l(0.0, 200.0)), per_row(constant_length(200.0)))
 
 
 def test_the_total_is_one_constant_and_only_proportions_count():
     for power in (0.0, 0.3, 1.0):
-        found = per_row(length_power(power, 50.0))
+        found = per_row(delta_l(power, 50.0))
         assert found.sum().item() == pytest.approx(1 / 50)
-        torch.testing.assert_close(found, per_row(length_power(power, 50.0), LENGTHS // 10))
+        torch.testing.assert_close(found, per_row(delta_l(power, 50.0), LENGTHS // 10))
 
 
 def test_no_weights_have_less_variance():
@@ -70,13 +70,13 @@ def test_it_is_the_released_codes_form():
     power, width = 0.75, 200
     q = (LENGTHS / LENGTHS.double().mean()) ** -power
     released = (q / q.mean())[:, None] * valid() / (len(LENGTHS) * width)
-    torch.testing.assert_close(length_power(power, width).weights(valid(), F64), released)
+    torch.testing.assert_close(delta_l(power, width).weights(valid(), F64), released)
 
 
 def test_an_empty_row_has_no_weight():
-    found = length_power(1.0).weights(valid(torch.tensor([0, 5])), F64)
+    found = delta_l(1.0).weights(valid(torch.tensor([0, 5])), F64)
     assert found[0].sum() == 0 and found[1, 0] == 1
 
 
 def test_the_method_uses_the_longest_completion_as_constant():
-    assert DeltaL(max_tokens=80).objective().aggregation == length_power(1.0, 80)
+    assert DeltaL(max_tokens=80).objective().aggregation == delta_l(1.0, 80)

@@ -11,7 +11,7 @@ from torch import Tensor
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, estimate
 from surefoot.claims.language.learning import start
 from surefoot.methods.language.baselines import DrGRPO
-from surefoot.objectives.aggregation import Aggregation, constant_length, length_power, mean, per_sequence
+from surefoot.objectives.aggregation import Aggregation, constant_length, delta_l, mean, per_sequence
 from surefoot.seeding import numpy_stream
 
 TASK, WARMUP, LONGEST, PROMPTS, SAMPLES = "sorting:count=8,below=30", 300, 40, 40, 8
@@ -20,9 +20,9 @@ PARTS: dict[str, Aggregation] = {
     "grpo": per_sequence(),
     "dapo": mean(),
     "dr-grpo": constant_length(LONGEST),
-    "delta-l 1": length_power(1.0, LONGEST),
-    "delta-l .75": length_power(0.75, LONGEST),
-    "delta-l .5": length_power(0.5, LONGEST),
+    "delta-l 1": delta_l(1.0, LONGEST),
+    "delta-l .75": delta_l(0.75, LONGEST),
+    "delta-l .5": delta_l(0.5, LONGEST),
 }
 
 

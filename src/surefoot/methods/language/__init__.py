@@ -1,1 +1,5 @@
-"""Language: policies that write."""
+"""Language: policies that write. `GroupPolicyGradient(objective=…)` makes a method of any objective."""
+
+from surefoot.methods.language.own import GroupPolicyGradient
+
+__all__ = ["GroupPolicyGradient"]

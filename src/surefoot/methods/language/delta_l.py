@@ -34,7 +34,7 @@ class DeltaL(GRPO):
             group_standardized(1e-6, unbiased=True),
             ratios.old(),
             stabilizers.clip(self.clip, self.clip_high),
-            aggregation=aggregation.length_power(self.alpha, self.max_tokens),
+            aggregation=aggregation.delta_l(self.alpha, self.max_tokens),
             divergence=self.kl,
             entropy=self.entropy,
         )

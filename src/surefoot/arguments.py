@@ -1,0 +1,82 @@
+"""Arguments of the command line, typed from the dataclasses that Python uses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Optional, get_args, get_type_hints
+
+import tyro
+from tyro.conf import arg
+
+from surefoot.hyperparameters import allowed, hyperparameter
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a run starts from, besides its settings and its method."""
+
+    seed: int = hyperparameter(0, help="The first seed.")
+    num_seeds: int = hyperparameter(1, help="How many consecutive seeds to train at once, in one process.")
+    run_dir: Path | None = hyperparameter(None, help="Folder of the run; runs/METHOD-ENV-SEED-TIME if not given.")
+    threads: int = hyperparameter(1, low=1, help="Threads of torch; small networks are fastest on one.")
+
+
+def typed(method: type) -> type:
+    """One dataclass with the settings of a run and the hyperparameters of a method, as tyro reads it."""
+    from surefoot.ambiguity import Ambiguity
+    from surefoot.loops.kinds import loop
+    from surefoot.loops.run import Settings
+
+    kind = loop(getattr(method, "loop"))  # noqa: B009
+    made: list[Any] = [(kind.place, Annotated[str, arg(help=kind.place_help)])]
+    for source in (Start, kind.options, Settings, method):
+        hints = get_type_hints(source)
+        for field in dataclasses.fields(source):
+            if source is kind.options and "help" not in field.metadata:
+                continue  # what only Python can give
+            annotation, choices, help = hints[field.name], field.metadata.get("choices"), field.metadata.get("help", "")
+            annotation = str if Ambiguity in get_args(annotation) else annotation  # sets are written as text: kl:0.1
+            if choices:
+                annotation = Literal[choices] if field.default is not None else Optional[Literal[choices]]  # noqa: UP045
+            elif set(field.metadata) - {"help"}:
+                help = f"{help} Takes {allowed(field.metadata, annotation)}."
+            annotation = Annotated[annotation, arg(help=help.replace("%", "%%"))]
+            default: Any = getattr(method, "default_steps") if field.name == "steps" else field.default  # noqa: B009
+            made.append((field.name, annotation, dataclasses.field(default=default)))
+    return dataclasses.make_dataclass(
+        method.__name__, made, frozen=True, namespace={"__doc__": (method.__doc__ or "").splitlines()[0]}
+    )
+
+
+def whole(text: str) -> int:
+    """A whole number as people write it: 1000000, 1_000_000 or 1e6."""
+    try:
+        number = float(text)
+        if number == int(number):
+            return int(number) if "e" in text.lower() else int(text)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"{text!r} is not a whole number such as 1000, 1_000 or 1e3")
+
+
+def parsed(what: Callable[..., Any], arguments: Sequence[str], program: str) -> Any:
+    """What tyro makes of the arguments."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def whole_number(info: Any) -> Any:
+        if info.type is not int:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="INT",
+            instance_from_str=lambda words: whole(words[0]),
+            is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
+            str_from_instance=lambda number: [str(number)],
+        )
+
+    return tyro.cli(what, args=arguments, prog=program, registry=registry)

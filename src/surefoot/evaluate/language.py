@@ -1,0 +1,126 @@
+"""How often a language model solves a task, in one attempt and in several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from surefoot.envs.language import resolve
+from surefoot.errors import UsageError
+from surefoot.evaluate.statistics import bootstrap_interval, mean
+from surefoot.models.language.agent import LanguageAgent
+from surefoot.models.language.sequences import join
+
+BATCH = 256  # completions that are written together
+
+
+@dataclass(frozen=True)
+class LanguageReport:
+    """What a model writes for held-out examples. Intervals are 95 % bootstrap intervals over the examples."""
+
+    task: str
+    examples: int
+    seed: int
+    accuracy: float  # of the likeliest completion
+    accuracy_interval: tuple[float, float]
+    pass_at: dict[int, float]  # the chance that one of k samples succeeds
+    pass_at_interval: dict[int, tuple[float, float]]
+    reward: float  # mean of the samples
+    length: float  # tokens of a sample
+    truncated: float  # the share of samples that the limit cut off
+    entropy: float  # of the next token, in nats, mean over the samples' tokens
+    samples: list[dict[str, Any]]  # the first few: prompt, completion, reward
+
+    def table(self) -> str:
+        """The figures, and a few completions to read."""
+        low, high = self.accuracy_interval
+        lines = [
+            f"{self.task} · {self.examples} held-out examples, seed {self.seed}",
+            f"{'accuracy':<12}{self.accuracy:>8.3f}  [{low:.3f}, {high:.3f}]",
+        ]
+        for k, value in self.pass_at.items():
+            low, high = self.pass_at_interval[k]
+            lines.append(f"{f'pass@{k}':<12}{value:>8.3f}  [{low:.3f}, {high:.3f}]")
+        lines.append(
+            f"reward {self.reward:.3f} · length {self.length:.1f} · cut off {self.truncated:.1%} · entropy "
+            f"{self.entropy:.3f}"
+        )
+        lines += [f"  {s['reward']:<5.2g} {s['prompt']!r} → {s['completion']!r}" for s in self.samples]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON holds them."""
+        return asdict(self)
+
+
+def evaluate_language(
+    agent: LanguageAgent,
+    task: Any,
+    examples: int = 128,
+    k: Sequence[int] = (1,),
+    *,
+    seed: int = 0,
+    temperature: float | None = None,
+    shown: int = 5,
+) -> LanguageReport:
+    """The likeliest completion of each of the first held-out examples, and max(k) samples of each.
+
+    Raises:
+        UsageError: a number is out of range, before anything is written.
+    """
+    made = resolve(task)
+    wrong = [one for one in k if isinstance(one, bool) or not isinstance(one, int) or one < 1]
+    if not k or wrong or examples < 1:
+        raise UsageError(f"k={tuple(k)!r}, examples={examples!r} is not allowed; they are whole numbers of at least 1.")
+    problems = [made.example(i, "test") for i in range(examples)]
+    prompts, samples = [p.prompt for p in problems], max(k)
+    best = agent.texts(prompts, temperature=0.0)
+    right = np.array([made.reward(p, text) >= 1 for p, text in zip(problems, best, strict=True)], float)
+    rewards, lengths, finished, entropies, texts = [], [], [], [], []
+    for start in range(0, examples, max(1, BATCH // samples)):
+        part = slice(start, start + max(1, BATCH // samples))
+        found = agent.write(prompts[part], samples, temperature=temperature, seed=seed + start)
+        written = agent.model.decode(found.tokens)
+        rewards += [made.reward(problems[start + i // samples], text) for i, text in enumerate(written)]
+        sequences = join([row for row in agent.model.encode(prompts[part]) for _ in range(samples)], found.tokens)
+        with torch.no_grad():
+            entropies += agent.model.statistics(sequences).entropy[sequences.valid].tolist()
+        texts += written
+        lengths += [len(row) for row in found.tokens]
+        finished += found.finished
+    solved = (np.array(rewards).reshape(examples, samples) >= 1).sum(1)
+    passed = {one: pass_at_k(solved, samples, one) for one in k}
+    rows = zip(texts[::samples], rewards[::samples], problems)
+    return LanguageReport(
+        task=str(made),
+        examples=examples,
+        seed=seed,
+        accuracy=float(right.mean()),
+        accuracy_interval=_interval(right, seed),
+        pass_at={one: float(x.mean()) for one, x in passed.items()},
+        pass_at_interval={one: _interval(x, seed) for one, x in passed.items()},
+        reward=float(np.mean(rewards)),
+        length=float(np.mean(lengths)),
+        truncated=1 - float(np.mean(finished)),
+        entropy=float(np.mean(entropies)),
+        samples=[{"prompt": p.prompt, "completion": t, "reward": r} for (t, r, p), _ in zip(rows, range(shown))],
+    )
+
+
+def pass_at_k(solved: np.ndarray, samples: int, k: int) -> np.ndarray:
+    """The chance that one of k completions succeeds, if `solved` of `samples` did: 1 − C(n−c, k)/C(n, k), unbiased
+    (arXiv:2107.03374)."""
+    failed = np.asarray(samples - solved, float)
+    factors = 1 - k / np.arange(1, samples + 1)
+    # C(n−c, k)/C(n, k) = Π_{i=n−c+1}^{n} (1 − k/i)
+    product = np.array([np.prod(factors[int(f) :]) if f >= k else 0.0 for f in failed])
+    return 1 - product
+
+
+def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
+    low, high = bootstrap_interval(values, mean, seed=seed)
+    return float(low), float(high)

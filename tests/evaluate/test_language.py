@@ -1,0 +1,58 @@
+"""Accuracy and pass@k of language models."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("transformers", reason="language models need surefoot[language]")
+
+import surefoot as sf
+from surefoot.errors import UsageError
+from surefoot.evaluate.language import evaluate_language, pass_at_k
+from surefoot.models.language.agent import LanguageAgent
+from surefoot.models.language.nano import Nano, fresh
+
+TINY = Nano(width=16, layers=1, heads=2, context=64, warmup=0)
+
+
+@pytest.fixture(scope="module")
+def agent():
+    return LanguageAgent(fresh(TINY), {"max_tokens": 4, "temperature": 1.0, "env": {"env": "arithmetic"}})
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 6])
+def test_pass_at_k_is_the_share_of_all_subsets_with_a_success(k):
+    for solved in range(7):
+        outcomes = [1] * solved + [0] * (6 - solved)
+        wanted = np.mean([any(chosen) for chosen in combinations(outcomes, k)])
+        assert pass_at_k(np.array([solved]), 6, k)[0] == pytest.approx(wanted)
+
+
+def test_a_report_is_the_same_for_the_same_seed_and_grows_with_k(agent):
+    one, again = (evaluate_language(agent, "arithmetic:digits=1", 12, (1, 4), seed=3) for _ in range(2))
+    assert one == again and one.pass_at[4] >= one.pass_at[1]
+    assert one.length <= 4 and 0 < one.entropy < np.log(100) and 0 <= one.truncated <= 1
+    assert "pass@4" in one.table() and len(one.samples) == 5
+
+
+def test_evaluation_as_episodes_sees_the_same_task(agent):
+    figures = sf.evaluate(agent, "arithmetic:digits=1", 8)
+    assert figures["episodes"] == 8 and 0 <= figures["mean"] <= 1
+    assert "pass@2" in sf.evaluate(agent, task="arithmetic:digits=1", episodes=8, k=(2,))["table"]
+
+
+def test_wrong_numbers_are_refused_before_anything_is_written(agent):
+    with pytest.raises(UsageError, match=r"k=\(0,\)"):
+        evaluate_language(agent, "arithmetic", 4, (0,))
+    with pytest.raises(UsageError, match="language models"):
+        sf.evaluate(lambda observations: observations, "CartPole-v1", k=(1,))
+
+
+def test_an_agent_survives_its_folder(agent, tmp_path):
+    agent.save(tmp_path)
+    loaded = sf.load(tmp_path)
+    assert loaded.texts(["1+1="], temperature=0.0) == agent.texts(["1+1="], temperature=0.0)
+    assert loaded.facts["max_tokens"] == 4
