@@ -38,7 +38,7 @@ class Plan(NamedTuple):
 
     columns: `[n, m]`, what every row is multiplied by. finish: (products `[R, m]`, nominal `[R, n]`, strength `[R, 1]`
     or `[1, 1]` or None) -> the least values `[R]`, and in which rows `[R]` they are certain to be right. revisits:
-    whether `finish` comes back to the nominal, which should then still be in cache.
+    whether `finish` looks up probabilities of the nominal, which is then done for some rows at a time.
     """
 
     columns: Tensor

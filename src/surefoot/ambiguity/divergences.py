@@ -37,7 +37,7 @@ def at_lowest(gaps: Tensor, nominal: Tensor) -> Tensor:
     return mass / mass.sum(-1, keepdim=True)
 
 
-def _tilt(gaps: Tensor, nominal: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _tilt(gaps: Tensor, nominal: Tensor, radius: Tensor, tolerance: float = 1e-14) -> tuple[Tensor, Tensor, Tensor]:
     """Whether the KL ball holds the draw of the lowest value alone, else the t of its worst case p·exp(−t·v/span)."""
     span = gaps.amax(-1, keepdim=True)
     span, equal = torch.where(span > 0, span, 1.0), span == 0
@@ -61,7 +61,8 @@ def _tilt(gaps: Tensor, nominal: Tensor, radius: Tensor) -> tuple[Tensor, Tensor
     variance = (nominal * (scaled - mean) ** 2).sum(-1, keepdim=True).clamp_(min=1e-300)
     low = 0.5 * torch.log(8 * wanted)  # values in [0, 1] have a variance of at most 1/4
     start = 0.5 * torch.log(2 * wanted / variance)
-    return full, span, torch.exp(increasing_root(excess, low, torch.full_like(low, 46.0).maximum(low), start))
+    high = torch.full_like(low, 46.0).maximum(low)
+    return full, span, torch.exp(increasing_root(excess, low, high, start, tolerance))
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class KL(Divergence):
         if self.penalty is None:
             if bool((strength == 0).all()):
                 return mean_plan(values)
-            full, span, tilts = _tilt(support_gaps(values, sample)[1], sample, strength)
+            full, span, tilts = _tilt(support_gaps(values, sample)[1], sample, strength, tolerance=1e-2)
             inside = (~full & (strength > 0)).squeeze(-1)
             return tilt_plan(values, sample[inside], (tilts / span)[inside]) if inside.any() else None
         if len(strength) > 1:

@@ -10,6 +10,7 @@ certain are left to the general way.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from surefoot.ambiguity.core import Ambiguity, Plan
 
 SAMPLE = 32  # rows that a plan looks at
 FEWEST = 512  # rows for which a plan pays
-SLICE = 1 << 21  # probabilities, 16 MB, that may still be in cache when a plan comes back to them
+SLICE = 1 << 21  # probabilities whose rows a plan revisits together: what it makes of them stays in cache
 ROUNDS = 4  # plans for the rows that are left
 SMALL = 900_000  # up to so many multiplications OpenBLAS multiplies without copying the operands first
 
@@ -53,25 +54,18 @@ def solve_shared(
 
 
 def _carried_out(plan: Plan, nominal: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The plan on all rows, in slices that are shared among as many threads as torch may use."""
-    threads = 1 if nominal.is_cuda else torch.get_num_threads()
-    each = SLICE // nominal.shape[-1] if plan.revisits else -(-len(nominal) // threads)
-    pieces = nominal.split(max(FEWEST, each))
-    own = [strength] * len(pieces) if strength is None or len(strength) == 1 else strength.split(len(pieces[0]))
-
-    def part(rows: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
-        return plan.finish(products(rows, plan.columns), rows, strength)
-
-    if threads == 1:
-        values, certain = zip(*map(part, pieces, own))
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            values, certain = zip(*pool.map(part, pieces, own))
+    """The plan on all rows: the products at once, the rest in slices where the plan comes back to the nominal."""
+    found = products(nominal, plan.columns)
+    if not plan.revisits:
+        return plan.finish(found, nominal, strength)
+    size = max(FEWEST, SLICE // nominal.shape[-1])
+    own = repeat(strength) if strength is None or len(strength) == 1 else strength.split(size)
+    values, certain = zip(*map(plan.finish, found.split(size), nominal.split(size), own))
     return torch.cat(values), torch.cat(certain)
 
 
 def products(nominal: Tensor, columns: Tensor) -> Tensor:
-    """nominal `[R, n]` @ columns `[n, m]` for few columns, at about the speed of one.
+    """nominal `[R, n]` @ columns `[n, m]` for few columns, at about the speed of one, by as many threads as torch uses.
 
     A matrix product first copies its operands into an order that suits large ones, which costs more here than the
     product itself; OpenBLAS leaves it out for small products, so the rows are multiplied a few at a time.
@@ -82,12 +76,21 @@ def products(nominal: Tensor, columns: Tensor) -> Tensor:
     if nominal.is_cuda:
         return nominal @ columns
     size = max(8, SMALL // (n * m) // 8 * 8)
-    whole = len(nominal) // size * size
-    rows = nominal.numpy()
     right = columns.numpy() if m > 4 else np.asfortranarray(columns.numpy())
-    out = np.empty((len(rows), m))
-    np.matmul(rows[:whole].reshape(-1, size, n), right, out=out[:whole].reshape(-1, size, m))
-    np.matmul(rows[whole:], right, out=out[whole:])
+    rows, out = nominal.numpy(), np.empty((len(nominal), m))
+
+    def multiply(first: int, last: int) -> None:
+        whole = first + (last - first) // size * size
+        np.matmul(rows[first:whole].reshape(-1, size, n), right, out=out[first:whole].reshape(-1, size, m))
+        np.matmul(rows[whole:last], right, out=out[whole:last])
+
+    threads = torch.get_num_threads()
+    if threads == 1:
+        multiply(0, len(rows))
+    else:
+        ends = [len(rows) * i // threads for i in range(threads + 1)]
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(multiply, ends[:-1], ends[1:]))
     return torch.from_numpy(out)
 
 
