@@ -372,7 +372,7 @@ WRONG = [
     (lambda: solve(small(), KL(torch.rand(3))), r"must be a number or \[2, 2\]"),
     (lambda: solve(small(), Box(lower=np.zeros(3), upper=np.ones(3))), "made for 3 outcomes, but there are 2"),
     (lambda: solve(SPLIT, criterion="average"), r"2 recurrent classes .*\{0\} with 1; \{1\} with 0\. Solve each class"),
-    (lambda: solve(small(), criterion="average", method="gauss-seidel"), "averages need whole sweeps"),
+    (lambda: solve(small(), criterion="average", method="gauss-seidel"), "leave method out for 'average'"),
     (lambda: solve(TabularMDP(BY_NEXT.transition, torch.rand(6, 3, 3)), TotalVariation(0.1)), "support='nominal'"),
     (lambda: evaluate_policy(small(), [[0.5, 0.6], [1, 0]]), r"policy\[0\] is no distribution"),
     (lambda: evaluate_policy(small(), [0, 2]), "from 0 to 1"),

@@ -30,6 +30,10 @@ class Backup(Protocol):
         """The backups of a policy `[S, A]`."""
         ...
 
+    def marginal(self, values: Tensor, policy: Tensor) -> Tensor:
+        """How fast the backup of a policy `[S, A]` grows with each of its probabilities, `[S, A]`."""
+        ...
+
     def kernel(self, values: Tensor, policy: Tensor) -> Kernel:
         """The kernel that is worst for a policy when `values` come next."""
         ...

@@ -52,6 +52,10 @@ class Factors:
 
         return Followed(lambda values: (policy * self.q(values)).sum(-1), chain)
 
+    def marginal(self, values: Tensor, policy: Tensor) -> Tensor:
+        """How fast the backup of a policy grows with its probabilities: the values of the pairs."""
+        return self.q(values)
+
     def kernel(self, values: Tensor, policy: Tensor) -> Tensor:
         """The worst kernel `[S, A, S']`, whatever the policy."""
         check_memory((*self.reward.shape, len(values)), "the worst kernel of a linear MDP")

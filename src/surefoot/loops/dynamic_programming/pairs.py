@@ -66,6 +66,10 @@ class Pairs:
             lambda values: of_policy(self.kernel(values, policy), policy),
         )
 
+    def marginal(self, values: Tensor, policy: Tensor) -> Tensor:
+        """How fast the backup of a policy grows with its probabilities: the values of the pairs."""
+        return self.q(values)
+
     def kernel(self, values: Tensor, policy: Tensor) -> Kernel:
         """The worst distribution of every pair, whatever the policy."""
         if self.ambiguity is None:

@@ -16,10 +16,11 @@ from surefoot.errors import UsageError, nearest
 from surefoot.loops.dynamic_programming.average import settle
 from surefoot.loops.dynamic_programming.backups import Backup, check_monotone, make_backup
 from surefoot.loops.dynamic_programming.fixed_point import Stop, Sweep, bounds_in_place, iterate
+from surefoot.loops.dynamic_programming.gradient import ascend
 from surefoot.loops.dynamic_programming.solution import Progress, Solution
 
 CRITERIA = ("discounted", "finite", "average")
-METHODS = ("modified-policy-iteration", "value-iteration", "gauss-seidel")
+METHODS = ("modified-policy-iteration", "value-iteration", "gauss-seidel", "policy-gradient")
 STEPS = 200  # of a policy between two sweeps, at most
 GROUPS = 32  # of states that Gauss–Seidel goes through, one after the other
 
@@ -57,7 +58,8 @@ def solve(
 
     method: of the sums that go on for ever. "modified-policy-iteration" goes on with each policy in the world that is
     worst for it before it looks for a better one; "value-iteration" does not; "gauss-seidel" goes through the states
-    in groups and uses new values at once.
+    in groups and uses new values at once. "policy-gradient" moves a policy up the gradient of its own robust values: a
+    slow reference, for tolerances of a hundredth.
 
     tolerance: the gap at which to stop, in the unit of the values, for averages in that of a reward. After that many
     `sweeps`, or where rounding allows no more, a solution with a larger gap comes with a warning.
@@ -78,6 +80,8 @@ def solve(
     steps = STEPS if method == METHODS[0] else 0
     if criterion == "average":
         last = settle(backup.improve, chain, backup.kernel, start, stop, steps)
+    elif method == "policy-gradient":
+        last = ascend(backup, _uniform(mdp), mdp.gamma, stop)
     elif method == "gauss-seidel":
         last = iterate(lambda v: _in_place(backup, v), start, mdp.gamma, stop, limits=bounds_in_place)
     else:
@@ -168,8 +172,8 @@ def _asked(mdp: TabularMDP, ambiguity: Any, criterion: Any, method: str, toleran
             f"criterion='discounted' with gamma={mdp.gamma:g} is a sum without end; give gamma below 1, a horizon, or "
             "criterion='average'."
         )
-    if criterion == "average" and method == "gauss-seidel":
-        raise UsageError("method='gauss-seidel' is for criterion='discounted'; averages need whole sweeps.")
+    if criterion != "discounted" and method in METHODS[2:]:
+        raise UsageError(f"method={method!r} is for criterion='discounted'; leave method out for {criterion!r}.")
     many = isinstance(ambiguity, Sequence) and not isinstance(ambiguity, str)
     if many and (criterion != "finite" or len(ambiguity) != mdp.horizon):
         raise UsageError(f"ambiguity is a list of {len(ambiguity)}; a list needs criterion='finite' and a set a step.")
@@ -184,6 +188,12 @@ def _asked(mdp: TabularMDP, ambiguity: Any, criterion: Any, method: str, toleran
 
 def _start(mdp: TabularMDP) -> Tensor:
     return torch.zeros(mdp.states, dtype=torch.float64, device=mdp.rows.device)
+
+
+def _uniform(mdp: TabularMDP) -> Tensor:
+    """Every legal action of a state equally likely."""
+    legal = torch.ones(mdp.states, mdp.actions, dtype=torch.bool) if mdp.legal is None else mdp.legal
+    return legal.double() / legal.sum(-1, keepdim=True)
 
 
 def _in_place(backup: Backup, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,6 +59,14 @@ class States:
 
         return Followed(backup, lambda values: of_policy(self.kernel(values, policy), policy))
 
+    def marginal(self, values: Tensor, policy: Tensor) -> Tensor:
+        """How fast the backup of a policy grows with its probabilities: the values of the pairs in its worst world."""
+        parts = []
+        for cut in self._blocks(EVERY):
+            rows, worth, _ = self._opened(values, cut)
+            parts.append((self._against(policy, values, cut)[0][1] * worth).sum(-1))
+        return torch.cat(parts)
+
     def kernel(self, values: Tensor, policy: Tensor) -> Kernel:
         """The kernel that is worst for a policy when `values` come next."""
         if self.rows.state is not None and reach(self.ambiguity) == "all":
