@@ -82,6 +82,9 @@ class Regularizer:
     offset: float
     growth: float
     per_action: ClassVar[bool] = False
+    formula: ClassVar[str]  # of ψ, for `explain`
+    growing: ClassVar[str]  # of the inverse rate
+    costing: ClassVar[str]  # of the regret that a unit of its growth brings
 
     def policy(self, losses: Tensor, rate: Tensor) -> Tensor:
         """The leader at this inverse rate."""
@@ -106,6 +109,10 @@ class Regularizer:
 class Tsallis(Regularizer):
     """1/η_t = offset + growth·√(Σ_{k≤t} 1/q_k), at a cost of Σ√π·(1 − π): a policy that has decided pays nothing."""
 
+    formula = "−(2/η)·Σ √p(a)"
+    growing = "1/η_t(s) = c₁ + c₂·√(Σ_{k≤t} 1/q_k(s))"
+    costing = "Σ_a √π·(1 − π) + A/t"
+
     def policy(self, losses: Tensor, rate: Tensor) -> Tensor:
         return leader(losses, root=rate[..., None])
 
@@ -122,6 +129,10 @@ class Shannon(Regularizer):
 
     h is the entropy of π, so that rates stop to fall once the policy has decided.
     """
+
+    formula = "(1/η)·Σ p(a)·log p(a)"
+    growing = "1/η_{t+1}(s) = 1/η_t(s) + (c₂/q_t(s)) / √((1 + Σ h_k/(q_k·log A))·Σ 1/q_k)"
+    costing = "entropy of π"
 
     def policy(self, losses: Tensor, rate: Tensor) -> Tensor:
         return entropic(losses, rate[..., None])
@@ -145,6 +156,9 @@ class LogBarrier(Regularizer):
     """
 
     per_action: ClassVar[bool] = True
+    formula = "−Σ (1/η(a))·log p(a)"
+    growing = "1/η_{t+1}(s,a) = 1/η_t(s,a) + c₂·η_t(s,a)·π(a|s)²·(Q̂(s,a) − π·Q̂)²/log t"
+    costing = "log t, summed over actions"
 
     def policy(self, losses: Tensor, rate: Tensor) -> Tensor:
         return leader(losses, root=0.0, barrier=rate)

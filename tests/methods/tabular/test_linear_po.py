@@ -14,8 +14,9 @@ from surefoot.envs.tabular import TabularMDP
 from surefoot.envs.tabular.adversarial import adversarial, myopic_loop
 from surefoot.errors import UsageError
 from surefoot.loops.episodes import episodic
+from surefoot.loops.least_squares import evaluated, followed, remembered, width
 from surefoot.loops.tabular import TabularLearner
-from surefoot.methods.tabular.linear_po import LinearPO, evaluated, followed, remembered, width
+from surefoot.methods.tabular.linear_po import LinearPO
 
 
 def f64(x) -> torch.Tensor:

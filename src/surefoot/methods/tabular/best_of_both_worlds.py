@@ -165,32 +165,18 @@ class BestOfBothWorlds(Tabular):
         return self.plan(mdp, state).policy
 
     def objective(self) -> str:
-        regularized = {
-            "tsallis": "−(2/η)·Σ √p(a)",
-            "shannon": "(1/η)·Σ p(a)·log p(a)",
-            "log-barrier": "−Σ (1/η(a))·log p(a)",
-        }[self.regularizer]
-        return f"π_t(·|s) = argmin_p Σ_a p(a)·Σ_{{k<t}} (Q̂_k(s,a) − B_k(s,a)) + ψ_t(p),  ψ_t(p) = {regularized}"
+        psi = REGULARIZERS[self.regularizer].formula
+        return f"π_t(·|s) = argmin_p Σ_a p(a)·Σ_{{k<t}} (Q̂_k(s,a) − B_k(s,a)) + ψ_t(p),  ψ_t(p) = {psi}"
 
     def steps(self) -> list[str]:
-        rate = {
-            "tsallis": "1/η_t(s) = c₁ + c₂·√(Σ_{k≤t} 1/q_k(s))",
-            "shannon": "1/η_{t+1}(s) = 1/η_t(s) + (c₂/q_t(s)) / √((1 + Σ h_k/(q_k·log A))·Σ 1/q_k)",
-            "log-barrier": "1/η_{t+1}(s,a) = 1/η_t(s,a) + c₂·η_t(s,a)·π(a|s)²·(Q̂(s,a) − π·Q̂)²/log t",
-        }[self.regularizer]
-        cost = {"tsallis": "Σ_a √π·(1 − π) + A/t", "shannon": "entropy of π", "log-barrier": "Σ_a log t"}
-        seen = (
-            "known kernel"
-            if self.transitions == "known"
-            else f"all kernels within Bernstein bounds, ι = {self.confidence:g}"
-        )
+        rule, known = REGULARIZERS[self.regularizer], self.transitions == "known"
+        kernels = "the known kernel" if known else f"all kernels within Bernstein bounds, ι = {self.confidence:g}"
         return [
-            f"Layer by layer: visits q(s) under the {seen}; the rate {rate}; the policy π(·|s) = argmin.",
+            f"Layer by layer: visits q(s) under {kernels}; the rate {rule.growing}; the policy π(·|s) = argmin.",
             "While a rate would grow by more than its H-th part: a virtual episode, which only raises it and pays B.",
             "Play one episode with π; L = loss to go from each step on.",
             "Q̂(s, a) = L/(q(s)·π(a|s)) in the pairs met, 0 elsewhere.",
-            f"b(s) = {self.bonus:g}·(growth of 1/η)·({cost[self.regularizer]})"
-            + ("." if self.transitions == "known" else " + H·(q − q_low)/q."),
+            f"b(s) = {self.bonus:g}·(growth of 1/η)·({rule.costing}){'' if known else ' + H·(q − q_low)/q'}.",
             "B(s, a) = b(s) + (1 + 1/H)·max_P E[π·B(s′, ·)], backward; add Q̂ − B to the losses.",
         ]
 

@@ -29,6 +29,7 @@ from torch import Tensor
 from surefoot.envs.tabular import TabularMDP
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.episodes import Known, dilated_bonus, episodic
+from surefoot.loops.least_squares import evaluated, followed, remembered, width
 from surefoot.loops.tabular import Metrics, State, Tabular, greedy
 
 
@@ -158,34 +159,6 @@ class LinearPO(Tabular):
             f"B̂_h = u_h + {ahead}, backward.",
             "Add φᵀθ − B̂ to the exponent.",
         ]
-
-
-def evaluated(covariance: Tensor, phi: Tensor, to_go: Tensor) -> Tensor:
-    """θ = Σ⁻¹·mean of φ·L, `[H, d]`: least squares for costs to go `[n, H]` at features `[n, H, d]`."""
-    return torch.linalg.solve(covariance, (phi * to_go[..., None]).mean(0))
-
-
-def width(features: Tensor, matrix: Tensor) -> Tensor:
-    """‖φ‖ = √(φᵀM⁻¹φ) `[H, S, A]` of features `[H, S, A, d]` under positive definite matrices M `[H, d, d]`."""
-    columns = features.flatten(1, 2).mT
-    return (columns * torch.linalg.solve(matrix, columns)).sum(1).sqrt().view(features.shape[:-1])
-
-
-def remembered(state: State, phi: Tensor, states: Tensor) -> State:
-    """The Gram matrices Σφφᵀ + I `[H, d, d]` and Σφ·1{s′} `[H, d, S]` with the transitions of more episodes.
-
-    The latter is all that a regression of any function of the next state needs.
-    """
-    gram, after = state["gram"].clone(), state["followed"].clone()
-    gram[:-1] += torch.einsum("nhi,nhj->hij", phi[:, :-1], phi[:, :-1])
-    for h in range(len(gram) - 1):
-        after[h].index_add_(1, states[:, h + 1], phi[:, h].mT)
-    return {"gram": gram, "followed": after}
-
-
-def followed(features: Tensor, state: State, step: int, values: Tensor) -> Tensor:
-    """The regressed expectation `[S, A]` of values `[S]` after a step: φᵀv, v = Gram⁻¹·Σ φ·values(s′)."""
-    return features[step] @ torch.linalg.solve(state["gram"][step], state["followed"][step] @ values)
 
 
 METHOD = LinearPO
