@@ -1,0 +1,188 @@
+"""Group rollouts against TRL's GRPO trainer: completions a second, and where the time goes.
+
+    python benchmarks/bench_language.py [--steps 12] [--turns 5]
+    python benchmarks/bench_language.py --memory MODEL [--gguf FILE]
+
+Both on one pinned core and one thread: the same nano model, taught to sort for 300 steps, 16 prompts × 8 completions of
+at most 24 tokens, one AdamW step a batch. The first two steps of each turn are not counted. `--memory` compares the
+update step with one that makes all logits, on a model with a large vocabulary, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from peer_sb3 import pin, store
+from peer_trl import PROMPTS, SAMPLES, TASK, TOKENS, Timed, trl_trainer
+
+UNCOUNTED = 2
+ROWS, PROMPT, WRITTEN = 8, 32, 96  # of the memory benchmark
+
+
+def model_folder() -> Path:
+    """The nano model that both start from."""
+    from surefoot.envs.language import resolve
+    from surefoot.loops.language import LanguageOptions, make_model
+
+    model, _ = make_model("nano", resolve(TASK), LanguageOptions(nano_warmup=300), 0)
+    return model.save(Path(tempfile.mkdtemp()) / "nano")
+
+
+def ours(folder: Path, steps: int) -> dict[str, float]:
+    from surefoot.envs.language import resolve
+    from surefoot.loops.language_learner import LanguageLearner
+    from surefoot.loops.rewards import make_rewards
+    from surefoot.methods.language.baselines import GRPO
+    from surefoot.models.language.generation import generate
+    from surefoot.models.language.model import load_model
+
+    method = GRPO(prompts=PROMPTS, samples=SAMPLES, max_tokens=TOKENS, minibatches=1)
+    task = resolve(TASK)
+    learner = LanguageLearner(
+        method, load_model(folder), task, make_rewards(task, None, None), generate, learning_rate=1e-4
+    )
+    for _ in range(UNCOUNTED):
+        learner.iterate()
+    timed = Timed(learner, {"engine": "generation", "rewards": "scoring", "update": "update"})
+    began = time.perf_counter()
+    for _ in range(steps):
+        learner.iterate()
+    return {"total": time.perf_counter() - began, **timed.seconds}
+
+
+def theirs(folder: Path, steps: int) -> dict[str, float]:
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        began = 0.0
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == UNCOUNTED:
+                self.began = time.perf_counter()
+                timed.seconds = dict.fromkeys(timed.seconds, 0.0)
+
+    with tempfile.TemporaryDirectory() as out:
+        trainer, clock = trl_trainer(folder, steps + UNCOUNTED, out), Clock()
+        names = {"_generate": "generation", "_calculate_rewards": "scoring", "compute_loss": "update"}
+        timed = Timed(trainer, names)
+        trainer.add_callback(clock)
+        trainer.train()
+        total = time.perf_counter() - clock.began
+    timed.seconds["update"] = total - timed.seconds["generation"] - timed.seconds["scoring"]  # backward and step too
+    return {"total": total, **timed.seconds}
+
+
+def speed(steps: int, turns: int) -> None:
+    folder = model_folder()
+    found: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
+    for _ in range(turns):
+        for name, run in (("ours", ours), ("trl", theirs)):
+            found[name].append(run(folder, steps))
+    count = steps * PROMPTS * SAMPLES
+    result: dict[str, Any] = {}
+    for name, runs in found.items():
+        seconds = {key: statistics.median(run[key] for run in runs) / steps for key in runs[0]}
+        rate = count / (seconds["total"] * steps)
+        result[name] = {"completions_per_second": rate, "seconds_per_step": seconds}
+        split = "  ".join(f"{key} {value:.3f} s" for key, value in seconds.items())
+        print(f"{name:<6}{rate:>9.1f} completions/s   a step: {split}", flush=True)
+    result["ratio"] = result["ours"]["completions_per_second"] / result["trl"]["completions_per_second"]
+    print(f"ratio {result['ratio']:.2f}")
+    command = f"python benchmarks/bench_language.py --steps {steps} --turns {turns}"
+    store("language_speed", {**result, "command": command, "batch": [PROMPTS, SAMPLES, TOKENS], "task": TASK})
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def update_step(kind: str, model: str, gguf: str | None) -> dict[str, float]:
+    """Peak memory above the model's own, in bytes, and seconds, of one gradient."""
+    import torch
+
+    from surefoot.models.language.model import load_model
+    from surefoot.models.language.sequences import join
+
+    loaded = load_model(model, **({"gguf_file": gguf} if gguf else {}))
+    g = torch.Generator().manual_seed(0)
+    tokens = torch.randint(1000, 5000, (ROWS, PROMPT + WRITTEN), generator=g).tolist()
+    batch = join([row[:PROMPT] for row in tokens], [row[PROMPT:] for row in tokens])
+
+    def gradient() -> None:
+        if kind == "chunks":
+            log_prob = loaded.statistics(batch).log_prob
+        else:
+            logits = loaded.network(input_ids=batch.tokens, use_cache=False).logits[:, :-1].float()
+            full = logits.log_softmax(-1).gather(-1, batch.tokens[:, 1:, None]).squeeze(-1)
+            log_prob = torch.nn.functional.pad(full, (1, 0)) * batch.valid
+        (-log_prob.sum() / batch.valid.sum()).backward()
+
+    for weight in loaded.parameters().values():
+        weight.grad = torch.zeros_like(weight)  # gradients belong to the model's own memory
+    before = resident()
+    began = time.perf_counter()
+    gradient()
+    return {"bytes": peak() - before, "seconds": time.perf_counter() - began}
+
+
+def resident() -> int:
+    """Bytes that this process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def peak() -> int:
+    """The most bytes that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def memory(model: str, gguf: str | None, rounds: int = 3) -> None:
+    found: dict[str, list[dict[str, float]]] = {"chunks": [], "full": []}
+    for _ in range(rounds):
+        for kind in found:
+            arguments = [
+                sys.executable,
+                __file__,
+                "--memory",
+                model,
+                "--one",
+                kind,
+                *(["--gguf", gguf] if gguf else []),
+            ]
+            said = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+            found[kind].append(json.loads(said.splitlines()[-1]))
+    table = {k: {key: statistics.median(r[key] for r in runs) for key in runs[0]} for k, runs in found.items()}
+    ratio = {key: table["chunks"][key] / table["full"][key] for key in ("bytes", "seconds")}
+    for kind, row in table.items():
+        print(f"{kind:<8}{row['bytes'] / 2**20:>9.0f} MiB  {row['seconds']:.2f} s")
+    print(f"ratio   {ratio['bytes']:>8.1%} of the memory, {ratio['seconds']:.2f} of the time")
+    store("language_memory", {**table, "ratio": ratio, "tokens": [ROWS, PROMPT, WRITTEN]})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--memory", metavar="MODEL", help="a folder or id of a model with a large vocabulary")
+    parser.add_argument("--gguf", metavar="FILE", help="its file, if it is one")
+    parser.add_argument("--one", choices=("chunks", "full"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    pin()
+    if arguments.one:
+        print(json.dumps(update_step(arguments.one, arguments.memory, arguments.gguf)))
+    elif arguments.memory:
+        memory(arguments.memory, arguments.gguf)
+    else:
+        speed(arguments.steps, arguments.turns)
+
+
+if __name__ == "__main__":
+    main()
