@@ -45,7 +45,7 @@ def ours(folder: Path, steps: int) -> dict[str, float]:
     from surefoot.models.language.generation import generate
     from surefoot.models.language.model import load_model
 
-    method = GRPO(prompts=PROMPTS, samples=SAMPLES, max_tokens=TOKENS, minibatches=1)
+    method = GRPO(prompts=PROMPTS, samples=SAMPLES, max_tokens=TOKENS, minibatches=1, micro_tokens=1500)
     task = resolve(TASK)
     learner = LanguageLearner(
         method, load_model(folder), task, make_rewards(task, None, None), generate, learning_rate=1e-4

@@ -16,58 +16,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from surefoot.envs.language import Example
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
+from surefoot.loops.rollout import Rollout
 from surefoot.models.language.sequences import Sequences
 from surefoot.objectives import PolicyObjective, advantages, ratios, stabilizers
 from surefoot.objectives.aggregation import mean
 from surefoot.objectives.divergences import k3
 
 Metrics = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """What was written for some prompts, and what it was worth."""
-
-    examples: list[Example]  # one a prompt
-    index: Int[Tensor, " prompts"]  # their numbers in the task
-    sequences: Sequences  # prompts · samples rows, the samples of a prompt side by side
-    texts: list[str]  # one a row
-    log_prob: Float[Tensor, "rows length"]  # of the engine that wrote them
-    reward: Float[Tensor, "prompts samples"]  # the weighted sum of the components
-    components: dict[str, Float[Tensor, "prompts samples"]]
-    truncated: Bool[Tensor, "prompts samples"]  # cut off by the limit, not finished
-    demonstrations: Sequences | None = None  # one row a prompt, where all of them have one
-
-    @property
-    def lengths(self) -> Int[Tensor, "prompts samples"]:
-        """Tokens of each completion."""
-        return self.sequences.written.view_as(self.reward)
-
-    @property
-    def degenerate(self) -> Bool[Tensor, " prompts"]:
-        """The prompts whose completions all have the same reward: they say nothing about what is better."""
-        return (self.reward == self.reward[:, :1]).all(1)
-
-    def prompts(self, keep: Tensor) -> Rollout:
-        """The rollout of some prompts, given by their numbers or a mask."""
-        keep = keep.nonzero().squeeze(-1) if keep.dtype == torch.bool else keep
-        samples = self.reward.shape[1]
-        rows = (keep[:, None] * samples + torch.arange(samples)).flatten()
-        sequences = self.sequences[rows]
-        return Rollout(
-            [self.examples[i] for i in keep.tolist()],
-            self.index[keep],
-            sequences,
-            [self.texts[i] for i in rows.tolist()],
-            self.log_prob[rows, : sequences.tokens.shape[1]],
-            self.reward[keep],
-            {name: x[keep] for name, x in self.components.items()},
-            self.truncated[keep],
-            None if self.demonstrations is None else self.demonstrations[keep],
-        )
 
 
 @dataclass(frozen=True)
@@ -155,7 +112,7 @@ class GroupRollout:
     )
     correction_cap: float = hyperparameter(2.0, above=0, help="Largest weight of that correction.")
     micro_tokens: int | None = hyperparameter(
-        None, low=1, help="Tokens, padding included, in memory at a time; any number gives the same gradient."
+        8192, low=1, help="Tokens, padding included, in memory at a time; any number gives the same gradient."
     )
 
     def __post_init__(self) -> None:

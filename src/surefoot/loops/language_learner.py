@@ -49,7 +49,9 @@ class LanguageLearner:
         self.iteration = self.drawn = self.batches = self.idle = 0
         self.solved = None if task.size is None else Solved.start(task.size)
         self.weights = model.parameters()
-        self.optimizer = torch.optim.AdamW(self.weights.values(), lr=learning_rate, weight_decay=method.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.weights.values(), lr=learning_rate, weight_decay=method.weight_decay, fused=True
+        )
         self.extra: dict[str, Tensor] = {}
         if method.kl:
             model.keep_reference()
@@ -84,7 +86,7 @@ class LanguageLearner:
                 kept.append(rollout.prompts(rollout.degenerate))
                 rollout = joined(kept).prompts(torch.arange(method.prompts))
                 break
-        return rollout, _measured(written)
+        return rollout, measured(written)
 
     def _next_prompts(self) -> Tensor:
         method = self.method
@@ -327,43 +329,3 @@ class LanguageLearner:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-
-def joined(rollouts: Sequence[Rollout]) -> Rollout:
-    """Several rollouts as one."""
-    sequences = concatenate([r.sequences for r in rollouts])
-    shown = [r.demonstrations for r in rollouts if r.demonstrations is not None]
-    shown = shown if len(shown) == len(rollouts) else []
-    width = sequences.tokens.shape[1]
-    return Rollout(
-        [e for r in rollouts for e in r.examples],
-        torch.cat([r.index for r in rollouts]),
-        sequences,
-        [text for r in rollouts for text in r.texts],
-        torch.cat([torch.nn.functional.pad(r.log_prob, (0, width - r.log_prob.shape[1])) for r in rollouts]),
-        torch.cat([r.reward for r in rollouts]),
-        {name: torch.cat([r.components[name] for r in rollouts]) for name in rollouts[0].components},
-        torch.cat([r.truncated for r in rollouts]),
-        None if not shown else concatenate(shown),
-    )
-
-
-def _measured(rollouts: Sequence[Rollout]) -> Row:
-    """What was written, in numbers."""
-    every = joined(rollouts)
-    if not every.texts:
-        return {"batches": len(rollouts)}
-    lengths = every.lengths.float()
-    row = {
-        "return_mean": float(every.reward.mean()),
-        "best_of_group": float(every.reward.amax(1).mean()),
-        "length": float(lengths.mean()),
-        "length_max": float(lengths.max()),
-        "truncated": float(every.truncated.float().mean()),
-        "degenerate": float(every.degenerate.float().mean()),
-        "batches": len(rollouts),
-        "tokens": int(lengths.sum()),
-    }
-    if len(every.components) > 1:
-        row |= {f"reward/{name}": float(x.nanmean()) for name, x in every.components.items()}
-    return row

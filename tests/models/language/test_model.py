@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
@@ -35,6 +37,36 @@ def test_gradients_are_those_of_transformers_logits(tiny):
     theirs = torch.autograd.grad((full * pull[:, 1:]).sum(), weights)
     for one, other in zip(mine, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+GROUPS = [p for p in ([1, *range(30, 40)], [1, 40, 41, 42, 43]) for _ in range(3)]
+SAMPLES = [[50, 51, 2], [60, 2], [61], [70, 71, 72, 73, 2], [50, 51, 2], [2]]
+
+
+def test_a_shared_prompt_is_read_once_and_changes_nothing(tiny, monkeypatch):
+    """Likelihoods and gradients, against reading every row as a whole."""
+    batch = join(GROUPS, SAMPLES)
+    weights = list(tiny.parameters().values())
+    pull = torch.randn(batch.valid.shape, generator=torch.Generator().manual_seed(0)) * batch.valid
+    read = []
+    inner = tiny.network.base_model.forward
+
+    @functools.wraps(inner)
+    def counted(**given):
+        read.append(given["input_ids"].numel())
+        return inner(**given)
+
+    monkeypatch.setattr(tiny.network.base_model, "forward", counted)
+    found = []
+    for shared in (2, 10**9):
+        monkeypatch.setattr("surefoot.models.language.states.SHARED", shared)
+        read.clear()
+        log_prob, entropy = tiny.statistics(batch, temperature=0.9)
+        gradient = torch.autograd.grad((pull * (log_prob + 0.3 * entropy)).sum(), weights)
+        found.append((log_prob, entropy, torch.cat([g.flatten() for g in gradient]), sum(read)))
+    for mine, whole in zip(found[0][:3], found[1][:3], strict=True):
+        torch.testing.assert_close(mine, whole, rtol=1e-4, atol=1e-5)
+    assert found[0][3] < found[1][3]
 
 
 def test_padding_changes_nothing(tiny):

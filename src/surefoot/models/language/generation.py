@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import Protocol
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from surefoot.errors import UsageError
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.sequences import left_padded
+from surefoot.models.language.states import cache_name
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def generate(
     samples, limit = uniform.shape[1:]
     _check_room(model, prompts, limit)
     base, training = model.base, model.network.training
-    remembered = "cache" if "cache" in signature(base.base_model.forward).parameters else "past_key_values"
+    remembered = cache_name(base)
     model.network.eval()
     draws = uniform.flatten(0, 1).to(model.device)
     tokens, seen = (x.to(model.device) for x in left_padded(prompts))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from surefoot.errors import UsageError
 from surefoot.models.language.head import logits_of, token_log_probs
 from surefoot.models.language.sequences import Sequences
+from surefoot.models.language.states import written_states
 
 EXTRA = 'pip install "surefoot[language]"'
 LORA_TARGETS = "all-linear"
@@ -119,11 +120,10 @@ class LanguageModel:
         found = torch.zeros(2, *tokens.shape, dtype=torch.float32, device=tokens.device)
         if not bool(valid.any()):
             return TokenStatistics(*found)
-        hidden = network.base_model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
-        written = valid[:, 1:]
+        hidden = written_states(network, tokens, valid)
         weight, bias, softcap = self.head(network)
         log_prob, entropy = token_log_probs(
-            hidden[written], weight, tokens[:, 1:][written], bias=bias, temperature=temperature, softcap=softcap
+            hidden, weight, tokens[valid], bias=bias, temperature=temperature, softcap=softcap
         )
         place = (valid.flatten().nonzero().squeeze(-1),)
         return TokenStatistics(

@@ -1,0 +1,72 @@
+"""The hidden states from which the written tokens are predicted, with no more work than they need.
+
+The completions of a group have their prompt in common. It is read once: its keys and values, and their gradients, are
+shared by all of them. The result is that of reading every row as a whole.
+"""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from surefoot.models.language.sequences import left_padded
+
+SHARED = 2  # rows that must share a prompt on average before it is read apart
+
+
+def written_states(
+    network: Any, tokens: Int[Tensor, "batch length"], valid: Bool[Tensor, "batch length"]
+) -> Float[Tensor, "written width"]:
+    """The last hidden state before every valid token, row by row. `tokens` are padded on the right; the first token of
+    a row is never valid."""
+    found = _prefixes(network, tokens, valid)
+    if found is None:
+        hidden = network.base_model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+        return hidden[valid[:, 1:]]
+    prefixes, owner, rows, first = found
+    padded, seen = (x.to(tokens.device) for x in left_padded(prefixes))
+    position = (seen.cumsum(-1) - 1).clamp(min=0)
+    read = network.base_model(input_ids=padded, attention_mask=seen.long(), position_ids=position, use_cache=True)
+    cache = read[cache_name(network)]
+    cache.batch_select_indices(owner)
+    tokens, valid = tokens[rows], valid[rows]
+    width = int((valid.shape[1] - valid.flip(1).int().argmax(1) - 1 - first).max())
+    place = first[:, None] + torch.arange(width, device=tokens.device)
+    inside = place + 1 < tokens.shape[1]
+    place = place.clamp(max=tokens.shape[1] - 1)
+    mask = torch.cat([seen[owner].long(), torch.ones_like(place)], 1)
+    hidden = network.base_model(
+        input_ids=tokens.gather(1, place),
+        attention_mask=mask,
+        position_ids=place,
+        use_cache=True,
+        **{cache_name(network): cache},
+    ).last_hidden_state
+    following = (place + 1).clamp(max=tokens.shape[1] - 1)
+    return hidden[inside & valid.gather(1, following)]
+
+
+def _prefixes(network: Any, tokens: Tensor, valid: Tensor) -> tuple[list[list[int]], Tensor, Tensor, Tensor] | None:
+    """The different beginnings, which of them each row has, the rows with something to predict, and where each goes on
+    (its last token before the first valid one); None where reading them apart saves nothing."""
+    if getattr(network, "is_gradient_checkpointing", False):
+        return None  # which does not keep keys and values
+    rows = valid.any(1).nonzero().squeeze(-1)
+    first = valid[rows].int().argmax(1) - 1
+    if not len(rows) or int(first.min()) < 1:
+        return None
+    numbers: dict[tuple[int, ...], int] = {}
+    beginnings = (tuple(row[:n]) for row, n in zip(tokens[rows].tolist(), first.tolist(), strict=True))
+    owner = [numbers.setdefault(beginning, len(numbers)) for beginning in beginnings]
+    if len(rows) < SHARED * len(numbers):
+        return None
+    return [list(one) for one in numbers], torch.tensor(owner, device=tokens.device), rows, first
+
+
+def cache_name(network: Any) -> str:
+    """What transformers calls the keys and values, as an argument and as a result."""
+    return "cache" if "cache" in signature(network.base_model.forward).parameters else "past_key_values"
