@@ -98,7 +98,8 @@ def nominal_arms(mdp: Any, dense: bool) -> dict[str, Callable[[], tuple[Any, int
     from surefoot.envs.tabular import TabularMDP
 
     S, A, K = mdp.rows.shape
-    data = mdp.transition.probability.numpy().ravel(), mdp.transition.state.numpy().ravel().astype(np.int32)
+    # A copy, because adding up successors that occur twice moves them about; all arms get the sorted rows.
+    data = mdp.rows.numpy().flatten(), mdp.transition.state.numpy().astype(np.int32).flatten()
     rows = sparse.csr_matrix((*data, np.arange(0, S * A * K + 1, K, dtype=np.int32)), (S * A, S))
     rows.sum_duplicates()
     reward = mdp.reward.numpy()
@@ -109,6 +110,7 @@ def nominal_arms(mdp: Any, dense: bool) -> dict[str, Callable[[], tuple[Any, int
         by_action = [np.ascontiguousarray(full[a::A]) for a in range(A)]
         peer = DiscreteDP(reward, full.reshape(S, A, S), GAMMA)
     else:
+        mdp = TabularMDP(rows, mdp.reward, gamma=GAMMA)
         peer = DiscreteDP(reward.ravel(), rows, GAMMA, np.repeat(np.arange(S), A), np.tile(np.arange(A), S))
 
     def theirs(method: str) -> Callable[[], tuple[Any, int]]:

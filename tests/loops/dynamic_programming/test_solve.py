@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -237,11 +237,12 @@ def test_sets_that_reach_all_states_make_sparse_rows_dense(ambiguity):
 
 
 @settings(max_examples=20, deadline=None)
+@example(656901, TotalVariation(penalty=0.5), "sa", 0.7617505684422354, 1e-6)  # all change alike, then stand still
 @given(
     st.integers(0, 10**6),
     st.sampled_from(SETS),
     st.sampled_from(["sa", "s"]),
-    st.floats(0.3, 0.99),
+    st.floats(0.3, 0.95),
     st.floats(1e-6, 1.0),
 )
 def test_the_gap_is_a_certificate(seed, ambiguity, rectangular, gamma, tolerance):

@@ -12,7 +12,7 @@ from surefoot.ambiguity import Ambiguity, Divergence, MeanDeviation, MeanVarianc
 from surefoot.envs.tabular import Kernel, TabularMDP
 from surefoot.errors import UsageError, nearest
 from surefoot.loops.dynamic_programming.factors import Factors, factors_of
-from surefoot.loops.dynamic_programming.outcomes import check_outcomes, nominal_rows
+from surefoot.loops.dynamic_programming.outcomes import check_outcomes, prepared
 from surefoot.loops.dynamic_programming.pairs import EVERY, Followed, Pairs
 from surefoot.loops.dynamic_programming.states import States
 
@@ -48,9 +48,9 @@ def make_backup(
     """
     if rectangular not in RECTANGULAR:
         raise UsageError(f"rectangular={rectangular!r} is not allowed. {nearest(str(rectangular), RECTANGULAR)}")
-    rows = nominal_rows(mdp)
+    rows, product = prepared(mdp)
     if ambiguity is None:
-        return Pairs(rows, mdp.legal, None, None, gamma)
+        return Pairs(rows, mdp.legal, None, None, gamma, product)
     if rectangular != "d":
         check_outcomes(ambiguity, rows)
     if rows.by_outcome and gamma == 0:

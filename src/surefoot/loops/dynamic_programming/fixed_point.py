@@ -50,11 +50,15 @@ class Sweep:
         return self.high - self.low
 
 
+def factor(gamma: float) -> float:
+    """How often all later sweeps can repeat the last change, together; of gamma 1, once a step."""
+    return gamma / (1 - gamma) if gamma < 1 else 1.0
+
+
 def bounds(change: Tensor, gamma: float) -> tuple[float, float]:
     """What all later sweeps add at least and at most, if one changed the values so; of gamma 1, the gain."""
-    factor = gamma / (1 - gamma) if gamma < 1 else 1.0
     least, most = change.aminmax()
-    return factor * float(least), factor * float(most)
+    return factor(gamma) * float(least), factor(gamma) * float(most)
 
 
 def bounds_in_place(change: Tensor, gamma: float) -> tuple[float, float]:
@@ -87,7 +91,7 @@ def iterate(
         now = Sweep(values, after, policy, *limits(change, gamma), iteration)
         if stop.progress is not None:
             stop.progress(Progress(iteration, now.gap, time.perf_counter() - began))
-        if now.gap <= stop.tolerance or span(change) <= FLOOR * float(after.abs().max()):
+        if now.gap <= max(stop.tolerance, FLOOR * factor(gamma) * float(after.abs().max())):
             return now
         watch(now)
         if trial and kept is not None and now.gap > gamma * kept.gap:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -59,6 +60,11 @@ class Rows:
     def expected_reward(self) -> Tensor:
         return (self.probability * self.reward).sum(-1) if self.by_outcome else self.reward
 
+    def flat(self) -> Kernel:
+        """The probabilities with one axis of pairs."""
+        flat = self.probability.flatten(0, 1)
+        return flat if self.state is None else Successors(self.state.flatten(0, 1), flat)
+
     def blocks(self, within: slice = slice(None)) -> Iterator[slice]:
         """Slices of states whose rows are worked on together."""
         states, actions, width = self.probability.shape
@@ -82,6 +88,22 @@ class Rows:
             return dataclasses.replace(self, probability=probability, state=torch.cat([self.state, lowest], -1))
         probability = self.probability.new_zeros(*shape, S).scatter_add_(-1, self.state.long(), self.probability)
         return dataclasses.replace(self, probability=probability, state=None)
+
+
+_PRODUCTS: WeakKeyDictionary[TabularMDP, tuple[Rows, Callable[[Tensor], Tensor]]] = WeakKeyDictionary()
+
+
+def prepared(mdp: TabularMDP) -> tuple[Rows, Callable[[Tensor], Tensor]]:
+    """The rows of an MDP with short indices, and the product of all of them with values.
+
+    They are kept as long as the MDP lives, because one is solved more than once: for radii, policies, criteria.
+    """
+    if mdp not in _PRODUCTS:
+        rows = nominal_rows(mdp)
+        if rows.state is not None and rows.state.numel() < 1 << 31:
+            rows = dataclasses.replace(rows, state=rows.state.to(torch.int32))
+        _PRODUCTS[mdp] = rows, linear(rows.flat(), mdp.states)
+    return _PRODUCTS[mdp]
 
 
 def nominal_rows(mdp: TabularMDP) -> Rows:

@@ -21,7 +21,7 @@ from surefoot.ambiguity.core import Solution as Worst
 from surefoot.ambiguity.operator import solve as worst_case
 from surefoot.envs.tabular import Kernel, Successors
 from surefoot.loops.dynamic_programming.memory import check_memory
-from surefoot.loops.dynamic_programming.outcomes import Rows, linear, reach
+from surefoot.loops.dynamic_programming.outcomes import Rows, gathered, linear, reach
 
 Chain = Callable[[Tensor], Tensor]  # x -> P·x `[S]`: the expectation of x after one step of a policy
 EVERY = slice(None)
@@ -46,6 +46,7 @@ class Pairs:
     ambiguity: Ambiguity | None
     strength: Any  # a number, a tensor or None
     gamma: float
+    product: Chain | None = None  # of all nominal rows with values, if it is at hand
 
     # --- what the solvers call ---------------------------------------------------------------------------------------
 
@@ -130,8 +131,10 @@ class Pairs:
             mean = self._step(values).view(reward.shape)
         else:
             rows = self.rows[states]
-            dense = rows.state is None
-            mean = rows.probability @ values if dense else (rows.probability * values[rows.state]).sum(-1)
+            if rows.state is None:
+                mean = rows.probability @ values
+            else:
+                mean = (rows.probability * gathered(values, rows.state)).sum(-1)
         return torch.add(reward, mean, alpha=self.gamma)
 
     @cached_property
@@ -140,7 +143,7 @@ class Pairs:
 
     @cached_property
     def _step(self) -> Chain:
-        return linear(_flat(made([(self.rows.state, self.rows.probability)])), len(self.rows.probability))
+        return self.product or linear(self.rows.flat(), len(self.rows.probability))
 
 
 def best_of(q: Tensor, legal: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ from surefoot.ambiguity.search import increasing_root
 from surefoot.envs.tabular import Kernel
 from surefoot.loops.dynamic_programming.budgets import CLOSE, Cost, Family, family
 from surefoot.loops.dynamic_programming.memory import check_memory
-from surefoot.loops.dynamic_programming.outcomes import Rows, reach
+from surefoot.loops.dynamic_programming.outcomes import Rows, gathered, reach
 from surefoot.loops.dynamic_programming.pairs import EVERY, Followed, made, of_policy
 
 
@@ -82,7 +82,7 @@ class States:
     def _opened(self, values: Tensor, states: slice) -> tuple[Rows, Tensor, Tensor]:
         """The rows of some states, what their outcomes are worth in full, and their strength `[B, 1]`."""
         rows = self.rows[states].widened(values, reach(self.ambiguity))
-        worth = self.gamma * (values if rows.state is None else values[rows.state])
+        worth = self.gamma * (values if rows.state is None else gathered(values, rows.state))
         worth = worth + (rows.reward if rows.by_outcome else rows.reward.unsqueeze(-1))
         strength = torch.as_tensor(self.strength, dtype=values.dtype, device=values.device)
         strength = (strength[states] if strength.ndim else strength).expand(len(worth)).unsqueeze(-1)
