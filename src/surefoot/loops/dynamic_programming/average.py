@@ -16,7 +16,7 @@ from torch import Tensor
 from surefoot.envs.tabular import Kernel
 from surefoot.errors import UsageError
 from surefoot.loops.dynamic_programming.fixed_point import Stop, Sweep, bounds, iterate
-from surefoot.loops.dynamic_programming.pairs import Chain
+from surefoot.loops.dynamic_programming.pairs import Chain, Choice
 
 DAMPING = 0.8  # τ
 PATIENCE = 50  # sweeps between two looks at what keeps the bounds apart
@@ -31,7 +31,7 @@ class RecurrentClass(NamedTuple):
 
 
 def settle(
-    backup: Callable[[Tensor], tuple[Tensor, Tensor]],
+    backup: Callable[[Tensor], tuple[Tensor, Choice]],
     chain: Callable[[Sweep], Chain],
     kernel: Callable[[Tensor, Tensor], Kernel],
     start: Tensor,
@@ -43,9 +43,9 @@ def settle(
     kernel: (values, policy) -> the kernel that is worst for it. Raises `UsageError` where states differ in their gain.
     """
 
-    def damped(values: Tensor) -> tuple[Tensor, Tensor]:
-        after, policy = backup(values)
-        return torch.lerp(values, after, DAMPING), policy
+    def damped(values: Tensor) -> tuple[Tensor, Choice]:
+        after, choose = backup(values)
+        return torch.lerp(values, after, DAMPING), choose
 
     def damped_chain(sweep: Sweep) -> Chain:
         step = chain(sweep)

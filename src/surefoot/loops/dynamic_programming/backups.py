@@ -13,7 +13,7 @@ from surefoot.envs.tabular import Kernel, TabularMDP
 from surefoot.errors import UsageError, nearest
 from surefoot.loops.dynamic_programming.factors import Factors, factors_of
 from surefoot.loops.dynamic_programming.outcomes import check_outcomes, prepared
-from surefoot.loops.dynamic_programming.pairs import EVERY, Followed, Pairs
+from surefoot.loops.dynamic_programming.pairs import EVERY, Choice, Followed, Pairs
 from surefoot.loops.dynamic_programming.states import States
 
 RECTANGULAR = ("sa", "s", "d")
@@ -22,7 +22,7 @@ RECTANGULAR = ("sa", "s", "d")
 class Backup(Protocol):
     """One step back in time against the worst world."""
 
-    def improve(self, values: Tensor, states: slice = EVERY) -> tuple[Tensor, Tensor]:
+    def improve(self, values: Tensor, states: slice = EVERY) -> tuple[Tensor, Choice]:
         """The best values `[S]` one step before `values`, and the policy `[S, A]` that has them."""
         ...
 

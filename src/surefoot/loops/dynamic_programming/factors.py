@@ -21,7 +21,7 @@ from surefoot.ambiguity.operator import solve as worst_case
 from surefoot.envs.tabular import TabularMDP
 from surefoot.errors import UsageError
 from surefoot.loops.dynamic_programming.memory import check_memory
-from surefoot.loops.dynamic_programming.pairs import EVERY, Chain, Followed, best_of
+from surefoot.loops.dynamic_programming.pairs import EVERY, Chain, Choice, Followed, best_of
 
 TOLERANCE = 1e-7  # how far features times factors may be from the kernel
 
@@ -38,7 +38,7 @@ class Factors:
     strength: Any
     gamma: float
 
-    def improve(self, values: Tensor, states: slice = EVERY) -> tuple[Tensor, Tensor]:
+    def improve(self, values: Tensor, states: slice = EVERY) -> tuple[Tensor, Choice]:
         """The best values `[S]` one step before `values`, and the policy `[S, A]` that has them."""
         return best_of(self.q(values, states), None if self.legal is None else self.legal[states])
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from surefoot.loops.dynamic_programming.pairs import Chain
+from surefoot.loops.dynamic_programming.pairs import Chain, Choice
 from surefoot.loops.dynamic_programming.solution import Progress
 
 LEFT = 0.05  # how much of a sweep's span the steps of its policy leave
@@ -40,7 +41,7 @@ class Sweep:
 
     before: Tensor
     after: Tensor
-    policy: Tensor
+    choose: Choice
     low: float
     high: float
     iteration: int
@@ -48,6 +49,11 @@ class Sweep:
     @property
     def gap(self) -> float:
         return self.high - self.low
+
+    @cached_property
+    def policy(self) -> Tensor:
+        """`[S, A]`"""
+        return self.choose()
 
 
 def factor(gamma: float) -> float:
@@ -68,7 +74,7 @@ def bounds_in_place(change: Tensor, gamma: float) -> tuple[float, float]:
 
 
 def iterate(
-    backup: Callable[[Tensor], tuple[Tensor, Tensor]],
+    backup: Callable[[Tensor], tuple[Tensor, Choice]],
     start: Tensor,
     gamma: float,
     stop: Stop,
@@ -86,9 +92,9 @@ def iterate(
     """
     began, values, kept, allowed, trial = time.perf_counter(), start, None, steps, False
     for iteration in range(1, stop.sweeps + 1):
-        after, policy = backup(values)
+        after, choose = backup(values)
         change = after - values
-        now = Sweep(values, after, policy, *limits(change, gamma), iteration)
+        now = Sweep(values, after, choose, *limits(change, gamma), iteration)
         if stop.progress is not None:
             stop.progress(Progress(iteration, now.gap, time.perf_counter() - began))
         if now.gap <= max(stop.tolerance, FLOOR * factor(gamma) * float(after.abs().max())):

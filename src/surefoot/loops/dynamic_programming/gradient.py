@@ -34,7 +34,7 @@ def ascend(backup: Backup, policy: Tensor, gamma: float, stop: Stop) -> Sweep:
         followed = backup.follow(policy)
         inner = Stop(max(WITHIN * min(gap, 1.0), 0.1 * stop.tolerance), stop.sweeps)
         own = iterate(
-            lambda v, f=followed, p=policy: (f.backup(v), p),
+            lambda v, f=followed, p=policy: (f.backup(v), lambda: p),
             values,
             gamma,
             inner,
@@ -44,7 +44,7 @@ def ascend(backup: Backup, policy: Tensor, gamma: float, stop: Stop) -> Sweep:
         values = own.after + 0.5 * (own.low + own.high)
         improved, _ = backup.improve(values)
         above = float((improved - values).max().clamp(min=0)) / (1 - gamma) + 0.5 * own.gap
-        now = Sweep(values, values, policy, -0.5 * own.gap, above, iteration)
+        now = Sweep(values, values, lambda p=policy: p, -0.5 * own.gap, above, iteration)
         gap = now.gap
         best = now if best is None or gap < best.gap else best
         if stop.progress is not None:
@@ -57,4 +57,4 @@ def ascend(backup: Backup, policy: Tensor, gamma: float, stop: Stop) -> Sweep:
         policy = policy * torch.exp(step * slope)
         policy = policy / policy.sum(-1, keepdim=True)
     assert best is not None
-    return Sweep(best.before, best.after, best.policy, best.low, best.high, iteration)
+    return Sweep(best.before, best.after, best.choose, best.low, best.high, iteration)

@@ -124,7 +124,10 @@ def gathered(values: Tensor, state: Tensor) -> Tensor:
 def linear(kernel: Kernel, states: int) -> Callable[[Tensor], Tensor]:
     """x -> Σ P(s'|…) x(s') for rows `[N, S']` or `[N, K]`, made to be called often."""
     if isinstance(kernel, Tensor):
-        return lambda x: kernel @ x
+        if kernel.device.type != "cpu":
+            return lambda x: kernel @ x
+        matrix = kernel.numpy()  # whose product with one vector is the faster one
+        return lambda x: torch.from_numpy(matrix @ x.numpy())
     N, K = kernel.state.shape
     kind = torch.int32 if N * K < 1 << 31 else torch.int64  # half of what a product reads is where to look
     ends = torch.arange(0, N * K + 1, K, dtype=kind, device=kernel.state.device)

@@ -24,6 +24,7 @@ from surefoot.loops.dynamic_programming.memory import check_memory
 from surefoot.loops.dynamic_programming.outcomes import Rows, gathered, linear, reach
 
 Chain = Callable[[Tensor], Tensor]  # x -> P·x `[S]`: the expectation of x after one step of a policy
+Choice = Callable[[], Tensor]  # makes the policy `[S, A]` of a sweep, which most sweeps do not ask for
 EVERY = slice(None)
 
 
@@ -50,7 +51,7 @@ class Pairs:
 
     # --- what the solvers call ---------------------------------------------------------------------------------------
 
-    def improve(self, values: Tensor, states: slice = EVERY) -> tuple[Tensor, Tensor]:
+    def improve(self, values: Tensor, states: slice = EVERY) -> tuple[Tensor, Choice]:
         """The best values `[S]` one step before `values`, and the policy `[S, A]` that has them."""
         return best_of(self.q(values, states), None if self.legal is None else self.legal[states])
 
@@ -135,7 +136,7 @@ class Pairs:
                 mean = rows.probability @ values
             else:
                 mean = (rows.probability * gathered(values, rows.state)).sum(-1)
-        return torch.add(reward, mean, alpha=self.gamma)
+        return mean.mul_(self.gamma).add_(reward)
 
     @cached_property
     def _expected_reward(self) -> Tensor:
@@ -146,10 +147,10 @@ class Pairs:
         return self.product or linear(self.rows.flat(), len(self.rows.probability))
 
 
-def best_of(q: Tensor, legal: Tensor | None) -> tuple[Tensor, Tensor]:
+def best_of(q: Tensor, legal: Tensor | None) -> tuple[Tensor, Choice]:
     """The best values `[S]` of pairs `[S, A]`, and the policy that takes them, the first of several."""
-    best, action = (q if legal is None else torch.where(legal, q, -torch.inf)).max(-1)
-    return best, torch.nn.functional.one_hot(action, q.shape[-1]).to(q.dtype)
+    q = q if legal is None else torch.where(legal, q, -torch.inf)
+    return q.amax(-1), lambda: torch.nn.functional.one_hot(q.argmax(-1), q.shape[-1]).to(q.dtype)
 
 
 def made(parts: list[tuple[Tensor | None, Tensor]]) -> Kernel:

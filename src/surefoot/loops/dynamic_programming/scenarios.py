@@ -49,7 +49,7 @@ def solve_scenarios(worlds: Sequence[TabularMDP], *, tolerance: float = 1e-6) ->
         own = solve(world, tolerance=tolerance)
         highest = min(highest, float(first.initial @ own.value) + 0.5 * own.gap)
         q.append(world.expected_reward() + world.gamma * world.expectation(own.value))
-        _, policy = best_of(torch.stack(q).amin(0), first.legal)
+        policy = best_of(torch.stack(q).amin(0), first.legal)[1]()
         values = [evaluate_policy(one, policy, tolerance=tolerance).value for one in worlds]
         returns = torch.stack([first.initial @ value for value in values])
         worst = int(returns.argmin())

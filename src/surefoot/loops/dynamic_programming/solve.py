@@ -17,6 +17,7 @@ from surefoot.loops.dynamic_programming.average import settle
 from surefoot.loops.dynamic_programming.backups import Backup, check_monotone, make_backup
 from surefoot.loops.dynamic_programming.fixed_point import Stop, Sweep, bounds_in_place, iterate
 from surefoot.loops.dynamic_programming.gradient import ascend
+from surefoot.loops.dynamic_programming.pairs import Choice
 from surefoot.loops.dynamic_programming.solution import Progress, Solution
 
 CRITERIA = ("discounted", "finite", "average")
@@ -114,8 +115,8 @@ def evaluate_policy(
     backup = make_backup(mdp, sets, rectangular, 1.0 if criterion == "average" else mdp.gamma, factors)
     followed, start = backup.follow(policy), _start(mdp)
 
-    def step(values: Tensor) -> tuple[Tensor, Tensor]:
-        return followed.backup(values), policy
+    def step(values: Tensor) -> tuple[Tensor, Choice]:
+        return followed.backup(values), lambda: policy
 
     if criterion == "average":
         last = settle(step, lambda sweep: followed.chain(sweep.before), backup.kernel, start, stop, STEPS)
@@ -196,15 +197,15 @@ def _uniform(mdp: TabularMDP) -> Tensor:
     return legal.double() / legal.sum(-1, keepdim=True)
 
 
-def _in_place(backup: Backup, values: Tensor) -> tuple[Tensor, Tensor]:
+def _in_place(backup: Backup, values: Tensor) -> tuple[Tensor, Choice]:
     """One Gauss–Seidel sweep over groups of states."""
     values, policies = values.clone(), []
     size = -(-len(values) // GROUPS)
     for first in range(0, len(values), size):
         states = slice(first, min(first + size, len(values)))
-        values[states], policy = backup.improve(values, states)
-        policies.append(policy)
-    return values, torch.cat(policies)
+        values[states], choose = backup.improve(values, states)
+        policies.append(choose)
+    return values, lambda: torch.cat([choose() for choose in policies])
 
 
 def _backward(mdp: TabularMDP, ambiguity: Any, rectangular: str, factors: Any, policy: Tensor | None) -> Solution:
@@ -224,7 +225,8 @@ def _backward(mdp: TabularMDP, ambiguity: Any, rectangular: str, factors: Any, p
     values, policies = [_start(mdp)], []
     for h in reversed(range(mdp.horizon)):
         if policy is None:
-            value, best = at(h).improve(values[0])
+            value, choose = at(h).improve(values[0])
+            best = choose()
         else:
             best = policy if policy.ndim == 2 else policy[h]
             value = at(h).follow(best).backup(values[0])

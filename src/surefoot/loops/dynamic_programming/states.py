@@ -29,7 +29,7 @@ from surefoot.envs.tabular import Kernel
 from surefoot.loops.dynamic_programming.budgets import CLOSE, Cost, Family, family
 from surefoot.loops.dynamic_programming.memory import check_memory
 from surefoot.loops.dynamic_programming.outcomes import Rows, gathered, reach
-from surefoot.loops.dynamic_programming.pairs import EVERY, Followed, made, of_policy
+from surefoot.loops.dynamic_programming.pairs import EVERY, Choice, Followed, made, of_policy
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +45,13 @@ class States:
     strength: Any
     gamma: float
 
-    def improve(self, values: Tensor, states: slice = EVERY) -> tuple[Tensor, Tensor]:
+    def improve(self, values: Tensor, states: slice = EVERY) -> tuple[Tensor, Choice]:
         """The best values `[S]` one step before `values`, and the policy `[S, A]` that has them."""
         parts = [self._improve(values, cut) for cut in self._blocks(states)]
         value, policy = (torch.cat(part) for part in zip(*parts))
-        return (value, policy) if self.ambiguity.same_for_all_rows else (value[states], policy[states])
+        if not self.ambiguity.same_for_all_rows:
+            value, policy = value[states], policy[states]
+        return value, lambda: policy
 
     def follow(self, policy: Tensor) -> Followed:
         """The backups of a policy `[S, A]`."""
