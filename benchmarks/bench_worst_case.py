@@ -187,13 +187,13 @@ def main() -> None:
         store("worst_case_peers", {"table": table, **facts, "packages": packages, "command": command})
         return
     results = {}
+    command = "python benchmarks/bench_worst_case.py"
     for kind in ("even", "varied"):
         for threads in (1, 2):
             title = f"{kind}, {threads} thread{'s' if threads > 1 else ''}"
             results[title] = sweeps(kind, threads, arguments.turns, 2000, 10)
             show(title, results[title])
-    command = "python benchmarks/bench_worst_case.py"
-    store("worst_case_sweeps", {"table": results, **facts, "load_after": os.getloadavg(), "command": command})
+            store("worst_case_sweeps", {"table": results, **facts, "load_after": os.getloadavg(), "command": command})
 
 
 if __name__ == "__main__":
