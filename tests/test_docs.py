@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("transformers", reason="language models need surefoot[language]")
-
 PAGES = Path(__file__).parents[1] / "docs"
 
 
+def run(page: str) -> dict:
+    """What the names of a page stand for once all its code has run."""
+    names: dict = {"__name__": "page"}
+    for block in re.findall(r"```python\n(.*?)```", (PAGES / page).read_text(), re.DOTALL):
+        exec(compile(block, page, "exec"), names)
+    return names
+
+
+def test_choosing_an_ambiguity_set():
+    names = run("ambiguity.md")
+    assert names["value"] < names["nominal"] @ names["values"]
+
+
+def test_the_figure_of_sets_is_what_its_caption_says():
+    script = runpy.run_path(str(PAGES / "ambiguity_figure.py"))
+    for make, low, high in script["SETS"].values():
+        _, distribution = script["fitted"](make, low, high)
+        assert distribution.min() >= 0 and distribution.sum() == pytest.approx(1)
+        assert distribution @ script["VALUES"] == pytest.approx(script["NOMINAL"] @ script["VALUES"] - 1, abs=1e-6)
+    assert len(script["draw"]().axes) == len(script["SETS"])
+
+
 def test_write_your_own_loss(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers", reason="language models need surefoot[language]")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
-    names: dict = {"__name__": "page"}
-    blocks = re.findall(r"```python\n(.*?)```", (PAGES / "language.md").read_text(), re.DOTALL)
-    for block in blocks:
-        exec(compile(block, "language.md", "exec"), names)
+    names = run("language.md")
     said = capsys.readouterr().out
     assert "0.5·(R − mean(R)) + 0.5·(R − mean_{others}(R))" in said and "reward/short" in said
     assert len(names["run"].metrics()) == 2
