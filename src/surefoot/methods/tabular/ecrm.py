@@ -19,7 +19,8 @@ Measures* (2023), arXiv:2301.10932.
 
 Departures: where an episode is over the only η is 0, so that nothing more is charged. Sampled episodes are cut after
 `length` steps, where the critic stands for the rest, and are taken several at a time; `trace` = 1 is REINFORCE with
-that critic as its baseline, 0 the actor-critic.
+that critic as its baseline, 0 the actor-critic. Samples of a rare tail are few: on this library's cliff walk 3,000
+episodes do not reach the risk-averse policies that the exact updates find.
 """
 
 from __future__ import annotations
