@@ -53,7 +53,7 @@ def written_states(
 def _prefixes(network: Any, tokens: Tensor, valid: Tensor) -> tuple[list[list[int]], Tensor, Tensor, Tensor] | None:
     """The different beginnings, which of them each row has, the rows with something to predict, and where each goes on
     (its last token before the first valid one); None where reading them apart saves nothing."""
-    if getattr(network, "is_gradient_checkpointing", False):
+    if _checkpointing(network):
         return None  # which does not keep keys and values
     rows = valid.any(1).nonzero().squeeze(-1)
     first = valid[rows].int().argmax(1) - 1
@@ -65,6 +65,12 @@ def _prefixes(network: Any, tokens: Tensor, valid: Tensor) -> tuple[list[list[in
     if len(rows) < SHARED * len(numbers):
         return None
     return [list(one) for one in numbers], torch.tensor(owner, device=tokens.device), rows, first
+
+
+def _checkpointing(network: Any) -> bool:
+    """Whether activations are computed again in the backward pass; the attribute changed its name."""
+    name = "is_activation_checkpointing"
+    return getattr(network, name if hasattr(network, name) else "is_gradient_checkpointing", False)
 
 
 def cache_name(network: Any) -> str:
