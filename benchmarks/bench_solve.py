@@ -197,7 +197,7 @@ def main() -> None:
         print(json.dumps(robust(name, tuple(map(int, shape)))))
         return
     every = not (args.nominal or args.robust)
-    tables = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    tables: dict[str, Any] = {}
     if args.robust or every:
         tables["robust"] = {}
         for name in ROBUST:
@@ -214,7 +214,8 @@ def main() -> None:
             print(size, json.dumps(row, indent=1), flush=True)
     packages = ("torch", "numpy", "scipy", "quantecon", "numba")
     tables["versions"] = {"python": platform.python_version(), **{name: version(name) for name in packages}}
-    RESULTS.write_text(json.dumps(tables, indent=1) + "\n")
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps({**before, **tables}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
