@@ -1,6 +1,12 @@
 """Finite Markov decision processes: the object, files, simulators, and a zoo with known answers."""
 
-from surefoot.envs.tabular import adversarial, grids, instances_deadline, instances_risk  # noqa: F401  (their entries)
+from surefoot.envs.tabular import (  # noqa: F401  (their entries)
+    adversarial,
+    grids,
+    instances_agnostic,
+    instances_deadline,
+    instances_risk,
+)
 from surefoot.envs.tabular.files import from_csv, from_npz, to_csv, to_npz
 from surefoot.envs.tabular.mdp import Kernel, Successors, TabularMDP
 from surefoot.envs.tabular.resolve import resolve
