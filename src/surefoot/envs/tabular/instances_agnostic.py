@@ -10,7 +10,7 @@ from surefoot.seeding import check_seed, numpy_stream
 
 
 @entry
-def hidden_switch(horizon: int = 8, states: int = 8, layer: int = 4, seed: int = 0) -> TabularMDP:
+def hidden_switch(layers: int = 8, states: int = 8, layer: int = 4, seed: int = 0) -> TabularMDP:
     """In state 0 of one layer action 1 leads to where the last step pays; everywhere else it is best to play 0.
 
     Each pair leads to a state of its own with 0.7 and to a uniform one otherwise: state 0 under action 0 to itself,
@@ -19,13 +19,13 @@ def hidden_switch(horizon: int = 8, states: int = 8, layer: int = 4, seed: int =
     1 there and in state 0, and a mean drawn from [0, 0.5] elsewhere. The last next state is the reward's coin: 0 where
     it is paid, 1 where not. Episodes start in state 0; `layer` counts from 0.
     """
-    whole("horizon", horizon, 2)
+    whole("layers", layers, 2)
     whole("states", states, 2)
-    whole("layer", layer, 0, horizon - 2)
+    whole("layer", layer, 0, layers - 2)
     generator = numpy_stream(check_seed(seed), "hidden switch")
-    goal = generator.integers(1, states, (horizon, states, 2))
+    goal = generator.integers(1, states, (layers, states, 2))
     goal[:, 0, 0] = 0
-    sure = np.full((horizon, states, 2, 1), 0.7)
+    sure = np.full((layers, states, 2, 1), 0.7)
     goal[layer, 0, 1], sure[layer, 0, 1] = 1, 0.9
     goal[layer + 1 :, 1, 0], sure[layer + 1 :, 1, 0] = 1, 0.9
     transition = sure * np.eye(states)[goal] + (1 - sure) / states
@@ -35,4 +35,4 @@ def hidden_switch(horizon: int = 8, states: int = 8, layer: int = 4, seed: int =
     transition[-1, :, :, 0], transition[-1, :, :, 1] = mean, 1 - mean
     reward = np.zeros(transition.shape)
     reward[-1, :, :, 0] = 1
-    return TabularMDP(transition, reward, 1.0, initial=np.eye(states)[0], horizon=horizon, name="hidden-switch")
+    return TabularMDP(transition, reward, 1.0, initial=np.eye(states)[0], horizon=layers, name="hidden-switch")
