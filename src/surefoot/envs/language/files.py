@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,14 +16,15 @@ from surefoot.errors import UsageError
 LOOKED_AT = 10_000  # rows that are checked before anything starts; the others when they are used
 HELD_OUT = 0.1  # the share of the rows, the last ones, that nothing learns from
 PROMPT, ANSWER, DEMONSTRATION = ("prompt", "question"), ("answer", "solution"), ("demonstration", "completion")
+GIVEN = {"prompt", "prompts", "completion", "completions"}  # under these names reward functions get no columns
 
 
 @dataclass(frozen=True, eq=False)
 class Rows(Task):
     """Rows with a prompt (text, or a list of chat messages), and if they have them an answer and a demonstration.
 
-    The last tenth of the rows is held out. All other columns go to the reward functions by their names. Without any
-    reward function the reward is that of `mathematics`: whether the completion's last formula equals the answer.
+    The last tenth of the rows is held out. The columns go to the reward functions by their names. Without any reward
+    function the reward is that of `mathematics`: whether the completion's last formula equals the answer.
     """
 
     name: ClassVar[str] = "rows"
@@ -36,31 +38,34 @@ class Rows(Task):
         if not set(PROMPT) & set(self.rows[0]):
             raise UsageError(
                 f"{self.source} has no column {' or '.join(map(repr, PROMPT))}; its columns are "
-                f"{', '.join(map(repr, self.rows[0]))}."
+                f"{', '.join(map(repr, self.rows[0]))}. Rename the one that holds the prompts."
             )
         for place in range(min(len(self.rows), LOOKED_AT)):
-            self._prompt(place)
+            self._prompt(self.rows[place], place)
 
     @property
     def size(self) -> int:  # type: ignore[override]
         """How many rows are learned from."""
         return len(self.rows) - max(1, round(HELD_OUT * len(self.rows)))
 
-    def _prompt(self, place: int) -> Any:
-        prompt = _first(self.rows[place], PROMPT)
+    def _prompt(self, row: Mapping[str, Any], place: int) -> Any:
+        prompt = _first(row, PROMPT)
         if prompt is None:
             raise UsageError(f"{self.source}, row {place + 1}: the prompt is empty; remove the row or fill it in.")
+        if not isinstance(prompt, str) and not _messages(prompt):
+            raise UsageError(
+                f"{self.source}, row {place + 1}: the prompt {prompt!r} is not allowed; it must be a text, or a list "
+                'of messages {"role": …, "content": …}.'
+            )
         return prompt
 
     def example(self, index: int, split: str = "train") -> Example:
         held_out = self.held_out(split)
         place = self.size + index % (len(self.rows) - self.size) if held_out else index % self.size
         row = self.rows[place]
-        known = {*PROMPT, *ANSWER, *DEMONSTRATION}
-        shown = _first(row, DEMONSTRATION)
-        fields = {name: value for name, value in row.items() if name not in known}
-        answer = _first(row, ANSWER)
-        return Example(self._prompt(place), "" if answer is None else str(answer), shown, fields)
+        answer, shown = _first(row, ANSWER), _first(row, DEMONSTRATION)
+        fields = {name: value for name, value in row.items() if name not in GIVEN}
+        return Example(self._prompt(row, place), "" if answer is None else str(answer), shown, fields)
 
     def reward(self, example: Example, completion: str) -> float:
         if not example.answer:
@@ -72,69 +77,102 @@ class Rows(Task):
 
 
 def read(path: Path) -> Rows:
-    """The rows of a file.
+    """The rows of a file. Of JSON lines and Parquet only those that are asked for are in memory.
 
     Raises:
         UsageError: it cannot be read, or a row of it is damaged.
     """
-    readers = {".jsonl": _lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    readers: dict[str, Callable[[Path], Any]] = {".jsonl": Lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     try:
         return Rows(readers[path.suffix](path), str(path))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error}.") from error
 
 
-def _lines(path: Path) -> list[Any]:
-    return list(_parsed_lines(path))
+class Lines(Sequence[Mapping[str, Any]]):
+    """A file of JSON lines: where each begins is remembered, what it says is read when it is asked for."""
 
+    def __init__(self, path: Path) -> None:
+        self.path, self.starts, self.numbers, start = path, array("Q"), array("Q"), 0
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    self.starts.append(start)
+                    self.numbers.append(number)
+                start += len(line)
 
-def _parsed_lines(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8") as file:
-        for place, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UsageError(f"{path}, line {place} is not JSON ({error}); mend or remove it.") from error
-            if not isinstance(row, dict):
-                raise UsageError(f"{path}, line {place} is a {type(row).__name__}; every line must be an object.")
-            yield row
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, place: Any) -> Any:
+        with self.path.open("rb") as file:
+            file.seek(self.starts[place])
+            line = file.readline()
+        where = f"{self.path}, line {self.numbers[place]}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UsageError(f"{where} is not JSON ({error}); mend or remove it.") from error
+        if not isinstance(row, dict):
+            raise UsageError(f"{where} is a {type(row).__name__}; every line must be an object.")
+        return row
 
 
 def _json(path: Path) -> list[Any]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"{path} is not JSON ({error}).") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UsageError(f"{path} must hold a list of objects, one a problem.")
+        raise UsageError(f"{path} is not JSON ({error}); mend it.") from error
+    if not isinstance(rows, list):
+        raise UsageError(f"{path} is a {type(rows).__name__}; it must hold a list of objects, one a problem.")
+    if wrong := [i for i, row in enumerate(rows, 1) if not isinstance(row, dict)]:
+        kind = type(rows[wrong[0] - 1]).__name__
+        raise UsageError(f"{path}, row {wrong[0]} is a {kind}; every row must be an object.")
     return rows
 
 
 def _csv(path: Path) -> list[Any]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    rows = list[Any]()
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file):
+                if None in row:
+                    raise UsageError(
+                        f"{path}, row {len(rows) + 1} has more cells than the {len(row) - 1} columns; put cells with a "
+                        "comma in quotes."
+                    )
+                rows.append(row)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}, row {len(rows) + 1} cannot be read ({error}); mend or remove it.") from error
+    return rows
 
 
 def _parquet(path: Path) -> Any:
     try:
         from datasets import Dataset
+        from datasets.exceptions import DatasetGenerationError
     except ImportError as error:
         raise UsageError('Parquet files need datasets: pip install "surefoot[language]".') from error
-    return Dataset.from_parquet(str(path))  # stays on disk: rows are read when they are asked for
+    try:
+        return Dataset.from_parquet(str(path))  # stays on disk: rows are read when they are asked for
+    except (DatasetGenerationError, ValueError) as error:
+        raise UsageError(f"{path} is not a Parquet file ({error}); write it anew.") from error
 
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((row[name] for name in names if row.get(name) not in (None, "", [])), None)
 
 
+def _messages(prompt: Any) -> bool:
+    return isinstance(prompt, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in prompt)
+
+
 def mathematics(completion: str, answer: str) -> float:
     """1 if the completion's last formula equals the answer, by math-verify where it is installed, else as text."""
+    if completion.strip() == answer.strip():
+        return 1.0
     try:
         from math_verify import parse, verify
     except ImportError:
-        return float(completion.strip() == answer.strip())
-    if completion.strip() == answer.strip():
-        return 1.0
-    return float(verify(parse(answer), parse(completion)))
+        return 0.0
+    return float(verify(parse(answer) or parse(f"${answer}$"), parse(completion)))

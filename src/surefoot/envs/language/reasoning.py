@@ -27,13 +27,15 @@ class ReasoningGym(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if _parsed(str(self).removeprefix(f"{self.name}:")) != (self.dataset, self.options):
+            raise UsageError(
+                f"task {str(self)!r} is not allowed: a setting is a number, True, False, or a text without a comma."
+            )
         _ = self._made  # an unknown name or setting says so now
 
     @classmethod
     def from_text(cls, text: str) -> ReasoningGym:
-        dataset, *options = text.split(",")
-        pairs = [option.partition("=") for option in options]
-        return cls(dataset, tuple((name, number(value)) for name, _, value in pairs))
+        return cls(*_parsed(text))
 
     def __str__(self) -> str:
         return ",".join([f"{self.name}:{self.dataset}", *(f"{name}={value}" for name, value in self.options)])
@@ -49,6 +51,7 @@ class ReasoningGym(Task):
             raise UsageError(f"reasoning-gym has no task {self.dataset!r}. {nearest(self.dataset, DATASETS)}")
         try:
             made = create_dataset(self.dataset, seed=0, size=FEW[0], **dict(self.options))
+            _ = made[0]  # some settings fail only here
         except (TypeError, AssertionError, ValueError) as error:
             raise UsageError(f"task {str(self)!r} is not allowed: {error}.") from error
         try:
@@ -70,3 +73,10 @@ class ReasoningGym(Task):
 
     def reward(self, example: Example, completion: str) -> float:
         return float(self._made[0].score_answer(completion.strip(), example.fields["entry"]))
+
+
+def _parsed(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
+    """The name of a data set and its settings."""
+    dataset, *options = text.split(",")
+    pairs = [option.partition("=") for option in options]
+    return dataset, tuple((name, number(value)) for name, _, value in pairs)

@@ -42,7 +42,7 @@ class Sorting(Task):
     name: ClassVar[str] = "sorting"
 
     count: int = hyperparameter(5, low=2, high=50, help="Most numbers of an example; the least is 2.")
-    below: int = hyperparameter(100, low=2, help="The numbers are smaller than this.")
+    below: int = hyperparameter(100, low=2, high=10**9, help="The numbers are smaller than this.")
 
     def make(self, rng: np.random.Generator) -> Example:
         numbers = [int(n) for n in rng.integers(0, self.below, rng.integers(2, self.count + 1))]
@@ -63,7 +63,7 @@ class Countdown(Task):
     name: ClassVar[str] = "countdown"
 
     numbers: int = hyperparameter(3, low=2, high=8, help="How many numbers there are.")
-    below: int = hyperparameter(20, low=3, help="They are smaller than this.")
+    below: int = hyperparameter(20, low=3, high=10**9, help="They are smaller than this.")
 
     def make(self, rng: np.random.Generator) -> Example:
         numbers = [int(n) for n in rng.integers(1, self.below, self.numbers)]

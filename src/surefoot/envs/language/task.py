@@ -66,7 +66,7 @@ class Task:
         for part in filter(None, text.split(",")):
             name, equals, value = part.partition("=")
             if not equals:
-                name, value = next((f for f in fields if f not in values), ""), part
+                name, value = next((f for f in fields if f not in values), part), part
             values[name] = number(value)
         return build(cls, values)
 
@@ -115,7 +115,9 @@ def resolve(given: Any) -> Task:
 
 
 def number(text: str) -> Any:
-    """A number if the text is one, the text if not."""
+    """A number or truth value if the text is one, the text if not."""
+    if text in ("True", "False"):
+        return text == "True"
     for kind in (int, float):
         try:
             return kind(text)

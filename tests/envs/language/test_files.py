@@ -1,0 +1,167 @@
+"""Prompts from files: what is read, when, and what is said of rows that are damaged."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from surefoot.envs import make_single
+from surefoot.envs.language import resolve
+from surefoot.envs.language.files import Lines, Rows, mathematics
+from surefoot.envs.language.prompt_env import PromptEnv
+from surefoot.errors import UsageError
+
+ROWS = [{"prompt": f"{i}+1=", "answer": str(i + 1), "demonstration": str(i + 1), "level": str(i)} for i in range(20)]
+
+
+def lines(path, rows):
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows) + "\n")
+    return path
+
+
+def written(path, rows):
+    if path.suffix == ".jsonl":
+        lines(path, rows)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".csv":
+        cells = [list(rows[0]), *(list(row.values()) for row in rows)]
+        path.write_text("\n".join(",".join(row) for row in cells))
+    else:
+        pytest.importorskip("datasets").Dataset.from_list(rows).to_parquet(str(path))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    if datasets := __import__("sys").modules.get("datasets"):
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_every_kind_of_file_gives_the_same_examples(suffix, tmp_path):
+    path = written(tmp_path / f"rows{suffix}", ROWS)
+    task = resolve(path)
+    assert str(task) == str(path) and resolve(str(task)).source == task.source
+    assert task.size == 18  # the last tenth is held out
+    shown = {task.example(i).prompt for i in range(100)}
+    held_out = {task.example(i, "test").prompt for i in range(100)}
+    assert shown == {r["prompt"] for r in ROWS[:18]} and held_out == {r["prompt"] for r in ROWS[18:]}
+    example = task.example(3)
+    assert (example.prompt, example.answer, example.demonstration) == ("3+1=", "4", "4")
+    assert example.fields == {"answer": "4", "demonstration": "4", "level": "3"}
+    assert task.reward(example, "4") == 1 and task.reward(example, "5") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.jsonl", '{"prompt": "1"}\n\n{"prompt"\n{"prompt": "2"}', "line 3 is not JSON"),
+        ("a.jsonl", '{"prompt": "1"}\n[1]\n', "line 2 is a list"),
+        ("a.jsonl", '{"prompt": "1"}\n{"prompt": ""}\n', "row 2: the prompt is empty"),
+        ("a.jsonl", '{"prompt": "1"}\n{"answer": "1"}\n', "row 2: the prompt is empty"),
+        ("a.jsonl", '{"prompt": "1"}\n{"prompt": 7}\n', "row 2: the prompt 7 is not allowed"),
+        ("a.jsonl", '{"prompt": "1"}\n{"prompt": [{"content": "x"}]}\n', "row 2: the prompt .* messages"),
+        ("a.jsonl", '{"text": "1"}\n{"text": "2"}\n', "no column 'prompt' or 'question'; its columns are 'text'"),
+        ("a.jsonl", '{"prompt": "1"}\n', "has 1 rows"),
+        ("a.jsonl", "", "has 0 rows"),
+        ("a.json", "{", "not JSON"),
+        ("a.json", "{}", "is a dict; it must hold a list"),
+        ("a.json", '[{"prompt": "1"}, 2]', "row 2 is a int"),
+        ("a.csv", "prompt,answer\n1,2\n3,4,5\n", "row 2 has more cells than the 2 columns"),
+        ("a.csv", "prompt,answer\n1,2\n,4\n", "row 2: the prompt is empty"),
+        ("a.csv", "prompt\n1\n" + "x" * 200_000 + "\n", "row 2 cannot be read"),
+        ("a.parquet", "nothing of the kind", "not a Parquet file"),
+    ],
+)
+def test_what_is_damaged_is_named_with_its_row(name, text, message, tmp_path):
+    if name.endswith("parquet"):
+        pytest.importorskip("datasets")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=message):
+        resolve(tmp_path / name)
+
+
+def test_bytes_that_are_no_text_are_named_with_their_row(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "1"}\n{"prompt": "\xff"}\n')
+    with pytest.raises(UsageError, match="line 2"):
+        resolve(tmp_path / "a.jsonl")
+    (tmp_path / "a.csv").write_bytes(b"prompt\n\xff\n")
+    with pytest.raises(UsageError, match="cannot be read"):
+        resolve(tmp_path / "a.csv")
+
+
+def test_a_file_that_is_not_there_says_so(tmp_path):
+    for suffix in ("jsonl", "json", "csv", "parquet"):
+        with pytest.raises(UsageError, match="cannot be read"):
+            resolve(tmp_path / f"nothing.{suffix}")
+
+
+def test_of_json_lines_only_the_places_are_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("surefoot.envs.language.files.LOOKED_AT", 10)
+    rows = [{"prompt": f"{i} " + "é" * 200} for i in range(20_000)]
+    path = lines(tmp_path / "big.jsonl", [*rows[:15_000], "damaged", *rows[15_000:]])
+    task = resolve(path)
+    kept = task.rows
+    assert isinstance(kept, Lines) and len(kept) == 20_001
+    assert sum(x.itemsize * len(x) for x in (kept.starts, kept.numbers)) < path.stat().st_size / 20
+    assert kept[14_999] == rows[14_999] and kept[-1] == rows[-1]
+    with pytest.raises(UsageError, match="line 15001 is not JSON"):
+        task.example(15_000)
+
+
+def test_parquet_stays_on_the_disk(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    assert isinstance(resolve(written(tmp_path / "a.parquet", ROWS)).rows, datasets.Dataset)
+
+
+CHAT = [{"role": "user", "content": "1+1?"}]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
+def test_chat_messages_are_prompts(suffix, tmp_path):
+    path = written(tmp_path / f"chat{suffix}", [{"prompt": CHAT, "answer": "2"}] * 4)
+    assert resolve(path).example(0).prompt == CHAT
+
+
+def test_without_answers_the_error_asks_for_reward_functions(tmp_path):
+    task = resolve(lines(tmp_path / "a.jsonl", [{"prompt": "1"}] * 2))
+    with pytest.raises(UsageError, match="reward="):
+        task.reward(task.example(0), "1")
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "reward"),
+    [
+        ("0.5", "1/2", 1),
+        (r"so it is $\frac{1}{2}$", "0.5", 1),
+        (r"\boxed{2}", "2", 1),
+        ("$x$", "x", 1),
+        ("$2x$", "x+x", 1),
+        ("$3$", "2", 0),
+        ("", "2", 0),
+        ("(" * 3000, "2", 0),
+        ("two", "2", 0),
+    ],
+)
+def test_formulas_are_compared_by_value(completion, answer, reward):
+    pytest.importorskip("math_verify")
+    assert mathematics(completion, answer) == reward
+
+
+def test_a_task_is_an_environment():
+    env = make_single(lambda: PromptEnv(resolve("arithmetic")))
+    prompt, _ = env.reset(seed=3)
+    assert prompt == env.reset(seed=3)[0] and env.observation_space.contains(prompt)
+    assert len({env.reset(seed=s)[0] for s in range(20)}) > 10
+    answer = env.unwrapped.example.answer
+    assert env.step(answer)[1:4] == (1.0, True, False)
+    env.reset(seed=3)
+    assert env.step(np.str_("no"))[1] == 0
+
+
+def test_messages_go_through_an_environment_as_json():
+    env = PromptEnv(Rows([{"prompt": CHAT, "answer": "2"}] * 2, "two"))
+    assert json.loads(env.reset(seed=0)[0]) == CHAT and env.step("2")[1] == 1
