@@ -244,3 +244,10 @@ def test_illegal_actions_are_refused_and_masked():
         TabularEnv(TWO).step(0)
     with pytest.raises(UsageError, match="is no state"):
         env.reset(options={"state": 9})
+
+
+def test_a_sparse_kernel_that_is_shared_by_all_steps_is_sampled():
+    state = torch.tensor([[[1, 0]], [[0, 1]]])
+    mdp = TabularMDP(Successors(state, torch.full((2, 1, 2), 0.5)), torch.zeros(3, 2, 1), gamma=1.0, horizon=3)
+    found = rollouts(mdp, torch.ones(2, 1), 50, 3, torch.Generator().manual_seed(0))
+    assert found.states.shape == (50, 3) and 0 < found.states[:, 1:].double().mean() < 1

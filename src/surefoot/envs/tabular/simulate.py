@@ -156,7 +156,7 @@ def _draw(table: Tensor, row: Tensor, generator: torch.Generator) -> Tensor:
     drawn.
     """
     level = torch.rand(row.shape, generator=generator, dtype=torch.float64)
-    return torch.searchsorted(table.view(-1, table.shape[-1])[row], level.unsqueeze(-1), right=True).squeeze(-1)
+    return torch.searchsorted(table.reshape(-1, table.shape[-1])[row], level.unsqueeze(-1), right=True).squeeze(-1)
 
 
 def _next(
@@ -168,7 +168,7 @@ def _next(
     which = _draw(table, row, generator)
     if not mdp.sparse:
         return which, which
-    return mdp.transition.state.view(-1, table.shape[-1])[row, which], which
+    return mdp.transition.state.reshape(-1, table.shape[-1])[row, which], which
 
 
 def _reward(mdp: TabularMDP, states: Tensor, actions: Tensor, which: Tensor, step: int) -> Tensor:
