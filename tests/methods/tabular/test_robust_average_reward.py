@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from surefoot.ambiguity import KL, ChiSquare, Contamination, TotalVariation, Wasserstein
+from surefoot.claims.tabular.robust_average_reward import learn
 from surefoot.envs.tabular import Successors, TabularMDP, resolve
 from surefoot.errors import UsageError
 from surefoot.loops.dynamic_programming import evaluate_policy, solve
@@ -189,3 +190,10 @@ def test_the_mean_reward_of_a_policy():
     risky, safe = ([[1.0, 0], [1, 0]], [[0, 1.0], [1, 0]])
     found = [float(mean_reward(TRAP, torch.tensor(p, dtype=torch.float64))) for p in (risky, safe)]
     assert found == pytest.approx([0.8, 0.7], abs=1e-6)
+
+
+def test_the_claim_learns_side_by_side_what_each_seed_learns_alone():
+    method = RobustRVI(TotalVariation(0.1), batch=20)
+    together = learn(method, TWO, 40, [1, 3])
+    alone = [float(method.gain(TWO, trained(method, TWO, 2, seed)[0]["table"])) for seed in (1, 3)]
+    assert together["curve"][-1] == pytest.approx(np.mean(alone), abs=5e-5)
