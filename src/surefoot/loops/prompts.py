@@ -23,12 +23,12 @@ class Solved(NamedTuple):
         return Solved(torch.zeros(size), torch.zeros(size, dtype=torch.int64))
 
     def update(self, index: Int[Tensor, " batch"], reward: Float[Tensor, "batch samples"]) -> Solved:
-        """With the mean rewards of some prompts taken in."""
-        count = self.count.clone()
-        count[index] += 1
-        mean = self.mean.clone()
-        mean[index] += (reward.mean(1) - mean[index]) / count[index]
-        return Solved(mean, count)
+        """With the mean rewards of some prompts taken in; one may be there several times."""
+        if not reward.shape[1]:
+            return self  # nothing was written
+        count = self.count.index_add(0, index, torch.ones_like(index))
+        total = (self.mean * self.count).index_add(0, index, reward.mean(1))
+        return Solved(total / count.clamp(min=1), count)
 
 
 def choose(

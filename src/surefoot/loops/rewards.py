@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from surefoot.errors import UsageError
 
 RewardFunction = Callable[..., Sequence[float | None]]
 """`f(prompts=…, completions=…, answer=…, **fields)`, lists with one entry a completion, giving one number for each;
-None where it does not apply."""
+None where it does not apply. Where the prompt is a list of messages, so is the completion."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +41,35 @@ class Rewards:
             return reward, {"reward": reward}
         columns: dict[str, list[Any]] = {
             "prompts": [e.prompt for e in examples],
-            "completions": list(completions),
+            "completions": [_as_prompted(e.prompt, text) for e, text in zip(examples, completions, strict=True)],
             "answer": [e.answer for e in examples],
         }
-        for name in examples[0].fields:
-            columns[name] = [e.fields[name] for e in examples]
+        for name in dict.fromkeys(name for e in examples for name in e.fields):
+            columns[name] = [e.fields.get(name) for e in examples]
         found = {name: self._called(name, f, columns, len(completions)) for name, f in self.functions.items()}
         total = sum(weight * torch.nan_to_num(x) for weight, x in zip(self.weights, found.values(), strict=True))
         return total, found  # type: ignore[return-value]
 
     def _called(self, name: str, function: RewardFunction, columns: dict[str, list[Any]], rows: int) -> Tensor:
-        values = list(function(**columns))
+        try:
+            inspect.signature(function).bind(**columns)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"the reward function {name!r} cannot be called with {', '.join(columns)} ({error}); let it take "
+                "**fields."
+            ) from error
+        values = function(**columns)
+        if not isinstance(values, Iterable) or isinstance(values, str):
+            raise UsageError(f"the reward function {name!r} gave {values!r}; give a list of {rows} numbers.")
+        values = list(values)
         if len(values) != rows:
             raise UsageError(
                 f"the reward function {name!r} gave {len(values)} numbers for {rows} completions; give one for each."
             )
         for row, value in enumerate(values):
-            if value is not None and not math.isfinite(value):
+            if value is not None and not _finite(value):
                 raise UsageError(
-                    f"the reward function {name!r} gave {value} for the completion {columns['completions'][row]!r}; "
+                    f"the reward function {name!r} gave {value!r} for the completion {columns['completions'][row]!r}; "
                     "rewards must be finite numbers, or None where the function does not apply."
                 )
         return torch.tensor([math.nan if value is None else float(value) for value in values])
@@ -72,7 +83,21 @@ def make_rewards(task: Task, functions: Any, weights: Sequence[float] | None) ->
     names = [getattr(f, "__name__", type(f).__name__) for f in given]
     if len(set(names)) < len(names):
         names = [f"{name}_{i}" for i, name in enumerate(names)]
-    chosen = tuple(1.0 for _ in given) if weights is None else tuple(float(w) for w in weights)
+    chosen = [1.0 for _ in given] if weights is None else list(weights)
+    if wrong := [w for w in chosen if not _finite(w)]:
+        raise UsageError(f"reward_weights has {wrong[0]!r}; it must be finite numbers.")
     if len(chosen) != len(given):
         raise UsageError(f"reward_weights has {len(chosen)} numbers for {len(given)} reward functions; give one each.")
-    return Rewards(task, dict(zip(names, given)), chosen)
+    return Rewards(task, dict(zip(names, given)), tuple(map(float, chosen)))
+
+
+def _as_prompted(prompt: Any, text: str) -> Any:
+    """A completion in the form of its prompt: text, or a message."""
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except TypeError:
+        return False
