@@ -42,7 +42,8 @@ NEEDS = {
     "features": Need(lambda mdp: mdp.features is not None, "is a linear method: give features=[S, A, d]"),
     "rewards of pairs": Need(
         lambda mdp: mdp.reward.ndim < mdp.rows.ndim,
-        "needs rewards that do not depend on the next state: give reward=mdp.expected_reward()",
+        "needs rewards that do not depend on the next state: give reward=mdp.expected_reward(), or "
+        "rewards=expected after the name of the MDP",
     ),
     "rewards of at least 0": Need(
         lambda mdp: bool((mdp.reward >= 0).all()), "needs rewards of at least 0: add a constant to all of them"

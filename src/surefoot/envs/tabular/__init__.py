@@ -6,6 +6,7 @@ from surefoot.envs.tabular import (  # noqa: F401  (their entries)
     instances_agnostic,
     instances_deadline,
     instances_risk,
+    linear,
 )
 from surefoot.envs.tabular.files import from_csv, from_npz, to_csv, to_npz
 from surefoot.envs.tabular.mdp import Kernel, Successors, TabularMDP

@@ -28,7 +28,7 @@ class Successors(NamedTuple):
 Kernel = Tensor | Successors
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TabularMDP:
     """States 0 … S−1, actions 0 … A−1, the probabilities of the next state and the rewards of each pair.
 
@@ -68,6 +68,10 @@ class TabularMDP:
         made = {"transition": kernel, "reward": reward, "features": features, "initial": initial, "legal": legal}
         for name, value in made.items():
             object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        ends = f"gamma={self.gamma:g}" if self.horizon is None else f"horizon={self.horizon}"
+        return f"<TabularMDP {self.name!r}: {self.states} states, {self.actions} actions, {ends}>"
 
     # --- sizes -------------------------------------------------------------------------------------------------------
 
