@@ -268,8 +268,11 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def _ended(run: Any) -> None:
+    from surefoot.loops import distributed
     from surefoot.loops.kinds import loop
 
+    if distributed.rank() > 0:
+        return
     last = run.metrics()[-len(run.config["seeds"]) :]
     returns = [f"{row['return_mean']:.6g}" for row in last if "return_mean" in row]
     means = ", ".join(returns) or "none ended"

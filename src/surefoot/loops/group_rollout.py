@@ -8,7 +8,7 @@ demonstrations has two. Tokens are `[batch, length]` (see `models.language.seque
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -52,6 +52,7 @@ class Batch:
     reference: Float[Tensor, "rows length"] | None
     group: Int[Tensor, " rows"]
     extra: dict[str, Tensor]
+    sampled: Float[Tensor, "rows length"] | None = None  # of the engine, where it wrote the rows
 
     def __getitem__(self, rows: Tensor) -> Batch:
         """Some of the rows."""
@@ -63,7 +64,7 @@ class Batch:
 
     def trimmed(self, length: int) -> Batch:
         """The first `length` tokens of every row."""
-        names = ("valid", "old_log_prob", "advantage", "weights", "reference")
+        names = ("valid", "old_log_prob", "advantage", "weights", "reference", "sampled")
         cut = {n: x[:, :length] for n in names if (x := getattr(self, n)) is not None}
         return dataclasses.replace(self, **cut)
 
@@ -195,7 +196,7 @@ class GroupRollout:
         return 0.0
 
 
-def micro_batches(lengths: Int[Tensor, " rows"], tokens: int | None) -> Sequence[Tensor]:
+def micro_batches(lengths: Int[Tensor, " rows"], tokens: int | None) -> list[Tensor]:
     """The rows in pieces of at most `tokens` tokens with padding (or of one longer row), the short ones first."""
     if tokens is None:
         return [torch.arange(len(lengths))]

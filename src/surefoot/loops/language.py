@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from surefoot.envs.language import resolve
 from surefoot.envs.language.prompt_env import PromptEnv
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
+from surefoot.loops import distributed
 from surefoot.loops.group_rollout import GroupRollout
 from surefoot.loops.kinds import Loop
 from surefoot.loops.language_learner import LanguageLearner
@@ -53,6 +55,10 @@ def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tu
     elif model == "nano":
         kind, made = "nano", nano(_demonstrations(task), str(task), size=Nano(warmup=options.nano_warmup), seed=seed)
         made.network = made.network if options.lora is None else with_lora(made.network, options.lora)
+    elif isinstance(model, str) and model.startswith("<"):
+        raise UsageError(
+            f"the run began with a {model[1:-1]} made in Python; give it again: surefoot.resume(run, model=…)."
+        )
     elif isinstance(model, (str, Path)):
         kind = "all" if options.lora is None else "lora"
         made = load_model(model, lora=options.lora, dtype=options.dtype, **(options.model_options or {}))
@@ -87,8 +93,10 @@ def _describe(env: Any, **options: Any) -> dict[str, Any]:
 
 
 def _name(function: Any) -> str:
-    kind = function if hasattr(function, "__qualname__") else type(function)
-    return f"{function.__module__}:{kind.__qualname__}"
+    """`module:function`, or in angle brackets what cannot be found again by its name."""
+    if not hasattr(function, "__qualname__") or not inspect.isroutine(function) or inspect.ismethod(function):
+        return f"<{getattr(function, '__qualname__', type(function).__qualname__)}>"
+    return f"{function.__module__}:{function.__qualname__}"
 
 
 def _functions(reward: Any) -> Any:
@@ -104,6 +112,8 @@ def _imported(name: str) -> Any:
         found = import_module(module)
         for part in qualified.split("."):
             found = getattr(found, part)
+        if not callable(found):
+            raise ValueError("it is not a function")
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(
             f"the reward function {name!r} cannot be found by its name ({error}); write it as module:function, or give "
@@ -126,10 +136,12 @@ def _learner(
         raise UsageError(f"num_seeds={len(seeds)} is not allowed: a run trains one language model; start one a seed.")
     if compiled:
         raise UsageError("compile='on' is not allowed: language models are not compiled here.")
+    distributed.start()
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
     task = resolve(env)
     rewards = make_rewards(task, _functions(given.reward), given.reward_weights)
-    model, rate = make_model(given.model, task, given, seeds[0])
+    with distributed.first():
+        model, rate = make_model(given.model, task, given, seeds[0])
     return LanguageLearner(
         method,
         model,

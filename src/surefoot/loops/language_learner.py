@@ -1,7 +1,8 @@
 """One run of a method on groups of completions: write, reward, compare, learn; again.
 
 A step of the run is one iteration. Everything random is drawn from streams named by the seed and a counter, so a
-resumed run writes what it would have written.
+resumed run writes what it would have written. Of several processes each writes and learns from its share; what is
+learned from is known to all of them, so they take the same step that one alone would have taken.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ from torch import Tensor
 
 from surefoot.envs.language import Task
 from surefoot.errors import UsageError
-from surefoot.loops.group_rollout import Batch, GroupRollout, Rollout, Term, micro_batches
+from surefoot.loops import distributed
+from surefoot.loops.group_rollout import Batch, GroupRollout, Term, micro_batches
 from surefoot.loops.prompts import Solved, choose
 from surefoot.loops.rewards import Rewards
+from surefoot.loops.rollout import Rollout, gathered, joined, measured
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.generation import Completions, Engine
 from surefoot.models.language.model import LanguageModel
-from surefoot.models.language.sequences import concatenate, join
+from surefoot.models.language.sequences import Sequences, join
 from surefoot.seeding import torch_stream
 
 PATIENCE = 3  # iterations from the start in which there may be nothing to learn
+LARGEST_GAP = 1.0  # nats between engine and model, on average, that can be rounding
 Row = dict[str, float]
 
 
@@ -48,13 +52,19 @@ class LanguageLearner:
         self.seeds, self.total_steps, self.learning_rate, self.stop = [seed], total_steps, learning_rate, tuple(stop)
         self.iteration = self.drawn = self.batches = self.idle = 0
         self.solved = None if task.size is None else Solved.start(task.size)
+        self.trusted = False  # whether the engine was seen to write with the model's weights
         self.weights = model.parameters()
+        distributed.agree(self.weights.values())
         self.optimizer = torch.optim.AdamW(
             self.weights.values(), lr=learning_rate, weight_decay=method.weight_decay, fused=True
         )
         self.extra: dict[str, Tensor] = {}
         if method.kl:
             model.keep_reference()
+        if method.prompts < distributed.world_size():
+            raise UsageError(
+                f"prompts={method.prompts} is not enough for {distributed.world_size()} processes; each needs one."
+            )
 
     @property
     def steps(self) -> int:
@@ -103,14 +113,20 @@ class LanguageLearner:
         stream = torch_stream(self.seeds[0], "completions", self.batches)
         uniform = torch.rand(len(prompts), method.samples, method.max_tokens, generator=stream)
         self.batches += 1
-        found = Completions([], [], [])
+        found, mine = Completions([], [], []), distributed.block(len(prompts))
         if method.samples:
-            found = self.engine(self.model, prompts, uniform, temperature=method.temperature, stop=self.stop)
+            found = self.engine(
+                self.model, prompts[mine], uniform[mine], temperature=method.temperature, stop=self.stop
+            )
+        texts = self.model.decode(found.tokens)
+        reward, components = self.rewards([e for e in examples[mine] for _ in range(method.samples)], texts)
+        if distributed.world_size() > 1:
+            found, reward = gathered(found), distributed.gather(reward)
+            components = {name: distributed.gather(x) for name, x in components.items()}
+            texts = self.model.decode(found.tokens)
         sequences = join([p for p in prompts for _ in range(method.samples)], found.tokens)
         log_prob = torch.zeros(sequences.tokens.shape)
         log_prob[sequences.valid] = torch.tensor([x for row in found.log_prob for x in row])
-        texts = self.model.decode(found.tokens)
-        reward, components = self.rewards([e for e in examples for _ in range(method.samples)], texts)
         groups = (len(prompts), method.samples)
         rollout = Rollout(
             examples,
@@ -177,16 +193,30 @@ class LanguageLearner:
             self._likelihoods(term, reference=True) if self.method.kl else None,
             term.group,
             term.extra,
+            term.sampled,
         )
 
     def _likelihoods(self, term: Term, reference: bool) -> Tensor:
-        found = torch.zeros(term.sequences.valid.shape)
+        return self._statistics(term.sequences, reference)[0]
+
+    def _statistics(self, sequences: Sequences, reference: bool = False) -> Tensor:
+        """Log-probability and entropy of every token, `[2, rows, length]`, without a gradient."""
+        found = torch.zeros(2, *sequences.valid.shape)
         with torch.no_grad():
-            for rows in micro_batches(term.sequences.lengths, self.method.micro_tokens):
-                part = term.sequences[rows]
+            for rows in self._pieces(sequences):
+                part = sequences[rows]
                 statistics = self.model.statistics(part, temperature=self.method.temperature, reference=reference)
-                found[rows, : part.tokens.shape[1]] = statistics.log_prob.cpu()
+                found[:, rows, : part.tokens.shape[1]] = torch.stack(statistics).cpu()
+        distributed.add([found])
         return found
+
+    def _pieces(self, sequences: Sequences) -> list[Tensor]:
+        """This process's share of the rows, a piece of at most `micro_tokens` at a time."""
+        if distributed.world_size() == 1:
+            return micro_batches(sequences.lengths, self.method.micro_tokens)
+        mine = distributed.share(sequences.lengths.argsort(stable=True))
+        pieces = micro_batches(sequences.lengths[mine], self.method.micro_tokens)
+        return [mine[piece] for piece in pieces if len(piece)]
 
     def step(self, terms: list[Term], batches: list[Batch], groups: Tensor, scale: float) -> Row:
         """One step on the rows of some groups; `scale` makes up for the groups that are left out."""
@@ -198,9 +228,10 @@ class LanguageLearner:
             if not len(mine):
                 continue
             part = dataclasses.replace(batch[mine], weights=scale * batch.weights[mine])
-            sampled = None if term.sampled is None else term.sampled[mine]
-            found = self._backward(term, part, term.sequences[mine], sampled)
+            found = self._backward(term, part, term.sequences[mine])
             row |= {f"{term.name}/{name}" if term.name else name: value for name, value in found.items()}
+        self._check_engine(row)
+        distributed.add_gradients(self.weights.values())
         limit = self.method.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), torch.inf if limit is None else limit)
         if not bool(torch.isfinite(norm)):
@@ -210,39 +241,50 @@ class LanguageLearner:
         self.optimizer.step()
         return {**row, "grad_norm": float(norm), "learning_rate": self.optimizer.param_groups[0]["lr"]}
 
-    def _backward(self, term: Term, batch: Batch, sequences: Any, sampled: Tensor | None) -> Row:
-        """Add the gradient of these rows to the weights', a piece of the rows at a time."""
-        pieces = micro_batches(sequences.lengths, self.method.micro_tokens)
-        whole = len(pieces) == 1 or self.method.separable
-        slopes = None if whole else self._slopes(term, batch, sequences, pieces)
-        total: Row = {} if slopes is None else slopes[1]
+    def _backward(self, term: Term, batch: Batch, sequences: Sequences) -> Row:
+        """Add the gradient of these rows to the weights', a piece of the rows at a time; returns their metrics."""
+        pieces, tokens = self._pieces(sequences), int(batch.valid.sum())
+        whole = self.method.separable or (len(pieces) == 1 and distributed.world_size() == 1)
+        slopes, metrics = (None, {}) if whole else self._slopes(term, batch, sequences)
+        found: list[Row] = []
         for rows in pieces:
             part = sequences[rows]
-            found = self.model.statistics(part, temperature=self.method.temperature)
+            log_prob, entropy = self.model.statistics(part, temperature=self.method.temperature)
             width = part.tokens.shape[1]
             if slopes is None:
-                drawn = None if sampled is None else sampled[rows, :width]
-                loss, metrics = self._loss(term, batch[rows].trimmed(width), *found, drawn)
-                total = {name: total.get(name, 0.0) + float(x) for name, x in metrics.items()}
+                loss, row = self._loss(term, batch[rows].trimmed(width), log_prob, entropy, tokens)
+                found.append(row)
             else:
-                by_log_prob, by_entropy = (x[rows, :width] for x in slopes[0])
-                loss = (by_log_prob * found.log_prob + by_entropy * found.entropy).sum()
+                by_log_prob, by_entropy = (x[rows, :width].to(log_prob.device) for x in slopes)
+                loss = (by_log_prob * log_prob + by_entropy * entropy).sum()
             if loss.requires_grad:
                 loss.backward()
-        return total
+        return summed(distributed.gather_row(summed(found))) if slopes is None else metrics
 
-    def _loss(self, term: Term, batch: Batch, log_prob: Tensor, entropy: Tensor, sampled: Tensor | None) -> Any:
+    def _loss(self, term: Term, batch: Batch, log_prob: Tensor, entropy: Tensor, tokens: int) -> tuple[Tensor, Row]:
+        """The loss of some rows and their part of the metrics of a batch of so many tokens."""
         batch = batch.to(log_prob.device)
-        first = bool(batch.old_log_prob.isnan().any())
-        if first:
+        if bool(batch.old_log_prob.isnan().any()):  # the first step on the rows
             batch = dataclasses.replace(batch, old_log_prob=log_prob.detach())
-        more: dict[str, Tensor] = {}
-        if sampled is not None:
-            gap = torch.where(batch.valid, batch.old_log_prob - sampled.to(log_prob.device), 0.0)
+        gaps: dict[str, Tensor] = {}
+        if batch.sampled is not None:
+            gap = torch.where(batch.valid, batch.old_log_prob - batch.sampled, 0.0)
             batch = dataclasses.replace(batch, advantage=batch.advantage * self._correction(gap))
-            more["engine_gap"] = (batch.weights * gap.abs()).sum() / batch.weights.sum().clamp(min=1e-12)
+            gaps = {"engine_gap": gap.abs().sum() / max(tokens, 1), "engine_gap_max": gap.abs().max()}
         loss, metrics = self.method.loss(term.objective, batch, log_prob, entropy)
-        return loss, {**metrics, **more}
+        return loss, {name: float(x) for name, x in {**metrics, **gaps}.items()}
+
+    def _check_engine(self, row: Row) -> None:
+        """The canary: what the engine says of its tokens and what the model says of them must be nearly the same."""
+        if self.trusted or "engine_gap" not in row:
+            return
+        if not row["engine_gap"] <= LARGEST_GAP:
+            raise UsageError(
+                f"The engine did not write with the model's weights: it finds the tokens that it wrote "
+                f"{row['engine_gap']:.2g} nats more or less likely than the model does, on average ({LARGEST_GAP:g} is "
+                "allowed). Look at the hand-over of the weights, or use engine='own'."
+            )
+        self.trusted = True
 
     def _correction(self, gap: Tensor) -> Tensor | float:
         """What a token counts by which the model finds exp(gap) times as likely as the engine that drew it."""
@@ -251,19 +293,12 @@ class LanguageLearner:
         weight, cap = gap.exp(), self.method.correction_cap
         return weight.clamp(max=cap) if self.method.correction == "truncate" else weight * (weight <= cap)
 
-    def _slopes(self, term: Term, batch: Batch, sequences: Any, pieces: Sequence[Tensor]) -> Any:
+    def _slopes(self, term: Term, batch: Batch, sequences: Sequences) -> tuple[tuple[Tensor, ...], Row]:
         """The slopes of a loss of all rows in their log-probabilities and entropies, and its metrics: with them the
         rows can be taken a piece at a time."""
-        found = torch.zeros(2, *batch.valid.shape)
-        with torch.no_grad():
-            for rows in pieces:
-                part = sequences[rows]
-                statistics = self.model.statistics(part, temperature=self.method.temperature)
-                found[:, rows, : part.tokens.shape[1]] = torch.stack(statistics).cpu()
-        log_prob, entropy = (x.requires_grad_() for x in found.unbind(0))
-        loss, metrics = self._loss(term, batch, log_prob, entropy, None)
-        slopes = torch.autograd.grad(loss, (log_prob, entropy), materialize_grads=True)
-        return slopes, {name: float(x) for name, x in metrics.items()}
+        log_prob, entropy = (x.requires_grad_() for x in self._statistics(sequences).unbind(0))
+        loss, metrics = self._loss(term, batch, log_prob, entropy, int(batch.valid.sum()))
+        return torch.autograd.grad(loss, (log_prob, entropy), materialize_grads=True), metrics
 
     def _set_learning_rate(self) -> None:
         method = self.method
@@ -329,3 +364,9 @@ class LanguageLearner:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def summed(rows: Sequence[Row]) -> Row:
+    """The metrics of a batch from those of its parts: sums, and the largest of what is a maximum."""
+    names = {name for row in rows for name in row}
+    return {n: (max if n.endswith("_max") else sum)(row[n] for row in rows if n in row) for n in sorted(names)}

@@ -21,7 +21,7 @@ import torch
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
-from surefoot.loops import checkpoint
+from surefoot.loops import checkpoint, distributed
 from surefoot.loops.kinds import Method, loop
 from surefoot.loops.logs import Row, Sink, check_loggers, read_rows, sinks
 from surefoot.loops.train import Callback, Trainable, train
@@ -210,12 +210,13 @@ def start(
         "versions": versions(),
     }
     try:
-        with checkpoint.writing(path, path):
-            path.mkdir(parents=True, exist_ok=True)
-            (path / "config.json").write_text(json.dumps(config, indent=2))
-        return _go(learner, Run(path), callbacks, settings.time_limit)
+        if distributed.rank() == 0:
+            with checkpoint.writing(path, path):
+                path.mkdir(parents=True, exist_ok=True)
+                (path / "config.json").write_text(json.dumps(config, indent=2))
+        return _go(learner, Run(path), config, callbacks, settings.time_limit)
     except BaseException:
-        if checkpoint.latest(path) is None:
+        if distributed.rank() == 0 and checkpoint.latest(path) is None:
             shutil.rmtree(path, ignore_errors=True)
         raise
 
@@ -258,14 +259,21 @@ def resume(
     except BaseException:
         learner.close()
         raise
-    return _go(learner, run, callbacks, time_limit)
+    return _go(learner, run, config, callbacks, time_limit)
 
 
-def _go(learner: Trainable, run: Run, callbacks: Sequence[Callback], time_limit: float | None) -> Run:
-    config, opened = run.config, list[Sink]()
+def _go(
+    learner: Trainable,
+    run: Run,
+    config: Mapping[str, Any],
+    callbacks: Sequence[Callback],
+    time_limit: float | None,
+) -> Run:
+    """Train to the end. Of several processes one writes the files."""
+    opened, writes = list[Sink](), distributed.rank() == 0
     with _closing([learner], run), _closing(opened, run):
         with checkpoint.writing(run.path / "metrics", run.path):
-            for sink in sinks(config["loggers"], run.path, config, learner.iteration):
+            for sink in sinks(config["loggers"], run.path, config, learner.iteration) if writes else ():
                 opened.append(sink)
         reason = train(
             learner,
@@ -285,9 +293,11 @@ def _go(learner: Trainable, run: Run, callbacks: Sequence[Callback], time_limit:
                 "seed": seed,
                 "ended": reason,
             }
-            folder = agent_folder(run.path, learner.seeds, seed)
-            with checkpoint.writing(folder, run.path):
-                learner.agent(index, **facts).save(folder)
+            folder, agent = agent_folder(run.path, learner.seeds, seed), learner.agent(index, **facts)
+            if writes:
+                with checkpoint.writing(folder, run.path):
+                    agent.save(folder)
+    distributed.wait()
     return run
 
 

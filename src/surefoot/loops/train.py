@@ -13,7 +13,7 @@ from torch import Tensor
 
 from surefoot.envs import EnvError
 from surefoot.errors import UsageError
-from surefoot.loops import checkpoint
+from surefoot.loops import checkpoint, distributed
 from surefoot.loops.logs import Row, Sink
 
 
@@ -80,9 +80,9 @@ def train(
             with checkpoint.writing(run / "metrics", run):
                 for sink in sinks:
                     sink(rows)
-            if stop or (time_limit is not None and time.monotonic() - began > time_limit):
+            if distributed.anywhere(stop or (time_limit is not None and time.monotonic() - began > time_limit)):
                 reason = "stopped"
-            if interrupted:
+            if distributed.anywhere(bool(interrupted)):
                 reason = "interrupted"
             if learner.steps >= due or reason != "finished":
                 _checkpoint(learner, run, facts)
@@ -113,7 +113,9 @@ def _checkpoint(learner: Trainable, run: Path, facts: Mapping[str, Any] | None) 
     with checkpoint.writing(run / "actions.bin", run):
         logged = learner.flush()
     counters = {"iteration": learner.iteration, "steps": learner.steps, "logged": logged, "seeds": learner.seeds}
-    checkpoint.write(run, learner.state(), {**counters, **(facts or {})})
+    state = learner.state()
+    if distributed.rank() == 0:
+        checkpoint.write(run, state, {**counters, **(facts or {})})
 
 
 def _check_finite(learner: Trainable, run: Path) -> None:

@@ -1,0 +1,118 @@
+"""Several processes that train one model: each does its share of the work, and all know the same afterwards.
+
+`torchrun` (or `accelerate launch`) starts them; alone, everything here is the identity. Only numbers travel, as
+tensors: nothing is pickled. On the CPU gloo carries them, between GPUs NCCL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Row = dict[str, float]
+
+
+def start() -> None:
+    """Meet the other processes, if this is one of several; to be called before the model is made."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+
+
+def rank() -> int:
+    """The number of this process; process 0 is the one that writes files."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def block(count: int) -> slice:
+    """This process's part of `count` things that stay in order: `gather` puts the parts together again."""
+    ends = [count * i // world_size() for i in (rank(), rank() + 1)]
+    return slice(*ends)
+
+
+def share(rows: Tensor) -> Tensor:
+    """Every n-th of some rows, from the rank on, for n processes: of rows by length an even share of the work."""
+    return rows[rank() :: world_size()]
+
+
+def gather(x: Tensor) -> Tensor:
+    """The rows of all processes one after another, `[sum of rows, ...]`; each may bring another number of rows."""
+    if world_size() == 1:
+        return x
+    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(x)]))
+    padded = x.new_zeros(int(max(counts)), *x.shape[1:])
+    padded[: len(x)] = x
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+
+
+def add(tensors: Iterable[Tensor]) -> None:
+    """Replace every tensor by its sum over the processes."""
+    if world_size() > 1:
+        for work in [dist.all_reduce(x, async_op=True) for x in tensors]:
+            work.wait()  # type: ignore[union-attr]
+
+
+def add_gradients(weights: Iterable[Tensor]) -> None:
+    """Sum the gradients; a process that had none for a weight brings 0."""
+    if world_size() > 1:
+        weights = list(weights)
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        add([weight.grad for weight in weights if weight.grad is not None])
+
+
+def gather_row(row: Mapping[str, float]) -> list[Row]:
+    """The metrics of every process; they need not have the same names."""
+    if world_size() == 1:
+        return [dict(row)]
+    text = torch.frombuffer(bytearray(json.dumps(dict(row)).encode() + b"\n"), dtype=torch.uint8)
+    return [json.loads(line) for line in bytes(gather(text).tolist()).splitlines()]
+
+
+def agree(tensors: Iterable[Tensor]) -> None:
+    """Give every process the values of process 0."""
+    if world_size() > 1:
+        with torch.no_grad():
+            for x in tensors:
+                dist.broadcast(x, 0)
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether it is so in any process."""
+    if world_size() == 1:
+        return flag
+    found = torch.tensor([int(flag)])
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return bool(found)
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if world_size() > 1:
+        anywhere(False)
+
+
+@contextmanager
+def first() -> Iterator[None]:
+    """Process 0 does this before the others, who then find what it has put into a cache."""
+    if rank() > 0:
+        wait()
+    yield
+    if rank() == 0:
+        wait()
