@@ -19,13 +19,14 @@ from surefoot.loops.group_rollout import GroupRollout
 from surefoot.loops.kinds import Loop
 from surefoot.loops.language_learner import LanguageLearner
 from surefoot.loops.rewards import make_rewards
+from surefoot.models.language.engines import continuous_batching
 from surefoot.models.language.generation import Engine, generate
 from surefoot.models.language.model import LanguageModel, load_model, with_lora
 from surefoot.models.language.nano import Nano, nano
 
 WARMUP_EXAMPLES = 2**40  # where the numbers of those begin that a nano model is taught, far from those it learns from
 RATES = {"nano": 3e-4, "lora": 1e-5, "all": 1e-6}  # step sizes where none is given
-ENGINES: dict[str, Callable[[], Engine]] = {"own": lambda: generate}
+ENGINES: dict[str, Engine] = {"own": generate, "transformers": continuous_batching}
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,14 @@ def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tu
         kind, made = "lora" if model.adapted else "all", model
     elif model == "nano":
         kind, made = "nano", nano(_demonstrations(task), str(task), size=Nano(warmup=options.nano_warmup), seed=seed)
-        made.network = made.network if options.lora is None else with_lora(made.network, options.lora)
+        made.network = made.network if options.lora is None else with_lora(made.network, options.lora, seed)
     elif isinstance(model, str) and model.startswith("<"):
         raise UsageError(
             f"the run began with a {model[1:-1]} made in Python; give it again: surefoot.resume(run, model=…)."
         )
     elif isinstance(model, (str, Path)):
         kind = "all" if options.lora is None else "lora"
-        made = load_model(model, lora=options.lora, dtype=options.dtype, **(options.model_options or {}))
+        made = load_model(model, lora=options.lora, dtype=options.dtype, seed=seed, **(options.model_options or {}))
     else:
         raise UsageError(f"model={model!r} is not allowed; give a folder, a hub id, 'nano' or a LanguageModel.")
     return made, RATES[kind]
@@ -147,7 +148,7 @@ def _learner(
         model,
         task,
         rewards,
-        ENGINES[given.engine](),
+        ENGINES[given.engine],
         seed=seeds[0],
         total_steps=steps,
         learning_rate=method.learning_rate or rate,

@@ -58,7 +58,7 @@ def generate(
     first of the `stop` texts that it contains; both stay in it.
     """
     samples, limit = uniform.shape[1:]
-    _check_room(model, prompts, limit)
+    check_room(model, prompts, limit)
     base, training = model.base, model.network.training
     remembered = cache_name(base)
     model.network.eval()
@@ -126,7 +126,8 @@ def _stopped(model: LanguageModel, written: Tensor, stop: Sequence[str]) -> Tens
     return torch.tensor([any(s in text for s in stop) for text in texts], device=written.device)
 
 
-def _check_room(model: LanguageModel, prompts: Sequence[Sequence[int]], limit: int) -> None:
+def check_room(model: LanguageModel, prompts: Sequence[Sequence[int]], limit: int) -> None:
+    """Raise `UsageError` where a prompt and so many more tokens are longer than the model reads."""
     room = getattr(model.base.config, "max_position_embeddings", None)
     longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
     if room is not None and len(prompts[longest]) + limit > room:

@@ -1,0 +1,86 @@
+"""Engines of others behind the interface of `generation`: what they write is learned from like our own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from surefoot.errors import UsageError
+from surefoot.models.language.generation import Completions, check_room
+from surefoot.models.language.model import LanguageModel, need
+
+PAGE = 32  # tokens of a page of the cache
+
+
+def continuous_batching(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    uniform: Float[Tensor, "prompts samples tokens"],
+    *,
+    temperature: float,
+    stop: Sequence[str] = (),
+) -> Completions:
+    """Completions by the continuous batching of transformers, with the model's own weights in this process.
+
+    Rows that end make room for others, which pays on a GPU and where lengths vary widely. The same `uniform` gives the
+    same text, through the seed it is turned into; what a sample says depends on those beside it. A stop text is looked
+    for afterwards, so it saves no work.
+    """
+    transformers = need("transformers")
+    samples, limit = uniform.shape[1:]
+    check_room(model, prompts, limit)
+    config = transformers.GenerationConfig(
+        max_new_tokens=limit,
+        do_sample=temperature > 0,
+        temperature=temperature or 1.0,
+        top_k=0,
+        top_p=1.0,
+        eos_token_id=model.tokenizer.eos_token_id,
+        pad_token_id=model.tokenizer.pad_token_id,
+    )
+    rows = [list(prompt) for prompt in prompts for _ in range(samples)]
+    training = model.network.training
+    model.network.eval()
+    try:
+        found = model.base.generate_batch(
+            rows, generation_config=config, continuous_batching_config=_batching(model, rows, uniform), warmup=False
+        )
+    finally:
+        model.network.train(training)
+    written = list(found.values())
+    broken = [x.error for x in written if x.error is not None] + ["no answer"] * (len(rows) - len(written))
+    if broken:
+        raise UsageError(
+            f"engine='transformers' left {len(broken)} of {len(rows)} completions unwritten ({broken[0]}); fewer "
+            "prompts, samples or max_tokens need less memory, or use engine='own'."
+        )
+    return cut(model, [x.generated_tokens for x in written], [x.logprobs for x in written], stop)
+
+
+def _batching(model: LanguageModel, rows: Sequence[Sequence[int]], uniform: Tensor) -> Any:
+    """Its settings. A GPU's cache is sized by transformers, that of a CPU holds all rows."""
+    made = need("transformers.generation.configuration_utils").ContinuousBatchingConfig
+    seed = int(uniform.flatten()[0].double() * 2**31)
+    longest = max(map(len, rows))
+    pages = -(-(longest + uniform.shape[2]) // PAGE)
+    sizes = {} if model.device.type == "cuda" else {
+        "page_size": PAGE,
+        "num_blocks": 1 + pages * len(rows),
+        "max_batch_tokens": max(longest, len(rows), 256),
+    }  # fmt: skip
+    return made(return_logprobs=True, seed=seed, **sizes)
+
+
+def cut(model: LanguageModel, tokens: list[list[int]], log_prob: list[list[float]], stop: Sequence[str]) -> Completions:
+    """Completions up to the end of the first stop text in each."""
+    finished = []
+    for i, row in enumerate(tokens):
+        lengths = range(1, len(row) + 1) if stop else ()
+        end = next((n for n in lengths if any(s in model.decode([row[:n]])[0] for s in stop)), None)
+        if end is not None:
+            tokens[i], log_prob[i] = row[:end], log_prob[i][:end]
+        finished.append(end is not None or row[-1] == model.tokenizer.eos_token_id)
+    return Completions(tokens, log_prob, finished)
