@@ -180,3 +180,14 @@ def test_rows_with_their_own_values_and_sets_with_their_own_arrays():
 def test_equal_values_are_the_value():
     for ambiguity in (KL(0.1), TotalVariation(0.2), ChiSquare(penalty=1.0), CVaR(0.0)):
         assert (worst_case_value(torch.full((N,), 2.5), dense(), ambiguity) - 2.5).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("outcomes", [2, 3, 8, 31, 32, 40])
+@pytest.mark.parametrize("ambiguity", [TotalVariation(0.2), ChiSquare(2.0), ChiSquare(penalty=0.1), KL(0.3)], ids=str)
+def test_many_rows_of_few_outcomes(ambiguity, outcomes):
+    g = torch.Generator().manual_seed(0)
+    nominal = torch.rand(150_000 // outcomes, outcomes, generator=g, dtype=torch.float64)
+    nominal /= nominal.sum(1, keepdim=True)
+    values = torch.rand(outcomes, generator=g, dtype=torch.float64)
+    together, apart = worst_case_value(values, nominal, ambiguity), worst_case_value(values, nominal[:300], ambiguity)
+    torch.testing.assert_close(together[:300], apart, rtol=0, atol=1e-9)

@@ -18,6 +18,7 @@ from surefoot.ambiguity.core import Plan
 
 ROUNDING = 1e-15  # of F, in units of its size
 TOLERANCE = 1e-10  # what rounding may change in a value, in units of the span of the values
+FEWEST = 32  # outcomes from which levels can pay
 
 
 class Dual(NamedTuple):
@@ -118,13 +119,15 @@ def level_plan(
     strength: Tensor | None,
     own: Callable[[Any], Tensor],
     worst: Callable[[Tensor, Tensor, Any], Tensor],
-) -> Plan:
-    """The plan for a dual of values from 0 to 1.
+) -> Plan | None:
+    """The plan for a dual of values from 0 to 1; None for so few outcomes that there is no room for levels.
 
     own: the set's strength -> the dual's; worst: (greatest values of the dual `[R, 1]`, nominal, the set's strength) ->
     the least values `[R, 1]`, NaN where they are not known.
     """
     n = len(values)
+    if n < FEWEST:
+        return None
     x, order = ((values - values.min()) / (values.max() - values.min())).sort()
     none, tiny = x.new_zeros(len(sample), 1), x.new_full((len(sample), 1), 1e-30)
     everything = dual, x[:1], x, sample[:, order], lambda *_: ((none, none, none), tiny), none + torch.inf
@@ -164,7 +167,7 @@ def level_plan(
     return Plan(columns, finish, revisits=True)
 
 
-def chi_square_plan(penalised: bool, values: Tensor, sample: Tensor, strength: Tensor) -> Plan:
+def chi_square_plan(penalised: bool, values: Tensor, sample: Tensor, strength: Tensor) -> Plan | None:
     """χ²: by mean and variance alone if all rows of the sample keep all their outcomes, else by levels."""
     least, span = values.min(), values.max() - values.min()
     unit = span if penalised else 1.0
