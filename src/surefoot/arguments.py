@@ -37,7 +37,8 @@ def typed(method: type) -> type:
             if source is kind.options and "help" not in field.metadata:
                 continue  # what only Python can give
             annotation, choices, help = hints[field.name], field.metadata.get("choices"), field.metadata.get("help", "")
-            annotation = str if Ambiguity in get_args(annotation) else annotation  # sets are written as text: kl:0.1
+            if annotation is Any or Ambiguity in get_args(annotation):
+                annotation = str  # models are named, sets are written as text: kl:0.1
             if choices:
                 annotation = Literal[choices] if field.default is not None else Optional[Literal[choices]]  # noqa: UP045
             elif set(field.metadata) - {"help"}:

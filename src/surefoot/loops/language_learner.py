@@ -150,7 +150,10 @@ class LanguageLearner:
         self.idle += 1
         if self.idle < PATIENCE:
             return
-        cause = f"every completion had the reward {float(rollout.reward.flatten()[0]):g}"
+        first = float(rollout.reward.flatten()[0])
+        cause = f"every completion had the reward {first:g}"
+        if bool((rollout.reward != first).any()):
+            cause = "the completions of a prompt all had the same reward, or cancelled out"
         advice = "take an easier task, a longer warm-up or more samples, and look at what the reward function gives"
         if bool(rollout.truncated.all()):
             cause += f", and every one was cut off after max_tokens={self.method.max_tokens}"

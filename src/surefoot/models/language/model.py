@@ -58,6 +58,13 @@ class LanguageModel:
                 f"the tokenizer's token {largest} is outside the model's vocabulary of {size}; tokenizer and model do "
                 "not belong together."
             )
+        ends = self._ends()
+        if ends and tokenizer.eos_token_id not in ends:
+            raise UsageError(
+                f"the tokenizer ends with token {tokenizer.eos_token_id}, the model's configuration with "
+                f"{', '.join(map(str, sorted(ends)))}; make them agree: set tokenizer.eos_token, or eos_token_id in "
+                "the model's config.json."
+            )
 
     # --- the parts of the network ------------------------------------------------------------------------------------
 
@@ -70,6 +77,12 @@ class LanguageModel:
     def base(self) -> Any:
         """The transformers model, inside its adapter if it has one."""
         return self.network.get_base_model() if self.adapted else self.network
+
+    def _ends(self) -> set[int]:
+        """The tokens that end a text by the configuration of the model."""
+        configs = (self.base.config, getattr(self.base, "generation_config", None))
+        found = [getattr(config, "eos_token_id", None) for config in configs]
+        return {one for ids in found if ids is not None for one in (ids if isinstance(ids, list) else [ids])}
 
     @property
     def device(self) -> torch.device:
@@ -174,12 +187,15 @@ class LanguageModel:
         return folder
 
 
-def load_model(name: str | Path, *, lora: int | None = None, dtype: str = "float32", **options: Any) -> LanguageModel:
+def load_model(
+    name: str | Path, *, lora: int | None = None, dtype: str = "float32", seed: int = 0, **options: Any
+) -> LanguageModel:
     """A causal language model from a folder, a hub id, or a folder that holds a PEFT adapter.
 
     Args:
         lora: rank of a new adapter on all linear layers; None learns all weights (or the adapter that was loaded).
         dtype: of the weights.
+        seed: of a new adapter.
         options: go to `from_pretrained`, such as `gguf_file` or `attn_implementation`.
 
     Raises:
@@ -200,13 +216,17 @@ def load_model(name: str | Path, *, lora: int | None = None, dtype: str = "float
             "wrote, a hub id that is reachable, or 'nano'."
         ) from error
     if lora is not None:
-        network = with_lora(network, lora)
+        network = with_lora(network, lora, seed)
     return LanguageModel(network, tokenizer)
 
 
 def _adapted(folder: Path, dtype: str, options: dict[str, Any]) -> Any:
     peft = need("peft")
     base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    if not base:
+        raise UsageError(
+            f"the adapter in {folder} names no base; put its folder or hub id into base_model_name_or_path."
+        )
     network = need("transformers").AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype), **options)
     try:
         return peft.PeftModel.from_pretrained(network, folder, is_trainable=True)
@@ -217,13 +237,15 @@ def _adapted(folder: Path, dtype: str, options: dict[str, Any]) -> Any:
         ) from error
 
 
-def with_lora(network: Any, rank: int) -> Any:
+def with_lora(network: Any, rank: int, seed: int = 0) -> Any:
     """The network with a fresh adapter of this rank on all linear layers, the only part that is learned."""
     peft = need("peft")
     if rank < 1:
         raise UsageError(f"lora={rank} is not allowed; it is the rank of the adapter, a whole number of at least 1.")
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
-    return peft.get_peft_model(network, config)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return peft.get_peft_model(network, config)
 
 
 def need(module: str) -> Any:

@@ -1,0 +1,265 @@
+"""Runs of language models through their folders: resumed to the bit, read by others, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+pytest.importorskip("transformers", reason="language models need surefoot[language]")
+
+import surefoot as sf
+from surefoot import cli
+from surefoot.api import make_method
+from surefoot.errors import UsageError
+from surefoot.loops import checkpoint
+from surefoot.loops.run import Run
+from surefoot.models.language.model import LanguageModel, load_model, with_lora
+from surefoot.models.language.nano import Nano, fresh, nano
+
+TINY = Nano(width=16, layers=1, heads=2, context=48, warmup=0)
+SETTINGS = {
+    "prompts": 4,
+    "samples": 4,
+    "max_tokens": 4,
+    "learning_rate": 1e-2,
+    "steps": 4,
+    "checkpoint_every": 1,
+    "loggers": (),
+    "seed": 3,
+}
+CLOCK = ("time", "steps_per_second")
+
+
+def digits(completions, **fields):
+    """The share of digits, so that a model that writes at random has something to learn."""
+    return [sum(x.isdigit() for x in c) / max(1, len(c)) - 0.01 * len(c) for c in completions]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return fresh(TINY, seed=1).save(tmp_path_factory.mktemp("model"))
+
+
+def train(folder, run_dir, method="grpo", **changes):
+    given = {"task": "arithmetic:digits=1", "model": folder, "reward": digits, **SETTINGS, **changes}
+    return sf.train(method, run_dir=run_dir, **given)
+
+
+def rows(run):
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in Run(run).metrics()]
+
+
+def same_bits(one, other):
+    (a, _), (b, _) = (checkpoint.read(checkpoint.latest(run)) for run in (one, other))
+    assert rows(one) == rows(other) and a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def stop_at(iteration):
+    return lambda learner, rows: learner.iteration == iteration
+
+
+def data(path, count=10):
+    rows = [
+        {"prompt": f"{i % 10}+1=", "answer": str(i % 10 + 1), "demonstration": str(i % 10 + 1)} for i in range(count)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("grpo", {"stop": ("=",), "kl": 0.1}),
+        ("pspo", {"lora": 2}),
+        ("gpg", {"sampler": "hard", "data": True, "informative": 0.5, "resamples": 3}),
+        ("sft", {"reward": None, "samples": 0, "data": True}),
+    ],
+)
+def test_stopped_and_resumed_equals_uninterrupted(method, options, folder, tmp_path):
+    options = dict(options)
+    if options.pop("data", False):
+        options |= {"task": None, "data": data(tmp_path / "rows.jsonl")}
+    train(folder, tmp_path / "whole", method, **options)
+    train(folder, tmp_path / "cut", method, callbacks=[stop_at(2)], **options)
+    assert len(rows(tmp_path / "cut")) == 2
+    sf.resume(tmp_path / "cut")  # from config.json alone: stop texts, reward by its name, adapter
+    same_bits(tmp_path / "whole", tmp_path / "cut")
+    whole = sf.load(tmp_path / "whole")
+    assert whole.texts(["1+1="], temperature=0) == sf.load(tmp_path / "cut").texts(["1+1="], temperature=0)
+    assert tuple(whole.facts["stop"]) == options.get("stop", ())
+
+
+def test_kill_minus_nine_and_on_from_the_shell(folder, tmp_path):
+    flags = ["--task", "arithmetic:digits=1", "--model", str(folder), "--prompts", "4", "--learning-rate", "0.01"]
+    flags += ["--max-tokens", "4", "--checkpoint-every", "1", "--steps", "60", "--seed", "3"]
+    cli.main(["train", "sft", *flags, "--run-dir", str(tmp_path / "whole")])
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-m", "surefoot.cli", "train", "sft", *flags, "--run-dir", str(killed)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not (killed / "checkpoints" / "00000003").exists():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < checkpoint.read(checkpoint.latest(killed))[1]["iteration"] < 60
+    cli.main(["train", "--resume", str(killed)])
+    same_bits(tmp_path / "whole", killed)
+
+
+def test_what_config_cannot_name_has_to_be_given_again(folder, tmp_path):
+    train(folder, tmp_path / "run", reward=lambda completions, **_: digits(completions), callbacks=[stop_at(2)])
+    with pytest.raises(UsageError, match=r"surefoot.resume\(run, reward="):
+        sf.resume(tmp_path / "run")
+    sf.resume(tmp_path / "run", reward=lambda completions, **_: digits(completions))
+    train(folder, tmp_path / "whole")
+    state, other = (checkpoint.read(checkpoint.latest(tmp_path / run))[0] for run in ("run", "whole"))
+    assert all(torch.equal(state[name], other[name]) for name in state)
+
+
+def test_a_model_made_in_python_has_to_be_given_again(tmp_path):
+    train(fresh(TINY, seed=1), tmp_path / "run", callbacks=[stop_at(2)])
+    with pytest.raises(UsageError, match=r"surefoot.resume\(run, model="):
+        sf.resume(tmp_path / "run")
+    assert sf.resume(tmp_path / "run", model=fresh(TINY, seed=1)).finished
+
+
+class Callable:
+    def __call__(self, completions, **fields):
+        return digits(completions)
+
+
+def test_a_reward_object_is_not_taken_for_its_class(folder, tmp_path):
+    run = train(folder, tmp_path / "run", reward=Callable(), callbacks=[stop_at(1)])
+    assert run.config["env"]["reward"] == ["<Callable>"]
+    with pytest.raises(UsageError, match="<Callable>"):
+        sf.resume(run.path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward": lambda completions, **_: [0.5] * len(completions)}, "first 3 iterations.*reward 0.5"),
+        ({"reward": None, "max_tokens": 1}, "cut off after max_tokens=1; raise max_tokens"),
+        ({"max_tokens": 47}, "max_tokens=47 more are asked for, but the model reads 48"),
+        ({"num_seeds": 2}, "num_seeds=2"),
+        ({"compile": "on"}, "compile='on'"),
+        ({"lora": 0}, "lora=0"),
+        ({"model": "<nothing>"}, "resume"),
+        ({"reward": "nowhere:nothing"}, "nowhere:nothing"),
+        ({"reward": "json:__doc__"}, "not a function"),
+    ],
+)
+def test_what_cannot_work_says_why_and_leaves_nothing(changes, message, folder, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        train(folder, tmp_path / "run", **changes)
+
+
+def test_rewards_that_differ_between_prompts_only_teach_nothing(folder, tmp_path):
+    with pytest.raises(UsageError, match="completions of a prompt all had the same reward"):
+        train(folder, tmp_path / "run", reward=lambda prompts, **_: [float(p[0]) for p in prompts])
+
+
+def test_tokenizer_and_model_must_agree_on_the_end(folder):
+    model = fresh(TINY)
+    model.network.config.eos_token_id = 77
+    model.network.generation_config.eos_token_id = 77
+    with pytest.raises(UsageError, match="tokenizer.eos_token"):
+        LanguageModel(model.network, model.tokenizer)
+    model.network.config.eos_token_id = [77, model.tokenizer.eos_token_id]
+    LanguageModel(model.network, model.tokenizer)
+
+
+def test_others_load_what_a_run_leaves(folder, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = train(folder, tmp_path / "run", steps=2)
+    agent = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "agent")
+    for name, weight in run.agent().model.network.state_dict().items():
+        assert torch.equal(agent.state_dict()[name], weight), name
+    assert AutoTokenizer.from_pretrained(tmp_path / "run" / "agent")("1+1=").input_ids[0] == 1
+
+
+def test_peft_loads_the_adapter_that_a_run_leaves(folder, tmp_path):
+    peft = pytest.importorskip("peft")
+    run = train(folder, tmp_path / "run", steps=2, lora=2)
+    found = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "run" / "agent")
+    ours = {n: w for n, w in run.agent().model.network.named_parameters() if "lora" in n}
+    theirs = dict(found.named_parameters())
+    assert ours and all(torch.equal(theirs[name], w) for name, w in ours.items())
+
+
+def test_an_adapter_that_names_no_base_says_so(tmp_path):
+    pytest.importorskip("peft")
+    made = fresh(TINY)
+    LanguageModel(with_lora(made.network, 2), made.tokenizer).save(tmp_path)
+    with pytest.raises(UsageError, match="base_model_name_or_path"):
+        load_model(tmp_path)
+
+
+def test_nano_from_the_shell_to_evaluation_chat_and_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
+    run = str(tmp_path / "run")
+    flags = ["--nano-warmup", "2", "--steps", "2", "--prompts", "2", "--samples", "2", "--max-tokens", "8"]
+    cli.main(["train", "sft", "--model", "nano", "--task", "arithmetic", *flags[:6], *flags[8:], "--run-dir", run])
+    assert list((tmp_path / "cache" / "nano").iterdir())
+    cli.main(["evaluate", run, "--task", "arithmetic", "--k", "1,2", "--episodes", "4"])
+    assert "pass@2" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1+1=\n\n"))
+    cli.main(["chat", run, "--max-tokens", "4", "--temperature", "0"])
+    assert capsys.readouterr().out.endswith("\n")
+
+
+def test_report_and_comparison(folder, tmp_path):
+    from surefoot.evaluate.report import write_report
+
+    options = {k: v for k, v in SETTINGS.items() if k not in ("steps", "seed")}
+    method = {"a": make_method("grpo", **{k: options[k] for k in list(options)[:4]})[0]}
+    method["b"] = make_method("gpg", **{k: options[k] for k in list(options)[:4]})[0]
+    found = sf.compare(
+        method, "arithmetic:digits=1", seeds=1, steps=2, out=tmp_path, loggers=(), model=folder, reward=digits
+    )
+    assert set(found.scores) == {"a", "b"} and "a" in found.table()
+    page = write_report(next(p for p in tmp_path.iterdir() if p.is_dir())).read_text()
+    assert "Learning curve" in page and "polyline" in page
+
+
+SMALL = Nano(width=16, layers=1, heads=2, context=48, warmup=3, batch=4)
+
+
+def pairs(index):
+    return f"{index % 10}+1=", str(index % 10 + 1)
+
+
+def test_a_nano_model_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "one"))
+    first = nano(pairs, "pairs", size=SMALL).network.state_dict()
+    again = nano(lambda index: 1 / 0, "pairs", size=SMALL).network.state_dict()  # nothing is taught again
+    monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "two"))
+    elsewhere = nano(pairs, "pairs", size=SMALL).network.state_dict()
+    for name, weight in first.items():
+        assert torch.equal(weight, again[name]) and torch.equal(weight, elsewhere[name])
+    other = nano(pairs, "pairs", size=SMALL, seed=1).network.state_dict()
+    assert any(not torch.equal(other[name], weight) for name, weight in first.items())
+    with pytest.raises(UsageError, match="no demonstrations"):
+        nano(None, "silent", size=SMALL)
+
+
+def test_two_may_make_the_same_nano_model_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path))
+    second = []
+
+    def on_step(step, loss):
+        if step == SMALL.warmup:  # the other one is faster
+            second.append(nano(pairs, "pairs", size=SMALL).network.state_dict())
+
+    first = nano(pairs, "pairs", size=SMALL, on_step=on_step).network.state_dict()
+    assert all(torch.equal(first[name], weight) for name, weight in second[0].items())
+    assert len(list((tmp_path / "nano").iterdir())) == 1  # and no draft is left
