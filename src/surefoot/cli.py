@@ -278,7 +278,8 @@ def _ended(run: Any) -> None:
     means = ", ".join(returns) or "none ended"
     print(f"{run.path}: {last[0]['step']:,} {loop(run.agent().loop).measured} {means}")
     go_on = "" if run.finished else f"surefoot train --resume {run.path} · "
-    print(f"next: {go_on}surefoot evaluate {run.path} · surefoot stress {run.path} · surefoot report {run.path}")
+    also = "chat" if run.agent().loop == "group-rollout" else "stress"
+    print(f"next: {go_on}surefoot evaluate {run.path} · surefoot {also} {run.path} · surefoot report {run.path}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

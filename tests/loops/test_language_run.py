@@ -208,8 +208,9 @@ def test_nano_from_the_shell_to_evaluation_chat_and_report(tmp_path, monkeypatch
     monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
     run = str(tmp_path / "run")
     flags = ["--nano-warmup", "2", "--steps", "2", "--prompts", "2", "--samples", "2", "--max-tokens", "8"]
-    cli.main(["train", "sft", "--model", "nano", "--task", "arithmetic", *flags[:6], *flags[8:], "--run-dir", run])
+    cli.main(["train", "pspo", "--model", "nano", "--task", "arithmetic", *flags, "--run-dir", run])
     assert list((tmp_path / "cache" / "nano").iterdir())
+    assert f"surefoot chat {run}" in capsys.readouterr().out
     cli.main(["evaluate", run, "--task", "arithmetic", "--k", "1,2", "--episodes", "4"])
     assert "pass@2" in capsys.readouterr().out
     monkeypatch.setattr(sys, "stdin", io.StringIO("1+1=\n\n"))
@@ -228,7 +229,8 @@ def test_report_and_comparison(folder, tmp_path):
     )
     assert set(found.scores) == {"a", "b"} and "a" in found.table()
     page = write_report(next(p for p in tmp_path.iterdir() if p.is_dir())).read_text()
-    assert "Learning curve" in page and "polyline" in page
+    assert "Learning curve" in page and page.count("polyline") >= 4
+    assert "Tokens of a completion" in page and "environment" not in page
 
 
 SMALL = Nano(width=16, layers=1, heads=2, context=48, warmup=3, batch=4)

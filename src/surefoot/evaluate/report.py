@@ -25,6 +25,9 @@ DIAGNOSTICS = {
     "entropy": "Entropy of the policy",
     "grad_norm": "Gradient norm before clipping",
     "truncated_share": "Share of truncated episodes",
+    "length": "Tokens of a completion",
+    "truncated": "Share of completions that the limit cut off",
+    "degenerate": "Share of prompts whose completions are all worth the same",
 }
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --faint: #67707e; --rule: #dde2e8; --line: #0b6e6e; --ground: #fff; }
@@ -114,11 +117,9 @@ def _training(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if returns:
         last = [curve[-1][1] for curve in returns.values()]
         seeds = f"Mean over {len(last)} seeds" if len(last) > 1 else "One seed"
-        yield "<h2>Learning curve</h2>\n" + chart(
-            returns.values(), "Return of the last episodes, over environment steps"
-        )
+        yield "<h2>Learning curve</h2>\n" + chart(returns.values(), "Mean return over steps")
         final = f"{seeds} at the end: {number(sum(last) / len(last))}."
-        yield f'<p class="faint">Return over environment steps. {final}</p>\n'
+        yield f'<p class="faint">Mean return over steps. {final}</p>\n'
     shown = {name: found for name in DIAGNOSTICS if (found := curves(rows, name))}
     if shown:
         yield "<h2>Diagnostics</h2>\n"
