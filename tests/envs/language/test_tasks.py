@@ -60,7 +60,7 @@ def test_sorting_counts_right_places(written, reward):
 SIX = Example("make 24 from 3 4 6 2:", "24", None, {"numbers": [3, 4, 6, 2], "target": 24})
 
 
-@pytest.mark.parametrize("written", ["4*6", " 6*4 ", "(3*4)*2", "3*(6+2)", "6/(3-2)*4", "-(-24+0)"[:0] + "--4*6"])
+@pytest.mark.parametrize("written", ["4*6", " 6*4 ", "(3*4)*2", "3*(6+2)", "6/(3-2)*4", "--4*6"])
 def test_countdown_takes_any_expression_with_the_value(written):
     assert Countdown().reward(SIX, written) == 1
 
