@@ -209,6 +209,7 @@ def start(
         "command": " ".join(sys.argv),
         "versions": versions(),
     }
+    config = json.loads(json.dumps(config))  # as a resumed run will read it: lists for tuples
     try:
         if distributed.rank() == 0:
             with checkpoint.writing(path, path):

@@ -59,7 +59,9 @@ def test_npz_keeps_all(mdp, tmp_path):
     assert_same(mdp, from_npz(to_npz(mdp, tmp_path / "mdp.npz")))
 
 
-@pytest.mark.parametrize("name", [*PLAIN, "garnet:3000,2,3", "gym:FrozenLake-v1"])
+@pytest.mark.parametrize(
+    "name", [n for n in [*PLAIN, "garnet:3000,2,3", "gym:FrozenLake-v1"] if not resolve(n).stepped]
+)
 def test_csv_keeps_the_transitions_to_the_bit(name, tmp_path):
     mdp = resolve(name)
     read = from_csv(to_csv(mdp, tmp_path / "mdp.csv"))
