@@ -132,7 +132,7 @@ class LInfinity(Supported):
     def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
         order = values.argsort(-1)
         v, p, allowed = take(values, order), take(nominal, order), take(self.allowed(nominal), order)
-        q, _ = _within_distance(v, p, allowed, radius)
+        q, _ = within_distance(v, p, allowed, radius)
         return Solution((q * v).sum(-1), lambda: untake(q, order))
 
     def penalised(self, values: Tensor, nominal: Tensor, penalty: Tensor) -> Solution:
@@ -141,13 +141,13 @@ class LInfinity(Supported):
         v, p, allowed = take(values, order), take(nominal, order), take(self.allowed(nominal), order)
 
         def slope(radius: Tensor) -> tuple[Tensor, Tensor]:
-            _, gain = _within_distance(v, p, allowed, radius)
+            _, gain = within_distance(v, p, allowed, radius)
             return penalty - gain, torch.zeros_like(gain)
 
         nowhere = torch.full_like(slope(torch.ones_like(penalty))[0], 1e-200)
         radius = increasing_root(slope, nowhere, torch.ones_like(nowhere), nowhere)
         radius = torch.where(slope(nowhere)[0] >= 0, 0.0, radius)
-        q, _ = _within_distance(v, p, allowed, radius)
+        q, _ = within_distance(v, p, allowed, radius)
         paid = torch.where(radius > 0, penalty * (q - p).abs().amax(-1, keepdim=True), 0.0).squeeze(-1)
         return Solution((q * v).sum(-1) + paid, lambda: untake(q, order))
 
@@ -155,7 +155,7 @@ class LInfinity(Supported):
         return self.within(distribution, nominal, (distribution - nominal).abs().amax(-1))
 
 
-def _within_distance(v: Tensor, p: Tensor, allowed: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+def within_distance(v: Tensor, p: Tensor, allowed: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     """The worst case of ascending values within an L∞ distance, and how fast its value falls as the distance grows.
 
     Every place gives up what it may, and the sum is poured back from the lowest value on; the place where it runs out

@@ -58,7 +58,6 @@ class LanguageLearner:
         self.optimizer = torch.optim.AdamW(
             self.weights.values(), lr=learning_rate, weight_decay=method.weight_decay, fused=True
         )
-        self.extra: dict[str, Tensor] = {}
         if method.kl:
             model.keep_reference()
         if method.prompts < distributed.world_size():
@@ -314,8 +313,7 @@ class LanguageLearner:
 
     def state(self) -> dict[str, Tensor]:
         """Weights, optimiser, prompts and counters as tensors by name."""
-        counters = torch.tensor([self.drawn, self.batches, self.idle])
-        state = {"counters": counters, **{f"extra/{name}": x for name, x in self.extra.items()}}
+        state = {"counters": torch.tensor([self.drawn, self.batches, self.idle])}
         if self.solved is not None:
             state |= {f"prompts/{name}": x for name, x in self.solved._asdict().items()}
         for name, weight in self.weights.items():
@@ -339,7 +337,6 @@ class LanguageLearner:
             )
         self.iteration = iteration
         self.drawn, self.batches, self.idle = state["counters"].tolist()
-        self.extra = {n.removeprefix("extra/"): x.clone() for n, x in state.items() if n.startswith("extra/")}
         if self.solved is not None:
             self.solved = Solved(*(state[f"prompts/{name}"].clone() for name in Solved._fields))
         moments: dict[int, dict[str, Tensor]] = {}

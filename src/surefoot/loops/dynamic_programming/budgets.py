@@ -23,8 +23,7 @@ from surefoot.ambiguity import KL, ChiSquare, LInfinity, TotalVariation, Wassers
 from surefoot.ambiguity.core import Divergence
 from surefoot.ambiguity.divergences import log_partition, support_gaps
 from surefoot.ambiguity.mixtures import Mixture
-from surefoot.ambiguity.moves import _within_distance as within_distance
-from surefoot.ambiguity.moves import filled
+from surefoot.ambiguity.moves import filled, within_distance
 from surefoot.ambiguity.search import increasing_root, lowest, take
 from surefoot.ambiguity.transport import hull_edges
 
@@ -124,10 +123,9 @@ def moves(divergence: Divergence, values: Tensor, nominal: Tensor) -> Moves:
         rate, amount = (torch.nn.functional.pad(x.gather(-1, order), (0, 1)) for x in (rate, amount))
         return Moves(rest, rate, amount)
     assert isinstance(divergence, TotalVariation)
-    unit = 1.0 if divergence.name == "total-variation" else 2.0  # L1 counts what leaves and what arrives
     order = values.argsort(-1, descending=True)
     rate = take(values, order) - lowest(values, divergence.allowed(nominal))
-    return Moves(mean, rate.clamp(min=0).expand_as(nominal) / unit, unit * take(nominal, order))
+    return Moves(mean, rate.clamp(min=0).expand_as(nominal) / divergence.times, divergence.times * take(nominal, order))
 
 
 # --- tilts and cuts --------------------------------------------------------------------------------------------------
