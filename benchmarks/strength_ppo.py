@@ -1,38 +1,46 @@
 """Strength: PPO against Stable-Baselines3's with the same hyperparameters and normalisation, several seeds each.
 
-    python benchmarks/strength_ppo.py [--steps 300000] [--seeds 5]
+    python benchmarks/strength_ppo.py [--steps 300000] [--seeds 5] [--envs Hopper-v5,HalfCheetah-v5]
 
 The score of a run, fixed beforehand: mean return of the training episodes that end in the last tenth of its steps.
+Seeds whose scores are stored are not run again; a broken-off run is taken up by the same command.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from peer_sb3 import OURS, pin, sb3, store
+from peer_sb3 import OURS, RESULTS, pin, sb3, store
 
 
-def ours(env: str, steps: int, seeds: int) -> list[float]:
+def ours(env: str, steps: int, seeds: range) -> Iterator[float]:
     from surefoot.loops.run import make_learner
     from surefoot.methods.control.ppo import PPO
 
-    learner = make_learner(PPO(**OURS), env, list(range(seeds)), steps, compiled=True)
-    returns: list[list[float]] = [[] for _ in range(seeds)]
-    before = [0] * seeds
+    learner = make_learner(PPO(**OURS), env, list(seeds), steps, compiled=True)
+    returns: list[list[float]] = [[] for _ in seeds]
+    before = [0 for _ in seeds]
     while learner.steps < steps:
-        for seed, row in enumerate(learner.iterate()):
-            ended = int(row["episodes"]) - before[seed]
-            before[seed] = int(row["episodes"])
+        for index, row in enumerate(learner.iterate()):
+            ended = int(row["episodes"]) - before[index]
+            before[index] = int(row["episodes"])
             if learner.steps > 0.9 * steps and ended:
-                returns[seed] += [row["return"]] * ended
-    learner.collector.close()
-    return [float(np.mean(r)) for r in returns]
+                returns[index] += [row["return"]] * ended
+    learner.close()
+    yield from (float(np.mean(r)) for r in returns)
 
 
-def theirs(env: str, steps: int, seed: int) -> float:
+def theirs(env: str, steps: int, seeds: range) -> Iterator[float]:
+    for seed in seeds:
+        yield one_of_theirs(env, steps, seed)
+
+
+def one_of_theirs(env: str, steps: int, seed: int) -> float:
     from stable_baselines3.common.callbacks import BaseCallback
 
     returns: list[float] = []
@@ -52,21 +60,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300_000)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--envs", default="Hopper-v5,HalfCheetah-v5")
     arguments = parser.parse_args()
     pin()
+    path = RESULTS / "ppo_strength.json"
+    table: dict[str, Any] = json.loads(path.read_text())["table"] if path.exists() else {}
+    for env in arguments.envs.split(","):
+        for name, run in (("ours", ours), ("sb3", theirs)):
+            done = table.setdefault(env, {}).get(name, {}).get("scores", [])
+            missing = range(len(done), arguments.seeds)
+            for score in run(env, arguments.steps, missing) if missing else ():
+                done = [*done, score]
+                table[env][name] = summary(done)
+                command = f"python benchmarks/strength_ppo.py --steps {arguments.steps} --seeds {arguments.seeds}"
+                store("ppo_strength", {"table": table, "command": command})
+            if done:
+                iqm, (low, high) = table[env][name]["iqm"], table[env][name]["interval"]
+                print(f"{env:<16}{name:<6}{len(done)} seeds, IQM {iqm:9.1f}  [{low:.1f}, {high:.1f}]", flush=True)
+
+
+def summary(scores: list[float]) -> dict[str, Any]:
     from surefoot.evaluate.statistics import bootstrap_interval, interquartile_mean
 
-    table: dict[str, Any] = {}
-    for env in ("Hopper-v5", "HalfCheetah-v5"):
-        scores = {"ours": ours(env, arguments.steps, arguments.seeds)}
-        scores["sb3"] = [theirs(env, arguments.steps, seed) for seed in range(arguments.seeds)]
-        table[env] = {}
-        for name, values in scores.items():
-            low, high = bootstrap_interval(np.array(values))
-            table[env][name] = {"iqm": float(interquartile_mean(values)), "interval": [low, high], "scores": values}
-            print(f"{env:<16}{name:<6} IQM {table[env][name]['iqm']:9.1f}  [{low:.1f}, {high:.1f}]", flush=True)
-        command = f"python benchmarks/strength_ppo.py --steps {arguments.steps} --seeds {arguments.seeds}"
-        store("ppo_strength", {"table": table, "command": command})
+    return {"iqm": interquartile_mean(scores), "interval": list(bootstrap_interval(np.array(scores))), "scores": scores}
 
 
 if __name__ == "__main__":
