@@ -45,7 +45,7 @@ def gradient(run, terms, groups, scale=1.0):
     """Of the loss on some groups, as `step` adds it up."""
     run.optimizer = torch.optim.SGD(run.weights.values(), lr=0.0)
     again = run.method.epochs * run.method.minibatches > 1
-    run.step(terms, [run.batch(term, again) for term in terms], groups, scale)
+    run.step(terms, [run.estimator.batch(term, again) for term in terms], groups, scale)
     return torch.cat([w.grad.flatten().clone() for w in run.weights.values()])
 
 

@@ -17,19 +17,19 @@ from torch import Tensor
 from surefoot.envs.language import Task
 from surefoot.errors import UsageError
 from surefoot.loops import distributed
-from surefoot.loops.group_rollout import Batch, GroupRollout, Term, micro_batches
+from surefoot.loops.group_rollout import Batch, GroupRollout, Term
+from surefoot.loops.language_estimator import LanguageEstimator, Row
 from surefoot.loops.prompts import Solved, choose
 from surefoot.loops.rewards import Rewards
 from surefoot.loops.rollout import Rollout, gathered, joined, measured
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.generation import Completions, Engine
 from surefoot.models.language.model import LanguageModel
-from surefoot.models.language.sequences import Sequences, join
+from surefoot.models.language.sequences import join
 from surefoot.seeding import torch_stream
 
 PATIENCE = 3  # iterations from the start in which there may be nothing to learn
 LARGEST_GAP = 1.0  # nats between engine and model, on average, that can be rounding
-Row = dict[str, float]
 
 
 class LanguageLearner:
@@ -50,9 +50,11 @@ class LanguageLearner:
     ) -> None:
         self.method, self.model, self.task, self.rewards, self.engine = method, model, task, rewards, engine
         self.seeds, self.total_steps, self.learning_rate, self.stop = [seed], total_steps, learning_rate, tuple(stop)
-        self.iteration = self.drawn = self.batches = self.idle = 0
+        self.iteration = self.drawn = self.batches = 0
         self.solved = None if task.size is None else Solved.start(task.size)
+        self.learnable = False  # whether there was ever something to learn
         self.trusted = False  # whether the engine was seen to write with the model's weights
+        self.estimator = LanguageEstimator(method, model)
         self.weights = model.parameters()
         distributed.agree(self.weights.values())
         self.optimizer = torch.optim.AdamW(
@@ -143,11 +145,8 @@ class LanguageLearner:
         return rollout
 
     def _check_learnable(self, terms: list[Term], rollout: Rollout) -> None:
-        if any(bool((term.advantage != 0).any()) for term in terms):
-            self.idle = -PATIENCE * self.total_steps  # there was something once
-            return
-        self.idle += 1
-        if self.idle < PATIENCE:
+        self.learnable = self.learnable or any(bool((term.advantage != 0).any()) for term in terms)
+        if self.learnable or self.iteration + 1 < PATIENCE:
             return
         first = float(rollout.reward.flatten()[0])
         cause = f"every completion had the reward {first:g}"
@@ -158,8 +157,8 @@ class LanguageLearner:
             cause += f", and every one was cut off after max_tokens={self.method.max_tokens}"
             advice = "raise max_tokens, or name a stop text"
         raise UsageError(
-            f"There has been nothing to learn in the first {self.idle} iterations: {cause}; {advice}. The last one was "
-            f"{rollout.texts[-1]!r}, for the prompt {rollout.examples[-1].prompt!r}."
+            f"There has been nothing to learn in the first {self.iteration + 1} iterations: {cause}; {advice}. The "
+            f"last one was {rollout.texts[-1]!r}, for the prompt {rollout.examples[-1].prompt!r}."
         )
 
     # --- learning ----------------------------------------------------------------------------------------------------
@@ -171,7 +170,7 @@ class LanguageLearner:
             return {}
         self.model.network.train()
         again = method.epochs * method.minibatches > 1
-        batches = [self.batch(term, again) for term in terms]
+        batches = [self.estimator.batch(term, again) for term in terms]
         groups = torch.cat([term.group for term in terms]).unique()
         stream = torch_stream(self.seeds[0], "minibatches", self.iteration)
         for _ in range(method.epochs):
@@ -180,45 +179,6 @@ class LanguageLearner:
                 rows.append(self.step(terms, batches, chosen, len(groups) / len(chosen)))
         names = {name for row in rows for name in row}
         return {n: sum(r[n] for r in rows if n in r) / sum(n in r for r in rows) for n in sorted(names)}
-
-    def batch(self, term: Term, again: bool) -> Batch:
-        """A term with all that its loss needs; `again` says that there are several steps, so that the likelihoods
-        before the first have to be kept."""
-        valid = term.sequences.valid
-        advantage = term.advantage if term.advantage.ndim == 2 else term.advantage[:, None].expand(valid.shape)
-        weights = term.coefficient * term.objective.aggregation.weights(valid)
-        return Batch(
-            valid,
-            self._likelihoods(term, reference=False) if again else torch.full(valid.shape, torch.nan),
-            advantage.float(),
-            weights,
-            self._likelihoods(term, reference=True) if self.method.kl else None,
-            term.group,
-            term.extra,
-            term.sampled,
-        )
-
-    def _likelihoods(self, term: Term, reference: bool) -> Tensor:
-        return self._statistics(term.sequences, reference)[0]
-
-    def _statistics(self, sequences: Sequences, reference: bool = False) -> Tensor:
-        """Log-probability and entropy of every token, `[2, rows, length]`, without a gradient."""
-        found = torch.zeros(2, *sequences.valid.shape)
-        with torch.no_grad():
-            for rows in self._pieces(sequences):
-                part = sequences[rows]
-                statistics = self.model.statistics(part, temperature=self.method.temperature, reference=reference)
-                found[:, rows, : part.tokens.shape[1]] = torch.stack(statistics).cpu()
-        distributed.add([found])
-        return found
-
-    def _pieces(self, sequences: Sequences) -> list[Tensor]:
-        """This process's share of the rows, a piece of at most `micro_tokens` at a time."""
-        if distributed.world_size() == 1:
-            return micro_batches(sequences.lengths, self.method.micro_tokens)
-        mine = distributed.share(sequences.lengths.argsort(stable=True))
-        pieces = micro_batches(sequences.lengths[mine], self.method.micro_tokens)
-        return [mine[piece] for piece in pieces if len(piece)]
 
     def step(self, terms: list[Term], batches: list[Batch], groups: Tensor, scale: float) -> Row:
         """One step on the rows of some groups; `scale` makes up for the groups that are left out."""
@@ -230,7 +190,7 @@ class LanguageLearner:
             if not len(mine):
                 continue
             part = dataclasses.replace(batch[mine], weights=scale * batch.weights[mine])
-            found = self._backward(term, part, term.sequences[mine])
+            found = self.estimator.backward(term, part, term.sequences[mine])
             row |= {f"{term.name}/{name}" if term.name else name: value for name, value in found.items()}
         self._check_engine(row)
         distributed.add_gradients(self.weights.values())
@@ -242,39 +202,6 @@ class LanguageLearner:
             )
         self.optimizer.step()
         return {**row, "grad_norm": float(norm), "learning_rate": self.optimizer.param_groups[0]["lr"]}
-
-    def _backward(self, term: Term, batch: Batch, sequences: Sequences) -> Row:
-        """Add the gradient of these rows to the weights', a piece of the rows at a time; returns their metrics."""
-        pieces, tokens = self._pieces(sequences), int(batch.valid.sum())
-        whole = self.method.separable or (len(pieces) == 1 and distributed.world_size() == 1)
-        slopes, metrics = (None, {}) if whole else self._slopes(term, batch, sequences)
-        found: list[Row] = []
-        for rows in pieces:
-            part = sequences[rows]
-            log_prob, entropy = self.model.statistics(part, temperature=self.method.temperature)
-            width = part.tokens.shape[1]
-            if slopes is None:
-                loss, row = self._loss(term, batch[rows].trimmed(width), log_prob, entropy, tokens)
-                found.append(row)
-            else:
-                by_log_prob, by_entropy = (x[rows, :width].to(log_prob.device) for x in slopes)
-                loss = (by_log_prob * log_prob + by_entropy * entropy).sum()
-            if loss.requires_grad:
-                loss.backward()
-        return summed(distributed.gather_row(summed(found))) if slopes is None else metrics
-
-    def _loss(self, term: Term, batch: Batch, log_prob: Tensor, entropy: Tensor, tokens: int) -> tuple[Tensor, Row]:
-        """The loss of some rows and their part of the metrics of a batch of so many tokens."""
-        batch = batch.to(log_prob.device)
-        if bool(batch.old_log_prob.isnan().any()):  # the first step on the rows
-            batch = dataclasses.replace(batch, old_log_prob=log_prob.detach())
-        gaps: dict[str, Tensor] = {}
-        if batch.sampled is not None:
-            gap = torch.where(batch.valid, batch.old_log_prob - batch.sampled, 0.0)
-            batch = dataclasses.replace(batch, advantage=batch.advantage * self._correction(gap))
-            gaps = {"engine_gap": gap.abs().sum() / max(tokens, 1), "engine_gap_max": gap.abs().max()}
-        loss, metrics = self.method.loss(term.objective, batch, log_prob, entropy)
-        return loss, {name: float(x) for name, x in {**metrics, **gaps}.items()}
 
     def _check_engine(self, row: Row) -> None:
         """The canary: what the engine says of its tokens and what the model says of them must be nearly the same."""
@@ -288,20 +215,6 @@ class LanguageLearner:
             )
         self.trusted = True
 
-    def _correction(self, gap: Tensor) -> Tensor | float:
-        """What a token counts by which the model finds exp(gap) times as likely as the engine that drew it."""
-        if self.method.correction == "none":
-            return 1.0
-        weight, cap = gap.exp(), self.method.correction_cap
-        return weight.clamp(max=cap) if self.method.correction == "truncate" else weight * (weight <= cap)
-
-    def _slopes(self, term: Term, batch: Batch, sequences: Sequences) -> tuple[tuple[Tensor, ...], Row]:
-        """The slopes of a loss of all rows in their log-probabilities and entropies, and its metrics: with them the
-        rows can be taken a piece at a time."""
-        log_prob, entropy = (x.requires_grad_() for x in self._statistics(sequences).unbind(0))
-        loss, metrics = self._loss(term, batch, log_prob, entropy, int(batch.valid.sum()))
-        return torch.autograd.grad(loss, (log_prob, entropy), materialize_grads=True), metrics
-
     def _set_learning_rate(self) -> None:
         method = self.method
         risen = min(1.0, (self.iteration + 1) / max(1, method.warmup))
@@ -313,7 +226,7 @@ class LanguageLearner:
 
     def state(self) -> dict[str, Tensor]:
         """Weights, optimiser, prompts and counters as tensors by name."""
-        state = {"counters": torch.tensor([self.drawn, self.batches, self.idle])}
+        state = {"counters": torch.tensor([self.drawn, self.batches, self.learnable])}
         if self.solved is not None:
             state |= {f"prompts/{name}": x for name, x in self.solved._asdict().items()}
         for name, weight in self.weights.items():
@@ -336,7 +249,8 @@ class LanguageLearner:
                 "Resume with the model and adapter that the run's config.json names."
             )
         self.iteration = iteration
-        self.drawn, self.batches, self.idle = state["counters"].tolist()
+        self.drawn, self.batches, learnable = state["counters"].tolist()
+        self.learnable = bool(learnable)
         if self.solved is not None:
             self.solved = Solved(*(state[f"prompts/{name}"].clone() for name in Solved._fields))
         moments: dict[int, dict[str, Tensor]] = {}
@@ -364,9 +278,3 @@ class LanguageLearner:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-
-def summed(rows: Sequence[Row]) -> Row:
-    """The metrics of a batch from those of its parts: sums, and the largest of what is a maximum."""
-    names = {name for row in rows for name in row}
-    return {n: (max if n.endswith("_max") else sum)(row[n] for row in rows if n in row) for n in sorted(names)}

@@ -100,8 +100,6 @@ def measured(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 def gathered(found: Completions) -> Completions:
     """The completions that all processes wrote, in the order of the prompts."""
-    if distributed.world_size() == 1:
-        return found
     lengths = torch.tensor([len(row) for row in found.tokens], dtype=torch.int64)
     tokens = torch.tensor([x for row in found.tokens for x in row], dtype=torch.int64)
     log_prob = torch.tensor([x for row in found.log_prob for x in row], dtype=torch.float32)

@@ -32,6 +32,23 @@ def test_a_sample_is_the_same_alone_and_beside_others(tiny):
         assert alone.tokens[0] == together.tokens[4 * i + 2]
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_writing_is_without_dropout_and_leaves_the_network_as_it_was(tiny, training, monkeypatch):
+    seen = []
+
+    def broken(*_):
+        seen.append(tiny.network.training)
+        raise RuntimeError("out of memory")
+
+    tiny.network.train(training)
+    generate(tiny, PROMPTS, numbers(3, 1, 2), temperature=1.0)
+    assert tiny.network.training is training
+    monkeypatch.setattr("surefoot.models.language.generation.draw", broken)
+    with pytest.raises(RuntimeError, match="memory"):
+        generate(tiny, PROMPTS, numbers(3, 1, 2), temperature=1.0)
+    assert seen == [False] and tiny.network.training is training
+
+
 def test_the_likeliest_tokens_are_those_of_transformers_generate(tiny):
     found = generate(tiny, PROMPTS, numbers(3, 1, 10), temperature=0)
     for prompt, written in zip(PROMPTS, found.tokens, strict=True):

@@ -12,6 +12,7 @@ its clip, its token mean and its resampling here; its penalty on long completion
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from surefoot.hyperparameters import hyperparameter
@@ -44,14 +45,8 @@ class DrGRPO(GRPO):
     """GRPO without its two biases: no division by the deviation, none by the length (arXiv:2503.20783)."""
 
     def objective(self) -> PolicyObjective:
-        return PolicyObjective(
-            group_mean(),
-            ratios.old(),
-            stabilizers.clip(self.clip, self.clip_high),
-            aggregation=aggregation.constant_length(self.max_tokens),
-            divergence=self.kl,
-            entropy=self.entropy,
-        )
+        counted = aggregation.constant_length(self.max_tokens)
+        return dataclasses.replace(super().objective(), advantage=group_mean(), aggregation=counted)
 
 
 @dataclass(frozen=True)
@@ -64,14 +59,7 @@ class DAPO(GRPO):
     )
 
     def objective(self) -> PolicyObjective:
-        return PolicyObjective(
-            group_standardized(epsilon=1e-4),
-            ratios.old(),
-            stabilizers.clip(self.clip, self.clip_high),
-            aggregation=aggregation.mean(),
-            divergence=self.kl,
-            entropy=self.entropy,
-        )
+        return dataclasses.replace(super().objective(), aggregation=aggregation.mean())
 
 
 @dataclass(frozen=True)
@@ -82,14 +70,7 @@ class GSPO(GRPO):
     clip_high: float | None = hyperparameter(4e-4, above=0, help="How far above 1; as far as below if not given.")
 
     def objective(self) -> PolicyObjective:
-        return PolicyObjective(
-            group_standardized(epsilon=1e-4),
-            ratios.sequence(),
-            stabilizers.clip(self.clip, self.clip_high),
-            aggregation=aggregation.per_sequence(),
-            divergence=self.kl,
-            entropy=self.entropy,
-        )
+        return dataclasses.replace(super().objective(), ratio=ratios.sequence())
 
 
 @dataclass(frozen=True)
@@ -100,13 +81,12 @@ class CISPO(GRPO):
     clip_high: float | None = hyperparameter(0.28, above=0, help="And at most 1 plus this; `clip` if not given.")
 
     def objective(self) -> PolicyObjective:
-        return PolicyObjective(
-            group_standardized(epsilon=1e-4),
-            ratios.truncated(self.clip, self.clip if self.clip_high is None else self.clip_high),
-            stabilizers.none(),
+        high = self.clip if self.clip_high is None else self.clip_high
+        return dataclasses.replace(
+            super().objective(),
+            ratio=ratios.truncated(self.clip, high),
+            stabilizer=stabilizers.none(),
             aggregation=aggregation.mean(),
-            divergence=self.kl,
-            entropy=self.entropy,
         )
 
 

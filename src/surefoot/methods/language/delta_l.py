@@ -12,11 +12,12 @@ computed over the whole batch of completions, before it is cut into minibatches.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from surefoot.hyperparameters import hyperparameter
 from surefoot.methods.language.baselines import GRPO
-from surefoot.objectives import PolicyObjective, aggregation, ratios, stabilizers
+from surefoot.objectives import PolicyObjective, aggregation
 from surefoot.objectives.advantages import group_standardized
 
 
@@ -30,13 +31,10 @@ class DeltaL(GRPO):
     alpha: float = hyperparameter(1.0, low=0, high=1, help="Power of the length: 1 has the least variance.")
 
     def objective(self) -> PolicyObjective:
-        return PolicyObjective(
-            group_standardized(1e-6, unbiased=True),
-            ratios.old(),
-            stabilizers.clip(self.clip, self.clip_high),
+        return dataclasses.replace(
+            super().objective(),
+            advantage=group_standardized(1e-6, unbiased=True),
             aggregation=aggregation.delta_l(self.alpha, self.max_tokens),
-            divergence=self.kl,
-            entropy=self.entropy,
         )
 
 

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from surefoot.models.language.generation import Completions, Engine, generate
 from surefoot.models.language.model import LanguageModel, load_model
@@ -73,11 +72,6 @@ class LanguageAgent:
         facts = json.loads((Path(folder) / "agent.json").read_text())
         facts.pop("format", None)
         return cls(load_model(folder), facts)
-
-    @property
-    def vector(self) -> Tensor:
-        """All learned weights as one vector."""
-        return torch.cat([w.detach().flatten() for w in self.model.parameters().values()])
 
 
 def _prompt(text: str) -> Any:

@@ -42,14 +42,10 @@ def continuous_batching(
         pad_token_id=model.tokenizer.pad_token_id,
     )
     rows = [list(prompt) for prompt in prompts for _ in range(samples)]
-    training = model.network.training
-    model.network.eval()
-    try:
+    with model.evaluating():
         found = model.base.generate_batch(
             rows, generation_config=config, continuous_batching_config=_batching(model, rows, uniform), warmup=False
         )
-    finally:
-        model.network.train(training)
     written = list(found.values())
     broken = [x.error for x in written if x.error is not None] + ["no answer"] * (len(rows) - len(written))
     if broken:

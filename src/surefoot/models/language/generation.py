@@ -57,11 +57,16 @@ def generate(
     `temperature=0` always takes the likeliest token. A completion ends with the end-of-sequence token, or with the
     first of the `stop` texts that it contains; both stay in it.
     """
+    check_room(model, prompts, uniform.shape[2])
+    with model.evaluating():
+        return _written(model, prompts, uniform, temperature, stop)
+
+
+def _written(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], uniform: Tensor, temperature: float, stop: Sequence[str]
+) -> Completions:
     samples, limit = uniform.shape[1:]
-    check_room(model, prompts, limit)
-    base, training = model.base, model.network.training
-    remembered = cache_name(base)
-    model.network.eval()
+    base, remembered = model.base, cache_name(model.base)
     draws = uniform.flatten(0, 1).to(model.device)
     tokens, seen = (x.to(model.device) for x in left_padded(prompts))
     positions = (seen.cumsum(-1) - 1).clamp(min=0)
@@ -97,7 +102,6 @@ def generate(
             **{remembered: cache},
         )
         hidden = out.last_hidden_state[:, -1]
-    model.network.train(training)
     finished = torch.ones(len(lengths), dtype=torch.bool)
     finished[rows[~done].cpu()] = False
     return Completions(

@@ -119,6 +119,16 @@ class LanguageModel:
 
         self.reference = deepcopy(self.network).requires_grad_(False).eval()
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The network without dropout, as it writes; afterwards it is as it was before."""
+        training = self.network.training
+        self.network.eval()
+        try:
+            yield
+        finally:
+            self.network.train(training)
+
     # --- likelihood --------------------------------------------------------------------------------------------------
 
     def statistics(self, sequences: Sequences, *, temperature: float = 1.0, reference: bool = False) -> TokenStatistics:

@@ -1,0 +1,116 @@
+"""What a model says of tokens, and the gradient of a method's loss on them: a piece of the rows at a time, and a share
+of the rows in every process. The sums are those of all rows at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surefoot.loops import distributed
+from surefoot.loops.group_rollout import Batch, GroupRollout, Term, micro_batches
+from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.sequences import Sequences
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class LanguageEstimator:
+    """The losses of a method on a model."""
+
+    method: GroupRollout
+    model: LanguageModel
+
+    def statistics(self, sequences: Sequences, reference: bool = False) -> Tensor:
+        """Log-probability and entropy of every token, `[2, rows, length]`, without a gradient."""
+        found = torch.zeros(2, *sequences.valid.shape)
+        with torch.no_grad():
+            for rows in self._pieces(sequences):
+                part = sequences[rows]
+                statistics = self.model.statistics(part, temperature=self.method.temperature, reference=reference)
+                found[:, rows, : part.tokens.shape[1]] = torch.stack(statistics).cpu()
+        distributed.add([found])
+        return found
+
+    def batch(self, term: Term, again: bool) -> Batch:
+        """A term with all that its loss needs; `again` says that there are several steps, so that the likelihoods
+        before the first have to be kept."""
+        valid = term.sequences.valid
+        advantage = term.advantage if term.advantage.ndim == 2 else term.advantage[:, None].expand(valid.shape)
+        weights = term.coefficient * term.objective.aggregation.weights(valid)
+        return Batch(
+            valid,
+            self.statistics(term.sequences)[0] if again else torch.full(valid.shape, torch.nan),
+            advantage.float(),
+            weights,
+            self.statistics(term.sequences, reference=True)[0] if self.method.kl else None,
+            term.group,
+            term.extra,
+            term.sampled,
+        )
+
+    def backward(self, term: Term, batch: Batch, sequences: Sequences) -> Row:
+        """Add this process's share of the gradient of these rows to the weights'; returns the metrics of all of it."""
+        pieces, tokens = self._pieces(sequences), int(batch.valid.sum())
+        whole = self.method.separable or (len(pieces) == 1 and distributed.world_size() == 1)
+        slopes, metrics = (None, {}) if whole else self._slopes(term, batch, sequences)
+        found: list[Row] = []
+        for rows in pieces:
+            part = sequences[rows]
+            log_prob, entropy = self.model.statistics(part, temperature=self.method.temperature)
+            width = part.tokens.shape[1]
+            if slopes is None:
+                loss, row = self._loss(term, batch[rows].trimmed(width), log_prob, entropy, tokens)
+                found.append(row)
+            else:
+                by_log_prob, by_entropy = (x[rows, :width].to(log_prob.device) for x in slopes)
+                loss = (by_log_prob * log_prob + by_entropy * entropy).sum()
+            if loss.requires_grad:
+                loss.backward()
+        return summed(distributed.gather_row(summed(found))) if slopes is None else metrics
+
+    def _pieces(self, sequences: Sequences) -> list[Tensor]:
+        """This process's share of the rows, a piece of at most `micro_tokens` at a time."""
+        if distributed.world_size() == 1:
+            return micro_batches(sequences.lengths, self.method.micro_tokens)
+        mine = distributed.share(sequences.lengths.argsort(stable=True))
+        pieces = micro_batches(sequences.lengths[mine], self.method.micro_tokens)
+        return [mine[piece] for piece in pieces if len(piece)]
+
+    def _slopes(self, term: Term, batch: Batch, sequences: Sequences) -> tuple[tuple[Tensor, ...], Row]:
+        """The slopes of a loss of all rows in their log-probabilities and entropies, and its metrics: with them the
+        rows can be taken a piece at a time."""
+        log_prob, entropy = (x.requires_grad_() for x in self.statistics(sequences).unbind(0))
+        loss, metrics = self._loss(term, batch, log_prob, entropy, int(batch.valid.sum()))
+        return torch.autograd.grad(loss, (log_prob, entropy), materialize_grads=True), metrics
+
+    def _loss(self, term: Term, batch: Batch, log_prob: Tensor, entropy: Tensor, tokens: int) -> tuple[Tensor, Row]:
+        """The loss of some rows and their part of the metrics of a batch of so many tokens."""
+        batch = batch.to(log_prob.device)
+        if bool(batch.old_log_prob.isnan().any()):  # the first step on the rows
+            batch = dataclasses.replace(batch, old_log_prob=log_prob.detach())
+        gaps: dict[str, Tensor] = {}
+        if batch.sampled is not None:
+            gap = torch.where(batch.valid, batch.old_log_prob - batch.sampled, 0.0)
+            batch = dataclasses.replace(batch, advantage=batch.advantage * self._correction(gap))
+            gaps = {"engine_gap": gap.abs().sum() / max(tokens, 1), "engine_gap_max": gap.abs().max()}
+        loss, metrics = self.method.loss(term.objective, batch, log_prob, entropy)
+        return loss, {name: float(x) for name, x in {**metrics, **gaps}.items()}
+
+    def _correction(self, gap: Tensor) -> Tensor | float:
+        """What a token counts by which the model finds exp(gap) times as likely as the engine that drew it."""
+        if self.method.correction == "none":
+            return 1.0
+        weight, cap = gap.exp(), self.method.correction_cap
+        return weight.clamp(max=cap) if self.method.correction == "truncate" else weight * (weight <= cap)
+
+
+def summed(rows: Sequence[Row]) -> Row:
+    """The metrics of a batch from those of its parts: sums, and the largest of what is a maximum."""
+    names = {name for row in rows for name in row}
+    return {n: (max if n.endswith("_max") else sum)(row[n] for row in rows if n in row) for n in sorted(names)}
