@@ -13,13 +13,18 @@ pytest.importorskip("transformers", reason="language models need surefoot[langua
 
 from surefoot.envs.language import resolve
 from surefoot.errors import UsageError
-from surefoot.loops.group_rollout import Batch, micro_batches
+from surefoot.loops.group_rollout import Batch, Term, micro_batches
 from surefoot.loops.language_learner import LanguageLearner
 from surefoot.loops.rewards import make_rewards
 from surefoot.loops.rollout import joined
 from surefoot.methods.language.baselines import GRPO, RLOO
+from surefoot.methods.language.rebel import REBEL
 from surefoot.models.language.generation import generate
 from surefoot.models.language.nano import Nano, fresh
+from surefoot.models.language.sequences import join
+from surefoot.objectives import PolicyObjective
+from surefoot.objectives.advantages import outcome
+from surefoot.objectives.aggregation import constant_length
 
 TASK = resolve("arithmetic:digits=1")
 TINY = Nano(width=16, layers=1, heads=2, context=48, warmup=0)
@@ -98,6 +103,16 @@ def test_minibatches_of_a_batch_add_up_to_the_whole():
     assert whole.any()
     mean = (gradient(run, terms, torch.tensor([0, 3]), 2.0) + gradient(run, terms, torch.tensor([1, 2]), 2.0)) / 2
     torch.testing.assert_close(mean, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_a_minibatch_of_short_rows_whose_loss_is_no_sum_is_taken_in_pieces_too():
+    sequences = join([[1, 30, 31]] * 2 + [[1, 40]] * 2, [[50, 51, 52, 2], [60, 2], [70, 71, 2], [2]])
+    sums = PolicyObjective(outcome(), aggregation=constant_length(1.0))
+    reward, pairs = torch.tensor([1.0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
+    term = Term(sequences, torch.ones(4), sums, pairs, extra={"reward": reward})
+    found = [gradient(learner(REBEL(micro_tokens=n)), [term], torch.tensor([1])) for n in (None, 5)]
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+    assert found[0].any()
 
 
 def test_kl_and_entropy_are_those_of_a_hand_computation():

@@ -189,8 +189,9 @@ class LanguageLearner:
             mine = torch.isin(batch.group, groups).nonzero().squeeze(-1)
             if not len(mine):
                 continue
+            sequences = term.sequences[mine]
             part = dataclasses.replace(batch[mine], weights=scale * batch.weights[mine])
-            found = self.estimator.backward(term, part, term.sequences[mine])
+            found = self.estimator.backward(term, part.trimmed(sequences.tokens.shape[1]), sequences)
             row |= {f"{term.name}/{name}" if term.name else name: value for name, value in found.items()}
         self._check_engine(row)
         distributed.add_gradients(self.weights.values())
