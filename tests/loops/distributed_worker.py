@@ -26,6 +26,8 @@ CASES = {
     "hpt": {"gate": 0.0},
     "rebel": {"samples": 2, "micro_tokens": 20},
     "sft": {"samples": 0},
+    "ppo-critic": {"entropy": 0.01},
+    "ppo-critic-pieces": {"micro_tokens": 20, "kl": 0.1, "minibatches": 2},
 }
 
 
@@ -39,6 +41,8 @@ def main(place: str) -> None:
         run = micro.learner(method, task, deepcopy(start), seed=4)
         run.optimizer = torch.optim.SGD(run.weights.values(), lr=1.0)
         run.learning_rate = 1.0
+        if run.model.critic is not None:  # one that is 0 would not pull at the trunk
+            torch.nn.init.normal_(run.model.critic.weight, generator=torch.Generator().manual_seed(0))
         before = {name: weight.detach().clone() for name, weight in run.weights.items()}
         (row,) = run.iterate()
         steps = [(run.weights[name].detach() - x).flatten() for name, x in before.items()]

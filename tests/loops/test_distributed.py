@@ -56,7 +56,8 @@ def found(tmp_path_factory):
     return {name: load_file(folder / f"{name}.safetensors") for name in ("one-0", "two-0", "two-1")}
 
 
-CASES = ("grpo", "grpo-pieces", "dapo", "bnpo", "gpg", "delta-l", "hpt", "rebel", "sft")
+GROUPS = ("grpo", "grpo-pieces", "dapo", "bnpo", "gpg", "delta-l", "hpt", "rebel", "sft")
+CASES = (*GROUPS, "ppo-critic", "ppo-critic-pieces")
 
 
 @pytest.mark.parametrize("case", CASES)

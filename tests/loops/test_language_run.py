@@ -79,6 +79,8 @@ def data(path, count=10):
     [
         ("grpo", {"stop": ("=",), "kl": 0.1}),
         ("pspo", {"lora": 2}),
+        ("ppo-critic", {"epochs": 2}),
+        ("ppo-critic", {"lora": 2, "kl": 0.1}),
         ("gpg", {"sampler": "hard", "data": True, "informative": 0.5, "resamples": 3}),
         ("sft", {"reward": None, "samples": 0, "data": True}),
     ],

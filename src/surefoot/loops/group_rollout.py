@@ -19,6 +19,7 @@ from torch import Tensor
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.rollout import Rollout
+from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
 from surefoot.objectives import PolicyObjective, advantages, ratios, stabilizers
 from surefoot.objectives.aggregation import mean
@@ -38,7 +39,8 @@ class Term:
     name: str = ""  # goes before the names of its metrics
     coefficient: float = 1.0
     sampled: Float[Tensor, "rows length"] | None = None  # log-probabilities of the engine, where it wrote the rows
-    extra: dict[str, Tensor] = field(default_factory=dict)  # more numbers of each row, for a loss that needs them
+    extra: dict[str, Tensor] = field(default_factory=dict)  # more of each row or token, for a loss that needs it
+    judged: TokenStatistics | None = None  # of the model before it learns, where it is known already
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,7 @@ class Batch:
 
     def trimmed(self, length: int) -> Batch:
         """The first `length` tokens of every row."""
-        names = ("valid", "old_log_prob", "advantage", "weights", "reference", "sampled")
-        cut = {n: x[:, :length] for n in names if (x := getattr(self, n)) is not None}
-        return dataclasses.replace(self, **cut)
+        return self._each(lambda x: x[:, :length] if x.ndim > 1 else x)
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
         changed: dict[str, Any] = {"extra": {name: function(x) for name, x in self.extra.items()}}
@@ -79,7 +79,7 @@ class Batch:
 @dataclass(frozen=True)
 class GroupRollout:
     """What every method on groups of completions has. Steps a method may replace, from small to large: `objective`,
-    `advantages`, `terms`, `loss`."""
+    `advantages`, `terms`, `loss`; with a critic `prepare` and `critic_loss` too."""
 
     loop: ClassVar[str] = "group-rollout"
     pace: ClassVar[int] = 1
@@ -121,12 +121,16 @@ class GroupRollout:
 
     # --- what is optimised -------------------------------------------------------------------------------------------
 
+    def prepare(self, model: LanguageModel) -> None:
+        """Called once, before anything is learned: the model gets the critic that the method needs, or none."""
+        model.critic = None
+
     def objective(self) -> PolicyObjective:
         """The objective of the completions."""
         raise NotImplementedError
 
-    def advantages(self, rollout: Rollout) -> Float[Tensor, "prompts samples"]:
-        """How much better each completion is than expected."""
+    def advantages(self, rollout: Rollout) -> Float[Tensor, "prompts samples *length"]:
+        """How much better each completion, or each token, is than expected."""
         return self.objective().advantage(rollout.reward)
 
     def terms(self, rollout: Rollout) -> list[Term]:
@@ -138,8 +142,8 @@ class GroupRollout:
         prompts, samples = rollout.reward.shape
         group = torch.arange(prompts).repeat_interleave(samples)
         advantage = self.advantages(rollout).flatten(0, 1)
-        term = Term(rollout.sequences, advantage, self.objective(), group, sampled=rollout.log_prob)
-        return dataclasses.replace(term, **changes)
+        known = {"sampled": rollout.log_prob, "judged": rollout.judged}
+        return dataclasses.replace(Term(rollout.sequences, advantage, self.objective(), group, **known), **changes)
 
     def imitation(self, rollout: Rollout, keep: Tensor | None = None, **changes: Any) -> Term:
         """The demonstrations (of the prompts that a mask keeps) as a term of maximum likelihood.
@@ -172,6 +176,11 @@ class GroupRollout:
             divergence=divergence,
             weights=batch.weights,
         )
+
+    def critic_loss(self, batch: Batch, value: Tensor) -> tuple[Float[Tensor, ""], Metrics]:
+        """What is added to the loss of some rows where the model has a critic; differentiated in its `value`
+        `[rows, length]`. Like `loss` a sum over the rows where that is `separable`."""
+        return torch.zeros(()), {}
 
     # --- for the machinery of runs -----------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from surefoot.loops import distributed
 from surefoot.loops.group_rollout import Batch, GroupRollout, Term, micro_batches
-from surefoot.models.language.model import LanguageModel
+from surefoot.loops.rollout import Rollout
+from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
 
 Row = dict[str, float]
@@ -26,16 +27,24 @@ class LanguageEstimator:
     method: GroupRollout
     model: LanguageModel
 
-    def statistics(self, sequences: Sequences, reference: bool = False) -> Tensor:
-        """Log-probability and entropy of every token, `[2, rows, length]`, without a gradient."""
-        found = torch.zeros(2, *sequences.valid.shape)
+    def judged(self, rollout: Rollout) -> Rollout:
+        """The rollout with what the model says of it, without dropout, where that has a critic."""
+        if self.model.critic is None:
+            return rollout
+        with self.model.evaluating():
+            return dataclasses.replace(rollout, judged=self.statistics(rollout.sequences))
+
+    def statistics(self, sequences: Sequences, reference: bool = False) -> TokenStatistics:
+        """What the model, or the reference, says of every token, without a gradient."""
+        fields = 2 if reference or self.model.critic is None else 3
+        found = torch.zeros(fields, *sequences.valid.shape)
         with torch.no_grad():
             for rows in self._pieces(sequences):
                 part = sequences[rows]
                 statistics = self.model.statistics(part, temperature=self.method.temperature, reference=reference)
-                found[:, rows, : part.tokens.shape[1]] = torch.stack(statistics).cpu()
+                found[:, rows, : part.tokens.shape[1]] = torch.stack(statistics.known).cpu()
         distributed.add([found])
-        return found
+        return TokenStatistics(*found)
 
     def batch(self, term: Term, again: bool) -> Batch:
         """A term with all that its loss needs; `again` says that there are several steps, so that the likelihoods
@@ -43,12 +52,15 @@ class LanguageEstimator:
         valid = term.sequences.valid
         advantage = term.advantage if term.advantage.ndim == 2 else term.advantage[:, None].expand(valid.shape)
         weights = term.coefficient * term.objective.aggregation.weights(valid)
+        old = torch.full(valid.shape, torch.nan)
+        if again:
+            old = (term.judged or self.statistics(term.sequences)).log_prob
         return Batch(
             valid,
-            self.statistics(term.sequences)[0] if again else torch.full(valid.shape, torch.nan),
+            old,
             advantage.float(),
             weights,
-            self.statistics(term.sequences, reference=True)[0] if self.method.kl else None,
+            self.statistics(term.sequences, reference=True).log_prob if self.method.kl else None,
             term.group,
             term.extra,
             term.sampled,
@@ -62,14 +74,14 @@ class LanguageEstimator:
         found: list[Row] = []
         for rows in pieces:
             part = sequences[rows]
-            log_prob, entropy = self.model.statistics(part, temperature=self.method.temperature)
+            statistics = self.model.statistics(part, temperature=self.method.temperature)
             width = part.tokens.shape[1]
             if slopes is None:
-                loss, row = self._loss(term, batch[rows].trimmed(width), log_prob, entropy, tokens)
+                loss, row = self._loss(term, batch[rows].trimmed(width), statistics, tokens)
                 found.append(row)
             else:
-                by_log_prob, by_entropy = (x[rows, :width].to(log_prob.device) for x in slopes)
-                loss = (by_log_prob * log_prob + by_entropy * entropy).sum()
+                here = (slope[rows, :width].to(x.device) * x for slope, x in zip(slopes, statistics.known, strict=True))
+                loss = torch.stack([x.sum() for x in here]).sum()
             if loss.requires_grad:
                 loss.backward()
         return summed(distributed.gather_row(summed(found))) if slopes is None else metrics
@@ -83,14 +95,15 @@ class LanguageEstimator:
         return [mine[piece] for piece in pieces if len(piece)]
 
     def _slopes(self, term: Term, batch: Batch, sequences: Sequences) -> tuple[tuple[Tensor, ...], Row]:
-        """The slopes of a loss of all rows in their log-probabilities and entropies, and its metrics: with them the
-        rows can be taken a piece at a time."""
-        log_prob, entropy = (x.requires_grad_() for x in self.statistics(sequences).unbind(0))
-        loss, metrics = self._loss(term, batch, log_prob, entropy, int(batch.valid.sum()))
-        return torch.autograd.grad(loss, (log_prob, entropy), materialize_grads=True), metrics
+        """The slopes of a loss of all rows in what the model says of them, and its metrics: with them the rows can be
+        taken a piece at a time."""
+        statistics = self.statistics(sequences).each(lambda x: x.requires_grad_())
+        loss, metrics = self._loss(term, batch, statistics, int(batch.valid.sum()))
+        return torch.autograd.grad(loss, statistics.known, materialize_grads=True), metrics
 
-    def _loss(self, term: Term, batch: Batch, log_prob: Tensor, entropy: Tensor, tokens: int) -> tuple[Tensor, Row]:
+    def _loss(self, term: Term, batch: Batch, statistics: TokenStatistics, tokens: int) -> tuple[Tensor, Row]:
         """The loss of some rows and their part of the metrics of a batch of so many tokens."""
+        log_prob, entropy, value = statistics
         batch = batch.to(log_prob.device)
         if bool(batch.old_log_prob.isnan().any()):  # the first step on the rows
             batch = dataclasses.replace(batch, old_log_prob=log_prob.detach())
@@ -100,6 +113,9 @@ class LanguageEstimator:
             batch = dataclasses.replace(batch, advantage=batch.advantage * self._correction(gap))
             gaps = {"engine_gap": gap.abs().sum() / max(tokens, 1), "engine_gap_max": gap.abs().max()}
         loss, metrics = self.method.loss(term.objective, batch, log_prob, entropy)
+        if value is not None:
+            error, errors = self.method.critic_loss(batch, value)
+            loss, metrics = loss + error, metrics | errors
         return loss, {name: float(x) for name, x in {**metrics, **gaps}.items()}
 
     def _correction(self, gap: Tensor) -> Tensor | float:

@@ -55,6 +55,7 @@ class LanguageLearner:
         self.learnable = False  # whether there was ever something to learn
         self.trusted = False  # whether the engine was seen to write with the model's weights
         self.estimator = LanguageEstimator(method, model)
+        method.prepare(model)
         self.weights = model.parameters()
         distributed.agree(self.weights.values())
         self.optimizer = torch.optim.AdamW(
@@ -77,7 +78,7 @@ class LanguageLearner:
     def iterate(self) -> list[Row]:
         """Write, reward and learn once; one row of metrics."""
         rollout, row = self.collect()
-        terms = self.method.terms(rollout)
+        terms = self.method.terms(self.estimator.judged(rollout))
         self._check_learnable(terms, rollout)
         row |= self.update(terms)
         self.iteration += 1

@@ -12,6 +12,7 @@ from torch import Tensor
 from surefoot.envs.language import Example
 from surefoot.loops import distributed
 from surefoot.models.language.generation import Completions
+from surefoot.models.language.model import TokenStatistics
 from surefoot.models.language.sequences import Sequences, concatenate
 
 
@@ -28,6 +29,7 @@ class Rollout:
     components: dict[str, Float[Tensor, "prompts samples"]]
     truncated: Bool[Tensor, "prompts samples"]  # cut off by the limit, not finished
     demonstrations: Sequences | None = None  # one row a prompt, where all of them have one
+    judged: TokenStatistics | None = None  # what the model says of the tokens before it learns, where it has a critic
 
     @property
     def lengths(self) -> Int[Tensor, "prompts samples"]:
@@ -39,22 +41,30 @@ class Rollout:
         """The prompts whose completions all have the same reward: they say nothing about what is better."""
         return (self.reward == self.reward[:, :1]).all(1)
 
+    @property
+    def value(self) -> Float[Tensor, "rows length"]:
+        """The critic's value of the state before every token."""
+        assert self.judged is not None and self.judged.value is not None, "only a model with a critic gives values"
+        return self.judged.value
+
     def prompts(self, keep: Tensor) -> Rollout:
         """The rollout of some prompts, given by their numbers or a mask."""
         keep = keep.nonzero().squeeze(-1) if keep.dtype == torch.bool else keep
         samples = self.reward.shape[1]
         rows = (keep[:, None] * samples + torch.arange(samples)).flatten()
         sequences = self.sequences[rows]
+        width = sequences.tokens.shape[1]
         return Rollout(
             [self.examples[i] for i in keep.tolist()],
             self.index[keep],
             sequences,
             [self.texts[i] for i in rows.tolist()],
-            self.log_prob[rows, : sequences.tokens.shape[1]],
+            self.log_prob[rows, :width],
             self.reward[keep],
             {name: x[keep] for name, x in self.components.items()},
             self.truncated[keep],
             None if self.demonstrations is None else self.demonstrations[keep],
+            None if self.judged is None else self.judged.each(lambda x: x[rows, :width]),
         )
 
 
@@ -63,17 +73,24 @@ def joined(rollouts: Sequence[Rollout]) -> Rollout:
     sequences = concatenate([r.sequences for r in rollouts])
     shown = [r.demonstrations for r in rollouts if r.demonstrations is not None]
     shown = shown if len(shown) == len(rollouts) else []
-    width = sequences.tokens.shape[1]
+    judged = [r.judged.known for r in rollouts if r.judged is not None]
+    judged = judged if len(judged) == len(rollouts) else []
+
+    def rows(parts: Sequence[Tensor]) -> Tensor:
+        width = sequences.tokens.shape[1]
+        return torch.cat([torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in parts])
+
     return Rollout(
         [e for r in rollouts for e in r.examples],
         torch.cat([r.index for r in rollouts]),
         sequences,
         [text for r in rollouts for text in r.texts],
-        torch.cat([torch.nn.functional.pad(r.log_prob, (0, width - r.log_prob.shape[1])) for r in rollouts]),
+        rows([r.log_prob for r in rollouts]),
         torch.cat([r.reward for r in rollouts]),
         {name: torch.cat([r.components[name] for r in rollouts]) for name in rollouts[0].components},
         torch.cat([r.truncated for r in rollouts]),
         None if not shown else concatenate(shown),
+        None if not judged else TokenStatistics(*map(rows, zip(*judged, strict=True))),
     )
 
 

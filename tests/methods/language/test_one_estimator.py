@@ -17,10 +17,12 @@ pytest.importorskip("transformers", reason="language models need surefoot[langua
 from surefoot import catalogue
 from surefoot.loops.group_rollout import GroupRollout
 from surefoot.objectives import PolicyObjective, advantages, aggregation, beta, estep, ratios, stabilizers
+from surefoot.objectives.tokens import token_advantages
 
 LENGTH, LENGTHS = 6, [6, 1, 3, 2, 4, 1, 5, 0]
 REWARD = torch.tensor([[1.0, 0.0, 0.25, 1.0], [0.5, 0.5, 0.5, 0.5]], dtype=torch.float64)
 VALID = torch.arange(LENGTH) < torch.tensor(LENGTHS)[:, None]
+VALUE = torch.rand(VALID.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 METHODS = [
     entry.slug
     for entry in catalogue.methods()
@@ -33,6 +35,7 @@ VARIANTS = {
     "cpgd": [{"advantage": "centred"}, {"advantage": "filtered"}],
     "delta-l": [{"alpha": 0.5}],
     "grpo": [{"clip_high": 0.05}],
+    "ppo-critic": [{"gamma": 0.9, "lam": 0.5}],
 }
 CASES = [(slug, changes) for slug in METHODS for changes in ({}, *VARIANTS.get(slug, []))]
 
@@ -62,6 +65,20 @@ def advantage(part, reward: list[list[float]]) -> list[list[float]]:
         case beta.beta_normalized():
             return part(torch.tensor(reward, dtype=torch.float64)).tolist()  # has its own exact tests
     raise NotImplementedError(part)
+
+
+def of_tokens(part) -> tuple[torch.Tensor, list[list[float]]]:
+    """What the loss is given for every token, and the numbers it should have been given, row by row."""
+    if isinstance(part, advantages.gae):
+        given, found = token_advantages(part, REWARD.flatten(), VALUE, VALID), []
+        for value, length, reward in zip(VALUE.tolist(), LENGTHS, REWARD.flatten().tolist()):
+            value = [*value[:length], 0.0]
+            errors = [part.gamma * value[t + 1] - value[t] + reward * (t + 1 == length) for t in range(length)]
+            decay = part.gamma * part.lam
+            found.append([sum(decay ** (u - t) * errors[u] for u in range(t, length)) for t in range(length)])
+        return given, found
+    numbers = [a for group in advantage(part, REWARD.tolist()) for a in group]
+    return part(REWARD).flatten()[:, None].expand(VALID.shape), [[a] * LENGTH for a in numbers]
 
 
 def denominator(part, new: list[float], old: list[float]) -> list[float]:
@@ -122,14 +139,13 @@ def test_the_gradient_is_the_closed_form(slug, changes):
     old = -0.2 - torch.rand(VALID.shape, generator=g, dtype=torch.float64)
     new = old + 0.5 * torch.randn(VALID.shape, generator=g, dtype=torch.float64)
     new, old = (torch.where(VALID, x, torch.nan) for x in (new, old))
-    per_row = objective.advantage(REWARD).flatten()
-    given = torch.where(VALID, per_row[:, None], torch.nan)
+    given, numbers = of_tokens(objective.advantage)
+    given = torch.where(VALID, given, torch.nan)
     leaf = new.clone().requires_grad_()
     loss, _ = objective.loss(leaf, old, given, valid=VALID)
     (found,) = torch.autograd.grad(loss, leaf)
 
     wanted = torch.zeros_like(found)
-    numbers = [a for group in advantage(objective.advantage, REWARD.tolist()) for a in group]
     shares = weights(objective.aggregation, LENGTHS)
     for row, length in enumerate(LENGTHS):
         if not length:
@@ -137,11 +153,11 @@ def test_the_gradient_is_the_closed_form(slug, changes):
         x, y = new[row, :length].tolist(), old[row, :length].tolist()
         for t, d in enumerate(denominator(objective.ratio, x, y)):
             ratio = math.exp(x[t]) / d
-            wanted[row, t] = -shares[row] * slope(objective.stabilizer, ratio, numbers[row]) * ratio
+            wanted[row, t] = -shares[row] * slope(objective.stabilizer, ratio, numbers[row][t]) * ratio
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
     assert torch.isfinite(loss) and wanted.any()
 
 
 def test_every_composition_is_here():
     assert {"grpo", "dr-grpo", "dapo", "gspo", "cispo", "rloo", "rft", "sft"} <= set(METHODS)
-    assert {"gpg", "bnpo", "pspo", "cpgd", "delta-l", "hpt"} <= set(METHODS)
+    assert {"gpg", "bnpo", "pspo", "cpgd", "delta-l", "hpt", "ppo-critic"} <= set(METHODS)

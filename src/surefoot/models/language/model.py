@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from surefoot.errors import UsageError
+from surefoot.models.language.critic import Critic
 from surefoot.models.language.head import logits_of, token_log_probs
 from surefoot.models.language.sequences import Sequences
 from surefoot.models.language.states import written_states
@@ -29,19 +30,31 @@ class TokenStatistics(NamedTuple):
 
     log_prob: Float[Tensor, "batch length"]
     entropy: Float[Tensor, "batch length"]
+    value: Float[Tensor, "batch length"] | None = None  # of the state before the token, where the model has a critic
+
+    @property
+    def known(self) -> list[Tensor]:
+        """The fields that are there."""
+        return [x for x in self if x is not None]
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> TokenStatistics:
+        """The same of every field that is there."""
+        return TokenStatistics(*map(function, self.known))
 
 
 @dataclass
 class LanguageModel:
-    """A model, its tokenizer, and what it is compared with.
+    """A model, its tokenizer, what it is compared with, and who judges it.
 
     `network` is a `PreTrainedModel` or a PEFT model around one. `reference` is a frozen copy; a PEFT model needs none:
-    it is its own reference with the adapter off.
+    it is its own reference with the adapter off. `critic` is there where a method needs one; it learns with the network
+    and is in checkpoints, but not among the files that `save` writes.
     """
 
     network: Any
     tokenizer: Any
     reference: Any = None
+    critic: Critic | None = None
 
     def __post_init__(self) -> None:
         tokenizer = self.tokenizer
@@ -98,7 +111,8 @@ class LanguageModel:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is learned, by name."""
-        return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        critic = {} if self.critic is None else dict(self.critic.named_parameters(prefix="critic"))
+        return {name: p for name, p in self.network.named_parameters() if p.requires_grad} | critic
 
     @contextmanager
     def as_reference(self) -> Iterator[Any]:
@@ -119,6 +133,11 @@ class LanguageModel:
 
         self.reference = deepcopy(self.network).requires_grad_(False).eval()
 
+    def add_critic(self) -> None:
+        """Give the model a critic that has learned nothing."""
+        weight, _, _ = self.head()
+        self.critic = Critic(weight.shape[1], weight.device)
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """The network without dropout, as it writes; afterwards it is as it was before."""
@@ -132,26 +151,28 @@ class LanguageModel:
     # --- likelihood --------------------------------------------------------------------------------------------------
 
     def statistics(self, sequences: Sequences, *, temperature: float = 1.0, reference: bool = False) -> TokenStatistics:
-        """Log-probabilities and entropies of the valid tokens; with `reference=True` those of the reference."""
+        """Log-probabilities and entropies of the valid tokens, and values where the model has a critic; with
+        `reference=True` those of the reference, which has none."""
         if reference:
             with torch.no_grad(), self.as_reference() as network:
-                return self._statistics(network, sequences, temperature)
-        return self._statistics(self.base, sequences, temperature)
+                return self._statistics(network, None, sequences, temperature)
+        return self._statistics(self.base, self.critic, sequences, temperature)
 
-    def _statistics(self, network: Any, sequences: Sequences, temperature: float) -> TokenStatistics:
+    def _statistics(
+        self, network: Any, critic: Critic | None, sequences: Sequences, temperature: float
+    ) -> TokenStatistics:
         tokens, valid = sequences.tokens.to(self.device), sequences.valid.to(self.device)
-        found = torch.zeros(2, *tokens.shape, dtype=torch.float32, device=tokens.device)
+        blank = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
         if not bool(valid.any()):
-            return TokenStatistics(*found)
+            return TokenStatistics(blank, blank, None if critic is None else blank)
         hidden = written_states(network, tokens, valid)
         weight, bias, softcap = self.head(network)
         log_prob, entropy = token_log_probs(
             hidden, weight, tokens[valid], bias=bias, temperature=temperature, softcap=softcap
         )
-        place = (valid.flatten().nonzero().squeeze(-1),)
-        return TokenStatistics(
-            *(x.flatten().index_put(place, y).view_as(x) for x, y in zip(found, (log_prob, entropy)))
-        )
+        found = TokenStatistics(log_prob, entropy, None if critic is None else critic(hidden))
+        place = valid.nonzero(as_tuple=True)
+        return found.each(lambda x: blank.index_put(place, x))
 
     def next_logits(self, hidden: Tensor, temperature: float) -> Float[Tensor, "batch vocabulary"]:
         """The logits of the next token over the temperature, in float32, from the last hidden states."""
