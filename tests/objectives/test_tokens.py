@@ -11,7 +11,7 @@ from surefoot.objectives.tokens import token_advantages
 F64 = torch.float64
 STARTS, ENDS, LENGTH = [2, 1, 3, 1, 0], [4, 7, 4, 2, 3], 7  # of the valid tokens of five rows of seven
 PLACE = torch.arange(LENGTH)
-VALID = (PLACE >= torch.tensor(STARTS)[:, None]) & (PLACE < torch.tensor(ENDS)[:, None])
+VALID = (torch.tensor(STARTS)[:, None] <= PLACE) & (torch.tensor(ENDS)[:, None] > PLACE)
 REWARD = torch.tensor([1.0, -0.5, 2.0, 0.25, 0.0], dtype=F64)
 
 
