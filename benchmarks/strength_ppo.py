@@ -3,13 +3,14 @@
     python benchmarks/strength_ppo.py [--steps 300000] [--seeds 5] [--envs Hopper-v5,HalfCheetah-v5]
 
 The score of a run, fixed beforehand: mean return of the training episodes that end in the last tenth of its steps.
-Seeds whose scores are stored are not run again; a broken-off run is taken up by the same command.
+Seeds whose scores of runs as long are stored are not run again: the same command takes up a broken-off run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,7 +65,9 @@ def main() -> None:
     arguments = parser.parse_args()
     pin()
     path = RESULTS / "ppo_strength.json"
-    table: dict[str, Any] = json.loads(path.read_text())["table"] if path.exists() else {}
+    stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    table = stored["table"] if stored.get("steps") == arguments.steps else {}
+    facts = {"steps": arguments.steps, "command": f"python benchmarks/strength_ppo.py {' '.join(sys.argv[1:])}"}
     for env in arguments.envs.split(","):
         for name, run in (("ours", ours), ("sb3", theirs)):
             done = table.setdefault(env, {}).get(name, {}).get("scores", [])
@@ -72,8 +75,7 @@ def main() -> None:
             for score in run(env, arguments.steps, missing) if missing else ():
                 done = [*done, score]
                 table[env][name] = summary(done)
-                command = f"python benchmarks/strength_ppo.py --steps {arguments.steps} --seeds {arguments.seeds}"
-                store("ppo_strength", {"table": table, "command": command})
+                store("ppo_strength", {"table": table, **facts})
             if done:
                 iqm, (low, high) = table[env][name]["iqm"], table[env][name]["interval"]
                 print(f"{env:<16}{name:<6}{len(done)} seeds, IQM {iqm:9.1f}  [{low:.1f}, {high:.1f}]", flush=True)

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from surefoot.loops import distributed
+from surefoot.loops.distributed import Row
 from surefoot.loops.group_rollout import Batch, GroupRollout, Term, micro_batches
 from surefoot.loops.rollout import Rollout
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
-
-Row = dict[str, float]
 
 
 @dataclass(frozen=True)

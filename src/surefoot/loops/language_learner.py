@@ -17,8 +17,9 @@ from torch import Tensor
 from surefoot.envs.language import Task
 from surefoot.errors import UsageError
 from surefoot.loops import distributed
+from surefoot.loops.distributed import Row
 from surefoot.loops.group_rollout import Batch, GroupRollout, Term
-from surefoot.loops.language_estimator import LanguageEstimator, Row
+from surefoot.loops.language_estimator import LanguageEstimator
 from surefoot.loops.prompts import Solved, choose
 from surefoot.loops.rewards import Rewards
 from surefoot.loops.rollout import Rollout, gathered, joined, measured

@@ -97,7 +97,7 @@ class OnPolicy:
 
     def value_loss(self) -> ValueLoss:
         """The critic's loss."""
-        return values.squared() if self.value_clip is None else values.clipped(self.value_clip)
+        return values.within(self.value_clip)
 
     def loss(
         self, model: Model, vector: Tensor, batch: Batch, extra: dict[str, Tensor]

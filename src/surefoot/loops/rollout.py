@@ -69,28 +69,21 @@ class Rollout:
 
 
 def joined(rollouts: Sequence[Rollout]) -> Rollout:
-    """Several rollouts as one."""
+    """Several rollouts as one, before a critic has judged them."""
     sequences = concatenate([r.sequences for r in rollouts])
     shown = [r.demonstrations for r in rollouts if r.demonstrations is not None]
     shown = shown if len(shown) == len(rollouts) else []
-    judged = [r.judged.known for r in rollouts if r.judged is not None]
-    judged = judged if len(judged) == len(rollouts) else []
-
-    def rows(parts: Sequence[Tensor]) -> Tensor:
-        width = sequences.tokens.shape[1]
-        return torch.cat([torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in parts])
-
+    width = sequences.tokens.shape[1]
     return Rollout(
         [e for r in rollouts for e in r.examples],
         torch.cat([r.index for r in rollouts]),
         sequences,
         [text for r in rollouts for text in r.texts],
-        rows([r.log_prob for r in rollouts]),
+        torch.cat([torch.nn.functional.pad(r.log_prob, (0, width - r.log_prob.shape[1])) for r in rollouts]),
         torch.cat([r.reward for r in rollouts]),
         {name: torch.cat([r.components[name] for r in rollouts]) for name in rollouts[0].components},
         torch.cat([r.truncated for r in rollouts]),
         None if not shown else concatenate(shown),
-        None if not judged else TokenStatistics(*map(rows, zip(*judged, strict=True))),
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from surefoot.errors import UsageError
@@ -108,6 +108,11 @@ def discounted_sum(x: Float[Tensor, "time ..."], decay: Float[Tensor, "time ..."
     return torch.stack(out[::-1])
 
 
+def following(x: Shaped[Tensor, "time ..."]) -> Shaped[Tensor, "time ..."]:
+    """y[t] = x[t+1], 0 or False after the last step."""
+    return torch.cat([x[1:], torch.zeros_like(x[:1])])
+
+
 def _continues(signals: dict[str, Any], like: Tensor) -> Tensor:
     """1 where the episode goes on after the step, 0 where it ends or where the step is padding."""
     goes_on = torch.ones_like(like, dtype=torch.bool) if (valid := signals.get("valid")) is None else valid
@@ -158,8 +163,7 @@ class n_step(Advantage):
         # A^(k)[t] = δ[t] + γ·A^(k−1)[t+1]: the TD errors telescope.
         advantage = deltas
         for _ in range(self.n - 1):
-            following = torch.cat([advantage[1:], torch.zeros_like(advantage[:1])])
-            advantage = deltas + self.gamma * continues * following
+            advantage = deltas + self.gamma * continues * following(advantage)
         return advantage
 
 

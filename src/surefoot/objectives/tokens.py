@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from surefoot.objectives.advantages import Advantage
+from surefoot.objectives.advantages import Advantage, following
 
 
 def token_advantages(
@@ -21,16 +21,7 @@ def token_advantages(
     A completion that the limit cut off has ended like any other, in a state of value 0: the reward is of what it is,
     and nobody will ask for what it would have become.
     """
-    last = valid & ~_following(valid)
-    return advantage(
-        torch.where(last, reward[:, None], torch.zeros_like(value)).T,
-        values=value.T,
-        next_values=_following(value).T,
-        terminated=last.T,
-        valid=valid.T,
-    ).T
-
-
-def _following(x: Tensor) -> Tensor:
-    """What stands one place further on, 0 or False after the last."""
-    return torch.cat([x[:, 1:], torch.zeros_like(x[:, :1])], 1)
+    value, valid = value.T, valid.T  # time goes first
+    last = valid & ~following(valid)
+    rewards = torch.where(last, reward, torch.zeros_like(value))
+    return advantage(rewards, values=value, next_values=following(value), terminated=last, valid=valid).T

@@ -45,6 +45,11 @@ class clipped(ValueLoss):
         return 0.5 * torch.maximum((values - targets) ** 2, (near - targets) ** 2)
 
 
+def within(epsilon: float | None) -> ValueLoss:
+    """The clipped loss of a width, or the plain one where no width is given."""
+    return squared() if epsilon is None else clipped(epsilon)
+
+
 @dataclass(frozen=True)
 class huber(ValueLoss):
     """½e² up to |e| = δ, linear beyond: outliers in the returns pull with bounded force."""

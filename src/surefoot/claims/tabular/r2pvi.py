@@ -61,16 +61,13 @@ def judge(found: Measurements) -> tuple[Verdict, dict[str, Estimate]]:
     estimates = {f"return at q={q:g}, {name}": estimate(table[name][i]) for i, q in enumerate(SHIFTS) for name in ARMS}
     gains = {q: difference(table["R2PVI-TV"][i], table["PEVI"][i]) for i, q in enumerate(SHIFTS)}
     estimates |= {f"R2PVI-TV less PEVI at q={q:g}": gain for q, gain in gains.items()}
-    mean = {name: [float(np.mean(row)) for row in rows] for name, rows in table.items()}
-    ahead = {q: mean["R2PVI-TV"][i] - mean["PEVI"][i] for i, q in enumerate(SHIFTS)}
+    mean = {name: dict(zip(SHIFTS, map(np.mean, rows), strict=True)) for name, rows in table.items()}
+    best = {q: max(ARMS, key=lambda name: mean[name][q]) for q in SHIFTS}
+    ahead = {q: mean["R2PVI-TV"][q] - mean["PEVI"][q] for q in SHIFTS}
     if ahead[1.0] <= 0:
         return "refuted", estimates
-    nominal_best = mean["PEVI"][0] == max(mean[name][0] for name in ARMS)
-    shifted_best = all(
-        mean["R2PVI-TV"][i] == max(mean[n][i] for n in ARMS) for i, q in enumerate(SHIFTS) if q in SHIFTED
-    )
-    robust = shifted_best and min(ahead[q] for q in SHIFTED) >= AHEAD
-    return "shown" if nominal_best and robust else "not shown", estimates
+    robust = all(best[q] == "R2PVI-TV" and ahead[q] >= AHEAD for q in SHIFTED)
+    return "shown" if best[0.0] == "PEVI" and robust else "not shown", estimates
 
 
 CLAIM = Claim(

@@ -57,7 +57,7 @@ class PPOCritic(GRPO):
 
     def value_loss(self) -> ValueLoss:
         """The critic's loss."""
-        return values.squared() if self.value_clip is None else values.clipped(self.value_clip)
+        return values.within(self.value_clip)
 
     def gain(self, rollout: Rollout) -> Float[Tensor, "rows length"]:
         """Â of every token, as it is estimated."""
