@@ -128,10 +128,14 @@ def test_plans_leave_few_rows_of_a_dense_kernel(ambiguity):
     assert len(left) < 0.03 * ROWS
 
 
-@pytest.mark.parametrize("columns", [1, 3, 8, 16])
-def test_products_are_the_matrix_product(columns):
-    p, right = dense()[:603], uniform(N, columns, seed=6)
-    torch.testing.assert_close(shared.products(p, right), p @ right, rtol=0, atol=1e-14)
+@pytest.mark.parametrize("columns", [0, 1, 3, 8, 16])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_looked_up_of_rows(monkeypatch, columns, threads):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    p, right, outcomes = dense()[:603], uniform(N, columns, seed=6), torch.tensor([5, 0, N - 1])
+    products, probabilities = shared.looked_up(p, right, outcomes)
+    torch.testing.assert_close(products, p @ right, rtol=0, atol=1e-14)
+    assert torch.equal(probabilities, p[:, outcomes])
 
 
 @pytest.mark.parametrize("ambiguity", [TotalVariation(0.1), KL(0.3), ChiSquare(2.0), Hellinger(0.1)], ids=str)

@@ -33,17 +33,20 @@ class Solution(NamedTuple):
     distribution: Callable[[], Tensor]
 
 
+NO_OUTCOMES = torch.arange(0)
+
+
 class Plan(NamedTuple):
     """How a set solves many rows that share their values, reading the nominal once.
 
-    columns: `[n, m]`, what every row is multiplied by. finish: (products `[R, m]`, nominal `[R, n]`, strength `[R, 1]`
-    or `[1, 1]` or None) -> the least values `[R]`, and in which rows `[R]` they are certain to be right. revisits:
-    whether `finish` looks up probabilities of the nominal, which is then done for some rows at a time.
+    columns: `[n, m]`, what every row is multiplied by. finish: (products `[R, m]`, probabilities `[R, w]` of the
+    `outcomes` `[w]`, strength `[R, 1]` or `[1, 1]` or None) -> the least values `[R]`, and in which rows `[R]` they are
+    certain to be right.
     """
 
     columns: Tensor
     finish: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
-    revisits: bool = False
+    outcomes: Tensor = NO_OUTCOMES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,7 +109,7 @@ class KL(Divergence):
         least, penalty = values.min(), strength.clamp(TINY, 1 / TINY).squeeze()
         gaps = (values - least) / penalty
 
-        def finish(products: Tensor, nominal: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
+        def finish(products: Tensor, _: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
             small, total = products.unbind(-1)
             log_z = torch.where(small > -0.5, torch.log1p(small), torch.log(total))
             return least - penalty * log_z, total > 1e-280  # else too little is left above the smallest numbers

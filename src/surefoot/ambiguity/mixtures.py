@@ -20,7 +20,7 @@ from surefoot.ambiguity.checks import check_nominal
 from surefoot.ambiguity.core import Divergence, Plan, Solution, printed
 from surefoot.ambiguity.moves import Supported, filled
 from surefoot.ambiguity.search import lowest, take, untake
-from surefoot.ambiguity.shared import lowest_of_rows
+from surefoot.ambiguity.shared import lowest_of_rows, lowest_outcomes
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 
@@ -72,13 +72,13 @@ class Contamination(Mixture, Supported):
         return lowest(values, allowed), worst
 
     def plan(self, values: Tensor, sample: Tensor, strength: Tensor | None) -> Plan:
-        def finish(means: Tensor, nominal: Tensor, strength: Any) -> tuple[Tensor, Tensor]:
-            least = lowest_of_rows(values, nominal, self.support)
+        def finish(means: Tensor, probabilities: Tensor, strength: Any) -> tuple[Tensor, Tensor]:
+            least = lowest_of_rows(values, probabilities, self.support)
             price = torch.minimum(means, least + strength)
             value = (torch.lerp(means, least, strength) if self.penalty is None else price).squeeze(-1)
-            return value, torch.ones_like(value, dtype=torch.bool)
+            return value, torch.isfinite(value)
 
-        return Plan(values[:, None], finish)
+        return Plan(values[:, None], finish, lowest_outcomes(values, self.support))
 
     def divergence(self, distribution: Tensor, nominal: Tensor) -> Tensor:
         ratio = torch.where(nominal > 0, distribution / nominal, torch.inf).amin(-1)

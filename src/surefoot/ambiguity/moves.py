@@ -14,7 +14,7 @@ from torch import Tensor
 from surefoot.ambiguity.core import Divergence, Plan, Solution
 from surefoot.ambiguity.levels import LOWEST_SHARE, level_plan
 from surefoot.ambiguity.search import increasing_root, lowest, take, untake
-from surefoot.ambiguity.shared import lowest_of_rows
+from surefoot.ambiguity.shared import lowest_of_rows, lowest_outcomes
 from surefoot.hyperparameters import hyperparameter
 
 
@@ -91,21 +91,20 @@ class TotalVariation(Supported):
         def kept(radius: Tensor) -> Tensor:
             return 1 - (radius / self.times).clamp(max=1)
 
-        def worst(kept_sum: Tensor, nominal: Tensor, radius: Tensor) -> Tensor:
-            target = lowest_of_rows(values, nominal, self.support)
+        def worst(kept_sum: Tensor, probabilities: Tensor, radius: Tensor) -> Tensor:
+            target = lowest_of_rows(values, probabilities, self.support)
             return lowest + span * kept_sum + (1 - kept(radius)) * (target - lowest)
 
-        return level_plan(LOWEST_SHARE, values, sample, strength, kept, worst)
+        return level_plan(LOWEST_SHARE, values, sample, strength, kept, worst, lowest_outcomes(values, self.support))
 
     def _clipped(self, values: Tensor, ceiling: Tensor) -> Plan:
         """A penalty lets no value count for more than the lowest and the price of moving there."""
 
-        def finish(means: Tensor, nominal: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
-            anywhere = torch.ones(len(means), dtype=torch.bool, device=means.device)
-            certain = anywhere if self.support == "all" else nominal[:, values.argmin()] > 0
-            return means.squeeze(-1), certain
+        def finish(means: Tensor, probabilities: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
+            return means.squeeze(-1), (probabilities > 0).all(-1)  # the lowest of all has to be allowed
 
-        return Plan(values.minimum(ceiling.squeeze())[:, None], finish)
+        lowest = lowest_outcomes(values, self.support)[:1]
+        return Plan(values.minimum(ceiling.squeeze())[:, None], finish, lowest)
 
     def divergence(self, distribution: Tensor, nominal: Tensor) -> Tensor:
         return self.within(distribution, nominal, 0.5 * self.times * (distribution - nominal).abs().sum(-1))

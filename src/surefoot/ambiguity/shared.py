@@ -20,9 +20,10 @@ from surefoot.ambiguity.core import Ambiguity, Plan
 
 SAMPLE = 32  # rows that a plan looks at
 FEWEST = 512  # rows for which a plan pays
-SLICE = 1 << 21  # probabilities whose rows a plan revisits together: what it makes of them stays in cache
+NEAR = 1 << 16  # probabilities that stay in the nearest cache: what is read twice is read so many at a time
+SLICE = 1 << 18  # numbers that a plan has of the rows that it finishes together: what it makes of them stays in cache
 ROUNDS = 4  # plans for the rows that are left
-SMALL = 900_000  # up to so many multiplications OpenBLAS multiplies without copying the operands first
+LOWEST = 16  # outcomes among which the lowest of a row is looked for
 
 
 def solve_shared(
@@ -54,63 +55,69 @@ def solve_shared(
 
 
 def _carried_out(plan: Plan, nominal: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The plan on all rows: the products at once, the rest in slices where the plan comes back to the nominal."""
-    found = products(nominal, plan.columns)
-    if not plan.revisits:
-        return plan.finish(found, nominal, strength)
-    size = max(FEWEST, SLICE // nominal.shape[-1])
+    """The plan on all rows, on so many at a time that what it looks up of them stays in cache."""
+    size = max(64, SLICE // (len(plan.outcomes) + plan.columns.shape[-1]))
     own = repeat(strength) if strength is None or len(strength) == 1 else strength.split(size)
-    values, certain = zip(*map(plan.finish, found.split(size), nominal.split(size), own))
+    found = [
+        plan.finish(*looked_up(rows, plan.columns, plan.outcomes), mine) for rows, mine in zip(nominal.split(size), own)
+    ]
+    values, certain = zip(*found)
     return torch.cat(values), torch.cat(certain)
 
 
-def products(nominal: Tensor, columns: Tensor) -> Tensor:
-    """nominal `[R, n]` @ columns `[n, m]` for few columns, at about the speed of one, by as many threads as torch uses.
+def looked_up(nominal: Tensor, columns: Tensor, outcomes: Tensor) -> tuple[Tensor, Tensor]:
+    """nominal `[R, n]` @ columns `[n, m]`, and nominal`[:, outcomes]`, by as many threads as torch uses.
 
-    A matrix product first copies its operands into an order that suits large ones, which costs more here than the
-    product itself; OpenBLAS leaves it out for small products, so the rows are multiplied a few at a time.
+    All is done with a few rows before the next ones are read. Only the product with one column reads memory as fast as
+    it can be read, so that one comes first, and what follows finds the rows in cache.
     """
-    n, m = columns.shape
-    if m == 1:
-        return (nominal @ columns[:, 0])[:, None]
     if nominal.is_cuda:
-        return nominal @ columns
-    size = max(8, SMALL // (n * m) // 8 * 8)
-    right = columns.numpy() if m > 4 else np.asfortranarray(columns.numpy())
-    rows, out = nominal.numpy(), np.empty((len(nominal), m))
+        return nominal @ columns, nominal[:, outcomes.to(nominal.device)]
+    count, (n, m) = len(nominal), columns.shape
+    rows, right, where = nominal.numpy(), np.ascontiguousarray(columns.T.numpy()), outcomes.numpy()
+    products, probabilities = np.empty((m, count)), np.empty((count, len(where)))
+    alone = m if m <= 4 else 1  # more columns are faster together
+    size = max(1, NEAR // n)
 
-    def multiply(first: int, last: int) -> None:
-        whole = first + (last - first) // size * size
-        np.matmul(rows[first:whole].reshape(-1, size, n), right, out=out[first:whole].reshape(-1, size, m))
-        np.matmul(rows[whole:last], right, out=out[whole:last])
+    def work(start: int, end: int) -> None:
+        for first in range(start, end, size):
+            few = slice(first, min(first + size, end))
+            for i in range(alone):
+                np.dot(rows[few], right[i], out=products[i, few])
+            if alone < m:
+                products[alone:, few] = right[alone:] @ rows[few].T
+            if len(where):
+                np.take(rows[few], where, axis=1, out=probabilities[few], mode="clip")  # clip: or it makes a copy
 
     threads = torch.get_num_threads()
     if threads == 1:
-        multiply(0, len(rows))
+        work(0, count)
     else:
-        ends = [len(rows) * i // threads for i in range(threads + 1)]
+        ends = [count * i // threads for i in range(threads + 1)]
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(multiply, ends[:-1], ends[1:]))
-    return torch.from_numpy(out)
+            list(pool.map(work, ends[:-1], ends[1:]))
+    return torch.from_numpy(products).T, torch.from_numpy(probabilities)
 
 
 def mean_plan(values: Tensor) -> Plan:
     """For a set that does no harm."""
 
-    def finish(means: Tensor, nominal: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
+    def finish(means: Tensor, _: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
         return means[:, 0], torch.ones(len(means), dtype=torch.bool)
 
     return Plan(values[:, None], finish)
 
 
-def lowest_of_rows(values: Tensor, nominal: Tensor, support: str) -> Tensor:
-    """The lowest value `[R, 1]` that each row may have, or `[1, 1]` for all; nearly always one of the lowest of all."""
+def lowest_outcomes(values: Tensor, support: str) -> Tensor:
+    """The outcomes of which one is nearly always the lowest that a row may have; none where all may have all."""
+    return values.topk(min(LOWEST, len(values)) if support == "nominal" else 0, largest=False, sorted=True).indices
+
+
+def lowest_of_rows(values: Tensor, probabilities: Tensor, support: str) -> Tensor:
+    """The lowest value `[R, 1]` that each row may have, by its probabilities of `lowest_outcomes`, NaN if it is none of
+    them; `[1, 1]` for all rows."""
     if support == "all":
         return values.min().reshape(1, 1)
-    x, first = values.topk(min(16, len(values)), largest=False, sorted=True)
-    reached = nominal[:, first] > 0
-    least = x[reached.byte().argmax(-1)]
-    missing = ~reached.any(-1)
-    if missing.any():
-        least[missing] = torch.where(nominal[missing] > 0, values, torch.inf).amin(-1)
-    return least[:, None]
+    reached = probabilities > 0
+    least = values[lowest_outcomes(values, support)][reached.byte().argmax(-1)]
+    return torch.where(reached.any(-1), least, torch.nan)[:, None]

@@ -17,7 +17,7 @@ from torch import Tensor
 from surefoot.ambiguity.core import Plan
 
 TOLERANCE = 5e-11  # of a value, in units of the span of the values
-TERMS = (7, 15)  # of the polynomials: with the bound 8 or 16 columns
+TERMS = (7, 9, 11, 13, 15)  # of the polynomials; with the bound one column more
 STEPS = 8  # of Newton's method
 
 
@@ -68,7 +68,7 @@ class _Finish:
     def __init__(self, low: float, start: float, high: float, centre: float, allowed: float):
         self.low, self.start, self.high, self.centre, self.allowed = low, start, high, centre, allowed
 
-    def __call__(self, products: Tensor, nominal: Tensor, radius: Tensor | None) -> tuple[Tensor, Tensor]:
+    def __call__(self, products: Tensor, _: Tensor, radius: Tensor | None) -> tuple[Tensor, Tensor]:
         assert radius is not None
         radius = radius[:, 0]
         *coefficients, off = products.T.contiguous()
