@@ -236,6 +236,14 @@ def test_a_tabular_method_and_its_run(tmp_path, capsys):
     assert "mean return" in surefoot(capsys, "evaluate", place, "--episodes", "2")
 
 
+def test_no_ambiguity_is_written_as_none(tmp_path, capsys):
+    for text, kept in (("None", None), ("tv:0.2", "tv:0.2")):
+        place = tmp_path / text.replace(":", "-")
+        flags = ["--env", "simulated-linear", "--steps", "2", "--ambiguity", text, "--eta", "inf", "--run-dir", place]
+        assert "2 iterations, return of the policy" in surefoot(capsys, "train", "dr-rpo", *flags)
+        assert Run(place).config["hyperparameters"]["ambiguity"] == kept
+
+
 def test_control_c_ends_with_a_checkpoint_and_the_run_goes_on_to_the_bit(room, capsys):
     """Ctrl-C comes in the middle of a batch; what is made of it is the uninterrupted run."""
     flags = ["--env", "room:Paid", "--steps", "192", "--backend", "gymnasium", "--loggers", *TINY]

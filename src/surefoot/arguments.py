@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, Optional, get_args, get_type_hints
 
 import tyro
@@ -37,8 +38,10 @@ def typed(method: type) -> type:
             if source is kind.options and "help" not in field.metadata:
                 continue  # what only Python can give
             annotation, choices, help = hints[field.name], field.metadata.get("choices"), field.metadata.get("help", "")
-            if annotation is Any or Ambiguity in get_args(annotation):
-                annotation = str  # models are named, sets are written as text: kl:0.1
+            if annotation is Any:
+                annotation = str  # models are named
+            elif Ambiguity in (kinds := get_args(annotation)):  # sets are written as text: kl:0.1
+                annotation = Optional[str] if NoneType in kinds else str  # noqa: UP045
             if choices:
                 annotation = Literal[choices] if field.default is not None else Optional[Literal[choices]]  # noqa: UP045
             elif set(field.metadata) - {"help"}:

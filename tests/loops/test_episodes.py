@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from scipy.optimize import linprog
 
 from surefoot.envs.tabular import Successors, TabularMDP
+from surefoot.errors import UsageError
 from surefoot.loops.episodes import Known, Unknown, dilated_bonus, episodic
 
 GENERATOR = np.random.default_rng(0)
@@ -191,3 +193,39 @@ def test_the_dilated_bonus_is_optimistic_about_the_kernel():
     sure = dilated_bonus(bonus, policy, Known(episodic(mdp).kernel))
     unsure = dilated_bonus(bonus, policy, Unknown(counts_of(mdp, 10_000), 1.0))
     assert bool((unsure >= sure - 1e-3).all()) and float((unsure - sure)[:2].min()) > 0
+
+
+# --- linear MDPs -----------------------------------------------------------------------------------------------------
+
+
+def linear_world(legal=None, horizon=2) -> tuple[TabularMDP, torch.Tensor]:
+    """Three factors of each step; a fourth is in no pair, a fifth in none that is legal."""
+    features = f64(np.zeros((5, 2, 5)))
+    features[..., :3] = f64(GENERATOR.dirichlet([1.0] * 3, (5, 2)))
+    if legal is not None:
+        features[~legal] = torch.eye(5, dtype=torch.float64)[4]
+    factors = f64(GENERATOR.dirichlet([1.0] * 5, (horizon, 5)))
+    kernel = features @ factors.unsqueeze(1)
+    return TabularMDP(kernel, f64(np.ones((5, 2))), 1.0, None, horizon, legal, features), factors
+
+
+def test_factors_are_found_from_the_kernel():
+    legal = torch.ones(5, 2, dtype=torch.bool)
+    legal[3, 1] = False
+    for where in (None, legal):
+        mdp, factors = linear_world(where)
+        found = episodic(mdp).factors
+        torch.testing.assert_close(found[:, :3], factors[:, :3], rtol=0, atol=1e-10)
+        assert bool((found[:, 3:] == 0.2).all())
+
+
+def test_a_kernel_that_no_factors_make_has_none():
+    mdp, _ = linear_world()
+    bent = mdp.transition.clone()
+    bent[1, 2, 0] = f64([1.0, 0, 0, 0, 0])
+    signed = torch.eye(5, dtype=torch.float64)[:, None].expand(5, 2, 5).clone()
+    signed[0] = f64([2.0, -1.0, 0, 0, 0])  # sums to one, but is no distribution
+    ways = {"transition": bent}, {"features": 2 * mdp.features}, {"features": signed}
+    for change in ways:
+        with pytest.raises(UsageError, match="is no linear MDP"):
+            _ = episodic(replace(mdp, **change)).factors

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from surefoot.ambiguity import KL, ChiSquare, Contamination, TotalVariation, worst_case
+from surefoot.envs.tabular.linear import simulated_linear
 from surefoot.errors import UsageError
-from surefoot.loops import linear
+from surefoot.loops import least_squares, linear
 
 CARD = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64), torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
 
@@ -82,12 +83,38 @@ def test_a_strength_may_differ_by_step_and_factor():
 def test_sets_without_a_dual_are_refused():
     for ambiguity in (Contamination(0.1), ChiSquare(0.1)):
         with pytest.raises(UsageError, match="not allowed in a regression"):
-            linear.check_set(ambiguity)
+            linear.check_set(ambiguity, simulated_linear())
+
+
+def test_a_ball_of_radius_zero_holds_the_factor_alone_though_it_be_signed():
+    rows, values = torch.tensor([[0.9, -0.3, 0.2]], dtype=torch.float64), CARD[1]
+    for ball in (TotalVariation(0.0), KL(0.0)):
+        assert float(linear.worst_factors(rows, values, ball, 4.0)) == pytest.approx(1.1)
+    assert float(linear.worst_factors(rows, values, TotalVariation(1e-9), 4.0)) == pytest.approx(1.1, abs=1e-6)
+    falling = torch.tensor([[0.9, 0.3, -0.2]], dtype=torch.float64)  # the dual alone would cut the values at 2
+    assert float(linear.worst_factors(falling, values, TotalVariation(0.0), 4.0)) == pytest.approx(0.7)
+    assert float(linear.worst_factors(falling, values, TotalVariation(1e-9), 4.0)) == pytest.approx(1.1, abs=1e-6)
+
+
+def test_the_kl_ball_of_signed_rows_stays_between_the_lowest_and_the_highest_value():
+    g = torch.Generator().manual_seed(5)
+    rows, values = 3 * torch.randn(200, 6, generator=g, dtype=torch.float64), torch.rand(6, generator=g).double()
+    found = linear.worst_factors(rows, values, KL(0.01), 1.0)
+    assert bool((found >= values.min()).all() and (found <= values.max()).all())
 
 
 def test_widths():
-    inverse = torch.diag(torch.tensor([4.0, 9.0], dtype=torch.float64))
-    phi = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    assert float(linear.coordinate_width(phi, inverse)) == pytest.approx(2.5)
-    assert float(linear.diagonal_width(phi, inverse)) == pytest.approx(3.25**0.5)
-    assert float(linear.elliptical_width(phi, inverse)) == pytest.approx(3.25**0.5)
+    gram = torch.diag(torch.tensor([1 / 4, 1 / 9], dtype=torch.float64))
+    phi = torch.tensor([0.5, 0.5], dtype=torch.float64).view(1, 1, 2)
+    assert float(least_squares.coordinate_width(phi, gram)) == pytest.approx(2.5)
+    assert float(least_squares.diagonal_width(phi, gram)) == pytest.approx(3.25**0.5)
+    assert float(least_squares.elliptical_width(phi, gram)) == pytest.approx(3.25**0.5)
+
+
+def test_widths_of_many_steps_are_those_of_each():
+    g = torch.Generator().manual_seed(6)
+    phi, root = torch.rand(3, 4, 2, 5, generator=g).double(), torch.rand(3, 5, 5, generator=g).double()
+    gram = root @ root.mT + torch.eye(5)
+    for width in (least_squares.coordinate_width, least_squares.diagonal_width, least_squares.elliptical_width):
+        each = torch.stack([width(x, m) for x, m in zip(phi, gram)])
+        torch.testing.assert_close(width(phi, gram), each)

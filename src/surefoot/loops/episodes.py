@@ -17,6 +17,8 @@ from surefoot.ambiguity import Box
 from surefoot.ambiguity.operator import solve
 from surefoot.envs.tabular import TabularMDP, rollouts
 from surefoot.envs.tabular.adversarial import AdversarialMDP
+from surefoot.envs.tabular.simulate import absorbing
+from surefoot.errors import UsageError
 from surefoot.seeding import torch_stream
 
 
@@ -50,11 +52,44 @@ class Episodic:
         return given.expand(self.horizon, *given.shape[-3:])
 
     @cached_property
+    def factors(self) -> Tensor:
+        """`[H, d, S']` of a linear MDP: distributions that the features, also distributions, mix to the kernel.
+
+        They are what least squares makes of the kernel; one that is in no legal pair may be anything and is uniform.
+        Raises `UsageError` where there are none.
+        """
+        rows = slice(None) if self.mdp.legal is None else self.mdp.legal.flatten()
+        phi, kernel = (x.flatten(1, 2)[:, rows] for x in (self.features, self.kernel))
+        found = torch.linalg.pinv(phi) @ kernel
+        found[(phi == 0).all(1)] = 1 / self.mdp.states
+        wrong = [phi @ found - kernel, *(x for one in (phi, found) for x in (one.clamp(max=0), one.sum(-1) - 1))]
+        off = max(float(x.abs().max()) for x in wrong)
+        if off > 1e-7:
+            raise UsageError(
+                f"{self.mdp.name!r} is no linear MDP: features must be distributions over factors, factors "
+                f"distributions over next states, and the kernel features @ factors, but one is {off:.3g} away. Take "
+                "simulated-linear, or make one with surefoot.envs.tabular.linear.linear_mdp(features, factors, reward)."
+            )
+        found = found.clamp(min=0)
+        return found / found.sum(-1, keepdim=True)
+
+    @cached_property
+    def reward(self) -> Tensor:
+        """The mean rewards `[H, S, A]`."""
+        mean = self.mdp.expected_reward()
+        return mean.expand(self.horizon, *mean.shape[-2:])
+
+    @cached_property
+    def over(self) -> Tensor:
+        """The states `[S]` where an episode is over: never left, and worth 0."""
+        return absorbing(self.mdp)
+
+    @cached_property
     def bounds(self) -> tuple[float, float]:
         """The least and the greatest reward that can occur."""
         if isinstance(self.mdp, AdversarialMDP) and self.mdp.bounds:
             return self.mdp.bounds
-        return float(self.mdp.expected_reward().min()), float(self.mdp.expected_reward().max())
+        return float(self.reward.min()), float(self.reward.max())
 
     @property
     def scale(self) -> float:

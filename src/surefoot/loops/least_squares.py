@@ -1,15 +1,62 @@
 """Least squares on the features of a linear MDP, a regression for each step: costs to go, next states, widths.
 
-In a linear MDP the kernel is P(s′|s, a) = φ(s, a)ᵀψ(s′), so what any function of the next state is expected to be is
-linear in φ, and so is every policy's Q.
+In a linear MDP the kernel is P(s′|s, a) = φ(s, a)ᵀμ(s′), so what any function of the next state is expected to be is
+linear in φ, and so is every policy's Q. The regression of all functions of the next state is one matrix: what g(s′) is
+expected to be under factor i is estimated by (Λ⁻¹ Σ φ·g(s′))_i = μ̂_i·g, where μ̂ = Λ⁻¹ Σ φ·1{s′}.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from surefoot.envs.tabular import TabularMDP
+from surefoot.loops.episodes import episodic
+
+
+class Sums(NamedTuple):
+    """All that regressions on the features need of the transitions, for each step."""
+
+    gram: Tensor  # [H, d, d] Λ = Σ φφᵀ + ridge·I
+    followed: Tensor  # [H, d, S'] Σ φ·1{s'}
+
+
+def nothing(mdp: TabularMDP, ridge: float = 1.0) -> Sums:
+    """The sums before any transition."""
+    horizon, size = episodic(mdp).horizon, mdp.features.shape[-1]
+    gram = ridge * torch.eye(size, dtype=torch.float64).repeat(horizon, 1, 1)
+    return Sums(gram, gram.new_zeros(horizon, size, mdp.states))
+
+
+def remembered(state: Mapping[str, Tensor]) -> Sums:
+    """The sums that a method keeps in its state, by their names."""
+    return Sums(state["gram"], state["followed"])
+
+
+def added(sums: Sums, phi: Tensor, next_states: Tensor, weight: Tensor | None = None) -> Sums:
+    """The sums with the first h steps of more episodes.
+
+    phi: `[K, h, d]`; next_states: `[K, h]`; weight: `[K, h]` of each transition (None: one).
+    """
+    weighted = phi if weight is None else phi * weight[..., None]
+    gram, followed = sums.gram.clone(), sums.followed.clone()
+    gram[: phi.shape[1]] += torch.einsum("khi,khj->hij", weighted, phi)
+    for h in range(phi.shape[1]):
+        followed[h].index_add_(1, next_states[:, h], weighted[:, h].mT)
+    return Sums(gram, followed)
+
+
+def factors(sums: Sums, step: int) -> Tensor:
+    """μ̂ = Λ⁻¹ Σ φ·1{s'} `[d, S']` of a step. Its rows are no distributions: they may be negative and sum to less."""
+    return torch.linalg.solve(sums.gram[step], sums.followed[step])
+
+
+def expectation(features: Tensor, sums: Sums, step: int, values: Tensor) -> Tensor:
+    """φᵀμ̂·values `[S, A]`: what values `[S']` are expected to be after a step; features `[H, S, A, d]`."""
+    return features[step] @ (factors(sums, step) @ values)
 
 
 def evaluated(covariance: Tensor, phi: Tensor, to_go: Tensor) -> Tensor:
@@ -17,24 +64,25 @@ def evaluated(covariance: Tensor, phi: Tensor, to_go: Tensor) -> Tensor:
     return torch.linalg.solve(covariance, (phi * to_go[..., None]).mean(0))
 
 
-def width(features: Tensor, matrix: Tensor) -> Tensor:
-    """‖φ‖ = √(φᵀM⁻¹φ) `[H, S, A]` of features `[H, S, A, d]` under positive definite matrices M `[H, d, d]`."""
-    columns = features.flatten(1, 2).mT
-    return (columns * torch.linalg.solve(matrix, columns)).sum(1).sqrt().view(features.shape[:-1])
+# --- widths `[..., S, A]` of features `[..., S, A, d]` under positive definite matrices `[..., d, d]` -----------------
 
 
-def remembered(state: Mapping[str, Tensor], phi: Tensor, states: Tensor) -> dict[str, Tensor]:
-    """The Gram matrices Σφφᵀ + I `[H, d, d]` and Σφ·1{s′} `[H, d, S]` with the transitions of more episodes.
-
-    The latter is all that a regression of any function of the next state needs.
-    """
-    gram, after = state["gram"].clone(), state["followed"].clone()
-    gram[:-1] += torch.einsum("nhi,nhj->hij", phi[:, :-1], phi[:, :-1])
-    for h in range(len(gram) - 1):
-        after[h].index_add_(1, states[:, h + 1], phi[:, h].mT)
-    return {"gram": gram, "followed": after}
+def elliptical_width(features: Tensor, gram: Tensor) -> Tensor:
+    """√(φᵀΛ⁻¹φ): the uncertainty of one regression."""
+    columns = features.flatten(-3, -2).mT
+    return (columns * torch.linalg.solve(gram, columns)).sum(-2).clamp(min=0).sqrt().view(features.shape[:-1])
 
 
-def followed(features: Tensor, state: Mapping[str, Tensor], step: int, values: Tensor) -> Tensor:
-    """The regressed expectation `[S, A]` of values `[S]` after a step: φᵀv, v = Gram⁻¹·Σ φ·values(s′)."""
-    return features[step] @ torch.linalg.solve(state["gram"][step], state["followed"][step] @ values)
+def coordinate_width(features: Tensor, gram: Tensor) -> Tensor:
+    """Σ_i φ_i·√(Λ⁻¹)_ii: the uncertainty of each factor, weighed by how much of it is in φ."""
+    return torch.einsum("...sai,...i->...sa", features.abs(), _variances(gram).sqrt())
+
+
+def diagonal_width(features: Tensor, gram: Tensor) -> Tensor:
+    """√(Σ_i φ_i²·(Λ⁻¹)_ii): the same as a Euclidean norm, which is smaller by up to √d."""
+    return torch.einsum("...sai,...i->...sa", features**2, _variances(gram)).sqrt()
+
+
+def _variances(gram: Tensor) -> Tensor:
+    """(Λ⁻¹)_ii `[..., d]`."""
+    return torch.linalg.inv(gram).diagonal(dim1=-2, dim2=-1)

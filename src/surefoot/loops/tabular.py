@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from surefoot.models.tabular_agent import TabularAgent, check_policy
 
 State = dict[str, Tensor]
 Metrics = dict[str, Any]
+Given = TypeVar("Given", bound=Ambiguity | None)
 
 
 class Need(NamedTuple):
@@ -177,8 +178,8 @@ class TabularLearner:
 # --- what methods use ------------------------------------------------------------------------------------------------
 
 
-def as_ambiguity(given: str | Ambiguity) -> Ambiguity:
-    """The set of a hyperparameter `ambiguity: str | Ambiguity`, which the command line gives as text."""
+def as_ambiguity(given: str | Given) -> Ambiguity | Given:
+    """The set of a hyperparameter `ambiguity: str | Ambiguity`, which the command line gives as text; None is None."""
     return parse(given) if isinstance(given, str) else given
 
 

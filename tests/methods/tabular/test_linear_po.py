@@ -14,7 +14,7 @@ from surefoot.envs.tabular import TabularMDP
 from surefoot.envs.tabular.adversarial import adversarial, myopic_loop
 from surefoot.errors import UsageError
 from surefoot.loops.episodes import episodic
-from surefoot.loops.least_squares import evaluated, followed, remembered, width
+from surefoot.loops.least_squares import added, elliptical_width, evaluated, expectation, remembered
 from surefoot.loops.tabular import TabularLearner
 from surefoot.methods.tabular.linear_po import LinearPO
 
@@ -51,7 +51,9 @@ def test_one_hot_features_give_empirical_means_and_frequencies():
     phi = torch.nn.functional.one_hot(pair, 4).double()
     covariance = LinearPO(ridge=1e-12).covariance(phi)
     theta = evaluated(covariance, phi, to_go)
-    widths = width(torch.eye(4, dtype=torch.float64).view(1, 2, 2, 4).expand(2, 2, 2, 4), covariance).flatten(1)
+    widths = elliptical_width(
+        torch.eye(4, dtype=torch.float64).view(1, 2, 2, 4).expand(2, 2, 2, 4), covariance
+    ).flatten(1)
     for h in range(2):
         for k in range(4):
             met = pair[:, h] == k
@@ -62,7 +64,9 @@ def test_one_hot_features_give_empirical_means_and_frequencies():
 def test_widths_by_hand():
     matrix = torch.diag(f64([0.5, 0.25, 0.25]))[None]
     features = f64([[0.0, 1, 0], [1 / math.sqrt(2), 1 / math.sqrt(2), 0]]).view(1, 1, 2, 3)
-    torch.testing.assert_close(width(features, matrix), f64([[[2.0, 1.7320508075688772]]]), rtol=1e-14, atol=0)
+    torch.testing.assert_close(
+        elliptical_width(features, matrix), f64([[[2.0, 1.7320508075688772]]]), rtol=1e-14, atol=0
+    )
 
 
 def test_the_bias_of_the_ridge_is_the_one_of_its_formula():
@@ -73,7 +77,7 @@ def test_the_bias_of_the_ridge_is_the_one_of_its_formula():
     bias = found - theta
     torch.testing.assert_close(bias, -lam * torch.linalg.solve(covariance[0], theta))
     one = f64(draw.normal(size=(1, 1, 1, 4)))
-    bound = math.sqrt(lam) * theta.norm() * width(one, covariance)[0, 0, 0]
+    bound = math.sqrt(lam) * theta.norm() * elliptical_width(one, covariance)[0, 0, 0]
     assert abs(float(one[0, 0, 0] @ bias)) <= float(bound)
 
 
@@ -82,13 +86,14 @@ def test_more_data_never_widens_a_summed_gram_matrix():
     mdp = linear_mdp()
     features = episodic(mdp).features
     state = LinearPO().start(mdp, 0)
-    before = width(features, state["gram"])
+    before = elliptical_width(features, state["gram"])
     for _ in range(5):
         phi = features[
             torch.arange(4), torch.tensor(draw.integers(0, 8, (3, 4))), torch.tensor(draw.integers(0, 3, (3, 4)))
         ]
-        state = state | remembered(state, phi, torch.tensor(draw.integers(0, 8, (3, 4))))
-        after = width(features, state["gram"])
+        after = torch.tensor(draw.integers(0, 8, (3, 4)))
+        state = state | added(remembered(state), phi[:, :-1], after[:, 1:])._asdict()
+        after = elliptical_width(features, state["gram"])
         assert bool((after <= before + 1e-14).all())
         assert torch.equal(after[-1], before[-1])  # the last step leads nowhere
         before = after
@@ -101,10 +106,10 @@ def test_any_function_of_the_next_state_is_regressed_from_what_is_remembered():
     states, actions = torch.tensor(draw.integers(0, 8, (50, 4))), torch.tensor(draw.integers(0, 3, (50, 4)))
     phi, values = world.features[torch.arange(4), states, actions], f64(draw.normal(size=8))
     for part in (slice(0, 20), slice(20, None)):
-        state = state | remembered(state, phi[part], states[part])
+        state = state | added(remembered(state), phi[part, :-1], states[part, 1:])._asdict()
     x, y = phi[:, 1].numpy(), values[states[:, 2]].numpy()
     expected = np.linalg.lstsq(np.vstack([x, np.eye(5)]), np.concatenate([y, np.zeros(5)]), rcond=None)[0]
-    found = followed(world.features, state, 1, values)
+    found = expectation(world.features, remembered(state), 1, values)
     np.testing.assert_allclose(found, world.features[1].numpy() @ expected, atol=1e-10)
 
 

@@ -86,6 +86,14 @@ def test_the_put_is_exercised_where_waiting_is_worth_nothing():
     assert float(metrics["return_mean"]) > 0
 
 
+@pytest.mark.parametrize("ambiguity", ["tv:0.2", "kl:0.2"])
+def test_balls_give_values_between_none_and_all_rewards(ambiguity):
+    mdp, method = simulated_linear(), R2PVI(ambiguity=ambiguity, beta=0.0)
+    for seed in range(5):
+        q = method.step(mdp, method.start(mdp, seed), seed, 0)[0]["q"]
+        assert bool((q <= linear.ceilings(mdp)[:-1, None, None]).all() and (q >= 0).all())
+
+
 def test_data_and_sets_are_checked_first():
     mdp = simulated_linear()
     with pytest.raises(UsageError, match="data_action=16"):

@@ -29,7 +29,7 @@ from torch import Tensor
 from surefoot.envs.tabular import TabularMDP
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.episodes import Known, dilated_bonus, episodic
-from surefoot.loops.least_squares import evaluated, followed, remembered, width
+from surefoot.loops.least_squares import added, elliptical_width, evaluated, expectation, nothing, remembered
 from surefoot.loops.tabular import Metrics, State, Tabular, greedy
 
 
@@ -51,12 +51,10 @@ class LinearPO(Tabular):
     needs: ClassVar[tuple[str, ...]] = ("horizon", "features")
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
-        horizon, size = episodic(mdp).horizon, mdp.features.shape[-1]
-        exponent = torch.zeros(horizon, mdp.states, mdp.actions, dtype=torch.float64)
+        exponent = torch.zeros(episodic(mdp).horizon, mdp.states, mdp.actions, dtype=torch.float64)
         return {
             "exponent": exponent if mdp.legal is None else exponent.masked_fill(~mdp.legal, torch.inf),
-            "gram": torch.eye(size, dtype=torch.float64).repeat(horizon, 1, 1),
-            "followed": exponent.new_zeros(horizon, size, mdp.states),
+            **nothing(mdp)._asdict(),
             "met": torch.zeros_like(exponent),
             "suffered": exponent.new_zeros(()),
         }
@@ -72,13 +70,14 @@ class LinearPO(Tabular):
         losses = world.losses(iteration * self.block, self.block)
         states, actions, felt = world.play(policy, losses, seed, iteration)
         phi = world.features[torch.arange(world.horizon), states, actions]  # [N, H, d]
-        state = {**state, **remembered(state, phi, states)}
+        sums = added(remembered(state), phi[:, :-1], states[:, 1:])  # the last step leads nowhere
+        state = {**state, **sums._asdict()}
         widest = bonus = torch.zeros_like(policy)
         if not exploring:
             first, second = self.halves(mdp, policy, phi, seed, iteration)
             covariance = self.covariance(first)
             theta = evaluated(covariance, phi[second], felt.flip(1).cumsum(1).flip(1)[second])
-            widest = width(world.features, covariance).clamp(max=self.cap)
+            widest = elliptical_width(world.features, covariance).clamp(max=self.cap)
             bonus = self.bonus(mdp, state, policy, widest)
             q = (world.features @ theta[:, None, :, None]).squeeze(-1)
             state["exponent"] = state["exponent"] + q - bonus
@@ -119,21 +118,21 @@ class LinearPO(Tabular):
         if self.dynamics == "simulator":
             return dilated_bonus(reward, policy, Known(world.kernel))
         dilation, most = 1 + 1 / horizon, 0.0
-        unsure = self.optimism * 2 * self.beta * self.cap * horizon * width(world.features, state["gram"])
+        unsure = self.optimism * 2 * self.beta * self.cap * horizon * elliptical_width(world.features, state["gram"])
         found = [reward[-1]]
         for h in reversed(range(horizon - 1)):
             most = dilation * (most + 2 * self.beta * self.cap)
-            ahead = followed(world.features, state, h, dilation * (policy[h + 1] * found[-1]).sum(-1))
+            ahead = expectation(world.features, remembered(state), h, dilation * (policy[h + 1] * found[-1]).sum(-1))
             found.append(reward[h] + (ahead + unsure[h]).clamp(0, most))
         return torch.stack(found[::-1])
 
     def explorer(self, mdp: TabularMDP, state: State) -> Tensor:
         """The policy `[H, S, A]` that goes where transitions are least known: value iteration on widths."""
         world = episodic(mdp)
-        reward, chosen = width(world.features, state["gram"]).clamp(max=1), []
+        reward, chosen = elliptical_width(world.features, state["gram"]).clamp(max=1), []
         value = torch.zeros(mdp.states, dtype=torch.float64)
         for h in reversed(range(world.horizon)):
-            q = reward[h] + followed(world.features, state, h, value).clamp(0, world.horizon)
+            q = reward[h] + expectation(world.features, remembered(state), h, value).clamp(0, world.horizon)
             chosen.append(greedy(mdp, q))
             value = (chosen[-1] * q).sum(-1)
         return torch.stack(chosen[::-1])

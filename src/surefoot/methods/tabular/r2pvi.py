@@ -29,15 +29,17 @@ from surefoot.ambiguity import Ambiguity
 from surefoot.envs.tabular import TabularMDP, rollouts
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops import linear
+from surefoot.loops import least_squares, linear
+from surefoot.loops.episodes import episodic
+from surefoot.loops.least_squares import Sums
 from surefoot.loops.tabular import Metrics, State, Tabular, as_ambiguity, greedy, uniform_policy
 from surefoot.loops.tabular_gradient import evaluate
 from surefoot.seeding import torch_stream
 
 WIDTHS = {
-    "sum": linear.coordinate_width,
-    "diag_norm": linear.diagonal_width,
-    "elliptical": linear.elliptical_width,
+    "sum": least_squares.coordinate_width,
+    "diag_norm": least_squares.diagonal_width,
+    "elliptical": least_squares.elliptical_width,
 }
 
 
@@ -57,7 +59,7 @@ class R2PVI(Tabular):
     needs: ClassVar[tuple[str, ...]] = ("horizon", "features")
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
-        linear.check_set(self.set())
+        linear.check_set(as_ambiguity(self.ambiguity), mdp)
         behaviour = uniform_policy(mdp)
         if self.data_action is not None:
             if self.data_action >= mdp.actions:
@@ -65,20 +67,14 @@ class R2PVI(Tabular):
             behaviour = torch.zeros_like(behaviour)
             behaviour[:, self.data_action] = 1
         met = rollouts(mdp, behaviour, self.episodes, generator=torch_stream(seed, "offline data"))
-        q = torch.zeros_like(linear.stepped_reward(mdp))
+        q = torch.zeros_like(episodic(mdp).reward)
         return {"states": met.states, "actions": met.actions, "next_states": met.next_states, "q": q}
 
-    def set(self) -> Ambiguity | None:
-        """The ambiguity set of each factor."""
-        return None if self.ambiguity is None else as_ambiguity(self.ambiguity)
-
     def step(self, mdp: TabularMDP, state: State, seed: int, iteration: int) -> tuple[State, Metrics]:
-        phi = linear.stepped_features(mdp)[torch.arange(state["states"].shape[1]), state["states"], state["actions"]]
-        data = linear.sums(phi, state["next_states"], mdp.states)
+        data = self.sums(mdp, state)
         q = self.backward(mdp, data)
         if self.variance_aware:
-            weight = 1 / self.variance(mdp, data, q, phi)
-            q = self.backward(mdp, linear.sums(phi, state["next_states"], mdp.states, weight))
+            q = self.backward(mdp, self.sums(mdp, state, 1 / self.variance(mdp, state, data, q)))
         state = {**state, "q": q}
         policy = self.policy(mdp, state)
         return state, {
@@ -86,33 +82,37 @@ class R2PVI(Tabular):
             "pessimistic_value": mdp.initial @ self.values(mdp, q[0]),
         }
 
-    def backward(self, mdp: TabularMDP, data: linear.Sums) -> Tensor:
+    def met(self, mdp: TabularMDP, state: State) -> Tensor:
+        """The features `[K, H, d]` of the data."""
+        features = episodic(mdp).features
+        return features[torch.arange(len(features)), state["states"], state["actions"]]
+
+    def sums(self, mdp: TabularMDP, state: State, weight: Tensor | None = None) -> Sums:
+        """All that is regressed of the data, its transitions weighed by `[K, H]`."""
+        nothing = least_squares.nothing(mdp, self.ridge)
+        return least_squares.added(nothing, self.met(mdp, state), state["next_states"], weight)
+
+    def backward(self, mdp: TabularMDP, data: Sums) -> Tensor:
         """Q̂ `[H, S, A]`: h = H … 1."""
-        features, reward, ceiling = linear.stepped_features(mdp), linear.stepped_reward(mdp), linear.ceilings(mdp)
-        known, found = linear.ended(mdp), []
+        width = WIDTHS[self.pessimism](episodic(mdp).features, data.gram)
+        ceiling, found = linear.ceilings(mdp), []
         values = torch.zeros(mdp.states, dtype=torch.float64)
-        for h in reversed(range(len(reward))):
-            inverse = self.inverse(data.gram[h])
-            worst = linear.worst_factors(inverse @ data.after[h], values, self.set(), ceiling[h + 1], h, known)
-            width = WIDTHS[self.pessimism](features[h], inverse)
-            q = reward[h] + mdp.gamma * features[h] @ worst - self.beta * width
+        for h in reversed(range(len(width))):
+            q = linear.backup(mdp, data, h, values, as_ambiguity(self.ambiguity)) - self.beta * width[h]
             found.append(q.clamp(max=float(ceiling[h])))
             values = self.values(mdp, found[-1])
         return torch.stack(found[::-1])
 
-    def inverse(self, gram: Tensor) -> Tensor:
-        """Λ⁻¹ `[d, d]`."""
-        return torch.linalg.inv(gram + self.ridge * torch.eye(len(gram), dtype=gram.dtype))
-
     def values(self, mdp: TabularMDP, q: Tensor) -> Tensor:
         """V̂ `[S]` of the greedy policy; 0 where the episode is known to have ended."""
-        return torch.where(linear.ended(mdp), 0.0, (greedy(mdp, q) * q).sum(-1))
+        return torch.where(episodic(mdp).over, 0.0, (greedy(mdp, q) * q).sum(-1))
 
-    def variance(self, mdp: TabularMDP, data: linear.Sums, q: Tensor, phi: Tensor) -> Tensor:
+    def variance(self, mdp: TabularMDP, state: State, data: Sums, q: Tensor) -> Tensor:
         """max(1, φᵀz₂ − (φᵀz₁)²) `[K, H]`, regressed moments of the next value of a first pass, in their ranges."""
-        ceiling, result = linear.ceilings(mdp), torch.ones(phi.shape[:2], dtype=phi.dtype)
+        ceiling, phi = linear.ceilings(mdp), self.met(mdp, state)
+        result = torch.ones(phi.shape[:2], dtype=phi.dtype)
         for h in range(len(q) - 1):
-            estimate, values = self.inverse(data.gram[h]) @ data.after[h], self.values(mdp, q[h + 1])
+            estimate, values = least_squares.factors(data, h), self.values(mdp, q[h + 1])
             mean, second = (phi[:, h] @ (estimate @ x) for x in (values, values**2))
             most = float(ceiling[h])
             result[:, h] = (second.clamp(0, most**2) - mean.clamp(0, most) ** 2).clamp(min=1)
@@ -122,7 +122,7 @@ class R2PVI(Tabular):
         return greedy(mdp, state["q"])
 
     def objective(self) -> str:
-        inner = "E_μ̂[V_{h+1}]" if self.ambiguity is None else str(self.set())
+        inner = "E_μ̂[V_{h+1}]" if self.ambiguity is None else str(as_ambiguity(self.ambiguity))
         return f"Q̂_h = min(r_h + γ·Σ_i φ_i·w_i − {self.beta:g}·Γ_h, ceiling),  w_i = {inner},  p = μ̂_i, v = V̂_{{h+1}}"
 
     def steps(self) -> list[str]:
