@@ -68,7 +68,7 @@ class _Finish:
     def __init__(self, low: float, start: float, high: float, centre: float, allowed: float):
         self.low, self.start, self.high, self.centre, self.allowed = low, start, high, centre, allowed
 
-    def __call__(self, products: Tensor, _: Tensor, radius: Tensor | None) -> tuple[Tensor, Tensor]:
+    def __call__(self, products: Tensor, probabilities: Tensor, radius: Tensor | None) -> tuple[Tensor, Tensor]:
         assert radius is not None
         radius = radius[:, 0]
         *coefficients, off = products.T.contiguous()
