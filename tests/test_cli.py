@@ -11,12 +11,13 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
 
 import surefoot as sf
-from surefoot import __version__, catalogue, cli
+from surefoot import __version__, api, catalogue, cli
 from surefoot.claims import claim as claims
 from surefoot.loops import checkpoint
 from surefoot.loops.run import Run
@@ -322,6 +323,19 @@ def test_compare_trains_both_and_prints_the_table(tmp_path, capsys):
     again = surefoot(capsys, "compare", "a2c", "reinforce", "--env", "surefoot/ActionReward-v0", "--seeds", "2",
                      "--steps", "64", "--out", out)  # fmt: skip
     assert again == words and before == {p: p.stat().st_mtime_ns for p in out.rglob("metrics.jsonl")}
+
+
+def test_compare_takes_tasks_of_language_models(monkeypatch, capsys):
+    asked = {}
+
+    def compare(*given, **options):
+        asked.update(options, given=given)
+        return SimpleNamespace(table=lambda: "the table")
+
+    monkeypatch.setattr(api, "compare", compare)
+    words = surefoot(capsys, "compare", "grpo", "rloo", "--task", "arithmetic", "--seeds", "3", "--steps", "5")
+    assert words == "the table\n" and asked.pop("given") == (("grpo", "rloo"), None)
+    assert asked == {"task": ("arithmetic",), "seeds": 3, "steps": 5, "out": None}
 
 
 def test_report_prints_where_it_is(run, capsys):

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -232,8 +233,10 @@ def stress(policy: Any, env: Any = None, perturb: str = "rrls:2d", **settings: A
 
 def compare(
     methods: Sequence[str | Method] | Mapping[str, Method],
-    env: Any,
+    env: Any = None,
     *,
+    task: Any = None,
+    seed: int = 0,
     seeds: int = 5,
     steps: int | None = None,
     out: str | Path | None = None,
@@ -241,16 +244,22 @@ def compare(
 ) -> Comparison:
     """Train several methods on the same environments and seeds, and compare what they reach.
 
-    `env` is one that `train` takes (a name, an MDP), or a list of them. `methods` are slugs or instances; a mapping
-    gives them names, which tells two settings of one method apart. The runs and `comparison.json` are kept under
-    `out`; finished runs found there are used again, unfinished ones are gone on
-    with. `options` go to `train`.
+    `env` is one that `train` takes (a name, an MDP), or a list of them; of language models it may be called `task`.
+    `methods` are slugs or instances; a mapping gives them names, which tells two settings of one method apart. There
+    are `seeds` seeds from `seed` on, in one run or, of language models, in one run each. The runs and
+    `comparison.json` are kept under `out`; finished runs found there are used again, unfinished ones are gone on with.
+    `options` go to `train`.
+
+    Raises:
+        UsageError: methods or environments are missing or not told apart, a run found there has other settings, or one
+            ended early.
     """
     from surefoot.evaluate.compare import check_same, compare_runs
 
-    envs = list(env) if isinstance(env, (list, tuple)) else [env]
     pairs = methods.items() if isinstance(methods, Mapping) else [(make_method(m)[1], m) for m in methods]
     named = [(name, make_method(m)[0]) for name, m in pairs]
+    env = _place(named[0][1], env=env, task=task) if named else env
+    envs = list(env) if isinstance(env, (list, tuple)) else [env]
     names, called = [name for name, _ in named], [runs.spoken(each) for each in envs]
     if not names or not envs or len({*names}) < len(names) or len({*called}) < len(envs):
         raise UsageError(
@@ -258,23 +267,26 @@ def compare(
             f"environments {called}. Two settings of one method get names: "
             "compare({'one': PPO(…), 'two': PPO(…)}, …)."
         )
-    for method in {method.loop: method for _, method in named}.values():
-        described = _options(method, dict(options))
-        for each in envs:
-            make_single(loop(method.loop).single(each, **described)).close()
+    every = runs.seeds_from(seed, seeds)
+    described = {method.loop: _options(method, dict(options)) for _, method in named}
+    for kind, each in product(described, envs):
+        make_single(loop(kind).single(each, **described[kind])).close()
     folder = Path(out or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}")
     runs_of: dict[str, list[Run]] = {}
     for name, method in named:
-        for each in envs:
-            run = Run(folder / f"{name}-{runs.spoken(each).replace('/', '-')}")
+        kind, given = loop(method.loop), described[method.loop]
+        shares = [every] if kind.many_seeds else [[one] for one in every]  # the seeds of each run
+        for each, share in product(envs, shares):
+            place = f"{name}-{runs.spoken(each).replace('/', '-')}"
+            run = Run(folder / (place if kind.many_seeds else f"{place}-{share[0]}"))
             if not run.started:
-                train(method, each, steps, num_seeds=seeds, run_dir=run.path, **options)
+                train(method, each, steps, seed=share[0], num_seeds=len(share), run_dir=run.path, **options)
             else:
                 asked = {"method": make_method(method)[1], "hyperparameters": runs.as_json(method)}
-                asked |= {"steps": steps or method.default_steps, "seeds": runs.seeds_from(0, seeds)}
+                asked |= {"env": kind.describe(each, **given), "steps": steps or method.default_steps, "seeds": share}
                 check_same(run, asked)
                 if not run.finished:
-                    resume(run.path, method=method, env=None if isinstance(each, str) else each)
+                    resume(run.path, method=method, env=None if isinstance(each, str) else each, **given)
             if not run.finished:
                 raise UsageError(
                     f"{run.path} ended before its {run.config['steps']} steps, so there is nothing to compare yet; the "

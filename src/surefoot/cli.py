@@ -125,7 +125,8 @@ def stress(
 def compare(
     methods: Annotated[tuple[str, ...], arg(metavar="METHOD …")],
     /,
-    env: tuple[str, ...],
+    env: tuple[str, ...] = (),
+    task: tuple[str, ...] = (),
     seeds: int = 5,
     steps: int | None = None,
     out: Path | None = None,
@@ -135,13 +136,14 @@ def compare(
     Args:
         methods: Two or more slugs; the others are compared with the first.
         env: One or more environments.
+        task: The same, of language models.
         seeds: Seeds of each, from 0 on.
         steps: Steps of each seed; a method's own number if not given.
         out: Folder of the runs and of comparison.json; finished runs found there are used again.
     """
     from surefoot import api
 
-    print(api.compare(methods, env, seeds=seeds, steps=steps, out=out).table())
+    print(api.compare(methods, env or None, task=task or None, seeds=seeds, steps=steps, out=out).table())
 
 
 def claim(

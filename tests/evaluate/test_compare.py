@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import surefoot as sf
+from surefoot.api import make_method
 from surefoot.errors import UsageError
 from surefoot.evaluate.compare import Comparison, check_same, compare_runs
 from surefoot.loops.run import Run
@@ -177,7 +178,10 @@ def test_what_is_there_is_used_again_and_what_is_unfinished_gone_on_with(out, tm
     assert compared(cut).rows() == compared(out).rows()
 
 
-@pytest.mark.parametrize("changes", [{"steps": 96}, {"seeds": 3}, {"methods": {"small": PPO(**TINY, gamma=0.5)}}])
+OTHER = [{"steps": 96}, {"seeds": 3}, {"seed": 1}, {"methods": {"small": PPO(**TINY, gamma=0.5)}}]
+
+
+@pytest.mark.parametrize("changes", [*OTHER, {"env_kwargs": {"max_episode_steps": 9}}])
 def test_runs_of_other_settings_are_not_taken_for_these(changes, out):
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
     with pytest.raises(UsageError, match="small-CartPole-v1 holds a run with .*Give another out, or remove it"):
@@ -196,6 +200,8 @@ BAD = {
     "no method": ({"methods": []}, "needs methods and environments, each once"),
     "a method twice": ({"methods": ["ppo", "ppo"]}, "each once; given are the methods \\['ppo', 'ppo'\\]"),
     "no environment": ({"env": []}, "needs methods and environments"),
+    "no place at all": ({"env": None}, "give env=… to say what PPO learns in"),
+    "two places": ({"task": "arithmetic"}, r"given are \['env', 'task'\]"),
     "an environment twice": ({"env": ["CartPole-v1"] * 2}, "needs methods and environments, each once"),
     "an unknown method": ({"methods": ["ppi"]}, "No method is called 'ppi'"),
     "an unknown environment": ({"env": ["CartPole-v1", "CartPol-v1"]}, "'CartPol-v1' is not a known id"),
@@ -211,3 +217,63 @@ def test_what_cannot_be_compared_is_refused_before_any_work(case, tmp_path):
     with pytest.raises(UsageError, match=words):
         compared(tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+
+
+# --- language models: a run of each seed --------------------------------------------------------------------------
+
+TOKENS = {"prompts": 2, "samples": 4, "max_tokens": 4, "learning_rate": 1e-2}
+
+
+def digits(completions, **fields):
+    """The share of digits, so that a model that writes at random has something to learn."""
+    return [sum(x.isdigit() for x in c) / max(1, len(c)) - 0.01 * len(c) for c in completions]
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    """What the runs of language models start from: a reward that has no name, and a model made here."""
+    pytest.importorskip("transformers", reason="language models need surefoot[language]")
+    from surefoot.models.language.nano import Nano, fresh
+
+    model = fresh(Nano(width=16, layers=1, heads=2, context=48, warmup=0), seed=1)
+    return {"task": "arithmetic:digits=1", "model": model, "reward": lambda completions, **_: digits(completions)}
+
+
+def written(out: Path, tokens, **changes):
+    methods = {slug: make_method(slug, **TOKENS)[0] for slug in ("grpo", "gpg")}
+    return sf.compare(methods, **{"seeds": 2, "steps": 3, "out": out, "loggers": (), **tokens, **changes})
+
+
+@pytest.fixture(scope="module")
+def texts(tokens, tmp_path_factory):
+    """A comparison that was cut in its second iteration, and gone on with."""
+    folder = tmp_path_factory.mktemp("compare") / "texts"
+    with pytest.raises(UsageError, match="grpo-arithmetic:digits=1-0 ended before its 3 steps"):
+        written(folder, tokens, callbacks=[lambda learner, rows: learner.iteration == 2])
+    written(folder, tokens)
+    return folder
+
+
+def test_a_language_model_has_a_run_of_each_seed(texts, tokens, tmp_path):
+    made = written(texts, tokens)  # found again
+    assert list(made.scores) == ["grpo", "gpg"] and made.seeds == (0, 1) and made.scores["gpg"].shape == (2, 1)
+    assert {path.name for path in texts.iterdir() if path.is_dir()} == {
+        f"{slug}-arithmetic:digits=1-{seed}" for slug in ("grpo", "gpg") for seed in (0, 1)
+    }
+    for slug in ("grpo", "gpg"):
+        run = sf.train(slug, steps=3, seed=1, run_dir=tmp_path / slug, loggers=(), **TOKENS, **tokens)
+        curve = run.curve("return_mean")[1][0]
+        assert made.scores[slug][1, 0] == curve[-1] and made.areas[slug][1, 0] == pytest.approx(curve.mean())
+
+
+def test_more_seeds_of_a_language_model_are_added_to_those_that_are_there(texts, tokens):
+    before = {path: path.stat().st_mtime_ns for path in texts.glob("*/metrics.jsonl")}
+    two, three = written(texts, tokens), written(texts, tokens, seeds=3)
+    assert three.seeds == (0, 1, 2) and (three.scores["gpg"][:2] == two.scores["gpg"]).all()
+    assert len(before) == 4 and before == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.parametrize("changes", [{"steps": 4}, {"model": "nano"}, {"reward": None}, {"stop": ("=",)}])
+def test_a_language_model_of_other_settings_is_not_taken_for_this(changes, texts, tokens):
+    with pytest.raises(UsageError, match="grpo-arithmetic:digits=1-0 holds a run with .*Give another out"):
+        written(texts, tokens, **changes)

@@ -16,7 +16,6 @@ pytest.importorskip("transformers", reason="language models need surefoot[langua
 
 import surefoot as sf
 from surefoot import cli
-from surefoot.api import make_method
 from surefoot.errors import UsageError
 from surefoot.loops import checkpoint
 from surefoot.loops.run import Run
@@ -126,11 +125,14 @@ def test_what_config_cannot_name_has_to_be_given_again(folder, tmp_path):
     assert all(torch.equal(state[name], other[name]) for name in state)
 
 
-def test_a_model_made_in_python_has_to_be_given_again(tmp_path):
-    train(fresh(TINY, seed=1), tmp_path / "run", callbacks=[stop_at(2)])
+def test_a_model_made_in_python_is_left_as_it_was_and_has_to_be_given_again(folder, tmp_path):
+    model = fresh(TINY, seed=1)
+    train(model, tmp_path / "run", kl=0.1, callbacks=[stop_at(2)])
     with pytest.raises(UsageError, match=r"surefoot.resume\(run, model="):
         sf.resume(tmp_path / "run")
-    assert sf.resume(tmp_path / "run", model=fresh(TINY, seed=1)).finished
+    assert sf.resume(tmp_path / "run", model=model).finished
+    train(folder, tmp_path / "whole", kl=0.1)
+    same_bits(tmp_path / "whole", tmp_path / "run")
 
 
 class Callable:
@@ -220,17 +222,10 @@ def test_nano_from_the_shell_to_evaluation_chat_and_report(tmp_path, monkeypatch
     assert capsys.readouterr().out.endswith("\n")
 
 
-def test_report_and_comparison(folder, tmp_path):
+def test_report(folder, tmp_path):
     from surefoot.evaluate.report import write_report
 
-    options = {k: v for k, v in SETTINGS.items() if k not in ("steps", "seed")}
-    method = {"a": make_method("grpo", **{k: options[k] for k in list(options)[:4]})[0]}
-    method["b"] = make_method("gpg", **{k: options[k] for k in list(options)[:4]})[0]
-    found = sf.compare(
-        method, "arithmetic:digits=1", seeds=1, steps=2, out=tmp_path, loggers=(), model=folder, reward=digits
-    )
-    assert set(found.scores) == {"a", "b"} and "a" in found.table()
-    page = write_report(next(p for p in tmp_path.iterdir() if p.is_dir())).read_text()
+    page = write_report(train(folder, tmp_path / "run", steps=2).path).read_text()
     assert "Learning curve" in page and page.count("polyline") >= 4
     assert "Tokens of a completion" in page and "environment" not in page
 

@@ -92,26 +92,34 @@ def check_same(run: Run, asked: Mapping[str, Any]) -> None:
 
 
 def compare_runs(runs: Mapping[str, Sequence[Run]], share: float = 0.1) -> Comparison:
-    """The comparison of finished runs: for each learner one run an environment, all on the same seeds.
+    """The comparison of finished runs: of each learner in each environment one run, or several that share the seeds.
 
     Raises:
         UsageError: they differ in environments or seeds, or a seed has not ended a single episode.
     """
-    envs = {name: tuple(run.config["env"]["env"] for run in each) for name, each in runs.items()}
-    seeds = {tuple(run.config["seeds"]) for each in runs.values() for run in each}
+    scored = {name: _scored(each, share) for name, each in runs.items()}
+    envs = {name: tuple(found) for name, found in scored.items()}
+    seeds = {tuple(each) for found in scored.values() for each in found.values()}
     if len(set(envs.values())) != 1 or len(seeds) != 1:
         raise UsageError(
             f"The runs differ in environments {envs} or seeds {sorted(seeds)}; a comparison needs them equal."
         )
-    scores, areas = {}, {}
-    for name, each in runs.items():
-        tables = [run.curve("return_mean")[1] for run in each]
-        for run, table in zip(each, tables, strict=True):
-            if np.isnan(table[:, -1]).any():
-                raise UsageError(
-                    f"No episode ended in a seed of {run.path}, so it has no return; train for more steps."
-                )
-        last = [t[:, -max(1, round(share * t.shape[1])) :] for t in tables]
-        scores[name] = np.stack([np.nanmean(t, axis=1) for t in last], 1)
-        areas[name] = np.stack([np.nanmean(t, axis=1) for t in tables], 1)
+    tables = {name: np.array([list(each.values()) for each in found.values()]) for name, found in scored.items()}
+    scores, areas = ({name: table[:, :, i].T for name, table in tables.items()} for i in (0, 1))
     return Comparison(next(iter(envs.values())), next(iter(seeds)), scores, areas)
+
+
+def _scored(runs: Sequence[Run], share: float) -> dict[str, dict[int, tuple[float, float]]]:
+    """By environment and seed: the mean return over the last `share` of training, and over all of it."""
+    found: dict[str, dict[int, tuple[float, float]]] = {}
+    for run in runs:
+        table = run.curve("return_mean")[1]
+        if np.isnan(table[:, -1]).any():
+            raise UsageError(
+                f"No episode ended in a seed of {run.path}, so it has no return; train for more steps. A language "
+                "model that imitates and writes nothing has none at all."
+            )
+        last = table[:, -max(1, round(share * table.shape[1])) :]
+        means = zip(np.nanmean(last, axis=1).tolist(), np.nanmean(table, axis=1).tolist(), strict=True)
+        found.setdefault(run.config["env"]["env"], {}).update(zip(run.config["seeds"], means, strict=True))
+    return found

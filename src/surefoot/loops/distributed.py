@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -93,13 +94,32 @@ def agree(tensors: Iterable[Tensor]) -> None:
                 dist.broadcast(x, 0)
 
 
+def whole(x: Any) -> Tensor:
+    """All of a tensor that lies in parts, one in each process; all of them have to ask. Another is as it is."""
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
+
+
+def part(x: Tensor, like: Any) -> Tensor:
+    """This process's part of a tensor that all processes have, divided `like` another; the inverse of `whole`."""
+    if not hasattr(like, "full_tensor"):
+        return x
+    from torch.distributed.tensor import distribute_tensor  # whose import takes seconds
+
+    return distribute_tensor(x.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def largest(count: int) -> int:
+    """The largest of the numbers that the processes bring."""
+    if world_size() == 1:
+        return count
+    found = torch.tensor([count])
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
 def anywhere(flag: bool) -> bool:
     """Whether it is so in any process."""
-    if world_size() == 1:
-        return flag
-    found = torch.tensor([int(flag)])
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return bool(found)
+    return bool(largest(int(flag)))
 
 
 def wait() -> None:

@@ -51,7 +51,7 @@ class Loop:
     `single(env, **options)` is what an agent is evaluated in: the name of an environment, or a factory.
     `measured` says what steps and "return_mean" are; `place` is what the argument is called that says what it learns
     in, and `options` the dataclass of what `describe`, `learner` and `single` take besides. The command line has those
-    of its fields that are hyperparameters.
+    of its fields that are hyperparameters. `many_seeds` is whether a run can train several seeds.
     """
 
     describe: Callable[..., dict[str, Any]]
@@ -61,6 +61,7 @@ class Loop:
     place: str = "env"
     place_help: str = ""
     options: type = NoOptions
+    many_seeds: bool = True
 
 
 def loop(name: str) -> Loop:

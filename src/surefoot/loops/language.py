@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -23,10 +24,15 @@ from surefoot.models.language.engines import continuous_batching
 from surefoot.models.language.generation import Engine, generate
 from surefoot.models.language.model import LanguageModel, load_model, with_lora
 from surefoot.models.language.nano import Nano, nano
+from surefoot.models.language.vllm_engine import VLLM
 
 WARMUP_EXAMPLES = 2**40  # where the numbers of those begin that a nano model is taught, far from those it learns from
 RATES = {"nano": 3e-4, "lora": 1e-5, "all": 1e-6}  # step sizes where none is given
-ENGINES: dict[str, Engine] = {"own": generate, "transformers": continuous_batching}
+ENGINES: dict[str, Callable[[], Engine]] = {
+    "own": lambda: generate,
+    "transformers": lambda: continuous_batching,
+    "vllm": VLLM,
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,9 @@ class LanguageOptions:
     dtype: str = hyperparameter("float32", choices=("float32", "bfloat16", "float16"), help="Of the weights.")
     engine: str = hyperparameter("own", choices=tuple(ENGINES), help="What writes the completions.")
     stop: tuple[str, ...] = hyperparameter((), help="Texts that end a completion.")
+    sharding: str = hyperparameter(
+        "none", choices=("none", "full"), help="Whether each of several processes keeps only its part of the weights."
+    )
     nano_warmup: int = hyperparameter(400, low=0, help="Steps of imitation before a nano model learns by reward.")
     reward: Any = None
     reward_weights: Any = None
@@ -52,7 +61,7 @@ class LanguageOptions:
 def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tuple[LanguageModel, float]:
     """The model, and the step size that suits it."""
     if isinstance(model, LanguageModel):
-        kind, made = "lora" if model.adapted else "all", model
+        kind, made = "lora" if model.adapted else "all", deepcopy(model)  # which another run may start from too
     elif model == "nano":
         kind, made = "nano", nano(_demonstrations(task), str(task), size=Nano(warmup=options.nano_warmup), seed=seed)
         made.network = made.network if options.lora is None else with_lora(made.network, options.lora, seed)
@@ -140,7 +149,7 @@ def _learner(
     distributed.start()
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
     task = resolve(env)
-    rewards = make_rewards(task, _functions(given.reward), given.reward_weights)
+    rewards, engine = make_rewards(task, _functions(given.reward), given.reward_weights), ENGINES[given.engine]()
     with distributed.first():
         model, rate = make_model(given.model, task, given, seeds[0])
     return LanguageLearner(
@@ -148,11 +157,12 @@ def _learner(
         model,
         task,
         rewards,
-        ENGINES[given.engine],
+        engine,
         seed=seeds[0],
         total_steps=steps,
         learning_rate=method.learning_rate or rate,
         stop=given.stop,
+        sharding=given.sharding,
     )
 
 
@@ -168,4 +178,5 @@ LOOP = Loop(
     place="task",
     place_help="A task such as arithmetic, reasoning_gym:chain_sum, or a file of prompts (.jsonl).",
     options=LanguageOptions,
+    many_seeds=False,
 )

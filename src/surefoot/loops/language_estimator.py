@@ -5,7 +5,7 @@ of the rows in every process. The sums are those of all rows at once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +38,7 @@ class LanguageEstimator:
         fields = 2 if reference or self.model.critic is None else 3
         found = torch.zeros(fields, *sequences.valid.shape)
         with torch.no_grad():
-            for rows in self._pieces(sequences):
+            for rows in self.in_step(sequences, self._pieces(sequences), reference):
                 part = sequences[rows]
                 statistics = self.model.statistics(part, temperature=self.method.temperature, reference=reference)
                 found[:, rows, : part.tokens.shape[1]] = torch.stack(statistics.known).cpu()
@@ -71,7 +71,7 @@ class LanguageEstimator:
         whole = self.method.separable or (len(pieces) == 1 and distributed.world_size() == 1)
         slopes, metrics = (None, {}) if whole else self._slopes(term, batch, sequences)
         found: list[Row] = []
-        for rows in pieces:
+        for rows in self.in_step(sequences, pieces):
             part = sequences[rows]
             statistics = self.model.statistics(part, temperature=self.method.temperature)
             width = part.tokens.shape[1]
@@ -79,11 +79,23 @@ class LanguageEstimator:
                 loss, row = self._loss(term, batch[rows].trimmed(width), statistics, tokens)
                 found.append(row)
             else:
-                here = (slope[rows, :width].to(x.device) * x for slope, x in zip(slopes, statistics.known, strict=True))
-                loss = torch.stack([x.sum() for x in here]).sum()
+                pairs = zip(slopes, statistics.known, strict=True)
+                loss = total(slope[rows, :width].to(x.device) * x for slope, x in pairs)
             if loss.requires_grad:
                 loss.backward()
         return summed(distributed.gather_row(summed(found))) if slopes is None else metrics
+
+    def in_step(self, sequences: Sequences, pieces: Sequence[Tensor], reference: bool = False) -> Iterator[Tensor]:
+        """The pieces that this process reads, one after another. A sharded model is read by all processes at a time,
+        so there it then goes on, as long as another process has a piece to read, with the shortest row, whose gradient
+        it makes 0."""
+        passes = distributed.largest(len(pieces)) if self.model.sharded else 0
+        yield from pieces
+        for _ in range(passes - len(pieces)):
+            shortest = sequences[sequences.lengths.argmin()[None]]
+            nothing = 0 * total(self.model.statistics(shortest, reference=reference).known)
+            if nothing.requires_grad:
+                nothing.backward()
 
     def _pieces(self, sequences: Sequences) -> list[Tensor]:
         """This process's share of the rows, a piece of at most `micro_tokens` at a time."""
@@ -123,6 +135,11 @@ class LanguageEstimator:
             return 1.0
         weight, cap = gap.exp(), self.method.correction_cap
         return weight.clamp(max=cap) if self.method.correction == "truncate" else weight * (weight <= cap)
+
+
+def total(parts: Iterable[Tensor]) -> Tensor:
+    """The sum of all numbers of several tensors."""
+    return torch.stack([x.sum() for x in parts]).sum()
 
 
 def summed(rows: Sequence[Row]) -> Row:

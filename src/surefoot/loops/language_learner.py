@@ -48,26 +48,32 @@ class LanguageLearner:
         total_steps: int = 200,
         learning_rate: float = 1e-6,
         stop: Sequence[str] = (),
+        sharding: str = "none",
     ) -> None:
-        self.method, self.model, self.task, self.rewards, self.engine = method, model, task, rewards, engine
+        if method.prompts < distributed.world_size():
+            raise UsageError(
+                f"prompts={method.prompts} is not enough for {distributed.world_size()} processes; each needs one."
+            )
+        self.method, self.task, self.rewards, self.engine = method, task, rewards, engine
         self.seeds, self.total_steps, self.learning_rate, self.stop = [seed], total_steps, learning_rate, tuple(stop)
         self.iteration = self.drawn = self.batches = 0
         self.solved = None if task.size is None else Solved.start(task.size)
         self.learnable = False  # whether there was ever something to learn
         self.trusted = False  # whether the engine was seen to write with the model's weights
-        self.estimator = LanguageEstimator(method, model)
         method.prepare(model)
+        distributed.agree(model.parameters().values())
+        if method.kl:
+            model.keep_reference()
+        if sharding == "full" and distributed.world_size() > 1:
+            from surefoot.loops.sharding import shard  # which loads parts of torch that take seconds
+
+            model = shard(model)
+        self.model = model
+        self.estimator = LanguageEstimator(method, model)
         self.weights = model.parameters()
-        distributed.agree(self.weights.values())
         self.optimizer = torch.optim.AdamW(
             self.weights.values(), lr=learning_rate, weight_decay=method.weight_decay, fused=True
         )
-        if method.kl:
-            model.keep_reference()
-        if method.prompts < distributed.world_size():
-            raise UsageError(
-                f"prompts={method.prompts} is not enough for {distributed.world_size()} processes; each needs one."
-            )
 
     @property
     def steps(self) -> int:
@@ -119,7 +125,7 @@ class LanguageLearner:
         found, mine = Completions([], [], []), distributed.block(len(prompts))
         if method.samples:
             found = self.engine(
-                self.model, prompts[mine], uniform[mine], temperature=method.temperature, stop=self.stop
+                self.model.whole(), prompts[mine], uniform[mine], temperature=method.temperature, stop=self.stop
             )
         texts = self.model.decode(found.tokens)
         reward, components = self.rewards([e for e in examples[mine] for _ in range(method.samples)], texts)
@@ -196,9 +202,11 @@ class LanguageLearner:
             found = self.estimator.backward(term, part.trimmed(sequences.tokens.shape[1]), sequences)
             row |= {f"{term.name}/{name}" if term.name else name: value for name, value in found.items()}
         self._check_engine(row)
-        distributed.add_gradients(self.weights.values())
+        if not self.model.sharded:  # whose passes have added them
+            distributed.add_gradients(self.weights.values())
         limit = self.method.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), torch.inf if limit is None else limit)
+        norm = distributed.whole(norm)
         if not bool(torch.isfinite(norm)):
             raise UsageError(
                 f"The gradient of iteration {self.iteration} is not finite; a smaller learning_rate helps."
@@ -228,7 +236,7 @@ class LanguageLearner:
     # --- checkpoints and agents --------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, optimiser, prompts and counters as tensors by name."""
+        """Weights, optimiser, prompts and counters as tensors by name, in process 0; all of them have to ask."""
         state = {"counters": torch.tensor([self.drawn, self.batches, self.learnable])}
         if self.solved is not None:
             state |= {f"prompts/{name}": x for name, x in self.solved._asdict().items()}
@@ -236,7 +244,8 @@ class LanguageLearner:
             state[f"weights/{name}"] = weight.detach()
             for kind, x in self.optimizer.state.get(weight, {}).items():
                 state[f"adam/{kind}/{name}"] = torch.as_tensor(x)
-        return {name: x.cpu().clone() for name, x in state.items()}
+        whole = ((name, distributed.whole(x)) for name, x in state.items())
+        return {name: x.cpu().clone() for name, x in whole if distributed.rank() == 0}
 
     def load(self, state: Mapping[str, Tensor], iteration: int, logged: int) -> None:
         """Take over a saved state.
@@ -258,22 +267,23 @@ class LanguageLearner:
             self.solved = Solved(*(state[f"prompts/{name}"].clone() for name in Solved._fields))
         moments: dict[int, dict[str, Tensor]] = {}
         for i, (name, weight) in enumerate(self.weights.items()):
-            weight.data.copy_(state[f"weights/{name}"])
-            kinds = ("step", "exp_avg", "exp_avg_sq")
-            found = {kind: state[f"adam/{kind}/{name}"].clone() for kind in kinds if f"adam/{kind}/{name}" in state}
-            if found:
-                moments[i] = found
+            weight.data.copy_(distributed.part(state[f"weights/{name}"], weight))
+            if f"adam/step/{name}" in state:
+                moments[i] = {"step": state[f"adam/step/{name}"].clone()}
+                for kind in ("exp_avg", "exp_avg_sq"):
+                    moments[i][kind] = distributed.part(state[f"adam/{kind}/{name}"].clone(), weight)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
     def agent(self, index: int = 0, **facts: Any) -> LanguageAgent:
         """The model as it stands, and how it is sampled."""
         sampling = {"max_tokens": self.method.max_tokens, "temperature": self.method.temperature}
-        return LanguageAgent(self.model, {**sampling, "stop": list(self.stop), **facts})
+        return LanguageAgent(self.model.whole(), {**sampling, "stop": list(self.stop), **facts})
 
     def lost(self) -> list[int]:
         """The seed, if a weight is not finite."""
-        return [] if all(bool(torch.isfinite(w).all()) for w in self.weights.values()) else self.seeds
+        finite = [distributed.whole(torch.isfinite(w).all()) for w in self.weights.values()]
+        return [] if all(map(bool, finite)) else self.seeds
 
     def flush(self) -> int:
         """Nothing is logged besides the checkpoints."""

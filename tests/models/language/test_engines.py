@@ -46,4 +46,4 @@ def test_finished_cut_off_and_stopped_are_told_apart(tiny):
 
 
 def test_it_is_an_engine_by_name():
-    assert ENGINES["transformers"] is continuous_batching
+    assert ENGINES["transformers"]() is continuous_batching

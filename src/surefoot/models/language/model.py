@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -50,6 +50,8 @@ class LanguageModel:
     it is its own reference with the adapter off. `critic` is there where a method needs one; it learns with the network
     and is in checkpoints, but not among the files that `save` writes.
     """
+
+    sharded: ClassVar[bool] = False  # whether its weights lie in parts, one in each process
 
     network: Any
     tokenizer: Any
@@ -114,6 +116,10 @@ class LanguageModel:
         critic = {} if self.critic is None else dict(self.critic.named_parameters(prefix="critic"))
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad} | critic
 
+    def whole(self) -> LanguageModel:
+        """The model with all of its weights in this process."""
+        return self
+
     @contextmanager
     def as_reference(self) -> Iterator[Any]:
         """The network to compare with: the frozen copy, or the model without its adapter."""
@@ -163,7 +169,7 @@ class LanguageModel:
     ) -> TokenStatistics:
         tokens, valid = sequences.tokens.to(self.device), sequences.valid.to(self.device)
         blank = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
-        if not bool(valid.any()):
+        if not self.sharded and not bool(valid.any()):  # what is sharded is read by all processes at a time
             return TokenStatistics(blank, blank, None if critic is None else blank)
         hidden = written_states(network, tokens, valid)
         weight, bias, softcap = self.head(network)

@@ -53,8 +53,8 @@ def written_states(
 def _prefixes(network: Any, tokens: Tensor, valid: Tensor) -> tuple[list[list[int]], Tensor, Tensor, Tensor] | None:
     """The different beginnings, which of them each row has, the rows with something to predict, and where each goes on
     (its last token before the first valid one); None where reading them apart saves nothing."""
-    if _checkpointing(network):
-        return None  # which does not keep keys and values
+    if _checkpointing(network) or hasattr(network, "unshard"):
+        return None  # the one keeps no keys and values; the other is read by all processes equally often
     rows = valid.any(1).nonzero().squeeze(-1)
     first = valid[rows].int().argmax(1) - 1
     if not len(rows) or int(first.min()) < 1:
