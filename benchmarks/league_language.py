@@ -56,17 +56,9 @@ def learned(run: Run) -> dict[str, Any]:
 
 def solved(learner: Any, examples: int, samples: int) -> np.ndarray:
     """How many of the samples solve each of the held-out examples."""
-    import torch
+    from surefoot.claims.language.learning import held_out
 
-    from surefoot.models.language.generation import generate
-    from surefoot.seeding import torch_stream
-
-    problems = [learner.task.example(i, "test") for i in range(examples)]
-    uniform = torch.rand(examples, samples, learner.method.max_tokens, generator=torch_stream(0, "held out", samples))
-    found = generate(learner.model, learner.model.encode([p.prompt for p in problems]), uniform, temperature=1.0)
-    texts = learner.model.decode(found.tokens)
-    right = [learner.task.reward(problems[i // samples], text) >= 1 for i, text in enumerate(texts)]
-    return np.reshape(right, (examples, samples)).sum(1)
+    return (held_out(learner.model, learner.task, examples, samples, learner.method.max_tokens) >= 1).sum(1)
 
 
 def area(found: dict[str, Any]) -> float:

@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import surefoot as sf
 from peer_sb3 import store
+from surefoot.claims.language.learning import held_out
 from surefoot.envs.language import resolve
 from surefoot.evaluate.statistics import bootstrap_interval, mean
-from surefoot.models.language.generation import generate
-from surefoot.seeding import torch_stream
 
 TASK = "reasoning_gym:chain_sum,min_terms=2,max_terms=2,min_digits=1,max_digits=1"
 SIZES: dict[str, Any] = {"prompts": 8, "samples": 8, "max_tokens": 4, "learning_rate": 3e-4}
@@ -30,12 +28,7 @@ STOP, HELD_OUT, ANSWERS = ("\n",), 64, 4
 
 def rewards(model: Any) -> np.ndarray:
     """The mean reward of the answers to each held-out prompt."""
-    task = resolve(TASK)
-    problems = [task.example(i, "test") for i in range(HELD_OUT)]
-    uniform = torch.rand(HELD_OUT, ANSWERS, SIZES["max_tokens"], generator=torch_stream(0, "held out"))
-    found = generate(model, model.encode([p.prompt for p in problems]), uniform, temperature=1.0, stop=STOP)
-    texts = model.decode(found.tokens)
-    return np.reshape([task.reward(problems[i // ANSWERS], t) for i, t in enumerate(texts)], (-1, ANSWERS)).mean(1)
+    return held_out(model, resolve(TASK), HELD_OUT, ANSWERS, SIZES["max_tokens"], stop=STOP).mean(1)
 
 
 def main() -> None:

@@ -72,13 +72,15 @@ class Contamination(Mixture, Supported):
         return lowest(values, allowed), worst
 
     def plan(self, values: Tensor, sample: Tensor, strength: Tensor | None) -> Plan:
+        outcomes = lowest_outcomes(values, self.support)
+
         def finish(means: Tensor, probabilities: Tensor, strength: Any) -> tuple[Tensor, Tensor]:
-            least = lowest_of_rows(values, probabilities, self.support)
+            least = lowest_of_rows(values, outcomes, probabilities)
             price = torch.minimum(means, least + strength)
             value = (torch.lerp(means, least, strength) if self.penalty is None else price).squeeze(-1)
             return value, torch.isfinite(value)
 
-        return Plan(values[:, None], finish, lowest_outcomes(values, self.support))
+        return Plan(values[:, None], finish, outcomes)
 
     def divergence(self, distribution: Tensor, nominal: Tensor) -> Tensor:
         ratio = torch.where(nominal > 0, distribution / nominal, torch.inf).amin(-1)

@@ -88,14 +88,16 @@ class TotalVariation(Supported):
         if self.penalty is not None:
             return self._clipped(values, lowest + self.times * strength) if len(strength) == 1 else None
 
+        targets = lowest_outcomes(values, self.support)
+
         def kept(radius: Tensor) -> Tensor:
             return 1 - (radius / self.times).clamp(max=1)
 
         def worst(kept_sum: Tensor, probabilities: Tensor, radius: Tensor) -> Tensor:
-            target = lowest_of_rows(values, probabilities, self.support)
+            target = lowest_of_rows(values, targets, probabilities)
             return lowest + span * kept_sum + (1 - kept(radius)) * (target - lowest)
 
-        return level_plan(LOWEST_SHARE, values, sample, strength, kept, worst, lowest_outcomes(values, self.support))
+        return level_plan(LOWEST_SHARE, values, sample, strength, kept, worst, targets)
 
     def _clipped(self, values: Tensor, ceiling: Tensor) -> Plan:
         """A penalty lets no value count for more than the lowest and the price of moving there."""

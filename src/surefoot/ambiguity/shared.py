@@ -113,11 +113,11 @@ def lowest_outcomes(values: Tensor, support: str) -> Tensor:
     return values.topk(min(LOWEST, len(values)) if support == "nominal" else 0, largest=False, sorted=True).indices
 
 
-def lowest_of_rows(values: Tensor, probabilities: Tensor, support: str) -> Tensor:
-    """The lowest value `[R, 1]` that each row may have, by its probabilities of `lowest_outcomes`, NaN if it is none of
-    them; `[1, 1]` for all rows."""
-    if support == "all":
+def lowest_of_rows(values: Tensor, lowest: Tensor, probabilities: Tensor) -> Tensor:
+    """The lowest value `[R, 1]` that each row may have, by its probabilities of the `lowest` outcomes, NaN if it is
+    none of them; `[1, 1]` for all rows where there are none."""
+    if not len(lowest):
         return values.min().reshape(1, 1)
     reached = probabilities > 0
-    least = values[lowest_outcomes(values, support)][reached.byte().argmax(-1)]
+    least = values[lowest][reached.byte().argmax(-1)]
     return torch.where(reached.any(-1), least, torch.nan)[:, None]

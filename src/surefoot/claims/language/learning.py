@@ -51,11 +51,24 @@ def learn(method: GroupRollout, seed: int, steps: int, *, held_out: int = 256, *
 
 def accuracy(model: LanguageModel, task: Task, count: int = 256, tokens: int = TOKENS) -> float:
     """The share of held-out examples that the likeliest completion solves."""
+    return float((held_out(model, task, count, 1, tokens, temperature=0.0) >= 1).mean())
+
+
+def held_out(
+    model: LanguageModel,
+    task: Task,
+    count: int,
+    samples: int,
+    tokens: int,
+    temperature: float = 1.0,
+    stop: Sequence[str] = (),
+) -> np.ndarray:
+    """The rewards `[count, samples]` of completions of held-out examples, from the same random numbers every time."""
     examples = [task.example(i, "test") for i in range(count)]
-    uniform = torch.rand(count, 1, tokens, generator=torch_stream(0, "accuracy"))
-    found = generate(model, model.encode([e.prompt for e in examples]), uniform, temperature=0)
-    texts = model.decode(found.tokens)
-    return float(np.mean([task.reward(e, text) >= 1 for e, text in zip(examples, texts, strict=True)]))
+    uniform = torch.rand(count, samples, tokens, generator=torch_stream(0, "held out"))
+    prompts = model.encode([e.prompt for e in examples])
+    texts = model.decode(generate(model, prompts, uniform, temperature=temperature, stop=stop).tokens)
+    return np.reshape([task.reward(examples[i // samples], text) for i, text in enumerate(texts)], (count, samples))
 
 
 def late(curve: Sequence[float], share: float = 0.2) -> float:
