@@ -125,8 +125,9 @@ def update_step(kind: str, model: str, gguf: str | None) -> dict[str, float]:
             log_prob = torch.nn.functional.pad(full, (1, 0)) * batch.valid
         (-log_prob.sum() / batch.valid.sum()).backward()
 
-    for weight in loaded.parameters().values():
-        weight.grad = torch.zeros_like(weight)  # gradients belong to the model's own memory
+    for weight in loaded.parameters().values():  # both belong to the model's own memory, and are in it from the start
+        weight.data = weight.data.clone()
+        weight.grad = torch.empty_like(weight).fill_(0)
     before = resident()
     began = time.perf_counter()
     gradient()

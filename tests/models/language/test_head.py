@@ -1,4 +1,4 @@
-"""Log-probabilities in chunks are those of the full logits, and so are their gradients."""
+"""Log-probabilities in tiles are those of the full logits, and so are their gradients."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def full(hidden, weight, bias, target, temperature, softcap):
 
 
 @pytest.mark.parametrize(("temperature", "softcap"), [(1.0, None), (0.7, None), (1.3, 5.0)])
-@pytest.mark.parametrize("chunk", [1, 3 * VOCABULARY, 10**9])
-def test_values_and_gradients_are_those_of_the_full_logits(temperature, softcap, chunk):
+@pytest.mark.parametrize("tile", [1, 7, 3 * VOCABULARY, 10**9])
+def test_values_and_gradients_are_those_of_the_full_logits(temperature, softcap, tile):
     hidden, weight, bias, target = inputs()
-    found = token_log_probs(hidden, weight, target, bias=bias, temperature=temperature, softcap=softcap, chunk=chunk)
+    found = token_log_probs(hidden, weight, target, bias=bias, temperature=temperature, softcap=softcap, tile=tile)
     wanted = full(hidden, weight, bias, target, temperature, softcap)
     g = torch.Generator().manual_seed(1)
     pulls = torch.randn(2, TOKENS, generator=g)

@@ -1,19 +1,22 @@
-"""Log-probabilities and entropies of tokens from hidden states, a few rows at a time.
+"""Log-probabilities and entropies of tokens from hidden states, a tile of the logits at a time.
 
-The logits of a batch, `[tokens, vocabulary]`, weigh more than the model that made them. Here no more than `CHUNK` of
-them exist at once, in the forward pass and in the backward pass, which computes them again.
+The logits of a batch, `[tokens, vocabulary]`, weigh more than the model that made them. Here only a tile of them, some
+tokens by some of the vocabulary, exists at once, in the forward pass and in the backward pass, which computes it again.
+A tile has as many tokens as it can: with few of them the weights would be read from memory again and again.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 2**23  # logits at a time: 32 MiB in float32
+TILE, CPU_TILE = 2**24, 2**20  # logits at a time: 64 MiB in float32; 4 MiB where that is about what the cache holds
+ROWS = 1024  # tokens of a tile at most
 
 
 def token_log_probs(
@@ -24,14 +27,18 @@ def token_log_probs(
     bias: Float[Tensor, " vocabulary"] | None = None,
     temperature: float = 1.0,
     softcap: float | None = None,
-    chunk: int = CHUNK,
+    tile: int | None = None,
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
     """log softmax(z)[target] and the entropy of softmax(z), in float32, for z = softcap·tanh((W·h + b)/softcap)/T.
 
-    Differentiable in `hidden`, `weight` and `bias`. `chunk` is how many logits there may be at once.
+    Differentiable in `hidden`, `weight` and `bias`. `tile` is how many logits there may be at once.
     """
-    rows = max(1, chunk // len(weight))
-    return _TokenLogProbs.apply(hidden, weight, bias, target, temperature, softcap, rows)
+    if not len(target):
+        none = hidden.new_zeros(0, dtype=torch.float32)
+        return none, none
+    tile = tile or (CPU_TILE if hidden.device.type == "cpu" else TILE)
+    rows = min(len(target), ROWS, tile)
+    return _TokenLogProbs.apply(hidden, weight, bias, target, _Tiles(rows, tile // rows, temperature, softcap))
 
 
 def logits_of(
@@ -44,76 +51,107 @@ def logits_of(
     return logits if temperature == 1 else logits.div_(temperature)
 
 
+class _Tiles(NamedTuple):
+    """Tokens and logits of a tile, and what is done to them."""
+
+    rows: int
+    columns: int
+    temperature: float
+    softcap: float | None
+
+    def logits(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, columns: slice) -> Tensor:
+        some = None if bias is None else bias[columns]
+        return logits_of(hidden, weight[columns], some, self.temperature, self.softcap)
+
+    def slope(self, logits: Tensor) -> Tensor | None:
+        """∂z/∂(W·h + b) beside the temperature: 1 − tanh² of what was not capped yet."""
+        return None if self.softcap is None else 1 - (logits * (self.temperature / self.softcap)) ** 2
+
+
+def _slices(length: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+
+
+def _inside(target: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
+    """The rows whose target is among these columns, and which of them it is."""
+    rows = ((target >= columns.start) & (target < columns.stop)).nonzero().squeeze(-1)
+    return rows, target[rows] - columns.start
+
+
 class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        target: Tensor,
-        temperature: float,
-        softcap: float | None,
-        rows: int,
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, tiles: _Tiles
     ) -> tuple[Tensor, Tensor]:
-        found = []
-        for h, y in zip(hidden.split(rows), target.split(rows)):
-            logits = logits_of(h, weight, bias, temperature, softcap)
-            normaliser = logits.logsumexp(-1)
-            chosen = logits.gather(-1, y[:, None]).squeeze(-1)
-            found.append(torch.stack([chosen - normaliser, _entropy(logits.sub_(normaliser[:, None])), normaliser]))
-        log_prob, entropy, normaliser = torch.cat(found, 1) if found else hidden.new_zeros(3, 0, dtype=torch.float32)
+        chosen, normaliser, entropy = hidden.new_empty(3, len(target), dtype=torch.float32)
+        for rows in _slices(len(target), tiles.rows):
+            parts = []
+            for columns in _slices(len(weight), tiles.columns):
+                logits = tiles.logits(hidden[rows], weight, bias, columns)
+                here, place = _inside(target[rows], columns)
+                chosen[rows].index_put_((here,), logits[here, place])
+                parts.append(_sums(logits))
+            normaliser[rows], entropy[rows] = _joined(torch.stack(parts))
         ctx.save_for_backward(hidden, weight, bias, target, entropy, normaliser)
-        ctx.settings = temperature, softcap, rows
-        return log_prob, entropy
+        ctx.tiles = tiles
+        return chosen - normaliser, entropy.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_log_prob: Tensor, by_entropy: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, target, entropy, normaliser = ctx.saved_tensors
-        temperature, softcap, rows = ctx.settings
-        wanted = ctx.needs_input_grad
-        by_hidden = torch.empty_like(hidden) if wanted[0] else None
-        by_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
-        by_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wanted[2] else None
+        tiles, wanted = ctx.tiles, ctx.needs_input_grad
+        by_hidden = torch.zeros_like(hidden, dtype=torch.float32) if wanted[0] else None
+        by_weight = torch.empty_like(weight) if wanted[1] else None
+        by_bias = torch.empty_like(bias) if bias is not None and wanted[2] else None
         with_entropy = bool(by_entropy.any())
-        for start in range(0, len(hidden), rows):
-            part = slice(start, start + rows)
-            logits = logits_of(hidden[part], weight, bias, temperature, softcap)
-            slope = _softcap_slope(logits, temperature, softcap)
-            # ∂log π(y)/∂z = 1[y] − π and ∂H/∂z = −π(log π + H), both in place of the logits.
-            by_logits = logits.sub_(normaliser[part, None])
-            scale = by_log_prob[part, None]
-            if with_entropy:
-                pull = by_logits + entropy[part, None]
-                by_logits = by_logits.exp_().mul_(pull.mul_(by_entropy[part, None]).add_(scale)).neg_()
-            else:
-                by_logits = by_logits.exp_().mul_(-scale)
-            by_logits.scatter_add_(1, target[part, None], scale)
-            if slope is not None:
-                by_logits.mul_(slope)
-            if temperature != 1:
-                by_logits.div_(temperature)
-            if by_bias is not None:
-                by_bias += by_logits.sum(0)
-            by_logits = by_logits.to(weight.dtype)
-            if by_hidden is not None:
-                by_hidden[part] = by_logits @ weight
+        for columns in _slices(len(weight), tiles.columns):
+            weight_sum, bias_sum = torch.zeros((), device=weight.device), torch.zeros((), device=weight.device)
+            for rows in _slices(len(target), tiles.rows):
+                logits = tiles.logits(hidden[rows], weight, bias, columns)
+                slope = tiles.slope(logits)
+                # ∂log π(y)/∂z = 1[y] − π and ∂H/∂z = −π(log π + H), both in place of the logits.
+                by_logits = logits.sub_(normaliser[rows, None])
+                scale = by_log_prob[rows, None]
+                if with_entropy:
+                    pull = (by_logits + entropy[rows, None]).mul_(by_entropy[rows, None]).add_(scale)
+                    by_logits = by_logits.exp_().mul_(pull).neg_()
+                else:
+                    by_logits = by_logits.exp_().mul_(-scale)
+                here, place = _inside(target[rows], columns)
+                by_logits[here, place] += scale[here, 0]
+                if slope is not None:
+                    by_logits.mul_(slope)
+                if tiles.temperature != 1:
+                    by_logits.div_(tiles.temperature)
+                if by_bias is not None:
+                    bias_sum = bias_sum + by_logits.sum(0)
+                by_logits = by_logits.to(weight.dtype)
+                if by_hidden is not None:
+                    by_hidden[rows] += by_logits @ weight[columns]
+                if by_weight is not None:
+                    weight_sum = weight_sum + by_logits.T @ hidden[rows]
             if by_weight is not None:
-                by_weight += by_logits.T @ hidden[part]
-        return (
-            by_hidden,
-            None if by_weight is None else by_weight.to(weight.dtype),
-            None if by_bias is None or bias is None else by_bias.to(bias.dtype),
-            *(None,) * 4,
-        )
+                by_weight[columns] = weight_sum
+            if by_bias is not None:
+                by_bias[columns] = bias_sum
+        return None if by_hidden is None else by_hidden.to(hidden.dtype), by_weight, by_bias, None, None
 
 
-def _entropy(log_probs: Tensor) -> Tensor:
-    """−Σ π log π of every row; what is impossible adds nothing."""
-    return -(log_probs.exp() * log_probs.clamp_(min=torch.finfo(log_probs.dtype).min)).sum(-1)
+def _sums(logits: Tensor) -> Float[Tensor, "3 tokens"]:
+    """m = max z, Σ exp(z − m) and Σ exp(z − m)·(z − m) of every row; in place. What is impossible adds nothing."""
+    least = torch.finfo(logits.dtype).min
+    top = logits.amax(-1).clamp_(min=least)
+    likely = logits.sub_(top[:, None]).exp()
+    total = likely.sum(-1)
+    return torch.stack([top, total, likely.mul_(logits.clamp_(min=least)).sum(-1)])
 
 
-def _softcap_slope(logits: Tensor, temperature: float, softcap: float | None) -> Tensor | None:
-    """1 − tanh² of the uncapped logits."""
-    return None if softcap is None else 1 - (logits * (temperature / softcap)) ** 2
+def _joined(parts: Float[Tensor, "parts 3 tokens"]) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
+    """log Σ exp(z) and the entropy of softmax(z) from those sums over parts of the vocabulary."""
+    top, total, weighted = parts.unbind(1)
+    most = top.amax(0)
+    below = (top - most).clamp(min=torch.finfo(top.dtype).min)
+    share = below.exp()
+    whole = (share * total).sum(0)
+    return most + whole.log(), whole.log() - (share * (weighted + below * total)).sum(0) / whole
