@@ -1,11 +1,12 @@
 """Group rollouts against TRL's GRPO trainer: completions a second, and where the time goes.
 
     python benchmarks/bench_language.py [--steps 12] [--turns 5]
-    python benchmarks/bench_language.py --memory MODEL [--gguf FILE]
+    python benchmarks/bench_language.py --memory MODEL [--gguf FILE] [--turns 2]
 
 Both on one pinned core and one thread: the same nano model, taught to sort for 300 steps, 16 prompts × 8 completions of
 at most 24 tokens, one AdamW step a batch. The first two steps of each turn are not counted. `--memory` compares the
-update step with one that makes all logits, on a model with a large vocabulary, each in a process of its own.
+gradient of a batch with one that makes all logits, on a model with a large vocabulary, each in a process of its own:
+of a group, whose completions have their prompt in common, and of rows with different prompts.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def speed(steps: int, turns: int) -> None:
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
-def update_step(kind: str, model: str, gguf: str | None) -> dict[str, float]:
+def update_step(kind: str, prompts: str, model: str, gguf: str | None) -> dict[str, float]:
     """Peak memory above the model's own, in bytes, and seconds, of one gradient."""
     import torch
 
@@ -114,10 +115,11 @@ def update_step(kind: str, model: str, gguf: str | None) -> dict[str, float]:
     loaded = load_model(model, **({"gguf_file": gguf} if gguf else {}))
     g = torch.Generator().manual_seed(0)
     tokens = torch.randint(1000, 5000, (ROWS, PROMPT + WRITTEN), generator=g).tolist()
-    batch = join([row[:PROMPT] for row in tokens], [row[PROMPT:] for row in tokens])
+    shown = [tokens[0 if prompts == "group" else i][:PROMPT] for i in range(ROWS)]
+    batch = join(shown, [row[PROMPT:] for row in tokens])
 
     def gradient() -> None:
-        if kind == "chunks":
+        if kind == "tiles":
             log_prob = loaded.statistics(batch).log_prob
         else:
             logits = loaded.network(input_ids=batch.tokens, use_cache=False).logits[:, :-1].float()
@@ -145,27 +147,25 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def memory(model: str, gguf: str | None, rounds: int = 3) -> None:
-    found: dict[str, list[dict[str, float]]] = {"chunks": [], "full": []}
-    for _ in range(rounds):
-        for kind in found:
-            arguments = [
-                sys.executable,
-                __file__,
-                "--memory",
-                model,
-                "--one",
-                kind,
-                *(["--gguf", gguf] if gguf else []),
-            ]
-            said = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
-            found[kind].append(json.loads(said.splitlines()[-1]))
-    table = {k: {key: statistics.median(r[key] for r in runs) for key in runs[0]} for k, runs in found.items()}
-    ratio = {key: table["chunks"][key] / table["full"][key] for key in ("bytes", "seconds")}
-    for kind, row in table.items():
-        print(f"{kind:<8}{row['bytes'] / 2**20:>9.0f} MiB  {row['seconds']:.2f} s")
-    print(f"ratio   {ratio['bytes']:>8.1%} of the memory, {ratio['seconds']:.2f} of the time")
-    store("language_memory", {**table, "ratio": ratio, "tokens": [ROWS, PROMPT, WRITTEN]})
+def memory(model: str, gguf: str | None, turns: int) -> None:
+    table: dict[str, Any] = {}
+    for prompts in ("group", "different"):
+        runs: dict[str, list[dict[str, float]]] = {"tiles": [], "full": []}
+        for _ in range(turns):
+            for kind in runs:
+                arguments = ["--memory", model, "--one", kind, prompts, *(["--gguf", gguf] if gguf else [])]
+                command = [sys.executable, __file__, *arguments]
+                said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                runs[kind].append(json.loads(said.splitlines()[-1]))
+        medians = {k: {key: statistics.median(r[key] for r in found) for key in found[0]} for k, found in runs.items()}
+        ratio = {key: medians["tiles"][key] / medians["full"][key] for key in ("bytes", "seconds")}
+        for kind, row in medians.items():
+            print(f"{prompts:<12}{kind:<8}{row['bytes'] / 2**20:>9.0f} MiB  {row['seconds']:.2f} s")
+        text = f"{ratio['bytes']:>8.1%} of the memory, {ratio['seconds']:.2f} of the time"
+        print(f"{prompts:<12}ratio   {text}", flush=True)
+        table[prompts] = {**medians, "ratio": ratio}
+    command = f"python benchmarks/bench_language.py --memory MODEL --turns {turns}"
+    store("language_memory", {**table, "tokens": [ROWS, PROMPT, WRITTEN], "command": command})
 
 
 def main() -> None:
@@ -174,13 +174,13 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--memory", metavar="MODEL", help="a folder or id of a model with a large vocabulary")
     parser.add_argument("--gguf", metavar="FILE", help="its file, if it is one")
-    parser.add_argument("--one", choices=("chunks", "full"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     pin()
     if arguments.one:
-        print(json.dumps(update_step(arguments.one, arguments.memory, arguments.gguf)))
+        print(json.dumps(update_step(*arguments.one, arguments.memory, arguments.gguf)))
     elif arguments.memory:
-        memory(arguments.memory, arguments.gguf)
+        memory(arguments.memory, arguments.gguf, arguments.turns)
     else:
         speed(arguments.steps, arguments.turns)
 

@@ -1,5 +1,5 @@
 """Causal language models of transformers as policies.
 
-`sequences` holds the padding, `head` the log-probabilities in chunks, `critic` the values, `model` the wrapper,
+`sequences` holds the padding, `head` the log-probabilities in tiles, `critic` the values, `model` the wrapper,
 `generation` the engines, `nano` a small model that is made here. transformers is imported only when a model is.
 """
