@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 
 from surefoot.errors import UsageError
 from surefoot.models.language.model import LanguageModel, load_model, with_lora
@@ -122,6 +124,28 @@ def test_an_adapter_of_another_base_is_refused(tiny, tmp_path):
 def test_what_cannot_be_loaded_says_what_can(tmp_path):
     with pytest.raises(UsageError, match="'nano'"):
         load_model(tmp_path / "nothing")
+
+
+def test_what_was_read_from_a_gguf_file_can_be_saved(tiny, tmp_path, monkeypatch):
+    tiny.save(tmp_path / "base")
+    quantizer = SimpleNamespace(quantization_config=SimpleNamespace(quant_method="gguf"))
+
+    def read(name, gguf_file, **options):  # which leaves the network marked, as transformers does
+        network = original(name, **options)
+        network.hf_quantizer = quantizer
+        return network
+
+    models = transformers.AutoModelForCausalLM
+    original = models.from_pretrained
+    monkeypatch.setattr(models, "from_pretrained", read)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: tiny.tokenizer)
+    marked = read(tmp_path / "base", "weights.gguf")
+    with pytest.raises(ValueError, match="quantized"):
+        marked.save_pretrained(tmp_path / "refused")
+    found = load_model(tmp_path / "base", gguf_file="weights.gguf")
+    again = original(found.save(tmp_path / "saved"))
+    for one, other in zip(again.parameters(), tiny.network.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_tokenizer_without_an_end_is_refused(tiny):

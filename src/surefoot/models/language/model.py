@@ -246,6 +246,8 @@ def load_model(
         else:
             network = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **options)
         keep = {key: options[key] for key in ("gguf_file",) if key in options}
+        if keep:
+            _plain(network)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **keep)
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(
@@ -255,6 +257,14 @@ def load_model(
     if lora is not None:
         network = with_lora(network, lora, seed)
     return LanguageModel(network, tokenizer)
+
+
+def _plain(network: Any) -> None:
+    """Let a network that was read from a GGUF file be saved: its weights are quantized no more, but transformers takes
+    it for a network that is, and refuses."""
+    network.hf_quantizer = None
+    if hasattr(network.config, "quantization_config"):
+        del network.config.quantization_config
 
 
 def _adapted(folder: Path, dtype: str, options: dict[str, Any]) -> Any:
