@@ -45,6 +45,34 @@ GROUPS = [p for p in ([1, *range(30, 40)], [1, 40, 41, 42, 43]) for _ in range(3
 SAMPLES = [[50, 51, 2], [60, 2], [61], [70, 71, 72, 73, 2], [50, 51, 2], [2]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_of_a_weight_that_is_read_and_written_with_is_a_plain_one(tiny, dtype):
+    tiny.network.to(dtype)
+    embedding = tiny.network.get_input_embeddings()
+    own = embedding.weight
+    assert own is tiny.head()[0]
+    batch = join(PROMPTS, WRITTEN)
+    for _ in range(2):
+        tiny.statistics(batch).log_prob.sum().backward()
+    assert embedding.weight is own and not embedding.sparse
+    assert own.grad.layout == torch.strided and own.grad.dtype == dtype
+    with pytest.raises(IndexError):
+        tiny.statistics(join([[1, 10**6]], [[2]]))
+    assert embedding.weight is own and not embedding.sparse
+    apart = torch.nn.Parameter(own.detach().clone())
+    tiny.network.get_output_embeddings().weight = apart
+    tiny.network.zero_grad()
+    tiny.statistics(batch).log_prob.sum().backward()
+    tiny.statistics(batch).log_prob.sum().backward()
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.1}[dtype]
+    both = own.grad + apart.grad
+    tiny.network.get_output_embeddings().weight = own
+    own.grad = None
+    for _ in range(2):
+        tiny.statistics(batch).log_prob.sum().backward()
+    torch.testing.assert_close(own.grad, both, rtol=tolerance, atol=tolerance)
+
+
 def test_a_shared_prompt_is_read_once_and_changes_nothing(tiny, monkeypatch):
     """Likelihoods and gradients, against reading every row as a whole."""
     batch = join(GROUPS, SAMPLES)

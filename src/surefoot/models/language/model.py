@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +19,7 @@ from surefoot.errors import UsageError
 from surefoot.models.language.critic import Critic
 from surefoot.models.language.head import logits_of, token_log_probs
 from surefoot.models.language.sequences import Sequences
-from surefoot.models.language.states import written_states
+from surefoot.models.language.states import split_weight, written_states
 
 EXTRA = 'pip install "surefoot[language]"'
 LORA_TARGETS = "all-linear"
@@ -171,8 +171,9 @@ class LanguageModel:
         blank = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
         if not self.sharded and not bool(valid.any()):  # what is sharded is read by all processes at a time
             return TokenStatistics(blank, blank, None if critic is None else blank)
-        hidden = written_states(network, tokens, valid)
         weight, bias, softcap = self.head(network)
+        with nullcontext(weight) if self.sharded else split_weight(network, weight) as weight:
+            hidden = written_states(network, tokens, valid)
         log_prob, entropy = token_log_probs(
             hidden, weight, tokens[valid], bias=bias, temperature=temperature, softcap=softcap
         )

@@ -6,12 +6,15 @@ shared by all of them. The result is that of reading every row as a whole.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from surefoot.models.language.sequences import left_padded
 
@@ -76,3 +79,37 @@ def _checkpointing(network: Any) -> bool:
 def cache_name(network: Any) -> str:
     """What transformers calls the keys and values, as an argument and as a result."""
     return "cache" if "cache" in signature(network.base_model.forward).parameters else "past_key_values"
+
+
+@contextmanager
+def split_weight(network: Any, weight: Tensor) -> Iterator[Tensor]:
+    """The weight of the output layer, with a gradient that takes less memory where the embedding has the same weight.
+
+    The gradient of the embedding is then of the rows that were read only, and is added in place; otherwise there would
+    be two of the size of the weight. Inside, the network reads with its share.
+    """
+    embedding = network.get_input_embeddings()
+    if not isinstance(embedding, nn.Embedding) or embedding.weight is not weight or not weight.requires_grad:
+        yield weight
+        return
+    own, sparse = embedding._parameters.pop("weight"), embedding.sparse
+    embedding.weight, head = _Split.apply(weight)
+    embedding.sparse = True
+    try:
+        yield head
+    finally:
+        del embedding.weight
+        embedding._parameters["weight"], embedding.sparse = own, sparse
+
+
+class _Split(torch.autograd.Function):
+    """A tensor twice; the gradient of the second belongs to nobody else."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return weight.view_as(weight), weight.view_as(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_first: Tensor, by_second: Tensor) -> Tensor:
+        return by_second.add_(by_first)
