@@ -1,18 +1,20 @@
 """Group rollouts against TRL's GRPO trainer: completions a second, and where the time goes.
 
     python benchmarks/bench_language.py [--steps 12] [--turns 5]
-    python benchmarks/bench_language.py --memory MODEL [--gguf FILE] [--turns 2]
+    python benchmarks/bench_language.py --memory MODEL [--gguf FILE] [--device cuda] [--rows 8] [--turns 2]
 
 Both on one pinned core and one thread: the same nano model, taught to sort for 300 steps, 16 prompts × 8 completions of
 at most 24 tokens, one AdamW step a batch. The first two steps of each turn are not counted. `--memory` compares the
 gradient of a batch with one that makes all logits, on a model with a large vocabulary, each in a process of its own:
-of a group, whose completions have their prompt in common, and of rows with different prompts.
+of a group, whose completions have their prompt in common, and of rows with different prompts. Memory is that of the
+process, with an allocator that gives back at once what is freed, or that of the tensors on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -26,7 +28,7 @@ from peer_sb3 import pin, store
 from peer_trl import PROMPTS, SAMPLES, TASK, TOKENS, Timed, trl_trainer
 
 UNCOUNTED = 2
-ROWS, PROMPT, WRITTEN = 8, 32, 96  # of the memory benchmark
+PROMPT, WRITTEN = 32, 96  # tokens of a row of the memory benchmark
 
 
 def model_folder() -> Path:
@@ -104,36 +106,56 @@ def speed(steps: int, turns: int) -> None:
 
 # --- memory ----------------------------------------------------------------------------------------------------------
 
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}  # what is freed, so that peaks are needs
+LAYOUTS = {  # what the rows are, and whether activations are kept
+    "one prompt for all rows": ("group", "kept"),
+    "different prompts": ("different", "kept"),
+    "different prompts, gradient checkpointing": ("different", "recomputed"),
+}
 
-def update_step(kind: str, prompts: str, model: str, gguf: str | None) -> dict[str, float]:
-    """Peak memory above the model's own, in bytes, and seconds, of one gradient."""
+
+def update_step(kind: str, prompts: str, activations: str, given: argparse.Namespace) -> dict[str, float]:
+    """Peak memory above the model and its gradient, in bytes, and seconds, of one gradient."""
     import torch
 
     from surefoot.models.language.model import load_model
     from surefoot.models.language.sequences import join
+    from surefoot.models.language.states import checkpoint_activations
 
-    loaded = load_model(model, **({"gguf_file": gguf} if gguf else {}))
+    loaded = load_model(given.memory, device=given.device, **({"gguf_file": given.gguf} if given.gguf else {}))
+    loaded.network.train()
+    if activations == "recomputed":
+        checkpoint_activations(loaded.network)
     g = torch.Generator().manual_seed(0)
-    tokens = torch.randint(1000, 5000, (ROWS, PROMPT + WRITTEN), generator=g).tolist()
-    shown = [tokens[0 if prompts == "group" else i][:PROMPT] for i in range(ROWS)]
+    tokens = torch.randint(1000, 5000, (given.rows, PROMPT + WRITTEN), generator=g).tolist()
+    shown = [tokens[0 if prompts == "group" else i][:PROMPT] for i in range(given.rows)]
     batch = join(shown, [row[PROMPT:] for row in tokens])
+    ids, valid = batch.tokens.to(loaded.device), batch.valid.to(loaded.device)
 
     def gradient() -> None:
         if kind == "tiles":
             log_prob = loaded.statistics(batch).log_prob
         else:
-            logits = loaded.network(input_ids=batch.tokens, use_cache=False).logits[:, :-1].float()
-            full = logits.log_softmax(-1).gather(-1, batch.tokens[:, 1:, None]).squeeze(-1)
-            log_prob = torch.nn.functional.pad(full, (1, 0)) * batch.valid
-        (-log_prob.sum() / batch.valid.sum()).backward()
+            logits = loaded.network(input_ids=ids, use_cache=False).logits[:, :-1].float()
+            full = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+            log_prob = torch.nn.functional.pad(full, (1, 0)) * valid
+        (-log_prob.sum() / valid.sum()).backward()
 
     for weight in loaded.parameters().values():  # both belong to the model's own memory, and are in it from the start
         weight.data = weight.data.clone()
         weight.grad = torch.empty_like(weight).fill_(0)
-    before = resident()
+    on_gpu = loaded.device.type == "cuda"
+    if on_gpu:
+        gradient()  # its libraries load
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if on_gpu else resident()
     began = time.perf_counter()
     gradient()
-    return {"bytes": peak() - before, "seconds": time.perf_counter() - began}
+    if on_gpu:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    return {"bytes": (torch.cuda.max_memory_allocated() if on_gpu else peak()) - before, "seconds": seconds}
 
 
 def resident() -> int:
@@ -147,25 +169,27 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def memory(model: str, gguf: str | None, turns: int) -> None:
+def memory(given: argparse.Namespace) -> None:
     table: dict[str, Any] = {}
-    for prompts in ("group", "different"):
+    env = os.environ | GIVE_BACK
+    for layout, (prompts, activations) in LAYOUTS.items():
         runs: dict[str, list[dict[str, float]]] = {"tiles": [], "full": []}
-        for _ in range(turns):
+        for _ in range(given.turns):
             for kind in runs:
-                arguments = ["--memory", model, "--one", kind, prompts, *(["--gguf", gguf] if gguf else [])]
-                command = [sys.executable, __file__, *arguments]
-                said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                runs[kind].append(json.loads(said.splitlines()[-1]))
+                command = [sys.executable, *sys.argv, "--one", kind, prompts, activations]
+                said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env)
+                runs[kind].append(json.loads(said.stdout.splitlines()[-1]))
         medians = {k: {key: statistics.median(r[key] for r in found) for key in found[0]} for k, found in runs.items()}
         ratio = {key: medians["tiles"][key] / medians["full"][key] for key in ("bytes", "seconds")}
+        print(layout)
         for kind, row in medians.items():
-            print(f"{prompts:<12}{kind:<8}{row['bytes'] / 2**20:>9.0f} MiB  {row['seconds']:.2f} s")
-        text = f"{ratio['bytes']:>8.1%} of the memory, {ratio['seconds']:.2f} of the time"
-        print(f"{prompts:<12}ratio   {text}", flush=True)
-        table[prompts] = {**medians, "ratio": ratio}
-    command = f"python benchmarks/bench_language.py --memory MODEL --turns {turns}"
-    store("language_memory", {**table, "tokens": [ROWS, PROMPT, WRITTEN], "command": command})
+            print(f"  {kind:<8}{row['bytes'] / 2**20:>9.0f} MiB  {row['seconds']:.3f} s")
+        print(f"  ratio   {ratio['bytes']:>8.1%} of the memory, {ratio['seconds']:.2f} of the time", flush=True)
+        table[layout] = {**medians, "ratio": ratio}
+    flags = f"--device {given.device} --rows {given.rows} --turns {given.turns}"
+    command = f"python benchmarks/bench_language.py --memory MODEL {flags}"
+    name = "language_memory" if given.device == "cpu" else f"language_memory_{given.device}"
+    store(name, {**table, "tokens": [given.rows, PROMPT, WRITTEN], "command": command})
 
 
 def main() -> None:
@@ -174,15 +198,17 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--memory", metavar="MODEL", help="a folder or id of a model with a large vocabulary")
     parser.add_argument("--gguf", metavar="FILE", help="its file, if it is one")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the gradient is made")
+    parser.add_argument("--rows", type=int, default=8, help="completions in the batch")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
     pin()
-    if arguments.one:
-        print(json.dumps(update_step(*arguments.one, arguments.memory, arguments.gguf)))
-    elif arguments.memory:
-        memory(arguments.memory, arguments.gguf, arguments.turns)
+    if given.one:
+        print(json.dumps(update_step(*given.one, given)))
+    elif given.memory:
+        memory(given)
     else:
-        speed(arguments.steps, arguments.turns)
+        speed(given.steps, given.turns)
 
 
 if __name__ == "__main__":

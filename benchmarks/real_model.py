@@ -1,6 +1,6 @@
 """GRPO on a real language model: an adapter learns one-digit sums of reasoning-gym by reward.
 
-    python benchmarks/real_model.py MODEL [--gguf FILE] [--steps 30] [--run DIR]
+    python benchmarks/real_model.py MODEL [--gguf FILE] [--steps 30] [--device cpu] [--run DIR]
 
 8 prompts × 8 completions of at most 4 tokens a step, LoRA of rank 16. Before and after, the model answers 64 held-out
 prompts 4 times at temperature 1, from the same random numbers; the gain is the mean difference of the rewards, its
@@ -36,15 +36,16 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--gguf")
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--run", type=Path, default=Path("runs/real_model"))
     given = parser.parse_args()
     options: dict[str, Any] = {"model_options": {"gguf_file": given.gguf}} if given.gguf else {}
     if (given.run / "checkpoints").exists():
         run = sf.resume(given.run)
     else:
-        options |= {"model": given.model, "lora": 16, "stop": STOP}
+        options |= {"model": given.model, "lora": 16, "stop": STOP, "device": given.device}
         run = sf.train("grpo", task=TASK, steps=given.steps, run_dir=given.run, checkpoint_every=5, **SIZES, **options)
-    trained = sf.load(run.path).model
+    trained = sf.load(run.path).model.to(given.device)
     after = rewards(trained)
     with trained.as_reference() as network:
         before = rewards(type(trained)(network, trained.tokenizer))
@@ -54,7 +55,8 @@ def main() -> None:
     print(f"gain {gain.mean():.3f} [{low:.3f}, {high:.3f}]")
     result = {"before": float(before.mean()), "after": float(after.mean()), "gain": [float(gain.mean()), low, high]}
     curve = [row["return_mean"] for row in run.metrics()]
-    store("language_real_model", {**result, "curve": curve, "task": TASK, "sizes": SIZES, "steps": given.steps})
+    name = "language_real_model" if given.device == "cpu" else f"language_real_model_{given.device}"
+    store(name, {**result, "curve": curve, "task": TASK, "sizes": SIZES, "steps": given.steps})
 
 
 if __name__ == "__main__":

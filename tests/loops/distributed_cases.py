@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from surefoot import catalogue
 from surefoot.loops import distributed
-from surefoot.models.language.model import load_model, with_lora
+from surefoot.loops.language_learner import LanguageLearner
+from surefoot.models.language.model import LanguageModel, load_model, with_lora
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
 import language_micro as micro
@@ -34,6 +36,22 @@ CASES = {
 }
 
 
+def learner(case: str, task: micro.Bits, start: LanguageModel, **settings: Any) -> LanguageLearner:
+    """A learner on a copy of a model, whose step is the gradient times a rate."""
+    slug = case.removesuffix("-pieces").removesuffix("-adapter")
+    method, model = catalogue.method_class(slug)(**{**SMALL, **CASES[case]}), deepcopy(start)
+    if case.endswith("-adapter"):
+        model.network = with_lora(model.network, 2)
+    run = micro.learner(method, task, model, seed=4, **settings)
+    run.learning_rate = 1.0 if method.minibatches == 1 else 0.3  # a second step magnifies the rounding of a long first
+    run.optimizer = torch.optim.SGD(run.weights.values(), lr=run.learning_rate)
+    if run.model.critic is not None:  # one that is 0 would not pull at the trunk
+        weight = run.weights["critic.weight"]
+        drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        weight.data.copy_(distributed.part(drawn, weight))
+    return run
+
+
 def held(weight: torch.Tensor) -> int:
     """How many numbers of a weight lie in this process."""
     return (weight.to_local() if hasattr(weight, "to_local") else weight).numel()
@@ -47,19 +65,8 @@ def main(place: str) -> None:
     start = load_model("start")
     for sharding in ("none", "full") if distributed.world_size() > 1 else ("none",):
         kept = {}
-        for case, changes in CASES.items():
-            slug = case.removesuffix("-pieces").removesuffix("-adapter")
-            method, model = catalogue.method_class(slug)(**{**SMALL, **changes}), deepcopy(start)
-            if case.endswith("-adapter"):
-                model.network = with_lora(model.network, 2)
-            run = micro.learner(method, task, model, seed=4, sharding=sharding)
-            rate = 1.0 if method.minibatches == 1 else 0.3  # a second step magnifies the rounding of a long first one
-            run.optimizer = torch.optim.SGD(run.weights.values(), lr=rate)
-            run.learning_rate = rate
-            if run.model.critic is not None:  # one that is 0 would not pull at the trunk
-                weight = run.weights["critic.weight"]
-                drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-                weight.data.copy_(distributed.part(drawn, weight))
+        for case in CASES:
+            run = learner(case, task, start, sharding=sharding)
             before = {name: distributed.whole(weight.detach()).clone() for name, weight in run.weights.items()}
             (row,) = run.iterate()
             steps = [(distributed.whole(run.weights[name].detach()) - x).flatten() for name, x in before.items()]

@@ -24,6 +24,7 @@ from surefoot.models.language.engines import continuous_batching
 from surefoot.models.language.generation import Engine, generate
 from surefoot.models.language.model import LanguageModel, load_model, with_lora
 from surefoot.models.language.nano import Nano, nano
+from surefoot.models.language.states import checkpoint_activations
 from surefoot.models.language.vllm_engine import VLLM
 
 WARMUP_EXAMPLES = 2**40  # where the numbers of those begin that a nano model is taught, far from those it learns from
@@ -44,6 +45,12 @@ class LanguageOptions:
     )
     lora: int | None = hyperparameter(None, low=1, help="Rank of an adapter; without one all weights are learned.")
     dtype: str = hyperparameter("float32", choices=("float32", "bfloat16", "float16"), help="Of the weights.")
+    device: str = hyperparameter(
+        "auto", choices=("auto", "cpu", "cuda"), help="Where it learns; auto is a GPU where there is one."
+    )
+    gradient_checkpointing: bool = hyperparameter(
+        False, help="Whether activations are computed again in the backward pass: less memory, more time."
+    )
     engine: str = hyperparameter("own", choices=tuple(ENGINES), help="What writes the completions.")
     stop: tuple[str, ...] = hyperparameter((), help="Texts that end a completion.")
     sharding: str = hyperparameter(
@@ -71,10 +78,13 @@ def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tu
         )
     elif isinstance(model, (str, Path)):
         kind = "all" if options.lora is None else "lora"
-        made = load_model(model, lora=options.lora, dtype=options.dtype, seed=seed, **(options.model_options or {}))
+        settings = options.model_options or {}
+        made = load_model(model, lora=options.lora, dtype=options.dtype, seed=seed, device=options.device, **settings)
     else:
         raise UsageError(f"model={model!r} is not allowed; give a folder, a hub id, 'nano' or a LanguageModel.")
-    return made, RATES[kind]
+    if options.gradient_checkpointing:
+        checkpoint_activations(made.base)
+    return made.to(options.device), RATES[kind]
 
 
 def _demonstrations(task: Any) -> Callable[[int], tuple[str, str]] | None:

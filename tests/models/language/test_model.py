@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from surefoot.errors import UsageError
+from surefoot.loops.language import LanguageOptions, make_model
 from surefoot.models.language.model import LanguageModel, load_model, with_lora
 from surefoot.models.language.sequences import join
 
@@ -97,6 +98,30 @@ def test_a_shared_prompt_is_read_once_and_changes_nothing(tiny, monkeypatch):
     for mine, whole in zip(found[0][:3], found[1][:3], strict=True):
         torch.testing.assert_close(mine, whole, rtol=1e-4, atol=1e-5)
     assert found[0][3] < found[1][3]
+
+
+@pytest.mark.parametrize("lora", [None, 2])
+def test_activations_that_are_computed_again_change_nothing(tiny, lora, tmp_path):
+    """The gradient with gradient checkpointing is that without it, and every block is computed twice for it."""
+    batch, calls, found = join(GROUPS, SAMPLES), [], []
+    folder = tiny.save(tmp_path / "base")
+    for on in (False, True):
+        options = LanguageOptions(model=str(folder), lora=lora, gradient_checkpointing=on, device="cpu")
+        model, _ = make_model(str(folder), None, options, seed=0)
+        model.network.train()
+        model.base.base_model.layers[0].mlp.register_forward_pre_hook(lambda *_, on=on: calls.append(on))
+        log_prob = model.statistics(batch).log_prob
+        found.append((log_prob, *torch.autograd.grad(log_prob.sum(), list(model.parameters().values()))))
+    assert calls.count(True) == 2 and False in calls
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(plain, again, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(tiny):
+    with pytest.raises(UsageError, match="device='auto' or 'cpu'"):
+        tiny.to("cuda")
+    assert tiny.to("auto").device.type == "cpu"
 
 
 def test_padding_changes_nothing(tiny):

@@ -103,6 +103,21 @@ class LanguageModel:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
+    def to(self, device: str) -> LanguageModel:
+        """The model moved to `auto` (a GPU where there is one), `cpu` or `cuda`.
+
+        Raises:
+            UsageError: there is no GPU that could be used.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UsageError("device='cuda' is not allowed: PyTorch sees no GPU here; use device='auto' or 'cpu'.")
+        if device != self.device.type:
+            for part in filter(None, (self.network, self.reference, self.critic)):
+                part.to(device)
+        return self
+
     def head(self, network: Any = None) -> tuple[Tensor, Tensor | None, float | None]:
         """Weight and bias of the output layer, and the cap on logits that some models have."""
         base = self.base if network is None else network
@@ -226,7 +241,13 @@ class LanguageModel:
 
 
 def load_model(
-    name: str | Path, *, lora: int | None = None, dtype: str = "float32", seed: int = 0, **options: Any
+    name: str | Path,
+    *,
+    lora: int | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+    device: str = "auto",
+    **options: Any,
 ) -> LanguageModel:
     """A causal language model from a folder, a hub id, or a folder that holds a PEFT adapter.
 
@@ -234,10 +255,11 @@ def load_model(
         lora: rank of a new adapter on all linear layers; None learns all weights (or the adapter that was loaded).
         dtype: of the weights.
         seed: of a new adapter.
+        device: `auto` (a GPU where there is one), `cpu` or `cuda`.
         options: go to `from_pretrained`, such as `gguf_file` or `attn_implementation`.
 
     Raises:
-        UsageError: nothing that can be loaded is there, or the adapter belongs to another base.
+        UsageError: nothing that can be loaded or no such device is there, or the adapter belongs to another base.
     """
     transformers = need("transformers")
     folder = Path(name)
@@ -257,7 +279,7 @@ def load_model(
         ) from error
     if lora is not None:
         network = with_lora(network, lora, seed)
-    return LanguageModel(network, tokenizer)
+    return LanguageModel(network, tokenizer).to(device)
 
 
 def _plain(network: Any) -> None:

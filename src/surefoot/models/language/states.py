@@ -70,10 +70,17 @@ def _prefixes(network: Any, tokens: Tensor, valid: Tensor) -> tuple[list[list[in
     return [list(one) for one in numbers], torch.tensor(owner, device=tokens.device), rows, first
 
 
+def checkpoint_activations(network: Any) -> None:
+    """Let activations be computed again in the backward pass instead of being kept."""
+    kind = "activation" if hasattr(network, "activation_checkpointing_enable") else "gradient"  # the name changed
+    enable = getattr(network, f"{kind}_checkpointing_enable")
+    enable(**{f"{kind}_checkpointing_kwargs": {"use_reentrant": False}})
+
+
 def _checkpointing(network: Any) -> bool:
-    """Whether activations are computed again in the backward pass; the attribute changed its name."""
-    name = "is_activation_checkpointing"
-    return getattr(network, name if hasattr(network, name) else "is_gradient_checkpointing", False)
+    """Whether activations are computed again in the backward pass."""
+    kind = "activation" if hasattr(network, "is_activation_checkpointing") else "gradient"
+    return network.training and getattr(network, f"is_{kind}_checkpointing", False)
 
 
 def cache_name(network: Any) -> str:
