@@ -228,6 +228,8 @@ class LanguageModel:
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """What was written, without special tokens."""
+        if not len(tokens):
+            return []  # which some versions of transformers take for one text without tokens
         return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
     # --- files -------------------------------------------------------------------------------------------------------
