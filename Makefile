@@ -7,7 +7,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
+# Python compiles what it imports, once; to compile all that is installed takes longer than to install it.
+PIP := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 RUN := runs/quickstart
 JOBS ?= 2
 

@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 import surefoot as sf
+from surefoot import cli
 from surefoot.errors import UsageError
 from surefoot.loops import checkpoint
 from surefoot.loops.run import Run
@@ -57,7 +58,8 @@ def stop_at(iteration: int):
     ],
 )
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path, method, env, options):
-    settings = SETTINGS | options | {"steps": 128 * 8, "loggers": (), "checkpoint_every": 256, "seed": 3}
+    settings = SETTINGS | {"num_steps": 16, "steps": 64 * 6, "loggers": (), "checkpoint_every": 128, "seed": 3}
+    settings |= options
     sf.train(method, env, run_dir=tmp_path / "whole", **settings)
     sf.train(method, env, run_dir=tmp_path / "cut", callbacks=[stop_at(3)], **settings)
     assert len(rows(tmp_path / "cut")) < len(rows(tmp_path / "whole"))
@@ -65,15 +67,18 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, method, env, options
     same_bits(tmp_path / "whole", tmp_path / "cut")
 
 
+def flags(run: Path, steps: int) -> list[str]:
+    sizes = ["--num-envs", "4", "--num-steps", "64", "--epochs", "4", "--checkpoint-every", "512", "--compile", "off"]
+    return ["train", "ppo", "--env", "CartPole-v1", *sizes, "--run-dir", str(run), "--steps", str(steps)]
+
+
 def command(run: Path, steps: int) -> list[str]:
-    flags = ["--num-envs", "4", "--num-steps", "64", "--epochs", "4", "--checkpoint-every", "512"]
-    where = ["--run-dir", str(run), "--steps", str(steps)]
-    return [sys.executable, "-m", "surefoot.cli", "train", "ppo", "--env", "CartPole-v1", *flags, *where]
+    return [sys.executable, "-m", "surefoot.cli", *flags(run, steps)]
 
 
 def test_kill_minus_nine_at_any_moment(tmp_path):
     steps = 256 * 24
-    subprocess.run(command(tmp_path / "whole", steps), check=True, capture_output=True)
+    cli.main(flags(tmp_path / "whole", steps))
     process = subprocess.Popen(
         command(tmp_path / "killed", steps), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -84,8 +89,7 @@ def test_kill_minus_nine_at_any_moment(tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert 0 < len(rows_whole_lines(metrics)) < 24
-    resumed = [sys.executable, "-m", "surefoot.cli", "train", "--resume", str(tmp_path / "killed")]
-    subprocess.run(resumed, check=True, capture_output=True)
+    cli.main(["train", "--resume", str(tmp_path / "killed")])
     same_bits(tmp_path / "whole", tmp_path / "killed")
 
 
@@ -95,7 +99,7 @@ def rows_whole_lines(path: Path) -> list[dict]:
 
 def test_control_c_ends_with_a_checkpoint(tmp_path):
     process = subprocess.Popen(
-        command(tmp_path / "run", 10**7), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command(tmp_path / "run", 10**7), "--backend", "gymnasium"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
