@@ -328,11 +328,12 @@ def test_a_gaussian_that_nothing_holds_runs_away():
         moved = AdaptiveSampling(**bare | changes)(model, target, with_batch(batch), [index] * 200).vector[0]
         return float(model.distribution.kl(target[0], moved))
 
-    assert distance() > 1.0
+    free = distance()
+    assert free > 1.0
     assert distance(max_kl=0.1) < 0.15
     far, near = distance(regularizer=1.0), distance(regularizer=10.0)
-    assert near < far < 0.2 * distance()
-    assert distance(clip=0.1) < distance(clip=0.3) < distance(clip=0.9) < distance()
+    assert near < far < 0.2 * free
+    assert distance(clip=0.1) < distance(clip=0.3) < distance(clip=0.9) < free
 
 
 @pytest.mark.parametrize("policy", ["gaussian", "categorical", "recurrent"])
@@ -415,7 +416,7 @@ def test_a_last_layer_that_can_say_everything_fits_the_counts():
     method = PPO(num_envs=4, num_steps=32, minibatch_size=32, hidden=(), normalize_observations=False)
     learner = make_learner(method, "surefoot/ContextualAction-v0", [0, 1], 10**6)
     batch = learner.estimate(learner.collect(learner.vector))
-    found = sampling_error(learner.model, learner.vector, batch, steps=1500, learning_rate=0.1)
+    found = sampling_error(learner.model, learner.vector, batch, steps=500, learning_rate=0.1)
     for seed in range(2):
         one = pick(batch, seed)
         kept = {k: one[k][one["valid"]] for k in ("observation", "action", "old_params")}
@@ -452,7 +453,7 @@ def test_the_fit_moves_the_last_layer_alone():
     before = log_likelihood().item()
     optimizer.step(closure)
     best = log_likelihood().item() - before
-    found = sampling_error(learner.model, learner.vector, batch, steps=2000, learning_rate=0.05)
+    found = sampling_error(learner.model, learner.vector, batch, steps=1200, learning_rate=0.05)
     assert best > 0.01
     assert float(found) == pytest.approx(best, rel=0.02)
     assert float(found) <= best + 1e-5
@@ -488,7 +489,7 @@ def test_the_error_of_every_policy_is_above_zero(policy):
 
 
 def test_draws_are_a_better_sample_than_those_of_the_policy():
-    seeds = range(100, 120)
+    seeds = range(100, 112)
     error = {arm: torch.tensor(bandit.fixed_policy(seeds, arm)["128"]) for arm in bandit.SAMPLERS}
     assert error["on-policy"].mean() == pytest.approx(6 / 128, rel=0.3)
     assert error["matching"].mean() < error["props"].mean() < 0.9 * error["on-policy"].mean()

@@ -100,7 +100,7 @@ def test_stopped_and_resumed_equals_uninterrupted(method, options, folder, tmp_p
 
 def test_kill_minus_nine_and_on_from_the_shell(folder, tmp_path):
     flags = ["--task", "arithmetic:digits=1", "--model", str(folder), "--prompts", "4", "--learning-rate", "0.01"]
-    flags += ["--max-tokens", "4", "--checkpoint-every", "1", "--steps", "60", "--seed", "3"]
+    flags += ["--max-tokens", "4", "--checkpoint-every", "1", "--steps", "30", "--seed", "3"]
     cli.main(["train", "sft", *flags, "--run-dir", str(tmp_path / "whole")])
     killed = tmp_path / "killed"
     command = [sys.executable, "-m", "surefoot.cli", "train", "sft", *flags, "--run-dir", str(killed)]
@@ -110,7 +110,7 @@ def test_kill_minus_nine_and_on_from_the_shell(folder, tmp_path):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert 0 < checkpoint.read(checkpoint.latest(killed))[1]["iteration"] < 60
+    assert 0 < checkpoint.read(checkpoint.latest(killed))[1]["iteration"] < 30
     cli.main(["train", "--resume", str(killed)])
     same_bits(tmp_path / "whole", killed)
 

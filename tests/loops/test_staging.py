@@ -116,7 +116,7 @@ def test_an_operation_without_a_counterpart_leaves_the_whole_on_torch():
 )
 def test_the_policy_that_acts_is_the_network(env, changes, seeds):
     """What was collected is what the network itself says of those observations, states and noise."""
-    method = PPO(num_envs=3, num_steps=8, minibatch_size=8, hidden=(16,), **changes)
+    method = PPO(num_envs=3, num_steps=8, minibatch_size=8, epochs=2, hidden=(16,), **changes)
     learner = make_learner(method, env, seeds, 10**6)
     for _ in range(2):
         learner.iterate()

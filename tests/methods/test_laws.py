@@ -80,7 +80,7 @@ def test_stopped_and_resumed_is_the_same_run_to_the_bit(slug, tmp_path):
         ("surefoot/MemoryCue-v0", {"core": "gru"}),
         ("surefoot/MaskedAction-v0", {}),
         ("surefoot/MaskedAction-v0", {"core": "lstm"}),
-        ("surefoot/DictContext-v0", {"cnn": "impala"}),
+        ("surefoot/DictContext-v0", {"cnn": "impala", "num_steps": 4}),
         ("surefoot/MultiDiscreteTarget-v0", {}),
         ("surefoot/ContinuousTarget-v0", {"squash": True}),
     ],

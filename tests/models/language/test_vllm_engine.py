@@ -168,6 +168,7 @@ def test_a_run_learns_from_what_it_writes(stand_in, tmp_path):
         task="arithmetic",
         model=fresh(TINY, seed=1),
         engine="vllm",
+        device="cpu",
         reward=lambda completions, **_: [sum(map(ord, text)) % 7 / 7 for text in completions],
         steps=2,
         prompts=2,
