@@ -336,6 +336,8 @@ def test_compare_takes_tasks_of_language_models(monkeypatch, capsys):
     words = surefoot(capsys, "compare", "grpo", "rloo", "--task", "arithmetic", "--seeds", "3", "--steps", "5")
     assert words == "the table\n" and asked.pop("given") == (("grpo", "rloo"), None)
     assert asked == {"task": ("arithmetic",), "seeds": 3, "steps": 5, "out": None}
+    surefoot(capsys, "compare", "grpo", "rloo", "--task", "arithmetic", "--model", "folder")
+    assert asked["model"] == "folder"
 
 
 def test_report_prints_where_it_is(run, capsys):

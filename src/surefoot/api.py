@@ -251,8 +251,8 @@ def compare(
     `options` go to `train`.
 
     Raises:
-        UsageError: methods or environments are missing or not told apart, a run found there has other settings, or one
-            ended early.
+        UsageError: methods or environments are missing or not told apart, a method has no return, a run found there
+            has other settings, or one ended early.
     """
     from surefoot.evaluate.compare import check_same, compare_runs
 
@@ -267,7 +267,13 @@ def compare(
             f"environments {called}. Two settings of one method get names: "
             "compare({'one': PPO(…), 'two': PPO(…)}, …)."
         )
+    if silent := [name for name, method in named if getattr(method, "samples", 1) == 0]:
+        raise UsageError(
+            f"{', '.join(silent)} writes no completions while it learns (samples=0), so it has no return to compare; "
+            "leave it out, and compare what surefoot evaluate says of its run."
+        )
     every = runs.seeds_from(seed, seeds)
+    again = {name: options[name] for name in ("callbacks", "time_limit") if name in options}  # of no run's folder
     described = {method.loop: _options(method, dict(options)) for _, method in named}
     for kind, each in product(described, envs):
         make_single(loop(kind).single(each, **described[kind])).close()
@@ -286,7 +292,7 @@ def compare(
                 asked |= {"env": kind.describe(each, **given), "steps": steps or method.default_steps, "seeds": share}
                 check_same(run, asked)
                 if not run.finished:
-                    resume(run.path, method=method, env=None if isinstance(each, str) else each, **given)
+                    resume(run.path, method=method, env=None if isinstance(each, str) else each, **again, **given)
             if not run.finished:
                 raise UsageError(
                     f"{run.path} ended before its {run.config['steps']} steps, so there is nothing to compare yet; the "

@@ -127,6 +127,7 @@ def compare(
     /,
     env: tuple[str, ...] = (),
     task: tuple[str, ...] = (),
+    model: str | None = None,
     seeds: int = 5,
     steps: int | None = None,
     out: Path | None = None,
@@ -137,13 +138,16 @@ def compare(
         methods: Two or more slugs; the others are compared with the first.
         env: One or more environments.
         task: The same, of language models.
+        model: The language model that all start from; nano if not given.
         seeds: Seeds of each, from 0 on.
         steps: Steps of each seed; a method's own number if not given.
         out: Folder of the runs and of comparison.json; finished runs found there are used again.
     """
     from surefoot import api
 
-    print(api.compare(methods, env or None, task=task or None, seeds=seeds, steps=steps, out=out).table())
+    options = {} if model is None else {"model": model}
+    found = api.compare(methods, env or None, task=task or None, seeds=seeds, steps=steps, out=out, **options)
+    print(found.table())
 
 
 def claim(

@@ -175,6 +175,10 @@ def test_what_is_there_is_used_again_and_what_is_unfinished_gone_on_with(out, tm
     cut = tmp_path / "out"
     with pytest.raises(UsageError, match=r"small-CartPole-v1 ended before its 64 steps.*the same comparison with out="):
         compared(cut, time_limit=1e-6)
+    seen = []
+    with pytest.raises(UsageError, match="large-CartPole-v1 ended before its 64 steps"):
+        compared(cut, time_limit=1e-6, callbacks=[lambda learner, rows: seen.append(learner.steps)])
+    assert seen == [64, 32]  # that of what is gone on with, and of what is begun
     assert compared(cut).rows() == compared(out).rows()
 
 
@@ -206,6 +210,10 @@ BAD = {
     "an unknown method": ({"methods": ["ppi"]}, "No method is called 'ppi'"),
     "an unknown environment": ({"env": ["CartPole-v1", "CartPol-v1"]}, "'CartPol-v1' is not a known id"),
     "no seeds": ({"seeds": 0}, "num_seeds=0 is not allowed"),
+    "a method that writes nothing": (
+        {"methods": ["grpo", "sft"], "env": None, "task": "arithmetic"},
+        r"sft writes no completions while it learns \(samples=0\).*leave it out",
+    ),
     "no steps": ({"steps": 0}, "steps=0 is not allowed"),
     "an unknown option": ({"logger": ()}, "logger"),
 }

@@ -99,7 +99,10 @@ def rows_whole_lines(path: Path) -> list[dict]:
 
 def test_control_c_ends_with_a_checkpoint(tmp_path):
     process = subprocess.Popen(
-        [*command(tmp_path / "run", 10**7), "--backend", "gymnasium"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command(tmp_path / "run", 10**7), "--backend", "gymnasium"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120

@@ -115,10 +115,7 @@ def _scored(runs: Sequence[Run], share: float) -> dict[str, dict[int, tuple[floa
     for run in runs:
         table = run.curve("return_mean")[1]
         if np.isnan(table[:, -1]).any():
-            raise UsageError(
-                f"No episode ended in a seed of {run.path}, so it has no return; train for more steps. A language "
-                "model that imitates and writes nothing has none at all."
-            )
+            raise UsageError(f"No episode ended in a seed of {run.path}, so it has no return; train for more steps.")
         last = table[:, -max(1, round(share * table.shape[1])) :]
         means = zip(np.nanmean(last, axis=1).tolist(), np.nanmean(table, axis=1).tolist(), strict=True)
         found.setdefault(run.config["env"]["env"], {}).update(zip(run.config["seeds"], means, strict=True))

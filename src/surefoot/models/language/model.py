@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -187,7 +187,7 @@ class LanguageModel:
         if not self.sharded and not bool(valid.any()):  # what is sharded is read by all processes at a time
             return TokenStatistics(blank, blank, None if critic is None else blank)
         weight, bias, softcap = self.head(network)
-        with nullcontext(weight) if self.sharded else split_weight(network, weight) as weight:
+        with split_weight(network, weight) as weight:
             hidden = written_states(network, tokens, valid)
         log_prob, entropy = token_log_probs(
             hidden, weight, tokens[valid], bias=bias, temperature=temperature, softcap=softcap

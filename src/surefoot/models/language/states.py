@@ -56,7 +56,7 @@ def written_states(
 def _prefixes(network: Any, tokens: Tensor, valid: Tensor) -> tuple[list[list[int]], Tensor, Tensor, Tensor] | None:
     """The different beginnings, which of them each row has, the rows with something to predict, and where each goes on
     (its last token before the first valid one); None where reading them apart saves nothing."""
-    if _checkpointing(network) or hasattr(network, "unshard"):
+    if _checkpointing(network) or _sharded(network):
         return None  # the one keeps no keys and values; the other is read by all processes equally often
     rows = valid.any(1).nonzero().squeeze(-1)
     first = valid[rows].int().argmax(1) - 1
@@ -83,6 +83,11 @@ def _checkpointing(network: Any) -> bool:
     return network.training and getattr(network, f"is_{kind}_checkpointing", False)
 
 
+def _sharded(network: Any) -> bool:
+    """Whether its weights lie in parts, one in each process."""
+    return hasattr(network, "unshard")
+
+
 def cache_name(network: Any) -> str:
     """What transformers calls the keys and values, as an argument and as a result."""
     return "cache" if "cache" in signature(network.base_model.forward).parameters else "past_key_values"
@@ -96,7 +101,8 @@ def split_weight(network: Any, weight: Tensor) -> Iterator[Tensor]:
     be two of the size of the weight. Inside, the network reads with its share.
     """
     embedding = network.get_input_embeddings()
-    if not isinstance(embedding, nn.Embedding) or embedding.weight is not weight or not weight.requires_grad:
+    tied = isinstance(embedding, nn.Embedding) and embedding.weight is weight and weight.requires_grad
+    if not tied or _sharded(network):
         yield weight
         return
     own, sparse = embedding._parameters.pop("weight"), embedding.sparse
