@@ -145,7 +145,7 @@ def compare(
     """
     from surefoot import api
 
-    options = {} if model is None else {"model": model}
+    options: dict[str, Any] = {} if model is None else {"model": model}
     found = api.compare(methods, env or None, task=task or None, seeds=seeds, steps=steps, out=out, **options)
     print(found.table())
 
