@@ -56,7 +56,7 @@ test: $(VENV)/.installed-dev
 	@$(MAKE) --no-print-directory check
 
 check: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
