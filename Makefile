@@ -7,8 +7,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Python compiles what it imports, once; to compile all that is installed takes longer than to install it.
 PIP := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
+# pip compiles a file after another, which takes longer than to install them; here all cores do, without what is hardly
+# ever imported. A package that has files for other versions of Python is no error.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/transformers/models/' $(VENV)/lib || true
 RUN := runs/quickstart
 JOBS ?= 2
 
@@ -37,10 +39,12 @@ $(VENV)/.torch: constraints.txt | venv-works
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	$(PIP) -e .
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.installed-%: $(VENV)/.torch pyproject.toml
 	$(PIP) -e '.[$*]'
+	@$(COMPILE)
 	@touch $@
 
 $(RUN)/agent/agent.json: | $(VENV)/.installed

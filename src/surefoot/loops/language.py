@@ -22,7 +22,7 @@ from surefoot.loops.language_learner import LanguageLearner
 from surefoot.loops.rewards import make_rewards
 from surefoot.models.language.engines import continuous_batching
 from surefoot.models.language.generation import Engine, generate
-from surefoot.models.language.model import LanguageModel, load_model, with_lora
+from surefoot.models.language.model import LanguageModel, chosen_device, load_model, with_lora
 from surefoot.models.language.nano import Nano, nano
 from surefoot.models.language.states import checkpoint_activations
 from surefoot.models.language.vllm_engine import VLLM
@@ -63,6 +63,7 @@ class LanguageOptions:
 
     def __post_init__(self) -> None:
         check(self)
+        chosen_device(self.device)
 
 
 def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tuple[LanguageModel, float]:

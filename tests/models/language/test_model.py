@@ -118,9 +118,10 @@ def test_activations_that_are_computed_again_change_nothing(tiny, lora, tmp_path
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused(tiny):
-    with pytest.raises(UsageError, match="device='auto' or 'cpu'"):
-        tiny.to("cuda")
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_loaded(tiny):
+    for use in (tiny.to, lambda device: load_model("nothing", device=device), lambda d: LanguageOptions(device=d)):
+        with pytest.raises(UsageError, match="device='auto' or 'cpu'"):
+            use("cuda")
     assert tiny.to("auto").device.type == "cpu"
 
 

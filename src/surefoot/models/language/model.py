@@ -104,15 +104,8 @@ class LanguageModel:
         return next(self.network.parameters()).device
 
     def to(self, device: str) -> LanguageModel:
-        """The model moved to `auto` (a GPU where there is one), `cpu` or `cuda`.
-
-        Raises:
-            UsageError: there is no GPU that could be used.
-        """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda" and not torch.cuda.is_available():
-            raise UsageError("device='cuda' is not allowed: PyTorch sees no GPU here; use device='auto' or 'cpu'.")
+        """The model moved to `auto` (a GPU where there is one), `cpu` or `cuda`."""
+        device = chosen_device(device)
         if device != self.device.type:
             for part in filter(None, (self.network, self.reference, self.critic)):
                 part.to(device)
@@ -242,6 +235,18 @@ class LanguageModel:
         return folder
 
 
+def chosen_device(name: str) -> str:
+    """`cpu` or `cuda`; `auto` is a GPU where there is one.
+
+    Raises:
+        UsageError: there is no GPU that could be used.
+    """
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise UsageError("device='cuda' is not allowed: PyTorch sees no GPU here; use device='auto' or 'cpu'.")
+    return ("cuda" if found else "cpu") if name == "auto" else name
+
+
 def load_model(
     name: str | Path,
     *,
@@ -263,7 +268,7 @@ def load_model(
     Raises:
         UsageError: nothing that can be loaded or no such device is there, or the adapter belongs to another base.
     """
-    transformers = need("transformers")
+    device, transformers = chosen_device(device), need("transformers")
     folder = Path(name)
     try:
         if (folder / "adapter_config.json").exists():
