@@ -363,8 +363,8 @@ def test_a_small_disk(tmp_path):
     """A real file system of 64 kB: training ends on it, and goes on once it is larger."""
     (tmp_path / "disk").mkdir()
     flags = ["--num-envs", "2", "--num-steps", "16", "--minibatch-size", "32", "--hidden", "8", "--steps", "800"]
-    flags += ["--epochs", "1", "--backend", "gymnasium"]
-    train = [sys.executable, "-m", "surefoot.cli", "train", "ppo", "--env", "CartPole-v1", *flags]
+    where = ["--env", "CartPole-v1", "--backend", "gymnasium", "--epochs", "1"]
+    train = [sys.executable, "-m", "surefoot.cli", "train", "ppo", *where, *flags]
     script = SMALL_DISK.replace('"$2"', f'"{sys.executable}"')
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script, "sh", "disk", *train, "--checkpoint-every", "64"],

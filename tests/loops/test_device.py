@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +12,6 @@ pytest.importorskip("peft", reason="adapters need surefoot[language]")
 if not torch.cuda.is_available():
     pytest.skip("there is no GPU", allow_module_level=True)
 
-sys.path.insert(0, str(Path(__file__).parent))
 import distributed_cases as cases
 import language_micro as micro
 

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 pytest.importorskip("transformers", reason="language models need surefoot[language]")
 pytest.importorskip("peft", reason="adapters need surefoot[language]")
 
+from distributed_cases import CASES
+
 import surefoot as sf
 from surefoot import Run
 from surefoot.loops import checkpoint, distributed
@@ -53,10 +55,6 @@ def found(place):
     """Weights and metrics after one iteration of every case: of one process, and of both of two that have all of the
     model each ("none") or a part of it ("full")."""
     return {path.stem: load_file(path) for path in place.glob("*.safetensors")}
-
-
-GROUPS = ("grpo", "grpo-pieces", "dapo", "bnpo", "gpg", "delta-l", "hpt", "rebel", "sft", "sft-pieces", "grpo-adapter")
-CASES = (*GROUPS, "ppo-critic", "ppo-critic-pieces")
 
 
 @pytest.mark.parametrize("sharding", ["none", "full"])
@@ -132,7 +130,6 @@ def test_a_sharded_model_goes_on_and_is_kept_whole(place):
 def test_one_process_goes_on_alone(place, monkeypatch):
     assert checkpoint.latest(place / "alone").name == "00000002" and len(rows(place / "alone")) == 3
     monkeypatch.chdir(place)
-    monkeypatch.syspath_prepend(HERE)  # where the reward function is
     sf.resume(place / "alone")
     close(place / "alone", place / "whole")
 

@@ -58,8 +58,8 @@ def stop_at(iteration: int):
     ],
 )
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path, method, env, options):
-    settings = SETTINGS | {"num_steps": 16, "steps": 64 * 6, "loggers": (), "checkpoint_every": 128, "seed": 3}
-    settings |= options
+    sizes = {"num_steps": 16, "steps": 64 * 6, "checkpoint_every": 128}
+    settings = SETTINGS | sizes | {"loggers": (), "seed": 3} | options
     sf.train(method, env, run_dir=tmp_path / "whole", **settings)
     sf.train(method, env, run_dir=tmp_path / "cut", callbacks=[stop_at(3)], **settings)
     assert len(rows(tmp_path / "cut")) < len(rows(tmp_path / "whole"))

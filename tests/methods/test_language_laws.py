@@ -4,24 +4,18 @@ takes any piece of a batch at a time, and goes on to the bit where it stopped.""
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import sys
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("transformers", reason="language models need surefoot[language]")
 
+import language_micro as micro
+
 import surefoot as sf
 from surefoot import catalogue
 from surefoot.loops.group_rollout import GroupRollout
-
-spec = importlib.util.spec_from_file_location("language_micro", Path(__file__).with_name("language_micro.py"))
-micro = importlib.util.module_from_spec(spec)
-sys.modules["language_micro"] = micro
-spec.loader.exec_module(micro)
 
 CLASSES = {catalogue.method_class(e.slug): e.slug for e in reversed(catalogue.methods())}
 METHODS = [slug for method, slug in CLASSES.items() if issubclass(method, GroupRollout)]

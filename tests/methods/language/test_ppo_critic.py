@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("transformers", reason="language models need surefoot[language]")
+
+import language_micro as micro
 
 from surefoot.errors import UsageError
 from surefoot.loops.group_rollout import Batch
@@ -18,11 +17,6 @@ from surefoot.loops.rollout import Rollout
 from surefoot.methods.language.ppo_critic import PPOCritic
 from surefoot.models.language.model import TokenStatistics
 from surefoot.models.language.sequences import join
-
-spec = importlib.util.spec_from_file_location("language_micro", Path(__file__).parents[1] / "language_micro.py")
-micro = importlib.util.module_from_spec(spec)
-sys.modules.setdefault("language_micro", micro)
-spec.loader.exec_module(micro)
 
 REWARD = [1.0, -0.5, 0.25]
 WRITTEN = [[10, 11, 2], [12, 2], [2]]
@@ -68,9 +62,8 @@ def test_advantages_are_standardised_over_all_tokens_and_targets_are_not():
     found = rollout()
     plain, standard = (PPOCritic(samples=1, standardize=on) for on in (False, True))
     flat = torch.tensor(sum(written(standard.advantages(found)[:, 0], found), []))
-    assert float(flat.mean()) == pytest.approx(0, abs=1e-6) and float(flat.std(correction=0)) == pytest.approx(
-        1, rel=1e-4
-    )
+    assert float(flat.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(flat.std(correction=0)) == pytest.approx(1, rel=1e-4)
     raw = torch.tensor(sum(written(plain.advantages(found)[:, 0], found), []))
     torch.testing.assert_close(flat, (raw - raw.mean()) / raw.std(correction=0), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(standard.completions(found).extra["target"], plain.completions(found).extra["target"])

@@ -72,15 +72,18 @@ def _prefixes(network: Any, tokens: Tensor, valid: Tensor) -> tuple[list[list[in
 
 def checkpoint_activations(network: Any) -> None:
     """Let activations be computed again in the backward pass instead of being kept."""
-    kind = "activation" if hasattr(network, "activation_checkpointing_enable") else "gradient"  # the name changed
-    enable = getattr(network, f"{kind}_checkpointing_enable")
-    enable(**{f"{kind}_checkpointing_kwargs": {"use_reentrant": False}})
+    name = _checkpointing_name(network)
+    getattr(network, f"{name}_enable")(**{f"{name}_kwargs": {"use_reentrant": False}})
 
 
 def _checkpointing(network: Any) -> bool:
     """Whether activations are computed again in the backward pass."""
-    kind = "activation" if hasattr(network, "is_activation_checkpointing") else "gradient"
-    return network.training and getattr(network, f"is_{kind}_checkpointing", False)
+    return network.training and getattr(network, f"is_{_checkpointing_name(network)}", False)
+
+
+def _checkpointing_name(network: Any) -> str:
+    """What transformers calls it."""
+    return "activation_checkpointing" if hasattr(network, "is_activation_checkpointing") else "gradient_checkpointing"
 
 
 def _sharded(network: Any) -> bool:
