@@ -22,7 +22,7 @@ from surefoot.loops import run as runs
 from surefoot.loops.kinds import Method, loop
 from surefoot.loops.run import Run
 from surefoot.loops.train import Callback
-from surefoot.models.saved import load_agent
+from surefoot.models.saved import holds_agent, load_agent
 
 if TYPE_CHECKING:
     from surefoot.evaluate.compare import Comparison
@@ -158,7 +158,7 @@ def resume(
 def load(path: str | Path, seed: int | None = None) -> Any:
     """The agent of a run's folder (of one of its seeds), or of an agent's folder."""
     folder = Path(path)
-    return load_agent(folder) if (folder / "agent.json").exists() else Run(folder).agent(seed)
+    return load_agent(folder) if holds_agent(folder) else Run(folder).agent(seed)
 
 
 def evaluate(
@@ -211,7 +211,7 @@ def _evaluate_language(policy: Any, task: Any, examples: int, k: Sequence[int], 
         raise UsageError("task is missing: the agent does not say what it was trained in; give task=.")
     report = evaluate_language(agent, asked, examples, tuple(k), seed=seed)
     figures = {**report.to_dict(), "table": report.table()}
-    if isinstance(policy, (str, Path)) and not (Path(policy) / "agent.json").exists():
+    if isinstance(policy, (str, Path)) and not holds_agent(policy):
         (Path(policy) / "evaluation.json").write_text(json.dumps(figures, indent=2))
     return figures
 
@@ -352,7 +352,7 @@ def _player(policy: Any, env: Any) -> tuple[Any, Any, Path | None]:
     if env is None and "env" not in agent.facts:
         raise UsageError(f"env is missing: the agent in {folder} does not say what it was trained in; give env=.")
     trained_in = agent.facts["env"] if env is None else {"env": env}
-    return agent, loop(agent.loop).single(**trained_in), None if (folder / "agent.json").exists() else folder
+    return agent, loop(agent.loop).single(**trained_in), None if holds_agent(folder) else folder
 
 
 def _spoken(env: Any) -> str:

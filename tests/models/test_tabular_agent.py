@@ -107,4 +107,4 @@ def test_damaged_and_foreign_folders_are_refused(tmp_path):
     (folder / "agent.json").write_text("[")
     refused("holds no readable agent")
     (folder / "agent.json").write_text("[]")
-    refused("holds no readable agent")
+    refused("is of no format known here")

@@ -70,7 +70,7 @@ def kernel_difference(
 
 def _changes(mdp: TabularMDP, worst: Kernel, top: int, policy: Tensor | None, step: int | None) -> list[Change]:
     """The changes of one step."""
-    counts = torch.ones(mdp.states, mdp.actions, dtype=torch.bool) if mdp.legal is None else mdp.legal
+    counts = mdp.allowed
     if policy is not None:
         counts = counts & (policy > 0)
     nominal = mdp.transition

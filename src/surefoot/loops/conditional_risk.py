@@ -24,6 +24,7 @@ from torch import Tensor
 
 from surefoot.ambiguity import MeanCVaR, worst_case_value
 from surefoot.envs.tabular import Successors, TabularMDP
+from surefoot.envs.tabular.mdp import distributions
 from surefoot.envs.tabular.simulate import absorbing
 from surefoot.errors import UsageError
 from surefoot.loops.tabular import greedy, uniform_policy
@@ -39,7 +40,7 @@ def thresholds(mdp: TabularMDP, points: int | None = None) -> Tensor:
     upper bound. Raises `UsageError` where more than 64 costs occur and no number of points is given.
     """
     costs = -mdp.expected_reward()
-    costs = (costs if mdp.legal is None else costs[mdp.legal]).unique()
+    costs = costs[mdp.allowed].unique()
     if points is not None:
         return torch.linspace(float(costs[0]), float(costs[-1]), points, dtype=torch.float64)
     if len(costs) > MOST_THRESHOLDS:
@@ -64,9 +65,8 @@ def augmented(mdp: TabularMDP, lam: float, alpha: float, points: int | None = No
     state = _successors(mdp)[:, :, None] + S * (1 + torch.arange(E))[:, None]  # [S, A, E, K]
     rows = mdp.rows[:, :, None].expand(state.shape)
     kernel = Successors(*(x.expand(1 + E, *x.shape).flatten(0, 1).flatten(1, 2) for x in (state, rows)))
-    legal = torch.ones(S, A, dtype=torch.bool) if mdp.legal is None else mdp.legal
     useful = ~absorbing(mdp)[:, None] | (eta == eta.abs().min())  # a grid may miss 0 itself
-    legal = (legal[..., None] & useful[:, None]).expand(1 + E, S, A, E)
+    legal = (mdp.allowed[..., None] & useful[:, None]).expand(1 + E, S, A, E)
     initial = torch.cat([mdp.initial, torch.zeros(E * S, dtype=torch.float64)])
     table = reward.flatten(0, 1).flatten(1), legal.flatten(0, 1).flatten(1)
     return TabularMDP(kernel, table[0], mdp.gamma, initial, legal=table[1], name=f"{mdp.name} with η")
@@ -81,9 +81,7 @@ def controller(mdp: TabularMDP, policy: Tensor) -> Tensor:
 
 def conditional_risk(mdp: TabularMDP, policy: Tensor, lam: float, alpha: float) -> Tensor:
     """ρ of the next cost, given a state and an action `[S, A]`, while `policy [S, A]` chooses the next action."""
-    state, rows = _successors(mdp), mdp.rows
-    if mdp.legal is not None:  # rows of pairs that do not exist need not be distributions
-        rows = torch.where(mdp.legal[..., None], rows, 1 / rows.shape[-1])
+    state, rows = _successors(mdp), distributions(mdp.rows, mdp.legal)
     rewards = mdp.expected_reward()[state].flatten(-2)  # [S, A, K·A], the outcomes: next state and action
     nominal = (rows[..., None] * policy[state]).flatten(-2)
     return -worst_case_value(rewards, nominal, MeanCVaR(1 - alpha, lam))

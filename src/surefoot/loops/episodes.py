@@ -39,10 +39,7 @@ class Episodic:
     @cached_property
     def kernel(self) -> Tensor:
         """The probabilities of the next states `[H, S, A, S']`, dense."""
-        rows = self.mdp.rows
-        if self.mdp.sparse:
-            dense = torch.zeros(*rows.shape[:-1], self.mdp.states, dtype=torch.float64)
-            rows = dense.scatter_add_(-1, self.mdp.transition.state, rows)
+        rows = self.mdp.dense_rows
         return rows.expand(self.horizon, *rows.shape[-3:])
 
     @cached_property
@@ -58,8 +55,7 @@ class Episodic:
         They are what least squares makes of the kernel; one that is in no legal pair may be anything and is uniform.
         Raises `UsageError` where there are none.
         """
-        rows = slice(None) if self.mdp.legal is None else self.mdp.legal.flatten()
-        phi, kernel = (x.flatten(1, 2)[:, rows] for x in (self.features, self.kernel))
+        phi, kernel = (x.flatten(1, 2)[:, self.mdp.allowed.flatten()] for x in (self.features, self.kernel))
         found = torch.linalg.pinv(phi) @ kernel
         found[(phi == 0).all(1)] = 1 / self.mdp.states
         wrong = [phi @ found - kernel, *(x for one in (phi, found) for x in (one.clamp(max=0), one.sum(-1) - 1))]

@@ -191,12 +191,7 @@ def pushforward(mdp: TabularMDP, resets: Tensor) -> float:
     at = [mdp.at(h) for h in range(len(resets) - 1)]
     most = [mdp.initial]
     for step in at:
-        rows, legal = step.rows, step.legal
-        if step.sparse:
-            rows = torch.zeros(*rows.shape[:2], step.states, dtype=rows.dtype).scatter_add(
-                2, step.transition.state, rows
-            )
-        most.append((rows if legal is None else rows * legal.unsqueeze(-1)).amax((0, 1)))
+        most.append((step.dense_rows * step.allowed.unsqueeze(-1)).amax((0, 1)))
     return _ratio(torch.stack(most), resets)
 
 

@@ -185,8 +185,7 @@ def as_ambiguity(given: str | Given) -> Ambiguity | Given:
 
 def uniform_policy(mdp: TabularMDP) -> Tensor:
     """Every legal action of a state equally likely, `[S, A]`."""
-    legal = torch.ones(mdp.states, mdp.actions, dtype=torch.bool) if mdp.legal is None else mdp.legal
-    return legal.double() / legal.sum(-1, keepdim=True)
+    return mdp.allowed.double() / mdp.allowed.sum(-1, keepdim=True)
 
 
 def greedy(mdp: TabularMDP, q: Tensor) -> Tensor:

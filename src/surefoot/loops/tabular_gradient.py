@@ -17,6 +17,7 @@ from torch import Tensor
 from surefoot.ambiguity import Ambiguity
 from surefoot.ambiguity.operator import solve
 from surefoot.envs.tabular import Kernel, Successors, TabularMDP, Transitions
+from surefoot.envs.tabular.mdp import distributions
 from surefoot.errors import UsageError
 from surefoot.loops.dynamic_programming.outcomes import check_outcomes, nominal_rows, reach
 
@@ -98,8 +99,7 @@ def backup(mdp: TabularMDP, value: Tensor, ambiguity: Ambiguity | None, step: in
         return Backup(_mean(rows, reward) + mdp.gamma * expected, rows, torch.zeros_like(expected))
     if by_outcome:
         ahead = ahead + reward / mdp.gamma
-    if mdp.legal is not None:  # rows of pairs that do not exist need not be distributions
-        rows = torch.where(mdp.legal[..., None], rows, 1 / rows.shape[-1])
+    rows = distributions(rows, mdp.legal)
     least, distribution = solve(ahead, rows, ambiguity, ambiguity.strength)
     worst = distribution().expand(rows.shape)
     q = mdp.gamma * least if by_outcome else reward + mdp.gamma * least
@@ -187,8 +187,7 @@ def _reachable(mdp: TabularMDP, ambiguity: Ambiguity) -> TabularMDP:
         raise UsageError(f"{mdp.name!r} has gamma=0 and rewards that depend on the next state; set gamma above 0.")
     if not mdp.sparse or reach(ambiguity) == "successors":
         return mdp
-    dense = torch.zeros(*mdp.rows.shape[:-1], mdp.states, dtype=torch.float64)
-    return replace(mdp, transition=dense.scatter_add_(-1, mdp.transition.state, mdp.rows))
+    return replace(mdp, transition=mdp.dense_rows)
 
 
 def _parts(mdp: TabularMDP, step: int) -> tuple[Tensor, Tensor | None, Tensor]:

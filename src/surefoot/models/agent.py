@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +10,6 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from surefoot.errors import UsageError
@@ -21,6 +19,7 @@ from surefoot.models.distributions import Gaussian, for_space
 from surefoot.models.functional import Flat
 from surefoot.models.networks import ACTIVATIONS, CORES, MASK_KEY, ActorCritic, Observation
 from surefoot.models.normalizers import normalize
+from surefoot.models.saved import read_agent, write_agent
 
 FORMAT = "surefoot-agent-1"
 
@@ -156,15 +155,12 @@ class Agent:
 
     def save(self, folder: str | Path) -> Path:
         """Write `agent.safetensors` and `agent.json` into a folder."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"weights/{name}": p.contiguous().clone() for name, p in self.flat.unflatten(self.vector).items()}
         for key, (mean, inverse_std) in self.scales.items():
             tensors[f"normalizer/{key}/mean"], tensors[f"normalizer/{key}/inverse_std"] = (
                 mean.clone(),
                 inverse_std.clone(),
             )
-        save_file(tensors, folder / "agent.safetensors")
         description = {
             "format": FORMAT,
             "network": dataclasses.asdict(self.network),
@@ -172,8 +168,7 @@ class Agent:
             "action_space": spaces.to_json(self.action_space),
             **self.facts,
         }
-        (folder / "agent.json").write_text(json.dumps(description, indent=2))
-        return folder
+        return write_agent(folder, description, tensors)
 
     @classmethod
     def load(cls, folder: str | Path) -> Agent:
@@ -182,16 +177,7 @@ class Agent:
         Raises:
             UsageError: the folder holds no agent, or one that is damaged or of another format.
         """
-        folder = Path(folder)
-        try:
-            description = json.loads((folder / "agent.json").read_text())
-            tensors = load_file(folder / "agent.safetensors")
-        except Exception as error:
-            raise UsageError(
-                f"{folder} holds no readable agent ({error}); give the `agent` folder of a run."
-            ) from error
-        if not isinstance(description, dict) or description.pop("format", None) != FORMAT:
-            raise UsageError(f"{folder}/agent.json is not a {FORMAT} file; it was written by something else.")
+        description, tensors = read_agent(folder, FORMAT)
         try:
             settings = {k: tuple(v) if isinstance(v, list) else v for k, v in description.pop("network").items()}
             space, action_space = (spaces.from_json(description.pop(k)) for k in ("observation_space", "action_space"))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from surefoot.errors import UsageError
+from surefoot.models.saved import read_agent, write_agent
 
 FORMAT = "surefoot-tabular-agent-1"
 TOLERANCE = 1e-6  # how far the probabilities of a state may be from one
@@ -75,12 +74,8 @@ class TabularAgent:
 
     def save(self, folder: str | Path) -> Path:
         """Write `agent.safetensors` and `agent.json` into a folder."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({"policy": self.policy}, folder / "agent.safetensors")
         description = {"format": FORMAT, "shape": list(self.policy.shape), **self.facts}
-        (folder / "agent.json").write_text(json.dumps(description, indent=2))
-        return folder
+        return write_agent(folder, description, {"policy": self.policy})
 
     @classmethod
     def load(cls, folder: str | Path) -> TabularAgent:
@@ -89,16 +84,7 @@ class TabularAgent:
         Raises:
             UsageError: the folder holds no such agent, or one that is damaged.
         """
-        folder = Path(folder)
-        try:
-            description = json.loads((folder / "agent.json").read_text())
-            tensors = load_file(folder / "agent.safetensors")
-        except Exception as error:
-            raise UsageError(
-                f"{folder} holds no readable agent ({error}); give the `agent` folder of a run."
-            ) from error
-        if not isinstance(description, dict) or description.pop("format", None) != FORMAT:
-            raise UsageError(f"{folder}/agent.json is not a {FORMAT} file; it was written by something else.")
+        description, tensors = read_agent(folder, FORMAT)
         shape = {name: list(x.shape) for name, x in tensors.items()}
         if shape != {"policy": description.pop("shape", None)}:
             raise UsageError(f"{folder}/agent.safetensors is not the table that agent.json names: it holds {shape}.")

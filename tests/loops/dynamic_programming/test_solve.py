@@ -389,9 +389,9 @@ def test_what_does_not_fit_is_said_with_its_remedy(call, message):
 
 
 def test_what_does_not_fit_memory_is_said_before_it_is_made(monkeypatch):
-    monkeypatch.setattr("surefoot.loops.dynamic_programming.memory.available_memory", lambda: 100.0)
+    monkeypatch.setattr("surefoot.envs.tabular.memory._free_memory", lambda: 100)
     found = solve(garnet(0)[0], LInfinity(0.1), method="value-iteration")
-    with pytest.raises(UsageError, match=r"\[6, 3, 6\] numbers, 0.0 GiB, but 0.0 GiB of memory are left"):
+    with pytest.raises(UsageError, match=r"\[6, 3, 6\] numbers, needs 0.0 GiB, but 0.0 GiB are free. Use fewer states"):
         _ = found.worst_kernel
 
 

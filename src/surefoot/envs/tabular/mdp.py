@@ -24,6 +24,11 @@ class Successors(NamedTuple):
     state: Tensor  # [..., S, A, K] whole numbers
     probability: Tensor  # [..., S, A, K] float64
 
+    def dense(self, states: int) -> Tensor:
+        """The same probabilities `[..., S, A, S']`, of all states."""
+        none = self.probability.new_zeros(*self.probability.shape[:-1], states)
+        return none.scatter_add_(-1, self.state.long(), self.probability)
+
 
 Kernel = Tensor | Successors
 
@@ -81,6 +86,11 @@ class TabularMDP:
         return self.transition.probability if self.sparse else self.transition
 
     @property
+    def dense_rows(self) -> Tensor:
+        """The probabilities `[S, A, S']`, also of a sparse kernel."""
+        return self.transition.dense(self.states) if self.sparse else self.transition
+
+    @property
     def sparse(self) -> bool:
         return isinstance(self.transition, Successors)
 
@@ -96,6 +106,12 @@ class TabularMDP:
     @property
     def actions(self) -> int:
         return self.rows.shape[-2]
+
+    @property
+    def allowed(self) -> Tensor:
+        """Whether a state allows an action, `[S, A]`: `legal`, or all of them."""
+        every = torch.ones(self.states, self.actions, dtype=torch.bool, device=self.rows.device)
+        return every if self.legal is None else self.legal
 
     # --- what follows from them --------------------------------------------------------------------------------------
 
@@ -121,6 +137,13 @@ class TabularMDP:
     def expected_reward(self) -> Tensor:
         """The rewards `[S, A]`, averaged over the next state where they depend on it."""
         return self.reward if self.reward.ndim < self.rows.ndim else (self.rows * self.reward).sum(-1)
+
+
+def distributions(rows: Tensor, legal: Tensor | None) -> Tensor:
+    """Rows `[..., S, A, K]` that are distributions for pairs that are not legal too, as the ambiguity sets expect."""
+    if legal is None or not bool((off := ~legal & ((rows.sum(-1) - 1).abs() > TOLERANCE)).any()):
+        return rows
+    return torch.where(off[..., None], 1 / rows.shape[-1], rows)
 
 
 def _rows(kernel: Kernel) -> Tensor:

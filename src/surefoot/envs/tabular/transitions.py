@@ -75,7 +75,4 @@ def _table(pair: np.ndarray, column: np.ndarray, values: np.ndarray, shape: tupl
 def kernel_of(successors: Successors) -> Kernel:
     """The same kernel `[S, A, S']` if that is small, the successors themselves if it is not."""
     states, actions, _ = successors.probability.shape
-    if states * actions * states > DENSE:
-        return successors
-    dense = torch.zeros(states, actions, states, dtype=torch.float64)
-    return dense.scatter_add_(-1, successors.state, successors.probability)
+    return successors if states * actions * states > DENSE else successors.dense(states)

@@ -20,7 +20,7 @@ from surefoot.ambiguity.core import Solution as Worst
 from surefoot.ambiguity.operator import solve as worst_case
 from surefoot.envs.tabular import TabularMDP
 from surefoot.errors import UsageError
-from surefoot.loops.dynamic_programming.memory import check_memory
+from surefoot.loops.dynamic_programming.outcomes import check_fits
 from surefoot.loops.dynamic_programming.pairs import EVERY, Chain, Choice, Followed, best_of
 
 TOLERANCE = 1e-7  # how far features times factors may be from the kernel
@@ -58,7 +58,7 @@ class Factors:
 
     def kernel(self, values: Tensor, policy: Tensor) -> Tensor:
         """The worst kernel `[S, A, S']`, whatever the policy."""
-        check_memory((*self.reward.shape, len(values)), "the worst kernel of a linear MDP")
+        check_fits((*self.reward.shape, len(values)), "the worst kernel of a linear MDP")
         return self.features @ self._worst(values).distribution()
 
     def q(self, values: Tensor, states: slice = EVERY) -> Tensor:
@@ -89,10 +89,9 @@ def factors_of(mdp: TabularMDP, given: Any) -> Tensor:
             f"[d, S'] = {[mdp.features.shape[-1], mdp.states]}, or [H, d, S'] for a kernel of each step."
         )
     check_nominal(factors, "factors")
-    legal = torch.ones(mdp.states, mdp.actions, dtype=torch.bool) if mdp.legal is None else mdp.legal
-    check_nominal(mdp.features[legal], "features (legal pairs)")
+    check_nominal(mdp.features[mdp.allowed], "features (legal pairs)")
     for values in torch.eye(mdp.states, dtype=torch.float64)[:: max(1, mdp.states // 8)]:
-        off = torch.where(legal, (mdp.expectation(values) - mdp.features @ (factors @ values)).abs(), 0.0)
+        off = torch.where(mdp.allowed, (mdp.expectation(values) - mdp.features @ (factors @ values)).abs(), 0.0)
         if float(off.max()) > TOLERANCE:
             state, action = (int(i) for i in (off == off.max()).nonzero()[0])
             raise UsageError(

@@ -7,8 +7,9 @@ to them, gets one more entry for sets that send mass to the lowest outcome of al
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -19,6 +20,8 @@ from torch import Tensor
 from surefoot.ambiguity import Ambiguity, Contamination, Hellinger, Mixed, ReverseKL, TotalVariation
 from surefoot.ambiguity.moves import Supported
 from surefoot.envs.tabular import Kernel, Successors, TabularMDP
+from surefoot.envs.tabular.mdp import distributions
+from surefoot.envs.tabular.memory import check_memory
 from surefoot.errors import UsageError
 
 Reach = Literal["successors", "lowest", "all"]
@@ -81,13 +84,12 @@ class Rows:
         """Sparse rows with the further outcomes that a set may move mass to."""
         if self.state is None or reached == "successors":
             return self
-        shape, S = self.probability.shape[:-1], len(values)
         if reached == "lowest":
-            lowest = values.argmin().to(self.state.dtype).expand(*shape, 1)
+            lowest = values.argmin().to(self.state.dtype).expand(*self.state.shape[:-1], 1)
             probability = torch.nn.functional.pad(self.probability, (0, 1))
             return dataclasses.replace(self, probability=probability, state=torch.cat([self.state, lowest], -1))
-        probability = self.probability.new_zeros(*shape, S).scatter_add_(-1, self.state.long(), self.probability)
-        return dataclasses.replace(self, probability=probability, state=None)
+        dense = Successors(self.state, self.probability).dense(len(values))
+        return dataclasses.replace(self, probability=dense, state=None)
 
 
 _PRODUCTS: WeakKeyDictionary[TabularMDP, tuple[Rows, Callable[[Tensor], Tensor]]] = WeakKeyDictionary()
@@ -107,13 +109,15 @@ def prepared(mdp: TabularMDP) -> tuple[Rows, Callable[[Tensor], Tensor]]:
 
 
 def nominal_rows(mdp: TabularMDP) -> Rows:
-    """The rows of an MDP; what belongs to no legal pair is made a distribution, because the sets expect one."""
+    """The rows of an MDP, all of them distributions."""
     state = mdp.transition.state if isinstance(mdp.transition, Successors) else None
-    probability = mdp.rows
-    if mdp.legal is not None and bool((off := ~mdp.legal & ((probability.sum(-1) - 1).abs() > 1e-8)).any()):
-        probability = probability.clone()
-        probability[off] = 1 / probability.shape[-1]
-    return Rows(probability, state, mdp.reward)
+    return Rows(distributions(mdp.rows, mdp.legal), state, mdp.reward)
+
+
+def check_fits(shape: Sequence[int], what: str) -> None:
+    """Raise `UsageError` where a kernel of this shape does not fit the memory."""
+    remedy = "Use fewer states, or a set that keeps to the successors, such as one with support='nominal'."
+    check_memory(8 * math.prod(shape), f"{what}, {list(shape)} numbers,", remedy)
 
 
 def gathered(values: Tensor, state: Tensor) -> Tensor:

@@ -20,8 +20,7 @@ from surefoot.ambiguity import Ambiguity
 from surefoot.ambiguity.core import Solution as Worst
 from surefoot.ambiguity.operator import solve as worst_case
 from surefoot.envs.tabular import Kernel, Successors
-from surefoot.loops.dynamic_programming.memory import check_memory
-from surefoot.loops.dynamic_programming.outcomes import Rows, gathered, linear, reach
+from surefoot.loops.dynamic_programming.outcomes import Rows, check_fits, gathered, linear, reach
 
 Chain = Callable[[Tensor], Tensor]  # x -> P·x `[S]`: the expectation of x after one step of a policy
 Choice = Callable[[], Tensor]  # makes the policy `[S, A]` of a sweep, which most sweeps do not ask for
@@ -77,7 +76,7 @@ class Pairs:
         if self.ambiguity is None:
             return made([(self.rows.state, self.rows.probability)])
         if self.rows.state is not None and reach(self.ambiguity) == "all":
-            check_memory((*self.rows.probability.shape[:2], len(values)), f"the worst kernel under {self.ambiguity}")
+            check_fits((*self.rows.probability.shape[:2], len(values)), f"the worst kernel under {self.ambiguity}")
         solved = (self._solved(values, states) for states in ([EVERY] if self._at_once else self.rows.blocks()))
         return made([(rows.state, worst.distribution().expand_as(rows.probability)) for rows, worst in solved])
 

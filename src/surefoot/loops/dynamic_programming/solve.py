@@ -19,6 +19,7 @@ from surefoot.loops.dynamic_programming.fixed_point import Stop, Sweep, bounds_i
 from surefoot.loops.dynamic_programming.gradient import ascend
 from surefoot.loops.dynamic_programming.pairs import Choice
 from surefoot.loops.dynamic_programming.solution import Progress, Solution
+from surefoot.loops.tabular import uniform_policy
 
 CRITERIA = ("discounted", "finite", "average")
 METHODS = ("modified-policy-iteration", "value-iteration", "gauss-seidel", "policy-gradient")
@@ -82,7 +83,7 @@ def solve(
     if criterion == "average":
         last = settle(backup.improve, chain, backup.kernel, start, stop, steps)
     elif method == "policy-gradient":
-        last = ascend(backup, _uniform(mdp), mdp.gamma, stop)
+        last = ascend(backup, uniform_policy(mdp), mdp.gamma, stop)
     elif method == "gauss-seidel":
         last = iterate(lambda v: _in_place(backup, v), start, mdp.gamma, stop, limits=bounds_in_place)
     else:
@@ -189,12 +190,6 @@ def _asked(mdp: TabularMDP, ambiguity: Any, criterion: Any, method: str, toleran
 
 def _start(mdp: TabularMDP) -> Tensor:
     return torch.zeros(mdp.states, dtype=torch.float64, device=mdp.rows.device)
-
-
-def _uniform(mdp: TabularMDP) -> Tensor:
-    """Every legal action of a state equally likely."""
-    legal = torch.ones(mdp.states, mdp.actions, dtype=torch.bool) if mdp.legal is None else mdp.legal
-    return legal.double() / legal.sum(-1, keepdim=True)
 
 
 def _in_place(backup: Backup, values: Tensor) -> tuple[Tensor, Choice]:

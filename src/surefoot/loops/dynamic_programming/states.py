@@ -27,8 +27,7 @@ from surefoot.ambiguity.operator import solve as worst_case
 from surefoot.ambiguity.search import increasing_root
 from surefoot.envs.tabular import Kernel
 from surefoot.loops.dynamic_programming.budgets import CLOSE, Cost, Family, family
-from surefoot.loops.dynamic_programming.memory import check_memory
-from surefoot.loops.dynamic_programming.outcomes import Rows, gathered, reach
+from surefoot.loops.dynamic_programming.outcomes import Rows, check_fits, gathered, reach
 from surefoot.loops.dynamic_programming.pairs import EVERY, Choice, Followed, made, of_policy
 
 
@@ -72,7 +71,7 @@ class States:
     def kernel(self, values: Tensor, policy: Tensor) -> Kernel:
         """The kernel that is worst for a policy when `values` come next."""
         if self.rows.state is not None and reach(self.ambiguity) == "all":
-            check_memory((*policy.shape, len(values)), f"the worst kernel under {self.ambiguity}")
+            check_fits((*policy.shape, len(values)), f"the worst kernel under {self.ambiguity}")
         return made([self._against(policy, values, cut)[0] for cut in self._blocks(EVERY)])
 
     # --- how ---------------------------------------------------------------------------------------------------------
