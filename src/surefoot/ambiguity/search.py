@@ -13,7 +13,7 @@ def increasing_root(
     low: Tensor,
     high: Tensor,
     start: Tensor,
-    tolerance: float = 1e-14,
+    tolerance: float | Tensor = 1e-14,
     steps: int = 200,
 ) -> Tensor:
     """Where an increasing `function: t -> (f, slope)` is 0, for a batch, given f(low) ≤ 0 ≤ f(high).

@@ -35,15 +35,15 @@ class PowerTilt(Supported):
 
     power: ClassVar[int]
 
-    def _distance(self, ratio: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
+    def distance(self, ratio: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
         """τ by the ratio y/E_p[y], and dτ/dw in units of E_p[y]/c."""
         raise NotImplementedError
 
-    def _of_distance(self, tau: Tensor) -> Tensor:
+    def of_distance(self, tau: Tensor) -> Tensor:
         """The divergence that a distance τ stands for."""
         raise NotImplementedError
 
-    def _to_distance(self, divergence: Tensor) -> Tensor:
+    def to_distance(self, divergence: Tensor) -> Tensor:
         """The distance τ that a divergence stands for."""
         raise NotImplementedError
 
@@ -51,12 +51,12 @@ class PowerTilt(Supported):
         span, gaps = self._gaps(values, nominal)
         radius, _ = torch.broadcast_tensors(radius, span)
         inside = radius > 0
-        wanted = self._to_distance(torch.where(inside, radius, 0.5))
+        wanted = self.to_distance(torch.where(inside, radius, 0.5))
 
         def shortage(log_w: Tensor) -> tuple[Tensor, Tensor]:
             """log wanted τ − log τ and its slope: τ falls as the level moves away, like Var(g)/2w² in the end."""
             c, y, mean = _inverse(gaps, log_w, nominal)
-            tau, slope = self._distance(y / mean, nominal)
+            tau, slope = self.distance(y / mean, nominal)
             tau = tau.clamp(min=1e-300)
             return torch.log(wanted / tau), -slope * mean * torch.exp(log_w) / (c * tau)
 
@@ -68,7 +68,7 @@ class PowerTilt(Supported):
         log_w = increasing_root(shortage, low, high, start)
         _, y, mean = _inverse(gaps, log_w, nominal)
         # At the end of the bracket the tilt is as strong as it can be, and what is left of τ moves mass.
-        left = torch.where(log_w <= low + 1, wanted - self._distance(y / mean, nominal)[0], 0.0).clamp(min=0)
+        left = torch.where(log_w <= low + 1, wanted - self.distance(y / mean, nominal)[0], 0.0).clamp(min=0)
         tilt = nominal * y**self.power
         tilt = torch.where(inside, tilt / tilt.sum(-1, keepdim=True), nominal)
         return self._solution(values, nominal, tilt, torch.where(inside, -self.power * left, 0.0))
@@ -90,8 +90,8 @@ class PowerTilt(Supported):
         # A tilt that does not reach one even at the end of the bracket leaves mass to move.
         log_mass = torch.where(log_w <= low + 1, -self.power * excess(log_w)[0], 0.0).clamp(max=0)
         _, y, mean = _inverse(gaps, log_w, nominal)
-        tau = self._distance(y / mean, nominal)[0] - log_mass / self.power
-        paid = span * scaled * self._of_distance(tau)
+        tau = self.distance(y / mean, nominal)[0] - log_mass / self.power
+        paid = span * scaled * self.of_distance(tau)
         tilt = nominal * y**self.power
         rigid = scaled >= RIGID
         tilt = torch.where(rigid, nominal, tilt / tilt.sum(-1, keepdim=True))
@@ -137,15 +137,15 @@ class ReverseKL(PowerTilt):
     symbol = "KL(p‖q)"
     power = 1
 
-    def _distance(self, ratio: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
+    def distance(self, ratio: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
         u = ratio - 1  # E[u] = 0, so −E log(1 + u) is the mean of u − log(1 + u), in which no term is negative
         logarithm = torch.where(u > -0.5, torch.log1p(u), torch.log(ratio))
         return (nominal * (u - logarithm)).sum(-1, keepdim=True), -(nominal * u * u).sum(-1, keepdim=True)
 
-    def _of_distance(self, tau: Tensor) -> Tensor:
+    def of_distance(self, tau: Tensor) -> Tensor:
         return tau
 
-    def _to_distance(self, divergence: Tensor) -> Tensor:
+    def to_distance(self, divergence: Tensor) -> Tensor:
         return divergence
 
     def divergence(self, distribution: Tensor, nominal: Tensor) -> Tensor:
@@ -162,15 +162,15 @@ class Hellinger(PowerTilt):
     symbol = "H²(q, p)"
     power = 2
 
-    def _distance(self, ratio: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
+    def distance(self, ratio: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
         u = ratio - 1
         second, third = (nominal * u**2).sum(-1, keepdim=True), (nominal * u**3).sum(-1, keepdim=True)
         return 0.5 * torch.log1p(second), (second * second - second - third) / (1 + second)
 
-    def _of_distance(self, tau: Tensor) -> Tensor:
+    def of_distance(self, tau: Tensor) -> Tensor:
         return -torch.expm1(-tau)
 
-    def _to_distance(self, divergence: Tensor) -> Tensor:
+    def to_distance(self, divergence: Tensor) -> Tensor:
         return -torch.log1p(-divergence)
 
     def divergence(self, distribution: Tensor, nominal: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from surefoot.ambiguity import (
 )
 from surefoot.envs.tabular import TabularMDP
 from surefoot.loops.dynamic_programming.backups import make_backup
+from surefoot.loops.dynamic_programming.budgets import Priced, family
 
 N, A = 5, 3
 
@@ -118,7 +119,7 @@ def programme(name, p, reward, values, gamma, radius=None, penalty=None, policy=
 @pytest.mark.parametrize("form", ["radius", "penalty"])
 @pytest.mark.parametrize("name", SETS)
 def test_the_best_policy_and_any_other_against_a_conic_programme(name, form):
-    for seed in range(1 if name in ("reverse-kl", "hellinger") else 3):  # those two search within a search
+    for seed in range(3):
         p, reward, values = random_state(seed)
         size = {"radius": [0.02, 0.2, 0.8], "penalty": [0.1, 1.0, 8.0]}[form][seed % 3]
         mdp = one_state(p, reward)
@@ -132,3 +133,36 @@ def test_the_best_policy_and_any_other_against_a_conic_programme(name, form):
         other = np.random.default_rng(seed).dirichlet(np.ones(A))
         reached = backup.follow(torch.tensor(np.tile(other, (N, 1)))).backup(v)[0].item()
         assert reached == pytest.approx(programme(name, p, reward, values, 0.9, policy=other, **{form: size}), abs=2e-6)
+
+
+@pytest.mark.parametrize("zeros", [False, True], ids=["dense", "zeros"])
+@pytest.mark.parametrize(
+    "divergence",
+    [KL(0.1), *(kind(0.1, support=support) for kind in (ReverseKL, Hellinger) for support in ("all", "nominal"))],
+    ids=lambda one: f"{one.name}-{getattr(one, 'support', 'nominal')}",
+)
+def test_tilts_cost_what_a_search_for_the_price_says(divergence, zeros):
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.full(N, 0.7), (20, A))
+    values = torch.tensor(3 * rng.normal(size=(20, 1, N)))
+    if zeros:  # and ties
+        p[rng.random(p.shape) < 0.3] = 0
+        p[..., 1] += 1e-3
+        p, values = p / p.sum(-1, keepdims=True), values.round()
+    mine, other = (made(divergence, values, torch.tensor(p)) for made in (family, Priced))
+    torch.testing.assert_close(mine.mean, other.mean, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(mine.least, other.least, rtol=0, atol=1e-12)
+    least, top = mine.least.amax(-1, keepdim=True), mine.mean.amax(-1, keepdim=True)
+    for share in (1e-6, 0.01, 0.5, 0.9, 0.999):
+        u, h = least + share * (top - least), 1e-5 * share * (1 - share) * (top - least)
+        (spent, price, bend), found = (one.at_value(u) for one in (mine, other))
+        torch.testing.assert_close(spent, found.spent, rtol=1e-9, atol=1e-15)
+        torch.testing.assert_close(price, found.price, rtol=1e-9, atol=1e-12)
+        fall = (mine.at_value(u - h).price - mine.at_value(u + h).price) / (2 * h)
+        torch.testing.assert_close(bend, torch.where(price > 0, fall, 0.0), rtol=1e-4, atol=1e-8)
+    for price in (1e-6, 0.01, 1.0, 100.0):
+        price, h = price * torch.tensor(rng.random((20, A))), 1e-5
+        (spent, slope), (found, _) = (one.at_price(price) for one in (mine, other))
+        torch.testing.assert_close(spent, found, rtol=1e-9, atol=1e-15)
+        rise = (mine.at_price(price * (1 + h))[0] - mine.at_price(price * (1 - h))[0]) / (2 * h)
+        torch.testing.assert_close(slope, rise, rtol=1e-6, atol=1e-9)

@@ -1,73 +1,32 @@
-"""What it costs the adversary to bring a row down to a value: the divergences in the form that shared budgets need.
-
-For a row p with outcomes worth z, and a divergence D, this is
-
-    ξ(u) = min { D(q‖p) : q·z ≤ u },      s(u) = −ξ′(u) ≥ 0,
-
-convex and falling from the lowest value in reach up to the mean, 0 from there on. Where a unit of value is worth s
-units of divergence, the price of it, a row is held where q·z + D/s is least. Each family says what a value costs, and
-what a budget buys. All tensors are `[B, A]` for rows `[B, A, K]`.
-"""
+"""Every divergence in the form that shared budgets need (see `costs`)."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity import KL, ChiSquare, LInfinity, TotalVariation, Wasserstein
+from surefoot.ambiguity import KL, ChiSquare, Hellinger, LInfinity, ReverseKL, TotalVariation, Wasserstein
 from surefoot.ambiguity.core import Divergence
-from surefoot.ambiguity.divergences import log_partition, support_gaps
+from surefoot.ambiguity.divergences import support_gaps
 from surefoot.ambiguity.mixtures import Mixture
 from surefoot.ambiguity.moves import filled, within_distance
 from surefoot.ambiguity.search import increasing_root, lowest, take
 from surefoot.ambiguity.transport import hull_edges
+from surefoot.loops.dynamic_programming.costs import CLOSE, TINY, Cost, Family, Smooth
+from surefoot.loops.dynamic_programming.tilts import PowerTilted, Tilted
 
-TINY = 1e-300
 STEP = 1e-6  # of a price, relatively, to see what it changes
-CLOSE = 1e-12  # how well a price is found, relatively; what is spent and gained is right to the square of it
-
-
-class Cost(NamedTuple):
-    """ξ, its slope s and how fast s falls with the value, −s′ (0 where that is not known)."""
-
-    spent: Tensor
-    price: Tensor
-    bend: Tensor
-
-
-class Family(Protocol):
-    """The rows of some states under one divergence."""
-
-    @property
-    def mean(self) -> Tensor:
-        """What they are worth untouched."""
-        ...
-
-    @property
-    def least(self) -> Tensor:
-        """The lowest value in reach."""
-        ...
-
-    def at_value(self, u: Tensor) -> Cost:
-        """What it costs to bring the rows down to values u `[B, 1]` that are at least all of `least`."""
-        ...
-
-    def bought(self, policy: Tensor, budget: Tensor) -> Tensor:
-        """The share `[B, A]` of a budget `[B, 1]` that hurts most when the rows are weighed by a policy `[B, A]`."""
-        ...
 
 
 def family(divergence: Divergence, values: Tensor, nominal: Tensor) -> Family:
     """The rows `[B, A, K]` of outcomes worth `values`, which broadcast, in the form that their divergence allows."""
     if isinstance(divergence, (TotalVariation, Wasserstein, Mixture)):
         return moves(divergence, values, nominal)
-    kind = {KL: Tilted, ChiSquare: Cut, LInfinity: Levelled}.get(type(divergence), Priced)
-    return kind(divergence, values, nominal)
+    kinds = {KL: Tilted, ReverseKL: PowerTilted, Hellinger: PowerTilted, ChiSquare: Cut, LInfinity: Levelled}
+    return kinds.get(type(divergence), Priced)(divergence, values, nominal)
 
 
 # --- linear in pieces: mass is moved, the best move first ------------------------------------------------------------
@@ -128,84 +87,7 @@ def moves(divergence: Divergence, values: Tensor, nominal: Tensor) -> Moves:
     return Moves(mean, rate.clamp(min=0).expand_as(nominal) / divergence.times, divergence.times * take(nominal, order))
 
 
-# --- tilts and cuts --------------------------------------------------------------------------------------------------
-
-
-class Smooth:
-    """Base of families whose purchase at a price is known: a budget is bought at the one price at which it is spent."""
-
-    mean: Tensor
-
-    def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:
-        """ξ where the rows are held at prices `[B, A]`, and its slope in the logarithm of the price."""
-        raise NotImplementedError
-
-    def bought(self, policy: Tensor, budget: Tensor) -> Tensor:
-        """A row of weight π is held at the price π·s, for one s in a state."""
-        wanted = budget.clamp(min=TINY)
-
-        def excess(log_price: Tensor) -> tuple[Tensor, Tensor]:
-            spent, slope = self.at_price(policy * torch.exp(log_price))
-            total = spent.sum(-1, keepdim=True).clamp(min=TINY)
-            return torch.log(total / wanted), slope.sum(-1, keepdim=True) / total
-
-        low, high = self.prices()
-        price = torch.exp(increasing_root(excess, low, high, 0.5 * (low + high), CLOSE))
-        # What is bought may jump at a price; then every share of the jump hurts alike, and the budget says how much.
-        less, more = (self.at_price(policy * price * side)[0] for side in (1 - 100 * CLOSE, 1 + 100 * CLOSE))
-        left = budget - less.sum(-1, keepdim=True)
-        return less + (more - less) * (left / (more - less).sum(-1, keepdim=True).clamp(min=TINY)).clamp(0, 1)
-
-    def prices(self) -> tuple[Tensor, Tensor]:
-        """Logarithms `[B, 1]` of a price so low that it buys hardly anything, and of one so high that it buys all."""
-        span = self.span.amax(-1, keepdim=True)
-        span = torch.where(span > 0, span, 1.0)
-        return torch.log(1e-12 / span), torch.log(1e15 / span)
-
-    span: Tensor
-    least: Tensor
-
-
-class Tilted(Smooth):
-    """KL: held at a price s a row is tilted, q ∝ p·exp(−s·z)."""
-
-    def __init__(self, divergence: Divergence, values: Tensor, nominal: Tensor) -> None:
-        least, self.gaps = support_gaps(values, nominal)
-        self.nominal, self.least = nominal, least.squeeze(-1)
-        self.span = self.gaps.amax(-1)
-        mean = (nominal * self.gaps).sum(-1)
-        self.mean = self.least + mean
-        self.variance = (nominal * (self.gaps - mean.unsqueeze(-1)) ** 2).sum(-1)
-        self.at_least = torch.where(self.gaps == 0, nominal, 0.0).sum(-1)
-
-    def _tilt(self, price: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and variance of the gaps under a tilt, and log E exp(−s·gaps)."""
-        log_z, terms = log_partition((price.unsqueeze(-1) * self.gaps).clamp_(max=800.0), self.nominal)
-        q = terms / terms.sum(-1, keepdim=True)
-        mean = (q * self.gaps).sum(-1, keepdim=True)
-        return mean.squeeze(-1), (q * (self.gaps - mean) ** 2).sum(-1), log_z.squeeze(-1)
-
-    def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:
-        mean, variance, log_z = self._tilt(price)
-        return (-price * mean - log_z).clamp(min=0), price * price * variance
-
-    def at_value(self, u: Tensor) -> Cost:
-        need = self.mean - u
-        touched = (need > 0) & (self.span > 0)
-        gap = torch.maximum(u - self.least, 1e-14 * self.span)
-        low = 4 * need / (self.span * self.span)  # because no variance is above span²/4
-        high = 1 / (math.e * self.at_least * gap)  # because E[g·exp(−s·g)] ≤ 1/(e·s)
-        start = need / self.variance.clamp(min=TINY)
-        low, high, start = (torch.where(touched, torch.log(x), 0.0) for x in (low, high, start))
-
-        def excess(log_price: Tensor) -> tuple[Tensor, Tensor]:
-            mean, variance, _ = self._tilt(torch.exp(log_price))
-            return gap - mean, torch.exp(log_price) * variance
-
-        price = torch.exp(increasing_root(excess, low, high.maximum(low), start, CLOSE))
-        _, variance, log_z = self._tilt(price)
-        spent = (-price * gap - log_z).clamp(min=0)
-        return Cost(*(torch.where(touched, x, 0.0) for x in (spent, price, 1 / variance.clamp(min=TINY))))
+# --- cuts, and what a penalty alone is known of ----------------------------------------------------------------------
 
 
 class Cut(Smooth):

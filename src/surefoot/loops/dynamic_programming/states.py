@@ -8,7 +8,7 @@ change places, so V(s) is the least u to which the adversary can bring every act
 
     V(s) = min { u : Σ_a ξ_a(u) ≤ κ },      V(s) = min_u u + γλ·Σ_a ξ_a(u),
 
-with ξ_a(u) what that costs for an action (see `budgets`): one root of a convex function. The best policy draws actions
+with ξ_a(u) what that costs for an action (see `costs`): one root of a convex function. The best policy draws actions
 in proportion to the slopes of ξ_a there: it makes the adversary indifferent among all that he would touch.
 The idea is that of Ho, Petrik and Wiesemann (2018, 2021) for L1 and of Wiesemann, Kuhn and Rustem (2013) in general.
 """
@@ -26,7 +26,8 @@ from surefoot.ambiguity.core import Divergence
 from surefoot.ambiguity.operator import solve as worst_case
 from surefoot.ambiguity.search import increasing_root
 from surefoot.envs.tabular import Kernel
-from surefoot.loops.dynamic_programming.budgets import CLOSE, Cost, Family, family
+from surefoot.loops.dynamic_programming.budgets import family
+from surefoot.loops.dynamic_programming.costs import CLOSE, Cost, Family
 from surefoot.loops.dynamic_programming.outcomes import Rows, check_fits, gathered, reach
 from surefoot.loops.dynamic_programming.pairs import EVERY, Choice, Followed, made, of_policy
 
