@@ -60,7 +60,7 @@ def test_it_finds_the_best_policy(slug, task, steps, models):
 @every_method
 def test_any_number_of_tokens_at_a_time_gives_the_same_gradient(slug, models):
     found = []
-    for tokens in (None, 40, 7, 1):
+    for tokens in (None, 8192, 40, 7, 1):
         run = micro.learner(
             small(slug, micro_tokens=tokens, max_grad_norm=None, max_tokens=12, epochs=1, minibatches=1),
             TEN,

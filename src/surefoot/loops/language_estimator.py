@@ -69,6 +69,8 @@ class LanguageEstimator:
         """Add this process's share of the gradient of these rows to the weights'; returns the metrics of all of it."""
         pieces, tokens = self._pieces(sequences), int(batch.valid.sum())
         whole = self.method.separable or (len(pieces) == 1 and distributed.world_size() == 1)
+        if whole and not self.method.separable:
+            pieces = [torch.arange(len(sequences))]  # as they stand: the rows of a pair are neighbours
         slopes, metrics = (None, {}) if whole else self._slopes(term, batch, sequences)
         found: list[Row] = []
         for rows in self.in_step(sequences, pieces):
