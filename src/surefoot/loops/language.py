@@ -69,7 +69,9 @@ class LanguageOptions:
 def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tuple[LanguageModel, float]:
     """The model, and the step size that suits it."""
     if isinstance(model, LanguageModel):
-        kind, made = "lora" if model.adapted else "all", deepcopy(model)  # which another run may start from too
+        made = deepcopy(model)  # which another run may start from too
+        made.network = made.network if options.lora is None else with_lora(made.network, options.lora, seed)
+        kind = "lora" if made.adapted else "all"
     elif model == "nano":
         kind, made = "nano", nano(_demonstrations(task), str(task), size=Nano(warmup=options.nano_warmup), seed=seed)
         made.network = made.network if options.lora is None else with_lora(made.network, options.lora, seed)
@@ -85,7 +87,7 @@ def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tu
         raise UsageError(f"model={model!r} is not allowed; give a folder, a hub id, 'nano' or a LanguageModel.")
     if options.gradient_checkpointing:
         checkpoint_activations(made.base)
-    return made.to(options.device), RATES[kind]
+    return made.to(options.device).check(), RATES[kind]
 
 
 def _demonstrations(task: Any) -> Callable[[int], tuple[str, str]] | None:

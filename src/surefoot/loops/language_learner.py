@@ -61,9 +61,12 @@ class LanguageLearner:
         self.learnable = False  # whether there was ever something to learn
         self.trusted = False  # whether the engine was seen to write with the model's weights
         method.prepare(model)
+        model.disable_dropout()
         distributed.agree(model.parameters().values())
         if method.kl:
             model.keep_reference()
+        if model.adapted and model.reference is not None and sharding == "full":
+            raise UsageError("sharding='full' is not allowed with kl above 0 and an adapter that has learned already.")
         if sharding == "full" and distributed.world_size() > 1:
             from surefoot.loops.sharding import shard  # which loads parts of torch that take seconds
 
@@ -71,8 +74,13 @@ class LanguageLearner:
         self.model = model
         self.estimator = LanguageEstimator(method, model)
         self.weights = model.parameters()
+        # A step is smaller than the spacing of half-precision numbers, so it is taken on a copy in float32.
+        self.masters = {
+            name: w if w.dtype == torch.float32 else torch.nn.Parameter(w.detach().float())
+            for name, w in self.weights.items()
+        }
         self.optimizer = torch.optim.AdamW(
-            self.weights.values(), lr=learning_rate, weight_decay=method.weight_decay, fused=True
+            self.masters.values(), lr=learning_rate, weight_decay=method.weight_decay, fused=True
         )
 
     @property
@@ -204,14 +212,20 @@ class LanguageLearner:
         self._check_engine(row)
         if not self.model.sharded:  # whose passes have added them
             distributed.add_gradients(self.weights.values())
+        for name, weight in self.weights.items():
+            if self.masters[name] is not weight and weight.grad is not None:
+                self.masters[name].grad, weight.grad = weight.grad.float(), None
         limit = self.method.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), torch.inf if limit is None else limit)
+        norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), torch.inf if limit is None else limit)
         norm = distributed.whole(norm)
         if not bool(torch.isfinite(norm)):
             raise UsageError(
                 f"The gradient of iteration {self.iteration} is not finite; a smaller learning_rate helps."
             )
         self.optimizer.step()
+        for name, weight in self.weights.items():
+            if self.masters[name] is not weight:
+                weight.data.copy_(self.masters[name].data)
         return {**row, "grad_norm": float(norm), "learning_rate": self.optimizer.param_groups[0]["lr"]}
 
     def _check_engine(self, row: Row) -> None:
@@ -240,7 +254,7 @@ class LanguageLearner:
         state = {"counters": torch.tensor([self.drawn, self.batches, self.learnable])}
         if self.solved is not None:
             state |= {f"prompts/{name}": x for name, x in self.solved._asdict().items()}
-        for name, weight in self.weights.items():
+        for name, weight in self.masters.items():
             state[f"weights/{name}"] = weight.detach()
             for kind, x in self.optimizer.state.get(weight, {}).items():
                 state[f"adam/{kind}/{name}"] = torch.as_tensor(x)
@@ -266,8 +280,9 @@ class LanguageLearner:
         if self.solved is not None:
             self.solved = Solved(*(state[f"prompts/{name}"].clone() for name in Solved._fields))
         moments: dict[int, dict[str, Tensor]] = {}
-        for i, (name, weight) in enumerate(self.weights.items()):
+        for i, (name, weight) in enumerate(self.masters.items()):
             weight.data.copy_(distributed.part(state[f"weights/{name}"], weight))
+            self.weights[name].data.copy_(weight.data)
             if f"adam/step/{name}" in state:
                 moments[i] = {"step": state[f"adam/step/{name}"].clone()}
                 for kind in ("exp_avg", "exp_avg_sq"):

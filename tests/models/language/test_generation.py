@@ -78,6 +78,17 @@ def test_a_stop_text_ends_a_completion(tiny):
     assert written.endswith(stop) and text.startswith(written) and stop not in written[:-1]
 
 
+def test_a_special_token_may_be_a_stop_text(tiny):
+    """As the end of a turn is where another token ends a text."""
+    tiny.tokenizer.add_special_tokens({"additional_special_tokens": ["c"]})
+    free = generate(tiny, PROMPTS, numbers(3, 8, 12), temperature=1.0)
+    found = generate(tiny, PROMPTS, numbers(3, 8, 12), temperature=1.0, stop=["c"])
+    turn = tiny.tokenizer.convert_tokens_to_ids("c")
+    assert any(turn in row[:-1] for row in free.tokens)
+    for row, whole in zip(found.tokens, free.tokens, strict=True):
+        assert row == (whole[: whole.index(turn) + 1] if turn in whole else whole)
+
+
 def test_tokens_are_drawn_as_often_as_they_are_likely():
     logits = torch.tensor([0.1, 2.0, -1.0, -torch.inf]).log_softmax(-1)
     uniform = (torch.arange(10_000) + 0.5) / 10_000

@@ -75,7 +75,7 @@ def cut(model: LanguageModel, tokens: list[list[int]], log_prob: list[list[float
     finished = []
     for i, row in enumerate(tokens):
         lengths = range(1, len(row) + 1) if stop else ()
-        end = next((n for n in lengths if any(s in model.decode([row[:n]])[0] for s in stop)), None)
+        end = next((n for n in lengths if any(s in model.tokenizer.decode(row[:n]) for s in stop)), None)
         if end is not None:
             tokens[i], log_prob[i] = row[:end], log_prob[i][:end]
         finished.append(end is not None or row[-1] == model.tokenizer.eos_token_id)

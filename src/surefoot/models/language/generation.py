@@ -125,8 +125,8 @@ def draw(logits: Tensor, uniform: Tensor, greedy: bool = False) -> tuple[Tensor,
 
 def _stopped(model: LanguageModel, written: Tensor, stop: Sequence[str]) -> Tensor:
     """Which rows have just completed one of the stop texts."""
-    reach = 2 + max(len(text) for text in stop)  # tokens that can be part of it: one character is at least one token
-    texts = model.decode(written[:, -reach:].tolist())
+    reach = 2 + max(len(text.encode()) for text in stop)  # tokens that can be part of it: of a byte each, at worst
+    texts = model.tokenizer.batch_decode(written[:, -reach:].tolist())  # a special token may be one
     return torch.tensor([any(s in text for s in stop) for text in texts], device=written.device)
 
 

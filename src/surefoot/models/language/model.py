@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +24,7 @@ from surefoot.models.language.states import split_weight, written_states
 
 EXTRA = 'pip install "surefoot[language]"'
 LORA_TARGETS = "all-linear"
+LOGITS_AGREE = 0.1  # nats: far above the rounding of bfloat16, far below a scale that was overlooked
 
 
 class TokenStatistics(NamedTuple):
@@ -46,9 +48,9 @@ class TokenStatistics(NamedTuple):
 class LanguageModel:
     """A model, its tokenizer, what it is compared with, and who judges it.
 
-    `network` is a `PreTrainedModel` or a PEFT model around one. `reference` is a frozen copy; a PEFT model needs none:
-    it is its own reference with the adapter off. `critic` is there where a method needs one; it learns with the network
-    and is in checkpoints, but not among the files that `save` writes.
+    `network` is a `PreTrainedModel` or a PEFT model around one. `reference` is a frozen copy; a PEFT model with a fresh
+    adapter needs none: it is its own reference with the adapter off. `critic` is there where a method needs one; it
+    learns with the network and is in checkpoints, but not among the files that `save` writes.
     """
 
     sharded: ClassVar[bool] = False  # whether its weights lie in parts, one in each process
@@ -117,7 +119,54 @@ class LanguageModel:
         layer = base.get_output_embeddings()
         if layer is None:
             raise UsageError(f"{type(base).__name__} has no output layer; give a causal language model.")
+        if hasattr(layer, "lora_A"):
+            raise UsageError(
+                f"the adapter changes the output layer of {type(base).__name__}, whose weight is read apart here; "
+                "leave the output layer out of its target_modules (all-linear does)."
+            )
         return layer.weight, getattr(layer, "bias", None), getattr(base.config, "final_logit_softcapping", None)
+
+    @property
+    def scale(self) -> float:
+        """What the outputs of the last layer are multiplied by, in the models that do so."""
+        config = self.base.config
+        up, down = (getattr(config, name, None) for name in ("logit_scale", "logits_scaling"))
+        return (1.0 if up is None else up) / (1.0 if down is None else down)
+
+    @torch.no_grad()
+    def check(self) -> LanguageModel:
+        """The model, if what it says of tokens here is what it says by itself.
+
+        Raises:
+            UsageError: it changes its logits in a way that is not known here, or cannot share what it has read.
+        """
+        layers = getattr(need("transformers").DynamicCache(config=self.base.config), "layers", [])
+        if not all(hasattr(layer, "batch_select_indices") for layer in layers):
+            raise UsageError(
+                f"{type(self.base).__name__} keeps a running state where others keep keys and values, and the samples "
+                "of a prompt cannot share it yet; give a model with attention in all layers."
+            )
+        tokens = torch.arange(8, device=self.device)[None] % len(self.head()[0])
+        with self.evaluating():
+            wanted = self.base(input_ids=tokens, use_cache=False).logits.float().log_softmax(-1)
+            hidden = self.base.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+            off = float((self.next_logits(hidden, 1.0).log_softmax(-1) - wanted).abs().max())
+        if not off < LOGITS_AGREE:
+            raise UsageError(
+                f"{type(self.base).__name__} changes its logits in a way that is not known here: log-probabilities are "
+                f"{off:.2g} away from its own. Give another model."
+            )
+        return self
+
+    def disable_dropout(self) -> None:
+        """Let the model learn as it writes: with dropout no likelihood would be that of the policy that acted, and
+        nothing could be repeated."""
+        for module in self.network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            for name, value in vars(module).items():
+                if name.endswith("dropout") and isinstance(value, float):
+                    setattr(module, name, 0.0)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is learned, by name."""
@@ -131,21 +180,21 @@ class LanguageModel:
     @contextmanager
     def as_reference(self) -> Iterator[Any]:
         """The network to compare with: the frozen copy, or the model without its adapter."""
-        if self.adapted:
+        if self.reference is not None:
+            yield self.reference
+        elif self.adapted:
             with self.network.disable_adapter():
                 yield self.base
-        elif self.reference is not None:
-            yield self.reference
         else:
             raise UsageError("there is no reference model: keep_reference() makes one, before learning starts.")
 
     def keep_reference(self) -> None:
-        """Freeze a copy of the network as it stands; nothing to do where an adapter can be switched off."""
-        if self.adapted or self.reference is not None:
+        """Freeze a copy of the network as it stands, of an adapter beside the same base; nothing to do where the
+        adapter does nothing yet and can be switched off."""
+        if self.reference is not None or (self.adapted and _idle(self.network)):
             return
-        from copy import deepcopy
-
-        self.reference = deepcopy(self.network).requires_grad_(False).eval()
+        kept = {id(w): w for w in self.network.parameters() if self.adapted and not w.requires_grad}
+        self.reference = deepcopy(self.base, kept).requires_grad_(False).eval()
 
     def add_critic(self) -> None:
         """Give the model a critic that has learned nothing."""
@@ -183,7 +232,7 @@ class LanguageModel:
         with split_weight(network, weight) as weight:
             hidden = written_states(network, tokens, valid)
         log_prob, entropy = token_log_probs(
-            hidden, weight, tokens[valid], bias=bias, temperature=temperature, softcap=softcap
+            hidden, weight, tokens[valid], bias=bias, temperature=temperature / self.scale, softcap=softcap
         )
         found = TokenStatistics(log_prob, entropy, None if critic is None else critic(hidden))
         place = valid.nonzero(as_tuple=True)
@@ -192,7 +241,7 @@ class LanguageModel:
     def next_logits(self, hidden: Tensor, temperature: float) -> Float[Tensor, "batch vocabulary"]:
         """The logits of the next token over the temperature, in float32, from the last hidden states."""
         weight, bias, softcap = self.head()
-        return logits_of(hidden, weight, bias, temperature, softcap)
+        return logits_of(hidden, weight, bias, temperature / self.scale, softcap)
 
     # --- text --------------------------------------------------------------------------------------------------------
 
@@ -233,6 +282,12 @@ class LanguageModel:
         self.network.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         return folder
+
+
+def _idle(network: Any) -> bool:
+    """Whether an adapter changes nothing: the second of its two factors is 0, as in a fresh one."""
+    second = [w for name, w in network.named_parameters() if "lora_B" in name]
+    return bool(second) and not any(bool(w.any()) for w in second)
 
 
 def chosen_device(name: str) -> str:
@@ -319,6 +374,10 @@ def with_lora(network: Any, rank: int, seed: int = 0) -> Any:
     peft = need("peft")
     if rank < 1:
         raise UsageError(f"lora={rank} is not allowed; it is the rank of the adapter, a whole number of at least 1.")
+    if hasattr(network, "disable_adapter"):
+        raise UsageError(
+            f"lora={rank} is not allowed: the model has an adapter already, which goes on; leave lora out."
+        )
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
     with torch.random.fork_rng():
         torch.manual_seed(seed)

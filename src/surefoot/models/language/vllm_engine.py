@@ -73,6 +73,7 @@ class VLLM:
         self.llm.reset_prefix_cache()  # which holds what the weights of before made of a prompt
         end = model.tokenizer.eos_token_id
         sampling = {"temperature": temperature, "max_tokens": limit, "logprobs": 0, "stop": list(stop)}
+        sampling["skip_special_tokens"] = False  # a stop text may be one
         sampling |= {"ignore_eos": True, "stop_token_ids": [end]}  # the tokenizer's end alone, as everywhere here
         seeds = (uniform[..., 0].flatten().double() * 2**31).long().tolist()
         rows = self.llm.generate(
