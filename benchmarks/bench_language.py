@@ -46,7 +46,7 @@ def ours(folder: Path, steps: int) -> dict[str, float]:
     from surefoot.loops.rewards import make_rewards
     from surefoot.methods.language.baselines import GRPO
     from surefoot.models.language.generation import generate
-    from surefoot.models.language.model import load_model
+    from surefoot.models.language.loading import load_model
 
     method = GRPO(prompts=PROMPTS, samples=SAMPLES, max_tokens=TOKENS, minibatches=1, micro_tokens=1500)
     task = resolve(TASK)
@@ -118,7 +118,7 @@ def update_step(kind: str, prompts: str, activations: str, given: argparse.Names
     """Peak memory above the model and its gradient, in bytes, and seconds, of one gradient."""
     import torch
 
-    from surefoot.models.language.model import load_model
+    from surefoot.models.language.loading import load_model
     from surefoot.models.language.sequences import join
     from surefoot.models.language.states import checkpoint_activations
 

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from surefoot import catalogue
 from surefoot.loops import distributed
 from surefoot.loops.language_learner import LanguageLearner
-from surefoot.models.language.model import LanguageModel, load_model, with_lora
+from surefoot.models.language.loading import load_model, with_lora
+from surefoot.models.language.model import LanguageModel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
 import language_micro as micro

@@ -19,7 +19,8 @@ from surefoot import cli
 from surefoot.errors import UsageError
 from surefoot.loops import checkpoint
 from surefoot.loops.run import Run
-from surefoot.models.language.model import LanguageModel, load_model, with_lora
+from surefoot.models.language.loading import load_model, with_lora
+from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.nano import Nano, fresh, nano
 
 TINY = Nano(width=16, layers=1, heads=2, context=48, warmup=0)

@@ -22,7 +22,8 @@ from surefoot.loops.language_learner import LanguageLearner
 from surefoot.loops.rewards import make_rewards
 from surefoot.models.language.engines import continuous_batching
 from surefoot.models.language.generation import Engine, generate
-from surefoot.models.language.model import LanguageModel, chosen_device, load_model, with_lora
+from surefoot.models.language.loading import load_model, with_lora
+from surefoot.models.language.model import LanguageModel, chosen_device
 from surefoot.models.language.nano import Nano, nano
 from surefoot.models.language.states import checkpoint_activations
 from surefoot.models.language.vllm_engine import VLLM

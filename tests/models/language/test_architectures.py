@@ -15,7 +15,8 @@ from surefoot.loops.language_learner import LanguageLearner
 from surefoot.loops.rewards import make_rewards
 from surefoot.methods.language.baselines import GRPO
 from surefoot.models.language.generation import generate
-from surefoot.models.language.model import LanguageModel, with_lora
+from surefoot.models.language.loading import with_lora
+from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.nano import characters
 from surefoot.models.language.sequences import join
 

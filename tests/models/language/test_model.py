@@ -11,7 +11,8 @@ import transformers
 
 from surefoot.errors import UsageError
 from surefoot.loops.language import LanguageOptions, make_model
-from surefoot.models.language.model import LanguageModel, load_model, with_lora
+from surefoot.models.language.loading import load_model, with_lora
+from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.sequences import join
 
 PROMPTS, WRITTEN = [[1, 30, 31, 32], [1, 40]], [[50, 51, 2], [60, 2]]

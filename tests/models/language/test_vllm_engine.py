@@ -11,7 +11,8 @@ import torch
 import surefoot as sf
 from surefoot.errors import UsageError
 from surefoot.models.language.generation import generate
-from surefoot.models.language.model import LanguageModel, with_lora
+from surefoot.models.language.loading import with_lora
+from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.nano import Nano, fresh
 from surefoot.models.language.sequences import join
 from surefoot.models.language.vllm_engine import VLLM, weights

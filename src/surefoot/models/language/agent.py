@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from surefoot.models.language.generation import Completions, Engine, generate
-from surefoot.models.language.model import LanguageModel, load_model
+from surefoot.models.language.loading import load_model
+from surefoot.models.language.model import LanguageModel
 from surefoot.seeding import torch_stream
 
 FORMAT = "surefoot-language-agent-1"

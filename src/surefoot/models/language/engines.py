@@ -10,7 +10,8 @@ from torch import Tensor
 
 from surefoot.errors import UsageError
 from surefoot.models.language.generation import Completions, check_room
-from surefoot.models.language.model import LanguageModel, need
+from surefoot.models.language.loading import need
+from surefoot.models.language.model import LanguageModel
 
 PAGE = 32  # tokens of a page of the cache
 

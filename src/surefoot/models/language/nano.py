@@ -18,7 +18,8 @@ import torch
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
-from surefoot.models.language.model import LanguageModel, load_model, need
+from surefoot.models.language.loading import load_model, need
+from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.sequences import join
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
