@@ -174,7 +174,8 @@ def test_training_says_what_came_out_and_what_to_do_next(run, made, tmp_path, ca
     out = surefoot(capsys, "train", "ppo", "--env", "CartPole-v1", *flags).splitlines()
     mean = Run(place).metrics()[-1]["return_mean"]
     assert out[0] == f"{place}: 96 steps, mean return of the last 100 episodes {mean:.6g}"
-    assert out[1] == f"next: surefoot evaluate {place} · surefoot stress {place} · surefoot report {place}"
+    attack = f"stress {place} --perturb sticky-action:0..0.5"
+    assert out[1] == f"next: surefoot evaluate {place} · surefoot {attack} · surefoot report {place}"
     assert Run(place).finished
     assert rows(place) == rows(made) and weights(place) == weights(made)  # 9.6e1 is 96, and the same seed the same run
 
@@ -251,7 +252,7 @@ def test_control_c_ends_with_a_checkpoint_and_the_run_goes_on_to_the_bit(room, c
     (room / "interrupt").touch()
     command = [sys.executable, "-m", "surefoot.cli", "train", "ppo", "--run-dir", "cut", *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 130 and done.stderr == ""
     assert "next: surefoot train --resume cut · " in done.stdout
     assert sf.load("cut").facts["ended"] == "interrupted" and not Run(Path("cut")).finished
     _, facts = checkpoint.read(checkpoint.latest(Path("cut")))

@@ -35,6 +35,9 @@ def make_method(method: str | Method, **hyperparameters: Any) -> tuple[Method, s
     """The method with these hyperparameters, and its slug. A method given as an instance is taken as it is."""
     if isinstance(method, str):
         return build(catalogue.method_class(method), _revived(hyperparameters)), method
+    if isinstance(method, type) or not hasattr(method, "loop"):
+        wanted = f"{method.__name__}()" if isinstance(method, type) else "a method such as PPO()"
+        raise UsageError(f"method={method!r} is not allowed; give the name of a method, such as 'ppo', or {wanted}.")
     if hyperparameters:
         raise UsageError(f"{sorted(hyperparameters)} come beside a ready {type(method).__name__}; put them into it.")
     here = [entry.slug for entry in catalogue.methods() if entry.module == type(method).__module__]
@@ -108,7 +111,7 @@ def train(
 
 def _options(method: str | Method, given: dict[str, Any]) -> dict[str, Any]:
     """The options of the method's kind, taken out of all that was given."""
-    kind = loop((catalogue.method_class(method) if isinstance(method, str) else method).loop)
+    kind = loop((catalogue.method_class(method) if isinstance(method, str) else make_method(method)[0]).loop)
     names = [field.name for field in dataclasses.fields(kind.options)]
     made = build(kind.options, {name: given.pop(name) for name in names if name in given})
     return {name: getattr(made, name) for name in names}
@@ -147,7 +150,10 @@ def resume(
             f"{found.path} was trained with {config['method']!r}, which is not in the catalogue; give the same method "
             "again: surefoot.resume(run, method=…)."
         )
-    method = method or make_method(config["method"], **config["hyperparameters"])[0]
+    if method is None:
+        method, _ = make_method(config["method"], **config["hyperparameters"])
+    else:
+        runs.check_same_method(found, *make_method(method))
     described = {**config["env"], **options}
     name = described.pop("env")
     evaluation = _evaluation(method, env or name, described, config["evaluate_every"], config["evaluate_episodes"])

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Optional, get_args, get_type_hints
 import tyro
 from tyro.conf import arg
 
+from surefoot.errors import UsageError
 from surefoot.hyperparameters import allowed, hyperparameter
 
 
@@ -62,7 +63,7 @@ def whole(text: str) -> int:
             return int(number) if "e" in text.lower() else int(text)
     except (ValueError, OverflowError):
         pass
-    raise ValueError(f"{text!r} is not a whole number such as 1000, 1_000 or 1e3")
+    raise UsageError(f"{text!r} is not a whole number such as 1000, 1_000 or 1e3")
 
 
 def parsed(what: Callable[..., Any], arguments: Sequence[str], program: str) -> Any:

@@ -69,7 +69,8 @@ def evaluate(
     figures = api.evaluate(run, env, episodes, task=task, seed=seed, video=film)
     low, high = figures["mean_interval"]
     print(f"{figures['env']} · {episodes} episodes from seed {seed}")
-    print(f"mean return {figures['mean']:.2f}  95 % interval [{low:.2f}, {high:.2f}]")
+    interval = f"  95 % interval [{low:.2f}, {high:.2f}]" if episodes > 1 else ""
+    print(f"mean return {figures['mean']:.2f}{interval}")
     print(f"lowest {figures['min']:.2f}  highest {figures['max']:.2f}")
     if film is not None:
         print(f"video: {figures['video']}")
@@ -158,7 +159,7 @@ def claim(
     Args:
         slug: The paper.
         all: Every claim that has no stored result yet.
-        seeds: Another number of seeds than the claim asks for.
+        seeds: Another number of seeds than the claim asks for; the result is shown but not stored.
         workers: How many claims at a time, with --all.
     """
     from surefoot.claims.claim import run_claim, run_missing
@@ -283,9 +284,19 @@ def _ended(run: Any) -> None:
     returns = [f"{row['return_mean']:.6g}" for row in last if "return_mean" in row]
     means = ", ".join(returns) or "none ended"
     print(f"{run.path}: {last[0]['step']:,} {loop(run.agent().loop).measured} {means}")
+    agent = run.agent()
     go_on = "" if run.finished else f"surefoot train --resume {run.path} · "
-    also = "chat" if run.agent().loop == "group-rollout" else "stress"
-    print(f"next: {go_on}surefoot evaluate {run.path} · surefoot {also} {run.path} · surefoot report {run.path}")
+    also = f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_attack(run)}"
+    print(f"next: {go_on}surefoot evaluate {run.path} · surefoot {also} · surefoot report {run.path}")
+    if agent.facts.get("ended") == "interrupted":
+        raise SystemExit(130)  # as a shell knows it: what comes after && waits for the whole run
+
+
+def _attack(run: Any) -> str:
+    """What to attack a run with, where the six robust MuJoCo tasks have no uncertainty set for it."""
+    from surefoot.envs.rrls import TASKS
+
+    return "" if run.config["env"]["env"].removeprefix("rrls/") in TASKS else " --perturb sticky-action:0..0.5"
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -85,9 +85,13 @@ def test_a_result_holds_what_was_claimed_measured_and_decided(fakes, tmp_path):
     assert result["versions"]["torch"] and result["date"].count("-") == 2
 
 
-def test_another_number_of_seeds_is_in_the_command(fakes, tmp_path):
-    result = run_claim("ppo", 2, tmp_path)
-    assert result["seeds"] == [0, 1] and result["command"] == "surefoot claim ppo --seeds 2"
+def test_another_number_of_seeds_is_in_the_command_and_leaves_the_stored_result_alone(fakes, tmp_path):
+    stored = run_claim("ppo", results=tmp_path)
+    assert "--seeds" not in stored["command"]
+    count = len(stored["seeds"]) + 1
+    result = run_claim("ppo", count, tmp_path)
+    assert result["seeds"] == list(range(count)) and result["command"] == f"surefoot claim ppo --seeds {count}"
+    assert json.loads((tmp_path / "ppo.json").read_text())["seeds"] == stored["seeds"]
 
 
 @pytest.mark.parametrize("seeds", [0, -1, 1.5, True, "2"])

@@ -74,7 +74,7 @@ def test_runs_that_differ_are_not_compared(tmp_path):
 
 
 def test_a_seed_without_an_episode_has_no_score(tmp_path):
-    with pytest.raises(UsageError, match="No episode ended in a seed of .*train for more steps"):
+    with pytest.raises(UsageError, match="No episode ended in the last 10% of training .*train for more steps"):
         compare_runs({"a": [run_of(tmp_path / "a", [[1.0, 2.0], [None, None]])]})
 
 
@@ -285,3 +285,15 @@ def test_more_seeds_of_a_language_model_are_added_to_those_that_are_there(texts,
 def test_a_language_model_of_other_settings_is_not_taken_for_this(changes, texts, tokens):
     with pytest.raises(UsageError, match="grpo-arithmetic:digits=1-0 holds a run with .*Give another out"):
         written(texts, tokens, **changes)
+
+
+def test_the_score_is_of_the_episodes_that_ended_there(tmp_path, monkeypatch):
+    """Not of those that a running mean still remembers."""
+    rows = [{"seed": 0, "step": i, "episodes": 2 * i, "return": float(i), "return_mean": 0.5 * i} for i in range(1, 21)]
+    run = Run(tmp_path)
+    monkeypatch.setattr(Run, "config", {"seeds": [0], "env": {"env": "some"}})
+    monkeypatch.setattr(Run, "metrics", lambda self: rows)
+    found = compare_runs({"one": [run]})
+    assert found.scores["one"].tolist() == [[19.5]] and found.areas["one"].tolist() == [[10.5]]
+    (row,) = found.rows()
+    assert row["low"] is None and "needs 2 seeds" in found.table()

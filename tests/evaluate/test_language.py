@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 
 import numpy as np
@@ -12,7 +13,7 @@ pytest.importorskip("transformers", reason="language models need surefoot[langua
 import surefoot as sf
 from surefoot.errors import UsageError
 from surefoot.evaluate.language import evaluate_language, pass_at_k
-from surefoot.models.language.agent import LanguageAgent
+from surefoot.models.language.agent import LanguageAgent, _prompt
 from surefoot.models.language.nano import Nano, fresh
 
 TINY = Nano(width=16, layers=1, heads=2, context=64, warmup=0)
@@ -56,3 +57,22 @@ def test_an_agent_survives_its_folder(agent, tmp_path):
     loaded = sf.load(tmp_path)
     assert loaded.texts(["1+1="], temperature=0.0) == agent.texts(["1+1="], temperature=0.0)
     assert loaded.facts["max_tokens"] == 4
+
+
+def test_no_held_out_example_counts_twice(agent, tmp_path):
+    rows = [{"prompt": f"{i}+0=", "answer": str(i)} for i in range(20)]
+    (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = evaluate_language(agent, str(tmp_path / "sums.jsonl"), examples=100, k=(1,))
+    assert found.examples == 2
+
+
+def test_more_attempts_than_samples_are_refused():
+    with pytest.raises(UsageError, match=r"k=4 is not allowed with 2 samples of a problem; it must be in \[1, 2\]"):
+        pass_at_k(np.array([0, 1, 2]), 2, 4)
+
+
+@pytest.mark.parametrize("messages", [[{"content": "hi", "role": "user"}], [{"role": "user", "content": "hi"}]])
+def test_messages_are_prompts_in_whatever_order_they_are_written(messages):
+    assert _prompt(json.dumps(messages)) == messages
+    for text in ('[{"role" is what?', "[{}]", "1+1="):
+        assert _prompt(text) == text

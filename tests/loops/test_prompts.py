@@ -78,3 +78,9 @@ def test_the_means_are_running():
 def test_a_prompt_that_comes_twice_in_a_batch_counts_twice():
     solved = Solved.start(2).update(torch.tensor([1, 1]), torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
     assert solved.count.tolist() == [0, 2] and solved.mean.tolist() == [0, 0.5]
+
+
+def test_rewards_above_one_are_solved_prompts():
+    """As the sum of two functions may be."""
+    solved = Solved(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 1.0]))
+    assert set(choose("hard", 1, 0, 0, 2, solved).tolist()) == {1}

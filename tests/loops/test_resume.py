@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from surefoot import cli
 from surefoot.errors import UsageError
 from surefoot.loops import checkpoint
 from surefoot.loops.run import Run
+from surefoot.methods.control.ppo import PPO
+from surefoot.methods.control.spo import SPO
 
 CLOCK = ("time", "steps_per_second")
 SETTINGS = {"num_envs": 4, "num_steps": 32, "minibatch_size": 32, "epochs": 2, "hidden": (16,)}
@@ -110,7 +113,7 @@ def test_control_c_ends_with_a_checkpoint(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    assert process.returncode == 130, err
     assert "steps" in out
     _, facts = checkpoint.read(checkpoint.latest(tmp_path / "run"))
     assert facts["iteration"] == len(rows(tmp_path / "run"))
@@ -182,3 +185,22 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     sf.resume(run)
     sf.train("ppo", "CartPole-v1", 128 * 6, run_dir=tmp_path / "whole", **settings)
     same_bits(tmp_path / "whole", run)
+
+
+def test_a_run_goes_on_as_it_began(tmp_path):
+    cli.main(flags(tmp_path / "run", 512))
+    for given, message in [
+        ({"method": SPO()}, "was begun with 'ppo', not with 'spo'"),
+        ({"method": PPO(epochs=1)}, "was begun with .*epochs=4.* given is .*epochs=1"),
+        ({"env": "CartPole-v0"}, "env='CartPole-v0' is not what this run began in, 'CartPole-v1'"),
+        ({"method": "ppo"}, "epochs=4"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            sf.resume(tmp_path / "run", **given)
+
+
+def test_a_run_that_was_cut_off_says_how_to_go_on(tmp_path):
+    cli.main(flags(tmp_path / "run", 512))
+    shutil.rmtree(tmp_path / "run" / "agent")
+    with pytest.raises(UsageError, match="was cut off before it kept an agent; go on with it: surefoot train --resume"):
+        sf.evaluate(tmp_path / "run")

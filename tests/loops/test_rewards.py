@@ -102,3 +102,14 @@ def test_a_function_that_is_wrong_is_named(function, message):
 def test_what_cannot_be_weighted_is_refused(functions, weights, message):
     with pytest.raises(UsageError, match=message):
         make_rewards(TASK, functions, weights)
+
+
+@pytest.mark.parametrize("given, wanted", [(1, 1.0), (0.5, 0.5), (True, 1.0)])
+def test_a_task_may_reward_with_any_number(given, wanted, monkeypatch):
+    task = resolve("arithmetic")
+    monkeypatch.setattr(type(task), "reward", lambda *_: given)
+    reward, _ = make_rewards(task, None, None)([task.example(0)], ["1"])
+    assert reward.dtype == torch.float32 and reward.tolist() == [wanted]
+    monkeypatch.setattr(type(task), "reward", lambda *_: math.nan)
+    with pytest.raises(UsageError, match="the task arithmetic.* gave nan for the completion '1'"):
+        make_rewards(task, None, None)([task.example(0)], ["1"])

@@ -88,7 +88,8 @@ def claim(slug: str) -> Claim:
 
 
 def run_claim(slug: str, seeds: int | None = None, results: Path = RESULTS) -> dict[str, Any]:
-    """Run a claim on its seeds (or on another number of them), store the result and return it."""
+    """Run a claim on its seeds and store the result, or on another number of them and only return it: a short look does
+    not take the place of what the claim asks for."""
     made, torch_threads = claim(slug), torch.get_num_threads()
     count = made.seeds if seeds is None else seeds
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
@@ -115,14 +116,15 @@ def run_claim(slug: str, seeds: int | None = None, results: Path = RESULTS) -> d
             "estimates": {name: vars(e) for name, e in estimates.items()},
             "measurements": measurements,
             "seeds": list(range(count)),
-            "command": f"surefoot claim {slug}" + ("" if seeds is None else f" --seeds {seeds}"),
+            "command": f"surefoot claim {slug}" + ("" if count == made.seeds else f" --seeds {seeds}"),
             "date": time.strftime("%Y-%m-%d", time.gmtime(began)),
             "minutes": round((time.time() - began) / 60, 1),
             "versions": versions(),
             "machine": {"system": platform.system(), "processor": platform.machine()},
         }
-        draft.write_text(json.dumps(result, indent=1) + "\n")
-        os.replace(draft, results / f"{slug}.json")
+        if count == made.seeds:
+            draft.write_text(json.dumps(result, indent=1) + "\n")
+            os.replace(draft, results / f"{slug}.json")
     finally:
         torch.set_num_threads(torch_threads)
         draft.unlink(missing_ok=True)

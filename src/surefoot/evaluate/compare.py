@@ -43,12 +43,13 @@ class Comparison:
         scores = dict(self.scores) if single else self.normalised()
         rows = []
         for name, values in scores.items():
-            low, high = bootstrap_interval(values)
-            row = {"learner": name, "iqm": float(interquartile_mean(values)), "low": float(low), "high": float(high)}
+            low, high = map(float, bootstrap_interval(values)) if len(values) > 1 else (None, None)
+            row = {"learner": name, "iqm": float(interquartile_mean(values)), "low": low, "high": high}
             row["area"] = float(self.areas[name].mean()) if single else None
             if name != first:
                 row["improves"] = probability_of_improvement(values, scores[first])
-                row["improves_low"], row["improves_high"] = map(float, improvement_interval(values, scores[first]))
+                both = map(float, improvement_interval(values, scores[first])) if len(values) > 1 else (None, None)
+                row["improves_low"], row["improves_high"] = both
             rows.append(row)
         return rows
 
@@ -64,8 +65,8 @@ class Comparison:
         for row in self.rows():
             better = ""
             if "improves" in row:
-                better = f"{row['improves']:.2f} [{row['improves_low']:.2f}, {row['improves_high']:.2f}]"
-            interval = f"[{row['low']:.4g}, {row['high']:.4g}]"
+                better = f"{row['improves']:.2f}{_interval(row['improves_low'], row['improves_high'], '.2f')}"
+            interval = _interval(row["low"], row["high"], ".4g").strip() or "needs 2 seeds"
             lines.append(f"{row['learner']:<{width}}{row['iqm']:>10.4g}  {interval:<24}{better}".rstrip())
         return "\n".join(lines)
 
@@ -80,6 +81,10 @@ class Comparison:
         }
         path.write_text(json.dumps(data, indent=2))
         return path
+
+
+def _interval(low: float | None, high: float | None, form: str) -> str:
+    return "" if low is None or high is None else f" [{low:{form}}, {high:{form}}]"
 
 
 def check_same(run: Run, asked: Mapping[str, Any]) -> None:
@@ -109,14 +114,29 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], share: float = 0.1) -> Compa
     return Comparison(next(iter(envs.values())), next(iter(seeds)), scores, areas)
 
 
+def _returns(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """The mean return of every iteration `[seeds, iterations]`, and of how many episodes: those that ended in it alone,
+    where "return_mean" looks back over many."""
+    episodes = run.curve("episodes")[1]
+    if np.isnan(episodes).all():
+        table = run.curve("return_mean")[1]
+        return table, np.where(np.isnan(table), 0.0, 1.0)
+    table = run.curve("return")[1]
+    return table, np.where(np.isnan(table), 0.0, np.diff(episodes, prepend=0))
+
+
 def _scored(runs: Sequence[Run], share: float) -> dict[str, dict[int, tuple[float, float]]]:
     """By environment and seed: the mean return over the last `share` of training, and over all of it."""
     found: dict[str, dict[int, tuple[float, float]]] = {}
     for run in runs:
-        table = run.curve("return_mean")[1]
-        if np.isnan(table[:, -1]).any():
-            raise UsageError(f"No episode ended in a seed of {run.path}, so it has no return; train for more steps.")
-        last = table[:, -max(1, round(share * table.shape[1])) :]
-        means = zip(np.nanmean(last, axis=1).tolist(), np.nanmean(table, axis=1).tolist(), strict=True)
+        table, count = _returns(run)
+        last = slice(-max(1, round(share * table.shape[1])), None)
+        if not count[:, last].sum(1).all():
+            raise UsageError(
+                f"No episode ended in the last {share:.0%} of training in a seed of {run.path}, so it has no return "
+                "there; train for more steps."
+            )
+        scores = (np.nan_to_num(table) * count)[:, last].sum(1) / count[:, last].sum(1)
+        means = zip(scores.tolist(), np.nanmean(table, axis=1).tolist(), strict=True)
         found.setdefault(run.config["env"]["env"], {}).update(zip(run.config["seeds"], means, strict=True))
     return found

@@ -76,9 +76,11 @@ def evaluate_language(
     wrong = [one for one in k if isinstance(one, bool) or not isinstance(one, int) or one < 1]
     if not k or wrong or examples < 1:
         raise UsageError(f"k={tuple(k)!r}, examples={examples!r} is not allowed; they are whole numbers of at least 1.")
+    examples = min(examples, made.held_out_size or examples)  # the same one twice would tell nothing more
     problems = [made.example(i, "test") for i in range(examples)]
     prompts, samples = [p.prompt for p in problems], max(k)
     best = agent.texts(prompts, temperature=0.0)
+    heat = (agent.facts.get("temperature", 1.0) if temperature is None else temperature) or 1.0
     right = np.array([made.reward(p, text) >= 1 for p, text in zip(problems, best, strict=True)], float)
     rewards, lengths, finished, entropies, texts = [], [], [], [], []
     for start in range(0, examples, max(1, BATCH // samples)):
@@ -88,7 +90,8 @@ def evaluate_language(
         rewards += [made.reward(problems[start + i // samples], text) for i, text in enumerate(written)]
         sequences = join([row for row in agent.model.encode(prompts[part]) for _ in range(samples)], found.tokens)
         with torch.no_grad():
-            entropies += agent.model.statistics(sequences).entropy[sequences.valid].tolist()
+            found_by = agent.model.statistics(sequences, temperature=heat)
+            entropies += found_by.entropy[sequences.valid].tolist()
         texts += written
         lengths += [len(row) for row in found.tokens]
         finished += found.finished
@@ -114,6 +117,8 @@ def evaluate_language(
 def pass_at_k(solved: np.ndarray, samples: int, k: int) -> np.ndarray:
     """The chance that one of k completions succeeds, if `solved` of `samples` did: 1 − C(n−c, k)/C(n, k), unbiased
     (arXiv:2107.03374)."""
+    if not 1 <= k <= samples:
+        raise UsageError(f"k={k!r} is not allowed with {samples} samples of a problem; it must be in [1, {samples}].")
     failed = np.asarray(samples - solved, float)
     factors = 1 - k / np.arange(1, samples + 1)
     # C(n−c, k)/C(n, k) = Π_{i=n−c+1}^{n} (1 − k/i)

@@ -87,7 +87,7 @@ class GroupRollout:
     separable: ClassVar[bool] = True  # whether the loss of a batch is the sum of the losses of its rows
 
     prompts: int = hyperparameter(16, low=1, help="Prompts of a step.")
-    samples: int = hyperparameter(8, low=0, help="Completions of each prompt; 0 where only demonstrations are learned.")
+    samples: int = hyperparameter(8, low=1, help="Completions of each prompt.")
     max_tokens: int = hyperparameter(64, low=1, help="Tokens of a completion at most.")
     temperature: float = hyperparameter(1.0, above=0, help="Of sampling; likelihoods are taken at the same.")
     epochs: int = hyperparameter(1, low=1, help="Passes over each batch of completions.")

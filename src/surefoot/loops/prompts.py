@@ -50,7 +50,7 @@ def choose(
         return torch.tensor([int(orders[p // size][p % size]) for p in places])
     if size is None or solved is None:
         raise UsageError(f"sampler={sampler!r} needs a finite set of prompts, such as a file; use sampler='uniform'.")
-    p = torch.where(solved.count > 0, solved.mean, 0.5).double()
+    p = torch.where(solved.count > 0, solved.mean, 0.5).double().clamp(0, 1)
     between = (p > 0) & (p < 1)
     weight = {"hard": 1 - p, "soft": torch.where(between, 1 - p, 0.0), "medium": between.double()}[sampler]
     if int((weight > 0).sum()) < min(count, size):

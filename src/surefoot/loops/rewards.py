@@ -37,7 +37,9 @@ class Rewards:
             UsageError: a function gives another number of rewards, or one that is not finite.
         """
         if not self.functions:
-            reward = torch.tensor([self.task.reward(e, c) for e, c in zip(examples, completions, strict=True)])
+            found = [self.task.reward(e, c) for e, c in zip(examples, completions, strict=True)]
+            _check_finite(f"the task {self.task}", found, completions)
+            reward = torch.tensor([float(value) for value in found])
             return reward, {"reward": reward}
         columns: dict[str, list[Any]] = {
             "prompts": [e.prompt for e in examples],
@@ -66,12 +68,7 @@ class Rewards:
             raise UsageError(
                 f"the reward function {name!r} gave {len(values)} numbers for {rows} completions; give one for each."
             )
-        for row, value in enumerate(values):
-            if value is not None and not _finite(value):
-                raise UsageError(
-                    f"the reward function {name!r} gave {value!r} for the completion {columns['completions'][row]!r}; "
-                    "rewards must be finite numbers, or None where the function does not apply."
-                )
+        _check_finite(f"the reward function {name!r}", values, columns["completions"])
         return torch.tensor([math.nan if value is None else float(value) for value in values])
 
 
@@ -94,6 +91,15 @@ def make_rewards(task: Task, functions: Any, weights: Sequence[float] | None) ->
 def _as_prompted(prompt: Any, text: str) -> Any:
     """A completion in the form of its prompt: text, or a message."""
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+
+
+def _check_finite(who: str, rewards: Sequence[Any], completions: Sequence[Any]) -> None:
+    for reward, completion in zip(rewards, completions, strict=True):
+        if reward is not None and not _finite(reward):
+            raise UsageError(
+                f"{who} gave {reward!r} for the completion {completion!r}; rewards must be finite numbers, or None "
+                "where the function does not apply."
+            )
 
 
 def _finite(value: Any) -> bool:

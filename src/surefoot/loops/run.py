@@ -25,7 +25,7 @@ from surefoot.loops import checkpoint, distributed
 from surefoot.loops.kinds import Method, loop
 from surefoot.loops.logs import Row, Sink, check_loggers, read_rows, sinks
 from surefoot.loops.train import Callback, Trainable, train
-from surefoot.models.saved import load_agent
+from surefoot.models.saved import holds_agent, load_agent
 from surefoot.seeding import MAX_SEED, check_seed
 
 FORMAT = "surefoot-run-1"
@@ -109,7 +109,12 @@ class Run:
         chosen: int = seeds[0] if seed is None else seed
         if chosen not in seeds:
             raise UsageError(f"seed={seed!r} is not in this run; it has the seeds {', '.join(map(str, seeds))}.")
-        return load_agent(agent_folder(self.path, seeds, chosen))
+        folder = agent_folder(self.path, seeds, chosen)
+        if not holds_agent(folder) and self.started:
+            raise UsageError(
+                f"{self.path} was cut off before it kept an agent; go on with it: surefoot train --resume {self.path}."
+            )
+        return load_agent(folder)
 
 
 def as_json(method: Method) -> dict[str, Any]:
@@ -145,8 +150,9 @@ def versions() -> dict[str, str]:
 def seeds_from(seed: int, num_seeds: int) -> list[int]:
     """`num_seeds` consecutive seeds from `seed` on."""
     check_seed(seed)
-    if isinstance(num_seeds, bool) or not isinstance(num_seeds, int) or not 1 <= num_seeds <= MAX_SEED - seed:
-        raise UsageError(f"num_seeds={num_seeds!r} is not allowed; it must be a whole number of at least 1.")
+    most = MAX_SEED - seed
+    if isinstance(num_seeds, bool) or not isinstance(num_seeds, int) or not 1 <= num_seeds <= most:
+        raise UsageError(f"num_seeds={num_seeds!r} is not allowed from seed={seed} on; it must be in [1, {most}].")
     return list(range(seed, seed + num_seeds))
 
 
@@ -222,6 +228,19 @@ def start(
         raise
 
 
+def check_same_method(run: Run, method: Method, slug: str) -> None:
+    """Raise `UsageError` where a method is not the one that a run was begun with."""
+    mine, other = json.loads(json.dumps(as_json(method))), run.config["hyperparameters"]
+    if slug != run.config["method"]:
+        raise UsageError(f"{run.path} was begun with {run.config['method']!r}, not with {slug!r}; leave method out.")
+    if differ := sorted(name for name in mine.keys() | other.keys() if mine.get(name) != other.get(name)):
+        begun, given = (", ".join(f"{n}={values.get(n)!r}" for n in differ) for values in (other, mine))
+        raise UsageError(
+            f"{run.path} was begun with {begun}, given is {given}; a run goes on as it began. Leave method out, or "
+            "start a new run."
+        )
+
+
 def resume(
     method: Method,
     run: Run,
@@ -253,6 +272,8 @@ def resume(
     torch.set_num_threads(config["threads"])
     options = {**config["env"], **(env_options or {})}
     name = options.pop("env")
+    if env is not None and (other := loop(method.loop).describe(env, **options)["env"]) != name:
+        raise UsageError(f"env={other!r} is not what this run began in, {name!r}; give the same again, or a new run.")
     log, compiled = run.path / "actions.bin", config["compiled"]
     learner = make_learner(method, env or name, config["seeds"], config["steps"], compiled=compiled, log=log, **options)
     try:

@@ -170,3 +170,9 @@ class TestReasoningGym:
     def test_a_setting_that_a_text_cannot_hold_is_refused(self):
         with pytest.raises(UsageError, match="without a comma"):
             ReasoningGym("chain_sum", (("operators", ("+", "-")),))
+
+
+def test_an_answer_that_a_verifier_breaks_on_is_wrong():
+    task = resolve("reasoning_gym:prime_factorization")
+    example = task.example(0)
+    assert task.reward(example, "Ht#5") == 0.0 and task.reward(example, example.answer) == 1.0

@@ -28,7 +28,7 @@ from surefoot.ambiguity import (
     TotalVariation,
     worst_case_value,
 )
-from surefoot.envs.tabular import Successors, TabularMDP
+from surefoot.envs.tabular import Successors, TabularMDP, resolve
 from surefoot.errors import UsageError
 from surefoot.loops.dynamic_programming import evaluate_policy, solve
 
@@ -399,3 +399,10 @@ def test_nested_risks_are_recursions_on_risks():
     found = solve(small(), MeanCVaR(0.3, 0.5), tolerance=1e-10)
     q = small().reward + 0.9 * worst_case_value(found.value, small().transition, MeanCVaR(0.3, 0.5))
     assert q.amax(-1).numpy() == pytest.approx(found.value.numpy(), abs=1e-8)
+
+
+def test_an_mdp_may_be_named():
+    value = solve("river-swim", KL(0.1)).value
+    torch.testing.assert_close(value, solve(resolve("river-swim"), KL(0.1)).value)
+    with pytest.raises(UsageError, match="env=3 is not allowed; give a TabularMDP, a name of the zoo"):
+        solve(3)

@@ -73,3 +73,12 @@ def test_a_reward_outside_the_unit_interval_is_refused():
     with pytest.raises(UsageError, match="length.*must be in"):
         _in_unit("length", torch.tensor([[1.0, 3.0]]))
     assert BNPO().objective().to_dict()["advantage"]["part"] == "beta_normalized"
+
+
+def test_a_function_that_does_not_apply_counts_nothing():
+    from types import SimpleNamespace
+
+    one, none = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.full((2, 2), math.nan)
+    found = BNPO(prompts=2, samples=2).advantages(SimpleNamespace(components={"one": one, "none": none}))
+    alone = BNPO(prompts=2, samples=2).advantages(SimpleNamespace(components={"one": one}))
+    torch.testing.assert_close(found, alone / 2)

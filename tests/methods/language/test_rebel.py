@@ -7,6 +7,7 @@ import torch
 
 pytest.importorskip("transformers", reason="language models need surefoot[language]")
 
+from surefoot.errors import UsageError
 from surefoot.loops.group_rollout import Batch
 from surefoot.methods.language.rebel import REBEL
 
@@ -88,3 +89,9 @@ def test_the_kl_in_the_reward_is_that_of_the_policy_that_wrote():
     found = loss(OLD.log(), pairs, reference=reference[pairs.flatten(), None])
     shifted = REWARD - 0.5 * (OLD.log() - reference)
     assert found.item() == pytest.approx((ETA * (shifted[0] - shifted[1])).item() ** 2)
+
+
+@pytest.mark.parametrize("setting", [{"entropy": 0.1}, {"correction": "truncate"}])
+def test_what_would_do_nothing_is_refused(setting):
+    with pytest.raises(UsageError, match="REBEL: .* is not allowed"):
+        REBEL(**setting)

@@ -48,6 +48,10 @@ class Rows(Task):
         """How many rows are learned from."""
         return len(self.rows) - max(1, round(HELD_OUT * len(self.rows)))
 
+    @property
+    def held_out_size(self) -> int:  # type: ignore[override]
+        return len(self.rows) - self.size
+
     def _prompt(self, row: Mapping[str, Any], place: int) -> Any:
         prompt = _first(row, PROMPT)
         if prompt is None:
@@ -61,7 +65,7 @@ class Rows(Task):
 
     def example(self, index: int, split: str = "train") -> Example:
         held_out = self.held_out(split)
-        place = self.size + index % (len(self.rows) - self.size) if held_out else index % self.size
+        place = self.size + index % self.held_out_size if held_out else index % self.size
         row = self.rows[place]
         answer, shown = _first(row, ANSWER), _first(row, DEMONSTRATION)
         fields = {name: value for name, value in row.items() if name not in GIVEN}

@@ -60,6 +60,10 @@ class ReasoningGym(Task):
             return made, False
         return made, True
 
+    @property
+    def held_out_size(self) -> int | None:  # type: ignore[override]
+        return None if self._made[1] else FEW[1]
+
     def example(self, index: int, split: str = "train") -> Example:
         made, endless = self._made
         held_out = self.held_out(split)
@@ -72,7 +76,10 @@ class ReasoningGym(Task):
         return Example(entry["question"], answer, answer or None, {"entry": entry})
 
     def reward(self, example: Example, completion: str) -> float:
-        return float(self._made[0].score_answer(completion.strip(), example.fields["entry"]))
+        try:
+            return float(self._made[0].score_answer(completion.strip(), example.fields["entry"]))
+        except Exception:  # some verifiers break on what they cannot read, each in its own way: no answer
+            return 0.0
 
 
 def _parsed(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:

@@ -19,7 +19,7 @@ from surefoot.loops.dynamic_programming.fixed_point import Stop, Sweep, bounds_i
 from surefoot.loops.dynamic_programming.gradient import ascend
 from surefoot.loops.dynamic_programming.pairs import Choice
 from surefoot.loops.dynamic_programming.solution import Progress, Solution
-from surefoot.loops.tabular import uniform_policy
+from surefoot.loops.tabular import resolved, uniform_policy
 
 CRITERIA = ("discounted", "finite", "average")
 METHODS = ("modified-policy-iteration", "value-iteration", "gauss-seidel", "policy-gradient")
@@ -30,7 +30,7 @@ Sets = Ambiguity | str | Sequence[Ambiguity | str] | None
 
 
 def solve(
-    mdp: TabularMDP,
+    mdp: TabularMDP | str,
     ambiguity: Sets = None,
     *,
     rectangular: str = "sa",
@@ -42,6 +42,8 @@ def solve(
     progress: Callable[[Progress], None] | None = None,
 ) -> Solution:
     """The best policy in the worst world of an ambiguity set, its values, that world, and a bound on their error.
+
+    mdp: a `TabularMDP`, or the text that `surefoot.envs.tabular.resolve` reads: a name of the zoo, a file, gym:ID.
 
     ambiguity: a set or risk measure around each nominal row (None: the nominal alone), or its text, such as "kl:0.1".
     Its radius or penalty may be `[S, A]`. With criterion "finite" also a list of H sets, one a step.
@@ -69,6 +71,7 @@ def solve(
     Raises `UsageError` for what does not fit: gamma 1 without horizon, sets that need rewards or sizes that are not
     there, risks that are not monotone, an average that differs between states.
     """
+    mdp = resolved(mdp)
     sets, criterion = _asked(mdp, ambiguity, criterion, method, tolerance)
     stop = Stop(tolerance, sweeps, progress)
     if criterion == "finite":
@@ -92,7 +95,7 @@ def solve(
 
 
 def evaluate_policy(
-    mdp: TabularMDP,
+    mdp: TabularMDP | str,
     policy: Any,
     ambiguity: Sets = None,
     *,
@@ -108,6 +111,7 @@ def evaluate_policy(
     policy: `[S, A]`, or `[S]` the numbers of its actions; with criterion "finite" also `[H, S, A]` or `[H, S]`. The
     other arguments, and errors, are those of `solve`.
     """
+    mdp = resolved(mdp)
     sets, criterion = _asked(mdp, ambiguity, criterion, METHODS[0], tolerance)
     policy = as_policy(mdp, policy, criterion)
     stop = Stop(tolerance, sweeps, progress)

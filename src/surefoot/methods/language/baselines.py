@@ -110,7 +110,14 @@ class RFT(GroupRollout):
     """Imitation of the completions that succeeded, weighted by their reward (rejection sampling)."""
 
     def objective(self) -> PolicyObjective:
-        return PolicyObjective(outcome(), ratios.current(), stabilizers.none(), aggregation=aggregation.mean())
+        return PolicyObjective(
+            outcome(),
+            ratios.current(),
+            stabilizers.none(),
+            aggregation=aggregation.mean(),
+            divergence=self.kl,
+            entropy=self.entropy,
+        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,14 @@ class SFT(GroupRollout):
     samples: int = hyperparameter(0, low=0, high=0, help="Completions of each prompt: none.")
 
     def objective(self) -> PolicyObjective:
-        return PolicyObjective(unit(), ratios.current(), stabilizers.none(), aggregation=aggregation.mean())
+        return PolicyObjective(
+            unit(),
+            ratios.current(),
+            stabilizers.none(),
+            aggregation=aggregation.mean(),
+            divergence=self.kl,
+            entropy=self.entropy,
+        )
 
     def terms(self, rollout: Rollout) -> list[Term]:
         return [self.imitation(rollout, name="")]

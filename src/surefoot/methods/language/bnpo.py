@@ -46,8 +46,8 @@ class BNPO(GroupRollout):
         )
 
     def advantages(self, rollout: Rollout) -> Tensor:
-        found = [self.objective().advantage(_in_unit(name, x)) for name, x in rollout.components.items()]
-        return torch.stack(found).mean(0)
+        known = {name: torch.nan_to_num(x) for name, x in rollout.components.items()}  # NaN: it does not apply
+        return torch.stack([self.objective().advantage(_in_unit(name, x)) for name, x in known.items()]).mean(0)
 
 
 def _in_unit(name: str, reward: Tensor) -> Tensor:

@@ -77,4 +77,10 @@ class LanguageAgent:
 
 def _prompt(text: str) -> Any:
     """A prompt from its text; chat messages come as JSON."""
-    return json.loads(text) if text.startswith('[{"role"') else text
+    if not text.startswith("[{"):
+        return text
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    return found if all(isinstance(one, dict) and {"role", "content"} <= one.keys() for one in found) else text
