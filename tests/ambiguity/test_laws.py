@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from surefoot import ambiguity as room
-from surefoot.ambiguity import Ambiguity, Divergence, parse, worst_case, worst_case_value
+from surefoot.ambiguity import KL, Ambiguity, Divergence, Hellinger, parse, worst_case, worst_case_value
 from surefoot.ambiguity.core import REGISTRY
 from surefoot.ambiguity.mixtures import Given
 from surefoot.ambiguity.moves import Supported
@@ -408,3 +408,16 @@ def test_names_of_sets_are_read_by_parse():
         if name not in ("box", "scenarios", "wasserstein"):
             assert parse(f"{name}:0.25") == SETS[name](radius=0.25)
             assert parse(f"{name}-penalty:0.25") == SETS[name](penalty=0.25)
+
+
+@pytest.mark.parametrize("chance", [1e-100, 1e-104, 1e-250, 1e-300])
+def test_hellinger_stays_within_its_ball(chance):
+    values, nominal = torch.tensor([1.0, 0.0]).double(), torch.tensor([1.0, chance]).double()
+    assert float(Hellinger(0.001)(values, nominal).value) == pytest.approx(0.998001, abs=1e-9)
+
+
+def test_vmap_goes_over_values_beside_a_radius_for_each_row():
+    values, nominal = torch.randn(3, 4).double(), torch.randn(3, 4).double().softmax(-1)
+    radius = torch.tensor([0.1, 0.2, 0.3]).double()
+    together = torch.func.vmap(lambda v, p: KL(radius)(v, p).value)(values, nominal)
+    torch.testing.assert_close(together, torch.stack([KL(radius)(v, p).value for v, p in zip(values, nominal)]))

@@ -142,6 +142,8 @@ def _batched(function: type[torch.autograd.Function], in_dims: tuple[Any, ...], 
     values, nominal, strength, *settings = inputs
     axes = [x.ndim - (d is not None) for x, d in zip((values, nominal), in_dims)]
     leading = max(axes) - 1
+    if isinstance(strength, Tensor):
+        leading = max(leading, strength.ndim - (in_dims[2] is not None))
 
     def front(x: Any, dim: int | None, wanted: int) -> Any:
         if dim is None:

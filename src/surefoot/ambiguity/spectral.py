@@ -39,7 +39,7 @@ def _between(share: Tensor, low: float, high: float) -> Tensor:
     """How much of the interval of shares (low, high] the lowest `share` covers; of a point, whether it is reached."""
     if high > low:
         return ((share - low) / (high - low)).clamp(0, 1)
-    return (share > high - 1e-12 if high > 0 else share > 0).to(share.dtype)
+    return (share > high * (1 - 1e-12) if high > 0 else share > 0).to(share.dtype)
 
 
 @dataclass(frozen=True)

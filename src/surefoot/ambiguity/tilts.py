@@ -164,8 +164,10 @@ class Hellinger(PowerTilt):
 
     def distance(self, ratio: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
         u = ratio - 1
-        second, third = (nominal * u**2).sum(-1, keepdim=True), (nominal * u**3).sum(-1, keepdim=True)
-        return 0.5 * torch.log1p(second), (second * second - second - third) / (1 + second)
+        square = nominal * u * u
+        second = square.sum(-1, keepdim=True)
+        third = (square / (1 + second) * u).sum(-1, keepdim=True)  # over 1 + second at once: u³ may be too large
+        return 0.5 * torch.log1p(second), second / (1 + second) * (second - 1) - third
 
     def of_distance(self, tau: Tensor) -> Tensor:
         return -torch.expm1(-tau)

@@ -129,10 +129,12 @@ def _tv_ball(estimate: Tensor, values: Tensor, radius: Tensor, lowest: Tensor) -
 
 def _kl_penalty(estimate: Tensor, values: Tensor, penalty: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
     """−λ·log μ̂·exp(−v/λ), the regression held to where an expectation could be."""
-    penalty = penalty.clamp(min=1e-200)
+    endless = torch.isinf(penalty)
+    penalty = torch.where(endless, 1.0, penalty.clamp(min=1e-200))
     tilted = (estimate * torch.exp(-(values - lowest) / penalty[:, None])).sum(-1)
     least = torch.exp(-(highest - lowest) / penalty).clamp(min=1e-300)
-    return lowest - penalty * torch.log(torch.minimum(torch.maximum(tilted, least), torch.ones_like(least)))
+    worst = lowest - penalty * torch.log(torch.minimum(torch.maximum(tilted, least), torch.ones_like(least)))
+    return torch.where(endless, estimate @ values, worst)
 
 
 def _kl_ball(estimate: Tensor, values: Tensor, radius: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:

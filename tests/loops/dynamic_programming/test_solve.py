@@ -406,3 +406,25 @@ def test_an_mdp_may_be_named():
     torch.testing.assert_close(value, solve(resolve("river-swim"), KL(0.1)).value)
     with pytest.raises(UsageError, match="env=3 is not allowed; give a TabularMDP, a name of the zoo"):
         solve(3)
+
+
+def test_one_gain_where_every_state_can_be_reached():
+    """A policy on the way there may still keep two states apart."""
+    mdp = TabularMDP([[[1.0, 0], [0, 1.0]], [[0, 1.0], [1.0, 0]]], [[1.0, -500.0], [0.99, -500.0]], 0.9)
+    assert solve(mdp, criterion="average").gain == pytest.approx(1, abs=1e-5)
+    with pytest.raises(UsageError, match="no single gain exists"):
+        evaluate_policy(mdp, [0, 0], criterion="average")
+
+
+def test_a_reward_by_next_state_is_not_taken_for_one_by_step():
+    """Where there are as many steps as states and actions."""
+    rng = np.random.default_rng(0)
+    kernel, reward = rng.dirichlet(np.ones(2), (2, 2)), rng.normal(size=(2, 2, 2))
+    found = solve(TabularMDP(kernel, reward, 1.0, horizon=2)).value
+    mean = (kernel * reward).sum(-1)
+    last = mean.max(1)
+    assert found[1].tolist() == pytest.approx(last) and found[0].tolist() == pytest.approx(
+        (mean + kernel @ last).max(1)
+    )
+    steps = TabularMDP(rng.dirichlet(np.ones(2), (3, 2, 2)), reward, 1.0, horizon=3)
+    assert solve(steps).value.shape == (3, 2)

@@ -23,6 +23,7 @@ from surefoot.ambiguity import (
 from surefoot.envs.tabular import TabularMDP
 from surefoot.loops.dynamic_programming.backups import make_backup
 from surefoot.loops.dynamic_programming.budgets import Priced, family
+from surefoot.loops.dynamic_programming.solve import evaluate_policy
 
 N, A = 5, 3
 
@@ -166,3 +167,32 @@ def test_tilts_cost_what_a_search_for_the_price_says(divergence, zeros):
         torch.testing.assert_close(spent, found, rtol=1e-9, atol=1e-15)
         rise = (mine.at_price(price * (1 + h))[0] - mine.at_price(price * (1 - h))[0]) / (2 * h)
         torch.testing.assert_close(slope, rise, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(SETS))
+def test_touching_nothing_is_free(name):
+    """At the last step all outcomes of an action are worth its reward; and no price is too high to be refused."""
+    rng = np.random.default_rng(0)
+    p, reward = rng.dirichlet(np.ones(N), (N, A)), rng.uniform(size=(N, A))
+    last = make_backup(TabularMDP(p, reward, 1.0), SETS[name](penalty=1.0), "s", 1.0)
+    torch.testing.assert_close(last.improve(torch.zeros(N).double())[0], torch.tensor(reward).amax(1))
+    values = torch.tensor(1e3 * rng.normal(size=N))
+    dear = make_backup(TabularMDP(p, reward, 1.0), SETS[name](penalty=1e12), "s", 1.0)
+    nominal = (torch.tensor(reward) + torch.tensor(p) @ values).amax(1)
+    torch.testing.assert_close(dear.improve(values)[0], nominal, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("ambiguity", [TotalVariation(penalty=5.0), KL(0.1)], ids=str)
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+def test_where_values_lie_does_not_matter(ambiguity, shift):
+    p, reward, values = random_state(0)
+    mdp = one_state(p, reward)
+    here, there = (make_backup(mdp, ambiguity, "s", 1.0).improve(torch.tensor(values) + c)[0] for c in (0.0, shift))
+    torch.testing.assert_close(there - shift, here, rtol=0, atol=1e-14 * (1 + 100 * shift))
+
+
+@pytest.mark.parametrize("chance", [1e-10, 3e-11, 1e-12])
+def test_a_rare_catastrophe_counts_for_a_given_policy(chance):
+    mdp = TabularMDP([[[1 - chance, chance]], [[0.0, 1.0]]], [[1.0], [-1000.0]], 0.9)
+    alone, shared = (evaluate_policy(mdp, [0, 0], KL(0.1), rectangular=r).value[0].item() for r in ("sa", "s"))
+    assert shared == pytest.approx(alone, rel=1e-6) and alone < -300

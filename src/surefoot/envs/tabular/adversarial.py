@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surefoot.envs.tabular.mdp import TabularMDP
+from surefoot.envs.tabular.mdp import TabularMDP, each_step
 from surefoot.envs.tabular.zoo import entry, whole
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
@@ -64,6 +64,8 @@ def adversarial(mdp: TabularMDP, stages: Any, **changes: Any) -> AdversarialMDP:
         raise UsageError(f"{mdp.name!r} has no horizon; rewards that change with the episode need one: horizon=H.")
     stages = torch.as_tensor(stages, dtype=torch.float64)
     fields = {field.name: getattr(mdp, field.name) for field in dataclasses.fields(TabularMDP)}
+    if stages.ndim == 4:  # their mean has an axis of steps, and so has everything
+        fields["transition"] = each_step(mdp.transition, 3, mdp.horizon)
     return AdversarialMDP(**{**fields, "reward": stages.mean(0)}, stages=stages, **changes)
 
 

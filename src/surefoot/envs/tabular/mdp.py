@@ -66,10 +66,13 @@ class TabularMDP:
         reward, features = _reward(self.reward, rows, self.horizon), self.features
         features = None if features is None else _float64(features)
         initial = _initial(self.initial, rows.shape[-3])
-        if self.horizon is not None and (rows.ndim == 4 or reward.shape[:3] == (self.horizon, *rows.shape[-3:-1])):
-            kernel = _stepped(kernel, 3, self.horizon)
-            reward = _stepped(reward, 2 if reward.shape[-2:] == rows.shape[-3:-1] else 3, self.horizon)
-            features = _stepped(features, 3, self.horizon)
+        pairs, shape = tuple(rows.shape[-3:-1]), tuple(reward.shape)
+        # [S, A, S'] and [H, S, A] may be one shape: a reward is of the steps if the kernel is, or nothing else fits.
+        by_step = reward.ndim == 4 or (shape == (self.horizon, *pairs) and (rows.ndim == 4 or shape != rows.shape))
+        if self.horizon is not None and (rows.ndim == 4 or by_step):
+            kernel = each_step(kernel, 3, self.horizon)
+            reward = each_step(reward, 2 if reward.ndim == 2 or (reward.ndim == 3 and by_step) else 3, self.horizon)
+            features = each_step(features, 3, self.horizon)
         made = {"transition": kernel, "reward": reward, "features": features, "initial": initial, "legal": legal}
         for name, value in made.items():
             object.__setattr__(self, name, value)
@@ -150,10 +153,10 @@ def _rows(kernel: Kernel) -> Tensor:
     return kernel.probability if isinstance(kernel, Successors) else kernel
 
 
-def _stepped(x: Any, axes: int, horizon: int) -> Any:
+def each_step(x: Any, axes: int, horizon: int) -> Any:
     """`x` with a first axis of steps, if it has only `axes` axes."""
     if isinstance(x, Successors):
-        return Successors(*(_stepped(part, axes, horizon) for part in x))
+        return Successors(*(each_step(part, axes, horizon) for part in x))
     return x if x is None or x.ndim > axes else x.expand(horizon, *x.shape)
 
 
@@ -266,7 +269,7 @@ def _initial(given: Any, states: int) -> Tensor:
     if given is None:
         return torch.full((states,), 1 / states, dtype=torch.float64)
     initial = _float64(given)
-    if initial.shape != (states,) or bool((initial < 0).any()) or abs(float(initial.sum()) - 1) > TOLERANCE:
+    if initial.shape != (states,) or bool((initial < 0).any()) or not abs(float(initial.sum()) - 1) <= TOLERANCE:
         raise UsageError(
             f"initial has shape {list(initial.shape)} and sums to {float(initial.sum()):.9g}; it must be a "
             f"distribution over the {states} states."

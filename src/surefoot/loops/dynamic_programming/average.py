@@ -37,10 +37,12 @@ def settle(
     start: Tensor,
     stop: Stop,
     steps: int,
+    allowed: Tensor,
 ) -> Sweep:
     """Sweeps until the bounds on the gain are within the tolerance.
 
-    kernel: (values, policy) -> the kernel that is worst for it. Raises `UsageError` where states differ in their gain.
+    kernel: (values, policy) -> the kernel that is worst for it. allowed: `[S, A]`, the actions that a policy may take.
+    Raises `UsageError` where states differ in their gain.
     """
 
     def damped(values: Tensor) -> tuple[Tensor, Choice]:
@@ -59,14 +61,17 @@ def settle(
     def watch(sweep: Sweep) -> None:
         if sweep.iteration % PATIENCE == 0:
             if sweep.gap > 0.5 * last[0]:
-                check_one_gain(sweep, kernel(sweep.before, sweep.policy))
+                check_one_gain(sweep, kernel(sweep.before, sweep.policy), allowed)
             last[0] = sweep.gap
 
     return iterate(damped, start, 1.0, stop, damped_chain, steps, gain, watch)
 
 
-def check_one_gain(sweep: Sweep, kernel: Kernel) -> None:
-    """Raise `UsageError` where the policy of a sweep has several recurrent classes that differ in their gain."""
+def check_one_gain(sweep: Sweep, kernel: Kernel, allowed: Tensor) -> None:
+    """Raise `UsageError` where the policy of a sweep has several recurrent classes that differ in their gain, and no
+    better policy could join them."""
+    if len(recurrent_classes(kernel, allowed.double())) == 1:
+        return
     change = (sweep.after - sweep.before) / DAMPING
     classes = []
     for states in recurrent_classes(kernel, sweep.policy):

@@ -67,8 +67,9 @@ class Smooth:
 
         def excess(log_price: Tensor) -> tuple[Tensor, Tensor]:
             spent, slope = self.at_price(policy * torch.exp(log_price))
-            total = spent.sum(-1, keepdim=True).clamp(min=TINY)
-            return torch.log(total / wanted), slope.sum(-1, keepdim=True) / total
+            bought, rise = (x.sum(-1, keepdim=True) for x in (spent, slope))
+            total = bought.clamp(min=TINY)  # where rounding leaves nothing, the slope beside it says nothing either
+            return torch.log(total / wanted), torch.where(bought > 0, rise / total, 0.0)
 
         low, high = self.prices()
         price = torch.exp(increasing_root(excess, low, high, 0.5 * (low + high), CLOSE))

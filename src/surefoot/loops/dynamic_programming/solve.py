@@ -84,7 +84,7 @@ def solve(
 
     steps = STEPS if method == METHODS[0] else 0
     if criterion == "average":
-        last = settle(backup.improve, chain, backup.kernel, start, stop, steps)
+        last = settle(backup.improve, chain, backup.kernel, start, stop, steps, mdp.allowed)
     elif method == "policy-gradient":
         last = ascend(backup, uniform_policy(mdp), mdp.gamma, stop)
     elif method == "gauss-seidel":
@@ -124,7 +124,8 @@ def evaluate_policy(
         return followed.backup(values), lambda: policy
 
     if criterion == "average":
-        last = settle(step, lambda sweep: followed.chain(sweep.before), backup.kernel, start, stop, STEPS)
+        taken = policy > 0
+        last = settle(step, lambda sweep: followed.chain(sweep.before), backup.kernel, start, stop, STEPS, taken)
     else:
         last = iterate(step, start, mdp.gamma, stop, lambda sweep: followed.chain(sweep.before), STEPS)
     return _solution(last, backup, criterion, stop)

@@ -15,7 +15,7 @@ The idea is that of Ho, Petrik and Wiesemann (2018, 2021) for L1 and of Wieseman
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +117,7 @@ def under_budget(rows: Family, legal: Tensor, budget: Tensor) -> tuple[Tensor, T
         cost = _legal(rows.at_value(u), legal)
         return budget - cost.spent.sum(-1, keepdim=True), cost.price.sum(-1, keepdim=True)
 
-    u = increasing_root(excess, floor, top, 0.5 * (floor + top), CLOSE)
+    u = _between(excess, floor, top)
     price = _legal(rows.at_value(u), legal).price
     total = price.sum(-1, keepdim=True)
     policy = torch.where(total > 0, price / torch.where(total > 0, total, 1.0), highest)
@@ -133,11 +133,11 @@ def under_price(rows: Family, legal: Tensor, unit: Tensor) -> tuple[Tensor, Tens
         cost = _legal(rows.at_value(u), legal)
         return 1 / unit - cost.price.sum(-1, keepdim=True), cost.bend.sum(-1, keepdim=True)
 
-    u = increasing_root(excess, floor, top, 0.5 * (floor + top), CLOSE)
+    u = _between(excess, floor, top)
     spent = _legal(rows.at_value(u), legal).spent.sum(-1, keepdim=True)
-    value = u + torch.where(spent > 0, unit * spent, 0.0)
+    value = (u + torch.where(spent > 0, unit * spent, 0.0)).minimum(top)  # to touch nothing is free
     # Where slopes jump, as much of the jump is taken as makes probabilities sum to one.
-    around = 10 * CLOSE * (1 + u.abs())
+    around = (10 * CLOSE * (top - floor)).maximum(4e-16 * u.abs())
     above, below = (_legal(rows.at_value(u + side), legal).price for side in (around, -around))
     jump = torch.where(u <= floor + around, lowest, (below - above).clamp(min=0))
     total = jump.sum(-1, keepdim=True)
@@ -145,6 +145,18 @@ def under_price(rows: Family, legal: Tensor, unit: Tensor) -> tuple[Tensor, Tens
     policy = torch.where(above > 0, unit * above, 0.0)
     policy = policy + (1 - policy.sum(-1, keepdim=True)).clamp(min=0) * jump
     return value.squeeze(-1), policy / policy.sum(-1, keepdim=True)
+
+
+def _between(excess: Callable[[Tensor], tuple[Tensor, Tensor]], floor: Tensor, top: Tensor) -> Tensor:
+    """The root of an increasing function, as well as the distance of the ends allows, wherever they lie."""
+    span = top - floor
+
+    def scaled(share: Tensor) -> tuple[Tensor, Tensor]:
+        value, slope = excess(floor + span * share)
+        return value, span * slope
+
+    none = torch.zeros_like(span)
+    return (floor + span * increasing_root(scaled, none, none + 1, none + 0.5, CLOSE)).minimum(top)
 
 
 def _ends(rows: Family, legal: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
