@@ -16,13 +16,16 @@ from gymnasium.vector import SyncVectorEnv
 
 import surefoot as sf
 from surefoot import api, catalogue
-from surefoot.envs import make_single
+from surefoot.envs import EnvError, make_single
 from surefoot.errors import UsageError
+from surefoot.evaluate.report import write_report
 from surefoot.evaluate.rollout import returns
 from surefoot.evaluate.stress import StressReport
 from surefoot.loops import checkpoint
 from surefoot.loops.run import Run
 from surefoot.methods.control.ppo import PPO
+from surefoot.perturbations.interval import Interval
+from surefoot.perturbations.observation import ObservationNoise
 
 SETTINGS = {"num_envs": 2, "num_steps": 32, "minibatch_size": 32, "epochs": 1, "hidden": (8,), "loggers": ()}
 CLOCK = ("time", "steps_per_second")
@@ -277,6 +280,25 @@ def test_stress_of_a_run_keeps_the_report_there(trained):
     np.testing.assert_array_equal(kept.returns, report.returns)
 
 
+def test_stress_elsewhere_is_kept_beside_that_of_the_run_and_named(trained):
+    noise = ObservationNoise(Interval(0, 0.2))  # a perturbation is as good as its text
+    own = sf.stress(trained.path, perturb=noise, episodes=2, points=2)
+    other = sf.stress(trained.path, "CartPole-v0", noise, episodes=2, points=2)
+    for name, report in (("", own), ("CartPole-v0-", other)):
+        text = (trained.path / f"stress-{name}observation-noise-0..0.2.json").read_text()
+        assert StressReport.from_json(text).table() == report.table()
+    page = write_report(trained.path).read_text()
+    assert page.count("Under stress on CartPole-v1: ") == page.count("Under stress on CartPole-v0: ") == 1
+
+
+def test_the_seed_is_that_of_a_drawing_agent_too(trained):
+    drawn = [sf.evaluate(trained.path, episodes=3, seed=s, deterministic=False)["returns"] for s in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    sweep = {"perturb": "observation-noise:0.2", "episodes": 2, "points": 2, "deterministic": False}
+    one, again = (sf.stress(trained.path, **sweep) for _ in range(2))
+    np.testing.assert_array_equal(one.returns, again.returns)
+
+
 def test_a_video_is_written_with_the_run_as_it_was_trained(tmp_path, monkeypatch):
     import imageio.v2 as imageio
 
@@ -310,7 +332,7 @@ def test_a_film_that_breaks_off_leaves_no_file(tmp_path):
     def step(self, action):
         raise RuntimeError("mine")
 
-    with pytest.raises(RuntimeError, match="^mine$"):
+    with pytest.raises(EnvError, match="RuntimeError: mine"):
         film(type("Broken", (Paid,), {"step": step}), tmp_path / "film.gif")
     assert list(tmp_path.iterdir()) == []
 

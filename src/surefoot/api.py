@@ -27,6 +27,7 @@ from surefoot.models.saved import holds_agent, load_agent
 if TYPE_CHECKING:
     from surefoot.evaluate.compare import Comparison
     from surefoot.evaluate.stress import StressReport
+    from surefoot.perturbations import Perturbation
 
 __all__ = ["Run", "claim", "compare", "evaluate", "explain", "load", "make_method", "resume", "stress", "train"]
 
@@ -222,17 +223,19 @@ def _evaluate_language(policy: Any, task: Any, examples: int, k: Sequence[int], 
     return figures
 
 
-def stress(policy: Any, env: Any = None, perturb: str = "rrls:2d", **settings: Any) -> StressReport:
+def stress(policy: Any, env: Any = None, perturb: Perturbation | str = "rrls:2d", **settings: Any) -> StressReport:
     """Play a policy across a sweep of perturbations; see `surefoot.evaluate.stress.stress`.
 
-    Of a run's folder the environment is the default, and the report is kept there as `stress-….json`.
+    Of a run's folder the environment is the default, and the report is kept there as `stress-….json`; the name of the
+    file begins with the environment if that was given.
     """
     from surefoot.evaluate.stress import stress as sweep
 
-    player, env, folder = _player(policy, env)
-    report = dataclasses.replace(sweep(player, env, perturb, **settings), env=_spoken(env))
+    player, place, folder = _player(policy, env)
+    report = dataclasses.replace(sweep(player, place, perturb, **settings), env=_spoken(place))
     if folder is not None:
-        name = "".join(c if c.isalnum() or c in "-." else "-" for c in perturb)
+        text = str(perturb) if env is None else f"{report.env}-{perturb}"
+        name = "".join(c if c.isalnum() or c in "-." else "-" for c in text)
         (folder / f"stress-{name}.json").write_text(report.to_json())
     return report
 

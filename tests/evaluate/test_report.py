@@ -61,7 +61,7 @@ def test_the_page_says_what_the_run_was_and_what_it_did(tmp_path, made_up_run):
 
 def test_stress_is_told_by_its_worst_cell(tmp_path, made_up_run):
     words = " ".join(read(made_up_run(tmp_path / "run")).words)
-    assert "Under stress: param:friction=0.1..3,torsomass=0.1..3" in words
+    assert "Under stress on Hopper-v5: param:friction=0.1..3,torsomass=0.1..3" in words
     assert "worst cell, at friction=0.1, torsomass=0.1 0 [-1, 1]" in words
     assert "undisturbed 3000 [2999, 3001]" in words and "mean of all cells 400 [399, 401]" in words
     assert "9 cells (closed grid), 2 episodes a cell" in words

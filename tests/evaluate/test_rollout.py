@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Discrete
 
-from surefoot.envs import make_single
+from surefoot.envs import EnvError, make_single
 from surefoot.errors import UsageError
 from surefoot.evaluate.rollout import Episode, episode_seeds, play, record, returns
 from surefoot.perturbations import parse
@@ -127,6 +129,116 @@ def test_deterministic_is_handed_on():
     policy = Counter()
     returns(policy, Lengths, 1, deterministic=False)
     assert not any(d for *_, d in policy.log)
+
+
+class Picky(gymnasium.Env):
+    """One step; it notes the actions that it meets."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, action_space):
+        self.action_space, self.met = action_space, []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.met.append(action)
+        return np.zeros(1, np.float32), 1.0, True, False, {}
+
+
+class Always:
+    """A policy made for some action space that plays the same action again and again."""
+
+    def __init__(self, action, action_space=None):
+        self.action, self.action_space = action, action_space
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return np.stack([self.action] * len(observation)), None
+
+
+BOX, BITS, MANY = gymnasium.spaces.Box, gymnasium.spaces.MultiBinary(2), gymnasium.spaces.MultiDiscrete
+FOREIGN = [
+    (Discrete(4), Discrete(2)),
+    (Discrete(3, start=1), Discrete(3)),
+    (MANY([2, 3]), MANY([3, 2])),
+    (MANY([2, 3], start=[1, 0]), MANY([2, 3])),
+    (BOX(-1, 1, (1,)), BOX(-0.1, 0.1, (1,))),
+    (BITS, MANY([2, 2])),
+]
+
+
+@pytest.mark.parametrize(("made_for", "space"), FOREIGN)
+def test_an_agent_made_for_other_actions_is_refused(made_for, space):
+    with pytest.raises(UsageError, match="The policy was made for action_space"):
+        returns(Always(made_for.sample(), made_for), lambda: Picky(space), 1)
+
+
+@pytest.mark.parametrize(
+    ("made_for", "space"),
+    [
+        (Discrete(3, start=1), Discrete(3, start=1, dtype=np.int32)),
+        (BOX(-0.1, 0.1, (1,), np.float32), BOX(-0.1, 0.1, (1,), np.float64)),
+        (BITS, gymnasium.spaces.MultiBinary([2])),
+    ],
+)
+def test_the_number_type_makes_no_other_space(made_for, space):
+    assert returns(Always(made_for.sample(), made_for), lambda: Picky(space), 2).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("action", "space"),
+    [(2, Discrete(2)), (-1, Discrete(2)), (0, Discrete(3, start=1)), ([0, 2], MANY([3, 2])), ([0, 2], BITS)],
+)
+def test_an_action_outside_the_space_is_refused(action, space):
+    words = re.escape(f"the action {np.array(action)}, which is not in the environment's action space {space}")
+    with pytest.raises(UsageError, match=words):
+        returns(lambda o: np.stack([action] * len(o)), lambda: Picky(space), 3)
+
+
+def test_actions_of_a_box_are_clipped_as_in_training():
+    env = Picky(BOX(-0.1, 0.2, (2,), np.float32))
+    returns(lambda o: np.tile([-1.0, 1.0], (len(o), 1)), lambda: env, 1)
+    np.testing.assert_array_equal(env.met, [np.array([-0.1, 0.2], np.float32)])
+
+
+class Drawing:
+    """Draws with torch's global generator, as agents do, and notes what."""
+
+    def __init__(self):
+        self.drawn = []
+
+    def __call__(self, observations):
+        self.drawn.append(float(torch.rand(())))
+        return zeros(observations)
+
+
+def test_a_policy_draws_the_same_from_the_same_seed_and_nobody_else_notices():
+    before, policies = torch.random.get_rng_state(), [Drawing() for _ in range(3)]
+    for policy, seed in zip(policies, (0, 0, 1), strict=True):
+        returns(policy, Lengths, 2, [seed, 7])
+        torch.rand(5)
+    one, again, other = (policy.drawn for policy in policies)
+    assert one == again and one[0] != other[0]
+    torch.random.set_rng_state(before)
+    returns(Drawing(), Lengths, 2, 0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("call", ["reset", "step"])
+def test_an_environment_that_breaks_is_named_with_its_episode(call):
+    broken = type("Broken", (Lengths,), {call: lambda self, *args, **kwargs: 1 / 0})
+    words = rf"Environment 0 in the episode with seed 9 failed in {call}\(\): ZeroDivisionError: .*same seed"
+    with pytest.raises(EnvError, match=words):
+        returns(zeros, broken, 1, [9])
+    with pytest.raises(EnvError, match=r"with seed 9 under action-noise:0.1 failed"):
+        returns(zeros, broken, 1, [9], "action-noise:0.1")
+
+
+def test_a_parameter_out_of_its_bounds_is_no_fault_of_the_environment():
+    with pytest.raises(UsageError, match="masses are above 0"):
+        returns(lambda o: np.zeros((len(o), 3), np.float32), "Hopper-v5", 1, perturbation="param:torsomass=0")
 
 
 def test_a_fresh_stable_baselines3_model_is_a_policy():

@@ -13,6 +13,7 @@ from surefoot.ambiguity import KL, Ambiguity, Box
 from surefoot.arguments import parsed, typed
 from surefoot.cli import main
 from surefoot.envs.tabular import Successors, TabularMDP, to_npz
+from surefoot.envs.tabular.adversarial import adversarial
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.run import Run
@@ -255,6 +256,10 @@ def test_a_fingerprint_sees_everything_that_an_mdp_holds():
     ]  # fmt: skip
     assert len({digest(replace(MDP, **change)) for change in changes} | {digest(MDP)}) == len(changes) + 1
     assert digest(replace(MDP, name="other")) == digest(MDP)
+    finite, one, other = replace(MDP, horizon=2), torch.zeros(2, 2, 2), torch.zeros(2, 2, 2)
+    one[0, 0, 0] = other[1, 0, 0] = 1  # of one mean
+    settings = [{}, {"noise": "bernoulli"}, {"bounds": (-1, 1)}, {"length": 2}]
+    assert len({digest(adversarial(finite, stages, **more)) for stages in (one, other) for more in settings}) == 8
 
 
 def test_a_checkpoint_of_another_method_is_refused(tmp_path):
@@ -262,6 +267,7 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path):
         def start(self, mdp, seed):
             return {"q": torch.zeros(2, 2)}
 
+    Other.__name__ = "Noisy"  # the method of a later version
     train(tmp_path, callbacks=[lambda learner, _: learner.iteration == 5])
     with pytest.raises(UsageError, match="does not fit this method or number of seeds: 0/q, 0/value differ"):
         api.resume(tmp_path / "run", method=Other(), env=MDP)

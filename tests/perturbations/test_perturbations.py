@@ -111,6 +111,35 @@ def test_cartpole_parameters_reach_the_derived_ones():
     assert "polemass_length" not in parameters(single)
 
 
+class Corridor(gymnasium.Env):
+    """`size` steps long."""
+
+    observation_space, action_space = gymnasium.spaces.Box(-1, 1, (1,)), gymnasium.spaces.Discrete(2)
+
+    def __init__(self):
+        self.size, self.slope, self.walled = 3, 0.5, True
+
+    def reset(self, *, seed=None, options=None):
+        self.left = list(range(self.size))
+        return np.zeros(1, np.float32), {}
+
+
+def test_a_whole_number_stays_one():
+    inner, lengths = Corridor(), []
+    sweep = parse("param:size=2..5,slope=0..1")
+    sweep.check_env(inner)
+    for cell in sweep.grid(3):
+        env = cell.perturbation.wrap(inner)
+        env.reset(seed=0)
+        lengths.append((len(inner.left), inner.slope))
+        env.close()
+    assert lengths == [(size, slope) for size in (2, 4, 5) for slope in (0, 0.5, 1)]
+    assert (inner.size, inner.slope) == (3, 0.5)
+    assert "walled" not in parameters(inner)
+    with pytest.raises(UsageError, match="size is a whole number"):
+        parse("param:size=2..2.5").check_env(inner)
+
+
 def test_parameters_of_a_robust_task_and_the_rarl_forces():
     single = make_single("rrls/Hopper-v5")
     env = parse("param:torsomass=1.5,footforce_x=2").wrap(single)

@@ -77,11 +77,16 @@ def _fits(observation: Any, space: gymnasium.Space) -> bool:
     return np.shape(observation) == space.shape
 
 
-def fail(index: int, call: str, error: BaseException) -> NoReturn:
+def fail(index: int, call: str, error: BaseException, where: str = "") -> NoReturn:
     raise EnvError(
-        f"Environment {index} failed in {call}(): {type(error).__name__}: {error}. The fault is in the environment or "
-        "in a wrapper around it; run that one alone with the same seed and actions to find it."
+        f"Environment {index}{where} failed in {call}(): {type(error).__name__}: {error}. The fault is in the "
+        "environment or in a wrapper around it; run that one alone with the same seed and actions to find it."
     ) from error
+
+
+def clipped(actions: np.ndarray, box: spaces.Box) -> np.ndarray:
+    """Actions within the bounds of their Box, in its type."""
+    return np.clip(actions, box.low, box.high).astype(box.dtype, copy=False)
 
 
 class Envs(VectorEnv):
@@ -115,9 +120,7 @@ class Envs(VectorEnv):
                 f"actions have shape {actions.shape}; {self._action_shape} is needed: one action an environment, each "
                 f"of the space {self.single_action_space}."
             )
-        if self._box is None:
-            return actions
-        return np.clip(actions, self._box.low, self._box.high).astype(self._box.dtype, copy=False)
+        return actions if self._box is None else clipped(actions, self._box)
 
 
 class SyncEnvs(Envs):

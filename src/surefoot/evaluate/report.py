@@ -108,7 +108,7 @@ def _stress(path: Path) -> Iterator[str]:
     figure = report.plot()
     figure.set_size_inches(4.6, 3.6)  # as drawn, letters are legible at the width of a phone
     figure.axes[0].set_title("", loc="left")  # the heading says it, and can break over lines
-    yield f"<h2>Under stress: {escape(report.perturbation)}</h2>\n{plots.to_svg(figure)}\n"
+    yield f"<h2>Under stress on {escape(report.env)}: {escape(report.perturbation)}</h2>\n{plots.to_svg(figure)}\n"
     yield table(rows) + "".join(f'<p class="faint">{escape(note)}</p>\n' for note in report.notes)
 
 

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from gymnasium import spaces
 
 from surefoot.envs import make_single
 from surefoot.envs.rrls import TASKS, uncertainty
+from surefoot.envs.vector import clipped, fail, rounded
 from surefoot.errors import UsageError
 from surefoot.perturbations import Perturbation, parameters, parse, unwrap
 from surefoot.seeding import check_seed, derive
@@ -34,6 +35,9 @@ class Episode(NamedTuple):
 
     perturbation: Perturbation | None
     seed: int
+
+    def __str__(self) -> str:
+        return f"the episode with seed {self.seed}" + (f" under {self.perturbation}" if self.perturbation else "")
 
 
 def returns(
@@ -52,7 +56,8 @@ def returns(
     model), or is a callable `observations -> actions`; both on NumPy arrays with a leading batch axis.
     `env`: an id or a factory. `seeds`: one seed, from which every episode's is derived, or one seed an episode.
     `perturbation`: a `Perturbation` or its text, such as "observation-noise:0.1" or "rrls:2d".
-    `slots`: environments played side by side. Raises `UsageError` for what cannot work, before the first step.
+    `slots`: environments played side by side. `deterministic=False` lets the policy draw, the same for the same seeds.
+    Raises `UsageError` for what cannot work, before the first step, and `EnvError` for an environment that breaks.
     """
     chosen = episode_seeds(seeds, episodes)
     attack = None if perturbation is None else resolve(perturbation, env)
@@ -129,41 +134,65 @@ def play(
     def begin(slot: int, j: int) -> None:
         inner, attack = unwrap(envs[slot], own[slot]), episodes[j].perturbation
         envs[slot] = inner if attack is None else attack.wrap(inner)
-        observations[slot], _ = envs[slot].reset(seed=episodes[j].seed)
+        with _named(slot, "reset", episodes[j]):
+            observations[slot], _ = envs[slot].reset(seed=episodes[j].seed)
         watch(envs[slot])
 
     try:
-        for slot in range(count):
-            begin(slot, slot)
-        while any(j is not None for j in current):
-            actions, state = _decide(act, _stack(observations), state, starts, deterministic, space, first)
-            starts, first = np.zeros(count, bool), False
-            for slot, j in enumerate(current):
-                if j is None:
-                    continue
-                action = int(actions[slot]) if isinstance(space, spaces.Discrete) else actions[slot]
-                observations[slot], reward, terminated, truncated, _ = envs[slot].step(action)
-                watch(envs[slot])
-                totals[j] += float(reward)
-                lengths[j] += 1
-                if terminated or truncated:
-                    following = j + count
-                    current[slot] = following if following < len(episodes) else None
-                    if following < len(episodes):
-                        begin(slot, following)
-                        starts[slot] = True
-                elif lengths[j] >= LONGEST_EPISODE:
-                    raise UsageError(f"env={env!r}: an episode goes on after {lengths[j]} steps; add a time limit.")
+        with _chance(episodes[0].seed):
+            for slot in range(count):
+                begin(slot, slot)
+            while any(j is not None for j in current):
+                actions, state = _decide(act, _stack(observations), state, starts, deterministic, space, first)
+                starts, first = np.zeros(count, bool), False
+                for slot, j in enumerate(current):
+                    if j is None:
+                        continue
+                    action = int(actions[slot]) if isinstance(space, spaces.Discrete) else actions[slot]
+                    with _named(slot, "step", episodes[j]):
+                        observations[slot], reward, terminated, truncated, _ = envs[slot].step(action)
+                    watch(envs[slot])
+                    totals[j] += float(reward)
+                    lengths[j] += 1
+                    if terminated or truncated:
+                        following = j + count
+                        current[slot] = following if following < len(episodes) else None
+                        if following < len(episodes):
+                            begin(slot, following)
+                            starts[slot] = True
+                    elif lengths[j] >= LONGEST_EPISODE:
+                        raise UsageError(f"env={env!r}: an episode goes on after {lengths[j]} steps; add a time limit.")
     finally:
         for one in envs:
             one.close()
     if not np.isfinite(totals).all():
         bad = int(np.flatnonzero(~np.isfinite(totals))[0])
         raise UsageError(
-            f"env={env!r}: the return of the episode with seed {episodes[bad].seed} under {episodes[bad].perturbation}"
-            f" is {totals[bad]}; the policy's actions or the environment's rewards are not finite."
+            f"env={env!r}: the return of {episodes[bad]} is {totals[bad]}; the policy's actions or the environment's"
+            " rewards are not finite."
         )
     return totals
+
+
+@contextlib.contextmanager
+def _named(slot: int, call: str, episode: Episode) -> Iterator[None]:
+    """What an environment breaks of names the episode; a `UsageError` (a parameter out of bounds) says enough."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        fail(slot, call, error, f" in {episode}")
+
+
+@contextlib.contextmanager
+def _chance(seed: int) -> Iterator[None]:
+    """Torch's global generators, from which policies draw, started from `seed` and afterwards as they were."""
+    generators = (torch.default_generator, *torch.cuda.default_generators)  # those of GPUs exist once one is in use
+    with torch.random.fork_rng(devices=range(len(generators) - 1)):
+        for generator in generators:
+            generator.manual_seed(derive(seed, "evaluation policy"))
+        yield
 
 
 Actor = Callable[[Any, Any, np.ndarray, bool], tuple[Any, Any]]
@@ -186,11 +215,29 @@ def actor(policy: Any) -> Actor:
 
 
 def check_policy(policy: Any, env: gymnasium.Env) -> None:
-    """Raise `UsageError` when the spaces that a policy says it was made for are not the environment's."""
+    """Raise `UsageError` when the spaces that a policy says it was made for are not the environment's.
+
+    Bounds count for actions only: what a policy sees has no need of them, and environments state them loosely.
+    """
     for name in ("observation_space", "action_space"):
         theirs, ours = getattr(policy, name, None), getattr(env, name)
-        if isinstance(theirs, spaces.Space) and (type(theirs), theirs.shape) != (type(ours), ours.shape):
+        if not isinstance(theirs, spaces.Space):
+            continue
+        boxes = name == "action_space" and isinstance(theirs, spaces.Box) and isinstance(ours, spaces.Box)
+        if _form(theirs) != _form(ours) or (boxes and rounded(theirs) != rounded(ours)):
             raise UsageError(f"The policy was made for {name} {theirs}; the environment has {ours}. They must agree.")
+
+
+def _form(space: spaces.Space) -> Any:
+    """What makes a space, save for the bounds of a Box and the number type, which backends choose differently."""
+    match space:
+        case spaces.Dict():
+            return {name: _form(inner) for name, inner in space.spaces.items()}
+        case spaces.Discrete():
+            return spaces.Discrete, int(space.n), int(space.start)
+        case spaces.MultiDiscrete():
+            return spaces.MultiDiscrete, space.nvec.tolist(), space.start.tolist()
+    return type(space), space.shape
 
 
 def _decide(
@@ -216,6 +263,13 @@ def _decide(
         raise UsageError(
             f"The policy returned actions of shape {actions.shape} and type {actions.dtype} for {len(starts)}"
             f" observations; the action space {space} needs shape {expected} and type {space.dtype}."
+        )
+    if isinstance(space, spaces.Box):
+        return clipped(actions, space), state
+    if discrete and (foreign := [a for a in actions if not space.contains(np.asarray(a, space.dtype))]):
+        raise UsageError(
+            f"The policy returned the action {foreign[0]}, which is not in the environment's action space {space}; it"
+            " must return actions of that space, so play it in an environment like the one it was made for."
         )
     return actions.astype(space.dtype, copy=False), state
 

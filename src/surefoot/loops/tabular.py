@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -217,15 +217,20 @@ def resolved(env: Any, fingerprint: str | None = None) -> TabularMDP:
 
 def digest(mdp: TabularMDP) -> str:
     """A hash of all that an MDP holds, by which a resumed run knows that it is the same one."""
-    found = hashlib.sha256(repr((mdp.gamma, mdp.horizon)).encode())
-    kernel = tuple(mdp.transition) if isinstance(mdp.transition, Successors) else (mdp.transition,)
-    for x in (*kernel, mdp.reward, mdp.initial, mdp.legal, mdp.features):
-        found.update(b"none" if x is None else repr(tuple(x.shape)).encode() + x.contiguous().numpy().tobytes())
+    found = hashlib.sha256()
+    for one in fields(mdp):
+        if one.name in ("name", "grid", "states_named", "actions_named"):  # how it is shown
+            continue
+        value = getattr(mdp, one.name)
+        for x in value if isinstance(value, Successors) else (value,):
+            tensor = isinstance(x, Tensor)
+            found.update(repr((one.name, tuple(x.shape) if tensor else x)).encode())
+            found.update(x.contiguous().numpy().tobytes() if tensor else b"")
     return found.hexdigest()[:16]
 
 
-def _describe(env: Any) -> dict[str, Any]:
-    mdp = resolved(env)
+def _describe(env: Any, *, fingerprint: str | None = None) -> dict[str, Any]:
+    mdp = resolved(env, fingerprint)
     return {"env": env if isinstance(env, str) else mdp.name, "fingerprint": digest(mdp)}
 
 

@@ -51,14 +51,21 @@ def parameters(env: gymnasium.Env) -> dict[str, float]:
 
 
 def set_parameters(env: gymnasium.Env, values: Mapping[str, float]) -> None:
-    """Set parameters that `parameters(env)` lists, and what the environment derived from them."""
+    """Set parameters that `parameters(env)` lists, and what the environment derived from them.
+
+    An attribute that is a whole number stays one (the value is rounded): the environment may count with it.
+    """
     if env.has_wrapper_attr("set_params"):
         env.get_wrapper_attr("set_params")(**values)
         return
     for name, value in values.items():
-        setattr(env.unwrapped, name, value)
+        setattr(env.unwrapped, name, round(value) if _whole(env, name) else value)
     for name, rule in _derived(env).items():
         setattr(env.unwrapped, name, rule(env.unwrapped))
+
+
+def _whole(env: gymnasium.Env, name: str) -> bool:
+    return isinstance(getattr(env.unwrapped, name, None), numbers.Integral)
 
 
 def _simulator_arrays(inner: gymnasium.Env) -> list[np.ndarray]:
@@ -114,9 +121,15 @@ class Parameters(Perturbation):
 
     def check_env(self, env: gymnasium.Env) -> None:
         known = parameters(env)
-        for name, _ in self.values:
+        for name, value in self.values:
             if name not in known:
                 raise UsageError(f"{self}: {env.unwrapped} has no parameter {name!r}. {nearest(name, known)}")
+            ends = (value.low, value.high) if isinstance(value, Interval) else ()
+            if _whole(env, name) and any(end != round(end) for end in ends):
+                raise UsageError(
+                    f"{self}: {name} is a whole number in {env.unwrapped}, so {name}={value} would be rounded; give a"
+                    " range from one whole number to another, or make it a float in the environment."
+                )
 
     def snapshot(self, env: gymnasium.Env) -> Callable[[], None]:
         inner, attributes = env.unwrapped, {name for name, _ in self.values} | set(_derived(env))

@@ -49,7 +49,7 @@ def test_steps_are_given_to_all_once_one_has_them():
     second = mdp.at(1)
     assert not second.stepped and second.horizon is None
     torch.testing.assert_close(second.rows, torch.tensor(steps[1]))
-    changing = TabularMDP(P, np.stack([R, 2 * R]), gamma=1, horizon=2)
+    changing = TabularMDP(P, np.stack([R, 2 * R, 3 * R]), gamma=1, horizon=3)
     assert changing.stepped and changing.at(1).reward.tolist() == (2 * R).tolist()
     same = TabularMDP(P, R, gamma=1, horizon=2)
     assert not same.stepped and same.at(1).horizon is None
