@@ -41,7 +41,7 @@ def throughput(env: str, num_envs: int, num_steps: int, turns: int) -> dict[str,
     from surefoot.methods.control.ppo import PPO
 
     method = PPO(**{**OURS, "num_envs": num_envs, "num_steps": num_steps})
-    ours = make_learner(method, env, [0], 10**9, compiled=True)
+    ours = make_learner(method, env, [0], 10**9, compile="on")
     theirs = sb3(env, 0, num_envs, num_steps)
     batch_steps = num_envs * num_steps
     ours.iterate()
@@ -92,7 +92,7 @@ def many_seeds(env: str, seeds: int, turns: int) -> dict[str, float]:
     from surefoot.loops.run import make_learner
     from surefoot.methods.control.ppo import PPO
 
-    ours = make_learner(PPO(**OURS), env, list(range(seeds)), 10**9, compiled=True)
+    ours = make_learner(PPO(**OURS), env, list(range(seeds)), 10**9, compile="on")
     theirs = sb3(env, 0)
     ours.iterate()
     theirs.learn(2048)

@@ -23,7 +23,7 @@ def ours(env: str, steps: int, seeds: range) -> Iterator[float]:
     from surefoot.loops.run import make_learner
     from surefoot.methods.control.ppo import PPO
 
-    learner = make_learner(PPO(**OURS), env, list(seeds), steps, compiled=True)
+    learner = make_learner(PPO(**OURS), env, list(seeds), steps, compile="on")
     returns: list[list[float]] = [[] for _ in seeds]
     before = [0 for _ in seeds]
     while learner.steps < steps:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 
@@ -108,6 +109,31 @@ def test_the_default_folder_names_method_environment_and_seed(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     run = sf.train("ppo", "surefoot/Constant-v0", 64, seed=9, **SETTINGS)
     assert str(run.path).startswith("runs/ppo-surefoot-Constant-v0-9-")
+
+
+def test_runs_begun_in_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda *_: "20260101-000000")
+    places = {sf.train("ppo", "CartPole-v1", 64, **SETTINGS).path for _ in range(3)}
+    assert len(places) == 3 == len(list((tmp_path / "runs").iterdir()))
+
+
+def test_of_two_runs_in_one_folder_the_first_one_has_it(tmp_path, monkeypatch):
+    """The other may have looked when it was still empty; it closes what it opened and touches nothing."""
+    made, closed, own = api.runs.make_learner, [], tmp_path / "run"
+
+    def late(*arguments, **options):
+        learner = made(*arguments, **options)
+        monkeypatch.setattr(learner, "close", lambda close=learner.close: (closed.append(1), close()))
+        own.mkdir()
+        (own / "config.json").write_text("another's")
+        return learner
+
+    monkeypatch.setattr(api.runs, "make_learner", late)
+    with pytest.raises(UsageError, match="exists and is not empty"):
+        sf.train("ppo", "CartPole-v1", 64, run_dir=own, **SETTINGS)
+    assert [p.name for p in own.iterdir()] == ["config.json"] and (own / "config.json").read_text() == "another's"
+    assert closed == [1]
 
 
 def test_an_empty_folder_may_be_given(tmp_path):
@@ -219,6 +245,17 @@ def test_evaluations_are_in_the_same_environment_as_training(tmp_path):
     options = {"evaluate_every": 64, "env_kwargs": {"pay": 7.0}, "run_dir": tmp_path / "run", **SETTINGS}
     run = sf.train("ppo", Paid, 64, wrappers=[("time_limit", {"steps": 2})], **options)
     assert run.metrics()[0]["evaluation_mean"] == 14.0
+
+
+def test_a_ready_environment_is_seeded_as_one_by_name(tmp_path):
+    ready = SyncVectorEnv([lambda: gymnasium.make("Pendulum-v1")] * 4, autoreset_mode="NextStep")
+    agents = [
+        sf.train("ppo", env, 128, run_dir=tmp_path / name, seed=4, num_seeds=2, backend="gymnasium", **SETTINGS).agent(
+            5
+        )
+        for name, env in (("named", "Pendulum-v1"), ("ready", ready))
+    ]
+    assert torch.equal(agents[0].vector, agents[1].vector)
 
 
 def test_a_ready_environment_cannot_be_evaluated_in(tmp_path):

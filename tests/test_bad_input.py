@@ -171,6 +171,12 @@ def test_hyperparameters_beside_a_ready_method(tmp_path):
         sf.train("ppo", "CartPole-v1", 32, run_dir=tmp_path / "run", clp=0.3)
 
 
+def test_minibatches_of_one_have_nothing_to_be_standardised_by(tmp_path):
+    with pytest.raises(UsageError, match="minibatch_size=1 is not allowed with standardize=True"):
+        sf.train("ppo", "CartPole-v1", 64, run_dir=tmp_path / "run", minibatch_size=1)
+    assert catalogue.method_class("ppo")(minibatch_size=1, standardize=False).minibatch_size == 1
+
+
 ACTIONS = {
     "a matrix": spaces.Box(-1, 1, (2, 2), np.float32),
     "a scalar": spaces.Box(-1, 1, (), np.float32),
@@ -188,7 +194,7 @@ ON_POLICY = [m.slug for m in catalogue.methods() if getattr(catalogue.method_cla
 @pytest.mark.parametrize("method", ON_POLICY)
 def test_an_action_space_that_a_method_cannot_act_in(method, kind, tmp_path):
     with pytest.raises(UsageError, match="(?i)(space|flatten).*(supported|wrapper|flatten)"):
-        sf.train(method, Odd, 64, env_kwargs={"action_space": ACTIONS[kind]}, run_dir=tmp_path / "run", loggers=())
+        sf.train(method, lambda: Odd(ACTIONS[kind]), 64, run_dir=tmp_path / "run", loggers=())
     assert not (tmp_path / "run").exists()
 
 
@@ -443,7 +449,7 @@ def test_a_checkpoint_of_another_kind_even_with_its_checksum(runs, content):
         sf.resume(runs / "ppo")
 
 
-@pytest.mark.parametrize("entry", ["method", "hyperparameters", "loggers", "evaluate_every", "compiled"])
+@pytest.mark.parametrize("entry", ["method", "hyperparameters", "loggers", "evaluate_every", "compile"])
 def test_a_config_that_lacks_something(runs, entry, capsys):
     path = runs / "ppo" / "config.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != entry}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -286,7 +285,7 @@ def compare(
     described = {method.loop: _options(method, dict(options)) for _, method in named}
     for kind, each in product(described, envs):
         make_single(loop(kind).single(each, **described[kind])).close()
-    folder = Path(out or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = Path(out or Path("runs") / runs.dated("compare"))
     runs_of: dict[str, list[Run]] = {}
     for name, method in named:
         kind, given = loop(method.loop), described[method.loop]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -290,9 +290,43 @@ def test_env_kwargs_reach_the_environment_on_both_backends():
         assert [bool(vec.step(np.array([k % 2]))[3][0]) for k in range(4)] == [False, False, False, True]
 
 
-def test_a_ready_next_step_vector_env_is_used_as_it_is():
+def test_a_ready_next_step_vector_env_is_held_to_what_others_keep():
+    """Gymnasium's Pendulum takes float32 actions from -2 to 2; ours of it is the oracle."""
+    ready = SyncVectorEnv([lambda: gymnasium.make("Pendulum-v1")] * 2)
+    ours, theirs = (envs.make(env, 2, seed=[3, 8], backend="gymnasium") for env in ("Pendulum-v1", ready))
+    assert same((ours.reset()[0],), (theirs.reset()[0],))
+    for size in (0.5, 3.0, 1e30):
+        action = np.array([[size], [-size]], np.float32)
+        assert same(ours.step(action)[:4], theirs.step(action)[:4])
+    assert theirs.call("spec") == ready.call("spec")
+    theirs.close()
+    assert ready.closed
+
+
+class Whole(VectorEnv):
+    """Not one of Gymnasium's: it takes one seed, and observes in float64."""
+
+    metadata, num_envs = {"autoreset_mode": AutoresetMode.NEXT_STEP}, 2
+    single_observation_space = observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float64)
+    single_action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.seed = seed
+        return np.zeros((2, 1)), {}
+
+    def step(self, actions):
+        return np.zeros((2, 1)), np.ones(2), np.zeros(2, bool), np.zeros(2, bool), {}
+
+
+def test_a_ready_vector_env_of_another_make():
+    whole = Whole()
+    vec = envs.make(whole, 2, seed=[5, 6])
+    assert vec.reset()[0].dtype == np.float32 and whole.seed == 5
+    assert vec.step(np.array([0, 1]))[1].dtype == np.float32
+
+
+def test_what_a_ready_vector_env_cannot_be():
     ready = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2)
-    assert envs.make(ready, 2) is ready
     with pytest.raises(UsageError, match="num_envs=3"):
         envs.make(ready, 3)
     with pytest.raises(UsageError, match="do not apply"):
@@ -300,6 +334,35 @@ def test_a_ready_next_step_vector_env_is_used_as_it_is():
     same_step = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2, autoreset_mode="SameStep")
     with pytest.raises(UsageError, match="NEXT_STEP"):
         envs.make(same_step, 2)
+
+
+class Strict(Countdown):
+    """Its bounds have no float32; it refuses what lies beyond."""
+
+    action_space = gymnasium.spaces.Box(-0.1, 0.1, (2,), np.float64)
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return super().step(action)
+
+
+def test_actions_are_within_bounds_that_float32_does_not_have():
+    vec = envs.make(Strict, 1)
+    vec.reset()
+    for value in (-1, -0.1, 0, 0.1, 1):
+        vec.step(np.full((1, 2), value, np.float32))
+
+
+@pytest.mark.parametrize("env", ["Hopper-v5", "CartPole-v1"])
+def test_episodes_without_a_time_limit(env):
+    """-1 is Gymnasium's word for it. EnvPool ends such an episode at once."""
+    vec = envs.make(env, 1, env_kwargs={"max_episode_steps": -1})
+    vec.reset()
+    assert type(vec) is envs.vector.SyncEnvs
+    for _ in range(3):
+        assert not vec.step(np.zeros((1, *vec.single_action_space.shape), vec.single_action_space.dtype))[3].any()
+    with pytest.raises(UsageError, match="it needs a time limit; use 'auto' or 'gymnasium'"):
+        envs.make(env, 1, backend="envpool", env_kwargs={"max_episode_steps": -1})
 
 
 def test_importing_the_room_loads_neither_envpool_nor_mujoco():
@@ -327,6 +390,13 @@ def test_a_description_makes_the_same_environment_again(env, options):
     assert np.array_equal(left[0], right[0]) and same(left, right)
 
 
+def test_a_description_holds_what_a_text_can():
+    assert envs.describe(Countdown, env_kwargs={"length": np.int64(5)})["env_kwargs"] == {"length": 5}
+    for name, value in {"env_kwargs": {"length": {5}}, "wrappers": [("time_limit", {"steps": print})]}.items():
+        with pytest.raises(UsageError, match=f"{name}=.* cannot be written down with a run: it holds a (set|builtin)"):
+            envs.describe(Countdown, **{name: value})
+
+
 def test_what_has_no_name_is_described_but_not_made_again():
     ready = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 8)
     for env in (lambda: Countdown(), ready):
@@ -346,7 +416,7 @@ def test_action_mask_from_info_becomes_part_of_the_observation():
     assert observation["action_mask"].tolist() == [[1, 0, 1]] * 2 and observation["observation"].tolist() == [2, 2]
     observation = vec.step(np.zeros(2, int))[0]
     assert observation["action_mask"].tolist() == [[0, 1, 0]] * 2 and observation["observation"].tolist() == [3, 3]
-    with pytest.raises(envs.EnvError, match="no mask"):
+    with pytest.raises(UsageError, match="^The wrapper .action_mask. found no mask"):
         envs.make("CartPole-v1", 1, wrappers=["action_mask"]).reset()
     with pytest.raises(UsageError, match="Discrete"):
         envs.make(Countdown, 1, wrappers=["action_mask"])

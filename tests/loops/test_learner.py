@@ -17,9 +17,9 @@ from surefoot.methods.control.ppo import PPO, adapted
 from surefoot.models.functional import over_seeds
 
 
-def learner(env: str, seeds=(0,), compile: bool = False, **settings):
+def learner(env: str, seeds=(0,), compile: str = "off", **settings):
     sizes = {"num_envs": 4, "num_steps": 32, "minibatch_size": 32, "hidden": (16,)}
-    return make_learner(PPO(**(sizes | settings)), env, list(seeds), 10**6, compiled=compile)
+    return make_learner(PPO(**(sizes | settings)), env, list(seeds), 10**6, compile=compile)
 
 
 def test_adam_equals_torch():
@@ -146,6 +146,35 @@ def test_compiled_and_eager_steps_give_the_same_numbers(seeds):
     torch.testing.assert_close(metrics, other_metrics, rtol=1e-3, atol=1e-5)
 
 
+def test_compiled_steps_see_what_the_method_changes_from_step_to_step():
+    eager, native = (learner("CartPole-v1", penalty="adaptive", compile=compile) for compile in ("off", "on"))
+    batch = eager.estimate(eager.collect(eager.vector))
+    for weight in (1.0, 100.0, 10_000.0):
+        for run in (eager, native):
+            run.extra["divergence_weight"], run.lr_tensor = torch.tensor([weight]), torch.tensor(1e-2)
+            run.metric_names(batch)
+            run.gradient_step(torch.ones(1), batch, torch.arange(32)[None])
+        torch.testing.assert_close(native.vector, eager.vector, rtol=0, atol=1e-5)
+
+
+def test_where_compiling_fails_only_who_asked_for_it_stops(monkeypatch):
+    def missing(*_):
+        raise UsageError("No compiler.")
+
+    monkeypatch.setattr("surefoot.loops.compile.compiled", missing)
+    with pytest.raises(UsageError, match="No compiler."):
+        learner("CartPole-v1", compile="on").iterate()
+    eager, auto = learner("CartPole-v1"), learner("CartPole-v1", compile="auto")
+    with pytest.warns(UserWarning, match="No compiler. The run goes on without compiling."):
+        assert auto.iterate() == eager.iterate()
+
+
+def test_sequences_left_over_count_nowhere():
+    """Of four sequences an epoch takes three in one minibatch: what it reports is of one step."""
+    run = learner("CartPole-v1", core="gru", core_size=8, minibatch_size=96, epochs=1, learning_rate=1e-12)
+    assert run.iterate()[0]["entropy"] == pytest.approx(np.log(2), rel=0.01)
+
+
 def test_target_kl_ends_the_epochs_of_one_seed_and_not_of_another():
     run = learner("CartPole-v1", (0, 1), epochs=20, target_kl=1e-4, learning_rate=1e-2)
     before = run.vector.clone()
@@ -168,6 +197,7 @@ def test_annealing_goes_linearly_to_zero():
 def test_adaptive_penalty():
     got = adapted(torch.ones(3), torch.tensor([0.006, 0.016, 0.01]), 0.01)
     assert got.tolist() == [0.5, 2.0, 1.0]
+    assert adapted(torch.tensor([1e-6, 1e6]), torch.tensor([0.0, 1.0]), 0.01).tolist() == pytest.approx([1e-6, 1e6])
 
 
 @pytest.mark.parametrize(

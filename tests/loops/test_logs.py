@@ -163,7 +163,7 @@ def test_trackers_are_finished_when_a_run_breaks(tracker, tmp_path):
     def broken(learner, rows):
         raise RuntimeError("mine")
 
-    with pytest.raises(RuntimeError, match="^mine$"):
+    with pytest.raises(RuntimeError, match="^mine\n"):
         sf.train(
             "ppo", "CartPole-v1", 96, run_dir=tmp_path / "r", loggers=[tracker.__name__], callbacks=[broken], **SETTINGS
         )

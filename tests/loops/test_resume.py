@@ -100,6 +100,19 @@ def rows_whole_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
+def test_a_run_killed_before_its_second_checkpoint_goes_on_twice(tmp_path):
+    """The log of actions begins anew, or the second resume would play back what the first run did."""
+    about = {"num_envs": 2, "num_steps": 16, "minibatch_size": 16, "seed": 3, "steps": 96, "loggers": ()}
+    sf.train("ppo", "Pendulum-v1", run_dir=tmp_path / "whole", **about)
+    cut = sf.train("ppo", "Pendulum-v1", run_dir=tmp_path / "cut", callbacks=[stop_at(2)], **about)
+    for place in checkpoint.found(cut.path)[1:]:
+        shutil.rmtree(place)
+    assert (cut.path / "actions.bin").stat().st_size > 0
+    sf.resume(cut.path, callbacks=[stop_at(1)])
+    sf.resume(cut.path)
+    same_bits(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_control_c_ends_with_a_checkpoint(tmp_path):
     process = subprocess.Popen(
         [*command(tmp_path / "run", 10**7), "--backend", "gymnasium"],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -217,10 +219,32 @@ def test_an_action_log_that_cannot_be_made_durable_says_so(tmp_path):
         train(learner, tmp_path, 100, sinks=[], checkpoint_every=20)
 
 
+def test_what_callbacks_add_is_written_as_plain_numbers(tmp_path):
+    def add(_, rows):
+        rows[0] |= {"a": np.float32(0.5), "b": torch.tensor(2), "c": np.array(1.5), "d": "text", "e": None}
+
+    sink = Kept()
+    train(Counter(), tmp_path, 10, sinks=[sink], callbacks=[add], checkpoint_every=100)
+    assert {name: sink.rows[0][name] for name in "abcde"} == {"a": 0.5, "b": 2, "c": 1.5, "d": "text", "e": None}
+    assert type(sink.rows[0]["a"]) is float and type(sink.rows[0]["b"]) is int
+    with pytest.raises(UsageError, match=r"A callback put x=array\(\[1, 2\]\) into a row of metrics; give a number"):
+        train(
+            Counter(),
+            tmp_path,
+            10,
+            sinks=[],
+            callbacks=[lambda _, r: r[1].update(x=np.array([1, 2]))],
+            checkpoint_every=9,
+        )
+
+
 def test_a_callbacks_own_error_is_its_own(tmp_path):
     for error in (OSError("mine"), RuntimeError("mine")):
-        with pytest.raises(type(error), match="^mine$"):
-            train(Counter(), tmp_path, 100, sinks=[], callbacks=[raising(error)], checkpoint_every=20)
+        learner, sink = Counter(), Kept()
+        with pytest.raises(type(error), match=r"^mine\nNothing up to the checkpoint .*00000001 is lost"):
+            train(learner, tmp_path, 100, sinks=[sink], callbacks=[raising(error)], checkpoint_every=100)
+        assert [row["iteration"] for row in sink.rows] == [1, 1]
+        shutil.rmtree(tmp_path / "checkpoints")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -7,10 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves, tree_unflatten
 
 import surefoot as sf
 from surefoot import catalogue
 from surefoot.errors import UsageError
+from surefoot.loops.compile import traced
 from surefoot.loops.on_policy import OnPolicy
 from surefoot.loops.run import Run, make_learner
 
@@ -55,6 +57,29 @@ def test_a_seed_among_several_computes_what_it_computes_alone(slug, env):
         for name, value in single.items():
             assert rows[1][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
     torch.testing.assert_close(together.vector[1], alone.vector[0], rtol=0, atol=1e-4)
+
+
+@every_method
+@pytest.mark.parametrize("env", ["CartPole-v1", "surefoot/ContinuousTarget-v0"])
+def test_its_gradient_step_can_be_compiled(slug, env, monkeypatch):
+    """The compiler's first pass, in which a method can break; what comes after it knows no methods."""
+
+    def first_pass(function, *example):
+        graph, leaves, form = traced(function, example, mode="fake")
+        shapes = [x.shape for x in leaves]
+
+        def call(*arguments):
+            given = tree_leaves(arguments)
+            assert [x.shape for x in given] == shapes
+            return tree_unflatten(graph(*given), form)
+
+        return call
+
+    monkeypatch.setattr("surefoot.loops.compile.compiled", first_pass)
+    eager, native = (make_learner(small(slug), env, [0], 10**6, compile=compile) for compile in ("off", "on"))
+    for _ in range(2):
+        assert native.iterate()[0] == pytest.approx(eager.iterate()[0], rel=1e-4, abs=1e-5)
+    torch.testing.assert_close(native.vector, eager.vector, rtol=0, atol=1e-5)
 
 
 @every_method

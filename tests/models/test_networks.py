@@ -128,6 +128,12 @@ def test_dict_observations_are_joined_in_the_order_of_the_space_and_without_the_
 
 
 def test_other_spaces_are_refused():
+    with pytest.raises(UsageError, match=r"MultiDiscrete \(1-D\)"):
+        make(gym.spaces.MultiDiscrete([[2, 3], [4, 5]]))
+    with pytest.raises(UsageError, match="holds nothing to see besides 'action_mask'"):
+        make(gym.spaces.Dict(action_mask=gym.spaces.MultiBinary(2)), gym.spaces.Discrete(2))
+    with pytest.raises(UsageError, match=r"'action_mask' of the shape \(4,\), but .* needs \(3,\)"):
+        make(gym.spaces.Dict(x=VECTOR, action_mask=gym.spaces.MultiBinary(4)), gym.spaces.Discrete(3))
     with pytest.raises(UsageError, match="observation space Text.*use Box, Discrete"):
         make(gs.Text(3))
 
@@ -260,6 +266,17 @@ def test_a_shared_encoder_is_one_and_its_gradient_comes_from_both():
         net(x)[1].sum().backward()
         assert all((p.grad is not None) == touched for p in net.actor.encoder.parameters())
         assert net.actor.output.weight.grad is None
+
+
+def test_an_image_may_have_a_dot_in_its_name():
+    space = gym.spaces.Dict({"cam.left": gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)})
+    params, _, _ = make(space, cnn="impala")(batch_of(space, 2))
+    assert params.shape[0] == 2
+
+
+def test_the_critic_may_be_linear():
+    module = make(critic_hidden=())
+    assert len(module.critic.encoder.mlp) == 0 and len(module.actor.encoder.mlp) == 4
 
 
 def test_the_critic_may_be_wider_than_the_actor():

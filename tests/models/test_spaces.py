@@ -24,6 +24,7 @@ SPACES = [
     gs.MultiDiscrete([2, 3], start=[1, 5]),
     gs.MultiBinary(3),
     gs.MultiBinary((2, 2)),
+    gs.Dict([("z", gs.Discrete(2)), ("a", gs.Discrete(3))]),
     gs.Dict(a=gs.Discrete(2), b=gs.Dict(c=gs.Box(0, 1, (1,)), action_mask=gs.MultiBinary(4))),
 ]
 
@@ -33,6 +34,8 @@ def test_round_trip(space):
     text = json.dumps(to_json(space), allow_nan=False)
     again = from_json(json.loads(text))
     assert again == space and again.dtype == space.dtype
+    if isinstance(space, gs.Dict):
+        assert list(again.spaces) == list(space.spaces)
     if isinstance(space, gs.Discrete | gs.MultiDiscrete):
         assert np.array_equal(again.start, space.start)
     sample = space.sample()

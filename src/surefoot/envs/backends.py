@@ -1,4 +1,4 @@
-"""The two other backends: a process for each environment, and EnvPool."""
+"""The other backends: a process for each environment, EnvPool, and what a caller has made."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 from surefoot.envs.vector import EnvError, EnvFactory, Envs, Observation, fail
 from surefoot.errors import UsageError
@@ -55,8 +56,6 @@ class ProcessEnvs(Envs):
     """
 
     def __init__(self, factories: Sequence[EnvFactory], seeds: Sequence[int]):
-        from gymnasium.vector import AsyncVectorEnv
-
         self._workers = AsyncVectorEnv(
             [lambda f=f, i=i: _Named(f(), i) for i, f in enumerate(factories)], autoreset_mode="NextStep"
         )
@@ -77,7 +76,7 @@ class ProcessEnvs(Envs):
                 f"A worker process died during {call}(): environment index -> exit code {dead}. Memory running out is "
                 "the usual cause; fewer environments, or backend='gymnasium', shows the reason in this process."
             ) from error
-        except EnvError:
+        except (EnvError, UsageError):
             self.close(terminate=True)
             raise
 
@@ -141,3 +140,33 @@ class PoolEnvs(Envs):
 
     def close_extras(self, **kwargs: Any) -> None:
         self._pool.close()
+
+
+class ReadyEnvs(Envs):
+    """A vector environment that a caller has made, held to what the others keep.
+
+    Gymnasium's own ones take a seed for each environment; another is given the first of them alone.
+    """
+
+    def __init__(self, envs: VectorEnv, seeds: Sequence[int]):
+        self._ready = envs
+        super().__init__(envs.num_envs, seeds, envs.single_observation_space, envs.single_action_space)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        seeds: Any = self._reset_seeds(seed)
+        if seeds is not None:
+            each = isinstance(self._ready.unwrapped, (SyncVectorEnv, AsyncVectorEnv))
+            seeds = list(seeds) if each else seeds[0]
+        observation, _ = self._ready.reset(seed=seeds, options=options)
+        return converted(observation, self.single_observation_space), {}
+
+    def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        observation, reward, terminated, truncated, _ = self._ready.step(self._legal(actions))
+        observation = converted(observation, self.single_observation_space)
+        return observation, np.asarray(reward, np.float32), np.asarray(terminated), np.asarray(truncated), {}
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        return self._ready.call(name, *args, **kwargs)  # type: ignore[attr-defined]
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self._ready.close(**kwargs)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from surefoot.envs.backends import PoolEnvs, ProcessEnvs, available_threads
-from surefoot.envs.runners import RunnerEnvs, is_runner
+from surefoot.envs.backends import PoolEnvs, ProcessEnvs, ReadyEnvs, available_threads
+from surefoot.envs.runners import ENDLESS, RunnerEnvs, is_runner
 from surefoot.envs.vector import SyncEnvs, env_seeds
 from surefoot.envs.wrappers import Wrappers, normalised, wrap
 from surefoot.errors import UsageError, nearest
@@ -34,7 +36,7 @@ def make(
     """A vector environment in next-step auto-reset mode.
 
     `env`: a Gymnasium id, an id that EnvPool has, `"module:name"` of a factory or class, a factory or an Env class
-    (called with `env_kwargs`), or a ready next-step VectorEnv, which is used as it is.
+    (called with `env_kwargs`), or a ready next-step VectorEnv, which is given the seeds and legal actions.
     `seed`: an int, from which environment i gets `derive(seed, "env", i)`, or one seed an environment. They are used
     at the first `reset()`; a later one without a seed goes on with the environments' generators.
     `backend`: `"gymnasium"` steps in this process, `"process"` gives each environment its own (for slow ones),
@@ -47,7 +49,8 @@ def make(
     if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
         raise UsageError(f"num_envs={num_envs!r} is not allowed; it must be a whole number of at least 1.")
     if isinstance(env, VectorEnv):
-        return _ready(env, num_envs, env_kwargs, wrappers)
+        _check_ready(env, num_envs, env_kwargs, wrappers)
+        return ReadyEnvs(env, env_seeds(seed, num_envs))
     seeds, kwargs, pairs = env_seeds(seed, num_envs), dict(env_kwargs or {}), normalised(wrappers)
     if _backend(env, backend, kwargs, pairs) == "envpool":
         threads = threads or min(num_envs, available_threads())
@@ -89,7 +92,7 @@ def describe(
     A factory or class is recorded as `"module:name"`. One that has no importable name (a lambda, a local function, a
     ready VectorEnv) is recorded all the same, and `make` then says that it has to be given again.
     """
-    kwargs, pairs = dict(env_kwargs or {}), normalised(wrappers)
+    kwargs, pairs = _plain("env_kwargs", dict(env_kwargs or {})), _plain("wrappers", normalised(wrappers))
     if isinstance(env, str):
         name, chosen = env, _backend(env, backend, kwargs, pairs)
     elif isinstance(env, VectorEnv):
@@ -101,7 +104,21 @@ def describe(
     return {"env": name, "num_envs": num_envs, "seed": seed, "backend": chosen, "env_kwargs": kwargs, "wrappers": pairs}
 
 
-def _ready(env: VectorEnv, num_envs: int, env_kwargs: Mapping[str, Any] | None, wrappers: Wrappers) -> VectorEnv:
+def _plain(name: str, value: Any) -> Any:
+    """What JSON gives back of it; NumPy's numbers become Python's."""
+
+    def number(part: Any) -> Any:
+        if isinstance(part, np.generic):
+            return part.item()
+        raise UsageError(
+            f"{name}={value!r} cannot be written down with a run: it holds a {type(part).__name__}. Give numbers, "
+            "texts, lists and dicts of them, or env as a factory that makes the rest itself."
+        )
+
+    return json.loads(json.dumps(value, default=number))
+
+
+def _check_ready(env: VectorEnv, num_envs: int, env_kwargs: Mapping[str, Any] | None, wrappers: Wrappers) -> None:
     mode = env.metadata.get("autoreset_mode")
     if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.NEXT_STEP.value):
         raise UsageError(
@@ -112,7 +129,6 @@ def _ready(env: VectorEnv, num_envs: int, env_kwargs: Mapping[str, Any] | None, 
         raise UsageError(f"num_envs={num_envs}, but the given VectorEnv has {env.num_envs}; give the same number.")
     if env_kwargs or wrappers:
         raise UsageError("env_kwargs and wrappers do not apply to a ready VectorEnv; build them into it.")
-    return env
 
 
 @functools.cache
@@ -145,6 +161,8 @@ def _backend(env: EnvLike, backend: str, kwargs: Mapping[str, Any], wrappers: Wr
         obstacle = "it is slower on one processor"
     elif wrappers:
         obstacle = "it takes no wrappers"
+    elif ENDLESS.items() <= kwargs.items():
+        obstacle = "it needs a time limit"
     elif unknown := sorted(set(kwargs) - _pool_options(env)):
         obstacle = f"it has no option {unknown[0]!r}. {nearest(unknown[0], _pool_options(env))}"
     else:

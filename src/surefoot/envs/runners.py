@@ -14,11 +14,12 @@ import numpy as np
 from surefoot.envs.vector import EnvFactory, Observation, SyncEnvs, fail
 
 RUNNERS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
+ENDLESS = {"max_episode_steps": -1}  # what Gymnasium takes for an episode without a time limit
 
 
 def is_runner(env: Any, kwargs: Mapping[str, Any], wrappers: Sequence[Any]) -> bool:
     """Whether environments made with these arguments of `envs.make` can be stepped together."""
-    return env in RUNNERS and not wrappers and "render_mode" not in kwargs
+    return env in RUNNERS and not wrappers and "render_mode" not in kwargs and not ENDLESS.items() <= kwargs.items()
 
 
 class RunnerEnvs(SyncEnvs):

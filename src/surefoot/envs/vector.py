@@ -4,7 +4,7 @@ All backends keep one contract. The observation that comes with `terminated | tr
 episode; the next `step` ignores that environment's action and returns its reset observation with reward 0. Every
 returned array is fresh, so a caller may keep it. Float observations and rewards are float32 (an environment's float64
 is rounded once, here), images stay uint8, discrete observations are integers. Actions of a Box space are clipped to
-the box here, so that what a caller stores is what it sampled.
+the box here, in the number type that the environment gave it, so that what a caller stores is what it sampled.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ def _fits(observation: Any, space: gymnasium.Space) -> bool:
 
 
 def fail(index: int, call: str, error: BaseException, where: str = "") -> NoReturn:
+    if isinstance(error, UsageError):  # of a wrapper of ours, which says what to do
+        raise error
     raise EnvError(
         f"Environment {index}{where} failed in {call}(): {type(error).__name__}: {error}. The fault is in the "
         "environment or in a wrapper around it; run that one alone with the same seed and actions to find it."
@@ -90,7 +92,7 @@ def clipped(actions: np.ndarray, box: spaces.Box) -> np.ndarray:
 
 
 class Envs(VectorEnv):
-    """What the three kinds share: spaces, seeds for the first reset, clipping."""
+    """What all kinds share: spaces, seeds for the first reset, clipping."""
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
 
@@ -103,7 +105,7 @@ class Envs(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._seeds: Sequence[int] | None = seeds
-        self._box = self.single_action_space if isinstance(self.single_action_space, spaces.Box) else None
+        self._box = action if isinstance(action, spaces.Box) else None
         self._action_shape = (num_envs, *self.single_action_space.shape)  # type: ignore[misc]
 
     def _reset_seeds(self, seed: int | Sequence[int] | None) -> Sequence[int] | None:

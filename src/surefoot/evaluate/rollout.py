@@ -176,11 +176,9 @@ def play(
 
 @contextlib.contextmanager
 def _named(slot: int, call: str, episode: Episode) -> Iterator[None]:
-    """What an environment breaks of names the episode; a `UsageError` (a parameter out of bounds) says enough."""
+    """What an environment breaks of names the episode."""
     try:
         yield
-    except UsageError:
-        raise
     except Exception as error:
         fail(slot, call, error, f" in {episode}")
 

@@ -97,7 +97,7 @@ class Collector:
 
     def replay(self, steps: int) -> None:
         """Stand where the environments stood after the first `steps` logged steps, and forget the rest of the log."""
-        if self.log_path is None or not steps:
+        if self.log_path is None:
             return
         space = self.envs.single_action_space
         dtype = np.dtype(np.float32) if isinstance(space, gym.spaces.Box) else np.dtype(np.int64)
@@ -109,7 +109,10 @@ class Collector:
                 f"{self.log_path} holds {held} bytes, but the checkpoint was written after {size}: the log of actions "
                 "is damaged or missing. Resume from an older checkpoint whose log is whole, or start a new run."
             )
-        os.truncate(self.log_path, size)
+        if held:
+            os.truncate(self.log_path, size)
+        if not steps:
+            return
         observation: Any = None
         for actions in np.memmap(self.log_path, dtype, "r", shape=shape):
             observation, _, terminated, truncated, _ = self.envs.step(np.array(actions))

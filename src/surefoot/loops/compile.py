@@ -7,6 +7,7 @@ every call, which for networks of this size take longer than the arithmetic.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, Literal
@@ -64,6 +65,19 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
         return _filled(form, iter(run(*chain.from_iterable(parts))))  # type: ignore[operator,arg-type]
 
     return call
+
+
+def as_set(setting: str, function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
+    """The function compiled if the setting is "on", as it is if it is "off", and with "auto" compiled if that works."""
+    if setting == "off":
+        return function
+    try:
+        return compiled(function, *example)
+    except UsageError as error:
+        if setting == "on":
+            raise
+        warnings.warn(f"{error} The run goes on without compiling.", stacklevel=2)
+        return function
 
 
 def _leaves(x: Any) -> list[Tensor]:

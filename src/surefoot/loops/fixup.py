@@ -40,7 +40,7 @@ class Penalty(NamedTuple):
 
     @classmethod
     def start(cls, weight: float) -> Penalty:
-        return cls(torch.tensor(weight), *(torch.zeros(()) for _ in range(3)))
+        return cls(torch.tensor(float(weight)), *(torch.zeros(()) for _ in range(3)))
 
     def step(self, divergence: Float[Tensor, "..."], radius: float, margin: float, lr: float) -> Penalty:
         """One Adam step down β·(radius − margin·divergence): β grows where the divergence exceeds radius/margin."""

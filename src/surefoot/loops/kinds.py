@@ -47,7 +47,7 @@ class Loop:
     """How a kind of methods meets what it learns in.
 
     `describe(env, **options)` is `env` as JSON holds it, under the key "env" its name; the rest are options again.
-    `learner(method, env, seeds, steps, compiled=…, log=…, **options)` is a fresh learner.
+    `learner(method, env, seeds, steps, compile=…, log=…, **options)` is a fresh learner.
     `single(env, **options)` is what an agent is evaluated in: the name of an environment, or a factory.
     `measured` says what steps and "return_mean" are; `place` is what the argument is called that says what it learns
     in, and `options` the dataclass of what `describe`, `learner` and `single` take besides. The command line has those

@@ -152,13 +152,13 @@ def _learner(
     seeds: Sequence[int],
     steps: int,
     *,
-    compiled: bool = False,
+    compile: str = "off",
     log: Path | None = None,
     **options: Any,
 ) -> LanguageLearner:
     if len(seeds) > 1:
         raise UsageError(f"num_seeds={len(seeds)} is not allowed: a run trains one language model; start one a seed.")
-    if compiled:
+    if compile == "on":
         raise UsageError("compile='on' is not allowed: language models are not compiled here.")
     distributed.start()
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})

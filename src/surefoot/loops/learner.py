@@ -23,7 +23,7 @@ from surefoot.envs import describe, env_seeds, make, make_single
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.collect import Arrays, Collector, Episodes, Rollout, map_observation, tensors
-from surefoot.loops.compile import compiled
+from surefoot.loops.compile import as_set
 from surefoot.loops.kinds import Loop
 from surefoot.loops.on_policy import Batch, OnPolicy, gradient_step, pick, take
 from surefoot.loops.optimizer import Adam
@@ -40,8 +40,9 @@ REWARD_CLIP = 10.0
 class Learner:
     """Weights, optimiser, normalisers and environments of a run; `iterate()` advances it by one batch.
 
-    `envs` holds `len(seeds) · method.num_envs` environments, those of a seed side by side. `compile` fuses the
-    gradient step into native code: the same numbers up to rounding, faster once it has compiled.
+    `envs` holds `len(seeds) · method.num_envs` environments, those of a seed side by side. `compile="on"` fuses the
+    gradient step into native code: the same numbers up to rounding, faster once it has compiled. "auto" goes on
+    without, and warns, where that fails.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Learner:
         total_steps: int,
         *,
         log: Path | None = None,
-        compile: bool = False,
+        compile: str = "off",
     ) -> None:
         self.method, self.seeds, self.num_seeds, self.total_steps = method, list(seeds), len(seeds), total_steps
         self.observation_space, self.action_space = envs.single_observation_space, envs.single_action_space
@@ -72,7 +73,7 @@ class Learner:
         self.core_state = torch.zeros(self.num_seeds, method.num_envs, self.model.module.state_size)
         self.episodes = Episodes(self.num_seeds, method.num_envs)
         self.iteration = 0
-        self.compiled = compile
+        self.compile = compile
         self._policy: tuple[Callable[..., Any], Callable[..., Any]] | None = None
         self._step: Callable[..., Any] | None = None
         self._names: list[str] = []
@@ -245,11 +246,12 @@ class Learner:
     def gradient_step(self, active: Tensor, batch: Batch, index: Tensor) -> Tensor:
         """One Adam step of every active seed on the samples `index [seeds, size]` of the batch: changes the weights and
         the optimiser, returns metrics `[seeds, names]`."""
-        arguments = (self.vector, self.adam, active, index, self.extra, batch, self.lr_tensor)
+        # A compiled step knows its arguments by identity, and what is in `extra` may change from step to step.
+        arguments = (self.vector, self.adam, active, index, {**self.extra}, batch, self.lr_tensor)
         with torch.no_grad():
             if self._step is None:
                 step = over_seeds(gradient_step(self.method, self.model, tuple(self._names)), self.num_seeds, shared=1)
-                self._step = compiled(step, *arguments) if self.compiled else step
+                self._step = as_set(self.compile, step, *arguments)
             self.vector, self.adam, metrics = self._step(*arguments)
         return metrics
 
@@ -339,22 +341,19 @@ def _learner(
     seeds: Sequence[int],
     steps: int,
     *,
-    compiled: bool = False,
+    compile: str = "off",
     log: Path | None = None,
     **options: Any,
 ) -> Learner:
     """`options` go to `envs.make`. Each seed's environments are those it has alone."""
-    if isinstance(env, VectorEnv):
-        envs = make(env, method.num_envs * len(seeds))
-    else:
-        each = [s for seed in seeds for s in env_seeds(seed, method.num_envs)]
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:  # worker processes inherit the mask: Ctrl-C is the loop's to answer, which still needs them
-            envs = make(env, len(each), seed=each, **options)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+    each = [s for seed in seeds for s in env_seeds(seed, method.num_envs)]
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:  # worker processes inherit the mask: Ctrl-C is the loop's to answer, which still needs them
+        envs = make(env, len(each), seed=each, **options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
     try:
-        return Learner(method, envs, seeds, steps, log=log, compile=compiled)
+        return Learner(method, envs, seeds, steps, log=log, compile=compile)
     except BaseException:
         envs.close()
         raise

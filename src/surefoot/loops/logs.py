@@ -9,7 +9,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import NoneType
 from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
 
 from surefoot.errors import UsageError, nearest
 
@@ -58,6 +62,17 @@ class JsonLines:
 
     def close(self) -> None:
         self._file.close()
+
+
+def plain(row: Mapping[str, Any]) -> Row:
+    """The row with single numbers of NumPy and torch as Python's; a `UsageError` for what a row cannot hold."""
+    found = {
+        k: v.item() if isinstance(v, (np.generic, np.ndarray, Tensor)) and v.shape == () else v for k, v in row.items()
+    }
+    for name, value in found.items():
+        if not isinstance(value, (int, float, str, NoneType)):
+            raise UsageError(f"A callback put {name}={value!r} into a row of metrics; give a number or a text.")
+    return found
 
 
 def _text(rows: Sequence[Row]) -> str:

@@ -76,6 +76,11 @@ class OnPolicy:
                 f"{self.num_envs} × {self.num_steps} = {batch}; use a divisor "
                 f"such as {_divisor(batch, self.minibatch_size)}."
             )
+        if self.standardize and self.core is None and self.minibatch_size == 1:
+            raise UsageError(
+                "minibatch_size=1 is not allowed with standardize=True: an advantage less its own mean is 0, and so is "
+                "what is learned from it. Use a larger minibatch_size, or standardize=False."
+            )
 
     def network(self) -> Network:
         """The network these settings describe."""
@@ -95,6 +100,10 @@ class OnPolicy:
         """The policy's objective."""
         raise NotImplementedError
 
+    def divergence_weight(self, extra: dict[str, Tensor]) -> Tensor | None:
+        """The weight of the divergence, where it changes in the run and is not the objective's own."""
+        return extra.get("divergence_weight")
+
     def value_loss(self) -> ValueLoss:
         """The critic's loss."""
         return values.within(self.value_clip)
@@ -105,7 +114,8 @@ class OnPolicy:
         """The loss of one minibatch of one seed, and its metrics; differentiated with respect to `vector`."""
         objective, distribution = self.objective(), model.distribution
         params, value = model.evaluate(vector, batch)
-        penalized = objective.divergence > 0 or "divergence_weight" in extra
+        weight = self.divergence_weight(extra)
+        penalized = objective.divergence > 0 or weight is not None
         loss, metrics = objective.loss(
             distribution.log_prob(params, batch["action"]),
             batch["old_log_prob"],
@@ -113,7 +123,7 @@ class OnPolicy:
             valid=batch["valid"],
             entropy=distribution.entropy(params),
             divergence=distribution.kl(batch["old_params"], params) if penalized else None,
-            divergence_weight=extra.get("divergence_weight"),
+            divergence_weight=weight,
         )
         value_loss = objective.aggregation(
             self.value_loss()(value, batch["target"], batch["old_value"]), batch["valid"]
@@ -147,6 +157,7 @@ class OnPolicy:
         """Epochs of minibatch gradient steps on all seeds at once. Metrics are means over the steps, `[seeds]` each."""
         seeds, samples = learner.num_seeds, learner.samples(batch)
         size = self.minibatch_size if self.core is None else min(samples, max(1, self.minibatch_size // self.num_steps))
+        minibatches = samples // size  # of sequences, the rest of an epoch's order is left out
         streams = [torch_stream(seed, "minibatches", learner.iteration) for seed in learner.seeds]
         active = torch.ones(seeds)
         total, count, names = torch.zeros(()), torch.zeros(seeds, 1), learner.metric_names(batch)
@@ -154,14 +165,14 @@ class OnPolicy:
         for _ in range(self.epochs):
             order = torch.stack([torch.randperm(samples, generator=g) for g in streams])
             epoch = torch.zeros(seeds, len(names))
-            for index in order[:, : samples - samples % size].split(size, 1):
+            for index in order[:, : minibatches * size].split(size, 1):
                 step = learner.gradient_step(active, batch, index)
                 self.after_step(learner, step, names)
                 epoch = epoch + step
             epochs.append(self.after_epoch(learner, batch, start))
-            total, count = total + epoch * active.unsqueeze(-1), count + active.unsqueeze(-1) * (samples / size)
+            total, count = total + epoch * active.unsqueeze(-1), count + active.unsqueeze(-1) * minibatches
             if self.target_kl is not None:
-                kl = epoch[:, names.index("kl")] * size / samples
+                kl = epoch[:, names.index("kl")] / minibatches
                 active = active * (kl <= self.target_kl)
                 if not active.any():
                     break
@@ -218,8 +229,7 @@ def gradient_step(method: OnPolicy, model: Model, names: tuple[str, ...], epsilo
         return method.loss(model, vector, batch, extra)
 
     gradient_of = torch.func.grad(loss, has_aux=True)
-    multipliers = model.mask(lambda name: name.startswith("multipliers."))
-    projected = bool(multipliers.any())
+    own = int((~model.mask(lambda name: name.startswith("multipliers."))).sum())  # the multipliers come after these
 
     def step(
         vector: Tensor,
@@ -233,8 +243,8 @@ def gradient_step(method: OnPolicy, model: Model, names: tuple[str, ...], epsilo
         gradient, metrics = gradient_of(vector, take(batch, index), extra)
         gradient, metrics["grad_norm"] = clip_norm(gradient, method.max_grad_norm)
         moved, averages = adam.step(vector, gradient, lr, epsilon)
-        if projected:
-            moved = torch.where(multipliers, moved.clamp(min=MULTIPLIER_FLOOR), moved)
+        if own < len(moved):
+            moved = torch.cat([moved[:own], moved[own:].clamp(min=MULTIPLIER_FLOOR)])
         moving = active > 0
         kept = Adam(*(torch.where(moving, new, old) for new, old in zip(averages, adam, strict=True)))
         return torch.where(moving, moved, vector), kept, torch.stack([metrics[name] for name in names])

@@ -29,7 +29,7 @@ from surefoot.models.saved import holds_agent, load_agent
 from surefoot.seeding import MAX_SEED, check_seed
 
 FORMAT = "surefoot-run-1"
-NEEDED = {"id", "method", "hyperparameters", "env", "steps", "seeds", "compiled", "loggers", "threads"}
+NEEDED = {"id", "method", "hyperparameters", "env", "steps", "seeds", "compile", "loggers", "threads"}
 NEEDED |= {"checkpoint_every", "evaluate_every", "evaluate_episodes"}  # what resuming reads in config.json
 PAYS_OFF = 6_000  # gradient steps from which compiling them takes less time than it saves (see benchmarks/)
 
@@ -156,10 +156,11 @@ def seeds_from(seed: int, num_seeds: int) -> list[int]:
     return list(range(seed, seed + num_seeds))
 
 
-def compiles(setting: str, method: Method, total_steps: int) -> bool:
-    """Whether the gradient step is compiled: "on", "off", or "auto": where it pays off and a C++ compiler is there."""
-    steps = method.gradient_steps(total_steps)
-    return setting == "on" or (setting == "auto" and steps >= PAYS_OFF and shutil.which("g++") is not None)
+def compiles(setting: str, method: Method, total_steps: int) -> str:
+    """Whether the gradient step is compiled: as set, but "off" for "auto" where it does not pay off or there is no C++
+    compiler."""
+    worth = method.gradient_steps(total_steps) >= PAYS_OFF and shutil.which("g++") is not None
+    return "off" if setting == "auto" and not worth else setting
 
 
 def make_learner(method: Method, env: Any, seeds: Sequence[int], steps: int, **options: Any) -> Any:
@@ -183,30 +184,24 @@ def start(
     Raises:
         UsageError: the folder is taken, or anything asked for cannot work; before any work.
     """
-    options = dict(env_options or {})
-    default = f"{slug}-{spoken(env).replace('/', '-')}-{seeds[0]}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path = Path(run_dir or Path("runs") / default)
+    options, number = dict(env_options or {}), uuid.uuid4().hex[:8]
+    path = Path(run_dir or Path("runs") / dated(f"{slug}-{spoken(env).replace('/', '-')}-{seeds[0]}", number))
     if path.is_file():
         raise UsageError(f"run_dir={str(path)!r} is a file; a run needs a folder of its own.")
     if path.is_dir() and any(path.iterdir()):
-        raise UsageError(
-            f"The folder {path} exists and is not empty. Go on with that run by `surefoot train --resume {path}`, give "
-            "another run_dir, or remove the folder."
-        )
+        raise _taken(path)
     steps = settings.steps or method.default_steps
-    description, compiled = loop(method.loop).describe(env, **options), compiles(settings.compile, method, steps)
-    log = path / "actions.bin"
-    learner = make_learner(method, env, seeds, steps, compiled=compiled, log=log, **options)
+    compile = compiles(settings.compile, method, steps)
     config = {
         "format": FORMAT,
-        "id": uuid.uuid4().hex[:8],
+        "id": number,
         "method": slug,
         "hyperparameters": as_json(method),
         "objective": str(method.objective()),
-        "env": description,
+        "env": loop(method.loop).describe(env, **options),
         "steps": steps,
         "seeds": list(seeds),
-        "compiled": compiled,
+        "compile": compile,
         "loggers": list(settings.loggers),
         "evaluate_every": settings.evaluate_every,
         "evaluate_episodes": settings.evaluate_episodes,
@@ -215,17 +210,41 @@ def start(
         "command": " ".join(sys.argv),
         "versions": versions(),
     }
-    config = json.loads(json.dumps(config))  # as a resumed run will read it: lists for tuples
+    text = json.dumps(config, indent=2)
+    log, writes = path / "actions.bin", distributed.rank() == 0
+    learner = make_learner(method, env, seeds, steps, compile=compile, log=log, **options)
+    if writes:
+        with _closing_if_broken([learner]):
+            _claim(path, text)
     try:
-        if distributed.rank() == 0:
-            with checkpoint.writing(path, path):
-                path.mkdir(parents=True, exist_ok=True)
-                (path / "config.json").write_text(json.dumps(config, indent=2))
-        return _go(learner, Run(path), config, callbacks, settings.time_limit)
+        return _go(learner, Run(path), json.loads(text), callbacks, settings.time_limit)
     except BaseException:
-        if distributed.rank() == 0 and checkpoint.latest(path) is None:
+        if writes and checkpoint.latest(path) is None:
             shutil.rmtree(path, ignore_errors=True)
         raise
+
+
+def dated(name: str, number: str | None = None) -> str:
+    """The name of a folder that nothing else has: with the time and a random number."""
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{number or uuid.uuid4().hex[:8]}"
+
+
+def _claim(path: Path, config: str) -> None:
+    """Makes the folder of a run with its `config.json`, which only one run can write first."""
+    with checkpoint.writing(path, path):
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(path / "config.json", "x") as file:
+                file.write(config)
+        except FileExistsError as error:
+            raise _taken(path) from error
+
+
+def _taken(path: Path) -> UsageError:
+    return UsageError(
+        f"The folder {path} exists and is not empty. Go on with that run by `surefoot train --resume {path}`, give "
+        "another run_dir, or remove the folder."
+    )
 
 
 def check_same_method(run: Run, method: Method, slug: str) -> None:
@@ -274,13 +293,10 @@ def resume(
     name = options.pop("env")
     if env is not None and (other := loop(method.loop).describe(env, **options)["env"]) != name:
         raise UsageError(f"env={other!r} is not what this run began in, {name!r}; give the same again, or a new run.")
-    log, compiled = run.path / "actions.bin", config["compiled"]
-    learner = make_learner(method, env or name, config["seeds"], config["steps"], compiled=compiled, log=log, **options)
-    try:
+    log, compile = run.path / "actions.bin", config["compile"]
+    learner = make_learner(method, env or name, config["seeds"], config["steps"], compile=compile, log=log, **options)
+    with _closing_if_broken([learner]):
         learner.load(state, facts["iteration"], facts["logged"])
-    except BaseException:
-        learner.close()
-        raise
     return _go(learner, run, config, callbacks, time_limit)
 
 
@@ -324,8 +340,8 @@ def _go(
 
 
 @contextmanager
-def _closing(things: Sequence[Any], run: Run) -> Iterator[None]:
-    """Closes all things in the end. When something broke, that is what is told, not what closing then runs into."""
+def _closing_if_broken(things: Sequence[Any]) -> Iterator[None]:
+    """When something breaks, that is what is told, not what closing then runs into."""
     try:
         yield
     except BaseException:
@@ -333,6 +349,13 @@ def _closing(things: Sequence[Any], run: Run) -> Iterator[None]:
             with suppress(Exception):
                 thing.close()
         raise
+
+
+@contextmanager
+def _closing(things: Sequence[Any], run: Run) -> Iterator[None]:
+    """Closes all things in the end, whatever happens."""
+    with _closing_if_broken(things):
+        yield
     for thing in things:
         with checkpoint.writing(run.path, run.path):
             thing.close()

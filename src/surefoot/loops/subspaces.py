@@ -158,9 +158,9 @@ def actor_loss(method: OnPolicy, model: Model, extra: dict[str, Tensor]) -> Loss
     """The method's objective as a function of which second derivatives exist.
 
     Its gradient is that of `method.loss` in the actor, whose coefficients are constants to autograd: they would leave
-    ρÂ·∇log π·∇log πᵀ out of the Hessian. A penalty that a method adds in a `loss` of its own is not part of it.
+    ρÂ·∇log π·∇log πᵀ out of the Hessian. What a method adds in a `loss` of its own is not part of it.
     """
-    objective, distribution = method.objective(), model.distribution
+    objective, distribution, changing = method.objective(), model.distribution, method.divergence_weight(extra)
 
     def loss(vector: Tensor, batch: Batch) -> Tensor:
         params, valid = model.evaluate(vector, batch)[0], batch["valid"]
@@ -170,8 +170,8 @@ def actor_loss(method: OnPolicy, model: Model, extra: dict[str, Tensor]) -> Loss
         gain = objective.stabilizer(torch.exp(log_prob - denominator), advantage)
         if objective.entropy:
             gain = gain + objective.entropy * distribution.entropy(params)
-        if objective.divergence or "divergence_weight" in extra:
-            weight = extra.get("divergence_weight", objective.divergence)
+        if objective.divergence or changing is not None:
+            weight = objective.divergence if changing is None else changing
             gain = gain - weight * distribution.kl(batch["old_params"], params)
         return -objective.aggregation(gain, valid)
 
@@ -203,6 +203,20 @@ def refuse_shared(method: OnPolicy) -> None:
         )
 
 
+def check_own(
+    method: OnPolicy, model: Model, vector: Tensor, batch: Batch, extra: dict[str, Tensor], loss: Loss, mask: Tensor
+) -> None:
+    """Raise `UsageError` where `loss` has another gradient, in the parameters of the mask, than the method's loss."""
+    theirs = torch.func.grad(lambda v: method.loss(model, v, batch, extra)[0])(vector)[mask]
+    ours = torch.func.grad(loss)(vector, batch)[mask]
+    if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6 * float(theirs.abs().max())):
+        raise UsageError(
+            f"{type(method).__name__} steps along a gradient that is not that of its objective, whose curvature alone "
+            "is known; its subspaces would be those of another method. Analyse one whose loss is its objective, such "
+            "as PPO."
+        )
+
+
 def analyse(learner: Any, data: Batch, estimation: Batch, k: int) -> list[dict[str, Report]]:
     """Reports on "actor", "critic" and "combined" for every seed at its present weights; the learner is left as it is.
 
@@ -223,6 +237,7 @@ def analyse(learner: Any, data: Batch, estimation: Batch, k: int) -> list[dict[s
         order = torch.randperm(samples, generator=torch_stream(seed, "subspaces", learner.iteration))
         minibatches = [take(some, few) for few in order[: samples - samples % size].split(size)]
         losses = {"actor": actor_loss(method, model, extra), "critic": critic_loss(method, model)}
+        check_own(method, model, vector, everything, extra, losses["actor"], masks["actor"])
         reports = {}
         for name, loss in losses.items():
             own, start = block(loss, vector, masks[name])

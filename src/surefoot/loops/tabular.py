@@ -240,11 +240,11 @@ def _learner(
     seeds: Sequence[int],
     steps: int,
     *,
-    compiled: bool = False,
+    compile: str = "off",
     log: Path | None = None,
     fingerprint: str | None = None,
 ) -> TabularLearner:
-    if compiled:
+    if compile == "on":
         raise UsageError(f"compile='on' is not allowed: {type(method).__name__} has no gradient step to compile.")
     return TabularLearner(method, resolved(env, fingerprint), seeds)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from surefoot.envs import EnvError
 from surefoot.errors import UsageError
 from surefoot.loops import checkpoint, distributed
-from surefoot.loops.logs import Row, Sink
+from surefoot.loops.logs import Row, Sink, plain
 
 
 class Trainable(Protocol):
@@ -76,10 +76,16 @@ def train(
             for seed, row in zip(learner.seeds, rows, strict=True):
                 clock = {"time": time.time(), "steps_per_second": round(pace, 1)}
                 row.update({"iteration": learner.iteration, "step": learner.steps, "seed": seed, **clock})
-            stop = any([callback(learner, rows) for callback in callbacks])  # noqa: C419 (every one is called)
-            with checkpoint.writing(run / "metrics", run):
-                for sink in sinks:
-                    sink(rows)
+            learned = [dict(row) for row in rows]
+            try:
+                stop = any([callback(learner, rows) for callback in callbacks])  # noqa: C419 (every one is called)
+                rows = [plain(row) for row in rows]
+            except Exception as error:  # theirs; what was learned until then is kept
+                _log(sinks, learned, run)
+                _checkpoint(learner, run, facts)
+                error.add_note(checkpoint.kept(run))
+                raise
+            _log(sinks, rows, run)
             if distributed.anywhere(stop or (time_limit is not None and time.monotonic() - began > time_limit)):
                 reason = "stopped"
             if distributed.anywhere(bool(interrupted)):
@@ -91,6 +97,12 @@ def train(
                 return reason
     _checkpoint(learner, run, facts)
     return reason
+
+
+def _log(sinks: Sequence[Sink], rows: Sequence[Row], run: Path) -> None:
+    with checkpoint.writing(run / "metrics", run):
+        for sink in sinks:
+            sink(rows)
 
 
 def _iterate(learner: Trainable, run: Path) -> list[Row]:

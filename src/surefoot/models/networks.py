@@ -97,12 +97,16 @@ class Encoder(nn.Module):
         super().__init__()
         spaces = space.spaces if isinstance(space, gym.spaces.Dict) else {"": space}
         self.spaces = {key: s for key, s in spaces.items() if key != MASK_KEY}
+        if not self.spaces:
+            raise UsageError(
+                f"observation space {space} holds nothing to see besides {MASK_KEY!r}; add an entry to it."
+            )
         self.images = nn.ModuleDict()
         width = 0
         for key, s in self.spaces.items():
             if is_image(s):
-                self.images[f"image_{key}"] = {"nature": NatureCNN, "impala": ImpalaCNN}[cnn](_channels_first(s.shape))  # type: ignore[arg-type]
-                width += self.images[f"image_{key}"].features  # type: ignore[operator]
+                encoder = {"nature": NatureCNN, "impala": ImpalaCNN}[cnn](_channels_first(s.shape))  # type: ignore[arg-type]
+                self.images[_part(key)], width = encoder, width + encoder.features
             else:
                 width += flat_size(s)
         plain_image = len(self.images) == len(self.spaces) == 1
@@ -118,7 +122,7 @@ class Encoder(nn.Module):
         if is_image(space):
             x = x if _is_channels_first(space.shape) else x.movedim(-1, -3)  # type: ignore[arg-type]
             images = x.reshape(-1, *x.shape[-3:]).to(dtype) / 255.0
-            return self.images[f"image_{key}"](images).reshape(*x.shape[:-3], -1)
+            return self.images[_part(key)](images).reshape(*x.shape[:-3], -1)
         if isinstance(space, gym.spaces.Discrete):
             return one_hot(x - int(space.start), int(space.n)).to(dtype)
         if isinstance(space, gym.spaces.MultiDiscrete):
@@ -126,6 +130,11 @@ class Encoder(nn.Module):
             parts = [one_hot(c - int(start), int(n)) for c, n, start in parts]
             return torch.cat(parts, -1).to(dtype)
         return x.reshape(*x.shape[: x.dim() - len(space.shape or ())], flat_size(space)).to(dtype)
+
+
+def _part(key: str) -> str:
+    """The name of an image's encoder; torch forbids dots in it."""
+    return f"image_{key}".replace(".", "·")
 
 
 def one_hot(x: Tensor, n: int) -> Tensor:
@@ -151,11 +160,14 @@ def flat_size(space: gym.Space) -> int:
     """Width of a non-image observation as a vector."""
     if isinstance(space, gym.spaces.Discrete):
         return int(space.n)
-    if isinstance(space, gym.spaces.MultiDiscrete):
+    if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
         return int(sum(space.nvec))
     if isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
         return math.prod(space.shape)
-    raise UsageError(f"observation space {space} is not supported; use Box, Discrete, MultiDiscrete or a Dict of them.")
+    raise UsageError(
+        f"observation space {space} is not supported; use Box, Discrete, MultiDiscrete (1-D), MultiBinary or a Dict of "
+        "them."
+    )
 
 
 class GRU(nn.Module):
@@ -259,6 +271,13 @@ class ActorCritic(nn.Module):
         self.masked = isinstance(observation_space, gym.spaces.Dict) and MASK_KEY in observation_space.spaces
         if self.masked and not isinstance(distribution, MultiDiscrete):
             raise UsageError(f"observations carry {MASK_KEY!r}, but masks need discrete actions, not {distribution}.")
+        if self.masked:
+            needed, mask = distribution.size, observation_space.spaces[MASK_KEY]  # type: ignore[attr-defined]
+            if mask.shape != (needed,):
+                raise UsageError(
+                    f"observations carry {MASK_KEY!r} of the shape {mask.shape}, but {distribution} needs ({needed},): "
+                    "one entry for each action, those of one part of the action space after the other."
+                )
         gaussian = isinstance(distribution, Gaussian)
         outputs = distribution.dim if gaussian else distribution.size
         log_std = torch.full((distribution.dim,), float(log_std_init)) if gaussian else None
@@ -269,7 +288,9 @@ class ActorCritic(nn.Module):
 
         body = side(hidden)
         self.actor = Head(*body, outputs, 0.01, log_std)
-        self.critic = Head(*(body if shared else side(critic_hidden or hidden)), 1, 1.0, None)
+        self.critic = Head(
+            *(body if shared else side(hidden if critic_hidden is None else critic_hidden)), 1, 1.0, None
+        )
         self.core_state = 0 if core is None else int(body[1].state_size)  # type: ignore[union-attr,arg-type]
 
     @property

@@ -11,6 +11,9 @@ import torch
 import surefoot as sf
 from surefoot.errors import UsageError
 from surefoot.loops.run import Run, make_learner
+from surefoot.loops.subspaces import analyse
+from surefoot.methods.control.definitive_guide import VMPO
+from surefoot.methods.control.fixpo import FixPO
 from surefoot.methods.control.gradient_subspaces import GradientSubspaces, Subspaces
 from surefoot.methods.control.ppo import PPO
 from surefoot.methods.control.spo import SPO
@@ -126,6 +129,24 @@ def test_the_callback_refuses_what_it_cannot_analyse():
     learner = make_learner(PPO(**SMALL, shared=True), POLE, [0], 10**6)
     with pytest.raises(UsageError, match="shared=True"):
         Subspaces(POLE, every=1)(learner, learner.iterate())
+    learner = make_learner(VMPO(**SMALL), POLE, [0], 10**6)
+    with pytest.raises(UsageError, match="VMPO steps along a gradient that is not that of its objective"):
+        Subspaces(POLE, every=1)(learner, learner.iterate())
+
+
+def test_a_penalty_is_looked_at_with_the_weight_that_it_has(monkeypatch):
+    """FixPO and adaptive PPO change it; a fixed weight of the same size has the same curvature."""
+    shared = {**SMALL, "standardize": False, "value_coefficient": 0.5, "log_std_init": 0.0}
+    weighted = {"fixed": PPO(**shared, penalty="fixed", kl_coefficient=7.0)}
+    weighted |= {"divergence_weight": PPO(**shared, penalty="adaptive"), "penalty_weight": FixPO(**shared)}
+    found = []
+    for name, method in weighted.items():
+        learner = make_learner(method, TARGET, [0], 10**6)
+        learner.extra |= {} if name == "fixed" else {name: torch.tensor([7.0])}
+        batch = learner.estimate(learner.collect(learner.vector))
+        found.append(analyse(learner, batch, batch, 3)[0]["actor"].eigenvalues)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[2], found[0], rtol=1e-5, atol=1e-6)
 
 
 def test_more_eigenvectors_than_parameters_are_refused_before_any_work():

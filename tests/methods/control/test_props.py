@@ -365,8 +365,8 @@ def test_a_compiled_step_is_given_batches_of_the_size_it_was_made_for(monkeypatc
 
         return call
 
-    monkeypatch.setattr("surefoot.loops.learner.compiled", compiled)
-    eager, native = (ready(PROPS(**QUICK, buffer_batches=3), CARTPOLE, compiled=on) for on in (False, True))
+    monkeypatch.setattr("surefoot.loops.compile.compiled", compiled)
+    eager, native = (ready(PROPS(**QUICK, buffer_batches=3), CARTPOLE, compile=on) for on in ("off", "on"))
     for _ in range(5):
         assert eager.iterate() == native.iterate()
     assert made == [(1, 64), (1, 128), (1, 192)]

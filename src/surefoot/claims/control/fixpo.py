@@ -106,11 +106,11 @@ def measure(seeds: Sequence[int]) -> Measurements:
     found: Measurements = {"untrained_return": untrained, "task": {}, "cartpole": {}}
     for name, method in task.items():
         steps = UPDATES * method.num_envs * method.num_steps
-        history = train_rows(method, ContextualTarget, steps, seeds, look, compiled=True)
+        history = train_rows(method, ContextualTarget, steps, seeds, look, compile="on")
         last = {key: metric_of(history, key)[:, -1].tolist() for key in ("error", "expected_return")}
         found["task"][name] = last | _trust(history)
     for name, method in cartpole.items():
-        history = train_rows(method, "CartPole-v1", CARTPOLE_STEPS, seeds, compiled=True)
+        history = train_rows(method, "CartPole-v1", CARTPOLE_STEPS, seeds, compile="on")
         found["cartpole"][name] = {"return_mean": metric_of(history, "return_mean")[:, -1].tolist(), **_trust(history)}
     return found
 

@@ -22,7 +22,7 @@ METHOD = PPO(hidden=(32, 32), learning_rate=1e-3, gamma=0.95, lam=0.9)
 def measure(seeds: Sequence[int]) -> Measurements:
     """Every list under a name is `[checkpoints][seeds]`; fractions have a number for each k within."""
     learner = make_learner(
-        METHOD, ENV, list(seeds), METHOD.num_envs * METHOD.num_steps * max(CHECKPOINTS), compiled=True
+        METHOD, ENV, list(seeds), METHOD.num_envs * METHOD.num_steps * max(CHECKPOINTS), compile="on"
     )
     names = ("estimated", "true", "eigenvalues", "overlap")
     found: Measurements = {head: {name: [] for name in names} for head in HEADS}

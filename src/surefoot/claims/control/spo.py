@@ -36,7 +36,7 @@ def measure(seeds: Sequence[int]) -> Measurements:
     for env, steps in LEARNING.items():
         found["learning"][env] = {}
         for arm, method in ARMS.items():
-            history = train_rows(method(**HARD), env, steps, seeds, compiled=True)
+            history = train_rows(method(**HARD), env, steps, seeds, compile="on")
             deviation = metric_of(history, "ratio_deviation").mean(1).tolist()
             found["learning"][env][arm] = {"last": final(history), "ratio_deviation": deviation}
     return found

@@ -84,6 +84,9 @@ class FixPO(OnPolicy):
     def extra_state(self, model: Model) -> dict[str, Tensor]:
         return _named(Penalty.start(self.penalty))
 
+    def divergence_weight(self, extra: dict[str, Tensor]) -> Tensor:
+        return extra["penalty_weight"]
+
     def loss(
         self, model: Model, vector: Tensor, batch: Batch, extra: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -97,7 +100,7 @@ class FixPO(OnPolicy):
             valid=valid,
             entropy=distribution.entropy(params),
             divergence=kl,
-            divergence_weight=extra["penalty_weight"],
+            divergence_weight=self.divergence_weight(extra),
         )
         value_loss = objective.aggregation(self.value_loss()(value, batch["target"], batch["old_value"]), valid)
         metrics |= {"value_loss": value_loss.detach(), "minibatch_kl": self.fixup().measure(kl.detach(), valid)}

@@ -26,6 +26,8 @@ from surefoot.models.functional import Model, over_seeds
 from surefoot.objectives import PolicyObjective, aggregation, stabilizers
 from surefoot.objectives.stabilizers import Stabilizer
 
+WEIGHTS = 1e-6, 1e6
+
 
 @dataclass(frozen=True)
 class PPO(OnPolicy):
@@ -71,8 +73,10 @@ class PPO(OnPolicy):
 
 
 def adapted(weight: Tensor, kl: Tensor, target: float) -> Tensor:
-    """The penalty's next weight: halved where the KL is below 2/3 of the target, doubled where above 3/2 of it."""
-    return torch.where(kl < target / 1.5, weight / 2, torch.where(kl > target * 1.5, weight * 2, weight))
+    """The penalty's next weight: halved where the KL is below 2/3 of the target, doubled where above 3/2 of it; within
+    `WEIGHTS`, from which it comes back in a few updates."""
+    factor = torch.where(kl < target / 1.5, 0.5, torch.where(kl > target * 1.5, 2.0, 1.0))
+    return (weight * factor).clamp(*WEIGHTS)
 
 
 METHOD = PPO
