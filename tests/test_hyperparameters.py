@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,6 +145,15 @@ def test_a_field_without_default_has_none_in_its_message():
     with pytest.raises(UsageError) as refusal:
         Bare("3")  # type: ignore[arg-type]
     assert str(refusal.value) == "Bare: size='3' is not allowed; it must be a whole number."
+
+
+def test_numbers_of_numpy_become_pythons():
+    made = Settings(count=np.int64(3), rate=np.float32(0.5), flag=np.bool_(True), hidden=(np.int32(4), 5))
+    assert made == Settings(count=3, rate=0.5, flag=True, hidden=(4, 5))
+    assert [type(x) for x in (made.count, made.rate, made.flag, made.hidden[0])] == [int, float, bool, int]
+    for wrong in ({"count": np.float64(3)}, {"count": np.int64(0)}, {"rate": np.float32("nan")}):
+        with pytest.raises(UsageError, match=f"Settings: {next(iter(wrong))}="):
+            Settings(**wrong)
 
 
 def test_ranges_in_words():

@@ -89,12 +89,12 @@ def train(
     made, slug = make_method(method, **hyperparameters)
     env = _place(made, env=env, task=task, data=data)
     settings = runs.Settings(
-        steps=int(steps) if isinstance(steps, float) and steps.is_integer() else steps,  # 1e6 is a whole number
+        steps=_steps(steps),
         compile=compile,
         loggers=(loggers,) if isinstance(loggers, str) else tuple(loggers),
-        evaluate_every=evaluate_every,
+        evaluate_every=_steps(evaluate_every),
         evaluate_episodes=evaluate_episodes,
-        checkpoint_every=checkpoint_every,
+        checkpoint_every=_steps(checkpoint_every),
         time_limit=time_limit,
     )
     return runs.start(
@@ -104,9 +104,14 @@ def train(
         settings,
         seeds=runs.seeds_from(seed, num_seeds),
         run_dir=run_dir,
-        callbacks=[*_evaluation(made, env, options, evaluate_every, evaluate_episodes), *callbacks],
+        callbacks=[*_evaluation(made, env, options, settings.evaluate_every, settings.evaluate_episodes), *callbacks],
         env_options=options,
     )
+
+
+def _steps(number: Any) -> Any:
+    """1e6 is a whole number."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def _options(method: str | Method, given: dict[str, Any]) -> dict[str, Any]:

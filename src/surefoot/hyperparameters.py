@@ -9,6 +9,8 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from surefoot.errors import UsageError, nearest
 
 LIMITS = ("low", "high", "above", "below")
@@ -97,11 +99,22 @@ def _declared(cls: type) -> tuple[tuple[dataclasses.Field[Any], Any], ...]:
     return tuple((field, hints[field.name]) for field in dataclasses.fields(cls))
 
 
+def _plain(value: Any) -> Any:
+    """NumPy's numbers, which are no `int` or `float` to Python, as Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    numbers = type(value) is tuple and any(isinstance(x, np.generic) for x in value)
+    return tuple(map(_plain, value)) if numbers else value
+
+
 def check(instance: Any) -> None:
     """Raise `UsageError` for the first field of a dataclass instance that has not its annotated type or is outside its
-    declared range."""
+    declared range. Numbers of NumPy become Python's."""
     for field, kind in _declared(type(instance)):
-        value = getattr(instance, field.name)
+        given = getattr(instance, field.name)
+        value = _plain(given)
+        if value is not given:
+            object.__setattr__(instance, field.name, value)
         if value is None and (field.default is None or NoneType in _alternatives(kind)):
             continue
         if not (_fits(value, kind) and _inside(value, field.metadata)):

@@ -201,6 +201,7 @@ BAD = {
     "reward": (lambda: stress(lean, "CartPole-v1", "reward-noise:1"), "rewards"),
     "references": (lambda: made([[1.0]]).normalised(2, 2), "reference"),
     "one episode": (lambda: made([[1.0]]).intervals(), "2 episodes"),
+    "percent": (lambda: made([[1.0, 2.0]]).intervals(level=95), "level=95 is not allowed"),
     "tail": (lambda: made([[1.0, 2.0]]).intervals(tail=0), "level"),
 }
 

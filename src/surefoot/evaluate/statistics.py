@@ -51,7 +51,8 @@ def _matrix(name: str, values: ArrayLike) -> Array:
     return array[:, None] if array.ndim == 1 else array
 
 
-def _fraction(name: str, value: float) -> float:
+def fraction(name: str, value: float) -> float:
+    """The value, if it is a number between 0 and 1; a `UsageError` otherwise."""
     if not 0 < value < 1:
         raise UsageError(f"{name}={value!r} is not allowed; it must be a number in (0, 1), for example 0.95.")
     return value
@@ -105,7 +106,7 @@ def bootstrap_interval(
     matrix = _matrix("scores", scores)
     if matrix.ndim != 2:
         raise UsageError(f"scores has shape {matrix.shape}; it must be [runs, tasks] or [runs].")
-    _fraction("level", level)
+    fraction("level", level)
     rng = _stream(resamples, seed)
     runs, tasks = matrix.shape
     task = np.arange(tasks)
@@ -131,7 +132,7 @@ def improvement_interval(
 ) -> ConfidenceInterval:
     """Stratified bootstrap interval of `probability_of_improvement`; the runs of both are resampled independently."""
     wins = _wins(x, y)
-    _fraction("level", level)
+    fraction("level", level)
     rng = _stream(resamples, seed)
     tasks, runs_x, runs_y = wins.shape
     pieces = []
@@ -153,7 +154,7 @@ def profile_interval(
 ) -> ConfidenceInterval:
     """Pointwise stratified bootstrap band of `performance_profile`: arrays `[k]`."""
     above = _above(scores, thresholds)
-    _fraction("level", level)
+    fraction("level", level)
     rng = _stream(resamples, seed)
     runs, tasks, _ = above.shape
     pieces = []
@@ -189,7 +190,7 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Confide
         raise UsageError(
             f"successes={successes!r}, trials={trials!r} is not allowed; 0 <= successes <= trials, trials >= 1."
         )
-    tail = (1 - _fraction("level", level)) / 2
+    tail = (1 - fraction("level", level)) / 2
     low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, trials - successes + 1))
     high = 1.0 if successes == trials else float(beta.ppf(1 - tail, successes + 1, trials - successes))
     return ConfidenceInterval(low, high)

@@ -22,7 +22,7 @@ from surefoot.envs import make_single
 from surefoot.errors import UsageError
 from surefoot.evaluate import plots
 from surefoot.evaluate.rollout import EnvLike, Episode, actor, check_policy, episode_seeds, play, prepared, resolve
-from surefoot.evaluate.statistics import ConfidenceInterval, cvar, tail_weights
+from surefoot.evaluate.statistics import ConfidenceInterval, cvar, fraction, tail_weights
 from surefoot.perturbations import Perturbation
 from surefoot.seeding import numpy_stream
 
@@ -91,7 +91,7 @@ class StressReport:
 
         Cells share their seeds, so an episode is resampled in all of them at once. "cells" holds arrays `[cells]`.
         """
-        episodes = len(self.seeds)
+        episodes, level = len(self.seeds), fraction("level", level)
         if episodes < 2:
             raise UsageError(
                 "An interval needs at least 2 episodes a cell; this report has 1. Stress with episodes=10."

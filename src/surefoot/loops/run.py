@@ -149,9 +149,9 @@ def versions() -> dict[str, str]:
 
 def seeds_from(seed: int, num_seeds: int) -> list[int]:
     """`num_seeds` consecutive seeds from `seed` on."""
-    check_seed(seed)
+    seed = check_seed(seed)
     most = MAX_SEED - seed
-    if isinstance(num_seeds, bool) or not isinstance(num_seeds, int) or not 1 <= num_seeds <= most:
+    if isinstance(num_seeds, bool) or not isinstance(num_seeds, (int, np.integer)) or not 1 <= num_seeds <= most:
         raise UsageError(f"num_seeds={num_seeds!r} is not allowed from seed={seed} on; it must be in [1, {most}].")
     return list(range(seed, seed + num_seeds))
 
