@@ -22,6 +22,7 @@ from surefoot.loops.kinds import Method, loop
 from surefoot.loops.run import Run
 from surefoot.loops.train import Callback
 from surefoot.models.saved import holds_agent, load_agent
+from surefoot.seeding import numpy_stream
 
 if TYPE_CHECKING:
     from surefoot.evaluate.compare import Comparison
@@ -187,8 +188,8 @@ def evaluate(
 
     `policy` is an agent, the folder of a run (whose environment is then the default; the figures are kept there as
     `evaluation.json`), anything with `predict`, or a callable. Of a language model `env` may be called `task`, episodes
-    are held-out examples, and `k=(1, 4, 16)` adds the chance that one of k samples succeeds, entropy, lengths and
-    completions to read.
+    are held-out examples, each once at most, and `k=(1, 4, 16)` adds the chance that one of k samples succeeds,
+    entropy, lengths and completions to read. Where the task has no answers, the run's reward functions judge.
     """
     if k:
         return _evaluate_language(policy, env if task is None else task, episodes, k, seed)
@@ -200,8 +201,10 @@ def evaluate(
     filmed = {} if video is None else {"video": str(video)}
     if video is not None:
         record(player, env, video, episodes=1, seeds=seed)  # first, because it is what may not work here
-    scores = returns(player, env, episodes, seed, deterministic=deterministic)
-    figures: dict[str, Any] = {"env": _spoken(env), "episodes": episodes, "seed": seed, "deterministic": deterministic}
+    seeds = _episode_seeds(env, episodes, seed)
+    scores = returns(player, env, len(seeds), seeds, deterministic=deterministic)
+    figures: dict[str, Any] = {"env": _spoken(env), "episodes": len(seeds), "seed": seed}
+    figures["deterministic"] = deterministic
     for name, statistic in (("mean", mean), ("interquartile_mean", interquartile_mean)):
         figures[name] = float(statistic(scores))
         figures[f"{name}_interval"] = [float(x) for x in bootstrap_interval(scores, statistic, seed=seed)]
@@ -217,10 +220,11 @@ def _evaluate_language(policy: Any, task: Any, examples: int, k: Sequence[int], 
     agent = load(policy) if isinstance(policy, (str, Path)) else policy
     if getattr(agent, "loop", "") != "group-rollout":
         raise UsageError(f"k={tuple(k)} is for language models; {policy!r} is none.")
-    asked = agent.facts.get("env", {}).get("env") if task is None else task
-    if asked is None:
+    trained_in = agent.facts.get("env") if task is None else {"env": task}
+    if trained_in is None:
         raise UsageError("task is missing: the agent does not say what it was trained in; give task=.")
-    report = evaluate_language(agent, asked, examples, tuple(k), seed=seed)
+    made = loop(agent.loop).single(**trained_in)().task
+    report = evaluate_language(agent, made, examples, tuple(k), seed=seed)
     figures = {**report.to_dict(), "table": report.table()}
     if isinstance(policy, (str, Path)) and not holds_agent(policy):
         (Path(policy) / "evaluation.json").write_text(json.dumps(figures, indent=2))
@@ -341,16 +345,26 @@ def _evaluation(
         raise UsageError("evaluate_every needs an id or a factory as env: a ready environment is busy training.")
     from surefoot.evaluate.rollout import returns
 
-    single = partial(make_single, loop(method.loop).single(env, **options))
+    inner = loop(method.loop).single(env, **options)
+    single, seeds = partial(make_single, inner), _episode_seeds(inner, episodes, 0)
     single().close()  # what cannot be made says so now, not when the first evaluation is due
 
     def evaluate(learner: Any, rows: list[dict[str, Any]]) -> None:
         pace = learner.steps // learner.iteration
         if learner.steps // every > (learner.steps - pace) // every:
             for index, row in enumerate(rows):
-                row["evaluation_mean"] = float(returns(learner.agent(index), single, episodes).mean())
+                row["evaluation_mean"] = float(returns(learner.agent(index), single, len(seeds), seeds).mean())
 
     return [evaluate]
+
+
+def _episode_seeds(env: Any, episodes: int, seed: int) -> list[int]:
+    """The seed of each episode. Of a finite set of held-out examples no one is played twice: it would count twice."""
+    from surefoot.evaluate.rollout import episode_seeds
+
+    seeds = episode_seeds(seed, episodes)
+    few = getattr(_inner(env), "held_out_size", None)
+    return seeds if few is None else numpy_stream(seed, "held-out examples").permutation(few)[:episodes].tolist()
 
 
 def _player(policy: Any, env: Any) -> tuple[Any, Any, Path | None]:
@@ -368,9 +382,14 @@ def _player(policy: Any, env: Any) -> tuple[Any, Any, Path | None]:
     return agent, loop(agent.loop).single(**trained_in), None if holds_agent(folder) else folder
 
 
+def _inner(env: Any) -> Any:
+    """What an environment was made of by `Loop.single`."""
+    return env.args[0] if isinstance(env, partial) and env.args else env
+
+
 def _spoken(env: Any) -> str:
-    """What a report calls an environment that was made ready by `Loop.single`."""
-    return runs.spoken(env.args[0] if isinstance(env, partial) else env)
+    """What a report calls it."""
+    return runs.spoken(_inner(env))
 
 
 def _revived(values: dict[str, Any]) -> dict[str, Any]:

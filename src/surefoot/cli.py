@@ -68,8 +68,8 @@ def evaluate(
         return print(api.evaluate(run, env, episodes, task=task, k=attempts, seed=seed)["table"])
     figures = api.evaluate(run, env, episodes, task=task, seed=seed, video=film)
     low, high = figures["mean_interval"]
-    print(f"{figures['env']} · {episodes} episodes from seed {seed}")
-    interval = f"  95 % interval [{low:.2f}, {high:.2f}]" if episodes > 1 else ""
+    print(f"{figures['env']} · {figures['episodes']} episodes from seed {seed}")
+    interval = f"  95 % interval [{low:.2f}, {high:.2f}]" if figures["episodes"] > 1 else ""
     print(f"mean return {figures['mean']:.2f}{interval}")
     print(f"lowest {figures['min']:.2f}  highest {figures['max']:.2f}")
     if film is not None:
@@ -92,8 +92,10 @@ def chat(
     agent = api.load(run)
     if getattr(agent, "loop", "") != "group-rollout":
         raise UsageError(f"{run} holds no language model; chat is for those.")
+    templated = agent.model.tokenizer.chat_template is not None
     for turn, line in enumerate(iter(lambda: sys.stdin.readline().rstrip("\n"), "")):
-        print(agent.texts([line], max_tokens=max_tokens, temperature=temperature, seed=seed + turn)[0], flush=True)
+        prompt = [{"role": "user", "content": line}] if templated else line
+        print(agent.texts([prompt], max_tokens=max_tokens, temperature=temperature, seed=seed + turn)[0], flush=True)
 
 
 def stress(

@@ -16,9 +16,12 @@ pytest.importorskip("transformers", reason="language models need surefoot[langua
 
 import surefoot as sf
 from surefoot import cli
+from surefoot.envs.language.files import Rows
 from surefoot.errors import UsageError
 from surefoot.loops import checkpoint
+from surefoot.loops.language import LanguageOptions, make_model
 from surefoot.loops.run import Run
+from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.loading import load_model, with_lora
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.nano import Nano, fresh, nano
@@ -160,11 +163,52 @@ def test_a_reward_object_is_not_taken_for_its_class(folder, tmp_path):
         ({"model": "<nothing>"}, "resume"),
         ({"reward": "nowhere:nothing"}, "nowhere:nothing"),
         ({"reward": "json:__doc__"}, "not a function"),
+        (
+            {"reward": [digits, "builtins:len"], "reward_weights": [1, 2], "method": "bnpo"},
+            r"reward_weights=\[1.0, 2.0\]",
+        ),
+        ({"samples": 0}, "samples=0 is not allowed"),
     ],
 )
 def test_what_cannot_work_says_why_and_leaves_nothing(changes, message, folder, tmp_path):
     with pytest.raises(UsageError, match=message):
         train(folder, tmp_path / "run", **changes)
+
+
+def rows_of(path, *rows, times=20):
+    path.write_text("\n".join(json.dumps(row) for row in rows * (times // len(rows))))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("method", "row", "message"),
+    [
+        ("grpo", {"prompt": "x" * 45, "answer": "1"}, "row 1: the prompt has 46 tokens .* use max_tokens=2 or shorten"),
+        ("grpo", {"prompt": "x" * 50, "answer": "1"}, "model reads 48; shorten or remove it"),
+        ("grpo", {"prompt": "x"}, "no answers to compare with, and no reward functions"),
+        ("sft", {"prompt": "x", "completion": "1" * 48}, "row 1: the prompt and its demonstration have 51 tokens"),
+    ],
+)
+def test_a_file_that_cannot_work_says_so_before_anything_is_learned(method, row, message, folder, tmp_path):
+    data, wanted = rows_of(tmp_path / "a.jsonl", row), {"samples": 0} if method == "sft" else {}
+    with pytest.raises(UsageError, match=message):
+        train(folder, tmp_path / "run", method, task=None, data=data, reward=None, **wanted)
+
+
+def test_without_answers_the_reward_functions_judge_what_is_held_out(folder, tmp_path):
+    data = rows_of(tmp_path / "a.jsonl", {"prompt": "1"}, {"prompt": "2"})
+    run = train(folder, tmp_path / "run", task=None, data=data, evaluate_every=2, evaluate_episodes=9, steps=2)
+    found = sf.evaluate(run.path, episodes=9)
+    assert found["episodes"] == 2 and found["mean"] == pytest.approx(run.metrics()[-1]["evaluation_mean"])
+    assert sf.evaluate(run.path, episodes=9, k=(1,))["examples"] == 2
+
+
+def test_a_file_that_has_grown_is_not_gone_on_with(folder, tmp_path):
+    data = rows_of(tmp_path / "a.jsonl", {"prompt": "1"})
+    train(folder, tmp_path / "run", task=None, data=data, callbacks=[stop_at(1)])
+    rows_of(data, {"prompt": "1"}, times=40)
+    with pytest.raises(UsageError, match="a.jsonl has 36 rows to learn from now, and had 18 when the run began"):
+        sf.resume(tmp_path / "run")
 
 
 def test_rewards_that_differ_between_prompts_only_teach_nothing(folder, tmp_path):
@@ -223,6 +267,17 @@ def test_nano_from_the_shell_to_evaluation_chat_and_report(tmp_path, monkeypatch
     assert capsys.readouterr().out.endswith("\n")
 
 
+def test_chat_speaks_through_the_template_of_the_tokenizer(tmp_path, monkeypatch, capsys):
+    model = fresh(TINY)
+    model.tokenizer.chat_template = "{{ messages[0]['role'] }}"
+    LanguageAgent(model).save(tmp_path)
+    seen = []
+    monkeypatch.setattr(LanguageAgent, "texts", lambda self, prompts, **_: seen.extend(prompts) or ["yes"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1+1=\n\n"))
+    cli.main(["chat", str(tmp_path)])
+    assert seen == [[{"role": "user", "content": "1+1="}]] and capsys.readouterr().out == "yes\n"
+
+
 def test_report(folder, tmp_path):
     from surefoot.evaluate.report import write_report
 
@@ -263,3 +318,13 @@ def test_two_may_make_the_same_nano_model_at_once(tmp_path, monkeypatch):
     first = nano(pairs, "pairs", size=SMALL, on_step=on_step).network.state_dict()
     assert all(torch.equal(first[name], weight) for name, weight in second[0].items())
     assert len(list((tmp_path / "nano").iterdir())) == 1  # and no draft is left
+
+
+def test_a_file_that_changed_under_its_name_is_taught_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path))
+    options = LanguageOptions(nano_warmup=1)
+    for answer in ("1", "9"):
+        task = Rows([{"prompt": f"{i}=", "demonstration": answer} for i in range(20)], "data.jsonl")
+        make_model("nano", task, options, 0)
+        make_model("nano", task, options, 0)
+    assert len(list((tmp_path / "nano").iterdir())) == 2

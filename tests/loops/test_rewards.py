@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from surefoot.envs.language import Example, resolve
+from surefoot.envs.language.files import Rows
 from surefoot.errors import UsageError
-from surefoot.loops.rewards import make_rewards
+from surefoot.loops.rewards import Judged, make_rewards
 
 TASK = resolve("arithmetic")
 EXAMPLES = [Example("1+1=", "2", "2", {"level": "easy"}), Example("9+9=", "18", None, {"level": "hard", "by": "x"})]
@@ -113,3 +114,12 @@ def test_a_task_may_reward_with_any_number(given, wanted, monkeypatch):
     monkeypatch.setattr(type(task), "reward", lambda *_: math.nan)
     with pytest.raises(UsageError, match="the task arithmetic.* gave nan for the completion '1'"):
         make_rewards(task, None, None)([task.example(0)], ["1"])
+
+
+def test_a_task_without_answers_is_judged_by_the_functions():
+    task = Rows([{"prompt": f"{i}="} for i in range(20)], "sums")
+    with pytest.raises(UsageError, match="sums has no answers to compare with, and no reward functions were given"):
+        make_rewards(task, None, None).check()
+    judged = Judged(make_rewards(task, [short], [2.0]).check())
+    assert (judged.size, judged.held_out_size, str(judged), judged.name) == (18, 2, "sums", "rows")
+    assert judged.reward(judged.example(1, "test"), "abc") == -6 and judged.example(1, "test").prompt == "19="

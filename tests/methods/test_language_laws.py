@@ -15,6 +15,7 @@ import language_micro as micro
 
 import surefoot as sf
 from surefoot import catalogue
+from surefoot.errors import UsageError
 from surefoot.loops.group_rollout import GroupRollout
 
 CLASSES = {catalogue.method_class(e.slug): e.slug for e in reversed(catalogue.methods())}
@@ -94,3 +95,19 @@ def test_explain_shows_formula_steps_and_every_hyperparameter(slug):
         assert heading in text
     for field in dataclasses.fields(catalogue.method_class(slug)):
         assert field.name in text
+
+
+@every_method
+@pytest.mark.parametrize("setting", [{"kl": 1.0}, {"entropy": 1.0}])
+def test_no_setting_is_without_effect(slug, setting, models):
+    try:
+        methods = small(slug, epochs=1, minibatches=1), small(slug, epochs=1, minibatches=1, **setting)
+    except UsageError:  # what would do nothing cannot be set
+        return
+    found = []
+    for method in methods:
+        run = micro.learner(method, ONE, deepcopy(models[ONE]))
+        for _ in range(2):  # in the first the model is its own reference
+            run.iterate()
+        found.append(weights(run))
+    assert not torch.equal(*found)

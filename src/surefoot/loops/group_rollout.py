@@ -85,6 +85,8 @@ class GroupRollout:
     pace: ClassVar[int] = 1
     default_steps: ClassVar[int] = 200
     separable: ClassVar[bool] = True  # whether the loss of a batch is the sum of the losses of its rows
+    imitates: ClassVar[bool] = False  # whether it learns from demonstrations
+    weighs: ClassVar[bool] = True  # whether several reward functions count by their weights
 
     prompts: int = hyperparameter(16, low=1, help="Prompts of a step.")
     samples: int = hyperparameter(8, low=1, help="Completions of each prompt.")

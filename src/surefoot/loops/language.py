@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from surefoot.envs.language import resolve
+from surefoot.envs.language import Task, resolve
+from surefoot.envs.language.files import LOOKED_AT
 from surefoot.envs.language.prompt_env import PromptEnv
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
@@ -19,7 +22,7 @@ from surefoot.loops import distributed
 from surefoot.loops.group_rollout import GroupRollout
 from surefoot.loops.kinds import Loop
 from surefoot.loops.language_learner import LanguageLearner
-from surefoot.loops.rewards import make_rewards
+from surefoot.loops.rewards import Judged, make_rewards
 from surefoot.models.language.engines import continuous_batching
 from surefoot.models.language.generation import Engine, generate
 from surefoot.models.language.loading import load_model, with_lora
@@ -74,7 +77,9 @@ def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tu
         made.network = made.network if options.lora is None else with_lora(made.network, options.lora, seed)
         kind = "lora" if made.adapted else "all"
     elif model == "nano":
-        kind, made = "nano", nano(_demonstrations(task), str(task), size=Nano(warmup=options.nano_warmup), seed=seed)
+        kind, size, shown = "nano", Nano(warmup=options.nano_warmup), _demonstrations(task)
+        named = str(task) if shown is None or task.size is None else _digested(task, shown, size.warmup * size.batch)
+        made = nano(shown, named, size=size, seed=seed)
         made.network = made.network if options.lora is None else with_lora(made.network, options.lora, seed)
     elif isinstance(model, str) and model.startswith("<"):
         raise UsageError(
@@ -100,6 +105,38 @@ def _demonstrations(task: Any) -> Callable[[int], tuple[str, str]] | None:
         return found.prompt, found.demonstration or ""
 
     return example
+
+
+def _digested(task: Task, example: Callable[[int], tuple[str, str]], count: int) -> str:
+    """The name of a finite set with a digest of the first `count` examples: a file may change and keep its name."""
+    digest = sha256()
+    for index in range(min(task.size or 0, count)):
+        digest.update(json.dumps(example(index)).encode())
+    return f"{task} {digest.hexdigest()}"
+
+
+def check_lengths(model: LanguageModel, task: Task, method: GroupRollout) -> None:
+    """Raise `UsageError` for the first row of a finite set that is longer than the model reads: its prompt with the
+    tokens to be written, or with its demonstration where the method imitates."""
+    room = getattr(model.base.config, "max_position_embeddings", None)
+    if room is None or task.size is None:
+        return
+    for place in range(min(task.size, LOOKED_AT)):
+        example = task.example(place)
+        where, (prompt,) = f"{task}, row {place + 1}", model.encode([example.prompt])
+        if method.samples and len(prompt) + method.max_tokens > room:
+            fewer = f"use max_tokens={room - len(prompt)} or " if len(prompt) < room else ""
+            raise UsageError(
+                f"{where}: the prompt has {len(prompt)} tokens and max_tokens={method.max_tokens} more are asked for, "
+                f"but the model reads {room}; {fewer}shorten or remove it."
+            )
+        if method.imitates and example.demonstration is not None:
+            length = len(prompt) + len(model.encode_completions([example.demonstration])[0])
+            if length > room:
+                raise UsageError(
+                    f"{where}: the prompt and its demonstration have {length} tokens, but the model reads {room}; "
+                    "shorten or remove them."
+                )
 
 
 def _describe(env: Any, **options: Any) -> dict[str, Any]:
@@ -164,8 +201,16 @@ def _learner(
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
     task = resolve(env)
     rewards, engine = make_rewards(task, _functions(given.reward), given.reward_weights), ENGINES[given.engine]()
+    if method.samples:
+        rewards.check()
+    if not method.weighs and len({*rewards.weights}) > 1:
+        raise UsageError(
+            f"reward_weights={list(rewards.weights)} is not allowed: {type(method).__name__} normalises every reward "
+            "function by itself and counts all alike; leave reward_weights out."
+        )
     with distributed.first():
         model, rate = make_model(given.model, task, given, seeds[0])
+    check_lengths(model, task, method)
     return LanguageLearner(
         method,
         model,
@@ -180,8 +225,11 @@ def _learner(
     )
 
 
-def _single(env: Any, **_: Any) -> Callable[..., Any]:
-    return partial(PromptEnv, resolve(env))
+def _single(env: Any, *, reward: Any = None, reward_weights: Any = None, **_: Any) -> Callable[..., Any]:
+    task = resolve(env)
+    if not task.verified:
+        task = Judged(make_rewards(task, _functions(reward), reward_weights).check())
+    return partial(PromptEnv, task)
 
 
 LOOP = Loop(

@@ -274,6 +274,11 @@ class LanguageLearner:
                 f"the checkpoint does not fit this model: {', '.join(wrong[:3])} differ ({len(wrong)} tensors do). "
                 "Resume with the model and adapter that the run's config.json names."
             )
+        if self.solved is not None and (begun := len(state["prompts/mean"])) != self.task.size:
+            raise UsageError(
+                f"{self.task} has {self.task.size} rows to learn from now, and had {begun} when the run began; put it "
+                "back as it was, or start a new run."
+            )
         self.iteration = iteration
         self.drawn, self.batches, learnable = state["counters"].tolist()
         self.learnable = bool(learnable)

@@ -37,9 +37,8 @@ class Rewards:
             UsageError: a function gives another number of rewards, or one that is not finite.
         """
         if not self.functions:
-            found = [self.task.reward(e, c) for e, c in zip(examples, completions, strict=True)]
-            _check_finite(f"the task {self.task}", found, completions)
-            reward = torch.tensor([float(value) for value in found])
+            values = [self.task.reward(e, c) for e, c in zip(examples, completions, strict=True)]
+            reward = torch.nan_to_num(_finite_numbers(f"the task {self.task}", values, completions))
             return reward, {"reward": reward}
         columns: dict[str, list[Any]] = {
             "prompts": [e.prompt for e in examples],
@@ -68,8 +67,44 @@ class Rewards:
             raise UsageError(
                 f"the reward function {name!r} gave {len(values)} numbers for {rows} completions; give one for each."
             )
-        _check_finite(f"the reward function {name!r}", values, columns["completions"])
-        return torch.tensor([math.nan if value is None else float(value) for value in values])
+        return _finite_numbers(f"the reward function {name!r}", values, columns["completions"])
+
+    def check(self) -> Rewards:
+        """The rewards; a `UsageError` where nothing says what a completion is worth."""
+        if not (self.task.verified or self.functions):
+            raise UsageError(
+                f"{self.task} has no answers to compare with, and no reward functions were given; train with "
+                "reward=[…], or give a task with answers."
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Judged(Task):
+    """A task without answers, as it is evaluated: completions are worth what the reward functions say."""
+
+    rewards: Rewards
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.rewards.task.name
+
+    @property
+    def size(self) -> int | None:  # type: ignore[override]
+        return self.rewards.task.size
+
+    @property
+    def held_out_size(self) -> int | None:  # type: ignore[override]
+        return self.rewards.task.held_out_size
+
+    def example(self, index: int, split: str = "train") -> Example:
+        return self.rewards.task.example(index, split)
+
+    def reward(self, example: Example, completion: str) -> float:
+        return float(self.rewards([example], [completion])[0])
+
+    def __str__(self) -> str:
+        return str(self.rewards.task)
 
 
 def make_rewards(task: Task, functions: Any, weights: Sequence[float] | None) -> Rewards:
@@ -93,13 +128,15 @@ def _as_prompted(prompt: Any, text: str) -> Any:
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
 
-def _check_finite(who: str, rewards: Sequence[Any], completions: Sequence[Any]) -> None:
-    for reward, completion in zip(rewards, completions, strict=True):
-        if reward is not None and not _finite(reward):
+def _finite_numbers(who: str, values: Sequence[Any], completions: Sequence[Any]) -> Float[Tensor, " rows"]:
+    """Rewards as numbers, NaN for None; a `UsageError` names one that is not finite."""
+    for value, completion in zip(values, completions, strict=True):
+        if value is not None and not _finite(value):
             raise UsageError(
-                f"{who} gave {reward!r} for the completion {completion!r}; rewards must be finite numbers, or None "
-                "where the function does not apply."
+                f"{who} gave {value!r} for the completion {completion!r}; rewards must be finite numbers, or None "
+                "where it does not apply."
             )
+    return torch.tensor([math.nan if value is None else float(value) for value in values])
 
 
 def _finite(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -64,6 +65,10 @@ def test_every_kind_of_file_gives_the_same_examples(suffix, tmp_path):
         ("a.jsonl", '{"prompt": "1"}\n{"answer": "1"}\n', "row 2: the prompt is empty"),
         ("a.jsonl", '{"prompt": "1"}\n{"prompt": 7}\n', "row 2: the prompt 7 is not allowed"),
         ("a.jsonl", '{"prompt": "1"}\n{"prompt": [{"content": "x"}]}\n', "row 2: the prompt .* messages"),
+        ("a.jsonl", '{"prompt": "1", "answer": 0}\n{"prompt": "2"}\n', "row 2 is without answer, row 1 is not"),
+        ("a.jsonl", '{"prompt": "1"}\n{"prompt": "2", "solution": "1"}\n', "row 2 is with answer, row 1 is not"),
+        ("a.csv", "prompt,completion\n1,2\n3,\n", "row 2 is without demonstration.* 'demonstration' or 'completion'"),
+        ("a.jsonl", '{"prompt": "1", "completion": 7}\n{"prompt": "2"}\n', "row 1: the demonstration 7 is not allowed"),
         ("a.jsonl", '{"text": "1"}\n{"text": "2"}\n', "no column 'prompt' or 'question'; its columns are 'text'"),
         ("a.jsonl", '{"prompt": "1"}\n', "has 1 rows"),
         ("a.jsonl", "", "has 0 rows"),
@@ -151,6 +156,12 @@ def test_formulas_are_compared_by_value(completion, answer, reward):
     assert mathematics(completion, answer) == reward
 
 
+def test_formulas_are_compared_in_any_thread():
+    pytest.importorskip("math_verify")
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(mathematics, "the answer is 0.5", "1/2").result() == 1
+
+
 def test_a_task_is_an_environment():
     env = make_single(lambda: PromptEnv(resolve("arithmetic")))
     prompt, _ = env.reset(seed=3)
@@ -165,3 +176,8 @@ def test_a_task_is_an_environment():
 def test_messages_go_through_an_environment_as_json():
     env = PromptEnv(Rows([{"prompt": CHAT, "answer": "2"}] * 2, "two"))
     assert json.loads(env.reset(seed=0)[0]) == CHAT and env.step("2")[1] == 1
+
+
+def test_of_a_finite_set_the_seed_is_the_number_of_the_example():
+    env = PromptEnv(Rows(ROWS, "rows"))
+    assert [env.reset(seed=s)[0] for s in (0, 1, 2)] == ["18+1=", "19+1=", "18+1="]

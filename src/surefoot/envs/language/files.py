@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,7 +43,7 @@ class Rows(Task):
                 f"{', '.join(map(repr, self.rows[0]))}. Rename the one that holds the prompts."
             )
         for place in range(min(len(self.rows), LOOKED_AT)):
-            self._prompt(self.rows[place], place)
+            self._read(place)
 
     @property
     def size(self) -> int:  # type: ignore[override]
@@ -52,27 +54,42 @@ class Rows(Task):
     def held_out_size(self) -> int:  # type: ignore[override]
         return len(self.rows) - self.size
 
-    def _prompt(self, row: Mapping[str, Any], place: int) -> Any:
-        prompt = _first(row, PROMPT)
+    @property
+    def verified(self) -> bool:  # type: ignore[override]
+        """Whether the rows have answers."""
+        return self._has[ANSWER]
+
+    @cached_property
+    def _has(self) -> dict[Sequence[str], bool]:
+        """Which of the two that may be missing the rows have: what the first one has, all must have."""
+        return {names: _first(self.rows[0], names) is not None for names in (ANSWER, DEMONSTRATION)}
+
+    def _read(self, place: int) -> Example:
+        row, where = self.rows[place], f"{self.source}, row {place + 1}"
+        prompt, answer, shown = (_first(row, names) for names in (PROMPT, ANSWER, DEMONSTRATION))
         if prompt is None:
-            raise UsageError(f"{self.source}, row {place + 1}: the prompt is empty; remove the row or fill it in.")
+            raise UsageError(f"{where}: the prompt is empty; remove the row or fill it in.")
         if not isinstance(prompt, str) and not _messages(prompt):
             raise UsageError(
-                f"{self.source}, row {place + 1}: the prompt {prompt!r} is not allowed; it must be a text, or a list "
-                'of messages {"role": …, "content": …}.'
+                f"{where}: the prompt {prompt!r} is not allowed; it must be a text, or a list of messages "
+                '{"role": …, "content": …}.'
             )
-        return prompt
+        for names, value in ((ANSWER, answer), (DEMONSTRATION, shown)):
+            if (value is not None) != self._has[names]:
+                raise UsageError(
+                    f"{where} is {'without' if value is None else 'with'} {names[0]}, row 1 is not; fill in all rows, "
+                    f"or none, or give the column another name than {' or '.join(map(repr, names))}."
+                )
+        if not isinstance(shown, str | None):
+            raise UsageError(f"{where}: the demonstration {shown!r} is not allowed; it must be the text to be written.")
+        fields = {name: value for name, value in row.items() if name not in GIVEN}
+        return Example(prompt, "" if answer is None else str(answer), shown, fields)
 
     def example(self, index: int, split: str = "train") -> Example:
-        held_out = self.held_out(split)
-        place = self.size + index % self.held_out_size if held_out else index % self.size
-        row = self.rows[place]
-        answer, shown = _first(row, ANSWER), _first(row, DEMONSTRATION)
-        fields = {name: value for name, value in row.items() if name not in GIVEN}
-        return Example(self._prompt(row, place), "" if answer is None else str(answer), shown, fields)
+        return self._read(self.size + index % self.held_out_size if self.held_out(split) else index % self.size)
 
     def reward(self, example: Example, completion: str) -> float:
-        if not example.answer:
+        if not self.verified:
             raise UsageError(f"{self.source} has no answers to compare with; give reward functions: reward=[…].")
         return mathematics(completion, example.answer)
 
@@ -179,4 +196,7 @@ def mathematics(completion: str, answer: str) -> float:
         from math_verify import parse, verify
     except ImportError:
         return 0.0
-    return float(verify(parse(answer) or parse(f"${answer}$"), parse(completion)))
+    seconds = 5 if threading.current_thread() is threading.main_thread() else None  # its alarm is for the main thread
+    gold, found = (parse(text, parsing_timeout=seconds) for text in (answer, completion))  # type: ignore[arg-type]
+    gold = gold or parse(f"${answer}$", parsing_timeout=seconds)  # type: ignore[arg-type]
+    return float(verify(gold, found, timeout_seconds=seconds))

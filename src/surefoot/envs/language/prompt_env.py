@@ -19,7 +19,10 @@ CHARACTERS = string.printable
 
 
 class PromptEnv(gymnasium.Env):
-    """One held-out example an episode, chosen by the seed; the reward is the task's."""
+    """One held-out example an episode, chosen by the seed; the reward is the task's.
+
+    Of a finite set the seed is the number of the example, so that different ones can be asked for.
+    """
 
     def __init__(self, task: Task) -> None:
         text = spaces.Text(LONGEST, min_length=0, charset=CHARACTERS)
@@ -28,7 +31,9 @@ class PromptEnv(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
-        self.example = self.task.example(int(self.np_random.integers(2**31)), "test")
+        drawn = int(self.np_random.integers(2**31))
+        chosen = drawn if seed is None or self.task.held_out_size is None else seed
+        self.example = self.task.example(chosen, "test")
         return spoken(self.example.prompt), {}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:

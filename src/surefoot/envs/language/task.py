@@ -39,6 +39,7 @@ class Task:
     name: ClassVar[str] = ""
     size: ClassVar[int | None] = None  # how many training examples there are; None: as many as are asked for
     held_out_size: ClassVar[int | None] = None  # how many there are that nothing learns from
+    verified: ClassVar[bool] = True  # whether it knows itself what a completion is worth
 
     def __post_init__(self) -> None:
         check(self)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.group_rollout import GroupRollout, Rollout, Term
@@ -124,6 +125,8 @@ class RFT(GroupRollout):
 class SFT(GroupRollout):
     """Maximum likelihood of the demonstrations; nothing is written and nothing rewarded."""
 
+    imitates: ClassVar[bool] = True
+
     samples: int = hyperparameter(0, low=0, high=0, help="Completions of each prompt: none.")
 
     def objective(self) -> PolicyObjective:
@@ -137,10 +140,10 @@ class SFT(GroupRollout):
         )
 
     def terms(self, rollout: Rollout) -> list[Term]:
-        return [self.imitation(rollout, name="")]
+        return [self.imitation(rollout, name="", objective=self.objective())]
 
     def steps(self) -> list[str]:
         return [
             f"take {self.prompts} prompts with their demonstrations",
-            f"{self.epochs} × {self.minibatches} steps of AdamW: minimise −mean log π of the demonstrations' tokens",
+            f"{self.epochs} × {self.minibatches} steps of AdamW: minimise −objective of the demonstrations' tokens",
         ]

@@ -4,7 +4,7 @@
 
 Dr.GRPO divides by nothing, GRPO by √(p(1−p)), whatever the policy can do; this divisor follows it, and of all Beta
 densities it makes the raw variance of the gradient least. Use it with rewards in [0, 1] when prompts are mostly very
-easy or very hard. Several reward functions are normalised one by one, and averaged.
+easy or very hard. Several reward functions are normalised one by one, and averaged without weights.
 
 Changyi Xiao et al., *BNPO: Beta Normalization Policy Optimization* (2025), arXiv:2506.02864. At equal size of step the
 optimality says nothing: the ratio of signal to noise is best for a constant divisor.
@@ -13,6 +13,7 @@ optimality says nothing: the ratio of signal to noise is best for a constant div
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from surefoot.objectives.beta import beta_normalized
 @dataclass(frozen=True)
 class BNPO(GroupRollout):
     """Group baseline, adaptive normaliser, dual clip, token sums."""
+
+    weighs: ClassVar[bool] = False
 
     prompts: int = hyperparameter(32, low=1, help="Prompts of a step; the density is fitted to them.")
     samples: int = hyperparameter(16, low=2, help="Completions of each prompt.")

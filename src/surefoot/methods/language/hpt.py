@@ -14,6 +14,7 @@ completion of a prompt succeeds, its rewards are all alike, so that γ = 0 takes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from surefoot.objectives.advantages import group_mean
 @dataclass(frozen=True)
 class HPT(GroupRollout):
     """A gate between two terms."""
+
+    imitates: ClassVar[bool] = True
 
     minibatches: int = hyperparameter(2, low=1, help="Optimiser steps of each pass.")
     gate: float = hyperparameter(0.0, high=1, help="γ: a share of successes up to this is imitated; below 0 none is.")
