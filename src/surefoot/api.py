@@ -179,7 +179,7 @@ def evaluate(
     episodes: int = 20,
     *,
     task: Any = None,
-    k: Sequence[int] = (),
+    k: int | Sequence[int] = (),
     seed: int = 0,
     deterministic: bool = True,
     video: str | Path | None = None,
@@ -200,6 +200,7 @@ def evaluate(
     player, env, folder = _player(policy, env)
     filmed = {} if video is None else {"video": str(video)}
     if video is not None:
+        _refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
         record(player, env, video, episodes=1, seeds=seed)  # first, because it is what may not work here
     seeds = _episode_seeds(env, episodes, seed)
     scores = returns(player, env, len(seeds), seeds, deterministic=deterministic)
@@ -214,21 +215,26 @@ def evaluate(
     return figures
 
 
-def _evaluate_language(policy: Any, task: Any, examples: int, k: Sequence[int], seed: int) -> dict[str, Any]:
+def _evaluate_language(policy: Any, task: Any, examples: int, k: int | Sequence[int], seed: int) -> dict[str, Any]:
     from surefoot.evaluate.language import evaluate_language
 
     agent = load(policy) if isinstance(policy, (str, Path)) else policy
     if getattr(agent, "loop", "") != "group-rollout":
-        raise UsageError(f"k={tuple(k)} is for language models; {policy!r} is none.")
+        raise UsageError(f"k={k!r} is for language models; {policy!r} is none.")
     trained_in = agent.facts.get("env") if task is None else {"env": task}
     if trained_in is None:
         raise UsageError("task is missing: the agent does not say what it was trained in; give task=.")
     made = loop(agent.loop).single(**trained_in)().task
-    report = evaluate_language(agent, made, examples, tuple(k), seed=seed)
+    report = evaluate_language(agent, made, examples, k, seed=seed)
     figures = {**report.to_dict(), "table": report.table()}
     if isinstance(policy, (str, Path)) and not holds_agent(policy):
         (Path(policy) / "evaluation.json").write_text(json.dumps(figures, indent=2))
     return figures
+
+
+def _refuse_language(player: Any, argument: str, instead: str) -> None:
+    if getattr(player, "loop", "") == "group-rollout":
+        raise UsageError(f"{argument} is not allowed for a language model: {instead}.")
 
 
 def stress(policy: Any, env: Any = None, perturb: Perturbation | str = "rrls:2d", **settings: Any) -> StressReport:
@@ -240,6 +246,7 @@ def stress(policy: Any, env: Any = None, perturb: Perturbation | str = "rrls:2d"
     from surefoot.evaluate.stress import stress as sweep
 
     player, place, folder = _player(policy, env)
+    _refuse_language(player, "perturb", "perturbations are of environments; evaluate it on another task")
     report = dataclasses.replace(sweep(player, place, perturb, **settings), env=_spoken(place))
     if folder is not None:
         text = str(perturb) if env is None else f"{report.env}-{perturb}"

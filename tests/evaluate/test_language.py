@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from itertools import combinations
 
 import numpy as np
@@ -46,10 +48,41 @@ def test_evaluation_as_episodes_sees_the_same_task(agent):
 
 
 def test_wrong_numbers_are_refused_before_anything_is_written(agent):
-    with pytest.raises(UsageError, match=r"k=\(0,\)"):
-        evaluate_language(agent, "arithmetic", 4, (0,))
+    for wrong in ((0,), (), (True,), (1.5,), "1,4", -1):
+        with pytest.raises(UsageError, match=re.escape(f"k={wrong!r}, examples=4 is not allowed")):
+            evaluate_language(agent, "arithmetic", 4, wrong)
+    with pytest.raises(UsageError, match="seed=-1 is not allowed"):
+        evaluate_language(agent, "arithmetic", 4, seed=-1)
+    assert evaluate_language(agent, "arithmetic", 4, 2) == evaluate_language(agent, "arithmetic", 4, (2,))
     with pytest.raises(UsageError, match="language models"):
         sf.evaluate(lambda observations: observations, "CartPole-v1", k=(1,))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_tokens": 0},
+        {"max_tokens": 2.5},
+        {"temperature": -0.5},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"samples": 0},
+        {"seed": -1},
+        {"prompts": []},
+        {"prompts": "1+1="},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_written_is_refused(agent, wrong):
+    with pytest.raises(UsageError, match=re.escape("{}={!r} is not allowed".format(*next(iter(wrong.items()))))):
+        agent.texts(**{"prompts": ["1+1="], **wrong})
+
+
+def test_what_only_environments_have_is_refused(agent, tmp_path):
+    with pytest.raises(UsageError, match="perturb is not allowed for a language model: .* evaluate it on another task"):
+        sf.stress(agent, "arithmetic", perturb="observation-noise:0.1")
+    with pytest.raises(UsageError, match="video is not allowed for a language model: there is nothing to film"):
+        sf.evaluate(agent, "arithmetic", 1, video=tmp_path / "film.gif")
 
 
 def test_an_agent_survives_its_folder(agent, tmp_path):

@@ -307,6 +307,13 @@ def test_a_nano_model_is_made_once(tmp_path, monkeypatch):
         nano(None, "silent", size=SMALL)
 
 
+def test_an_adapter_on_a_nano_model_that_was_taught_nothing_is_loaded_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
+    settings = {"prompts": 2, "samples": 4, "max_tokens": 4, "loggers": (), "reward": digits}
+    run = sf.train("grpo", task="arithmetic", steps=1, run_dir=tmp_path / "run", nano_warmup=0, lora=2, **settings)
+    assert sf.evaluate(run.path, episodes=2)["episodes"] == 2
+
+
 def test_two_may_make_the_same_nano_model_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path))
     second = []

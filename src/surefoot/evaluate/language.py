@@ -14,6 +14,7 @@ from surefoot.errors import UsageError
 from surefoot.evaluate.statistics import bootstrap_interval, mean
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.sequences import join
+from surefoot.seeding import check_seed
 
 BATCH = 256  # completions that are written together
 
@@ -61,7 +62,7 @@ def evaluate_language(
     agent: LanguageAgent,
     task: Any,
     examples: int = 128,
-    k: Sequence[int] = (1,),
+    k: int | Sequence[int] = (1,),
     *,
     seed: int = 0,
     temperature: float | None = None,
@@ -72,10 +73,11 @@ def evaluate_language(
     Raises:
         UsageError: a number is out of range, before anything is written.
     """
-    made = resolve(task)
-    wrong = [one for one in k if isinstance(one, bool) or not isinstance(one, int) or one < 1]
-    if not k or wrong or examples < 1:
-        raise UsageError(f"k={tuple(k)!r}, examples={examples!r} is not allowed; they are whole numbers of at least 1.")
+    made, k = resolve(task), (k,) if isinstance(k, int) else k
+    numbers = [*k, examples]
+    if not k or any(isinstance(x, bool) or not isinstance(x, (int, np.integer)) or x < 1 for x in numbers):
+        raise UsageError(f"k={k!r}, examples={examples!r} is not allowed; they are whole numbers of at least 1.")
+    check_seed(seed)
     examples = min(examples, made.held_out_size or examples)  # the same one twice would tell nothing more
     problems = [made.example(i, "test") for i in range(examples)]
     prompts, samples = [p.prompt for p in problems], max(k)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,10 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from surefoot.errors import UsageError
 from surefoot.models.language.generation import Completions, Engine, generate
 from surefoot.models.language.loading import load_model
 from surefoot.models.language.model import LanguageModel
-from surefoot.seeding import torch_stream
+from surefoot.seeding import check_seed, torch_stream
 
 FORMAT = "surefoot-language-agent-1"
 LIMIT = 256  # tokens of a completion where the agent's facts name no other number
@@ -38,9 +40,21 @@ class LanguageAgent:
         engine: Engine = generate,
     ) -> Completions:
         """`samples` completions of every prompt; `temperature=0` takes the likeliest token. What is not given is as it
-        was in training."""
+        was in training.
+
+        Raises:
+            UsageError: there is no prompt, or a number is out of range; before anything is written.
+        """
         limit = self.facts.get("max_tokens", LIMIT) if max_tokens is None else max_tokens
         heat = self.facts.get("temperature", 1.0) if temperature is None else temperature
+        if isinstance(prompts, str) or not len(prompts):
+            raise UsageError(f"prompts={prompts!r} is not allowed; it must be a list of at least one prompt.")
+        for name, value in (("samples", samples), ("max_tokens", limit)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise UsageError(f"{name}={value!r} is not allowed; it must be a whole number of at least 1.")
+        if not 0 <= heat < math.inf:
+            raise UsageError(f"temperature={heat!r} is not allowed; it must be a number in [0, inf).")
+        check_seed(seed)
         uniform = torch.rand(len(prompts), samples, limit, generator=torch_stream(seed, "evaluation"))
         stop = self.facts.get("stop", ())
         return engine(self.model, self.model.encode(prompts), uniform, temperature=heat, stop=stop)

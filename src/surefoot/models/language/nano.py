@@ -121,7 +121,7 @@ def imitate(
 def nano(
     example: Callable[[int], Example] | None, task: str, *, size: Nano = Nano(), seed: int = 0, on_step: Any = None
 ) -> LanguageModel:
-    """A nano model taught the examples of a task, from the cache if it was made before.
+    """A nano model taught the examples of a task (none if `size.warmup` is 0), from the cache if it was made before.
 
     `task` names the examples: the same name must mean the same ones. The cache is `$SUREFOOT_CACHE`, by default
     `~/.cache/surefoot`.
@@ -129,16 +129,15 @@ def nano(
     Raises:
         UsageError: the task has no demonstrations to teach.
     """
-    if size.warmup == 0:
-        return fresh(size, seed)
-    if example is None:
+    if size.warmup and example is None:
         raise UsageError(f"the task {task!r} has no demonstrations, so a nano model cannot be taught it; give a model.")
     made_of = {"version": VERSION, "task": task, "seed": seed, "threads": torch.get_num_threads(), **asdict(size)}
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
     place = cache_folder() / "nano" / key
     if not place.exists():
         model = fresh(size, seed)
-        imitate(model, example, size, seed, on_step)
+        if size.warmup and example is not None:
+            imitate(model, example, size, seed, on_step)
         place.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=place.parent))
         try:
