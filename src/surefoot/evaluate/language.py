@@ -73,14 +73,14 @@ def evaluate_language(
     Raises:
         UsageError: a number is out of range, before anything is written.
     """
-    made, k = resolve(task), (k,) if isinstance(k, int) else k
-    numbers = [*k, examples]
-    if not k or any(isinstance(x, bool) or not isinstance(x, (int, np.integer)) or x < 1 for x in numbers):
+    made, attempts = resolve(task), (k,) if isinstance(k, int) else tuple(k)
+    numbers = [*attempts, examples]
+    if not attempts or any(isinstance(x, bool) or not isinstance(x, (int, np.integer)) or x < 1 for x in numbers):
         raise UsageError(f"k={k!r}, examples={examples!r} is not allowed; they are whole numbers of at least 1.")
     check_seed(seed)
     examples = min(examples, made.held_out_size or examples)  # the same one twice would tell nothing more
     problems = [made.example(i, "test") for i in range(examples)]
-    prompts, samples = [p.prompt for p in problems], max(k)
+    prompts, samples = [p.prompt for p in problems], max(attempts)
     best = agent.texts(prompts, temperature=0.0)
     heat = (agent.facts.get("temperature", 1.0) if temperature is None else temperature) or 1.0
     right = np.array([made.reward(p, text) >= 1 for p, text in zip(problems, best, strict=True)], float)
@@ -98,7 +98,7 @@ def evaluate_language(
         lengths += [len(row) for row in found.tokens]
         finished += found.finished
     solved = (np.array(rewards).reshape(examples, samples) >= 1).sum(1)
-    passed = {one: pass_at_k(solved, samples, one) for one in k}
+    passed = {one: pass_at_k(solved, samples, one) for one in attempts}
     rows = zip(texts[::samples], rewards[::samples], problems)
     return LanguageReport(
         task=str(made),
