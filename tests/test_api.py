@@ -178,6 +178,17 @@ def test_callbacks_see_every_iteration_also_after_resuming(tmp_path):
     assert seen == [64, 128, 192, 256]
 
 
+def test_one_callback_needs_no_list(tmp_path):
+    seen = []
+    run = sf.train(
+        "ppo", "CartPole-v1", 128, run_dir=tmp_path / "run", callbacks=lambda _, rows: seen.extend(rows), **SETTINGS
+    )
+    assert len(seen) == 2 and run.finished
+    with pytest.raises(UsageError, match="callbacks has 3, which cannot be called; give functions of"):
+        sf.train("ppo", "CartPole-v1", 64, run_dir=tmp_path / "other", callbacks=[print, 3], **SETTINGS)
+    assert not (tmp_path / "other").exists()
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
     run = sf.train("ppo", "CartPole-v1", 128, run_dir=tmp_path / "run", **SETTINGS)
     before = run.metrics(), sf.load(run.path).vector

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from gymnasium.vector import VectorEnv
 
 from surefoot import catalogue
 from surefoot.ambiguity import Ambiguity
 from surefoot.envs import make_single
 from surefoot.errors import UsageError
+from surefoot.evaluate.periodic import evaluations, seeds_in, spoken
 from surefoot.hyperparameters import build
 from surefoot.loops import run as runs
-from surefoot.loops.kinds import Method, loop
+from surefoot.loops.kinds import Loop, Method, loop
 from surefoot.loops.run import Run
 from surefoot.loops.train import Callback
 from surefoot.models.saved import holds_agent, load_agent
-from surefoot.seeding import numpy_stream
 
 if TYPE_CHECKING:
     from surefoot.evaluate.compare import Comparison
@@ -58,7 +56,7 @@ def train(
     run_dir: str | Path | None = None,
     compile: str = "auto",
     loggers: Sequence[str] = ("tensorboard",),
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] = (),
     evaluate_every: int | None = None,
     evaluate_episodes: int = 10,
     checkpoint_every: int | None = None,
@@ -105,9 +103,20 @@ def train(
         settings,
         seeds=runs.seeds_from(seed, num_seeds),
         run_dir=run_dir,
-        callbacks=[*_evaluation(made, env, options, settings.evaluate_every, settings.evaluate_episodes), *callbacks],
+        callbacks=[
+            *evaluations(made, env, options, settings.evaluate_every, settings.evaluate_episodes),
+            *_several(callbacks),
+        ],
         env_options=options,
     )
+
+
+def _several(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
+    """One callback needs no list."""
+    given = [callbacks] if callable(callbacks) else callbacks
+    if wrong := [one for one in given if not callable(one)]:
+        raise UsageError(f"callbacks has {wrong[0]!r}, which cannot be called; give functions of (learner, rows).")
+    return given
 
 
 def _steps(number: Any) -> Any:
@@ -117,10 +126,17 @@ def _steps(number: Any) -> Any:
 
 def _options(method: str | Method, given: dict[str, Any]) -> dict[str, Any]:
     """The options of the method's kind, taken out of all that was given."""
-    kind = loop((catalogue.method_class(method) if isinstance(method, str) else make_method(method)[0]).loop)
-    names = [field.name for field in dataclasses.fields(kind.options)]
+    kind, names = _kind(method), _option_names(method)
     made = build(kind.options, {name: given.pop(name) for name in names if name in given})
     return {name: getattr(made, name) for name in names}
+
+
+def _kind(method: str | Method) -> Loop:
+    return loop((catalogue.method_class(method) if isinstance(method, str) else make_method(method)[0]).loop)
+
+
+def _option_names(method: str | Method) -> list[str]:
+    return [field.name for field in dataclasses.fields(_kind(method).options)]
 
 
 def _place(method: Method, **given: Any) -> Any:
@@ -137,7 +153,7 @@ def resume(
     *,
     method: Method | None = None,
     env: Any = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] = (),
     time_limit: float | None = None,
     **options: Any,
 ) -> Run:
@@ -162,9 +178,9 @@ def resume(
         runs.check_same_method(found, *make_method(method))
     described = {**config["env"], **options}
     name = described.pop("env")
-    evaluation = _evaluation(method, env or name, described, config["evaluate_every"], config["evaluate_episodes"])
-    callbacks = [*evaluation, *callbacks]
-    return runs.resume(method, found, env=env, callbacks=callbacks, time_limit=time_limit, env_options=options)
+    own = evaluations(method, env or name, described, config["evaluate_every"], config["evaluate_episodes"])
+    every = [*own, *_several(callbacks)]
+    return runs.resume(method, found, env=env, callbacks=every, time_limit=time_limit, env_options=options)
 
 
 def load(path: str | Path, seed: int | None = None) -> Any:
@@ -202,9 +218,9 @@ def evaluate(
     if video is not None:
         _refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
         record(player, env, video, episodes=1, seeds=seed)  # first, because it is what may not work here
-    seeds = _episode_seeds(env, episodes, seed)
+    seeds = seeds_in(env, episodes, seed)
     scores = returns(player, env, len(seeds), seeds, deterministic=deterministic)
-    figures: dict[str, Any] = {"env": _spoken(env), "episodes": len(seeds), "seed": seed}
+    figures: dict[str, Any] = {"env": spoken(env), "episodes": len(seeds), "seed": seed}
     figures["deterministic"] = deterministic
     for name, statistic in (("mean", mean), ("interquartile_mean", interquartile_mean)):
         figures[name] = float(statistic(scores))
@@ -247,7 +263,7 @@ def stress(policy: Any, env: Any = None, perturb: Perturbation | str = "rrls:2d"
 
     player, place, folder = _player(policy, env)
     _refuse_language(player, "perturb", "perturbations are of environments; evaluate it on another task")
-    report = dataclasses.replace(sweep(player, place, perturb, **settings), env=_spoken(place))
+    report = dataclasses.replace(sweep(player, place, perturb, **settings), env=spoken(place))
     if folder is not None:
         text = str(perturb) if env is None else f"{report.env}-{perturb}"
         name = "".join(c if c.isalnum() or c in "-." else "-" for c in text)
@@ -272,7 +288,7 @@ def compare(
     `methods` are slugs or instances; a mapping gives them names, which tells two settings of one method apart. There
     are `seeds` seeds from `seed` on, in one run or, of language models, in one run each. The runs and
     `comparison.json` are kept under `out`; finished runs found there are used again, unfinished ones are gone on with.
-    `options` go to `train`.
+    `options` go to `train`, hyperparameters among them to every method that is given by its slug.
 
     Raises:
         UsageError: methods or environments are missing or not told apart, a method has no return, a run found there
@@ -280,8 +296,13 @@ def compare(
     """
     from surefoot.evaluate.compare import check_same, compare_runs
 
+    for name, instead in (("num_seeds", "seeds"), ("run_dir", "out")):
+        if name in options:
+            raise UsageError(f"{name}={options[name]!r} is not allowed: a comparison sets it; give {instead}=….")
     pairs = methods.items() if isinstance(methods, Mapping) else [(make_method(m)[1], m) for m in methods]
-    named = [(name, make_method(m)[0]) for name, m in pairs]
+    beside = {*inspect.signature(train).parameters, *chain.from_iterable(_option_names(m) for _, m in pairs)}
+    shared = {name: options.pop(name) for name in [*options] if name not in beside}
+    named = [(name, make_method(m, **shared)[0]) for name, m in pairs]
     env = _place(named[0][1], env=env, task=task) if named else env
     envs = list(env) if isinstance(env, (list, tuple)) else [env]
     names, called = [name for name, _ in named], [runs.spoken(each) for each in envs]
@@ -342,38 +363,6 @@ def explain(method: str | Method, **hyperparameters: Any) -> str:
     return page(*make_method(method, **hyperparameters))
 
 
-def _evaluation(
-    method: Method, env: Any, options: Mapping[str, Any], every: int | None, episodes: int
-) -> list[Callback]:
-    """A callback that plays deterministic episodes with every seed's agent each `every` steps; none for None."""
-    if every is None:
-        return []
-    if isinstance(env, VectorEnv):
-        raise UsageError("evaluate_every needs an id or a factory as env: a ready environment is busy training.")
-    from surefoot.evaluate.rollout import returns
-
-    inner = loop(method.loop).single(env, **options)
-    single, seeds = partial(make_single, inner), _episode_seeds(inner, episodes, 0)
-    single().close()  # what cannot be made says so now, not when the first evaluation is due
-
-    def evaluate(learner: Any, rows: list[dict[str, Any]]) -> None:
-        pace = learner.steps // learner.iteration
-        if learner.steps // every > (learner.steps - pace) // every:
-            for index, row in enumerate(rows):
-                row["evaluation_mean"] = float(returns(learner.agent(index), single, len(seeds), seeds).mean())
-
-    return [evaluate]
-
-
-def _episode_seeds(env: Any, episodes: int, seed: int) -> list[int]:
-    """The seed of each episode. Of a finite set of held-out examples no one is played twice: it would count twice."""
-    from surefoot.evaluate.rollout import episode_seeds
-
-    seeds = episode_seeds(seed, episodes)
-    few = getattr(_inner(env), "held_out_size", None)
-    return seeds if few is None else numpy_stream(seed, "held-out examples").permutation(few)[:episodes].tolist()
-
-
 def _player(policy: Any, env: Any) -> tuple[Any, Any, Path | None]:
     """Something that acts, the environment to act in, and the run's folder if one was given."""
     if not isinstance(policy, (str, Path)):
@@ -387,16 +376,6 @@ def _player(policy: Any, env: Any) -> tuple[Any, Any, Path | None]:
         raise UsageError(f"env is missing: the agent in {folder} does not say what it was trained in; give env=.")
     trained_in = agent.facts["env"] if env is None else {"env": env}
     return agent, loop(agent.loop).single(**trained_in), None if holds_agent(folder) else folder
-
-
-def _inner(env: Any) -> Any:
-    """What an environment was made of by `Loop.single`."""
-    return env.args[0] if isinstance(env, partial) and env.args else env
-
-
-def _spoken(env: Any) -> str:
-    """What a report calls it."""
-    return runs.spoken(_inner(env))
 
 
 def _revived(values: dict[str, Any]) -> dict[str, Any]:

@@ -216,6 +216,10 @@ BAD = {
     ),
     "no steps": ({"steps": 0}, "steps=0 is not allowed"),
     "an unknown option": ({"logger": ()}, "logger"),
+    "an unknown hyperparameter": ({"methods": ["ppo", "spo"], "clipp": 1}, "PPO has no hyperparameter 'clipp'"),
+    "a hyperparameter beside an instance": ({"gamma": 0.5}, r"\['gamma'\] come beside a ready PPO; put them into it"),
+    "what a comparison sets": ({"num_seeds": 2}, "num_seeds=2 is not allowed: a comparison sets it; give seeds="),
+    "where it puts runs": ({"run_dir": "x"}, "run_dir='x' is not allowed: a comparison sets it; give out="),
 }
 
 
@@ -225,6 +229,14 @@ def test_what_cannot_be_compared_is_refused_before_any_work(case, tmp_path):
     with pytest.raises(UsageError, match=words):
         compared(tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+
+
+def test_hyperparameters_are_of_all_methods_that_are_named(tmp_path):
+    found = sf.compare(["ppo", "spo"], "CartPole-v1", seeds=1, steps=64, out=tmp_path, loggers=(), gamma=0.5, **TINY)
+    assert list(found.scores) == ["ppo", "spo"]
+    for name in ("ppo", "spo"):
+        asked = Run(tmp_path / f"{name}-CartPole-v1").config["hyperparameters"]
+        assert asked["gamma"] == 0.5 and asked["num_envs"] == 2
 
 
 # --- language models: a run of each seed --------------------------------------------------------------------------

@@ -1,0 +1,58 @@
+"""How runs are evaluated: which episodes are played, and those that come again and again while a run learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from gymnasium.vector import VectorEnv
+
+from surefoot.envs import make_single
+from surefoot.errors import UsageError
+from surefoot.loops import run as runs
+from surefoot.loops.kinds import Method, loop
+from surefoot.loops.train import Callback
+from surefoot.seeding import numpy_stream
+
+
+def evaluations(
+    method: Method, env: Any, options: Mapping[str, Any], every: int | None, episodes: int
+) -> list[Callback]:
+    """A callback that plays deterministic episodes with every seed's agent each `every` steps; none for None."""
+    if every is None:
+        return []
+    if isinstance(env, VectorEnv):
+        raise UsageError("evaluate_every needs an id or a factory as env: a ready environment is busy training.")
+    from surefoot.evaluate.rollout import returns
+
+    inner = loop(method.loop).single(env, **options)
+    single, seeds = partial(make_single, inner), seeds_in(inner, episodes, 0)
+    single().close()  # what cannot be made says so now, not when the first evaluation is due
+
+    def evaluate(learner: Any, rows: list[dict[str, Any]]) -> None:
+        pace = learner.steps // learner.iteration
+        if learner.steps // every > (learner.steps - pace) // every:
+            for index, row in enumerate(rows):
+                row["evaluation_mean"] = float(returns(learner.agent(index), single, len(seeds), seeds).mean())
+
+    return [evaluate]
+
+
+def seeds_in(env: Any, episodes: int, seed: int) -> list[int]:
+    """The seed of each episode. Of a finite set of held-out examples no one is played twice: it would count twice."""
+    from surefoot.evaluate.rollout import episode_seeds
+
+    seeds = episode_seeds(seed, episodes)
+    few = getattr(_inner(env), "held_out_size", None)
+    return seeds if few is None else numpy_stream(seed, "held-out examples").permutation(few)[:episodes].tolist()
+
+
+def spoken(env: Any) -> str:
+    """What a report calls an environment that was made ready by `Loop.single`."""
+    return runs.spoken(_inner(env))
+
+
+def _inner(env: Any) -> Any:
+    """What an environment was made of by `Loop.single`."""
+    return env.args[0] if isinstance(env, partial) and env.args else env
