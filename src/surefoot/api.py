@@ -236,7 +236,7 @@ def _evaluate_language(policy: Any, task: Any, examples: int, k: int | Sequence[
 
     agent = load(policy) if isinstance(policy, (str, Path)) else policy
     if getattr(agent, "loop", "") != "group-rollout":
-        raise UsageError(f"k={k!r} is for language models; {policy!r} is none.")
+        raise UsageError(f"k={k!r} is for language models; {str(policy)!r} is none.")
     trained_in = agent.facts.get("env") if task is None else {"env": task}
     if trained_in is None:
         raise UsageError("task is missing: the agent does not say what it was trained in; give task=.")

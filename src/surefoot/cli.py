@@ -258,9 +258,8 @@ def train(arguments: Sequence[str]) -> None:
     from surefoot import api, catalogue
     from surefoot.loops.kinds import loop
 
-    if arguments and arguments[0].partition("=")[0] == "--resume":
-        _, _, folder = arguments[0].partition("=")
-        folders = [folder] * bool(folder) + [*arguments[1:]]
+    if "--resume" in [word.partition("=")[0] for word in arguments]:
+        folders = [word.removeprefix("--resume=") for word in arguments if word != "--resume"]
         if len(folders) != 1:
             raise UsageError("train --resume takes the folder of a run and nothing else; the run's settings are in it.")
         return _ended(api.resume(folders[0]))
