@@ -137,7 +137,7 @@ ASKED = {
     "EnvPool only": (["ppo", "--env", "Pong-v5", "--evaluate-every", "100"], "exists in EnvPool only"),
     "resume a method": (["ppo", "--resume", "here"], "takes the folder of a run and nothing else"),
     "resume so": (["ppo", "--resume=here"], "takes the folder of a run and nothing else"),
-    "resume nothing": (["--resume"], "takes the folder of a run and nothing else"),
+    "resume no folder": (["--resume"], "takes the folder of a run and nothing else"),
     "resume and more": (["--resume", "here", "--steps", "7"], "takes the folder of a run and nothing else"),
     "resume nothing": (["--resume", "nowhere"], "nowhere is not the folder of a run"),
 }  # fmt: skip
