@@ -55,6 +55,25 @@ def test_steps_are_given_to_all_once_one_has_them():
     assert not same.stepped and same.at(1).horizon is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_probabilities_of_a_shorter_type_are_made_whole(dtype):
+    """A third has no such number; what is off by more than rounding stays refused."""
+    thirds = torch.full((3, 2, 3), 1 / 3).to(dtype)
+    mdp = TabularMDP(thirds, torch.ones(3, 2), initial=thirds[0, 0])
+    assert mdp.rows.dtype == mdp.initial.dtype == torch.float64
+    torch.testing.assert_close(mdp.rows, torch.full((3, 2, 3), 1 / 3, dtype=torch.float64), rtol=1e-2, atol=0)
+    assert float((mdp.rows.sum(-1) - 1).abs().max()) < 1e-15 and float(mdp.initial.sum()) == pytest.approx(1, abs=1e-15)
+    with pytest.raises(UsageError, match="do not sum to one"):
+        TabularMDP(thirds * 1.1, torch.ones(3, 2))
+
+
+def test_sparse_and_reversed_arrays_are_read_as_they_are():
+    rows = np.random.default_rng(0).dirichlet(np.ones(3), size=6)
+    short = TabularMDP(sparse.csr_matrix(rows.astype(np.float32)), np.ones((3, 2)))
+    np.testing.assert_allclose(short.dense_rows, rows.reshape(3, 2, 3), rtol=1e-6)
+    assert TabularMDP(P[:, ::-1], R[:, ::-1]).rows.tolist() == P[:, ::-1].tolist()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -67,6 +86,8 @@ def test_steps_are_given_to_all_once_one_has_them():
         ({"transition": np.zeros((0, 2, 0))}, "at least one state"),
         ({"reward": np.ones((3, 2))}, r"reward has shape \[3, 2\]"),
         ({"reward": [[1, np.inf], [0, 0]]}, r"reward\[0, 1\] = inf"),
+        ({"features": np.ones((2, 3, 4))}, r"features has shape \[2, 3, 4\]; .* \[S, A\] = \[2, 2\]"),
+        ({"features": np.full((2, 2, 1), np.nan)}, r"features\[0, 0, 0\] = nan; features must be finite"),
         ({"gamma": 1.5}, r"gamma=1.5.*\[0, 1\]"),
         ({"initial": [0.5, 0.6]}, "sums to 1.1"),
         ({"legal": [[True, False], [False, False]]}, "state 1 has no legal action"),

@@ -408,6 +408,12 @@ def test_an_mdp_may_be_named():
         solve(3)
 
 
+@pytest.mark.parametrize("sweeps", [0, -1, 2.5, True])
+def test_sweeps_are_a_whole_number(sweeps):
+    with pytest.raises(UsageError, match=f"sweeps={sweeps!r} is not allowed; it must be a whole number of at least 1"):
+        solve("river-swim", sweeps=sweeps)
+
+
 def test_one_gain_where_every_state_can_be_reached():
     """A policy on the way there may still keep two states apart."""
     mdp = TabularMDP([[[1.0, 0], [0, 1.0]], [[0, 1.0], [1.0, 0]]], [[1.0, -500.0], [0.99, -500.0]], 0.9)

@@ -63,8 +63,7 @@ class TabularMDP:
         legal = None if self.legal is None else torch.as_tensor(self.legal, dtype=torch.bool)
         _check_kernel(kernel, legal, self.horizon)
         rows = _rows(kernel)
-        reward, features = _reward(self.reward, rows, self.horizon), self.features
-        features = None if features is None else _float64(features)
+        reward, features = _reward(self.reward, rows, self.horizon), _features(self.features, rows, self.horizon)
         initial = _initial(self.initial, rows.shape[-3])
         pairs, shape = tuple(rows.shape[-3:-1]), tuple(reward.shape)
         # [S, A, S'] and [H, S, A] may be one shape: a reward is of the steps if the kernel is, or nothing else fits.
@@ -160,17 +159,32 @@ def each_step(x: Any, axes: int, horizon: int) -> Any:
     return x if x is None or x.ndim > axes else x.expand(horizon, *x.shape)
 
 
+def _tensor(x: Any) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.as_tensor(np.ascontiguousarray(x) if np.ndim(x) else x)
+
+
 def _float64(x: Any) -> Tensor:
-    return torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x).to(torch.float64)
+    return _tensor(x).to(torch.float64)
+
+
+def _probabilities(x: Any) -> Tensor:
+    """Rows of probabilities in float64; those of a shorter type are divided by the sum that its rounding has left."""
+    given = _tensor(x)
+    rows = given.to(torch.float64)
+    if given.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return rows
+    total = rows.sum(-1, keepdim=True)
+    rounded = (total - 1).abs() <= rows.shape[-1] * torch.finfo(given.dtype).eps
+    return torch.where(rounded, rows / total, rows)
 
 
 def _kernel(given: Any) -> Kernel:
     if isinstance(given, Successors):
-        return Successors(torch.as_tensor(given.state, dtype=torch.int64), _float64(given.probability))
+        return Successors(torch.as_tensor(given.state, dtype=torch.int64), _probabilities(given.probability))
     parts = given if isinstance(given, (list, tuple)) else [given]
     if all(hasattr(part, "tocsr") for part in parts):
         return _from_sparse(parts)
-    return _float64(given)
+    return _probabilities(given)
 
 
 def _from_sparse(parts: Sequence[Any]) -> Successors:
@@ -198,10 +212,10 @@ def _from_sparse(parts: Sequence[Any]) -> Successors:
         "All rows are padded to the longest: give it fewer successors, or a smaller MDP.",
     )
     where = np.arange(width) < counts[:, None]
-    state, probability = np.zeros(where.shape, np.int64), np.zeros(where.shape)
+    state, probability = np.zeros(where.shape, np.int64), np.zeros(where.shape, rows.dtype)
     state[where], probability[where] = rows.indices, rows.data
     shape = (states, actions, width)
-    return Successors(torch.from_numpy(state).view(shape), torch.from_numpy(probability).view(shape))
+    return Successors(torch.from_numpy(state).view(shape), _probabilities(probability.reshape(shape)))
 
 
 def _check_kernel(kernel: Kernel, legal: Tensor | None, horizon: int | None) -> None:
@@ -265,10 +279,25 @@ def _reward(given: Any, rows: Tensor, horizon: int | None) -> Tensor:
     return reward.unsqueeze(-1).expand(S, A) if shape == (S,) else reward
 
 
+def _features(given: Any, rows: Tensor, horizon: int | None) -> Tensor | None:
+    if given is None:
+        return None
+    features, pairs = _float64(given), tuple(rows.shape[-3:-1])
+    if tuple(features.shape[:-1]) not in (pairs, (horizon, *pairs)):
+        raise UsageError(
+            f"features has shape {list(features.shape)}; it must be [S, A, d] with [S, A] = {list(pairs)}, or with a "
+            f"horizon [H, S, A, d] (horizon is {horizon})."
+        )
+    if not bool(torch.isfinite(features).all()):
+        place = tuple(int(i) for i in (~torch.isfinite(features)).nonzero()[0])
+        raise UsageError(f"features[{', '.join(map(str, place))}] = {float(features[place])}; features must be finite.")
+    return features
+
+
 def _initial(given: Any, states: int) -> Tensor:
     if given is None:
         return torch.full((states,), 1 / states, dtype=torch.float64)
-    initial = _float64(given)
+    initial = _probabilities(given)
     if initial.shape != (states,) or bool((initial < 0).any()) or not abs(float(initial.sum()) - 1) <= TOLERANCE:
         raise UsageError(
             f"initial has shape {list(initial.shape)} and sums to {float(initial.sum()):.9g}; it must be a "
