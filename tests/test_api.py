@@ -328,6 +328,63 @@ def test_stress_of_a_run_keeps_the_report_there(trained):
     np.testing.assert_array_equal(kept.returns, report.returns)
 
 
+@pytest.mark.parametrize(
+    ("env", "options", "perturb", "axes"),
+    [
+        ("rrls/Hopper-v5", {"wrappers": [("domain_randomization", {"set": "2d"})]}, "rrls:2d", 2),
+        ("Hopper-v5", {"env_kwargs": {"max_episode_steps": 9}}, "rrls:1d", 1),
+        ("Hopper-v5", {"wrappers": [("time_limit", {"steps": 5})]}, "param:torsomass=1..5", 1),
+    ],
+)
+def test_a_run_with_arguments_is_stressed_as_the_task_that_it_is(env, options, perturb, axes, tmp_path):
+    run = sf.train("ppo", env, 64, run_dir=tmp_path / "run", **options, **SETTINGS)
+    report = sf.stress(run.path, perturb=perturb, points=2, episodes=1)
+    assert len(report.axes) == axes and len(report.returns) == 2**axes and report.env == env
+
+
+def test_a_whole_number_is_swept_in_whole_numbers(trained):
+    report = sf.stress(lambda o: np.sign(o[:, 2:]), "Pendulum-v1", "param:max_speed=2..4", points=5, episodes=1)
+    assert report.coordinates.ravel().tolist() == [2, 3, 4]
+
+
+def test_a_long_perturbation_has_a_short_file(trained):
+    text = " + ".join(["observation-noise:0.1,law=linf"] * 12)
+    report = sf.stress(trained.path, perturb=text, points=2, grid="rrls", episodes=np.int64(1))
+    (file,) = trained.path.glob("stress-observation-noise-0.1-law-linf---*.json")
+    assert len(file.name) < 200 and StressReport.from_json(file.read_text()).perturbation == report.perturbation
+    file.unlink()
+
+
+def test_what_was_measured_is_told_where_it_cannot_be_kept(trained, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.warns(UserWarning, match="evaluation.json could not be written: No space left.*Make room"):
+        assert len(sf.evaluate(trained.path, episodes=np.int64(2), seed=np.int64(1))["returns"]) == 2
+
+
+def test_an_evaluation_names_the_agent(tmp_path):
+    run = sf.train("ppo", "CartPole-v1", 64, run_dir=tmp_path / "run", seed=3, num_seeds=2, **SETTINGS)
+    assert sf.evaluate(run.path, episodes=1)["agent_seed"] == 3
+    assert sf.evaluate(run.path / "agent" / "seed-4", episodes=1)["agent_seed"] == 4
+    assert sf.evaluate(lambda o: np.zeros(len(o), int), "CartPole-v1", 1)["agent_seed"] is None
+
+
+def test_a_run_goes_on_only_with_the_options_that_it_began_with(tmp_path):
+    run = sf.train("ppo", Paid, 256, run_dir=tmp_path / "run", callbacks=lambda li, _: li.iteration == 1, **SETTINGS)
+    with pytest.raises(
+        UsageError, match=r"env_kwargs=\{'pay': 7.0\} is not what this run began with, \{\}; leave it out"
+    ):
+        sf.resume(run.path, env_kwargs={"pay": 7.0})
+    for name in ("learning_rate", "steps"):
+        with pytest.raises(
+            UsageError, match=f"{name} is not allowed: a run goes on with .* backend, env_kwargs, wrappers"
+        ):
+            sf.resume(run.path, **{name: 1.0})
+    assert sf.resume(run.path, env_kwargs={}, wrappers=()).finished
+
+
 def test_stress_elsewhere_is_kept_beside_that_of_the_run_and_named(trained):
     noise = ObservationNoise(Interval(0, 0.2))  # a perturbation is as good as its text
     own = sf.stress(trained.path, perturb=noise, episodes=2, points=2)

@@ -283,7 +283,7 @@ def test_evaluate_prints_the_figures_that_it_keeps(run, capsys):
     assert kept["episodes"] == 3 and kept["seed"] == 5
     low, high = kept["mean_interval"]
     assert out.splitlines() == [
-        "CartPole-v1 · 3 episodes from seed 5",
+        "CartPole-v1 · 3 episodes from seed 5 · agent of seed 0",
         f"mean return {kept['mean']:.2f}  95 % interval [{low:.2f}, {high:.2f}]",
         f"lowest {kept['min']:.2f}  highest {kept['max']:.2f}",
     ]

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from surefoot import catalogue
 from surefoot.ambiguity import Ambiguity
 from surefoot.envs import make_single
 from surefoot.errors import UsageError
-from surefoot.evaluate.periodic import evaluations, seeds_in, spoken
+from surefoot.evaluate.periodic import evaluations, keep, seeds_in, spoken
 from surefoot.hyperparameters import build
 from surefoot.loops import run as runs
 from surefoot.loops.kinds import Loop, Method, loop
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from surefoot.evaluate.compare import Comparison
     from surefoot.evaluate.stress import StressReport
     from surefoot.perturbations import Perturbation
+
+LONGEST_NAME = 150  # letters of a file name, which filesystems end at 255 bytes
 
 __all__ = ["Run", "claim", "compare", "evaluate", "explain", "load", "make_method", "resume", "stress", "train"]
 
@@ -176,6 +179,12 @@ def resume(
         method, _ = make_method(config["method"], **config["hyperparameters"])
     else:
         runs.check_same_method(found, *make_method(method))
+    names = _option_names(method)
+    if unknown := sorted(set(options) - {*names}):
+        raise UsageError(
+            f"{unknown[0]} is not allowed: a run goes on with the steps and hyperparameters that it began with. "
+            f"Besides method, env, callbacks and time_limit there are {', '.join(names) or 'no options'}."
+        )
     described = {**config["env"], **options}
     name = described.pop("env")
     own = evaluations(method, env or name, described, config["evaluate_every"], config["evaluate_episodes"])
@@ -220,14 +229,14 @@ def evaluate(
         record(player, env, video, episodes=1, seeds=seed)  # first, because it is what may not work here
     seeds = seeds_in(env, episodes, seed)
     scores = returns(player, env, len(seeds), seeds, deterministic=deterministic)
-    figures: dict[str, Any] = {"env": spoken(env), "episodes": len(seeds), "seed": seed}
-    figures["deterministic"] = deterministic
+    figures: dict[str, Any] = {"env": spoken(env), "episodes": len(seeds), "seed": int(seed)}
+    figures |= {"deterministic": deterministic, "agent_seed": getattr(player, "facts", {}).get("seed")}
     for name, statistic in (("mean", mean), ("interquartile_mean", interquartile_mean)):
         figures[name] = float(statistic(scores))
         figures[f"{name}_interval"] = [float(x) for x in bootstrap_interval(scores, statistic, seed=seed)]
     figures |= {"min": float(scores.min()), "max": float(scores.max()), "returns": scores.tolist(), **filmed}
     if folder is not None:
-        (folder / "evaluation.json").write_text(json.dumps(figures, indent=2))
+        keep(folder / "evaluation.json", json.dumps(figures, indent=2))
     return figures
 
 
@@ -244,7 +253,7 @@ def _evaluate_language(policy: Any, task: Any, examples: int, k: int | Sequence[
     report = evaluate_language(agent, made, examples, k, seed=seed)
     figures = {**report.to_dict(), "table": report.table()}
     if isinstance(policy, (str, Path)) and not holds_agent(policy):
-        (Path(policy) / "evaluation.json").write_text(json.dumps(figures, indent=2))
+        keep(Path(policy) / "evaluation.json", json.dumps(figures, indent=2))
     return figures
 
 
@@ -267,7 +276,9 @@ def stress(policy: Any, env: Any = None, perturb: Perturbation | str = "rrls:2d"
     if folder is not None:
         text = str(perturb) if env is None else f"{report.env}-{perturb}"
         name = "".join(c if c.isalnum() or c in "-." else "-" for c in text)
-        (folder / f"stress-{name}.json").write_text(report.to_json())
+        if len(name) > LONGEST_NAME:
+            name = f"{name[:LONGEST_NAME]}-{sha256(text.encode()).hexdigest()[:8]}"
+        keep(folder / f"stress-{name}.json", report.to_json())
     return report
 
 

@@ -68,7 +68,8 @@ def evaluate(
         return print(api.evaluate(run, env, episodes, task=task, k=attempts, seed=seed)["table"])
     figures = api.evaluate(run, env, episodes, task=task, seed=seed, video=film)
     low, high = figures["mean_interval"]
-    print(f"{figures['env']} · {figures['episodes']} episodes from seed {seed}")
+    agent = "" if figures["agent_seed"] is None else f" · agent of seed {figures['agent_seed']}"
+    print(f"{figures['env']} · {figures['episodes']} episodes from seed {seed}{agent}")
     interval = f"  95 % interval [{low:.2f}, {high:.2f}]" if figures["episodes"] > 1 else ""
     print(f"mean return {figures['mean']:.2f}{interval}")
     print(f"lowest {figures['min']:.2f}  highest {figures['max']:.2f}")

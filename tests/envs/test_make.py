@@ -390,6 +390,42 @@ def test_a_description_makes_the_same_environment_again(env, options):
     assert np.array_equal(left[0], right[0]) and same(left, right)
 
 
+@pytest.mark.parametrize(("shape", "stacked"), [((8, 8, 3), (8, 8, 6)), ((3, 8, 8), (6, 8, 8)), ((8, 8, 1), (8, 8, 2))])
+def test_stacked_images_are_images(shape, stacked):
+    class Film(gymnasium.Env):
+        observation_space, action_space = spaces.Box(0, 255, shape, np.uint8), spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            self.t = 0
+            return np.zeros(shape, np.uint8), {}
+
+        def step(self, action):
+            self.t += 1
+            return np.full(shape, self.t, np.uint8), 0.0, False, False, {}
+
+    vec = envs.make(Film, 1, wrappers=[("frame_stack", {"n": 2})])
+    assert vec.single_observation_space == spaces.Box(0, 255, stacked, np.uint8)
+    vec.reset()
+    seen = [vec.step(np.array([0]))[0][0] for _ in range(2)][1]
+    axis = 0 if shape[0] == 3 else 2
+    old, new = np.split(seen, 2, axis)
+    assert (old == 1).all() and (new == 2).all()
+
+
+def test_an_observation_of_another_shape_is_not_spread_over_the_row():
+    class Short(Countdown):
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return observation[:1], *rest
+
+    vec = envs.make(Short, 1)
+    vec.reset()
+    with pytest.raises(
+        envs.EnvError, match=r"failed in step\(\): ValueError: the observation .* has shape \(1,\), not"
+    ):
+        vec.step(np.zeros((1, 1)))
+
+
 def test_a_description_holds_what_a_text_can():
     assert envs.describe(Countdown, env_kwargs={"length": np.int64(5)})["env_kwargs"] == {"length": 5}
     for name, value in {"env_kwargs": {"length": {5}}, "wrappers": [("time_limit", {"steps": print})]}.items():

@@ -59,6 +59,16 @@ def test_the_page_says_what_the_run_was_and_what_it_did(tmp_path, made_up_run):
     assert "Gradient norm" not in text  # not logged, not shown
 
 
+@pytest.mark.parametrize("content", ['{"policy": "A', "{}", "[]"])
+def test_a_damaged_stress_report_is_named(tmp_path, made_up_run, content):
+    run = made_up_run(tmp_path / "run")
+    (tmp_path / "run" / "stress-half.json").write_text(content)
+    with pytest.raises(
+        UsageError, match="stress-half.json is no stress report .*remove it, and run surefoot stress again"
+    ):
+        write_report(run)
+
+
 def test_stress_is_told_by_its_worst_cell(tmp_path, made_up_run):
     words = " ".join(read(made_up_run(tmp_path / "run")).words)
     assert "Under stress on Hopper-v5: param:friction=0.1..3,torsomass=0.1..3" in words

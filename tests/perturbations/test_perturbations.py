@@ -128,16 +128,40 @@ def test_a_whole_number_stays_one():
     inner, lengths = Corridor(), []
     sweep = parse("param:size=2..5,slope=0..1")
     sweep.check_env(inner)
-    for cell in sweep.grid(3):
+    for cell in sweep.fitted(inner).grid(3):
         env = cell.perturbation.wrap(inner)
         env.reset(seed=0)
         lengths.append((len(inner.left), inner.slope))
         env.close()
     assert lengths == [(size, slope) for size in (2, 4, 5) for slope in (0, 0.5, 1)]
+    assert [dict(cell.coordinates)["size"] for cell in parse("param:size=2..4").fitted(inner).grid(5)] == [2, 3, 4]
+    env = parse("param:size=2..4 + observation-noise:0").wrap(inner)
+    drawn = [len(inner.left) for _ in range(200) if env.reset()]
+    assert {size: drawn.count(size) > 40 for size in (2, 3, 4)} == {2: True, 3: True, 4: True}
+    env.close()
     assert (inner.size, inner.slope) == (3, 0.5)
     assert "walled" not in parameters(inner)
     with pytest.raises(UsageError, match="size is a whole number"):
         parse("param:size=2..2.5").check_env(inner)
+    with pytest.raises(UsageError, match="size is a whole number .*so size=2.4 would be rounded; give whole numbers"):
+        parse("param:size=2.4").check_env(inner)
+
+
+def test_where_some_actions_are_forbidden_none_is_put_in_the_place_of_the_policys():
+    env = make_single("surefoot/MaskedAction-v0")
+    for text in ("action-random:0.5", "sticky-action:0.5", "action-delay:1"):
+        with pytest.raises(UsageError, match=f"{text} executes actions that the policy did not choose, but .*param:"):
+            parse(text).wrap(env)
+
+
+def test_what_is_allowed_is_known_at_once_under_delay():
+    late = parse("observation-delay:2")
+    memory, seen = [], []
+    for t in range(4):
+        seen.append(
+            late.observe({"x": np.array([t]), "action_mask": np.array([t, 9])}, np.random.default_rng(0), memory)
+        )
+    assert [int(o["x"][0]) for o in seen] == [0, 0, 0, 1] and [int(o["action_mask"][0]) for o in seen] == [0, 1, 2, 3]
 
 
 def test_parameters_of_a_robust_task_and_the_rarl_forces():

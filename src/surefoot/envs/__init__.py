@@ -3,7 +3,7 @@
 from surefoot.envs import micro as _micro
 from surefoot.envs import rrls as _rrls
 from surefoot.envs.backends import PoolEnvs, ProcessEnvs
-from surefoot.envs.make import BACKENDS, describe, make, make_single
+from surefoot.envs.make import BACKENDS, describe, make, make_as, make_single
 from surefoot.envs.robust_wrappers import DomainRandomization, DynamicAdversarial, ProbabilisticActionRobust
 from surefoot.envs.rrls import RobustMujoco, UncertaintyBox, set_params, uncertainty
 from surefoot.envs.vector import EnvError, Envs, SyncEnvs, check_finite, env_seeds
@@ -28,6 +28,7 @@ __all__ = [
     "describe",
     "env_seeds",
     "make",
+    "make_as",
     "make_single",
     "register_wrapper",
     "set_params",

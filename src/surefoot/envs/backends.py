@@ -94,7 +94,10 @@ class ProcessEnvs(Envs):
         return self._ask("call", name, *args, **kwargs)
 
     def close_extras(self, **kwargs: Any) -> None:
-        self._workers.close(**kwargs)
+        try:
+            self._workers.close(**kwargs)
+        except (EOFError, ConnectionError):  # they are gone already, by a signal that all processes got
+            self._workers.close(terminate=True)
 
 
 class PoolEnvs(Envs):

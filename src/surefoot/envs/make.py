@@ -78,6 +78,11 @@ def make_single(env: EnvLike, env_kwargs: Mapping[str, Any] | None = None, wrapp
     return wrap(single, wrappers)
 
 
+def make_as(env: EnvLike, env_kwargs: Mapping[str, Any], wrappers: Wrappers, **more: Any) -> gymnasium.Env:
+    """`make_single` with arguments that can be added to; partly applied it is a factory whose environment is known."""
+    return make_single(env, {**env_kwargs, **more}, wrappers)
+
+
 def describe(
     env: EnvLike,
     num_envs: int = 8,

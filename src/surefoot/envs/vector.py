@@ -65,6 +65,8 @@ def _write(out: Observation, index: int, observation: Any) -> None:
     if isinstance(out, dict):
         for name, inner in out.items():
             _write(inner, index, observation[name])
+    elif np.shape(observation) != out.shape[1:]:  # which NumPy would spread over the row
+        raise ValueError(f"the observation {observation!r} has shape {np.shape(observation)}, not {out.shape[1:]}")
     else:
         out[index] = observation
 

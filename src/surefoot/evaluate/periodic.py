@@ -1,9 +1,12 @@
-"""How runs are evaluated: which episodes are played, and those that come again and again while a run learns."""
+"""How runs are evaluated: which episodes are played, those that come again while a run learns, what is kept of them."""
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from gymnasium.vector import VectorEnv
@@ -56,3 +59,13 @@ def spoken(env: Any) -> str:
 def _inner(env: Any) -> Any:
     """What an environment was made of by `Loop.single`."""
     return env.args[0] if isinstance(env, partial) and env.args else env
+
+
+def keep(file: Path, text: str) -> None:
+    """Writes whole or not at all. What was measured is worth more than its file, so that a full disk is but told."""
+    draft = file.with_suffix(".part")
+    try:
+        draft.write_text(text)
+        os.replace(draft, file)
+    except OSError as error:
+        warnings.warn(f"{file} could not be written: {error}. Make room or set the permissions right.", stacklevel=3)

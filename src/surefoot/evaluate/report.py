@@ -95,7 +95,12 @@ def _method(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _stress(path: Path) -> Iterator[str]:
-    report = StressReport.from_json(path.read_text(encoding="utf-8"))
+    try:
+        report = StressReport.from_json(path.read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} is no stress report ({error!r}); remove it, and run surefoot stress again."
+        ) from error
     bounds = report.intervals(tail=TAIL) if len(report.seeds) > 1 else {}
     values = {"nominal": report.nominal, "mean": report.mean, "cvar": report.cvar(TAIL), "worst": report.worst}
     names = {"nominal": "undisturbed", "mean": "mean of all cells", "cvar": f"mean of the worst {TAIL:.0%}"}

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from surefoot.envs import make_single
+from surefoot.envs import make_as, make_single
 from surefoot.envs.rrls import TASKS, uncertainty
 from surefoot.envs.vector import clipped, fail, rounded
 from surefoot.errors import UsageError
@@ -89,20 +89,32 @@ def resolve(perturbation: Perturbation | str, env: EnvLike) -> Perturbation:
     return perturbation
 
 
+def _known(env: EnvLike) -> EnvLike:
+    """The environment that a run's factory makes with its arguments and wrappers; any other is itself."""
+    return env.args[0] if isinstance(env, functools.partial) and env.func is make_as else env
+
+
 def _rrls_box(env: EnvLike, name: str) -> Any:
-    if not isinstance(env, str) or env.removeprefix("rrls/") not in TASKS:
+    task = _known(env)
+    if not isinstance(task, str) or task.removeprefix("rrls/") not in TASKS:
         fitting = ", ".join(f"{k}=low..high" for k in sorted(parameters(make_single(env))))
         raise UsageError(
-            f"rrls:{name} does not fit env={env!r}: it is defined for {', '.join(TASKS)}. For this environment use"
+            f"rrls:{name} does not fit env={task!r}: it is defined for {', '.join(TASKS)}. For this environment use"
             f" param: with any of {fitting or 'its numeric attributes (it has none)'}."
         )
-    return uncertainty(env, name or "2d").bounds
+    return uncertainty(task, name or "2d").bounds
 
 
 def prepared(env: EnvLike, perturbation: Perturbation | None) -> EnvLike:
     """`env`, in its form with settable parameters where the perturbation needs them."""
-    needs = perturbation is not None and "dynamics" in perturbation.channels
-    return f"rrls/{env}" if needs and isinstance(env, str) and env in TASKS else env
+    needs, task = perturbation is not None and "dynamics" in perturbation.channels, _known(env)
+    if not (needs and isinstance(task, str) and task in TASKS):
+        return env
+    return (
+        functools.partial(make_as, f"rrls/{task}", *env.args[1:])
+        if isinstance(env, functools.partial)
+        else f"rrls/{task}"
+    )
 
 
 def play(
@@ -118,7 +130,7 @@ def play(
     The policy's batch always has one row a slot; the row of a slot that has finished keeps its last observation and its
     action is dropped, so a recurrent state needs no cutting.
     """
-    if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
+    if isinstance(slots, bool) or not isinstance(slots, (int, np.integer)) or slots < 1:
         raise UsageError(f"slots={slots!r} is not allowed; it must be a whole number of at least 1.")
     act, count = actor(policy), min(slots, len(episodes))
     single = make_single(env)

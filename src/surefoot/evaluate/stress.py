@@ -201,16 +201,18 @@ def stress(
     `workers`: processes; above 1 the policy and a factory must be picklable. Raises `UsageError` before any work.
     """
     seeds = episode_seeds(seed, episodes)
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+    if isinstance(workers, bool) or not isinstance(workers, (int, np.integer)) or workers < 1:
         raise UsageError(f"workers={workers!r} is not allowed; it must be a whole number of at least 1.")
     attack = resolve(perturb, env)
-    cells = attack.grid(points, grid)
     ready = prepared(env, attack)
     actor(policy)
     single = make_single(ready)
-    check_policy(policy, single)
-    attack.check_env(single)
-    single.close()
+    try:
+        check_policy(policy, single)
+        attack.check_env(single)
+        cells = attack.fitted(single).grid(points, grid)
+    finally:
+        single.close()
     jobs = [Episode(cell, s) for cell in (None, *(c.perturbation for c in cells)) for s in seeds]
     if workers == 1:
         played = play(policy, ready, jobs, slots, deterministic)

@@ -13,13 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
-from surefoot.envs import describe, env_seeds, make, make_single
+from surefoot.envs import describe, env_seeds, make, make_as
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.collect import Arrays, Collector, Episodes, Rollout, map_observation, tensors
@@ -360,11 +359,7 @@ def _learner(
 
 
 def _single(env: Any, *, env_kwargs: Mapping[str, Any] | None = None, wrappers: Any = (), **_: Any) -> Any:
-    return partial(_remade, env, env_kwargs or {}, wrappers) if env_kwargs or wrappers else env
-
-
-def _remade(env: Any, env_kwargs: Mapping[str, Any], wrappers: Any, **more: Any) -> gymnasium.Env:
-    return make_single(env, {**env_kwargs, **more}, wrappers)
+    return partial(make_as, env, env_kwargs or {}, wrappers) if env_kwargs or wrappers else env
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from surefoot.seeding import MAX_SEED, check_seed
 FORMAT = "surefoot-run-1"
 NEEDED = {"id", "method", "hyperparameters", "env", "steps", "seeds", "compile", "loggers", "threads"}
 NEEDED |= {"checkpoint_every", "evaluate_every", "evaluate_episodes"}  # what resuming reads in config.json
+FREE = {"backend", "engine", "sharding"}  # options of how a run is computed, which may change on resuming
 PAYS_OFF = 6_000  # gradient steps from which compiling them takes less time than it saves (see benchmarks/)
 
 
@@ -100,7 +101,10 @@ class Run:
         seeds, steps = self.config["seeds"], sorted({row["step"] for row in rows})
         table = np.full((len(seeds), len(steps)), np.nan)
         for row in rows:
-            table[seeds.index(row["seed"]), steps.index(row["step"])] = row.get(metric, np.nan)
+            value = row.get(metric)
+            table[seeds.index(row["seed"]), steps.index(row["step"])] = (
+                value if isinstance(value, (int, float)) else np.nan
+            )
         return np.array(steps), table
 
     def agent(self, seed: int | None = None) -> Any:
@@ -211,8 +215,8 @@ def start(
         "versions": versions(),
     }
     text = json.dumps(config, indent=2)
-    log, writes = path / "actions.bin", distributed.rank() == 0
-    learner = make_learner(method, env, seeds, steps, compile=compile, log=log, **options)
+    learner = make_learner(method, env, seeds, steps, compile=compile, log=path / "actions.bin", **options)
+    writes = distributed.rank() == 0  # known now: processes find each other when the learner is made
     if writes:
         with _closing_if_broken([learner]):
             _claim(path, text)
@@ -293,6 +297,14 @@ def resume(
     name = options.pop("env")
     if env is not None and (other := loop(method.loop).describe(env, **options)["env"]) != name:
         raise UsageError(f"env={other!r} is not what this run began in, {name!r}; give the same again, or a new run.")
+    if env_options:
+        described = loop(method.loop).describe(env or name, **options)
+        for option in sorted(env_options.keys() - FREE):
+            if described[option] != config["env"][option]:
+                raise UsageError(
+                    f"{option}={described[option]!r} is not what this run began with, {config['env'][option]!r}; leave "
+                    "it out, or start a new run."
+                )
     log, compile = run.path / "actions.bin", config["compile"]
     learner = make_learner(method, env or name, config["seeds"], config["steps"], compile=compile, log=log, **options)
     with _closing_if_broken([learner]):

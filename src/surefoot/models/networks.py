@@ -162,6 +162,11 @@ def flat_size(space: gym.Space) -> int:
         return int(space.n)
     if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
         return int(sum(space.nvec))
+    if isinstance(space, gym.spaces.Box) and space.dtype == "uint8" and len(space.shape) > 3:
+        raise UsageError(
+            f"observations of {len(space.shape)} axes of bytes {space.shape} are no images to an encoder; make them "
+            "[channels, height, width], as the wrapper frame_stack does."
+        )
     if isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
         return math.prod(space.shape)
     raise UsageError(

@@ -17,7 +17,16 @@ from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.perturbations.core import Batched, Graded, register
 from surefoot.perturbations.interval import Interval
-from surefoot.perturbations.observation import LAWS, add, noise
+from surefoot.perturbations.observation import LAWS, MASK, add, noise
+
+
+def refuse_masks(perturbation: Graded, env: gymnasium.Env) -> None:
+    """Raise `UsageError` where a step allows some actions only: another one than the policy's may not be among them."""
+    if isinstance(env.observation_space, spaces.Dict) and MASK in env.observation_space.spaces:
+        raise UsageError(
+            f"{perturbation} executes actions that the policy did not choose, but {env.unwrapped} does not allow all "
+            "of them at every step. What fits are perturbations of what is seen, and param: for its dynamics."
+        )
 
 
 class BoxAction(Batched):
@@ -78,6 +87,7 @@ class ActionRandom(Graded):
         space = env.action_space
         if not isinstance(space, spaces.Discrete) and not (isinstance(space, spaces.Box) and space.is_bounded()):
             raise UsageError(f"{self} needs a Discrete or bounded Box action space; this environment has {space}.")
+        refuse_masks(self, env)
 
     def act(self, action: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
         replace = rng.random() < self.fixed
@@ -98,6 +108,9 @@ class StickyAction(Graded):
     channel = "action"
     strength: float | Interval = hyperparameter(0.25, low=0, high=1, help="probability of repeating the last action")
 
+    def check_env(self, env: gymnasium.Env) -> None:
+        refuse_masks(self, env)
+
     def act(self, action: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
         executed = memory[0] if rng.random() < self.fixed and memory else copy.deepcopy(action)
         memory[:] = [executed]
@@ -117,6 +130,7 @@ class ActionDelay(Graded):
     def check_env(self, env: gymnasium.Env) -> None:
         if not isinstance(env.action_space, (spaces.Box, spaces.Discrete)):
             raise UsageError(f"{self} needs a Box or Discrete action space; this environment has {env.action_space}.")
+        refuse_masks(self, env)
 
     def act(self, action: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
         if self.identity:

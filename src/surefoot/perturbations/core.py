@@ -87,6 +87,10 @@ class Perturbation:
     def check_env(self, env: gymnasium.Env) -> None:
         """Raise `UsageError` if this perturbation does not fit `env`."""
 
+    def fitted(self, env: gymnasium.Env) -> Perturbation:
+        """The same for this environment, which may have only some of the values of a range."""
+        return self
+
     def snapshot(self, env: gymnasium.Env) -> Callable[[], None]:
         """What undoes every change to the inside of `env`."""
         return lambda: None
@@ -218,6 +222,9 @@ class Composition(Perturbation):
         for part in self.parts:
             part.check_env(env)
 
+    def fitted(self, env: gymnasium.Env) -> Perturbation:
+        return Composition(tuple(part.fitted(env) for part in self.parts))
+
     def grid(self, points: int = 10, grid: str = "closed") -> list[Cell]:
         cells = []
         for combination in itertools.product(*(p.grid(points, grid) for p in self.parts)):
@@ -243,7 +250,7 @@ class PerturbedEnv(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, perturbation: Perturbation, seed: int = 0):
         perturbation.check_env(env)
         super().__init__(env)
-        self.perturbation = perturbation
+        self.perturbation = perturbation.fitted(env)
         same = sum(w.perturbation.name == perturbation.name for w in _perturbed(env))
         self._stream = f"perturbation/{perturbation.name}/{same}"
         self._seed, self._episode = check_seed(seed), -1

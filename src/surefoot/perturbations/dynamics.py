@@ -86,6 +86,7 @@ class Parameters(Perturbation):
     """
 
     values: tuple[tuple[str, float | Interval], ...]
+    whole: tuple[str, ...] = dataclasses.field(default=(), compare=False)  # those of which there are whole numbers only
     name = "param"
     channel = "dynamics"
 
@@ -108,15 +109,21 @@ class Parameters(Perturbation):
         return "param:" + ",".join(f"{k}={v if isinstance(v, Interval) else number(v)}" for k, v in self.values)
 
     def draw(self, rng: np.random.Generator) -> Perturbation:
-        return Parameters(
-            tuple((k, float(rng.uniform(v.low, v.high)) if isinstance(v, Interval) else v) for k, v in self.values)
-        )
+        def drawn(name: str, value: float | Interval) -> float:
+            if not isinstance(value, Interval):
+                return value
+            if name in self.whole:
+                return float(rng.integers(int(value.low), int(value.high), endpoint=True))
+            return float(rng.uniform(value.low, value.high))
+
+        return Parameters(tuple((name, drawn(name, value)) for name, value in self.values))
 
     def grid(self, points: int = 10, grid: str = "closed") -> list[Cell]:
-        axes = [
-            [(k, x) for x in v.values(points, grid)] if isinstance(v, Interval) else [(k, float(v))]
-            for k, v in self.values
-        ]
+        def axis(name: str, value: float | Interval) -> list[tuple[str, float]]:
+            found = value.values(points, grid) if isinstance(value, Interval) else [float(value)]
+            return [(name, x) for x in (sorted({float(round(x)) for x in found}) if name in self.whole else found)]
+
+        axes = [axis(name, value) for name, value in self.values]
         return [Cell(Parameters(combination), combination) for combination in itertools.product(*axes)]
 
     def check_env(self, env: gymnasium.Env) -> None:
@@ -124,12 +131,15 @@ class Parameters(Perturbation):
         for name, value in self.values:
             if name not in known:
                 raise UsageError(f"{self}: {env.unwrapped} has no parameter {name!r}. {nearest(name, known)}")
-            ends = (value.low, value.high) if isinstance(value, Interval) else ()
+            ends = (value.low, value.high) if isinstance(value, Interval) else (value,)
             if _whole(env, name) and any(end != round(end) for end in ends):
                 raise UsageError(
-                    f"{self}: {name} is a whole number in {env.unwrapped}, so {name}={value} would be rounded; give a"
-                    " range from one whole number to another, or make it a float in the environment."
+                    f"{self}: {name} is a whole number in {env.unwrapped}, so {name}={value} would be rounded; give"
+                    " whole numbers, or make it a float in the environment."
                 )
+
+    def fitted(self, env: gymnasium.Env) -> Perturbation:
+        return dataclasses.replace(self, whole=tuple(name for name, _ in self.values if _whole(env, name)))
 
     def snapshot(self, env: gymnasium.Env) -> Callable[[], None]:
         inner, attributes = env.unwrapped, {name for name, _ in self.values} | set(_derived(env))

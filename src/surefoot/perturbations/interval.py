@@ -36,7 +36,7 @@ class Interval:
         if grid not in GRIDS:
             raise UsageError(f"grid={grid!r} is not allowed; it must be one of {', '.join(map(repr, GRIDS))}.")
         least = 2 if grid == "closed" else 1
-        if isinstance(points, bool) or not isinstance(points, int) or points < least:
+        if isinstance(points, bool) or not isinstance(points, (int, np.integer)) or points < least:
             raise UsageError(f"points={points!r} is not allowed; a {grid} grid needs a whole number >= {least}.")
         if self.low == self.high:
             return [float(self.low)]

@@ -16,6 +16,7 @@ from surefoot.perturbations.core import Batched, Graded, register
 from surefoot.perturbations.interval import Interval
 
 LAWS = ("gaussian", "linf", "l2")
+MASK = "action_mask"  # the entry of a dict observation that says which actions are allowed
 
 
 def noise(shape: tuple[int, ...], strength: float, law: str, rng: np.random.Generator) -> np.ndarray:
@@ -48,7 +49,7 @@ class ObservationPerturbation(Batched):
         if not isinstance(env.observation_space, spaces.Box):
             raise UsageError(
                 f"{self} needs a Box observation space; this environment has {env.observation_space}. What fits every"
-                " environment: observation-delay, sticky-action, action-delay, action-random."
+                " environment is observation-delay; sticky-action, action-delay and action-random fit most."
             )
 
     def observe(self, observation: Any, rng: np.random.Generator, memory: list[Any]) -> Any:
@@ -83,7 +84,8 @@ class ObservationDropout(ObservationPerturbation):
 @register
 @dataclasses.dataclass(frozen=True)
 class ObservationDelay(Graded):
-    """The policy sees the observation of `strength` steps ago, and the first one until then."""
+    """The policy sees the observation of `strength` steps ago, and the first one until then; which actions are allowed
+    it knows at once."""
 
     name = "observation-delay"
     channel = "observation"
@@ -92,4 +94,5 @@ class ObservationDelay(Graded):
 
     def observe(self, observation: Any, rng: np.random.Generator, memory: list[Any]) -> Any:
         memory.append(copy.deepcopy(observation))
-        return memory.pop(0) if len(memory) > self.fixed else copy.deepcopy(memory[0])
+        late = memory.pop(0) if len(memory) > self.fixed else copy.deepcopy(memory[0])
+        return {**late, MASK: observation[MASK]} if isinstance(late, dict) and MASK in late else late
