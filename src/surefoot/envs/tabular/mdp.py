@@ -273,9 +273,7 @@ def _reward(given: Any, rows: Tensor, horizon: int | None) -> Tensor:
             f"reward has shape {list(shape)}, which does not fit S={S} states and A={A} actions; allowed are "
             f"{', '.join(str(list(a)) for a in allowed)}."
         )
-    if not bool(torch.isfinite(reward).all()):
-        place = tuple(int(i) for i in (~torch.isfinite(reward)).nonzero()[0])
-        raise UsageError(f"reward[{', '.join(map(str, place))}] = {float(reward[place])}; rewards must be finite.")
+    _check_finite("reward", reward, "rewards")
     return reward.unsqueeze(-1).expand(S, A) if shape == (S,) else reward
 
 
@@ -288,10 +286,14 @@ def _features(given: Any, rows: Tensor, horizon: int | None) -> Tensor | None:
             f"features has shape {list(features.shape)}; it must be [S, A, d] with [S, A] = {list(pairs)}, or with a "
             f"horizon [H, S, A, d] (horizon is {horizon})."
         )
-    if not bool(torch.isfinite(features).all()):
-        place = tuple(int(i) for i in (~torch.isfinite(features)).nonzero()[0])
-        raise UsageError(f"features[{', '.join(map(str, place))}] = {float(features[place])}; features must be finite.")
+    _check_finite("features", features, "features")
     return features
+
+
+def _check_finite(name: str, x: Tensor, entries: str) -> None:
+    if not bool(torch.isfinite(x).all()):
+        place = tuple(int(i) for i in (~torch.isfinite(x)).nonzero()[0])
+        raise UsageError(f"{name}[{', '.join(map(str, place))}] = {float(x[place])}; {entries} must be finite.")
 
 
 def _initial(given: Any, states: int) -> Tensor:
