@@ -324,7 +324,7 @@ def test_a_run_is_evaluated_and_stressed_with_its_arguments_and_wrappers(tmp_pat
 def test_stress_of_a_run_keeps_the_report_there(trained):
     report = sf.stress(trained.path, perturb="observation-noise:0..0.2", episodes=2, points=2)
     kept = StressReport.from_json((trained.path / "stress-observation-noise-0..0.2.json").read_text())
-    assert kept.table() == report.table() and report.env == "CartPole-v1"
+    assert kept.table() == report.table() and report.env == "CartPole-v1" and report.policy == "ppo (seed 4)"
     np.testing.assert_array_equal(kept.returns, report.returns)
 
 
@@ -355,6 +355,14 @@ def test_a_long_perturbation_has_a_short_file(trained):
     file.unlink()
 
 
+def test_a_run_in_what_envpool_alone_has_is_evaluated_and_stressed(tmp_path):
+    settings = {"num_envs": 2, "num_steps": 8, "minibatch_size": 16, "epochs": 1, "loggers": ()}
+    run = sf.train("ppo", "Catch-v0", 32, run_dir=tmp_path / "run", evaluate_every=16, **settings)
+    assert run.config["env"]["backend"] == "envpool" and run.metrics()[-1]["evaluation_mean"] in (-1, 0, 1)
+    assert set(sf.evaluate(run.path, episodes=3)["returns"]) <= {-1.0, 0.0, 1.0}
+    assert sf.stress(run.path, perturb="action-delay:0..1", episodes=2, points=2).returns.shape == (2, 2)
+
+
 def test_what_was_measured_is_told_where_it_cannot_be_kept(trained, monkeypatch):
     def full(*_):
         raise OSError("No space left on device")
@@ -362,6 +370,7 @@ def test_what_was_measured_is_told_where_it_cannot_be_kept(trained, monkeypatch)
     monkeypatch.setattr("os.replace", full)
     with pytest.warns(UserWarning, match="evaluation.json could not be written: No space left.*Make room"):
         assert len(sf.evaluate(trained.path, episodes=np.int64(2), seed=np.int64(1))["returns"]) == 2
+    assert not list(trained.path.glob("*.part"))
 
 
 def test_an_evaluation_names_the_agent(tmp_path):

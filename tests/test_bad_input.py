@@ -134,7 +134,6 @@ ASKED = {
     "episodes": (["ppo", "--env", "CartPole-v1", "--evaluate-episodes", "0"], "evaluate_episodes=0 is not allowed"),
     "backend": (["ppo", "--env", "rrls/Hopper-v5", "--backend", "envpool"], "use 'auto' or 'gymnasium'"),
     "squash": (["ppo", "--env", "CartPole-v1", "--squash"], "squash=True is for continuous actions"),
-    "EnvPool only": (["ppo", "--env", "Pong-v5", "--evaluate-every", "100"], "exists in EnvPool only"),
     "resume a method": (["ppo", "--resume", "here"], "takes the folder of a run and nothing else"),
     "resume so": (["ppo", "--resume=here"], "takes the folder of a run and nothing else"),
     "resume no folder": (["--resume"], "takes the folder of a run and nothing else"),

@@ -225,6 +225,36 @@ def test_images_and_atari_keep_uint8():
     assert vec.step(np.zeros(2, int))[0].dtype == np.uint8
 
 
+def test_what_envpool_alone_has_is_played_alone_too():
+    single, pool = envs.make_single("Catch-v0"), envs.make("Catch-v0", 1, seed=[3])
+    observation, _ = single.reset(seed=3)
+    assert np.array_equal(observation, pool.reset()[0][0]) and observation in single.observation_space
+    for action in (0, 2) * 5:
+        one, many = single.step(action), pool.step(np.array([action]))
+        assert np.array_equal(one[0], many[0][0]) and one[1:4] == tuple(x[0] for x in many[1:4])
+        if one[2] or one[3]:
+            break
+    else:
+        raise AssertionError("the ball reaches the ground in nine steps")
+    wrapped = envs.make("Catch-v0", 2, wrappers=["flatten"])
+    assert isinstance(wrapped, envs.SyncEnvs) and wrapped.reset()[0].shape == (2, 50)
+    frames = envs.make_single("Pong-v5", {"render_mode": "rgb_array"})
+    frames.reset(seed=1)
+    assert frames.render().shape == (210, 160, 3)
+
+
+@pytest.mark.parametrize(
+    ("env", "kwargs", "message"),
+    [
+        ("CheetahRun-v1", {"render_mode": "rgb_array"}, "cannot be filmed: EnvPool draws it with OpenGL"),
+        ("Catch-v0", {"hight": 3}, "cannot be made with env_kwargs={'hight': 3}"),
+    ],
+)
+def test_what_envpool_cannot_do_is_said(env, kwargs, message):
+    with pytest.raises(UsageError, match=message):
+        envs.make_single(env, kwargs)
+
+
 def test_discrete_observations_are_integers():
     vec = envs.make("Taxi-v4" if "Taxi-v4" in gymnasium.registry else "Taxi-v3", 2, backend="gymnasium")
     observation, _ = vec.reset()
@@ -412,6 +442,14 @@ def test_stacked_images_are_images(shape, stacked):
     assert (old == 1).all() and (new == 2).all()
 
 
+def test_stacked_vectors_are_one_vector():
+    plain, stacked = (envs.make_single(Countdown, wrappers=w) for w in ((), [("frame_stack", {"n": 2})]))
+    first, _ = plain.reset(seed=5)
+    assert stacked.reset(seed=5)[0].tolist() == [*first, *first] and stacked.observation_space.shape == (4,)
+    action = np.zeros(1)
+    assert stacked.step(action)[0].tolist() == [*first, *plain.step(action)[0]]
+
+
 def test_an_observation_of_another_shape_is_not_spread_over_the_row():
     class Short(Countdown):
         def step(self, action):
@@ -459,7 +497,7 @@ def test_action_mask_from_info_becomes_part_of_the_observation():
 
 
 def test_small_wrappers():
-    assert envs.make_single("CartPole-v1", wrappers=[("frame_stack", {"n": 3})]).observation_space.shape == (3, 4)
+    assert envs.make_single("CartPole-v1", wrappers=[("frame_stack", {"n": 3})]).observation_space.shape == (12,)
     limited = envs.make(Countdown, 1, env_kwargs={"length": 9}, wrappers=[("time_limit", {"steps": 2})])
     limited.reset()
     assert [bool(limited.step(np.zeros((1, 1)))[3][0]) for _ in range(2)] == [False, True]
@@ -515,7 +553,6 @@ def test_wrong_wrappers_are_refused(wrappers, words):
         ({"env": "rrls/Hopper-v5", "backend": "envpool"}, "does not have that one"),
         ({"env": "CartPole-v1", "backend": "envpool", "wrappers": ["flatten"]}, "no wrappers"),
         ({"env": "Hopper-v5", "backend": "envpool", "env_kwargs": {"frame_skp": 1}}, "'frame_skip'"),
-        ({"env": "Pong-v5", "backend": "gymnasium"}, "EnvPool only"),
         ({"env": Countdown, "backend": "envpool"}, "factories"),
         ({"env": not_an_env}, "must return a gymnasium.Env"),
         ({"env": Countdown()}, "not an instance"),
@@ -537,6 +574,14 @@ def test_an_environment_that_raises_is_named(backend, call):
     with pytest.raises(envs.EnvError, match=words):
         vec.reset()
         vec.step(np.zeros((3, 1)))
+
+
+def test_signals_of_a_terminal_reach_the_caller_alone():
+    """It sends them to all processes of its group; workers that went at once would take the iteration with them."""
+    vec = envs.make(Countdown, 2, backend="process")
+    groups = {os.getpgid(process.pid) for process in vec._workers.processes}
+    assert len(groups) == 2 and os.getpgid(0) not in groups
+    vec.close()
 
 
 def test_a_worker_that_dies_is_named():

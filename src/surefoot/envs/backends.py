@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
-from surefoot.envs.vector import EnvError, EnvFactory, Envs, Observation, fail
+from surefoot.envs.vector import EnvError, EnvFactory, Envs, Observation, env_seeds, fail
 from surefoot.errors import UsageError
 
 
@@ -26,6 +27,13 @@ def converted(observation: Any, space: gymnasium.Space) -> Observation:
     if isinstance(space, spaces.Dict):
         return {name: converted(observation[name], inner) for name, inner in space.spaces.items()}
     return np.asarray(observation, space.dtype)
+
+
+def _first(observation: Observation) -> Any:
+    """What the first environment of a batch has observed."""
+    if isinstance(observation, dict):
+        return {name: _first(inner) for name, inner in observation.items()}
+    return observation[0]
 
 
 class _Named(gymnasium.Wrapper):
@@ -49,6 +57,14 @@ class _Named(gymnasium.Wrapper):
             fail(self._index, "step", error)
 
 
+def _named(factory: EnvFactory, index: int, caller: int) -> gymnasium.Env:
+    """What a worker makes. Signals that a terminal sends to all processes reach the caller alone, which ends the
+    workers once it has written down what was learned."""
+    if os.getpid() != caller and hasattr(os, "setpgid"):  # the caller makes one too, to see its spaces
+        os.setpgid(0, 0)
+    return _Named(factory(), index)
+
+
 class ProcessEnvs(Envs):
     """Every environment in a process of its own (Gymnasium's `AsyncVectorEnv`): for slow ones.
 
@@ -57,7 +73,7 @@ class ProcessEnvs(Envs):
 
     def __init__(self, factories: Sequence[EnvFactory], seeds: Sequence[int]):
         self._workers = AsyncVectorEnv(
-            [lambda f=f, i=i: _Named(f(), i) for i, f in enumerate(factories)], autoreset_mode="NextStep"
+            [functools.partial(_named, f, i, os.getpid()) for i, f in enumerate(factories)], autoreset_mode="NextStep"
         )
         observation, action = self._workers.single_observation_space, self._workers.single_action_space
         try:
@@ -119,7 +135,10 @@ class PoolEnvs(Envs):
 
         with warnings.catch_warnings():  # about bounds that its own spaces round
             warnings.simplefilter("ignore")
-            pool: Any = envpool.make_gymnasium(self._id, seed=list(seeds), **self._build)
+            try:
+                pool: Any = envpool.make_gymnasium(self._id, seed=list(seeds), **self._build)
+            except (ImportError, RuntimeError) as error:
+                raise UsageError(f"env={self._id!r}: EnvPool cannot make it here: {error}") from error
             _ = pool.observation_space, pool.action_space
         return pool
 
@@ -141,8 +160,42 @@ class PoolEnvs(Envs):
         observation = converted(observation, self.single_observation_space)
         return observation, np.asarray(reward, np.float32), np.asarray(terminated), np.asarray(truncated), {}
 
+    def render(self) -> Any:
+        return self._pool.render()
+
     def close_extras(self, **kwargs: Any) -> None:
         self._pool.close()
+
+
+class PoolEnv(gymnasium.Env):
+    """One environment that EnvPool alone has, for whoever needs it by itself: evaluations, perturbations, wrappers."""
+
+    def __init__(self, env_id: str, render_mode: str | None = None, **kwargs: Any):
+        from envpool.registration import registry
+
+        if render_mode and registry.specs[env_id][0].startswith("envpool.mujoco"):
+            raise UsageError(
+                f"env={env_id!r} cannot be filmed: EnvPool draws it with OpenGL, and ends the process where there is "
+                "none. Film an environment that Gymnasium has."
+            )
+        drawn = {} if render_mode is None else {"render_mode": render_mode}
+        self._envs = PoolEnvs(env_id, 1, env_seeds(0, 1), {**kwargs, **drawn}, threads=1)
+        self.observation_space, self.action_space = self._envs.single_observation_space, self._envs.single_action_space
+        self.render_mode = render_mode
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, _ = self._envs.reset(seed=None if seed is None else [seed], options=options)
+        return _first(observation), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, _ = self._envs.step(np.asarray(action)[None])
+        return _first(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
+
+    def render(self) -> Any:
+        return self._envs.render()[0]
+
+    def close(self) -> None:
+        self._envs.close()
 
 
 class ReadyEnvs(Envs):

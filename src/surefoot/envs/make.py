@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from surefoot.envs.backends import PoolEnvs, ProcessEnvs, ReadyEnvs, available_threads
+from surefoot.envs.backends import PoolEnv, PoolEnvs, ProcessEnvs, ReadyEnvs, available_threads
 from surefoot.envs.runners import ENDLESS, RunnerEnvs, is_runner
 from surefoot.envs.vector import SyncEnvs, env_seeds
 from surefoot.envs.wrappers import Wrappers, normalised, wrap
@@ -203,7 +203,7 @@ def _creator(env: str) -> Callable[..., gymnasium.Env]:
                 raise UsageError(f"env={env!r}: {error}, and it registers no environment of that id.") from error
     if name not in gymnasium.registry:
         if name in _pool_ids():
-            raise UsageError(f"env={env!r} exists in EnvPool only: use backend='auto' or 'envpool', without wrappers.")
+            return functools.partial(PoolEnv, name)
         raise UsageError(f"env={env!r} is not a known id. {nearest(env, {*gymnasium.registry, *_pool_ids()})}")
     spec = copy.copy(gymnasium.spec(name))
     spec.order_enforce = False

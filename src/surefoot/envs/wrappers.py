@@ -68,14 +68,17 @@ def time_limit(env: gymnasium.Env, steps: int) -> gymnasium.Env:
 
 @register_wrapper("frame_stack")
 def frame_stack(env: gymnasium.Env, n: int = 4) -> gymnasium.Env:
-    """The last `n` observations along a new first axis, images with three axes along that of their channels; the first
-    one is repeated at the start of an episode."""
+    """The last `n` observations: vectors as one, which is normalised like any other, images with three axes along that
+    of their channels, all else along a new first axis; the first one is repeated at the start of an episode."""
     stacked, space = gw.FrameStackObservation(env, n, padding_type="reset"), env.observation_space
-    if not (isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8):
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        axis = 0
+    elif isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8:
+        axis = 0 if space.shape[0] < space.shape[-1] else 2
+    else:
         return stacked
-    axis = 0 if space.shape[0] < space.shape[-1] else 2
     low, high = (np.concatenate([bound] * n, axis) for bound in (space.low, space.high))
-    joined = spaces.Box(low, high, dtype=np.uint8)
+    joined = spaces.Box(low, high, dtype=space.dtype.type)
     return gw.TransformObservation(stacked, lambda frames: np.concatenate(list(frames), axis), joined)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,4 +69,6 @@ def keep(file: Path, text: str) -> None:
         draft.write_text(text)
         os.replace(draft, file)
     except OSError as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
         warnings.warn(f"{file} could not be written: {error}. Make room or set the permissions right.", stacklevel=3)

@@ -32,7 +32,7 @@ from surefoot.seeding import numpy_stream
 class StressReport:
     """Returns of one policy over a grid of perturbations, and the figures and pictures made of them."""
 
-    policy: str
+    policy: str  # what it is called
     env: str
     perturbation: str
     grid: str
@@ -219,9 +219,8 @@ def stress(
     else:
         played = _spread(policy, ready, jobs, slots, deterministic, workers)
     table = played.reshape(len(cells) + 1, len(seeds))
-    kind = policy if hasattr(policy, "__qualname__") else type(policy)
     return StressReport(
-        policy=kind.__qualname__,
+        policy=_called(policy),
         env=env if isinstance(env, str) else getattr(env, "__qualname__", type(env).__qualname__),
         perturbation=str(attack),
         grid=grid,
@@ -231,6 +230,14 @@ def stress(
         nominal_returns=table[0],
         seeds=tuple(seeds),
     )
+
+
+def _called(policy: Any) -> str:
+    """Of an agent the method and the seed that it was trained with, of anything else its name or that of its type."""
+    facts = getattr(policy, "facts", None) or {}
+    if "method" in facts:
+        return f"{facts['method']} (seed {facts['seed']})"
+    return (policy if hasattr(policy, "__qualname__") else type(policy)).__qualname__
 
 
 def _spread(
