@@ -52,7 +52,7 @@ class LanguageAgent:
         for name, value in (("samples", samples), ("max_tokens", limit)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                 raise UsageError(f"{name}={value!r} is not allowed; it must be a whole number of at least 1.")
-        if not 0 <= heat < math.inf:
+        if isinstance(heat, bool) or not isinstance(heat, (int, float)) or not 0 <= heat < math.inf:
             raise UsageError(f"temperature={heat!r} is not allowed; it must be a number in [0, inf).")
         check_seed(seed)
         uniform = torch.rand(len(prompts), samples, limit, generator=torch_stream(seed, "evaluation"))
