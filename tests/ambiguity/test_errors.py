@@ -84,6 +84,20 @@ def test_radius_and_penalty(cls):
         worst_case(V, np.full((2, 3), 1 / 3), cls(torch.tensor([torch.nan, 0.1])))
 
 
+def test_the_parts_of_a_mixture_are_checked_too():
+    rows, half = np.full((2, 3), 1 / 3), (0.5, 0.5)
+    with says("KL: radius[1] = -2 is not allowed"):
+        worst_case(V, rows, room.Mixed((CVaR(0.1), KL(np.array([0.1, -2.0]))), half))
+    with says("TotalVariation: penalty = nan"):
+        nested = room.Mixed((KL(0.1), TotalVariation(penalty=torch.tensor(torch.nan))), half)
+        worst_case(V, rows, room.Mixed((CVaR(0.1), nested), half))
+    with says("radius or penalty [5]", "broadcast"):
+        worst_case(V, rows, room.Mixed((KL(np.full(5, 0.1)), CVaR(0.1)), half))
+    with says("3 outcomes", "made for 2"):
+        boxes = [Box(lower=np.zeros(n), upper=np.ones(n)) for n in (3, 2)]
+        worst_case(V, UNIFORM, room.Mixed(tuple(boxes), half))
+
+
 def test_ranges_that_end():
     with says("Hellinger: radius=1.5", "[0, 1]"):
         Hellinger(1.5)

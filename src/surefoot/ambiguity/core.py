@@ -86,6 +86,11 @@ class Ambiguity:
         return None
 
     @property
+    def parts(self) -> tuple[Ambiguity, ...]:
+        """The sets that it is made of: itself, unless it mixes others."""
+        return (self,)
+
+    @property
     def outcomes(self) -> int | None:
         """How many outcomes the set was made for, if it holds arrays over them."""
         return None
@@ -161,9 +166,10 @@ class Divergence(Ambiguity):
         wrong = ~((strength >= limits["low"]) & (strength <= limits["high"]))
         if wrong.any():
             place = tuple(int(i) for i in wrong.nonzero()[0])
+            where = f"[{', '.join(map(str, place))}]" if place else ""
             raise UsageError(
-                f"{type(self).__name__}: {name}[{', '.join(map(str, place))}] = {strength[place].item():g} is not "
-                f"allowed; every entry must be in [{limits['low']:g}, {limits['high']:g}]. {limits['help']}"
+                f"{type(self).__name__}: {name}{where} = {strength[place].item():g} is not allowed; every entry must "
+                f"be in [{limits['low']:g}, {limits['high']:g}]. {limits['help']}"
             )
 
     @property

@@ -128,8 +128,12 @@ class Mixed(Ambiguity):
             )
 
     @property
+    def parts(self) -> tuple[Ambiguity, ...]:
+        return tuple(part for risk in self.risks for part in risk.parts)
+
+    @property
     def outcomes(self) -> int | None:
-        return next((risk.outcomes for risk in self.risks if risk.outcomes is not None), None)
+        return next((part.outcomes for part in self.parts if part.outcomes is not None), None)
 
     @property
     def same_for_all_rows(self) -> bool:

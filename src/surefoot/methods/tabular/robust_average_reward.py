@@ -37,7 +37,7 @@ from surefoot.envs.tabular import TabularMDP
 from surefoot.envs.tabular.simulate import check_policy
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.dynamic_programming.backups import check_monotone
-from surefoot.loops.dynamic_programming.outcomes import Rows, check_outcomes, nominal_rows, reach
+from surefoot.loops.dynamic_programming.outcomes import Rows, check_pairs, nominal_rows, reach
 from surefoot.loops.multilevel import Draws, Levels, worst
 from surefoot.loops.tabular import Metrics, State, Tabular, as_ambiguity, greedy, uniform_policy
 from surefoot.loops.tabular_gradient import occupancy
@@ -69,7 +69,7 @@ class RobustRVI(Tabular):
     def admit(self, mdp: TabularMDP) -> None:
         super().admit(mdp)
         check_monotone(as_ambiguity(self.ambiguity), "average")
-        check_outcomes(as_ambiguity(self.ambiguity), nominal_rows(mdp))
+        check_pairs(as_ambiguity(self.ambiguity), mdp)
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         return {"table": torch.zeros(mdp.states, mdp.actions, dtype=torch.float64)}
