@@ -191,3 +191,42 @@ def test_single_precision_rows_may_be_off_by_their_rounding():
     rows = torch.rand(10, 2000, generator=generator)
     rows /= rows.sum(-1, keepdim=True)
     worst_case(torch.randn(2000, generator=generator), rows, KL(0.1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_worst_case_of_rows_of_lower_precision_is_a_distribution(dtype):
+    rows = torch.rand(10, 50, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rows /= rows.sum(-1, keepdim=True)
+    found = worst_case(torch.ones(50, dtype=torch.float64), rows, TotalVariation(0.1))
+    torch.testing.assert_close(found.value, torch.ones(10, dtype=torch.float64), rtol=0, atol=1e-14)
+    made = Scenarios(distributions=rows).distributions
+    torch.testing.assert_close(made.sum(-1), torch.ones(10, dtype=torch.float64), rtol=0, atol=1e-14)
+
+
+def test_arrays_may_run_backwards_and_lists_are_arrays():
+    p = np.array([0.5, 0.3, 0.2])
+    cost = np.abs(V[:, None] - V)
+    for forwards, backwards in (
+        (KL(0.1), KL(0.1)),
+        (Wasserstein(0.1, cost=cost), Wasserstein(0.1, cost=cost[::-1, ::-1])),
+        (Ellipsoid(0.1, weights=V), Ellipsoid(0.1, weights=V[::-1])),
+        (Box(lower=p / 2, upper=2 * p), Box(lower=p[::-1] / 2, upper=(2 * p)[::-1])),
+    ):
+        found, same = worst_case(V, p, forwards), worst_case(V[::-1], p[::-1], backwards)
+        assert same.value == pytest.approx(found.value)
+        assert worst_case(V.tolist(), p.tolist(), forwards).value == found.value
+    radii = np.array([0.1, 0.2])
+    both = worst_case(V, np.stack([p, p]), KL(radii[::-1])).value
+    assert both.tolist() == [worst_case(V, p, KL(r)).value for r in (0.2, 0.1)]
+    assert worst_case([[1, 2, 4], [1.5, 2, 4]], None, CVaR(0.5)).value.dtype == np.float64
+
+
+def test_what_is_no_array_of_numbers():
+    with says("nominal is no array of numbers", "lists of equal length"):
+        worst_case([1, 2, 4], [[0.2, 0.3, 0.5], [0.5, 0.5]], KL(0.1))
+    with says("values is no array of numbers"):
+        worst_case(["a", "b"], None, KL(0.1))
+    with says("values is no array of numbers"):
+        worst_case(None, None, KL(0.1))
+    with says("Box: lower is no array of numbers"):
+        Box(lower=[[0.1], [0.2, 0.3]], upper=[1.0])

@@ -7,11 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surefoot.ambiguity.arrays import TOLERANCE
 from surefoot.ambiguity.core import Ambiguity, Array
 from surefoot.errors import UsageError
-
-# How far a row may be from one: what rounding leaves of a normalised row of a few thousand entries.
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
 
 
 def check_nominal(nominal: Tensor, name: str = "nominal") -> None:

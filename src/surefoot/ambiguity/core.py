@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.ambiguity.arrays import tensor
 from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import build, check, hyperparameter
 
@@ -152,6 +153,9 @@ class Divergence(Ambiguity):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("radius", "penalty"):
+            if isinstance(given := getattr(self, name), np.ndarray):
+                object.__setattr__(self, name, tensor(given, name))
         if (self.radius is None) == (self.penalty is None):
             raise UsageError(
                 f"{type(self).__name__}: radius={self.radius!r} and penalty={self.penalty!r} are not allowed together; "

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.ambiguity.arrays import normalised, tensor
 from surefoot.ambiguity.checks import check_nominal
 from surefoot.ambiguity.core import Divergence, Plan, Solution, printed
 from surefoot.ambiguity.moves import Supported, filled
@@ -97,7 +98,7 @@ class Given(Mixture):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name not in ("radius", "penalty"):
-                object.__setattr__(self, field.name, torch.as_tensor(value, dtype=torch.float64))
+                object.__setattr__(self, field.name, normalised(tensor(value, f"{type(self).__name__}: {field.name}")))
         super().__post_init__()
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Generic, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from surefoot.ambiguity.arrays import normalised, tensor
 from surefoot.ambiguity.checks import checked
 from surefoot.ambiguity.core import Ambiguity, Divergence, Solution, T
 from surefoot.ambiguity.rows import in_blocks, solve_rows
@@ -82,15 +82,13 @@ def _applied(function: type[torch.autograd.Function], values: Any, nominal: Any,
         )
     from_numpy = not isinstance(values, Tensor) and not isinstance(nominal, Tensor)
     device = next((x.device for x in (values, nominal) if isinstance(x, Tensor)), None)
-    values = torch.as_tensor(values, device=device)
+    values = tensor(values, "values", device=device)
     if not values.is_floating_point():
         values = values.double()
     if nominal is None:
         nominal = values.new_full(values.shape[-1:], 1 / max(values.shape[-1], 1) if values.ndim else 1.0)
-    nominal = torch.as_tensor(nominal, device=device)
+    nominal = tensor(nominal, "nominal", device=device)
     strength: Any = ambiguity.strength
-    if isinstance(strength, np.ndarray):
-        strength = torch.as_tensor(strength)
     if isinstance(strength, Tensor) and strength.requires_grad:
         _refuse_a_gradient_in_the_radius(ambiguity)
     result = function.apply(values, nominal, strength, ambiguity, maximise)
@@ -102,7 +100,7 @@ def _applied(function: type[torch.autograd.Function], values: Any, nominal: Any,
 def _solved(values: Tensor, nominal: Tensor, strength: Any, ambiguity: Ambiguity, maximise: bool) -> Solution:
     values, nominal = values.detach(), nominal.detach()
     checked(values, nominal, ambiguity, strength)
-    return solve(values.double(), nominal.double(), ambiguity, strength, maximise)
+    return solve(values.double(), normalised(nominal), ambiguity, strength, maximise)
 
 
 def _refuse_a_gradient_in_the_radius(ambiguity: Ambiguity) -> None:
@@ -118,7 +116,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     value, distribution = None, made[0] if made else None
     if distribution is None or ctx.needs_input_grad[2]:
         given = (
-            strength.detach() if isinstance(ctx.ambiguity.strength, (Tensor, np.ndarray)) else ctx.ambiguity.strength
+            strength.detach() if isinstance(ctx.ambiguity.strength, Tensor) else ctx.ambiguity.strength
         )
         inputs = values.detach().double(), nominal.detach().double(), given, ctx.ambiguity, ctx.maximise
         value, distribution = _WorstCase.apply(*inputs)

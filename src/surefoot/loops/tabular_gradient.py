@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from surefoot.ambiguity import Ambiguity
+from surefoot.ambiguity.arrays import normalised
 from surefoot.ambiguity.operator import solve
 from surefoot.envs.tabular import Kernel, Successors, TabularMDP, Transitions
 from surefoot.envs.tabular.mdp import distributions
@@ -86,6 +87,7 @@ def evaluate(mdp: TabularMDP, policy: Tensor, ambiguity: Ambiguity | None = None
     if mdp.gamma == 1 and mdp.horizon is None:
         raise UsageError(f"{mdp.name!r} has gamma=1 and no horizon, so returns need not be finite; set one of them.")
     mdp = mdp if ambiguity is None else _reachable(mdp, ambiguity)
+    policy = normalised(policy)
     return (_endless if mdp.horizon is None else _stepwise)(mdp, policy, ambiguity)
 
 

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from surefoot.ambiguity import Ambiguity, parse
+from surefoot.ambiguity.arrays import normalised, tensor
 from surefoot.envs.tabular import Successors, TabularMDP
 from surefoot.errors import UsageError, nearest
 from surefoot.loops.dynamic_programming.average import settle
@@ -72,7 +72,7 @@ def solve(
     there, risks that are not monotone, an average that differs between states.
     """
     mdp = resolved(mdp)
-    sets, criterion = _asked(mdp, ambiguity, criterion, method, tolerance)
+    sets, criterion = _asked(mdp, ambiguity, criterion, method, tolerance, sweeps)
     stop = Stop(tolerance, sweeps, progress)
     if criterion == "finite":
         return _backward(mdp, sets, rectangular, factors, None)
@@ -112,7 +112,7 @@ def evaluate_policy(
     other arguments, and errors, are those of `solve`.
     """
     mdp = resolved(mdp)
-    sets, criterion = _asked(mdp, ambiguity, criterion, METHODS[0], tolerance)
+    sets, criterion = _asked(mdp, ambiguity, criterion, METHODS[0], tolerance, sweeps)
     policy = as_policy(mdp, policy, criterion)
     stop = Stop(tolerance, sweeps, progress)
     if criterion == "finite":
@@ -136,13 +136,13 @@ def as_policy(mdp: TabularMDP, given: Any, criterion: str) -> Tensor:
 
     Raises `UsageError` unless it is one that the MDP allows.
     """
-    policy = given if isinstance(given, Tensor) else torch.from_numpy(np.asarray(given))
+    policy = tensor(given, "policy")
     shapes = [(mdp.states,)] + ([(mdp.horizon, mdp.states)] if criterion == "finite" else [])
     if not policy.is_floating_point() and tuple(policy.shape) in shapes:
         if bool(((policy < 0) | (policy >= mdp.actions)).any()):
             raise UsageError(f"policy: actions must be numbers from 0 to {mdp.actions - 1}.")
         policy = torch.nn.functional.one_hot(policy.long(), mdp.actions)
-    policy = policy.to(torch.float64)
+    policy = normalised(policy)
     if tuple(policy.shape) not in [(*shape, mdp.actions) for shape in shapes]:
         raise UsageError(
             f"policy has shape {list(policy.shape)}; allowed are probabilities "
@@ -159,7 +159,9 @@ def as_policy(mdp: TabularMDP, given: Any, criterion: str) -> Tensor:
     return policy
 
 
-def _asked(mdp: TabularMDP, ambiguity: Any, criterion: Any, method: str, tolerance: float) -> tuple[Any, str]:
+def _asked(
+    mdp: TabularMDP, ambiguity: Any, criterion: Any, method: str, tolerance: float, sweeps: int
+) -> tuple[Any, str]:
     """The set and the criterion, once they are found to fit."""
     criterion = ("discounted" if mdp.horizon is None else "finite") if criterion is None else criterion
     for name, value, known in (("criterion", criterion, CRITERIA), ("method", method, METHODS)):
@@ -167,6 +169,8 @@ def _asked(mdp: TabularMDP, ambiguity: Any, criterion: Any, method: str, toleran
             raise UsageError(f"{name}={value!r} is not allowed. {nearest(str(value), known)}")
     if not tolerance > 0:
         raise UsageError(f"tolerance={tolerance!r} is not allowed; it must be above 0.")
+    if not isinstance(sweeps, int) or sweeps < 1:
+        raise UsageError(f"sweeps={sweeps!r} is not allowed; it must be a whole number, at least 1.")
     if criterion == "finite" and mdp.horizon is None:
         raise UsageError("criterion='finite' needs the number of steps: make the MDP with horizon=H.")
     if criterion != "finite" and mdp.horizon is not None:
