@@ -145,6 +145,8 @@ def test_scenarios_costs_and_weights():
         Ellipsoid(0.1, weights=np.array([1.0, 0.0]))
     with says("made for 2"):
         worst_case(V, UNIFORM, Ellipsoid(0.1, weights=np.ones(2)))
+    with says("leading axes [5] of Ellipsoid and values [4, 3]", "broadcast"):
+        worst_case(np.ones((4, 3)), UNIFORM, Ellipsoid(0.1, weights=np.ones((5, 3))))
 
 
 def test_a_radius_that_wants_a_gradient():

@@ -237,6 +237,7 @@ def test_a_score_gradient_by_hand():
         (KL(penalty=t(torch.nan)), "penalty = nan is not allowed"),
         (KL(t([0.1, 0.2])), r"shape \[2\]; it must be a number or \[2, 2\]"),
         (Mixed((CVaR(0.1), KL(t([[0.1, torch.nan]]))), (0.5, 0.5)), r"radius\[0, 1\] = nan"),
+        (Box(lower=np.zeros((3, 2, 2)), upper=np.ones((3, 2, 2))), r"leading axes \[3, 2\]; .* \[2, 2\]"),
         (Box(lower=np.zeros(3), upper=np.ones(3)), "made for 3 outcomes, but there are 2 states"),
     ],
 )

@@ -71,6 +71,8 @@ def checked(values: Tensor, nominal: Tensor, ambiguity: Ambiguity, strength: Any
     check_values(values)
     leading = _broadcast((values.shape[:-1], nominal.shape[:-1]), f"the leading axes of {shapes}")
     for part in ambiguity.parts:
+        axes = f"the leading axes {list(part.leading)} of {type(part).__name__} and {shapes}"
+        leading = _broadcast((leading, part.leading), axes)
         own = strength if part is ambiguity else part.strength
         if isinstance(own, Array):
             own = torch.as_tensor(own)

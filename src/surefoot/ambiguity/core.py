@@ -97,9 +97,14 @@ class Ambiguity:
         return None
 
     @property
+    def leading(self) -> torch.Size:
+        """The leading axes of the arrays that it holds, but for its strength; they broadcast with those of the rows."""
+        return torch.Size()
+
+    @property
     def same_for_all_rows(self) -> bool:
         """Whether the set is one for all leading axes, but for its strength; False where arrays have such axes."""
-        return True
+        return not self.leading
 
     def check_strength(self, strength: Tensor) -> None:
         """Raise `UsageError` unless every entry of a tensor of strengths is in its range."""

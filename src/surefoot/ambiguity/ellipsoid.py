@@ -52,8 +52,8 @@ class Ellipsoid(Supported):
         return None if self.weights is None else self.weights.shape[-1]
 
     @property
-    def same_for_all_rows(self) -> bool:
-        return self.weights is None or self.weights.ndim == 1
+    def leading(self) -> torch.Size:
+        return torch.Size() if self.weights is None else self.weights.shape[:-1]
 
     def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
         gaps, width = self._gaps(values, nominal)

@@ -143,8 +143,8 @@ class Box(Given):
         return self.lower.shape[-1]
 
     @property
-    def same_for_all_rows(self) -> bool:
-        return self.lower.ndim == 1
+    def leading(self) -> torch.Size:
+        return self.lower.shape[:-1]
 
     def worst_of_all(self, values: Tensor, nominal: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         values, lower, upper = torch.broadcast_tensors(values, self.lower.to(values), self.upper.to(values))
@@ -176,8 +176,8 @@ class Scenarios(Given):
         return self.distributions.shape[-1]
 
     @property
-    def same_for_all_rows(self) -> bool:
-        return self.distributions.ndim == 2
+    def leading(self) -> torch.Size:
+        return self.distributions.shape[:-2]
 
     def worst_of_all(self, values: Tensor, nominal: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         scenarios = self.distributions.to(values)

@@ -60,7 +60,7 @@ def solve(values: Tensor, nominal: Tensor, ambiguity: Ambiguity, strength: Any, 
     """
     if strength is not None:
         strength = torch.as_tensor(strength, dtype=values.dtype, device=values.device)[..., None]
-    axes = max(x.ndim for x in (values, nominal, strength) if x is not None)
+    axes = max(len(ambiguity.leading) + 1, *(x.ndim for x in (values, nominal, strength) if x is not None))
     values, nominal, strength = (_with_axes(x, axes) for x in (values, nominal, strength))
     if maximise:
         values = -values
@@ -137,9 +137,9 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], *outputs: Tensor) -> None:
 
 def _batched(function: type[torch.autograd.Function], in_dims: tuple[Any, ...], inputs: tuple[Any, ...]) -> Any:
     """One call for a whole vmapped axis: it becomes the first of the leading axes, which broadcast anyway."""
-    values, nominal, strength, *settings = inputs
+    values, nominal, strength, *settings = inputs  # the set and the sign
     axes = [x.ndim - (d is not None) for x, d in zip((values, nominal), in_dims)]
-    leading = max(axes) - 1
+    leading = max(*axes, len(settings[0].leading) + 1) - 1
     if isinstance(strength, Tensor):
         leading = max(leading, strength.ndim - (in_dims[2] is not None))
 

@@ -136,8 +136,9 @@ class Mixed(Ambiguity):
         return next((part.outcomes for part in self.parts if part.outcomes is not None), None)
 
     @property
-    def same_for_all_rows(self) -> bool:
-        return all(risk.same_for_all_rows and not isinstance(risk.strength, Array) for risk in self.risks)
+    def leading(self) -> torch.Size:
+        own = (part.strength.shape for part in self.parts if isinstance(part.strength, Array))
+        return torch.broadcast_shapes(*(part.leading for part in self.parts), *own)
 
     def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
         parts = [solve(values, nominal, risk, risk.strength) for risk in self.risks]

@@ -97,8 +97,8 @@ class Wasserstein(Supported):
         return self.cost.shape[-1]
 
     @property
-    def same_for_all_rows(self) -> bool:
-        return self.cost.ndim == 2
+    def leading(self) -> torch.Size:
+        return self.cost.shape[:-2]
 
     def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
         start, edges = hull_edges(values, self.cost.to(values), self.allowed(nominal))

@@ -144,7 +144,14 @@ def linear(kernel: Kernel, states: int) -> Callable[[Tensor], Tensor]:
 
 
 def check_outcomes(ambiguity: Ambiguity, rows: Rows) -> None:
-    """Raise `UsageError` where a set moves mass to states for which a sparse MDP has no reward."""
+    """Raise `UsageError` where a set moves mass to states without a reward in a sparse MDP, or is of other pairs."""
+    pairs = rows.probability.shape[:2]
+    for part in ambiguity.parts:
+        if not _fits(part.leading, pairs):
+            raise UsageError(
+                f"{part} holds arrays with leading axes {list(part.leading)}; they must be those of the pairs, "
+                f"{list(pairs)}, with length 1 where all are the same, or none."
+            )
     if rows.state is not None and rows.by_outcome and reach(ambiguity) != "successors":
         raise UsageError(
             f"{ambiguity} may move mass to any state, but the rewards of a sparse MDP that depend on the next state "
@@ -164,8 +171,7 @@ def strength_of(ambiguity: Ambiguity, mdp: TabularMDP, shape: tuple[int, ...]) -
         if isinstance(part.strength, Array):
             strength = torch.as_tensor(part.strength, dtype=torch.float64)
             part.check_strength(strength)
-            fits = strength.ndim == len(shape) and all(n in (1, m) for n, m in zip(strength.shape, shape))
-            if strength.ndim and not fits:
+            if not _fits(strength.shape, shape):
                 raise UsageError(
                     f"{part}: the radius or penalty has shape {list(strength.shape)}; it must be a number or "
                     f"{list(shape)}, with axes of length 1 where it is the same."
@@ -175,6 +181,11 @@ def strength_of(ambiguity: Ambiguity, mdp: TabularMDP, shape: tuple[int, ...]) -
         return strength
     strength = torch.as_tensor(strength, dtype=torch.float64)
     return strength.expand(shape) if strength.ndim else strength
+
+
+def _fits(given: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether the axes are none, or as many as in the shape and each as long or 1."""
+    return not given or (len(given) == len(shape) and all(n in (1, m) for n, m in zip(given, shape)))
 
 
 def check_pairs(ambiguity: Ambiguity, mdp: TabularMDP) -> None:
