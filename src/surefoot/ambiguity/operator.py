@@ -115,9 +115,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     values, nominal, strength, *made = ctx.saved_tensors
     value, distribution = None, made[0] if made else None
     if distribution is None or ctx.needs_input_grad[2]:
-        given = (
-            strength.detach() if isinstance(ctx.ambiguity.strength, Tensor) else ctx.ambiguity.strength
-        )
+        given = strength.detach() if isinstance(ctx.ambiguity.strength, Tensor) else ctx.ambiguity.strength
         inputs = values.detach().double(), nominal.detach().double(), given, ctx.ambiguity, ctx.maximise
         value, distribution = _WorstCase.apply(*inputs)
     by_values = by_strength = None

@@ -6,6 +6,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
 
 from surefoot.ambiguity import (
     KL,
@@ -19,6 +20,7 @@ from surefoot.ambiguity import (
     ReverseKL,
     TotalVariation,
     Wasserstein,
+    moves,
 )
 from surefoot.envs.tabular import TabularMDP
 from surefoot.loops.dynamic_programming.backups import make_backup
@@ -167,6 +169,44 @@ def test_tilts_cost_what_a_search_for_the_price_says(divergence, zeros):
         torch.testing.assert_close(spent, found, rtol=1e-9, atol=1e-15)
         rise = (mine.at_price(price * (1 + h))[0] - mine.at_price(price * (1 - h))[0]) / (2 * h)
         torch.testing.assert_close(slope, rise, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("support", ["all", "nominal"])
+def test_distances_cost_what_a_linear_programme_says(support):
+    """ξ(u) of L∞ by HiGHS: the least t with |q − p| ≤ t and q·z ≤ u, of rows with zeros and ties and without."""
+    rng = np.random.default_rng(0)
+    for trial in range(40):
+        n = int(rng.integers(2, 9))
+        p, z = rng.dirichlet(np.full(n, 0.6)), rng.normal(size=n)
+        if trial % 2:
+            p[rng.random(n) < 0.4] = 0
+            p[rng.integers(n)] += 0.01
+            p, z = p / p.sum(), z.round()
+        if trial % 5 == 0:
+            p = np.full(n, 1 / n)
+        allowed = np.ones(n, bool) if support == "all" else p > 0
+        row = family(LInfinity(0.1, support=support), torch.tensor(z)[None, None], torch.tensor(p)[None, None])
+        least, mean = float(row.least), float(row.mean)
+        assert (least, mean) == pytest.approx((z[allowed].min(), p @ z), abs=1e-12)
+        eye, one = np.eye(n), np.ones((n, 1))
+        rows = np.block([[eye, -one], [-eye, -one], [z, np.zeros(1)]])
+        bounds = [(0, None if may else 0) for may in allowed] + [(0, None)]
+        for share in (0.001, 0.1, 0.5, 0.9, 0.999, 1.1):
+            u = least + share * (mean - least)
+            limit = np.concatenate([p, -p, [u]])
+            total = np.append(np.ones(n), 0)[None]
+            found = linprog(np.eye(n + 1)[n], rows, limit, total, [1], bounds, method="highs")
+            spent = float(row.at_value(torch.tensor([[u]], dtype=torch.float64)).spent)
+            assert spent == pytest.approx(found.fun, abs=1e-9)
+
+
+def test_distances_are_not_searched_for(monkeypatch):
+    """All pieces of an L∞ row are known at once, so that a backup looks at them once and not once a guess."""
+    seen = []
+    monkeypatch.setattr(moves, "within_distance", lambda *x, of=moves.within_distance: seen.append(0) or of(*x))
+    p, reward, values = random_state(0)
+    make_backup(one_state(p, reward), LInfinity(0.1), "s", 0.9).improve(torch.tensor(values))
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("name", sorted(SETS))
