@@ -236,3 +236,17 @@ def test_a_rare_catastrophe_counts_for_a_given_policy(chance):
     mdp = TabularMDP([[[1 - chance, chance]], [[0.0, 1.0]]], [[1.0], [-1000.0]], 0.9)
     alone, shared = (evaluate_policy(mdp, [0, 0], KL(0.1), rectangular=r).value[0].item() for r in ("sa", "s"))
     assert shared == pytest.approx(alone, rel=1e-6) and alone < -300
+
+
+@pytest.mark.parametrize("radius", [1e-10, 1e-15, 1e-17, 1e-20, 0.0])
+def test_a_tiny_chi_square_budget_takes_as_little(radius):
+    """Where all outcomes are kept, a policy loses √(κ·Σ_a π_a²·Var_a), far below the rounding of its masses."""
+    rng = np.random.default_rng(0)
+    p, values, policy = rng.dirichlet(np.ones(7), (7, A)), rng.normal(size=7), rng.dirichlet(np.ones(A), 7)
+    backup = make_backup(TabularMDP(p, np.zeros((7, A)), 0.9), ChiSquare(radius), "s", 0.9)
+    mean = 0.9 * p @ values
+    variance = (p * (0.9 * values - mean[..., None]) ** 2).sum(-1)
+    lost = (policy * mean).sum(-1) - backup.follow(torch.tensor(policy)).backup(torch.tensor(values)).numpy()
+    assert lost == pytest.approx(np.sqrt(radius * (policy**2 * variance).sum(-1)), rel=1e-6, abs=1e-12)
+    value, choose = backup.improve(torch.tensor(values))
+    assert backup.follow(choose()).backup(torch.tensor(values)).numpy() == pytest.approx(value.numpy(), abs=1e-11)

@@ -106,6 +106,7 @@ class Cut(Smooth):
         order = torch.where(nominal > 0, gaps, torch.inf).argsort(-1)
         gap, p = gaps.gather(-1, order), nominal.gather(-1, order)
         self.moments = torch.stack([(p * gap**k).cumsum(-1) for k in range(3)])
+        self.above = torch.nn.functional.pad(p.flip(-1).cumsum(-1).flip(-1)[..., 1:], (0, 1))  # 1 − mass, without noise
         self.mean = self.least + self.moments[1, ..., -1]
         # At the level of each outcome, what is below it has this mean under the worst case, and this price.
         mass, first, second = (torch.nn.functional.pad(m[..., :-1], (1, 0)) for m in self.moments)
@@ -116,24 +117,26 @@ class Cut(Smooth):
         self.level_mean = self.level_mean.cummax(-1).values
 
     def _below(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mass, mean and mass·variance of the outcomes up to an index `[B, A]`."""
-        mass, first, second = (m.gather(-1, index.unsqueeze(-1)).squeeze(-1) for m in self.moments)
+        """Of the outcomes up to an index `[B, A]` what it costs to have no others, their mean, and mass·variance."""
+        mass, first, second, above = (
+            m.gather(-1, index.unsqueeze(-1)).squeeze(-1) for m in (*self.moments, self.above)
+        )
         mean = first / mass
-        return mass, mean, (second - first * mean).clamp(min=0)
+        return above / mass, mean, (second - first * mean).clamp(min=0)
 
     def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:
         index = (self.level_price >= price.unsqueeze(-1)).sum(-1).clamp(min=1) - 1
-        mass, _, spread = self._below(index)
+        cut, _, spread = self._below(index)
         paid = 0.25 * price * price * spread
-        return (1 - mass).clamp(min=0) / mass + paid, 2 * paid
+        return cut + paid, 2 * paid
 
     def at_value(self, u: Tensor) -> Cost:
         touched = (u < self.mean) & (self.span > 0)
         gap = torch.where(touched, u - self.least, 0.0)
         index = (self.level_mean <= gap.unsqueeze(-1)).sum(-1).clamp(min=1) - 1
-        mass, mean, spread = self._below(index)
+        cut, mean, spread = self._below(index)
         half = (mean - gap).clamp(min=0) / spread.clamp(min=TINY)
-        spent = (1 - mass).clamp(min=0) / mass + half * half * spread
+        spent = cut + half * half * spread
         return Cost(*(torch.where(touched, x, 0.0) for x in (spent, 2 * half, 2 / spread.clamp(min=TINY))))
 
 
