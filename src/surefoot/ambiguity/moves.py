@@ -190,5 +190,5 @@ def pieces(v: Tensor, p: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
     ends = torch.cat([full, start + share * (end - start)], -1).sort(-1).values
     starts = torch.nn.functional.pad(ends[..., :-1], (1, 0))
     middle = (0.5 * (starts + ends)).clamp(min=1e-200).unsqueeze(-1)  # at 0 nothing moves
-    _, rate = within_distance(*(x.unsqueeze(-2) for x in (v, p, allowed)), middle)
+    _, rate = within_distance(v.unsqueeze(-2), p.unsqueeze(-2), allowed.unsqueeze(-2), middle)
     return ends - starts, rate.squeeze(-1).cummin(-1).values

@@ -32,7 +32,7 @@ BLOCK = 1 << 17  # entries worked on at a time, so that what is made of them sta
 def reach(ambiguity: Ambiguity) -> Reach:
     """Where the worst case of a set may have mass: on the successors, also on the lowest state, or anywhere."""
     if isinstance(ambiguity, Mixed):
-        return max(map(reach, ambiguity.parts), key=["successors", "lowest", "all"].index)
+        return max((reach(part) for part in ambiguity.parts), key=["successors", "lowest", "all"].index)
     if ambiguity.outcomes is not None:
         return "all"
     if not isinstance(ambiguity, Supported) or ambiguity.support == "nominal":
