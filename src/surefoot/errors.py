@@ -17,8 +17,6 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     close += [k for k in known if name and (name.lower() in k.lower()) and k not in close][: count - len(close)]
     if close:
         return "Did you mean " + " or ".join(repr(c) for c in close) + "?"
-    return (
-        "Known: " + ", ".join(known) + "."
-        if len(known) <= 40
-        else f"{len(known)} names are known: {', '.join(known[:8])}, …"
-    )
+    if len(known) > 40:
+        return f"{len(known)} names are known: {', '.join(known[:8])}, …"
+    return "Known: " + ", ".join(known) + "."

@@ -93,7 +93,7 @@ def _inside(value: Any, meta: Mapping[str, Any]) -> bool:
 
 
 @cache
-def _declared(cls: type) -> tuple[tuple[dataclasses.Field[Any], Any], ...]:
+def declared(cls: type) -> tuple[tuple[dataclasses.Field[Any], Any], ...]:
     """The fields of a dataclass with their annotated types."""
     hints = get_type_hints(cls)
     return tuple((field, hints[field.name]) for field in dataclasses.fields(cls))
@@ -107,10 +107,16 @@ def _plain(value: Any) -> Any:
     return tuple(map(_plain, value)) if numbers else value
 
 
+def check_count(name: str, value: Any) -> None:
+    """Raise `UsageError` for what is no whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise UsageError(f"{name}={value!r} is not allowed; it must be a whole number of at least 1.")
+
+
 def check(instance: Any) -> None:
     """Raise `UsageError` for the first field of a dataclass instance that has not its annotated type or is outside its
     declared range. Numbers of NumPy become Python's."""
-    for field, kind in _declared(type(instance)):
+    for field, kind in declared(type(instance)):
         given = getattr(instance, field.name)
         value = _plain(given)
         if value is not given:

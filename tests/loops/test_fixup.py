@@ -66,6 +66,7 @@ def test_the_slope_of_the_penalty(kl, slope):
 
 def test_the_penalty_follows_adam():
     penalty, trace = Penalty.start(1), []  # a whole number is as good
+    assert penalty.weight.dtype == torch.float32
     for kl in (0.05, 0.1, 0.2, 0.4, 0.6):
         penalty = penalty.step(torch.tensor(kl), radius=0.5, margin=3.0, lr=0.01)
         trace.append(float(penalty.weight))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import sys
-from typing import Any, get_type_hints
+from typing import Any
 
 from surefoot import catalogue
-from surefoot.hyperparameters import allowed
+from surefoot.hyperparameters import allowed, declared
 
 
 def explain(method: Any, slug: str) -> str:
@@ -25,11 +24,11 @@ def explain(method: Any, slug: str) -> str:
 
 
 def _fields(method: Any) -> list[str]:
-    rows, kinds = [], get_type_hints(type(method))
-    for field in dataclasses.fields(method):
+    rows = []
+    for field, kind in declared(type(method)):
         value = getattr(method, field.name)
         changed = "" if value is field.default or value == field.default else f" (default {field.default!r})"
-        limits = allowed(field.metadata, kinds[field.name]) if set(field.metadata) - {"help"} else ""
+        limits = allowed(field.metadata, kind) if set(field.metadata) - {"help"} else ""
         rows.append(f"  {field.name:<24}{value!r:<12}{limits:<26} {field.metadata.get('help', '')}{changed}".rstrip())
     return rows
 

@@ -23,6 +23,7 @@ from surefoot.envs import make_as, make_single
 from surefoot.envs.rrls import TASKS, uncertainty
 from surefoot.envs.vector import clipped, fail, rounded
 from surefoot.errors import UsageError
+from surefoot.hyperparameters import check_count
 from surefoot.perturbations import Perturbation, parameters, parse, unwrap
 from surefoot.seeding import check_seed, derive
 
@@ -110,11 +111,8 @@ def prepared(env: EnvLike, perturbation: Perturbation | None) -> EnvLike:
     needs, task = perturbation is not None and "dynamics" in perturbation.channels, _known(env)
     if not (needs and isinstance(task, str) and task in TASKS):
         return env
-    return (
-        functools.partial(make_as, f"rrls/{task}", *env.args[1:])
-        if isinstance(env, functools.partial)
-        else f"rrls/{task}"
-    )
+    settable = f"rrls/{task}"
+    return functools.partial(make_as, settable, *env.args[1:]) if isinstance(env, functools.partial) else settable
 
 
 def play(
@@ -130,8 +128,7 @@ def play(
     The policy's batch always has one row a slot; the row of a slot that has finished keeps its last observation and its
     action is dropped, so a recurrent state needs no cutting.
     """
-    if isinstance(slots, bool) or not isinstance(slots, (int, np.integer)) or slots < 1:
-        raise UsageError(f"slots={slots!r} is not allowed; it must be a whole number of at least 1.")
+    check_count("slots", slots)
     act, count = actor(policy), min(slots, len(episodes))
     single = make_single(env)
     check_policy(policy, single)

@@ -23,6 +23,7 @@ from surefoot.errors import UsageError
 from surefoot.evaluate import plots
 from surefoot.evaluate.rollout import EnvLike, Episode, actor, check_policy, episode_seeds, play, prepared, resolve
 from surefoot.evaluate.statistics import ConfidenceInterval, cvar, fraction, tail_weights
+from surefoot.hyperparameters import check_count
 from surefoot.perturbations import Perturbation
 from surefoot.seeding import numpy_stream
 
@@ -201,8 +202,7 @@ def stress(
     `workers`: processes; above 1 the policy and a factory must be picklable. Raises `UsageError` before any work.
     """
     seeds = episode_seeds(seed, episodes)
-    if isinstance(workers, bool) or not isinstance(workers, (int, np.integer)) or workers < 1:
-        raise UsageError(f"workers={workers!r} is not allowed; it must be a whole number of at least 1.")
+    check_count("workers", workers)
     attack = resolve(perturb, env)
     ready = prepared(env, attack)
     actor(policy)

@@ -101,10 +101,8 @@ class Run:
         seeds, steps = self.config["seeds"], sorted({row["step"] for row in rows})
         table = np.full((len(seeds), len(steps)), np.nan)
         for row in rows:
-            value = row.get(metric)
-            table[seeds.index(row["seed"]), steps.index(row["step"])] = (
-                value if isinstance(value, (int, float)) else np.nan
-            )
+            if isinstance(value := row.get(metric), (int, float)):
+                table[seeds.index(row["seed"]), steps.index(row["step"])] = value
         return np.array(steps), table
 
     def agent(self, seed: int | None = None) -> Any:
@@ -295,11 +293,13 @@ def resume(
     torch.set_num_threads(config["threads"])
     options = {**config["env"], **(env_options or {})}
     name = options.pop("env")
-    if env is not None and (other := loop(method.loop).describe(env, **options)["env"]) != name:
-        raise UsageError(f"env={other!r} is not what this run began in, {name!r}; give the same again, or a new run.")
-    if env_options:
+    if env is not None or env_options:
         described = loop(method.loop).describe(env or name, **options)
-        for option in sorted(env_options.keys() - FREE):
+        if env is not None and described["env"] != name:
+            raise UsageError(
+                f"env={described['env']!r} is not what this run began in, {name!r}; give the same again, or a new run."
+            )
+        for option in sorted((env_options or {}).keys() - FREE):
             if described[option] != config["env"][option]:
                 raise UsageError(
                     f"{option}={described[option]!r} is not what this run began with, {config['env'][option]!r}; leave "

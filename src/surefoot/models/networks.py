@@ -251,6 +251,16 @@ class Head(nn.Module):
         return torch.stack(outputs), state
 
 
+def _check_mask(shape: tuple[int, ...] | None, distribution: Distribution) -> None:
+    if not isinstance(distribution, MultiDiscrete):
+        raise UsageError(f"observations carry {MASK_KEY!r}, but masks need discrete actions, not {distribution}.")
+    if shape != (distribution.size,):
+        raise UsageError(
+            f"observations carry {MASK_KEY!r} of the shape {shape}, but {distribution} needs ({distribution.size},): "
+            "one entry for each action, those of one part of the action space after the other."
+        )
+
+
 class ActorCritic(nn.Module):
     """Actor and critic side by side; with `shared=True` one encoder (and core) serves both.
 
@@ -274,15 +284,8 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.distribution, self.shared = distribution, shared
         self.masked = isinstance(observation_space, gym.spaces.Dict) and MASK_KEY in observation_space.spaces
-        if self.masked and not isinstance(distribution, MultiDiscrete):
-            raise UsageError(f"observations carry {MASK_KEY!r}, but masks need discrete actions, not {distribution}.")
         if self.masked:
-            needed, mask = distribution.size, observation_space.spaces[MASK_KEY]  # type: ignore[attr-defined]
-            if mask.shape != (needed,):
-                raise UsageError(
-                    f"observations carry {MASK_KEY!r} of the shape {mask.shape}, but {distribution} needs ({needed},): "
-                    "one entry for each action, those of one part of the action space after the other."
-                )
+            _check_mask(observation_space.spaces[MASK_KEY].shape, distribution)  # type: ignore[attr-defined]
         gaussian = isinstance(distribution, Gaussian)
         outputs = distribution.dim if gaussian else distribution.size
         log_std = torch.full((distribution.dim,), float(log_std_init)) if gaussian else None
@@ -291,11 +294,9 @@ class ActorCritic(nn.Module):
             encoder = Encoder(observation_space, widths, activation, cnn)
             return encoder, None if core is None else CORES[core](encoder.features, core_size)
 
-        body = side(hidden)
+        body, own = side(hidden), hidden if critic_hidden is None else critic_hidden
         self.actor = Head(*body, outputs, 0.01, log_std)
-        self.critic = Head(
-            *(body if shared else side(hidden if critic_hidden is None else critic_hidden)), 1, 1.0, None
-        )
+        self.critic = Head(*(body if shared else side(own)), 1, 1.0, None)
         self.core_state = 0 if core is None else int(body[1].state_size)  # type: ignore[union-attr,arg-type]
 
     @property

@@ -42,9 +42,8 @@ def from_json(data: dict[str, Any]) -> gym.Space:
         case "MultiBinary":
             return gym.spaces.MultiBinary(data["shape"] if len(data["shape"]) > 1 else data["shape"][0])
         case "Dict":
-            return gym.spaces.Dict(
-                [(key, from_json(s)) for key, s in data["spaces"].items()]
-            )  # of a dict it sorts keys
+            pairs = [(key, from_json(s)) for key, s in data["spaces"].items()]
+            return gym.spaces.Dict(pairs)  # the keys of a dict it would sort
     raise UsageError(f"space description {data!r} is damaged or of a newer version; 'kind' is {data.get('kind')!r}.")
 
 

@@ -15,14 +15,15 @@ from gymnasium import spaces
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
+from surefoot.models.networks import MASK_KEY
 from surefoot.perturbations.core import Batched, Graded, register
 from surefoot.perturbations.interval import Interval
-from surefoot.perturbations.observation import LAWS, MASK, add, noise
+from surefoot.perturbations.observation import LAWS, add, noise
 
 
 def refuse_masks(perturbation: Graded, env: gymnasium.Env) -> None:
     """Raise `UsageError` where a step allows some actions only: another one than the policy's may not be among them."""
-    if isinstance(env.observation_space, spaces.Dict) and MASK in env.observation_space.spaces:
+    if isinstance(env.observation_space, spaces.Dict) and MASK_KEY in env.observation_space.spaces:
         raise UsageError(
             f"{perturbation} executes actions that the policy did not choose, but {env.unwrapped} does not allow all "
             "of them at every step. What fits are perturbations of what is seen, and param: for its dynamics."

@@ -12,11 +12,11 @@ from gymnasium import spaces
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
+from surefoot.models.networks import MASK_KEY
 from surefoot.perturbations.core import Batched, Graded, register
 from surefoot.perturbations.interval import Interval
 
 LAWS = ("gaussian", "linf", "l2")
-MASK = "action_mask"  # the entry of a dict observation that says which actions are allowed
 
 
 def noise(shape: tuple[int, ...], strength: float, law: str, rng: np.random.Generator) -> np.ndarray:
@@ -95,4 +95,4 @@ class ObservationDelay(Graded):
     def observe(self, observation: Any, rng: np.random.Generator, memory: list[Any]) -> Any:
         memory.append(copy.deepcopy(observation))
         late = memory.pop(0) if len(memory) > self.fixed else copy.deepcopy(memory[0])
-        return {**late, MASK: observation[MASK]} if isinstance(late, dict) and MASK in late else late
+        return {**late, MASK_KEY: observation[MASK_KEY]} if isinstance(late, dict) and MASK_KEY in late else late

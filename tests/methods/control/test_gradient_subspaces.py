@@ -134,7 +134,7 @@ def test_the_callback_refuses_what_it_cannot_analyse():
         Subspaces(POLE, every=1)(learner, learner.iterate())
 
 
-def test_a_penalty_is_looked_at_with_the_weight_that_it_has(monkeypatch):
+def test_a_penalty_is_looked_at_with_the_weight_that_it_has():
     """FixPO and adaptive PPO change it; a fixed weight of the same size has the same curvature."""
     shared = {**SMALL, "standardize": False, "value_coefficient": 0.5, "log_std_init": 0.0}
     weighted = {"fixed": PPO(**shared, penalty="fixed", kl_coefficient=7.0)}

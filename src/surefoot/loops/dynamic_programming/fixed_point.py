@@ -16,11 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.errors import UsageError
+from surefoot.hyperparameters import check_count
 from surefoot.loops.dynamic_programming.pairs import Chain, Choice
 from surefoot.loops.dynamic_programming.solution import Progress
 
@@ -37,8 +36,7 @@ class Stop:
     progress: Callable[[Progress], None] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.sweeps, bool) or not isinstance(self.sweeps, (int, np.integer)) or self.sweeps < 1:
-            raise UsageError(f"sweeps={self.sweeps!r} is not allowed; it must be a whole number of at least 1.")
+        check_count("sweeps", self.sweeps)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from surefoot.errors import UsageError
+from surefoot.hyperparameters import check_count
 from surefoot.models.language.generation import Completions, Engine, generate
 from surefoot.models.language.loading import load_model
 from surefoot.models.language.model import LanguageModel
@@ -49,10 +51,9 @@ class LanguageAgent:
         heat = self.facts.get("temperature", 1.0) if temperature is None else temperature
         if isinstance(prompts, str) or not len(prompts):
             raise UsageError(f"prompts={prompts!r} is not allowed; it must be a list of at least one prompt.")
-        for name, value in (("samples", samples), ("max_tokens", limit)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise UsageError(f"{name}={value!r} is not allowed; it must be a whole number of at least 1.")
-        if isinstance(heat, bool) or not isinstance(heat, (int, float)) or not 0 <= heat < math.inf:
+        check_count("samples", samples)
+        check_count("max_tokens", limit)
+        if isinstance(heat, bool) or not isinstance(heat, Real) or not 0 <= heat < math.inf:
             raise UsageError(f"temperature={heat!r} is not allowed; it must be a number in [0, inf).")
         check_seed(seed)
         uniform = torch.rand(len(prompts), samples, limit, generator=torch_stream(seed, "evaluation"))
