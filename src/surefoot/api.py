@@ -216,9 +216,11 @@ def evaluate(
     are held-out examples, each once at most, and `k=(1, 4, 16)` adds the chance that one of k samples succeeds,
     entropy, lengths and completions to read. Where the task has no answers, the run's reward functions judge.
     """
-    if k:
-        return _evaluate_language(policy, env if task is None else task, episodes, k, seed)
     env = env if task is None else task
+    if not isinstance(k, (tuple, list)) or k:
+        if video is not None:
+            raise UsageError("video is not allowed beside k, which is for language models: there is nothing to film.")
+        return _evaluate_language(policy, env, episodes, k, seed)
     from surefoot.evaluate.rollout import record, returns
     from surefoot.evaluate.statistics import bootstrap_interval, interquartile_mean, mean
 

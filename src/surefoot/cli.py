@@ -65,7 +65,7 @@ def evaluate(
     film = (run if run.is_dir() else Path()) / "video.mp4" if video else None
     if k:
         attempts = [whole(part) for part in k.split(",")]
-        return print(api.evaluate(run, env, episodes, task=task, k=attempts, seed=seed)["table"])
+        return print(api.evaluate(run, env, episodes, task=task, k=attempts, seed=seed, video=film)["table"])
     figures = api.evaluate(run, env, episodes, task=task, seed=seed, video=film)
     low, high = figures["mean_interval"]
     agent = "" if figures["agent_seed"] is None else f" · agent of seed {figures['agent_seed']}"

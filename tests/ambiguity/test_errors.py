@@ -84,6 +84,20 @@ def test_radius_and_penalty(cls):
         worst_case(V, np.full((2, 3), 1 / 3), cls(torch.tensor([torch.nan, 0.1])))
 
 
+def test_the_parts_of_a_mixture_are_checked_too():
+    rows, half = np.full((2, 3), 1 / 3), (0.5, 0.5)
+    with says("KL: radius[1] = -2 is not allowed"):
+        worst_case(V, rows, room.Mixed((CVaR(0.1), KL(np.array([0.1, -2.0]))), half))
+    with says("TotalVariation: penalty = nan"):
+        nested = room.Mixed((KL(0.1), TotalVariation(penalty=torch.tensor(torch.nan))), half)
+        worst_case(V, rows, room.Mixed((CVaR(0.1), nested), half))
+    with says("radius or penalty [5]", "broadcast"):
+        worst_case(V, rows, room.Mixed((KL(np.full(5, 0.1)), CVaR(0.1)), half))
+    with says("3 outcomes", "made for 2"):
+        boxes = [Box(lower=np.zeros(n), upper=np.ones(n)) for n in (3, 2)]
+        worst_case(V, UNIFORM, room.Mixed(tuple(boxes), half))
+
+
 def test_ranges_that_end():
     with says("Hellinger: radius=1.5", "[0, 1]"):
         Hellinger(1.5)
@@ -131,6 +145,8 @@ def test_scenarios_costs_and_weights():
         Ellipsoid(0.1, weights=np.array([1.0, 0.0]))
     with says("made for 2"):
         worst_case(V, UNIFORM, Ellipsoid(0.1, weights=np.ones(2)))
+    with says("leading axes [5] of Ellipsoid and values [4, 3]", "broadcast"):
+        worst_case(np.ones((4, 3)), UNIFORM, Ellipsoid(0.1, weights=np.ones((5, 3))))
 
 
 def test_a_radius_that_wants_a_gradient():
@@ -177,3 +193,42 @@ def test_single_precision_rows_may_be_off_by_their_rounding():
     rows = torch.rand(10, 2000, generator=generator)
     rows /= rows.sum(-1, keepdim=True)
     worst_case(torch.randn(2000, generator=generator), rows, KL(0.1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_worst_case_of_rows_of_lower_precision_is_a_distribution(dtype):
+    rows = torch.rand(10, 50, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rows /= rows.sum(-1, keepdim=True)
+    found = worst_case(torch.ones(50, dtype=torch.float64), rows, TotalVariation(0.1))
+    torch.testing.assert_close(found.value, torch.ones(10, dtype=torch.float64), rtol=0, atol=1e-14)
+    made = Scenarios(distributions=rows).distributions
+    torch.testing.assert_close(made.sum(-1), torch.ones(10, dtype=torch.float64), rtol=0, atol=1e-14)
+
+
+def test_arrays_may_run_backwards_and_lists_are_arrays():
+    p = np.array([0.5, 0.3, 0.2])
+    cost = np.abs(V[:, None] - V)
+    for forwards, backwards in (
+        (KL(0.1), KL(0.1)),
+        (Wasserstein(0.1, cost=cost), Wasserstein(0.1, cost=cost[::-1, ::-1])),
+        (Ellipsoid(0.1, weights=V), Ellipsoid(0.1, weights=V[::-1])),
+        (Box(lower=p / 2, upper=2 * p), Box(lower=p[::-1] / 2, upper=(2 * p)[::-1])),
+    ):
+        found, same = worst_case(V, p, forwards), worst_case(V[::-1], p[::-1], backwards)
+        assert same.value == pytest.approx(found.value)
+        assert worst_case(V.tolist(), p.tolist(), forwards).value == found.value
+    radii = np.array([0.1, 0.2])
+    both = worst_case(V, np.stack([p, p]), KL(radii[::-1])).value
+    assert both.tolist() == [worst_case(V, p, KL(r)).value for r in (0.2, 0.1)]
+    assert worst_case([[1, 2, 4], [1.5, 2, 4]], None, CVaR(0.5)).value.dtype == np.float64
+
+
+def test_what_is_no_array_of_numbers():
+    with says("nominal is no array of numbers", "lists of equal length"):
+        worst_case([1, 2, 4], [[0.2, 0.3, 0.5], [0.5, 0.5]], KL(0.1))
+    with says("values is no array of numbers"):
+        worst_case(["a", "b"], None, KL(0.1))
+    with says("values is no array of numbers"):
+        worst_case(None, None, KL(0.1))
+    with says("Box: lower is no array of numbers"):
+        Box(lower=[[0.1], [0.2, 0.3]], upper=[1.0])

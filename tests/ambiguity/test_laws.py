@@ -19,7 +19,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from surefoot import ambiguity as room
-from surefoot.ambiguity import KL, Ambiguity, Divergence, Hellinger, parse, worst_case, worst_case_value
+from surefoot.ambiguity import (
+    KL,
+    Ambiguity,
+    Box,
+    CVaR,
+    Divergence,
+    Ellipsoid,
+    Hellinger,
+    Mixed,
+    Scenarios,
+    Wasserstein,
+    parse,
+    worst_case,
+    worst_case_value,
+)
 from surefoot.ambiguity.core import REGISTRY
 from surefoot.ambiguity.mixtures import Given
 from surefoot.ambiguity.moves import Supported
@@ -414,6 +428,29 @@ def test_names_of_sets_are_read_by_parse():
 def test_hellinger_stays_within_its_ball(chance):
     values, nominal = torch.tensor([1.0, 0.0]).double(), torch.tensor([1.0, chance]).double()
     assert float(Hellinger(0.001)(values, nominal).value) == pytest.approx(0.998001, abs=1e-9)
+
+
+@pytest.mark.parametrize("count", [3, 5])  # as many as the rows, and others
+def test_vmap_goes_over_values_beside_a_set_for_each_row(count):
+    g = torch.Generator().manual_seed(0)
+
+    def drawn(*shape):
+        return torch.rand(*shape, generator=g, dtype=torch.float64)
+
+    nominal = drawn(4).softmax(-1)
+    for one in (
+        Box(lower=nominal * drawn(3, 4), upper=nominal * (1 + drawn(3, 4))),
+        Scenarios(distributions=drawn(3, 2, 4).softmax(-1)),
+        Ellipsoid(0.1, weights=drawn(3, 4)),
+        Wasserstein(0.1, cost=drawn(3, 4, 4) * (1 - torch.eye(4).double())),
+        Mixed((KL(drawn(3)), CVaR(0.5)), (0.5, 0.5)),
+    ):
+        values = drawn(count, 4)
+        each = [worst_case(v, nominal, one).value for v in values]
+        mapped = torch.func.vmap(lambda v, one=one: worst_case(v, nominal, one).value)(values)
+        assert mapped.shape == (count, 3)
+        torch.testing.assert_close(mapped, torch.stack(each), rtol=0, atol=1e-14)
+        torch.testing.assert_close(mapped, worst_case(values[:, None], nominal, one).value, rtol=0, atol=1e-14)
 
 
 def test_vmap_goes_over_values_beside_a_radius_for_each_row():

@@ -17,6 +17,7 @@ from surefoot.errors import UsageError
 from surefoot.evaluate.language import evaluate_language, pass_at_k
 from surefoot.models.language.agent import LanguageAgent, _prompt
 from surefoot.models.language.nano import Nano, fresh
+from surefoot.seeding import MAX_SEED
 
 TINY = Nano(width=16, layers=1, heads=2, context=64, warmup=0)
 
@@ -43,19 +44,27 @@ def test_a_report_is_the_same_for_the_same_seed_and_grows_with_k(agent):
 
 def test_evaluation_as_episodes_sees_the_same_task(agent):
     figures = sf.evaluate(agent, "arithmetic:digits=1", 8)
-    assert figures["episodes"] == 8 and 0 <= figures["mean"] <= 1
+    assert figures["env"] == "arithmetic:digits=1,terms=3" and figures["episodes"] == 8 and 0 <= figures["mean"] <= 1
     assert "pass@2" in sf.evaluate(agent, task="arithmetic:digits=1", episodes=8, k=(2,))["table"]
 
 
 def test_wrong_numbers_are_refused_before_anything_is_written(agent):
-    for wrong in ((0,), (), (True,), (1.5,), "1,4", -1):
+    for wrong in ((0,), (), (True,), (1.5,), "1,4", -1, 2.5, None):
         with pytest.raises(UsageError, match=re.escape(f"k={wrong!r}, examples=4 is not allowed")):
             evaluate_language(agent, "arithmetic", 4, wrong)
     with pytest.raises(UsageError, match="seed=-1 is not allowed"):
         evaluate_language(agent, "arithmetic", 4, seed=-1)
     assert evaluate_language(agent, "arithmetic", 4, 2) == evaluate_language(agent, "arithmetic", 4, (2,))
+    for wrong in (0, True, "", 2.5, None):
+        with pytest.raises(UsageError, match=re.escape(f"k={wrong!r}, examples=4 is not allowed")):
+            sf.evaluate(agent, "arithmetic", 4, k=wrong)
     with pytest.raises(UsageError, match="language models"):
         sf.evaluate(lambda observations: observations, "CartPole-v1", k=(1,))
+
+
+def test_the_last_seed_is_enough_for_many_batches(agent, monkeypatch):
+    monkeypatch.setattr("surefoot.evaluate.language.BATCH", 1)
+    assert evaluate_language(agent, "arithmetic", 3, seed=MAX_SEED).examples == 3
 
 
 @pytest.mark.parametrize(
@@ -66,6 +75,7 @@ def test_wrong_numbers_are_refused_before_anything_is_written(agent):
         {"temperature": -0.5},
         {"temperature": math.nan},
         {"temperature": math.inf},
+        {"temperature": "hot"},
         {"samples": 0},
         {"seed": -1},
         {"prompts": []},
@@ -83,6 +93,8 @@ def test_what_only_environments_have_is_refused(agent, tmp_path):
         sf.stress(agent, "arithmetic", perturb="observation-noise:0.1")
     with pytest.raises(UsageError, match="video is not allowed for a language model: there is nothing to film"):
         sf.evaluate(agent, "arithmetic", 1, video=tmp_path / "film.gif")
+    with pytest.raises(UsageError, match="video is not allowed beside k"):
+        sf.evaluate(agent, "arithmetic", 1, k=1, video=tmp_path / "film.gif")
 
 
 def test_an_agent_survives_its_folder(agent, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from surefoot.loops.run import Run
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.loading import load_model, with_lora
 from surefoot.models.language.model import LanguageModel
-from surefoot.models.language.nano import Nano, fresh, nano
+from surefoot.models.language.nano import Nano, fresh, imitate, nano
 
 TINY = Nano(width=16, layers=1, heads=2, context=48, warmup=0)
 SETTINGS = {
@@ -154,6 +155,7 @@ def test_a_reward_object_is_not_taken_for_its_class(folder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"task": "sorting:50", "method": "sft", "samples": 0}, "'sort .*…' and its demonstration have .* reads 48"),
         ({"reward": lambda completions, **_: [0.5] * len(completions)}, "first 3 iterations.*reward 0.5"),
         ({"reward": None, "max_tokens": 1}, "cut off after max_tokens=1; raise max_tokens"),
         ({"max_tokens": 47}, "max_tokens=47 more are asked for, but the model reads 48"),
@@ -183,10 +185,11 @@ def rows_of(path, *rows, times=20):
 @pytest.mark.parametrize(
     ("method", "row", "message"),
     [
-        ("grpo", {"prompt": "x" * 45, "answer": "1"}, "row 1: the prompt has 46 tokens .* use max_tokens=2 or shorten"),
+        ("grpo", {"prompt": "x" * 45, "answer": "1"}, r"row 1: the prompt 'x{40}…' has 46 tokens .* use max_tokens=2"),
         ("grpo", {"prompt": "x" * 50, "answer": "1"}, "model reads 48; shorten or remove it"),
         ("grpo", {"prompt": "x"}, "no answers to compare with, and no reward functions"),
-        ("sft", {"prompt": "x", "completion": "1" * 48}, "row 1: the prompt and its demonstration have 51 tokens"),
+        ("sft", {"prompt": "x", "completion": "1" * 48}, "row 1: the prompt 'x' and its demonstration have 51 tokens"),
+        ("hpt", {"prompt": "x", "answer": "1", "completion": "1" * 48}, "row 1: the prompt 'x' and its demonstration"),
     ],
 )
 def test_a_file_that_cannot_work_says_so_before_anything_is_learned(method, row, message, folder, tmp_path):
@@ -245,10 +248,27 @@ def test_peft_loads_the_adapter_that_a_run_leaves(folder, tmp_path):
     assert ours and all(torch.equal(theirs[name], w) for name, w in ours.items())
 
 
+def test_an_adapter_on_a_model_made_in_python_is_loaded_again(tmp_path):
+    pytest.importorskip("peft")
+    model = fresh(TINY, seed=1)
+    wrote = train(model, tmp_path / "run", steps=2, lora=2).agent().texts(["1+1="], temperature=0)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    found = sf.load(tmp_path / "moved")
+    assert found.texts(["1+1="], temperature=0) == wrote
+    state, _ = checkpoint.read(checkpoint.latest(tmp_path / "moved"))
+    learned = {name.removeprefix("weights/"): weight for name, weight in state.items() if name.startswith("weights/")}
+    loaded = found.model.network.state_dict()
+    assert learned and all(torch.equal(loaded[name], weight) for name, weight in learned.items())
+    bare = {name.replace(".base_layer", ""): weight for name, weight in loaded.items()}
+    for name, weight in model.network.state_dict().items():
+        assert torch.equal(bare[f"base_model.model.{name}"], weight), name
+
+
 def test_an_adapter_that_names_no_base_says_so(tmp_path):
     pytest.importorskip("peft")
     made = fresh(TINY)
     LanguageModel(with_lora(made.network, 2), made.tokenizer).save(tmp_path)
+    shutil.rmtree(tmp_path / "base")
     with pytest.raises(UsageError, match="base_model_name_or_path"):
         load_model(tmp_path)
 
@@ -312,6 +332,11 @@ def test_an_adapter_on_a_nano_model_that_was_taught_nothing_is_loaded_again(tmp_
     settings = {"prompts": 2, "samples": 4, "max_tokens": 4, "loggers": (), "reward": digits}
     run = sf.train("grpo", task="arithmetic", steps=1, run_dir=tmp_path / "run", nano_warmup=0, lora=2, **settings)
     assert sf.evaluate(run.path, episodes=2)["episodes"] == 2
+
+
+def test_what_is_longer_than_a_nano_model_reads_is_not_taught():
+    with pytest.raises(UsageError, match="'1=' and its demonstration have 64 tokens, but the model reads 48"):
+        imitate(fresh(SMALL), lambda index: ("1=", "1" * 60), SMALL)
 
 
 def test_two_may_make_the_same_nano_model_at_once(tmp_path, monkeypatch):

@@ -105,7 +105,7 @@ def test_what_cannot_be_weighted_is_refused(functions, weights, message):
         make_rewards(TASK, functions, weights)
 
 
-@pytest.mark.parametrize("given, wanted", [(1, 1.0), (0.5, 0.5), (True, 1.0)])
+@pytest.mark.parametrize("given, wanted", [(1, 1.0), (0.5, 0.5), (True, 1.0), (None, 0.0)])
 def test_a_task_may_reward_with_any_number(given, wanted, monkeypatch):
     task = resolve("arithmetic")
     monkeypatch.setattr(type(task), "reward", lambda *_: given)
@@ -121,5 +121,5 @@ def test_a_task_without_answers_is_judged_by_the_functions():
     with pytest.raises(UsageError, match="sums has no answers to compare with, and no reward functions were given"):
         make_rewards(task, None, None).check()
     judged = Judged(make_rewards(task, [short], [2.0]).check())
-    assert (judged.size, judged.held_out_size, str(judged), judged.name) == (18, 2, "sums", "rows")
+    assert (judged.size, judged.held_out_size, str(judged)) == (18, 2, "sums")
     assert judged.reward(judged.example(1, "test"), "abc") == -6 and judged.example(1, "test").prompt == "19="

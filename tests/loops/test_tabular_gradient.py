@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surefoot.ambiguity import KL, TotalVariation
+from surefoot.ambiguity import KL, Box, CVaR, Mixed, TotalVariation
 from surefoot.envs.tabular import Successors, TabularMDP
 from surefoot.envs.tabular.simulate import Transitions, rollouts
 from surefoot.errors import UsageError
+from surefoot.loops.dynamic_programming import solve
 from surefoot.loops.tabular_gradient import (
     direct_gradient,
     evaluate,
@@ -22,6 +23,7 @@ from surefoot.loops.tabular_gradient import (
     softmax,
     softmax_gradient,
 )
+from surefoot.methods.tabular.robust_average_reward import RobustRVI
 from surefoot.seeding import torch_stream
 
 TWO = TabularMDP([[[0.7, 0.3], [0.2, 0.8]], [[0.5, 0.5], [0.9, 0.1]]], [[1, 0.4], [0, 0.6]], 0.9)
@@ -226,3 +228,23 @@ def test_a_score_gradient_by_hand():
     by_step = score_gradient(steps, met, weight, first_step=1)
     assert by_step[1].tolist() == [[-0.5, 0.5], [0.0, 0.0]] and by_step[2].tolist() == [[0.0, 0.0], [1.5, -1.5]]
     assert not by_step[0].any()
+
+
+@pytest.mark.parametrize(
+    ("ambiguity", "message"),
+    [
+        (KL(t([[0.1, -1.0], [0.1, 0.1]])), r"radius\[0, 1\] = -1 is not allowed"),
+        (KL(penalty=t(torch.nan)), "penalty = nan is not allowed"),
+        (KL(t([0.1, 0.2])), r"shape \[2\]; it must be a number or \[2, 2\]"),
+        (Mixed((CVaR(0.1), KL(t([[0.1, torch.nan]]))), (0.5, 0.5)), r"radius\[0, 1\] = nan"),
+        (Box(lower=np.zeros((3, 2, 2)), upper=np.ones((3, 2, 2))), r"leading axes \[3, 2\]; .* \[2, 2\]"),
+        (Box(lower=np.zeros(3), upper=np.ones(3)), "made for 3 outcomes, but there are 2 states"),
+    ],
+)
+def test_sets_that_do_not_fit_are_refused(ambiguity, message):
+    with pytest.raises(UsageError, match=message):
+        evaluate(TWO, softmax(logits(TWO)), ambiguity)
+    with pytest.raises(UsageError, match=message):
+        RobustRVI(ambiguity=ambiguity).admit(TWO)
+    with pytest.raises(UsageError, match=message):
+        solve(TWO, ambiguity)

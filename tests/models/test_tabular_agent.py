@@ -108,3 +108,20 @@ def test_damaged_and_foreign_folders_are_refused(tmp_path):
     refused("holds no readable agent")
     (folder / "agent.json").write_text("[]")
     refused("is of no format known here")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(5, 7), (3, 5, 7), (2, 5, 7, 2)])
+def test_a_policy_of_lower_precision_sums_to_one(dtype, shape):
+    axes = (-2, -1) if len(shape) == 4 else -1
+    rows = torch.rand(*shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rows = rows / rows.sum(axes, keepdim=True)
+    table = TabularAgent(rows).policy
+    assert table.shape == shape and table.dtype == torch.float64
+    total = table.sum(axes)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-15)
+
+
+def test_a_policy_may_run_backwards():
+    given = np.array([[0.2, 0.8], [1.0, 0.0]])
+    assert TabularAgent(given[::-1]).policy.tolist() == given[::-1].tolist()

@@ -7,11 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import Ambiguity
+from surefoot.ambiguity.arrays import TOLERANCE
+from surefoot.ambiguity.core import Ambiguity, Array
 from surefoot.errors import UsageError
-
-# How far a row may be from one: what rounding leaves of a normalised row of a few thousand entries.
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
 
 
 def check_nominal(nominal: Tensor, name: str = "nominal") -> None:
@@ -64,16 +62,22 @@ def checked(values: Tensor, nominal: Tensor, ambiguity: Ambiguity, strength: Any
             f"{shapes} do not fit; the last axis of both is the outcomes and must be equally long, such as values [n] "
             "or [..., n] with nominal [..., n]."
         )
-    if ambiguity.outcomes not in (None, values.shape[-1]):
-        raise UsageError(
-            f"{shapes} have {values.shape[-1]} outcomes, but {ambiguity} was made for {ambiguity.outcomes}; the last "
-            "axes must be equally long."
-        )
+    for part in ambiguity.parts:
+        if part.outcomes not in (None, values.shape[-1]):
+            raise UsageError(
+                f"{shapes} have {values.shape[-1]} outcomes, but {part} was made for {part.outcomes}; the last axes "
+                "must be equally long."
+            )
     check_values(values)
     leading = _broadcast((values.shape[:-1], nominal.shape[:-1]), f"the leading axes of {shapes}")
-    if isinstance(strength, Tensor):
-        ambiguity.check_strength(strength)
-        _broadcast((leading, strength.shape), f"the radius or penalty {list(strength.shape)} and {shapes}")
+    for part in ambiguity.parts:
+        axes = f"the leading axes {list(part.leading)} of {type(part).__name__} and {shapes}"
+        leading = _broadcast((leading, part.leading), axes)
+        own = strength if part is ambiguity else part.strength
+        if isinstance(own, Array):
+            own = torch.as_tensor(own)
+            part.check_strength(own)
+            leading = _broadcast((leading, own.shape), f"the radius or penalty {list(own.shape)} and {shapes}")
 
 
 def _broadcast(shapes: tuple[torch.Size, ...], what: str) -> torch.Size:

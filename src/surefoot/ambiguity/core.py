@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.ambiguity.arrays import tensor
 from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import build, check, hyperparameter
 
@@ -86,14 +87,24 @@ class Ambiguity:
         return None
 
     @property
+    def parts(self) -> tuple[Ambiguity, ...]:
+        """The sets that it is made of: itself, unless it mixes others."""
+        return (self,)
+
+    @property
     def outcomes(self) -> int | None:
         """How many outcomes the set was made for, if it holds arrays over them."""
         return None
 
     @property
+    def leading(self) -> torch.Size:
+        """The leading axes of the arrays that it holds, but for its strength; they broadcast with those of the rows."""
+        return torch.Size()
+
+    @property
     def same_for_all_rows(self) -> bool:
         """Whether the set is one for all leading axes, but for its strength; False where arrays have such axes."""
-        return True
+        return not self.leading
 
     def check_strength(self, strength: Tensor) -> None:
         """Raise `UsageError` unless every entry of a tensor of strengths is in its range."""
@@ -147,6 +158,9 @@ class Divergence(Ambiguity):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("radius", "penalty"):
+            if isinstance(given := getattr(self, name), np.ndarray):
+                object.__setattr__(self, name, tensor(given, name))
         if (self.radius is None) == (self.penalty is None):
             raise UsageError(
                 f"{type(self).__name__}: radius={self.radius!r} and penalty={self.penalty!r} are not allowed together; "
@@ -161,9 +175,10 @@ class Divergence(Ambiguity):
         wrong = ~((strength >= limits["low"]) & (strength <= limits["high"]))
         if wrong.any():
             place = tuple(int(i) for i in wrong.nonzero()[0])
+            where = f"[{', '.join(map(str, place))}]" if place else ""
             raise UsageError(
-                f"{type(self).__name__}: {name}[{', '.join(map(str, place))}] = {strength[place].item():g} is not "
-                f"allowed; every entry must be in [{limits['low']:g}, {limits['high']:g}]. {limits['help']}"
+                f"{type(self).__name__}: {name}{where} = {strength[place].item():g} is not allowed; every entry must "
+                f"be in [{limits['low']:g}, {limits['high']:g}]. {limits['help']}"
             )
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from surefoot.ambiguity.arrays import tensor
 from surefoot.ambiguity.core import Solution
 from surefoot.ambiguity.divergences import TINY
 from surefoot.ambiguity.moves import Supported
@@ -38,7 +39,7 @@ class Ellipsoid(Supported):
 
     def __post_init__(self) -> None:
         if self.weights is not None:
-            object.__setattr__(self, "weights", torch.as_tensor(self.weights, dtype=torch.float64))
+            object.__setattr__(self, "weights", tensor(self.weights, "Ellipsoid: weights", torch.float64))
         super().__post_init__()
         if self.weights is not None and not ((self.weights > 0) & torch.isfinite(self.weights)).all():
             raise UsageError(
@@ -51,8 +52,8 @@ class Ellipsoid(Supported):
         return None if self.weights is None else self.weights.shape[-1]
 
     @property
-    def same_for_all_rows(self) -> bool:
-        return self.weights is None or self.weights.ndim == 1
+    def leading(self) -> torch.Size:
+        return torch.Size() if self.weights is None else self.weights.shape[:-1]
 
     def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
         gaps, width = self._gaps(values, nominal)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.ambiguity.arrays import normalised, tensor
 from surefoot.ambiguity.checks import check_nominal
 from surefoot.ambiguity.core import Divergence, Plan, Solution, printed
 from surefoot.ambiguity.moves import Supported, filled
@@ -97,7 +98,7 @@ class Given(Mixture):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name not in ("radius", "penalty"):
-                object.__setattr__(self, field.name, torch.as_tensor(value, dtype=torch.float64))
+                object.__setattr__(self, field.name, normalised(tensor(value, f"{type(self).__name__}: {field.name}")))
         super().__post_init__()
 
 
@@ -142,8 +143,8 @@ class Box(Given):
         return self.lower.shape[-1]
 
     @property
-    def same_for_all_rows(self) -> bool:
-        return self.lower.ndim == 1
+    def leading(self) -> torch.Size:
+        return self.lower.shape[:-1]
 
     def worst_of_all(self, values: Tensor, nominal: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         values, lower, upper = torch.broadcast_tensors(values, self.lower.to(values), self.upper.to(values))
@@ -175,8 +176,8 @@ class Scenarios(Given):
         return self.distributions.shape[-1]
 
     @property
-    def same_for_all_rows(self) -> bool:
-        return self.distributions.ndim == 2
+    def leading(self) -> torch.Size:
+        return self.distributions.shape[:-2]
 
     def worst_of_all(self, values: Tensor, nominal: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         scenarios = self.distributions.to(values)

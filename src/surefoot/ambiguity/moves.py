@@ -167,3 +167,28 @@ def within_distance(v: Tensor, p: Tensor, allowed: Tensor, radius: Tensor) -> tu
     pivot = torch.where(poured > 0, v, -torch.inf).amax(-1, keepdim=True)
     moving = ((v > pivot) & (p > radius)) | ((v < pivot) & allowed)
     return p - given + poured, torch.where(moving, (v - pivot).abs(), 0.0).sum(-1, keepdim=True)
+
+
+def pieces(v: Tensor, p: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """All that `within_distance` does from 0 to 1: the lengths `[..., 2n + 1]` of the pieces of the distance on which
+    the value of ascending values falls at one rate, and these rates, which fall.
+
+    A piece ends at a probability, which is given up in full from there on, or where the first k places come to take all
+    that is given above them: at the root of k·d − Σ_{i>k} min(p_i, d), convex in d and linear between probabilities.
+    """
+    n = p.shape[-1]
+    full = torch.cat([p.sort(-1).values, torch.ones_like(p[..., :1])], -1)
+    above = torch.minimum(p.unsqueeze(-2), full.unsqueeze(-1)).flip(-1).cumsum(-1).flip(-1)[..., 1:]
+    taken = full.unsqueeze(-1) * allowed.cumsum(-1).unsqueeze(-2)
+    room = taken - torch.nn.functional.pad(above, (0, 1))  # [..., distance, k]
+    place = torch.arange(n + 1, device=p.device).unsqueeze(-1)
+    last = torch.where(room < 0, place, 0).amax(-2)  # the last distance at which the first k do not take all
+    here, there = last, (last + 1).clamp(max=n)
+    start, end = (full.gather(-1, one) for one in (here, there))
+    lacking, left = (room.gather(-2, one.unsqueeze(-2)).squeeze(-2) for one in (here, there))
+    share = (-lacking / torch.where(left > lacking, left - lacking, torch.inf)).clamp(0, 1)
+    ends = torch.cat([full, start + share * (end - start)], -1).sort(-1).values
+    starts = torch.nn.functional.pad(ends[..., :-1], (1, 0))
+    middle = (0.5 * (starts + ends)).clamp(min=1e-200).unsqueeze(-1)  # at 0 nothing moves
+    _, rate = within_distance(v.unsqueeze(-2), p.unsqueeze(-2), allowed.unsqueeze(-2), middle)
+    return ends - starts, rate.squeeze(-1).cummin(-1).values

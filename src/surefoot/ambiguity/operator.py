@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Generic, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from surefoot.ambiguity.arrays import normalised, tensor
 from surefoot.ambiguity.checks import checked
 from surefoot.ambiguity.core import Ambiguity, Divergence, Solution, T
 from surefoot.ambiguity.rows import in_blocks, solve_rows
@@ -60,7 +60,7 @@ def solve(values: Tensor, nominal: Tensor, ambiguity: Ambiguity, strength: Any, 
     """
     if strength is not None:
         strength = torch.as_tensor(strength, dtype=values.dtype, device=values.device)[..., None]
-    axes = max(x.ndim for x in (values, nominal, strength) if x is not None)
+    axes = max(len(ambiguity.leading) + 1, *(x.ndim for x in (values, nominal, strength) if x is not None))
     values, nominal, strength = (_with_axes(x, axes) for x in (values, nominal, strength))
     if maximise:
         values = -values
@@ -82,15 +82,13 @@ def _applied(function: type[torch.autograd.Function], values: Any, nominal: Any,
         )
     from_numpy = not isinstance(values, Tensor) and not isinstance(nominal, Tensor)
     device = next((x.device for x in (values, nominal) if isinstance(x, Tensor)), None)
-    values = torch.as_tensor(values, device=device)
+    values = tensor(values, "values", device=device)
     if not values.is_floating_point():
         values = values.double()
     if nominal is None:
         nominal = values.new_full(values.shape[-1:], 1 / max(values.shape[-1], 1) if values.ndim else 1.0)
-    nominal = torch.as_tensor(nominal, device=device)
+    nominal = tensor(nominal, "nominal", device=device)
     strength: Any = ambiguity.strength
-    if isinstance(strength, np.ndarray):
-        strength = torch.as_tensor(strength)
     if isinstance(strength, Tensor) and strength.requires_grad:
         _refuse_a_gradient_in_the_radius(ambiguity)
     result = function.apply(values, nominal, strength, ambiguity, maximise)
@@ -102,7 +100,7 @@ def _applied(function: type[torch.autograd.Function], values: Any, nominal: Any,
 def _solved(values: Tensor, nominal: Tensor, strength: Any, ambiguity: Ambiguity, maximise: bool) -> Solution:
     values, nominal = values.detach(), nominal.detach()
     checked(values, nominal, ambiguity, strength)
-    return solve(values.double(), nominal.double(), ambiguity, strength, maximise)
+    return solve(values.double(), normalised(nominal), ambiguity, strength, maximise)
 
 
 def _refuse_a_gradient_in_the_radius(ambiguity: Ambiguity) -> None:
@@ -117,9 +115,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     values, nominal, strength, *made = ctx.saved_tensors
     value, distribution = None, made[0] if made else None
     if distribution is None or ctx.needs_input_grad[2]:
-        given = (
-            strength.detach() if isinstance(ctx.ambiguity.strength, (Tensor, np.ndarray)) else ctx.ambiguity.strength
-        )
+        given = strength.detach() if isinstance(ctx.ambiguity.strength, Tensor) else ctx.ambiguity.strength
         inputs = values.detach().double(), nominal.detach().double(), given, ctx.ambiguity, ctx.maximise
         value, distribution = _WorstCase.apply(*inputs)
     by_values = by_strength = None
@@ -139,9 +135,9 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], *outputs: Tensor) -> None:
 
 def _batched(function: type[torch.autograd.Function], in_dims: tuple[Any, ...], inputs: tuple[Any, ...]) -> Any:
     """One call for a whole vmapped axis: it becomes the first of the leading axes, which broadcast anyway."""
-    values, nominal, strength, *settings = inputs
+    values, nominal, strength, *settings = inputs  # the set and the sign
     axes = [x.ndim - (d is not None) for x, d in zip((values, nominal), in_dims)]
-    leading = max(axes) - 1
+    leading = max(*axes, len(settings[0].leading) + 1) - 1
     if isinstance(strength, Tensor):
         leading = max(leading, strength.ndim - (in_dims[2] is not None))
 

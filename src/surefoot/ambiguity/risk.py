@@ -128,12 +128,17 @@ class Mixed(Ambiguity):
             )
 
     @property
-    def outcomes(self) -> int | None:
-        return next((risk.outcomes for risk in self.risks if risk.outcomes is not None), None)
+    def parts(self) -> tuple[Ambiguity, ...]:
+        return tuple(part for risk in self.risks for part in risk.parts)
 
     @property
-    def same_for_all_rows(self) -> bool:
-        return all(risk.same_for_all_rows and not isinstance(risk.strength, Array) for risk in self.risks)
+    def outcomes(self) -> int | None:
+        return next((part.outcomes for part in self.parts if part.outcomes is not None), None)
+
+    @property
+    def leading(self) -> torch.Size:
+        own = (part.strength.shape for part in self.parts if isinstance(part.strength, Array))
+        return torch.broadcast_shapes(*(part.leading for part in self.parts), *own)
 
     def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
         parts = [solve(values, nominal, risk, risk.strength) for risk in self.risks]

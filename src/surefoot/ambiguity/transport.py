@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.ambiguity.arrays import tensor
 from surefoot.ambiguity.core import Solution
 from surefoot.ambiguity.moves import Supported, filled
 from surefoot.ambiguity.search import take, untake
@@ -78,7 +79,7 @@ class Wasserstein(Supported):
     symbol = "W(q, p)"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cost", torch.as_tensor(self.cost, dtype=torch.float64))
+        object.__setattr__(self, "cost", tensor(self.cost, "Wasserstein: cost", torch.float64))
         super().__post_init__()
         if self.cost.ndim < 2 or self.cost.shape[-1] != self.cost.shape[-2]:
             raise UsageError(f"Wasserstein: cost {list(self.cost.shape)} must be square, [n, n], from row to column.")
@@ -96,8 +97,8 @@ class Wasserstein(Supported):
         return self.cost.shape[-1]
 
     @property
-    def same_for_all_rows(self) -> bool:
-        return self.cost.ndim == 2
+    def leading(self) -> torch.Size:
+        return self.cost.shape[:-2]
 
     def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
         start, edges = hull_edges(values, self.cost.to(values), self.allowed(nominal))

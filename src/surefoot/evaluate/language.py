@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from surefoot.errors import UsageError
 from surefoot.evaluate.statistics import bootstrap_interval, mean
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.sequences import join
-from surefoot.seeding import check_seed
+from surefoot.seeding import MAX_SEED, check_seed
 
 BATCH = 256  # completions that are written together
 
@@ -73,10 +73,13 @@ def evaluate_language(
     Raises:
         UsageError: a number is out of range, before anything is written.
     """
-    made, attempts = resolve(task), (k,) if isinstance(k, int) else tuple(k)
+    made, attempts = resolve(task), tuple(k) if isinstance(k, Iterable) else (k,)
     numbers = [*attempts, examples]
     if not attempts or any(isinstance(x, bool) or not isinstance(x, (int, np.integer)) or x < 1 for x in numbers):
-        raise UsageError(f"k={k!r}, examples={examples!r} is not allowed; they are whole numbers of at least 1.")
+        raise UsageError(
+            f"k={k!r}, examples={examples!r} is not allowed; they are whole numbers of at least 1, and k may be "
+            "several, such as (1, 4)."
+        )
     check_seed(seed)
     examples = min(examples, made.held_out_size or examples)  # the same one twice would tell nothing more
     problems = [made.example(i, "test") for i in range(examples)]
@@ -87,7 +90,7 @@ def evaluate_language(
     rewards, lengths, finished, entropies, texts = [], [], [], [], []
     for start in range(0, examples, max(1, BATCH // samples)):
         part = slice(start, start + max(1, BATCH // samples))
-        found = agent.write(prompts[part], samples, temperature=temperature, seed=seed + start)
+        found = agent.write(prompts[part], samples, temperature=temperature, seed=(seed + start) % (MAX_SEED + 1))
         written = agent.model.decode(found.tokens)
         rewards += [made.reward(problems[start + i // samples], text) for i, text in enumerate(written)]
         sequences = join([row for row in agent.model.encode(prompts[part]) for _ in range(samples)], found.tokens)

@@ -13,6 +13,7 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from surefoot.envs import make_single
+from surefoot.envs.language import Task
 from surefoot.errors import UsageError
 from surefoot.loops import run as runs
 from surefoot.loops.kinds import Method, loop
@@ -53,8 +54,9 @@ def seeds_in(env: Any, episodes: int, seed: int) -> list[int]:
 
 
 def spoken(env: Any) -> str:
-    """What a report calls an environment that was made ready by `Loop.single`."""
-    return runs.spoken(_inner(env))
+    """What a report calls an environment that was made ready by `Loop.single`; tasks by the text that names them."""
+    inner = _inner(env)
+    return str(inner) if isinstance(inner, Task) else runs.spoken(inner)
 
 
 def _inner(env: Any) -> Any:

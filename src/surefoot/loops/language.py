@@ -28,6 +28,7 @@ from surefoot.models.language.generation import Engine, generate
 from surefoot.models.language.loading import load_model, with_lora
 from surefoot.models.language.model import LanguageModel, chosen_device
 from surefoot.models.language.nano import Nano, nano
+from surefoot.models.language.room import check_demonstrations, check_room
 from surefoot.models.language.states import checkpoint_activations
 from surefoot.models.language.vllm_engine import VLLM
 
@@ -118,25 +119,13 @@ def _digested(task: Task, example: Callable[[int], tuple[str, str]], count: int)
 def check_lengths(model: LanguageModel, task: Task, method: GroupRollout) -> None:
     """Raise `UsageError` for the first row of a finite set that is longer than the model reads: its prompt with the
     tokens to be written, or with its demonstration where the method imitates."""
-    room = getattr(model.base.config, "max_position_embeddings", None)
-    if room is None or task.size is None:
-        return
-    for place in range(min(task.size, LOOKED_AT)):
-        example = task.example(place)
-        where, (prompt,) = f"{task}, row {place + 1}", model.encode([example.prompt])
-        if method.samples and len(prompt) + method.max_tokens > room:
-            fewer = f"use max_tokens={room - len(prompt)} or " if len(prompt) < room else ""
-            raise UsageError(
-                f"{where}: the prompt has {len(prompt)} tokens and max_tokens={method.max_tokens} more are asked for, "
-                f"but the model reads {room}; {fewer}shorten or remove it."
-            )
+    for place in range(min(task.size or 0, LOOKED_AT)):
+        example, where = task.example(place), f"{task}, row {place + 1}: "
+        prompt = model.encode([example.prompt])
+        if method.samples:
+            check_room(model, prompt, method.max_tokens, where)
         if method.imitates and example.demonstration is not None:
-            length = len(prompt) + len(model.encode_completions([example.demonstration])[0])
-            if length > room:
-                raise UsageError(
-                    f"{where}: the prompt and its demonstration have {length} tokens, but the model reads {room}; "
-                    "shorten or remove them."
-                )
+            check_demonstrations(model, prompt, model.encode_completions([example.demonstration]), where)
 
 
 def _describe(env: Any, **options: Any) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from surefoot.loops.rollout import Rollout, gathered, joined, measured
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.generation import Completions, Engine
 from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.room import check_demonstrations
 from surefoot.models.language.sequences import join
 from surefoot.seeding import torch_stream
 
@@ -125,8 +126,10 @@ class LanguageLearner:
         """Completions of the examples with these numbers, and their rewards."""
         method, examples = self.method, [self.task.example(int(i)) for i in index]
         prompts = self.model.encode([e.prompt for e in examples])
-        shown = [e.demonstration for e in examples if e.demonstration is not None]
-        demonstrations = join(prompts, self.model.encode_completions(shown)) if len(shown) == len(examples) else None
+        shown = self.model.encode_completions([e.demonstration for e in examples if e.demonstration is not None])
+        demonstrations = join(prompts, shown) if len(shown) == len(examples) else None
+        if method.imitates and demonstrations is not None:
+            check_demonstrations(self.model, prompts, shown)
         stream = torch_stream(self.seeds[0], "completions", self.batches)
         uniform = torch.rand(len(prompts), method.samples, method.max_tokens, generator=stream)
         self.batches += 1

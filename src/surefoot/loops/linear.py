@@ -19,6 +19,7 @@ from surefoot.errors import UsageError
 from surefoot.loops.episodes import episodic
 from surefoot.loops.least_squares import Sums, factors
 
+LEAST_PRICE = 1e-12  # of χ², which has no limit at 0
 LEVELS = 400  # multipliers that the dual of a KL ball is tried at
 
 
@@ -63,6 +64,12 @@ def check_set(ambiguity: Ambiguity | None, mdp: TabularMDP) -> None:
         )
     strength, size = torch.as_tensor(ambiguity.strength), mdp.features.shape[-1]
     ambiguity.check_strength(strength)
+    if isinstance(ambiguity, ChiSquare) and bool((strength < LEAST_PRICE).any()):
+        raise UsageError(
+            f"ambiguity={str(ambiguity)!r} is not allowed in a regression; every χ² penalty must be at least "
+            f"{LEAST_PRICE:g}: regressed rows do not sum to one, and what they are off is divided by the penalty. For "
+            "the lowest value itself give tv-penalty:0."
+        )
     if tuple(strength.shape) not in ((), (size,), (mdp.horizon, size)):
         raise UsageError(
             f"ambiguity={str(ambiguity)!r}: the radius or penalty has shape {list(strength.shape)}; it must be a "

@@ -86,10 +86,6 @@ class Judged(Task):
     rewards: Rewards
 
     @property
-    def name(self) -> str:  # type: ignore[override]
-        return self.rewards.task.name
-
-    @property
     def size(self) -> int | None:  # type: ignore[override]
         return self.rewards.task.size
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from surefoot.ambiguity import Ambiguity
+from surefoot.ambiguity.arrays import normalised
 from surefoot.ambiguity.operator import solve
 from surefoot.envs.tabular import Kernel, Successors, TabularMDP, Transitions
 from surefoot.envs.tabular.mdp import distributions
 from surefoot.errors import UsageError
-from surefoot.loops.dynamic_programming.outcomes import check_outcomes, nominal_rows, reach
+from surefoot.loops.dynamic_programming.outcomes import check_pairs, reach
 
 # --- policies --------------------------------------------------------------------------------------------------------
 
@@ -86,6 +87,7 @@ def evaluate(mdp: TabularMDP, policy: Tensor, ambiguity: Ambiguity | None = None
     if mdp.gamma == 1 and mdp.horizon is None:
         raise UsageError(f"{mdp.name!r} has gamma=1 and no horizon, so returns need not be finite; set one of them.")
     mdp = mdp if ambiguity is None else _reachable(mdp, ambiguity)
+    policy = normalised(policy)
     return (_endless if mdp.horizon is None else _stepwise)(mdp, policy, ambiguity)
 
 
@@ -182,7 +184,7 @@ def _stepwise(mdp: TabularMDP, policy: Tensor, ambiguity: Ambiguity | None) -> E
 
 def _reachable(mdp: TabularMDP, ambiguity: Ambiguity) -> TabularMDP:
     """The MDP with a row for every state that the set may move mass to."""
-    check_outcomes(ambiguity, nominal_rows(mdp))
+    check_pairs(ambiguity, mdp)
     if mdp.gamma == 0 and mdp.reward.ndim == mdp.rows.ndim:
         raise UsageError(f"{mdp.name!r} has gamma=0 and rewards that depend on the next state; set gamma above 0.")
     if not mdp.sparse or reach(ambiguity) == "successors":

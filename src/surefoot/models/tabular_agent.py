@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from surefoot.ambiguity.arrays import normalised, tensor
 from surefoot.errors import UsageError
 from surefoot.models.saved import read_agent, write_agent
 
@@ -96,11 +97,11 @@ class TabularAgent:
 
 def check_policy(policy: Tensor) -> Tensor:
     """The table of a policy as float64; a `UsageError` for a wrong shape or a row that is no distribution."""
-    table = torch.as_tensor(policy).detach().to(torch.float64).contiguous().clone()
+    table = tensor(policy, "policy").detach()
     shape = tuple(table.shape)
     if not 2 <= table.ndim <= 4 or 0 in shape or (table.ndim == 4 and shape[0] != shape[3]):
         raise UsageError(f"policy has shape {list(shape)}; it must be [S, A], [H, S, A] or [M, S, A, M].")
-    rows = table.flatten(2) if table.ndim == 4 else table
+    rows = normalised(table.flatten(2) if table.ndim == 4 else table)
     wrong = ~((rows >= 0).all(-1) & ((rows.sum(-1) - 1).abs() <= TOLERANCE))  # NaN is wrong as well
     if bool(wrong.any()):
         place = tuple(int(i) for i in wrong.nonzero()[0])
@@ -108,4 +109,4 @@ def check_policy(policy: Tensor) -> Tensor:
             f"policy[{', '.join(map(str, place))}] = {rows[place].tolist()} is no distribution over the actions "
             f"({int(wrong.sum())} rows are not); probabilities are at least 0 and sum to one."
         )
-    return table
+    return rows.reshape(shape).contiguous().clone()

@@ -55,25 +55,6 @@ def test_steps_are_given_to_all_once_one_has_them():
     assert not same.stepped and same.at(1).horizon is None
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_probabilities_of_a_shorter_type_are_made_whole(dtype):
-    """A third has no such number; what is off by more than rounding stays refused."""
-    thirds = torch.full((3, 2, 3), 1 / 3).to(dtype)
-    mdp = TabularMDP(thirds, torch.ones(3, 2), initial=thirds[0, 0])
-    assert mdp.rows.dtype == mdp.initial.dtype == torch.float64
-    torch.testing.assert_close(mdp.rows, torch.full((3, 2, 3), 1 / 3, dtype=torch.float64), rtol=1e-2, atol=0)
-    assert float((mdp.rows.sum(-1) - 1).abs().max()) < 1e-15 and float(mdp.initial.sum()) == pytest.approx(1, abs=1e-15)
-    with pytest.raises(UsageError, match="do not sum to one"):
-        TabularMDP(thirds * 1.1, torch.ones(3, 2))
-
-
-def test_sparse_and_reversed_arrays_are_read_as_they_are():
-    rows = np.random.default_rng(0).dirichlet(np.ones(3), size=6)
-    short = TabularMDP(sparse.csr_matrix(rows.astype(np.float32)), np.ones((3, 2)))
-    np.testing.assert_allclose(short.dense_rows, rows.reshape(3, 2, 3), rtol=1e-6)
-    assert TabularMDP(P[:, ::-1], R[:, ::-1]).rows.tolist() == P[:, ::-1].tolist()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -86,13 +67,18 @@ def test_sparse_and_reversed_arrays_are_read_as_they_are():
         ({"transition": np.zeros((0, 2, 0))}, "at least one state"),
         ({"reward": np.ones((3, 2))}, r"reward has shape \[3, 2\]"),
         ({"reward": [[1, np.inf], [0, 0]]}, r"reward\[0, 1\] = inf"),
-        ({"features": np.ones((2, 3, 4))}, r"features has shape \[2, 3, 4\]; .* \[S, A\] = \[2, 2\]"),
-        ({"features": np.full((2, 2, 1), np.nan)}, r"features\[0, 0, 0\] = nan; features must be finite"),
         ({"gamma": 1.5}, r"gamma=1.5.*\[0, 1\]"),
         ({"initial": [0.5, 0.6]}, "sums to 1.1"),
         ({"legal": [[True, False], [False, False]]}, "state 1 has no legal action"),
         ({"legal": [True, False]}, r"it must be \[S, A\]"),
         ({"transition": Successors(torch.tensor([[[2]]]), [[[1.0]]]), "reward": [0.0]}, "name state 2"),
+        ({"transition": np.float32(P) * np.float32(1.01)}, r"sum to 1.01\d*, \+0.01 from one \(4 rows"),
+        ({"initial": np.float32([0.5, 0.6])}, "sums to 1.1"),
+        ({"transition": [[[1, 0], [1]]]}, "transition is no array of numbers .* lists of equal length"),
+        ({"features": np.ones((3, 2, 4))}, r"features has shape \[3, 2, 4\]; it must be \[S, A, d\] = \[2, 2, d\]"),
+        ({"features": np.ones((5, 2, 2, 4))}, r"features has shape \[5, 2, 2, 4\].*with horizon=H"),
+        ({"features": np.ones((2, 2))}, r"features has shape \[2, 2\]"),
+        ({"features": np.full((2, 2, 1), np.nan)}, r"features\[0, 0, 0\] = nan; features must be finite"),
         ({"transition": [sparse.eye(2), sparse.eye(3)]}, r"shapes \[\(2, 2\), \(3, 3\)\]"),
     ],
 )
@@ -105,3 +91,42 @@ def test_rows_of_pairs_that_do_not_exist_need_not_be_distributions():
     kernel = P.copy()
     kernel[1, 1] = 0
     assert TabularMDP(kernel, R, legal=[[True, True], [True, False]]).legal.tolist() == [[True, True], [True, False]]
+
+
+def test_features_by_step_give_steps_to_all():
+    mdp = TabularMDP(P, R, gamma=1, horizon=3, features=np.arange(12.0).reshape(3, 2, 2, 1))
+    assert mdp.stepped and mdp.at(1).features.flatten().tolist() == [4, 5, 6, 7]
+
+
+def rounded(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    """Random distributions, normalised in a precision."""
+    rows = torch.rand(*shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    return rows / rows.sum(-1, keepdim=True)
+
+
+def assert_sums_to_one(rows: torch.Tensor, like: torch.Tensor) -> None:
+    assert rows.dtype == torch.float64 and rows.shape == like.shape
+    assert bool(((like.double().sum(-1) - 1).abs() > 1e-8).any())  # else there would be nothing to do
+    torch.testing.assert_close(rows.sum(-1), torch.ones_like(rows[..., 0]), rtol=0, atol=1e-15)
+    torch.testing.assert_close(rows, like.double(), rtol=4 * torch.finfo(like.dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_rows_of_lower_precision_are_made_to_sum_to_one(dtype):
+    kernel, initial = rounded(50, 2, 50, dtype=dtype), rounded(50, dtype=dtype)
+    mdp = TabularMDP(kernel, torch.ones(50), initial=initial)
+    assert_sums_to_one(mdp.rows, kernel)
+    assert_sums_to_one(mdp.initial, initial)
+    successors = Successors(torch.arange(50).expand(50, 2, 50), kernel)
+    assert_sums_to_one(TabularMDP(successors, torch.ones(50)).rows, kernel)
+    if dtype == torch.float32:  # the only one of these that scipy.sparse has
+        given = sparse.csr_matrix(kernel.flatten(0, 1).numpy())
+        assert_sums_to_one(TabularMDP(given, torch.ones(50)).dense_rows, kernel)
+
+
+def test_arrays_may_run_backwards():
+    legal = np.array([[True, False], [True, True]])
+    given = {"transition": P, "reward": R, "initial": np.array([0.3, 0.7]), "legal": legal, "features": R[..., None]}
+    mdp = TabularMDP(**{name: x[::-1] for name, x in given.items()})
+    for name, x in given.items():
+        assert getattr(mdp, name).tolist() == x[::-1].tolist()

@@ -365,6 +365,7 @@ WRONG = [
     (lambda: solve(small(), method="value"), "Did you mean 'value-iteration'"),
     (lambda: solve(small(), rectangular="x"), "Known: d, s, sa"),
     (lambda: solve(small(), tolerance=0), "must be above 0"),
+    (lambda: evaluate_policy(small(), [0, 1], sweeps=-1), "sweeps=-1 is not allowed"),
     (lambda: solve(small(), 0.1), "give a set or risk measure"),
     (lambda: solve(small(), [KL(0.1)]), "a set a step"),
     (lambda: solve(small(), MeanVariance()), "is not monotone"),
@@ -434,3 +435,14 @@ def test_a_reward_by_next_state_is_not_taken_for_one_by_step():
     )
     steps = TabularMDP(rng.dirichlet(np.ones(2), (3, 2, 2)), reward, 1.0, horizon=3)
     assert solve(steps).value.shape == (3, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_policy_of_lower_precision_or_that_runs_backwards_is_one(dtype):
+    mdp = garnet(0, A=3)[1]
+    policy = torch.rand(6, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    policy /= policy.sum(-1, keepdim=True)
+    exact = policy.double() / policy.double().sum(-1, keepdim=True)
+    expected = linear_value(*of_policy(mdp, exact), 0.9)
+    assert evaluate_policy(mdp, policy, tolerance=1e-9).value.numpy() == pytest.approx(expected, abs=1e-8)
+    assert evaluate_policy(mdp, exact.numpy()[::-1]).value.isfinite().all()

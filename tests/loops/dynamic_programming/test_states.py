@@ -6,6 +6,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
 
 from surefoot.ambiguity import (
     KL,
@@ -19,6 +20,7 @@ from surefoot.ambiguity import (
     ReverseKL,
     TotalVariation,
     Wasserstein,
+    moves,
 )
 from surefoot.envs.tabular import TabularMDP
 from surefoot.loops.dynamic_programming.backups import make_backup
@@ -169,6 +171,44 @@ def test_tilts_cost_what_a_search_for_the_price_says(divergence, zeros):
         torch.testing.assert_close(slope, rise, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("support", ["all", "nominal"])
+def test_distances_cost_what_a_linear_programme_says(support):
+    """ξ(u) of L∞ by HiGHS: the least t with |q − p| ≤ t and q·z ≤ u, of rows with zeros and ties and without."""
+    rng = np.random.default_rng(0)
+    for trial in range(40):
+        n = int(rng.integers(2, 9))
+        p, z = rng.dirichlet(np.full(n, 0.6)), rng.normal(size=n)
+        if trial % 2:
+            p[rng.random(n) < 0.4] = 0
+            p[rng.integers(n)] += 0.01
+            p, z = p / p.sum(), z.round()
+        if trial % 5 == 0:
+            p = np.full(n, 1 / n)
+        allowed = np.ones(n, bool) if support == "all" else p > 0
+        row = family(LInfinity(0.1, support=support), torch.tensor(z)[None, None], torch.tensor(p)[None, None])
+        least, mean = float(row.least), float(row.mean)
+        assert (least, mean) == pytest.approx((z[allowed].min(), p @ z), abs=1e-12)
+        eye, one = np.eye(n), np.ones((n, 1))
+        rows = np.block([[eye, -one], [-eye, -one], [z, np.zeros(1)]])
+        bounds = [(0, None if may else 0) for may in allowed] + [(0, None)]
+        for share in (0.001, 0.1, 0.5, 0.9, 0.999, 1.1):
+            u = least + share * (mean - least)
+            limit = np.concatenate([p, -p, [u]])
+            total = np.append(np.ones(n), 0)[None]
+            found = linprog(np.eye(n + 1)[n], rows, limit, total, [1], bounds, method="highs")
+            spent = float(row.at_value(torch.tensor([[u]], dtype=torch.float64)).spent)
+            assert spent == pytest.approx(found.fun, abs=1e-9)
+
+
+def test_distances_are_not_searched_for(monkeypatch):
+    """All pieces of an L∞ row are known at once, so that a backup looks at them once and not once a guess."""
+    seen = []
+    monkeypatch.setattr(moves, "within_distance", lambda *x, of=moves.within_distance: seen.append(0) or of(*x))
+    p, reward, values = random_state(0)
+    make_backup(one_state(p, reward), LInfinity(0.1), "s", 0.9).improve(torch.tensor(values))
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize("name", sorted(SETS))
 def test_touching_nothing_is_free(name):
     """At the last step all outcomes of an action are worth its reward; and no price is too high to be refused."""
@@ -196,3 +236,17 @@ def test_a_rare_catastrophe_counts_for_a_given_policy(chance):
     mdp = TabularMDP([[[1 - chance, chance]], [[0.0, 1.0]]], [[1.0], [-1000.0]], 0.9)
     alone, shared = (evaluate_policy(mdp, [0, 0], KL(0.1), rectangular=r).value[0].item() for r in ("sa", "s"))
     assert shared == pytest.approx(alone, rel=1e-6) and alone < -300
+
+
+@pytest.mark.parametrize("radius", [1e-10, 1e-15, 1e-17, 1e-20, 0.0])
+def test_a_tiny_chi_square_budget_takes_as_little(radius):
+    """Where all outcomes are kept, a policy loses √(κ·Σ_a π_a²·Var_a), far below the rounding of its masses."""
+    rng = np.random.default_rng(0)
+    p, values, policy = rng.dirichlet(np.ones(7), (7, A)), rng.normal(size=7), rng.dirichlet(np.ones(A), 7)
+    backup = make_backup(TabularMDP(p, np.zeros((7, A)), 0.9), ChiSquare(radius), "s", 0.9)
+    mean = 0.9 * p @ values
+    variance = (p * (0.9 * values - mean[..., None]) ** 2).sum(-1)
+    lost = (policy * mean).sum(-1) - backup.follow(torch.tensor(policy)).backup(torch.tensor(values)).numpy()
+    assert lost == pytest.approx(np.sqrt(radius * (policy**2 * variance).sum(-1)), rel=1e-6, abs=1e-12)
+    value, choose = backup.improve(torch.tensor(values))
+    assert backup.follow(choose()).backup(torch.tensor(values)).numpy() == pytest.approx(value.numpy(), abs=1e-11)

@@ -236,3 +236,11 @@ def test_what_does_not_fit_is_refused():
         SimultaneousPG().admit(dataclasses.replace(mdp, reward=mdp.reward - 1))
     with pytest.raises(UsageError, match="start=11 is not allowed; it must be a whole number from 0 to 10"):
         optimal_stopping(start=11)
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "visited"])
+@pytest.mark.parametrize("batch", [None, 4])
+def test_where_every_state_is_the_end_there_is_nothing_to_learn(sampling, batch):
+    mdp = TabularMDP(np.eye(2)[:, None].repeat(2, 1), np.zeros((2, 2)), gamma=1, horizon=3)
+    method = DynamicPG(sampling=sampling, batch=batch)
+    assert bool((go(method, mdp, method.start(mdp, 0), 3)["theta"] == 0).all())

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from surefoot.ambiguity import ChiSquare
 from surefoot.envs.tabular import resolve
 from surefoot.envs.tabular.linear import american_put, simulated_linear
 from surefoot.errors import UsageError
@@ -106,3 +107,10 @@ def test_ceilings_bound_what_can_be_gained():
     mdp = simulated_linear()
     q = R2PVI(beta=0.0).step(mdp, R2PVI().start(mdp, 1), 1, 0)[0]["q"]
     assert bool((q <= linear.ceilings(mdp)[:-1, None, None]).all())
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1e-200, torch.tensor([0.1, 0.1, 0.0, 0.1])])
+def test_a_chi_square_penalty_that_no_regression_bears_is_refused(penalty):
+    with pytest.raises(UsageError, match="every χ² penalty must be at least 1e-12"):
+        R2PVI(ambiguity=ChiSquare(penalty=penalty)).start(simulated_linear(), 0)
+    R2PVI(ambiguity="chi2-penalty:0.1").start(simulated_linear(), 0)

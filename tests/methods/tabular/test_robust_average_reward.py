@@ -197,3 +197,12 @@ def test_the_claim_learns_side_by_side_what_each_seed_learns_alone():
     together = learn(method, TWO, 40, [1, 3])
     alone = [float(method.gain(TWO, trained(method, TWO, 2, seed)[0]["table"])) for seed in (1, 3)]
     assert together["curve"][-1] == pytest.approx(np.mean(alone), abs=5e-5)
+
+
+def test_the_followed_policy_is_one_of_the_mdp_in_any_precision():
+    third = torch.tensor([[1, 2], [2, 1]], dtype=torch.float32) / 3
+    policy = RobustRVITD(followed=third.to(torch.bfloat16)).policy(TWO, {})
+    torch.testing.assert_close(policy.sum(-1), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-15)
+    torch.testing.assert_close(policy, third.double(), rtol=1e-2, atol=0)
+    with pytest.raises(UsageError, match=r"policy\[1\] is no distribution"):
+        RobustRVITD(followed=[[0.5, 0.5], [0.5, 0.6]]).admit(TWO)

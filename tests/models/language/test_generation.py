@@ -106,5 +106,5 @@ def test_the_ends_of_the_unit_interval_draw_possible_tokens(uniform):
 
 
 def test_no_room_for_the_completion_is_said_before_writing(tiny):
-    with pytest.raises(UsageError, match="max_tokens=58 or shorter"):
+    with pytest.raises(UsageError, match="has 6 tokens and max_tokens=60 .* use max_tokens=58 or shorten"):
         generate(tiny, PROMPTS, numbers(3, 1, 60), temperature=1.0)

@@ -77,8 +77,8 @@ class Rows(Task):
         for names, value in ((ANSWER, answer), (DEMONSTRATION, shown)):
             if (value is not None) != self._has[names]:
                 raise UsageError(
-                    f"{where} is {'without' if value is None else 'with'} {names[0]}, row 1 is not; fill in all rows, "
-                    f"or none, or give the column another name than {' or '.join(map(repr, names))}."
+                    f"{where}: the {names[0]} is {'missing' if value is None else 'there'}, in row 1 it is not; fill "
+                    f"in all rows or none, or give the column another name than {' or '.join(map(repr, names))}."
                 )
         if not isinstance(shown, str | None):
             raise UsageError(f"{where}: the demonstration {shown!r} is not allowed; it must be the text to be written.")

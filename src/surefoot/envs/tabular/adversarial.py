@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surefoot.ambiguity.arrays import tensor
 from surefoot.envs.tabular.mdp import TabularMDP, each_step
 from surefoot.envs.tabular.zoo import entry, whole
 from surefoot.errors import UsageError
@@ -40,7 +41,7 @@ class AdversarialMDP(TabularMDP):
         super().__post_init__()
         if self.horizon is None:
             return  # the MDP of one step
-        stages = torch.as_tensor(self.stages, dtype=torch.float64)
+        stages = tensor(self.stages, "stages", torch.float64)
         pairs = (self.states, self.actions)
         if not len(stages) or tuple(stages.shape[1:]) not in (pairs, (self.horizon, *pairs)):
             raise UsageError(
@@ -62,7 +63,7 @@ def adversarial(mdp: TabularMDP, stages: Any, **changes: Any) -> AdversarialMDP:
     """
     if mdp.horizon is None:
         raise UsageError(f"{mdp.name!r} has no horizon; rewards that change with the episode need one: horizon=H.")
-    stages = torch.as_tensor(stages, dtype=torch.float64)
+    stages = tensor(stages, "stages", torch.float64)
     fields = {field.name: getattr(mdp, field.name) for field in dataclasses.fields(TabularMDP)}
     if stages.ndim == 4:  # their mean has an axis of steps, and so has everything
         fields["transition"] = each_step(mdp.transition, 3, mdp.horizon)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surefoot.ambiguity.arrays import normalised, tensor
 from surefoot.envs.tabular.mdp import Successors, TabularMDP
 from surefoot.envs.tabular.zoo import entry, share, whole
 from surefoot.errors import UsageError
@@ -21,7 +22,7 @@ KEPT = 0.999  # of the mass that goes on in the nominal world; the rest fails
 
 def linear_mdp(features: Any, factors: Any, reward: Any, **settings: Any) -> TabularMDP:
     """The MDP of features `[S, A, d]` and factors `[d, S']` (or `[H, d, S']`); `settings` are those of `TabularMDP`."""
-    features, factors = (torch.as_tensor(x, dtype=torch.float64) for x in (features, factors))
+    features, factors = normalised(tensor(features, "features")), normalised(tensor(factors, "factors"))
     if features.shape[-1] != factors.shape[-2]:
         raise UsageError(
             f"features {list(features.shape)} and factors {list(factors.shape)} do not fit; they must be [S, A, d] and "

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.ambiguity.arrays import normalised, tensor
 from surefoot.envs.tabular.memory import check_memory
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
@@ -60,15 +61,16 @@ class TabularMDP:
     def __post_init__(self) -> None:
         check(self)
         kernel = _kernel(self.transition)
-        legal = None if self.legal is None else torch.as_tensor(self.legal, dtype=torch.bool)
+        legal = None if self.legal is None else tensor(self.legal, "legal", torch.bool)
         _check_kernel(kernel, legal, self.horizon)
         rows = _rows(kernel)
-        reward, features = _reward(self.reward, rows, self.horizon), _features(self.features, rows, self.horizon)
+        reward, features = _reward(self.reward, rows, self.horizon), self.features
+        features = None if features is None else _features(features, rows, self.horizon)
         initial = _initial(self.initial, rows.shape[-3])
         pairs, shape = tuple(rows.shape[-3:-1]), tuple(reward.shape)
         # [S, A, S'] and [H, S, A] may be one shape: a reward is of the steps if the kernel is, or nothing else fits.
         by_step = reward.ndim == 4 or (shape == (self.horizon, *pairs) and (rows.ndim == 4 or shape != rows.shape))
-        if self.horizon is not None and (rows.ndim == 4 or by_step):
+        if self.horizon is not None and (rows.ndim == 4 or by_step or (features is not None and features.ndim == 4)):
             kernel = each_step(kernel, 3, self.horizon)
             reward = each_step(reward, 2 if reward.ndim == 2 or (reward.ndim == 3 and by_step) else 3, self.horizon)
             features = each_step(features, 3, self.horizon)
@@ -159,32 +161,14 @@ def each_step(x: Any, axes: int, horizon: int) -> Any:
     return x if x is None or x.ndim > axes else x.expand(horizon, *x.shape)
 
 
-def _tensor(x: Any) -> Tensor:
-    return x if isinstance(x, Tensor) else torch.as_tensor(np.ascontiguousarray(x) if np.ndim(x) else x)
-
-
-def _float64(x: Any) -> Tensor:
-    return _tensor(x).to(torch.float64)
-
-
-def _probabilities(x: Any) -> Tensor:
-    """Rows of probabilities in float64; those of a shorter type are divided by the sum that its rounding has left."""
-    given = _tensor(x)
-    rows = given.to(torch.float64)
-    if given.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return rows
-    total = rows.sum(-1, keepdim=True)
-    rounded = (total - 1).abs() <= rows.shape[-1] * torch.finfo(given.dtype).eps
-    return torch.where(rounded, rows / total, rows)
-
-
 def _kernel(given: Any) -> Kernel:
     if isinstance(given, Successors):
-        return Successors(torch.as_tensor(given.state, dtype=torch.int64), _probabilities(given.probability))
+        state, probability = (tensor(x, f"transition.{name}") for name, x in given._asdict().items())
+        return Successors(state.long(), normalised(probability))
     parts = given if isinstance(given, (list, tuple)) else [given]
     if all(hasattr(part, "tocsr") for part in parts):
         return _from_sparse(parts)
-    return _probabilities(given)
+    return normalised(tensor(given, "transition"))
 
 
 def _from_sparse(parts: Sequence[Any]) -> Successors:
@@ -215,7 +199,7 @@ def _from_sparse(parts: Sequence[Any]) -> Successors:
     state, probability = np.zeros(where.shape, np.int64), np.zeros(where.shape, rows.dtype)
     state[where], probability[where] = rows.indices, rows.data
     shape = (states, actions, width)
-    return Successors(torch.from_numpy(state).view(shape), _probabilities(probability.reshape(shape)))
+    return Successors(torch.from_numpy(state).view(shape), normalised(torch.from_numpy(probability)).view(shape))
 
 
 def _check_kernel(kernel: Kernel, legal: Tensor | None, horizon: int | None) -> None:
@@ -263,7 +247,7 @@ def _check_kernel(kernel: Kernel, legal: Tensor | None, horizon: int | None) -> 
 
 
 def _reward(given: Any, rows: Tensor, horizon: int | None) -> Tensor:
-    reward, (S, A, K) = _float64(given), rows.shape[-3:]
+    reward, (S, A, K) = tensor(given, "reward", torch.float64), rows.shape[-3:]
     allowed = [(S,), (S, A), (S, A, K)]
     if horizon is not None:
         allowed += [(horizon, S, A), (horizon, S, A, K)]
@@ -277,14 +261,14 @@ def _reward(given: Any, rows: Tensor, horizon: int | None) -> Tensor:
     return reward.unsqueeze(-1).expand(S, A) if shape == (S,) else reward
 
 
-def _features(given: Any, rows: Tensor, horizon: int | None) -> Tensor | None:
-    if given is None:
-        return None
-    features, pairs = _float64(given), tuple(rows.shape[-3:-1])
-    if tuple(features.shape[:-1]) not in (pairs, (horizon, *pairs)):
+def _features(given: Any, rows: Tensor, horizon: int | None) -> Tensor:
+    features, pairs = tensor(given, "features", torch.float64), list(rows.shape[-3:-1])
+    leading = list(features.shape[:-1])
+    if leading not in ([pairs] if horizon is None else [pairs, [horizon, *pairs]]) or features.shape[-1] == 0:
+        steps = "with horizon=H" if horizon is None else f"[{horizon}, {', '.join(map(str, pairs))}, d]"
         raise UsageError(
-            f"features has shape {list(features.shape)}; it must be [S, A, d] with [S, A] = {list(pairs)}, or with a "
-            f"horizon [H, S, A, d] (horizon is {horizon})."
+            f"features has shape {list(features.shape)}; it must be [S, A, d] = [{', '.join(map(str, pairs))}, d], or "
+            f"[H, S, A, d] {'' if horizon is None else '= '}{steps}."
         )
     _check_finite("features", features, "features")
     return features
@@ -299,7 +283,7 @@ def _check_finite(name: str, x: Tensor, entries: str) -> None:
 def _initial(given: Any, states: int) -> Tensor:
     if given is None:
         return torch.full((states,), 1 / states, dtype=torch.float64)
-    initial = _probabilities(given)
+    initial = normalised(tensor(given, "initial"))
     if initial.shape != (states,) or bool((initial < 0).any()) or not abs(float(initial.sum()) - 1) <= TOLERANCE:
         raise UsageError(
             f"initial has shape {list(initial.shape)} and sums to {float(initial.sum()):.9g}; it must be a "

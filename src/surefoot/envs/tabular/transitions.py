@@ -34,6 +34,7 @@ def from_transitions(
     legal = np.zeros(states * actions, bool)
     legal[pair] = True
     key, first, where = np.unique(pair * states + next_state, return_index=True, return_inverse=True)
+    precision = np.asarray(probability).dtype
     probability, reward = np.asarray(probability, np.float64), np.asarray(reward, np.float64)
     total = np.bincount(where, probability)
     drift = np.bincount(where, probability * (reward - reward[first][where]))  # so that equal rewards stay as they are
@@ -52,7 +53,7 @@ def from_transitions(
     what = f"a kernel of {states:,} states, {actions:,} actions and {width:,} successors"
     check_memory(24 * states * actions * width, what)
     column = key % states if width == states else np.arange(len(pair)) - np.repeat(start, count)
-    rows = _table(pair, column, total, (states, actions, width))
+    rows = _table(pair, column, total.astype(precision), (states, actions, width))
     kernel: Kernel = torch.from_numpy(rows)
     if width != states:
         kernel = Successors(torch.from_numpy(_table(pair, column, key % states, rows.shape)), kernel)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from surefoot.ambiguity import Ambiguity, Divergence, MeanDeviation, MeanVariance, Mixed
+from surefoot.ambiguity import Ambiguity, Divergence, MeanDeviation, MeanVariance
 from surefoot.envs.tabular import Kernel, TabularMDP
 from surefoot.errors import UsageError, nearest
 from surefoot.loops.dynamic_programming.factors import Factors, factors_of
-from surefoot.loops.dynamic_programming.outcomes import check_outcomes, prepared
+from surefoot.loops.dynamic_programming.outcomes import check_outcomes, prepared, strength_of
 from surefoot.loops.dynamic_programming.pairs import EVERY, Choice, Followed, Pairs
 from surefoot.loops.dynamic_programming.states import States
 
@@ -55,45 +53,25 @@ def make_backup(
         check_outcomes(ambiguity, rows)
     if rows.by_outcome and gamma == 0:
         raise UsageError("gamma=0 leaves no next state to be uncertain of; give reward=mdp.expected_reward().")
-    if ambiguity.outcomes not in (None, mdp.states):
-        raise UsageError(f"{ambiguity} was made for {ambiguity.outcomes} outcomes, but there are {mdp.states} states.")
     if rectangular == "s":
         if not isinstance(ambiguity, Divergence):
             raise UsageError(
                 f"rectangular='s' shares a budget of divergence among actions, which {ambiguity} does not have; give a "
                 "set with a radius or penalty, such as KL(0.1), or use rectangular='sa'."
             )
-        return States(rows, mdp.legal, ambiguity, _strength(ambiguity, (mdp.states,)), gamma)
+        return States(rows, mdp.legal, ambiguity, strength_of(ambiguity, mdp, (mdp.states,)), gamma)
     if rectangular == "d":
         made = factors_of(mdp, factors)
-        strength = _strength(ambiguity, (len(made),))
+        strength = strength_of(ambiguity, mdp, (len(made),))
         assert mdp.features is not None
         return Factors(mdp.reward, mdp.features, made, mdp.legal, ambiguity, strength, gamma)
-    shape = (mdp.states, mdp.actions)
-    return Pairs(rows, mdp.legal, ambiguity, _strength(ambiguity, shape), gamma)
+    return Pairs(rows, mdp.legal, ambiguity, strength_of(ambiguity, mdp, (mdp.states, mdp.actions)), gamma)
 
 
 def check_monotone(ambiguity: Ambiguity | None, criterion: str) -> None:
     """Raise `UsageError` for risks that can fall when a value rises: nothing then makes sweeps converge."""
-    parts = ambiguity.risks if isinstance(ambiguity, Mixed) else (ambiguity,)
-    if any(isinstance(part, (MeanDeviation, MeanVariance)) for part in parts):
+    if ambiguity and any(isinstance(part, (MeanDeviation, MeanVariance)) for part in ambiguity.parts):
         raise UsageError(
             f"{ambiguity} is not monotone, so criterion={criterion!r} has no certain solution; use criterion='finite' "
             "with a horizon, or a monotone risk such as MeanCVaR or Entropic."
         )
-
-
-def _strength(ambiguity: Ambiguity, shape: tuple[int, ...]) -> Tensor | float | None:
-    """The radius or penalty of a set, for rows of this shape."""
-    strength: Any = ambiguity.strength
-    if not isinstance(strength, (Tensor, np.ndarray)):
-        return strength
-    strength = torch.as_tensor(strength, dtype=torch.float64)
-    ambiguity.check_strength(strength)
-    fits = all(n in (1, m) for n, m in zip(strength.shape, shape))
-    if strength.ndim and not (fits and strength.ndim == len(shape)):
-        raise UsageError(
-            f"{ambiguity}: the radius or penalty has shape {list(strength.shape)}; it must be a number or "
-            f"{list(shape)}, with axes of length 1 where it is the same."
-        )
-    return strength.expand(shape) if strength.ndim else strength

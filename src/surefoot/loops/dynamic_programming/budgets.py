@@ -12,20 +12,21 @@ from surefoot.ambiguity import KL, ChiSquare, Hellinger, LInfinity, ReverseKL, T
 from surefoot.ambiguity.core import Divergence
 from surefoot.ambiguity.divergences import support_gaps
 from surefoot.ambiguity.mixtures import Mixture
-from surefoot.ambiguity.moves import filled, within_distance
+from surefoot.ambiguity.moves import filled, pieces
 from surefoot.ambiguity.search import increasing_root, lowest, take
 from surefoot.ambiguity.transport import hull_edges
 from surefoot.loops.dynamic_programming.costs import CLOSE, TINY, Cost, Family, Smooth
 from surefoot.loops.dynamic_programming.tilts import PowerTilted, Tilted
 
 STEP = 1e-6  # of a price, relatively, to see what it changes
+ROOM = 1 << 19  # distances times outcomes that L∞ looks at together
 
 
 def family(divergence: Divergence, values: Tensor, nominal: Tensor) -> Family:
     """The rows `[B, A, K]` of outcomes worth `values`, which broadcast, in the form that their divergence allows."""
-    if isinstance(divergence, (TotalVariation, Wasserstein, Mixture)):
+    if isinstance(divergence, (TotalVariation, LInfinity, Wasserstein, Mixture)):
         return moves(divergence, values, nominal)
-    kinds = {KL: Tilted, ReverseKL: PowerTilted, Hellinger: PowerTilted, ChiSquare: Cut, LInfinity: Levelled}
+    kinds = {KL: Tilted, ReverseKL: PowerTilted, Hellinger: PowerTilted, ChiSquare: Cut}
     return kinds.get(type(divergence), Priced)(divergence, values, nominal)
 
 
@@ -68,7 +69,7 @@ class Moves:
 
 
 def moves(divergence: Divergence, values: Tensor, nominal: Tensor) -> Moves:
-    """The moves of total variation, L1, transport and mixtures."""
+    """The moves of total variation, L1, L∞, transport and mixtures."""
     mean = (nominal * values).sum(-1)
     if isinstance(divergence, Mixture):
         worst, _ = divergence.worst_of_all(values, nominal)
@@ -81,6 +82,12 @@ def moves(divergence: Divergence, values: Tensor, nominal: Tensor) -> Moves:
         order = rate.argsort(dim=-1, descending=True, stable=True)
         rate, amount = (torch.nn.functional.pad(x.gather(-1, order), (0, 1)) for x in (rate, amount))
         return Moves(rest, rate, amount)
+    if isinstance(divergence, LInfinity):
+        order = values.argsort(-1)
+        sorted_ = (take(x, order).expand_as(nominal) for x in (values, nominal, divergence.allowed(nominal)))
+        rows = zip(*(x.flatten(0, 1).split(max(1, ROOM // nominal.shape[-1] ** 2)) for x in sorted_))
+        amount, rate = (torch.cat(x).view(*nominal.shape[:2], -1) for x in zip(*(pieces(*one) for one in rows)))
+        return Moves(mean, rate, amount)
     assert isinstance(divergence, TotalVariation)
     order = values.argsort(-1, descending=True)
     rate = take(values, order) - lowest(values, divergence.allowed(nominal))
@@ -99,6 +106,7 @@ class Cut(Smooth):
         order = torch.where(nominal > 0, gaps, torch.inf).argsort(-1)
         gap, p = gaps.gather(-1, order), nominal.gather(-1, order)
         self.moments = torch.stack([(p * gap**k).cumsum(-1) for k in range(3)])
+        self.above = torch.nn.functional.pad(p.flip(-1).cumsum(-1).flip(-1)[..., 1:], (0, 1))  # 1 − mass, without noise
         self.mean = self.least + self.moments[1, ..., -1]
         # At the level of each outcome, what is below it has this mean under the worst case, and this price.
         mass, first, second = (torch.nn.functional.pad(m[..., :-1], (1, 0)) for m in self.moments)
@@ -109,24 +117,26 @@ class Cut(Smooth):
         self.level_mean = self.level_mean.cummax(-1).values
 
     def _below(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mass, mean and mass·variance of the outcomes up to an index `[B, A]`."""
-        mass, first, second = (m.gather(-1, index.unsqueeze(-1)).squeeze(-1) for m in self.moments)
+        """Of the outcomes up to an index `[B, A]` what it costs to have no others, their mean, and mass·variance."""
+        mass, first, second, above = (
+            m.gather(-1, index.unsqueeze(-1)).squeeze(-1) for m in (*self.moments, self.above)
+        )
         mean = first / mass
-        return mass, mean, (second - first * mean).clamp(min=0)
+        return above / mass, mean, (second - first * mean).clamp(min=0)
 
     def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:
         index = (self.level_price >= price.unsqueeze(-1)).sum(-1).clamp(min=1) - 1
-        mass, _, spread = self._below(index)
+        cut, _, spread = self._below(index)
         paid = 0.25 * price * price * spread
-        return (1 - mass).clamp(min=0) / mass + paid, 2 * paid
+        return cut + paid, 2 * paid
 
     def at_value(self, u: Tensor) -> Cost:
         touched = (u < self.mean) & (self.span > 0)
         gap = torch.where(touched, u - self.least, 0.0)
         index = (self.level_mean <= gap.unsqueeze(-1)).sum(-1).clamp(min=1) - 1
-        mass, mean, spread = self._below(index)
+        cut, mean, spread = self._below(index)
         half = (mean - gap).clamp(min=0) / spread.clamp(min=TINY)
-        spent = (1 - mass).clamp(min=0) / mass + half * half * spread
+        spent = cut + half * half * spread
         return Cost(*(torch.where(touched, x, 0.0) for x in (spent, 2 * half, 2 / spread.clamp(min=TINY))))
 
 
@@ -170,29 +180,3 @@ class Priced(Smooth):
         value, mean = self._held(price)
         bend = price / self._slope(price, mean).clamp(min=TINY)
         return Cost(*(torch.where(touched, x, 0.0) for x in ((price * (value - gap)).clamp(min=0), price, bend)))
-
-
-class Levelled(Priced):
-    """L∞: linear in pieces too, but of many kinds; Newton's steps on the distance end on the right one."""
-
-    def _slope(self, price: Tensor, mean: Tensor) -> Tensor:
-        return torch.zeros_like(price)  # it jumps
-
-    def at_value(self, u: Tensor) -> Cost:
-        touched = (u < self.mean) & (self.span > 0)
-        order = self.gaps.argsort(-1)
-        v, p, allowed = (x.gather(-1, order) for x in (self.gaps, self.nominal, self._allowed()))
-        gap = u - self.least
-
-        def excess(distance: Tensor) -> tuple[Tensor, Tensor]:
-            q, rate = within_distance(v, p, allowed, distance.unsqueeze(-1))
-            return gap - (q * v).sum(-1), rate.squeeze(-1)
-
-        nothing = torch.full_like(self.mean, 1e-200)
-        spent = increasing_root(excess, nothing, torch.where(touched, 1.0, nothing), nothing)
-        price = 1 / excess(spent)[1].clamp(min=TINY)
-        return Cost(*(torch.where(touched, x, 0.0) for x in (spent, price, torch.zeros_like(price))))
-
-    def _allowed(self) -> Tensor:
-        assert isinstance(self.divergence, LInfinity)
-        return self.divergence.allowed(self.nominal)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from surefoot.ambiguity import Ambiguity
+from surefoot.ambiguity.arrays import normalised, tensor
 from surefoot.ambiguity.checks import check_nominal
 from surefoot.ambiguity.core import Solution as Worst
 from surefoot.ambiguity.operator import solve as worst_case
@@ -82,7 +83,7 @@ def factors_of(mdp: TabularMDP, given: Any) -> Tensor:
         )
     if mdp.reward.ndim == mdp.rows.ndim:
         raise UsageError("rectangular='d' needs rewards of pairs: give reward=mdp.expected_reward().")
-    factors = torch.as_tensor(given, dtype=torch.float64, device=mdp.rows.device)
+    factors = normalised(tensor(given, "factors", device=mdp.rows.device))
     if factors.shape != (mdp.features.shape[-1], mdp.states):
         raise UsageError(
             f"factors has shape {list(factors.shape)}; with features {list(mdp.features.shape)} it must be "

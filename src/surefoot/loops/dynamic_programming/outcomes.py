@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from surefoot.ambiguity import Ambiguity, Contamination, Hellinger, Mixed, ReverseKL, TotalVariation
+from surefoot.ambiguity.core import Array
 from surefoot.ambiguity.moves import Supported
 from surefoot.envs.tabular import Kernel, Successors, TabularMDP
 from surefoot.envs.tabular.mdp import distributions
@@ -31,7 +32,7 @@ BLOCK = 1 << 17  # entries worked on at a time, so that what is made of them sta
 def reach(ambiguity: Ambiguity) -> Reach:
     """Where the worst case of a set may have mass: on the successors, also on the lowest state, or anywhere."""
     if isinstance(ambiguity, Mixed):
-        return max((reach(part) for part in ambiguity.risks), key=["successors", "lowest", "all"].index)
+        return max((reach(part) for part in ambiguity.parts), key=["successors", "lowest", "all"].index)
     if ambiguity.outcomes is not None:
         return "all"
     if not isinstance(ambiguity, Supported) or ambiguity.support == "nominal":
@@ -143,10 +144,51 @@ def linear(kernel: Kernel, states: int) -> Callable[[Tensor], Tensor]:
 
 
 def check_outcomes(ambiguity: Ambiguity, rows: Rows) -> None:
-    """Raise `UsageError` where a set moves mass to states for which a sparse MDP has no reward."""
+    """Raise `UsageError` where a set moves mass to states without a reward in a sparse MDP, or is of other pairs."""
+    pairs = rows.probability.shape[:2]
+    for part in ambiguity.parts:
+        if not _fits(part.leading, pairs):
+            raise UsageError(
+                f"{part} holds arrays with leading axes {list(part.leading)}; they must be those of the pairs, "
+                f"{list(pairs)}, with length 1 where all are the same, or none."
+            )
     if rows.state is not None and rows.by_outcome and reach(ambiguity) != "successors":
         raise UsageError(
             f"{ambiguity} may move mass to any state, but the rewards of a sparse MDP that depend on the next state "
             "are known for its successors only. Give the set support='nominal', the MDP reward=mdp.expected_reward(), "
             "or a dense kernel and reward [S, A, S']."
         )
+
+
+def strength_of(ambiguity: Ambiguity, mdp: TabularMDP, shape: tuple[int, ...]) -> Any:
+    """The radius or penalty of a set, for rows of this shape: a number, a float64 tensor, or None.
+
+    Raises `UsageError` where it, or that of a part, is out of range or of another shape, or made for other outcomes.
+    """
+    for part in ambiguity.parts:
+        if part.outcomes not in (None, mdp.states):
+            raise UsageError(f"{part} was made for {part.outcomes} outcomes, but there are {mdp.states} states.")
+        if isinstance(part.strength, Array):
+            strength = torch.as_tensor(part.strength, dtype=torch.float64)
+            part.check_strength(strength)
+            if not _fits(strength.shape, shape):
+                raise UsageError(
+                    f"{part}: the radius or penalty has shape {list(strength.shape)}; it must be a number or "
+                    f"{list(shape)}, with axes of length 1 where it is the same."
+                )
+    strength: Any = ambiguity.strength
+    if not isinstance(strength, Array):
+        return strength
+    strength = torch.as_tensor(strength, dtype=torch.float64)
+    return strength.expand(shape) if strength.ndim else strength
+
+
+def _fits(given: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether the axes are none, or as many as in the shape and each as long or 1."""
+    return not given or (len(given) == len(shape) and all(n in (1, m) for n, m in zip(given, shape)))
+
+
+def check_pairs(ambiguity: Ambiguity, mdp: TabularMDP) -> None:
+    """Raise `UsageError` unless a set can be around the row of each pair of state and action."""
+    check_outcomes(ambiguity, nominal_rows(mdp))
+    strength_of(ambiguity, mdp, (mdp.states, mdp.actions))

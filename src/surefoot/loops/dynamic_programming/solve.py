@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from surefoot.ambiguity import Ambiguity, parse
+from surefoot.ambiguity.arrays import normalised, tensor
 from surefoot.envs.tabular import Successors, TabularMDP
 from surefoot.errors import UsageError, nearest
 from surefoot.loops.dynamic_programming.average import settle
@@ -136,13 +136,13 @@ def as_policy(mdp: TabularMDP, given: Any, criterion: str) -> Tensor:
 
     Raises `UsageError` unless it is one that the MDP allows.
     """
-    policy = given if isinstance(given, Tensor) else torch.from_numpy(np.asarray(given))
+    policy = tensor(given, "policy")
     shapes = [(mdp.states,)] + ([(mdp.horizon, mdp.states)] if criterion == "finite" else [])
     if not policy.is_floating_point() and tuple(policy.shape) in shapes:
         if bool(((policy < 0) | (policy >= mdp.actions)).any()):
             raise UsageError(f"policy: actions must be numbers from 0 to {mdp.actions - 1}.")
         policy = torch.nn.functional.one_hot(policy.long(), mdp.actions)
-    policy = policy.to(torch.float64)
+    policy = normalised(policy)
     if tuple(policy.shape) not in [(*shape, mdp.actions) for shape in shapes]:
         raise UsageError(
             f"policy has shape {list(policy.shape)}; allowed are probabilities "

@@ -13,8 +13,8 @@ Gradient Methods* (2023), arXiv:2310.02671.
 
 `SimultaneousPG` is the baseline: all epochs at once, along whole episodes.
 
-Departures: a discount is allowed. States in which the episode is over are left out of the uniform μ_h. After
-the updates of all epochs, epoch 0 is trained on.
+Departures: a discount is allowed. States in which the episode is over are left out of the uniform μ_h, if there are
+others. After the updates of all epochs, epoch 0 is trained on.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ class DynamicPG(SimultaneousPG):
     def states(self, mdp: TabularMDP, h: int) -> Tensor:
         """μ_h `[S]`."""
         if self.sampling == "uniform":
-            weight = (~absorbing(mdp)).double()
+            going = ~absorbing(mdp)
+            weight = (going | ~going.any()).double()
         else:
             weight = occupancy(mdp, uniform_policy(mdp))[h]
         return weight / weight.sum()

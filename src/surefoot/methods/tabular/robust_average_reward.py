@@ -34,10 +34,10 @@ from torch import Tensor
 
 from surefoot.ambiguity import Ambiguity
 from surefoot.envs.tabular import TabularMDP
-from surefoot.envs.tabular.simulate import check_policy
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.dynamic_programming.backups import check_monotone
-from surefoot.loops.dynamic_programming.outcomes import Rows, check_outcomes, nominal_rows, reach
+from surefoot.loops.dynamic_programming.outcomes import Rows, check_pairs, nominal_rows, reach
+from surefoot.loops.dynamic_programming.solve import as_policy
 from surefoot.loops.multilevel import Draws, Levels, worst
 from surefoot.loops.tabular import Metrics, State, Tabular, as_ambiguity, greedy, uniform_policy
 from surefoot.loops.tabular_gradient import occupancy
@@ -69,7 +69,7 @@ class RobustRVI(Tabular):
     def admit(self, mdp: TabularMDP) -> None:
         super().admit(mdp)
         check_monotone(as_ambiguity(self.ambiguity), "average")
-        check_outcomes(as_ambiguity(self.ambiguity), nominal_rows(mdp))
+        check_pairs(as_ambiguity(self.ambiguity), mdp)
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         return {"table": torch.zeros(mdp.states, mdp.actions, dtype=torch.float64)}
@@ -139,7 +139,7 @@ class RobustRVITD(RobustRVI):
 
     def admit(self, mdp: TabularMDP) -> None:
         super().admit(mdp)
-        check_policy(mdp, self.policy(mdp, {}), 1)
+        self.policy(mdp, {})  # one that the MDP does not allow says so now
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         return {"table": torch.zeros(mdp.states, dtype=torch.float64)}
@@ -154,7 +154,7 @@ class RobustRVITD(RobustRVI):
         return OFFSETS[self.offset](table)
 
     def policy(self, mdp: TabularMDP, state: State) -> Tensor:
-        return uniform_policy(mdp) if self.followed is None else torch.as_tensor(self.followed).double()
+        return uniform_policy(mdp) if self.followed is None else as_policy(mdp, self.followed, "average")
 
     def objective(self) -> str:
         return f"min_P lim (1/T) E_π Σ_t r_t,  rows of P in {as_ambiguity(self.ambiguity)},  v = V(s')"

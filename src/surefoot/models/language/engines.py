@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.errors import UsageError
-from surefoot.models.language.generation import Completions, check_room
+from surefoot.models.language.generation import Completions
 from surefoot.models.language.loading import need
 from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.room import check_room
 
 PAGE = 32  # tokens of a page of the cache
 

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from surefoot.errors import UsageError
 from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.room import check_room
 from surefoot.models.language.sequences import left_padded
 from surefoot.models.language.states import cache_name
 
@@ -128,14 +128,3 @@ def _stopped(model: LanguageModel, written: Tensor, stop: Sequence[str]) -> Tens
     reach = 2 + max(len(text.encode()) for text in stop)  # tokens that can be part of it: of a byte each, at worst
     texts = model.tokenizer.batch_decode(written[:, -reach:].tolist())  # a special token may be one
     return torch.tensor([any(s in text for s in stop) for text in texts], device=written.device)
-
-
-def check_room(model: LanguageModel, prompts: Sequence[Sequence[int]], limit: int) -> None:
-    """Raise `UsageError` where a prompt and so many more tokens are longer than the model reads."""
-    room = getattr(model.base.config, "max_position_embeddings", None)
-    longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
-    if room is not None and len(prompts[longest]) + limit > room:
-        raise UsageError(
-            f"prompt {longest} has {len(prompts[longest])} tokens and max_tokens={limit} more are asked for, but the "
-            f"model reads {room}; use max_tokens={max(1, room - len(prompts[longest]))} or shorter prompts."
-        )

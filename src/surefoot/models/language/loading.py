@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from surefoot.errors import UsageError
-from surefoot.models.language.model import LanguageModel, chosen_device
+from surefoot.models.language.model import BASE, LanguageModel, chosen_device
 
 EXTRA = 'pip install "surefoot[language]"'
 LORA_TARGETS = "all-linear"
@@ -69,8 +69,8 @@ def _plain(network: Any) -> None:
 
 def _adapted(folder: Path, dtype: str, options: dict[str, Any]) -> Any:
     peft = need("peft")
-    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-    if not base:
+    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] or folder / BASE
+    if base == folder / BASE and not base.exists():
         raise UsageError(
             f"the adapter in {folder} names no base; put its folder or hub id into base_model_name_or_path."
         )

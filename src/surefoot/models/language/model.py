@@ -19,6 +19,7 @@ from surefoot.models.language.head import logits_of, token_log_probs
 from surefoot.models.language.sequences import Sequences
 from surefoot.models.language.states import split_weight, written_states
 
+BASE = "base"  # where in the folder of an adapter its base lies that is nowhere else
 LOGITS_AGREE = 0.1  # nats: far above the rounding of bfloat16, far below a scale that was overlooked
 
 
@@ -274,8 +275,11 @@ class LanguageModel:
     # --- files -------------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> Path:
-        """Write what transformers (or PEFT, of an adapter) loads."""
+        """Write what transformers (or PEFT, of an adapter) loads; beside an adapter its base, where that was made in
+        Python and lies nowhere."""
         folder = Path(folder)
+        if self.adapted and not self.base.name_or_path:
+            deepcopy(self.network).unload().save_pretrained(folder / BASE)
         self.network.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         return folder

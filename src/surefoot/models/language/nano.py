@@ -20,6 +20,7 @@ from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.models.language.loading import load_model, need
 from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.room import check_demonstrations
 from surefoot.models.language.sequences import join
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -105,7 +106,9 @@ def imitate(
         for group in optimizer.param_groups:
             group["lr"] = size.learning_rate * risen * 0.5 * (1 + math.cos(math.pi * step / size.warmup))
         prompts, texts = zip(*(example(step * size.batch + i) for i in range(size.batch)))
-        batch = join(model.encode(prompts), model.encode_completions(texts))
+        read, written = model.encode(prompts), model.encode_completions(texts)
+        check_demonstrations(model, read, written)
+        batch = join(read, written)
         log_prob = model.statistics(batch).log_prob
         loss = -log_prob.sum() / batch.valid.sum()
         optimizer.zero_grad(set_to_none=True)

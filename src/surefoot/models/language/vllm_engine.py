@@ -21,8 +21,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.errors import UsageError
-from surefoot.models.language.generation import Completions, check_room
+from surefoot.models.language.generation import Completions
 from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.room import check_room
 
 OLDEST, NEWEST = (0, 22), (0, 31)
 MEMORY = 0.3  # share of the GPU for its weights and cache; the rest is for learning

@@ -1,0 +1,37 @@
+"""What users give as numbers: lists and arrays of any layout to tensors, rows of any precision to distributions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surefoot.errors import UsageError
+
+# How far a row may be from one: what rounding leaves of a normalised row of a few thousand entries.
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
+
+
+def tensor(given: Any, name: str, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+    """What was given as a tensor; lists become what NumPy makes of them, float64 where they hold fractions.
+
+    Raises `UsageError` for what is no array of numbers.
+    """
+    try:
+        array = given if isinstance(given, Tensor) else np.asarray(given, order="C")  # torch knows no negative strides
+        return torch.as_tensor(array, dtype=dtype, device=device)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{name} is no array of numbers ({error}); give a tensor, a NumPy array, or lists of equal length."
+        ) from error
+
+
+def normalised(rows: Tensor) -> Tensor:
+    """Rows in float64; those of a lower precision that sum to one within it sum to one exactly, others stay wrong."""
+    if rows.dtype == torch.float64 or rows.dtype not in TOLERANCE:
+        return rows.double()
+    exact = rows.double()
+    total = exact.sum(-1, keepdim=True)
+    return exact / torch.where((total - 1).abs() <= TOLERANCE[rows.dtype], total, 1.0)
