@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,7 +52,7 @@ class LanguageAgent:
             raise UsageError(f"prompts={prompts!r} is not allowed; it must be a list of at least one prompt.")
         check_count("samples", samples)
         check_count("max_tokens", limit)
-        if isinstance(heat, bool) or not isinstance(heat, Real) or not 0 <= heat < math.inf:
+        if isinstance(heat, bool) or not isinstance(heat, (int, float, np.number)) or not 0 <= heat < math.inf:
             raise UsageError(f"temperature={heat!r} is not allowed; it must be a number in [0, inf).")
         check_seed(seed)
         uniform = torch.rand(len(prompts), samples, limit, generator=torch_stream(seed, "evaluation"))
