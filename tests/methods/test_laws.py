@@ -65,7 +65,7 @@ def test_its_gradient_step_can_be_compiled(slug, env, monkeypatch):
     """The compiler's first pass, in which a method can break; what comes after it knows no methods."""
 
     def first_pass(function, *example):
-        graph, leaves, form = traced(function, example, mode="fake")
+        graph, leaves, form = traced(function, example)
         shapes = [x.shape for x in leaves]
 
         def call(*arguments):

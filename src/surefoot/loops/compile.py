@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -44,7 +44,7 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
     """
     try:
         with torch.no_grad():
-            graph, leaves, result = traced(function, example, {torch.ops.aten.tanh.default: _tanh}, "fake")
+            graph, leaves, result = traced(function, example, {torch.ops.aten.tanh.default: _tanh})
             from torch._inductor import compile as to_native
 
             run = to_native(graph, [*leaves], options=INDUCTOR)
@@ -101,7 +101,6 @@ def traced(
     function: Callable[..., Any],
     example: tuple[Any, ...],
     decompositions: Any = None,
-    mode: Literal["real", "fake"] = "real",
 ) -> tuple[fx.GraphModule, list[Tensor], TreeSpec]:
     """The graph of the function on the tensors of its arguments, those tensors, and the form of its result."""
     leaves, form = tree_flatten(example)
@@ -112,4 +111,5 @@ def traced(
         outputs, result = tree_flatten(function(*tree_unflatten(tensors, form)))
         return outputs
 
-    return make_fx(flat, decompositions, tracing_mode=mode)(*leaves), leaves, result
+    # Of tensors with data it would make a world of its own for every operation, and note the stack of calls with it.
+    return make_fx(flat, decompositions, tracing_mode="fake")(*leaves), leaves, result

@@ -57,7 +57,7 @@ class LanguageAgent:
         check_seed(seed)
         uniform = torch.rand(len(prompts), samples, limit, generator=torch_stream(seed, "evaluation"))
         stop = self.facts.get("stop", ())
-        return engine(self.model, self.model.encode(prompts), uniform, temperature=heat, stop=stop)
+        return engine(self.model, self.model.encode(prompts), uniform, temperature=float(heat), stop=stop)
 
     def texts(self, prompts: Sequence[Any], samples: int = 1, **settings: Any) -> list[str]:
         """The same as texts, the samples of a prompt side by side."""
