@@ -139,3 +139,8 @@ def streams(learner):
     from surefoot.seeding import torch_stream
 
     return [torch_stream(seed, "actions", learner.collector.logged - 1) for seed in learner.seeds]
+
+
+def test_what_would_be_another_number_at_the_next_step_is_no_constant():
+    with pytest.raises(AssertionError, match="reads numbers out of tensors"):
+        staged(lambda early, late: (late[0] * float(early[0]),), (torch.ones(()),), (torch.ones(2),))

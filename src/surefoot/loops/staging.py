@@ -14,25 +14,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
-from torch.utils._pytree import tree_leaves
-
-from surefoot.loops.compile import traced
+from torch import Tensor, fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 aten = torch.ops.aten
 Prepared = list[Any]
 
 
 def staged(
-    function: Callable[..., tuple[torch.Tensor, ...]], early: tuple[Any, ...], late: tuple[Any, ...]
+    function: Callable[..., tuple[Tensor, ...]], early: tuple[Any, ...], late: tuple[Any, ...]
 ) -> tuple[Callable[[tuple[Any, ...]], Prepared], Callable[..., list[np.ndarray]]]:
     """`(prepare, run)` such that `run(prepare(early), *late)` is `function(early, late)` up to rounding.
 
     `early` and `late` are tuples of tensors or dicts of them, here examples of the shapes and types; to `run`, `late`
     comes as arrays, and so do its results.
     """
-    with torch.no_grad():
-        graph, _, _ = traced(function, (early, late))
+    graph = _recorded(function, early, late)
     graph.graph.eliminate_dead_code()
     first, second = _cut(graph, len(tree_leaves(early)))
     on_numpy = _to_numpy(second)
@@ -52,6 +50,52 @@ def staged(
             return [x.numpy() for x in after(*prepared, *map(torch.from_numpy, leaves))]
 
     return prepare, run
+
+
+class _Recorder(TorchDispatchMode):
+    """A graph of the operations that are done meanwhile, on the tensors that were `given`.
+
+    `make_fx` records more, for compilers, and loads them: longer than the first iteration of many a run.
+    """
+
+    def __init__(self, given: list[Tensor]):
+        super().__init__()
+        self.graph, self.constants = fx.Graph(), dict[str, Tensor]()
+        self.known: dict[int, tuple[fx.Node, Tensor]] = {}  # by the id of a tensor, which is its own while it is held
+        for i, x in enumerate(given):
+            self.known[id(x)] = self.graph.placeholder(f"given{i}"), x
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here; to skip the compiler, torch would load it
+
+    def node(self, x: Tensor) -> fx.Node:
+        """What has made a tensor; one that was there before is a constant."""
+        if id(x) not in self.known:
+            name = f"constant{len(self.constants)}"
+            self.constants[name] = x
+            self.known[id(x)] = self.graph.create_node("get_attr", name), x
+        return self.known[id(x)][0]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        made = self.graph.call_function(func, *tree_map_only(Tensor, self.node, (args, kwargs or {})))
+        parts = [(made, result)]
+        if isinstance(result, (list, tuple)):
+            parts = [(self.graph.call_function(operator.getitem, (made, i)), x) for i, x in enumerate(result)]
+        for node, x in parts:
+            assert isinstance(x, Tensor), f"{func} reads numbers out of tensors, which are others at the next step"
+            self.known[id(x)] = node, x
+        return result
+
+
+def _recorded(function: Callable[..., tuple[Tensor, ...]], *example: Any) -> fx.GraphModule:
+    """The graph of the function on the tensors of its arguments."""
+    recorder = _Recorder(tree_leaves(example))
+    with torch.no_grad(), recorder:
+        result = function(*example)
+    recorder.graph.output([recorder.node(x) for x in result])
+    return fx.GraphModule(recorder.constants, recorder.graph)
 
 
 def _cut(graph: fx.GraphModule, early: int) -> tuple[fx.Graph, fx.Graph]:
