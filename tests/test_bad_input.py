@@ -358,11 +358,21 @@ def test_an_agent_that_cannot_be_kept_can_be_made_again(tmp_path):
 
 
 SMALL_DISK = """
-mount -t tmpfs -o size=64k tmpfs "$1" || exit 77
-shift
-"$@" --run-dir disk/run; echo "first $?"
-mount -o remount,size=8m tmpfs disk
-"$2" -m surefoot.cli train --resume disk/run; echo "second $?"
+import subprocess, sys
+from surefoot import cli
+
+def ends(*arguments):
+    try:
+        cli.main([*arguments])
+    except SystemExit as end:
+        return end.code
+    return 0
+
+if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "disk"]).returncode:
+    sys.exit(77)
+print("first", ends(*sys.argv[1:]))
+subprocess.run(["mount", "-o", "remount,size=8m", "tmpfs", "disk"], check=True)
+print("second", ends("train", "--resume", "disk/run"))
 """
 
 
@@ -371,11 +381,9 @@ def test_a_small_disk(tmp_path):
     """A real file system of 64 kB: training ends on it, and goes on once it is larger."""
     (tmp_path / "disk").mkdir()
     flags = ["--num-envs", "2", "--num-steps", "16", "--minibatch-size", "32", "--hidden", "8", "--steps", "800"]
-    where = ["--env", "CartPole-v1", "--backend", "gymnasium", "--epochs", "1"]
-    train = [sys.executable, "-m", "surefoot.cli", "train", "ppo", *where, *flags]
-    script = SMALL_DISK.replace('"$2"', f'"{sys.executable}"')
+    flags += ["--env", "CartPole-v1", "--backend", "gymnasium", "--epochs", "1", "--checkpoint-every", "64"]
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script, "sh", "disk", *train, "--checkpoint-every", "64"],
+        ["unshare", "-rm", sys.executable, "-c", SMALL_DISK, "train", "ppo", *flags, "--run-dir", "disk/run"],
         cwd=tmp_path, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     if done.returncode == 77 or "unshare" in done.stderr:

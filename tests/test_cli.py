@@ -250,10 +250,10 @@ def test_control_c_ends_with_a_checkpoint_and_the_run_goes_on_to_the_bit(room, c
     """Ctrl-C comes in the middle of a batch; what is made of it is the uninterrupted run."""
     flags = ["--env", "room:Paid", "--steps", "192", "--backend", "gymnasium", "--loggers", *TINY]
     (room / "interrupt").touch()
-    command = [sys.executable, "-m", "surefoot.cli", "train", "ppo", "--run-dir", "cut", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 130 and done.stderr == ""
-    assert "next: surefoot train --resume cut · " in done.stdout
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "ppo", "--run-dir", "cut", *flags])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 130 and err == "" and "next: surefoot train --resume cut · " in out
     assert sf.load("cut").facts["ended"] == "interrupted" and not Run(Path("cut")).finished
     _, facts = checkpoint.read(checkpoint.latest(Path("cut")))
     assert facts["iteration"] == len(rows(Path("cut"))) == 5  # 60 steps and 12 resets, in batches of 16

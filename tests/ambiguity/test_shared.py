@@ -93,13 +93,12 @@ SETS = [
 ]
 
 
-def by_row(values: Tensor, nominal: Tensor, ambiguity: Any) -> Tensor:
-    """What the set makes of a few rows at a time, without plans."""
-    strength = None if ambiguity.strength is None else torch.as_tensor(ambiguity.strength, dtype=torch.float64)
-    strengths = None if strength is None else strength.expand(len(nominal))[:, None]
-    parts = (slice(first, first + 40) for first in range(0, len(nominal), 40))
-    own = (None if strengths is None else strengths[part] for part in parts)
-    return torch.cat([ambiguity.solve(values[None], rows, one).value for rows, one in zip(nominal.split(40), own)])
+def by_row(values: Tensor, nominal: Tensor, ambiguity: Any, some: slice) -> Tensor:
+    """What the set makes of some of the rows, without plans."""
+    strength = ambiguity.strength
+    if strength is not None:
+        strength = torch.as_tensor(strength, dtype=torch.float64).expand(len(nominal))[some, None]
+    return ambiguity.solve(values[None], nominal[some], strength).value
 
 
 PAIRS = [(values, nominal) for nominal in NOMINALS for values in VALUES]
@@ -107,13 +106,14 @@ PAIRS = [(values, nominal) for nominal in NOMINALS for values in VALUES]
 
 @pytest.mark.parametrize("pair", range(len(PAIRS)), ids=["-".join(pair) for pair in PAIRS])
 def test_shared_values_give_what_each_row_gives(pair):
-    """Every set on a third of the pairs of values and nominals."""
+    """Every set on a third of the pairs of values and nominals, a third of the rows each, of every block some."""
     values, nominal = PAIRS[pair]
+    some = slice(pair // 3 % 3, None, 3)
     v, p = VALUES[values], NOMINALS[nominal]()
     span = float(v.max() - v.min())
     for ambiguity in SETS[pair % 3 :: 3]:
         found = solve(v, p, ambiguity, ambiguity.strength).value
-        off = (found - by_row(v, p, ambiguity)).abs().max()
+        off = (found[some] - by_row(v, p, ambiguity, some)).abs().max()
         assert off <= 1e-9 * span, (str(ambiguity), off)
 
 

@@ -62,7 +62,7 @@ if __name__ == "__main__":
     os.chdir(sys.argv[1])
     together(1, partial(cases.main, "one"))
     together(2, partial(cases.main, "two"))
-    sizes = ["--prompts", "3", "--samples", "4", "--max-tokens", "4", "--nano-warmup", "20", "--steps", "3"]
+    sizes = ["--prompts", "3", "--samples", "4", "--max-tokens", "4", "--nano-warmup", "2", "--steps", "3"]
     together(2, partial(cli.main, ["train", "grpo", "--task", "arithmetic", *sizes, "--run-dir", "shell"]))
     together(2, partial(runs.begin, "whole"))
     cut(partial(runs.begin, "killed", callbacks=[runs.kill_the_second]))

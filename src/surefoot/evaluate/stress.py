@@ -253,6 +253,9 @@ def _spread(
                 " Use workers=1, or define it at the top level of a module."
             ) from error
     ends = np.linspace(0, len(jobs), min(workers, len(jobs)) + 1).astype(int)
-    with ProcessPoolExecutor(len(ends) - 1, multiprocessing.get_context("spawn")) as pool:
+    kinds = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
+    context.set_forkserver_preload([__name__])  # torch is imported once, not by every worker
+    with ProcessPoolExecutor(len(ends) - 1, context) as pool:
         pieces = [pool.submit(play, policy, env, jobs[a:b], slots, deterministic) for a, b in zip(ends, ends[1:])]
         return np.concatenate([piece.result() for piece in pieces])
