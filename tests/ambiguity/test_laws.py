@@ -396,10 +396,12 @@ def test_a_penalty_has_the_divergence_as_its_gradient(name, batch):
     values, nominal = batch
     penalty = torch.tensor([0.3, 0.5, 0.7, 0.9], dtype=torch.float64, requires_grad=True)
     for maximise in (False, True):
-        for function in (worst_case_value, value_of_worst_case):
-            assert torch.autograd.gradcheck(
-                lambda s, f=function, m=maximise: f(values, nominal, make(name, penalty=s), maximise=m), (penalty,), fast_mode=True
-            )
+        for one in (worst_case_value, value_of_worst_case):
+
+            def value(strength, one=one, maximise=maximise):
+                return one(values, nominal, make(name, penalty=strength), maximise=maximise)
+
+            assert torch.autograd.gradcheck(value, (penalty,), fast_mode=True)
 
 
 @each_set

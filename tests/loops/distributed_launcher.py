@@ -7,9 +7,11 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 import distributed_cases as cases
@@ -58,12 +60,24 @@ def cut(do: Callable[[], None]) -> None:
     assert ends == [1, -signal.SIGKILL], ends
 
 
+def killed_at_any_moment(do: Callable[[], None], until: Path) -> None:
+    """Have something begun by one process that is killed some time after a file or folder has come into being."""
+    (process,) = started(1, do)
+    while not until.exists():
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+
 if __name__ == "__main__":
     os.chdir(sys.argv[1])
     together(1, partial(cases.main, "one"))
     together(2, partial(cases.main, "two"))
-    sizes = ["--prompts", "3", "--samples", "4", "--max-tokens", "4", "--nano-warmup", "2", "--steps", "3"]
-    together(2, partial(cli.main, ["train", "grpo", "--task", "arithmetic", *sizes, "--run-dir", "shell"]))
+    sizes = ["--prompts", "3", "--max-tokens", "4", "--nano-warmup", "2", "--steps", "3"]
+    together(2, partial(cli.main, ["train", "sft", "--task", "arithmetic", *sizes, "--run-dir", "shell"]))
     together(2, partial(runs.begin, "whole"))
     cut(partial(runs.begin, "killed", callbacks=[runs.kill_the_second]))
     together(2, runs.go_on)
+    together(1, partial(cli.main, runs.written("written")))
+    checkpoint = Path("killed-writing", "checkpoints", "00000003")
+    killed_at_any_moment(partial(cli.main, runs.written("killed-writing")), checkpoint)

@@ -43,6 +43,13 @@ def kill_the_second(learner: Any, rows: list[dict[str, float]]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def written(run: str) -> list[str]:
+    """The command that begins a run of one process."""
+    flags = ["--task", "arithmetic:digits=1", "--model", "model", "--prompts", "4", "--learning-rate", "0.01"]
+    flags += ["--max-tokens", "4", "--checkpoint-every", "1", "--steps", "15", "--seed", "3"]
+    return ["train", "sft", *flags, "--run-dir", run]
+
+
 def go_on() -> None:
     """Resume a run that was killed, and a copy of it with a sharded model; another copy is left as it is."""
     distributed.start()

@@ -270,7 +270,7 @@ def test_the_steps_are_those_of_torch(policy, max_kl):
 
 
 @every_policy
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(
     learning_rate=st.sampled_from([1e-3, 0.03, 1.0]), max_kl=st.sampled_from([1e-4, 0.01, 0.3]), seed=st.integers(0, 9)
 )

@@ -19,7 +19,7 @@ pytest.importorskip("peft", reason="adapters need surefoot[language]")
 from distributed_cases import CASES
 
 import surefoot as sf
-from surefoot import Run
+from surefoot import Run, cli
 from surefoot.loops import checkpoint, distributed
 from surefoot.models.language.nano import Nano, fresh
 
@@ -114,6 +114,15 @@ def close(run: Path, whole: Path) -> None:
 def test_two_processes_go_on_to_the_bit(place):
     mine, other = state(place / "killed"), state(place / "whole")
     assert rows(place / "killed") == rows(place / "whole") and mine.keys() == other.keys()
+    assert all(torch.equal(mine[name], x) for name, x in other.items())
+
+
+def test_one_process_killed_at_any_moment_goes_on_from_the_shell(place, monkeypatch):
+    assert 0 < checkpoint.read(checkpoint.latest(place / "killed-writing"))[1]["iteration"] < 15
+    monkeypatch.chdir(place)
+    cli.main(["train", "--resume", "killed-writing"])
+    mine, other = state(place / "killed-writing"), state(place / "written")
+    assert rows(place / "killed-writing") == rows(place / "written") and mine.keys() == other.keys()
     assert all(torch.equal(mine[name], x) for name, x in other.items())
 
 

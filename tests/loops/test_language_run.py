@@ -5,10 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import signal
-import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -101,23 +98,6 @@ def test_stopped_and_resumed_equals_uninterrupted(method, options, folder, tmp_p
     whole = sf.load(tmp_path / "whole")
     assert whole.texts(["1+1="], temperature=0) == sf.load(tmp_path / "cut").texts(["1+1="], temperature=0)
     assert tuple(whole.facts["stop"]) == options.get("stop", ())
-
-
-def test_kill_minus_nine_and_on_from_the_shell(folder, tmp_path):
-    flags = ["--task", "arithmetic:digits=1", "--model", str(folder), "--prompts", "4", "--learning-rate", "0.01"]
-    flags += ["--max-tokens", "4", "--checkpoint-every", "1", "--steps", "30", "--seed", "3"]
-    cli.main(["train", "sft", *flags, "--run-dir", str(tmp_path / "whole")])
-    killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "surefoot.cli", "train", "sft", *flags, "--run-dir", str(killed)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 60
-    while time.monotonic() < until and not (killed / "checkpoints" / "00000003").exists():
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert 0 < checkpoint.read(checkpoint.latest(killed))[1]["iteration"] < 30
-    cli.main(["train", "--resume", str(killed)])
-    same_bits(tmp_path / "whole", killed)
 
 
 def test_what_config_cannot_name_has_to_be_given_again(folder, tmp_path):

@@ -21,6 +21,7 @@ from surefoot.loops.group_rollout import GroupRollout
 CLASSES = {catalogue.method_class(e.slug): e.slug for e in reversed(catalogue.methods())}
 METHODS = [slug for method, slug in CLASSES.items() if issubclass(method, GroupRollout)]
 every_method = pytest.mark.parametrize("slug", METHODS)
+PLAIN = {"max_grad_norm": None, "epochs": 1, "minibatches": 1}
 ONE, TEN = micro.Bits(1), micro.Bits(10)
 
 
@@ -63,7 +64,7 @@ def test_any_number_of_tokens_at_a_time_gives_the_same_gradient(slug, models):
     found = []
     for tokens in (None, 8192, 40, 7, 1):
         run = micro.learner(
-            small(slug, micro_tokens=tokens, max_grad_norm=None, max_tokens=12, epochs=1, minibatches=1),
+            small(slug, prompts=4, samples=4, micro_tokens=tokens, max_tokens=12, **PLAIN),
             TEN,
             deepcopy(models[TEN]),
         )

@@ -267,7 +267,7 @@ def test_radius_zero_is_nominal_and_values_fall_with_the_radius(kind, rectangula
     assert solve(mdp, kind(0.0), rectangular=rectangular, tolerance=1e-9).value.numpy() == pytest.approx(
         last.numpy(), abs=1e-8
     )
-    for radius in (0.01, 0.1, 0.5, 1.0):
+    for radius in (0.01, 0.1, 1.0):
         value = solve(mdp, kind(radius), rectangular=rectangular, tolerance=1e-9).value
         assert bool((value <= last + 1e-8).all())
         last = value
