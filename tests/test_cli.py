@@ -26,7 +26,7 @@ from surefoot.methods.control.ppo import PPO
 TINY = ["--num-envs", "2", "--num-steps", "16", "--minibatch-size", "32", "--epochs", "1", "--hidden", "8"]
 CLOCK = ("time", "steps_per_second")
 ROOM = """
-import gymnasium, numpy, os, pathlib, signal
+import gymnasium, numpy, pathlib, signal
 
 class Paid(gymnasium.Env):
     '''Five steps; what is done is paid. With a file called `interrupt` it is as if Ctrl-C were pressed in step 60.'''
@@ -45,7 +45,7 @@ class Paid(gymnasium.Env):
         self.time, self.total = self.time + 1, self.total + 1
         if self.total == 60 and pathlib.Path("interrupt").exists():
             pathlib.Path("interrupt").unlink()  # a second one would end the run at once
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return self.np_random.uniform(-1, 1, 2).astype("float32"), float(action), self.time == 5, False, {}
 
     def render(self):

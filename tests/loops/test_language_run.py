@@ -178,6 +178,13 @@ def test_a_file_that_cannot_work_says_so_before_anything_is_learned(method, row,
         train(folder, tmp_path / "run", method, task=None, data=data, reward=None, **wanted)
 
 
+def test_a_row_held_out_that_is_too_long_says_so_as_early(folder, tmp_path):
+    data = tmp_path / "a.jsonl"
+    data.write_text("\n".join(json.dumps({"prompt": p, "answer": "1"}) for p in ["1="] * 19 + ["x" * 45]))
+    with pytest.raises(UsageError, match=r"a.jsonl, row 20: the prompt 'x{40}…' has 46 tokens"):
+        train(folder, tmp_path / "run", task=None, data=data, reward=None)
+
+
 def test_without_answers_the_reward_functions_judge_what_is_held_out(folder, tmp_path):
     data = rows_of(tmp_path / "a.jsonl", {"prompt": "1"}, {"prompt": "2"})
     run = train(folder, tmp_path / "run", task=None, data=data, evaluate_every=2, evaluate_episodes=9, steps=2)

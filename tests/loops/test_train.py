@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import signal
 import threading
@@ -140,7 +139,7 @@ def test_a_time_limit_ends_with_a_checkpoint(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_after_the_iteration_under_way(tmp_path, number):
     before = signal.getsignal(number)
-    learner, sink = Counter({2: lambda: os.kill(os.getpid(), number)}), Kept()
+    learner, sink = Counter({2: lambda: signal.raise_signal(number)}), Kept()
     assert train(learner, tmp_path, 1000, sinks=[sink], checkpoint_every=10**6) == "interrupted"
     assert learner.iteration == 2 and len(sink.rows) == 4
     assert kept(tmp_path) == [0, 2]
@@ -149,8 +148,8 @@ def test_a_signal_ends_after_the_iteration_under_way(tmp_path, number):
 
 def test_a_second_one_ends_at_once(tmp_path):
     def twice():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     before, learner = signal.getsignal(signal.SIGINT), Counter({2: twice})
     with pytest.raises(KeyboardInterrupt):

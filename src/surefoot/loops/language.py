@@ -118,9 +118,13 @@ def _digested(task: Task, example: Callable[[int], tuple[str, str]], count: int)
 
 def check_lengths(model: LanguageModel, task: Task, method: GroupRollout) -> None:
     """Raise `UsageError` for the first row of a finite set that is longer than the model reads: its prompt with the
-    tokens to be written, or with its demonstration where the method imitates."""
-    for place in range(min(task.size or 0, LOOKED_AT)):
-        example, where = task.example(place), f"{task}, row {place + 1}: "
+    tokens to be written, or with its demonstration where the method imitates. The rows held out, which evaluations are
+    of, come last."""
+    size, kept = task.size or 0, task.held_out_size or 0
+    rows = [(i, i, "train") for i in range(min(size, LOOKED_AT))]
+    rows += [(size + i, i, "test") for i in range(min(kept, LOOKED_AT))]
+    for place, index, split in rows:
+        example, where = task.example(index, split), f"{task}, row {place + 1}: "
         prompt = model.encode([example.prompt])
         if method.samples:
             check_room(model, prompt, method.max_tokens, where)
