@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Without compiling: Python compiles what is imported, which is a tenth of what is installed.
+# Without compiling: Python compiles what is imported, less than half of what the checks install.
 PIP := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 RUN := runs/quickstart
 JOBS ?= 2

@@ -146,17 +146,25 @@ def test_a_signal_ends_after_the_iteration_under_way(tmp_path, number):
     assert signal.getsignal(number) is before
 
 
-def test_a_second_one_ends_at_once(tmp_path):
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises `KeyboardInterrupt`, also where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_one_ends_at_once(tmp_path, interruptible):
     def twice():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    before, learner = signal.getsignal(signal.SIGINT), Counter({2: twice})
+    learner = Counter({2: twice})
     with pytest.raises(KeyboardInterrupt):
         train(learner, tmp_path, 1000, sinks=[], checkpoint_every=10**6)
     assert learner.iteration == 1
     assert kept(tmp_path) == [0]
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_it_runs_in_a_thread_where_signals_are_somebody_elses(tmp_path):
