@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surefoot import envs
+from surefoot.envs.registered import _undeprecated
 from surefoot.errors import UsageError
 from surefoot.seeding import derive
 
@@ -398,6 +399,33 @@ def test_episodes_without_a_time_limit(env):
 def test_importing_the_room_loads_neither_envpool_nor_mujoco():
     code = "import sys, surefoot.envs; print({'envpool', 'mujoco'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "rrls/HalfCheetah-v5"])
+def test_of_a_model_that_is_not_ours_only_what_matters_is_said(env_id, tmp_path, monkeypatch, capfd):
+    import mujoco
+
+    monkeypatch.chdir(tmp_path)
+    envs.make_single(env_id).close()
+    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
+    assert mujoco.get_mju_user_warning() is None
+
+
+def test_what_is_not_deprecated_is_said_to_whoever_listens(capfd):
+    import mujoco
+
+    heard = []
+    with _undeprecated():
+        mujoco.get_mju_user_warning()("the model is odd")
+    assert capfd.readouterr().err == "WARNING: the model is odd\n"
+    mujoco.set_mju_user_warning(heard.append)
+    try:
+        with _undeprecated():
+            for text in ("it is deprecated", "the model is odd"):
+                mujoco.get_mju_user_warning()(text)
+        assert heard == ["the model is odd"] and mujoco.get_mju_user_warning() == heard.append
+    finally:
+        mujoco.set_mju_user_warning(None)
 
 
 # --- descriptions -----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from surefoot.envs.backends import PoolEnv, PoolEnvs, ProcessEnvs, ReadyEnvs, available_threads
+from surefoot.envs.registered import make_registered
 from surefoot.envs.runners import ENDLESS, RunnerEnvs, is_runner
 from surefoot.envs.vector import SyncEnvs, env_seeds
 from surefoot.envs.wrappers import Wrappers, normalised, wrap
@@ -207,4 +208,4 @@ def _creator(env: str) -> Callable[..., gymnasium.Env]:
         raise UsageError(f"env={env!r} is not a known id. {nearest(env, {*gymnasium.registry, *_pool_ids()})}")
     spec = copy.copy(gymnasium.spec(name))
     spec.order_enforce = False
-    return functools.partial(gymnasium.make, spec, disable_env_checker=True)
+    return functools.partial(make_registered, spec)

@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from surefoot.envs.registered import make_registered
 from surefoot.errors import UsageError, nearest
 
 Parameters = Mapping[str, float]
@@ -296,7 +297,7 @@ def set_params(env: gymnasium.Env | VectorEnv, params: Parameters | Sequence[Par
 
 def make_robust(task: str, friction_mode: str = "floor", rrls_compat: bool = False, **kwargs: Any) -> gymnasium.Env:
     """The Gymnasium task inside `RobustMujoco`; what the ids `rrls/<task>` stand for."""
-    single = gymnasium.make(task, disable_env_checker=True, **kwargs)
+    single = make_registered(task, **kwargs)
     return RobustMujoco(single, friction_mode=friction_mode, rrls_compat=rrls_compat)
 
 

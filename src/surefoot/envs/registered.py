@@ -1,0 +1,39 @@
+"""Environments of Gymnasium's registry, made without what MuJoCo says about the model files that come with them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec
+
+
+def make_registered(env: str | EnvSpec, **kwargs: Any) -> gymnasium.Env:
+    """`gymnasium.make` without the checking wrapper; of MuJoCo's own environments without deprecations."""
+    spec = gymnasium.spec(env) if isinstance(env, str) else env
+    with _undeprecated() if str(spec.entry_point).startswith("gymnasium.envs.mujoco.") else nullcontext():
+        return gymnasium.make(env, disable_env_checker=True, **kwargs)
+
+
+@contextmanager
+def _undeprecated() -> Iterator[None]:
+    """MuJoCo says nothing of what is deprecated in a model, which else comes once for every environment that is made,
+    and into a file beside it."""
+    mujoco: Any = importlib.import_module("mujoco")  # its stubs lack what is used here
+    before = mujoco.get_mju_user_warning()
+
+    def say(text: str) -> None:
+        if "deprecated" not in text and before:
+            before(text)
+        elif "deprecated" not in text:
+            print(f"WARNING: {text}", file=sys.stderr)
+
+    mujoco.set_mju_user_warning(say)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
