@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -403,8 +404,6 @@ def test_importing_the_room_loads_neither_envpool_nor_mujoco():
 
 @pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "rrls/HalfCheetah-v5"])
 def test_of_a_model_that_is_not_ours_only_what_matters_is_said(env_id, tmp_path, monkeypatch, capfd):
-    import mujoco
-
     monkeypatch.chdir(tmp_path)
     envs.make_single(env_id).close()
     assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
@@ -412,8 +411,6 @@ def test_of_a_model_that_is_not_ours_only_what_matters_is_said(env_id, tmp_path,
 
 
 def test_what_is_not_deprecated_is_said_to_whoever_listens(capfd):
-    import mujoco
-
     heard = []
     with _undeprecated():
         mujoco.get_mju_user_warning()("the model is odd")

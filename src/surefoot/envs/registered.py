@@ -26,13 +26,9 @@ def _undeprecated() -> Iterator[None]:
     mujoco: Any = importlib.import_module("mujoco")  # its stubs lack what is used here
     before = mujoco.get_mju_user_warning()
 
-    def say(text: str) -> None:
-        if "deprecated" not in text and before:
-            before(text)
-        elif "deprecated" not in text:
-            print(f"WARNING: {text}", file=sys.stderr)
+    say = before or (lambda text: print(f"WARNING: {text}", file=sys.stderr))
 
-    mujoco.set_mju_user_warning(say)
+    mujoco.set_mju_user_warning(lambda text: None if "deprecated" in text else say(text))
     try:
         yield
     finally:

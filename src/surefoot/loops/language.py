@@ -120,9 +120,10 @@ def check_lengths(model: LanguageModel, task: Task, method: GroupRollout) -> Non
     """Raise `UsageError` for the first row of a finite set that is longer than the model reads: its prompt with the
     tokens to be written, or with its demonstration where the method imitates. The rows held out, which evaluations are
     of, come last."""
-    size, kept = task.size or 0, task.held_out_size or 0
-    rows = [(i, i, "train") for i in range(min(size, LOOKED_AT))]
-    rows += [(size + i, i, "test") for i in range(min(kept, LOOKED_AT))]
+    if task.size is None:
+        return
+    rows = [(i, i, "train") for i in range(min(task.size, LOOKED_AT))]
+    rows += [(task.size + i, i, "test") for i in range(min(task.held_out_size or 0, LOOKED_AT))]
     for place, index, split in rows:
         example, where = task.example(index, split), f"{task}, row {place + 1}: "
         prompt = model.encode([example.prompt])
