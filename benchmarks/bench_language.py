@@ -34,7 +34,7 @@ PROMPT, WRITTEN = 32, 96  # tokens of a row of the memory benchmark
 def model_folder() -> Path:
     """The nano model that both start from."""
     from surefoot.envs.language import resolve
-    from surefoot.loops.language import LanguageOptions, make_model
+    from surefoot.loops.group_rollout.language import LanguageOptions, make_model
 
     model, _ = make_model("nano", resolve(TASK), LanguageOptions(nano_warmup=300), 0)
     return model.save(Path(tempfile.mkdtemp()) / "nano")
@@ -42,8 +42,8 @@ def model_folder() -> Path:
 
 def ours(folder: Path, steps: int) -> dict[str, float]:
     from surefoot.envs.language import resolve
-    from surefoot.loops.language_learner import LanguageLearner
-    from surefoot.loops.rewards import make_rewards
+    from surefoot.loops.group_rollout.learner import LanguageLearner
+    from surefoot.loops.group_rollout.rewards import make_rewards
     from surefoot.methods.language.baselines import GRPO
     from surefoot.models.language.generation import generate
     from surefoot.models.language.loading import load_model

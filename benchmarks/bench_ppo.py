@@ -37,7 +37,7 @@ def throughput(env: str, num_envs: int, num_steps: int, turns: int) -> dict[str,
     """Steps a second of both, of the environments alone and of our update alone."""
     import torch
 
-    from surefoot.loops.run import make_learner
+    from surefoot.loops.common.run import make_learner
     from surefoot.methods.control.ppo import PPO
 
     method = PPO(**{**OURS, "num_envs": num_envs, "num_steps": num_steps})
@@ -89,7 +89,7 @@ def throughput(env: str, num_envs: int, num_steps: int, turns: int) -> dict[str,
 
 def many_seeds(env: str, seeds: int, turns: int) -> dict[str, float]:
     """Aggregate steps a second of several seeds in one process against one SB3 run after another, on the same core."""
-    from surefoot.loops.run import make_learner
+    from surefoot.loops.common.run import make_learner
     from surefoot.methods.control.ppo import PPO
 
     ours = make_learner(PPO(**OURS), env, list(range(seeds)), 10**9, compile="on")

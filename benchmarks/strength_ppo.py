@@ -20,7 +20,7 @@ from peer_sb3 import OURS, RESULTS, pin, sb3, store
 
 
 def ours(env: str, steps: int, seeds: range) -> Iterator[float]:
-    from surefoot.loops.run import make_learner
+    from surefoot.loops.common.run import make_learner
     from surefoot.methods.control.ppo import PPO
 
     learner = make_learner(PPO(**OURS), env, list(seeds), steps, compile="on")

@@ -22,8 +22,8 @@ from surefoot.errors import UsageError
 from surefoot.evaluate.report import write_report
 from surefoot.evaluate.rollout import returns
 from surefoot.evaluate.stress import StressReport
-from surefoot.loops import checkpoint
-from surefoot.loops.run import Run
+from surefoot.loops.common import checkpoint
+from surefoot.loops.common.run import Run
 from surefoot.methods.control.ppo import PPO
 from surefoot.perturbations.interval import Interval
 from surefoot.perturbations.observation import ObservationNoise

@@ -1,9 +1,10 @@
 """What a user or the world does wrong: one paragraph that says what to do, exit code 2, and nothing lost.
 
 More of it is tested where it belongs: environments, backends, seeds and wrappers in `envs/test_make.py`, ranges of
-hyperparameters in `test_hyperparameters.py`, damaged checkpoints, logs and taken folders in `loops/test_resume.py`,
-what the outer loop says in `loops/test_train.py`, loggers in `loops/test_logs.py`, policies and perturbations in
-`evaluate/test_rollout.py` and `evaluate/test_stress.py`, agents in `models/test_agent.py`.
+hyperparameters in `test_hyperparameters.py`, damaged checkpoints, logs and taken folders in
+`loops/common/test_resume.py`, what the outer loop says in `loops/common/test_train.py`, loggers in
+`loops/common/test_logs.py`, policies and perturbations in `evaluate/test_rollout.py` and `evaluate/test_stress.py`,
+agents in `models/test_agent.py`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ import surefoot as sf
 from surefoot import catalogue, cli
 from surefoot.envs import EnvError
 from surefoot.errors import UsageError
-from surefoot.loops import checkpoint
-from surefoot.loops.run import Run
+from surefoot.loops.common import checkpoint
+from surefoot.loops.common.run import Run
 
 SETTINGS = {"num_envs": 2, "num_steps": 16, "minibatch_size": 32, "epochs": 1, "hidden": (8,), "loggers": ()}
 CLOCK = ("time", "steps_per_second")

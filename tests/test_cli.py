@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 import surefoot as sf
 from surefoot import __version__, api, catalogue, cli
 from surefoot.claims import claim as claims
-from surefoot.loops import checkpoint
-from surefoot.loops.run import Run
+from surefoot.loops.common import checkpoint
+from surefoot.loops.common.run import Run
 from surefoot.methods.control.ppo import PPO
 
 TINY = ["--num-envs", "2", "--num-steps", "16", "--minibatch-size", "32", "--epochs", "1", "--hidden", "8"]

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from surefoot.catalogue import paper, papers
     from surefoot.envs.tabular import TabularMDP, tabular_from_gym
     from surefoot.errors import UsageError
-    from surefoot.loops.dynamic_programming import evaluate_policy, solve
     from surefoot.objectives import PolicyObjective
+    from surefoot.solvers import evaluate_policy, solve
 
 _WHERE = {
     **dict.fromkeys(
@@ -32,7 +32,7 @@ _WHERE = {
     **dict.fromkeys(["paper", "papers"], "surefoot.catalogue"),
     **dict.fromkeys(["TabularMDP", "tabular_from_gym"], "surefoot.envs.tabular"),
     "UsageError": "surefoot.errors",
-    **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.loops.dynamic_programming"),
+    **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.solvers"),
     "PolicyObjective": "surefoot.objectives",
 }
 _ROOMS = ("objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")

@@ -17,10 +17,10 @@ from surefoot.envs import make_single
 from surefoot.errors import UsageError
 from surefoot.evaluate.periodic import evaluations, keep, seeds_in, spoken
 from surefoot.hyperparameters import build
-from surefoot.loops import run as runs
-from surefoot.loops.kinds import Loop, Method, loop
-from surefoot.loops.run import Run
-from surefoot.loops.train import Callback
+from surefoot.loops.common import run as runs
+from surefoot.loops.common.kinds import Loop, Method, loop
+from surefoot.loops.common.run import Run
+from surefoot.loops.common.train import Callback
 from surefoot.models.saved import holds_agent, load_agent
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def train(
         time_limit: seconds after which the run ends, with a checkpoint.
         hyperparameters: fields of the method, and what its kind needs besides: of environments `backend`, `env_kwargs`
             and `wrappers` (see `surefoot.envs.make`), of language models the fields of
-            `surefoot.loops.language.LanguageOptions`.
+            `surefoot.loops.group_rollout.language.LanguageOptions`.
     """
     options = _options(method, hyperparameters)
     made, slug = make_method(method, **hyperparameters)

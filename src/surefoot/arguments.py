@@ -28,8 +28,8 @@ class Start:
 def typed(method: type) -> type:
     """One dataclass with the settings of a run and the hyperparameters of a method, as tyro reads it."""
     from surefoot.ambiguity import Ambiguity
-    from surefoot.loops.kinds import loop
-    from surefoot.loops.run import Settings
+    from surefoot.loops.common.kinds import loop
+    from surefoot.loops.common.run import Settings
 
     kind = loop(getattr(method, "loop"))  # noqa: B009
     made: list[Any] = [(kind.place, Annotated[str, arg(help=kind.place_help)])]

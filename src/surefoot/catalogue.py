@@ -22,7 +22,8 @@ _PACKAGE = Path(__file__).parent
 
 
 def _exists(module: str) -> bool:
-    return _PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py").is_file()
+    place = _PACKAGE.joinpath(*module.split(".")[1:])
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ def solve(
     """
     from surefoot.envs.tabular import resolve
     from surefoot.evaluate import solutions
-    from surefoot.loops.dynamic_programming import solve
+    from surefoot.solvers import solve
 
     if top < 0:
         raise UsageError(f"top={top} is not allowed; it must be a whole number of at least 0.")
@@ -257,7 +257,7 @@ def train(arguments: Sequence[str]) -> None:
     import torch
 
     from surefoot import api, catalogue
-    from surefoot.loops.kinds import loop
+    from surefoot.loops.common.kinds import loop
 
     if "--resume" in [word.partition("=")[0] for word in arguments]:
         folders = [word.removeprefix("--resume=") for word in arguments if word != "--resume"]
@@ -277,8 +277,8 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def _ended(run: Any) -> None:
-    from surefoot.loops import distributed
-    from surefoot.loops.kinds import loop
+    from surefoot.loops.common import distributed
+    from surefoot.loops.common.kinds import loop
 
     if distributed.rank() > 0:
         return

@@ -12,7 +12,7 @@ import surefoot as sf
 from surefoot.api import make_method
 from surefoot.errors import UsageError
 from surefoot.evaluate.compare import Comparison, check_same, compare_runs
-from surefoot.loops.run import Run
+from surefoot.loops.common.run import Run
 from surefoot.methods.control.ppo import PPO
 
 TINY = {"num_envs": 2, "num_steps": 16, "minibatch_size": 32, "epochs": 1, "hidden": (8,)}

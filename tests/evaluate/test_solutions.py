@@ -13,7 +13,7 @@ from surefoot import cli
 from surefoot.envs.tabular import Successors, TabularMDP, resolve, to_npz
 from surefoot.errors import UsageError
 from surefoot.evaluate.solutions import change_table, draw, kernel_difference, save, summary, table, watched
-from surefoot.loops.dynamic_programming import Progress, solve
+from surefoot.solvers import Progress, solve
 
 TRAP = resolve("trap")
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from surefoot.envs.language import Example, Task
-from surefoot.loops.language_learner import LanguageLearner
-from surefoot.loops.rewards import make_rewards
+from surefoot.loops.group_rollout.learner import LanguageLearner
+from surefoot.loops.group_rollout.rewards import make_rewards
 from surefoot.models.language.generation import generate
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.nano import Nano, fresh, imitate

@@ -16,7 +16,7 @@ import language_micro as micro
 import surefoot as sf
 from surefoot import catalogue
 from surefoot.errors import UsageError
-from surefoot.loops.group_rollout import GroupRollout
+from surefoot.loops.group_rollout.method import GroupRollout
 
 CLASSES = {catalogue.method_class(e.slug): e.slug for e in reversed(catalogue.methods())}
 METHODS = [slug for method, slug in CLASSES.items() if issubclass(method, GroupRollout)]

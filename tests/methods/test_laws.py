@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 import surefoot as sf
 from surefoot import catalogue
 from surefoot.errors import UsageError
-from surefoot.loops.compile import traced
-from surefoot.loops.on_policy import OnPolicy
-from surefoot.loops.run import Run, make_learner
+from surefoot.loops.common.compile import traced
+from surefoot.loops.common.run import Run, make_learner
+from surefoot.loops.on_policy.method import OnPolicy
 
 CLASSES = {catalogue.method_class(e.slug): e.slug for e in reversed(catalogue.methods())}  # a class under one slug
 METHODS = [slug for method, slug in CLASSES.items() if issubclass(method, OnPolicy)]
@@ -75,7 +75,7 @@ def test_its_gradient_step_can_be_compiled(slug, env, monkeypatch):
 
         return call
 
-    monkeypatch.setattr("surefoot.loops.compile.compiled", first_pass)
+    monkeypatch.setattr("surefoot.loops.common.compile.compiled", first_pass)
     eager, native = (make_learner(small(slug), env, [0], 10**6, compile=compile) for compile in ("off", "on"))
     for _ in range(2):
         assert native.iterate()[0] == pytest.approx(eager.iterate()[0], rel=1e-4, abs=1e-5)

@@ -12,8 +12,8 @@ import torch
 from surefoot import api, catalogue
 from surefoot.envs.tabular import TabularMDP, resolve
 from surefoot.errors import UsageError
-from surefoot.loops.run import Run
-from surefoot.loops.tabular import NEEDS, Tabular
+from surefoot.loops.common.run import Run
+from surefoot.loops.tabular.method import NEEDS, Tabular
 from surefoot.models.tabular_agent import check_policy
 
 CLASSES = {catalogue.method_class(e.slug): e.slug for e in reversed(catalogue.methods())}  # a class under one slug

@@ -25,7 +25,7 @@ import torch
 from surefoot import catalogue
 from surefoot.errors import UsageError, nearest
 from surefoot.evaluate.statistics import bootstrap_interval, interquartile_mean
-from surefoot.loops.run import make_learner, versions
+from surefoot.loops.common.run import make_learner, versions
 
 RESULTS = Path(__file__).parent / "results"
 Verdict = Literal["shown", "not shown", "refuted"]

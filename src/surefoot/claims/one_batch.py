@@ -13,8 +13,8 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
-from surefoot.loops.on_policy import Batch, OnPolicy, gradient_step, pick
-from surefoot.loops.optimizer import Adam
+from surefoot.loops.common.optimizer import Adam
+from surefoot.loops.on_policy.method import Batch, OnPolicy, gradient_step, pick
 from surefoot.models.functional import Model, initial, over_seeds
 from surefoot.objectives.advantages import standardize
 from surefoot.seeding import torch_stream

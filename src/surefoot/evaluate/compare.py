@@ -17,7 +17,7 @@ from surefoot.evaluate.statistics import (
     interquartile_mean,
     probability_of_improvement,
 )
-from surefoot.loops.run import Run
+from surefoot.loops.common.run import Run
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from gymnasium.vector import VectorEnv
 from surefoot.envs import make_single
 from surefoot.envs.language import Task
 from surefoot.errors import UsageError
-from surefoot.loops import run as runs
-from surefoot.loops.kinds import Method, loop
-from surefoot.loops.train import Callback
+from surefoot.loops.common import run as runs
+from surefoot.loops.common.kinds import Method, loop
+from surefoot.loops.common.train import Callback
 from surefoot.seeding import numpy_stream
 
 

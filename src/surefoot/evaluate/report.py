@@ -14,7 +14,7 @@ from surefoot import catalogue
 from surefoot.errors import UsageError
 from surefoot.evaluate import plots
 from surefoot.evaluate.stress import StressReport
-from surefoot.loops.run import Run
+from surefoot.loops.common.run import Run
 
 POINTS = 300
 TAIL = 0.1

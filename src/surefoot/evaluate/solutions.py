@@ -21,7 +21,7 @@ from surefoot.envs.tabular import ZOO, Kernel, Successors, TabularMDP
 from surefoot.envs.tabular.simulate import absorbing
 from surefoot.errors import UsageError
 from surefoot.evaluate.plots import STYLE
-from surefoot.loops.dynamic_programming import Progress, Solution
+from surefoot.solvers import Progress, Solution
 
 DIRECTIONS = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}  # as columns and rows go
 ARROW: dict[str, Any] = {

@@ -1,1 +1,1 @@
-"""Collect → estimate → update: the loops that methods run in, their checkpoints and logs."""
+"""Collect, estimate, update: one package for each kind of loop, and `common` for what serves all of them."""

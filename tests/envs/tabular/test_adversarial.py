@@ -8,7 +8,7 @@ import torch
 from surefoot.envs.tabular import ZOO, TabularMDP, resolve
 from surefoot.envs.tabular.adversarial import adversarial, layers, myopic_loop, shifting_trap
 from surefoot.errors import UsageError
-from surefoot.loops.episodes import episodic
+from surefoot.loops.tabular.episodes import episodic
 
 
 def f64(x) -> torch.Tensor:

@@ -6,7 +6,7 @@ import pytest
 
 from surefoot.envs.tabular import resolve
 from surefoot.errors import UsageError
-from surefoot.loops.policy_classes import class_values, singletons
+from surefoot.methods.tabular.agnostic_rl.policy_classes import class_values, singletons
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -8,8 +8,8 @@ import torch
 from surefoot.envs.tabular.linear import american_put, linear_mdp, shifted_factors, simulated_linear
 from surefoot.envs.tabular.simulate import absorbing
 from surefoot.errors import UsageError
-from surefoot.loops import linear
-from surefoot.loops.dynamic_programming.solve import solve
+from surefoot.loops.tabular import linear
+from surefoot.solvers.solve import solve
 
 
 def test_simulated_linear_is_made_of_its_factors():

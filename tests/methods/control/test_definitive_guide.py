@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from surefoot.loops.learner import Learner
-from surefoot.loops.on_policy import MULTIPLIER_FLOOR, pick
-from surefoot.loops.run import make_learner
+from surefoot.loops.common.run import make_learner
+from surefoot.loops.on_policy.learner import Learner
+from surefoot.loops.on_policy.method import MULTIPLIER_FLOOR, pick
 from surefoot.methods.control.baselines import A2C, REINFORCE
 from surefoot.methods.control.definitive_guide import VMPO
 from surefoot.methods.control.ppo import PPO

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from surefoot.errors import UsageError
-from surefoot.loops.learner import Learner
-from surefoot.loops.on_policy import pick
-from surefoot.loops.run import make_learner
+from surefoot.loops.common.run import make_learner
+from surefoot.loops.on_policy.learner import Learner
+from surefoot.loops.on_policy.method import pick
 from surefoot.methods.control.fixpo import FixPO
 from surefoot.methods.control.ppo import PPO
 from surefoot.models.distributions import Categorical, Gaussian

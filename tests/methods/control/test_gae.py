@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from surefoot.errors import UsageError
-from surefoot.loops.learner import Learner
-from surefoot.loops.on_policy import in_turn, pick
-from surefoot.loops.run import make_learner
+from surefoot.loops.common.run import make_learner
+from surefoot.loops.on_policy.learner import Learner
+from surefoot.loops.on_policy.method import in_turn, pick
 from surefoot.methods.control.gae import GAE
 from surefoot.objectives.advantages import gae
 

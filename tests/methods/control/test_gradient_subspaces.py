@@ -10,11 +10,11 @@ import torch
 
 import surefoot as sf
 from surefoot.errors import UsageError
-from surefoot.loops.run import Run, make_learner
-from surefoot.loops.subspaces import analyse
+from surefoot.loops.common.run import Run, make_learner
 from surefoot.methods.control.definitive_guide import VMPO
 from surefoot.methods.control.fixpo import FixPO
 from surefoot.methods.control.gradient_subspaces import GradientSubspaces, Subspaces
+from surefoot.methods.control.gradient_subspaces.subspaces import analyse
 from surefoot.methods.control.ppo import PPO
 from surefoot.methods.control.spo import SPO
 

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from surefoot.claims.control import polyak_pg as experiment
 from surefoot.errors import UsageError
-from surefoot.loops.run import make_learner
+from surefoot.loops.common.run import make_learner
 from surefoot.methods.control.polyak_pg import PolyakPG
 from surefoot.objectives.advantages import monte_carlo
 from surefoot.objectives.gpomdp import age, gpomdp, trajectory_returns

@@ -12,14 +12,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from surefoot.errors import UsageError
-from surefoot.loops import recent
-from surefoot.loops.adaptive_sampling import AdaptiveSampling, Behaviour, tabular_sampling_error
-from surefoot.loops.collect import Rollout, map_observation
-from surefoot.loops.learner import Learner
-from surefoot.loops.on_policy import pick
-from surefoot.loops.run import make_learner
+from surefoot.loops.common.run import make_learner
+from surefoot.loops.on_policy.collect import Rollout, map_observation
+from surefoot.loops.on_policy.learner import Learner
+from surefoot.loops.on_policy.method import pick
 from surefoot.methods.control.ppo import PPO
-from surefoot.methods.control.props import PROPS
+from surefoot.methods.control.props import PROPS, recent
+from surefoot.methods.control.props.adaptive_sampling import AdaptiveSampling, Behaviour, tabular_sampling_error
 from surefoot.models.normalizers import Moments
 
 CONTEXT, TARGET = "surefoot/ContextualAction-v0", "surefoot/ContinuousTarget-v0"
@@ -365,7 +364,7 @@ def test_a_compiled_step_is_given_batches_of_the_size_it_was_made_for(monkeypatc
 
         return call
 
-    monkeypatch.setattr("surefoot.loops.compile.compiled", compiled)
+    monkeypatch.setattr("surefoot.loops.common.compile.compiled", compiled)
     eager, native = (ready(PROPS(**QUICK, buffer_batches=3), CARTPOLE, compile=on) for on in ("off", "on"))
     for _ in range(5):
         assert eager.iterate() == native.iterate()

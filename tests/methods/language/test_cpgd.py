@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("transformers", reason="language models need surefoot[language]")
 
-from surefoot.loops.group_rollout import Batch
+from surefoot.loops.group_rollout.method import Batch
 from surefoot.methods.language.cpgd import CPGD
 from surefoot.objectives import PolicyObjective, stabilizers
 

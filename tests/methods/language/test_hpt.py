@@ -9,7 +9,7 @@ pytest.importorskip("transformers", reason="language models need surefoot[langua
 
 from surefoot.envs.language import Example
 from surefoot.errors import UsageError
-from surefoot.loops.group_rollout import Rollout
+from surefoot.loops.group_rollout.method import Rollout
 from surefoot.methods.language.baselines import DrGRPO
 from surefoot.methods.language.hpt import HPT
 from surefoot.models.language.sequences import join

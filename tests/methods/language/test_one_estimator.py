@@ -15,7 +15,7 @@ import torch
 pytest.importorskip("transformers", reason="language models need surefoot[language]")
 
 from surefoot import catalogue
-from surefoot.loops.group_rollout import GroupRollout
+from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.objectives import PolicyObjective, advantages, aggregation, beta, estep, ratios, stabilizers
 from surefoot.objectives.tokens import token_advantages
 

@@ -12,8 +12,8 @@ pytest.importorskip("transformers", reason="language models need surefoot[langua
 import language_micro as micro
 
 from surefoot.errors import UsageError
-from surefoot.loops.group_rollout import Batch
-from surefoot.loops.rollout import Rollout
+from surefoot.loops.group_rollout.method import Batch
+from surefoot.loops.group_rollout.rollout import Rollout
 from surefoot.methods.language.ppo_critic import PPOCritic
 from surefoot.models.language.model import TokenStatistics
 from surefoot.models.language.sequences import join

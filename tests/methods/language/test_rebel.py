@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("transformers", reason="language models need surefoot[language]")
 
 from surefoot.errors import UsageError
-from surefoot.loops.group_rollout import Batch
+from surefoot.loops.group_rollout.method import Batch
 from surefoot.methods.language.rebel import REBEL
 
 F64 = torch.float64

@@ -10,9 +10,9 @@ import torch
 from surefoot.claims.tabular.agnostic_rl import needed
 from surefoot.envs.tabular import resolve
 from surefoot.errors import UsageError
-from surefoot.loops import policy_classes as pc
-from surefoot.loops.tabular import TabularLearner
+from surefoot.loops.tabular.learner import TabularLearner
 from surefoot.methods.tabular.agnostic_rl import AgnosticRL
+from surefoot.methods.tabular.agnostic_rl import policy_classes as pc
 
 SWITCH = resolve("hidden-switch:4,3,1,seed=1")
 

@@ -15,8 +15,8 @@ import surefoot as sf
 from surefoot.envs.tabular import TabularMDP
 from surefoot.envs.tabular.adversarial import adversarial, layers
 from surefoot.errors import UsageError
-from surefoot.loops.episodes import Episodic, Visits, episodic
-from surefoot.loops.tabular import TabularLearner
+from surefoot.loops.tabular.episodes import Episodic, Visits, episodic
+from surefoot.loops.tabular.learner import TabularLearner
 from surefoot.methods.tabular.best_of_both_worlds import BestOfBothWorlds, Plan
 
 KINDS = ["tsallis", "shannon", "log-barrier"]

@@ -14,12 +14,12 @@ from surefoot.ambiguity import KL, ChiSquare, TotalVariation
 from surefoot.envs.tabular import TabularMDP, resolve, rollouts
 from surefoot.envs.tabular.linear import american_put, linear_mdp, simulated_linear
 from surefoot.errors import UsageError
-from surefoot.loops import linear
-from surefoot.loops.dynamic_programming import evaluate_policy, solve
-from surefoot.loops.least_squares import Sums, nothing
-from surefoot.loops.tabular import TabularLearner
+from surefoot.loops.tabular import linear
+from surefoot.loops.tabular.learner import TabularLearner
+from surefoot.loops.tabular.least_squares import Sums, nothing
 from surefoot.methods.tabular.dr_rpo import DRRPO
 from surefoot.seeding import torch_stream
+from surefoot.solvers import evaluate_policy, solve
 
 CARD = TotalVariation(torch.tensor([[0, 0, 0, 0.6], [0, 0, 0, 0], [0, 0, 0, 0]], dtype=torch.float64))
 SETS = [None, CARD, TotalVariation(0.3), KL(0.2), TotalVariation(penalty=0.4), KL(penalty=0.5), ChiSquare(penalty=0.5)]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from surefoot.envs.tabular import TabularMDP
 from surefoot.envs.tabular.instances_deadline import delayed_trust, optimal_stopping
 from surefoot.errors import UsageError
-from surefoot.loops.tabular import TabularLearner
-from surefoot.loops.tabular_gradient import evaluate, occupancy, softmax
+from surefoot.loops.tabular.gradient import evaluate, occupancy, softmax
+from surefoot.loops.tabular.learner import TabularLearner
 from surefoot.methods.tabular.dynamic_pg import DynamicPG, SimultaneousPG
 from surefoot.seeding import torch_stream
 

@@ -11,10 +11,10 @@ import torch
 from surefoot.envs.tabular import TabularMDP
 from surefoot.envs.tabular.instances_risk import cliff_walk
 from surefoot.errors import UsageError
-from surefoot.loops.conditional_risk import least_risk
-from surefoot.loops.tabular import TabularLearner
-from surefoot.loops.tabular_gradient import evaluate, softmax_gradient
+from surefoot.loops.tabular.gradient import evaluate, softmax_gradient
+from surefoot.loops.tabular.learner import TabularLearner
 from surefoot.methods.tabular.ecrm import ECRM, barrier
+from surefoot.methods.tabular.ecrm.conditional_risk import least_risk
 from surefoot.seeding import torch_stream
 
 UPDATES = ("natural", "projected", "softmax", "reinforce")

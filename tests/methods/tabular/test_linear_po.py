@@ -13,9 +13,9 @@ import surefoot as sf
 from surefoot.envs.tabular import TabularMDP
 from surefoot.envs.tabular.adversarial import adversarial, myopic_loop
 from surefoot.errors import UsageError
-from surefoot.loops.episodes import episodic
-from surefoot.loops.least_squares import added, elliptical_width, evaluated, expectation, remembered
-from surefoot.loops.tabular import TabularLearner
+from surefoot.loops.tabular.episodes import episodic
+from surefoot.loops.tabular.learner import TabularLearner
+from surefoot.loops.tabular.least_squares import added, elliptical_width, evaluated, expectation, remembered
 from surefoot.methods.tabular.linear_po import LinearPO
 
 

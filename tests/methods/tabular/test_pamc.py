@@ -9,10 +9,10 @@ import torch
 
 from surefoot.envs.tabular import TabularMDP, rollouts
 from surefoot.errors import UsageError
-from surefoot.loops.dynamic_programming import solve
-from surefoot.loops.tabular_gradient import evaluate, occupancy
+from surefoot.loops.tabular.gradient import evaluate, occupancy
 from surefoot.methods.tabular.pamc import PAMC, Completed
 from surefoot.seeding import torch_stream
+from surefoot.solvers import solve
 
 
 def world(seed=0, states=12, actions=8, rank=1):

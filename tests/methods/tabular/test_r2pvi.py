@@ -11,8 +11,8 @@ from surefoot.ambiguity import ChiSquare
 from surefoot.envs.tabular import resolve
 from surefoot.envs.tabular.linear import american_put, simulated_linear
 from surefoot.errors import UsageError
-from surefoot.loops import linear
-from surefoot.loops.tabular_gradient import evaluate
+from surefoot.loops.tabular import linear
+from surefoot.loops.tabular.gradient import evaluate
 from surefoot.methods.tabular.r2pvi import R2PVI
 
 SHIFTS = (0.0, 0.4, 1.0)

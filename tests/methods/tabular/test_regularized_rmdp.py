@@ -9,10 +9,10 @@ from scipy.optimize import minimize
 
 from surefoot.ambiguity import KL, ChiSquare, TotalVariation
 from surefoot.envs.tabular import TabularMDP, Transitions, rollouts
+from surefoot.envs.tabular.policies import greedy
 from surefoot.errors import UsageError
-from surefoot.loops.run import make_learner
-from surefoot.loops.tabular import greedy
-from surefoot.loops.tabular_gradient import backup, direct_gradient, evaluate, project
+from surefoot.loops.common.run import make_learner
+from surefoot.loops.tabular.gradient import backup, direct_gradient, evaluate, project
 from surefoot.methods.tabular.regularized_rmdp import RFZI, RegularizedRMDP, SampledGradient
 from surefoot.seeding import torch_stream
 

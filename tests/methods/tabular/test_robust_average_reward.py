@@ -11,12 +11,12 @@ import torch
 from surefoot.ambiguity import KL, ChiSquare, Contamination, TotalVariation, Wasserstein
 from surefoot.claims.tabular.robust_average_reward import learn
 from surefoot.envs.tabular import Successors, TabularMDP, resolve
+from surefoot.envs.tabular.policies import uniform_policy
 from surefoot.errors import UsageError
-from surefoot.loops.dynamic_programming import evaluate_policy, solve
-from surefoot.loops.multilevel import Draws, Levels
-from surefoot.loops.tabular import uniform_policy
 from surefoot.methods.tabular.robust_average_reward import RobustRVI, RobustRVITD, mean_reward
+from surefoot.methods.tabular.robust_average_reward.multilevel import Draws, Levels
 from surefoot.seeding import numpy_stream
+from surefoot.solvers import evaluate_policy, solve
 
 TWO, TRAP = resolve("two-state"), resolve("trap")
 LINE = Wasserstein(cost=1 - torch.eye(2, dtype=torch.float64), radius=0.1)

@@ -10,9 +10,9 @@ import transformers
 
 from surefoot.envs.language import resolve
 from surefoot.errors import UsageError
-from surefoot.loops.language import LanguageOptions, make_model
-from surefoot.loops.language_learner import LanguageLearner
-from surefoot.loops.rewards import make_rewards
+from surefoot.loops.group_rollout.language import LanguageOptions, make_model
+from surefoot.loops.group_rollout.learner import LanguageLearner
+from surefoot.loops.group_rollout.rewards import make_rewards
 from surefoot.methods.language.baselines import GRPO
 from surefoot.models.language.generation import generate
 from surefoot.models.language.loading import with_lora

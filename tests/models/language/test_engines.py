@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from surefoot.loops.language import ENGINES
+from surefoot.loops.group_rollout.language import ENGINES
 from surefoot.models.language.engines import continuous_batching, cut
 from surefoot.models.language.generation import generate
 from surefoot.models.language.sequences import join

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from surefoot.errors import UsageError
-from surefoot.loops.language import LanguageOptions, make_model
+from surefoot.loops.group_rollout.language import LanguageOptions, make_model
 from surefoot.models.language.loading import load_model, with_lora
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.sequences import join

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, difference, estimate, metric_of, train_rows
-from surefoot.loops.fixup import Fixup
-from surefoot.loops.on_policy import Batch, OnPolicy, pick
+from surefoot.loops.on_policy.method import Batch, OnPolicy, pick
 from surefoot.methods.control.fixpo import FixPO
+from surefoot.methods.control.fixpo.fixup import Fixup
 from surefoot.methods.control.ppo import PPO
 
 RADIUS, UPDATES, EPOCHS, MINIBATCHES = 0.2, 30, 10, 32

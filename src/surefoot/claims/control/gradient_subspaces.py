@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, estimate
-from surefoot.loops.run import make_learner
-from surefoot.loops.subspaces import analyse, fresh_batches, overlap
+from surefoot.loops.common.run import make_learner
+from surefoot.methods.control.gradient_subspaces.subspaces import analyse, fresh_batches, overlap
 from surefoot.methods.control.ppo import PPO
 
 ENV, DATA, KS, HEADS = "Pendulum-v1", 8192, (10, 25, 50), ("actor", "critic")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, difference, estimate
-from surefoot.loops.optimizer import Adam
-from surefoot.loops.polyak import Point, step, twin_step
+from surefoot.loops.common.optimizer import Adam
+from surefoot.methods.control.polyak_pg.polyak import Point, step, twin_step
 from surefoot.objectives.gpomdp import gpomdp, trajectory_returns
 from surefoot.seeding import numpy_stream, torch_stream
 

@@ -18,10 +18,10 @@ from torch.nn.functional import one_hot
 
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, difference, estimate, train_rows
 from surefoot.evaluate.rollout import returns
-from surefoot.loops.adaptive_sampling import AdaptiveSampling, sampling_error, tabular_sampling_error
-from surefoot.loops.on_policy import Batch, OnPolicy
+from surefoot.loops.on_policy.method import Batch, OnPolicy
 from surefoot.methods.control.ppo import PPO
 from surefoot.methods.control.props import PROPS
+from surefoot.methods.control.props.adaptive_sampling import AdaptiveSampling, sampling_error, tabular_sampling_error
 from surefoot.models.distributions import Categorical
 from surefoot.models.functional import Model
 from surefoot.seeding import derive, torch_stream

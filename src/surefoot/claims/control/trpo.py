@@ -16,8 +16,8 @@ from torch import Tensor
 
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, difference, estimate, metric_of, train_rows
 from surefoot.evaluate.rollout import returns
-from surefoot.loops.on_policy import Batch
-from surefoot.loops.optimizer import Adam
+from surefoot.loops.common.optimizer import Adam
+from surefoot.loops.on_policy.method import Batch
 from surefoot.methods.control.trpo import TRPO
 from surefoot.models.functional import Model
 from surefoot.seeding import derive, torch_stream

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.loops.group_rollout import Batch, GroupRollout
+from surefoot.loops.group_rollout.method import Batch, GroupRollout
 from surefoot.seeding import torch_stream
 
 CONTEXTS, INPUTS, HIDDEN, ARMS, GROUP = 12, 6, 32, 10, 8

@@ -10,7 +10,7 @@ import numpy as np
 
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, difference, estimate
 from surefoot.claims.language.bandit import at_best_rate, last, play
-from surefoot.loops.group_rollout import GroupRollout
+from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.methods.language.baselines import GRPO
 from surefoot.methods.language.cpgd import CPGD
 from surefoot.methods.language.pspo import PSPO

@@ -15,9 +15,9 @@ import torch
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, difference, estimate
 from surefoot.claims.language.learning import accuracy
 from surefoot.envs.language import Example, Task
-from surefoot.loops.group_rollout import GroupRollout, Rollout, Term
-from surefoot.loops.language_learner import LanguageLearner
-from surefoot.loops.rewards import make_rewards
+from surefoot.loops.group_rollout.learner import LanguageLearner
+from surefoot.loops.group_rollout.method import GroupRollout, Rollout, Term
+from surefoot.loops.group_rollout.rewards import make_rewards
 from surefoot.methods.language.baselines import SFT, DrGRPO
 from surefoot.methods.language.hpt import HPT
 from surefoot.models.language.generation import generate

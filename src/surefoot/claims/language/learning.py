@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from surefoot.envs.language import Task, resolve
-from surefoot.loops.group_rollout import GroupRollout
-from surefoot.loops.language import LanguageOptions, make_model
-from surefoot.loops.language_learner import LanguageLearner
-from surefoot.loops.rewards import make_rewards
+from surefoot.loops.group_rollout.language import LanguageOptions, make_model
+from surefoot.loops.group_rollout.learner import LanguageLearner
+from surefoot.loops.group_rollout.method import GroupRollout
+from surefoot.loops.group_rollout.rewards import make_rewards
 from surefoot.models.language.generation import generate
 from surefoot.models.language.model import LanguageModel
 from surefoot.seeding import torch_stream

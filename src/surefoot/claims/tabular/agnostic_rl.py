@@ -14,10 +14,10 @@ import numpy as np
 
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, estimate
 from surefoot.envs.tabular.instances_agnostic import hidden_switch
-from surefoot.loops.agnostic import tree_returns
-from surefoot.loops.policy_classes import capacity_bound, class_values, coverability, singletons
-from surefoot.loops.tabular import TabularLearner
+from surefoot.loops.tabular.learner import TabularLearner
 from surefoot.methods.tabular.agnostic_rl import AgnosticRL
+from surefoot.methods.tabular.agnostic_rl.policy_classes import capacity_bound, class_values, coverability, singletons
+from surefoot.methods.tabular.agnostic_rl.trees import tree_returns
 from surefoot.seeding import torch_stream
 
 WORLDS, CLOSE = (0, 1, 2), 0.05  # seeds of the MDP; mean suboptimality to come to

@@ -23,10 +23,10 @@ from torch import Tensor
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, difference, estimate, metric_of, train_rows
 from surefoot.envs.tabular import TabularMDP
 from surefoot.envs.tabular.adversarial import layers, shifting_trap
-from surefoot.loops.episodes import episodic
-from surefoot.loops.ftrl import Regularizer, entropic
-from surefoot.loops.tabular import Metrics, State, Tabular
+from surefoot.loops.tabular.episodes import episodic
+from surefoot.loops.tabular.method import Metrics, State, Tabular
 from surefoot.methods.tabular.best_of_both_worlds import BestOfBothWorlds
+from surefoot.methods.tabular.best_of_both_worlds.ftrl import Regularizer, entropic
 
 EPISODES, HORIZONS, TRAPPED = 12_000, (2_500, 10_000, 40_000), 8_000
 MULTIPLES, TUNING_SEEDS, FEWER_SEEDS, POINTS = (0.5, 1.0, 2.0, 4.0), 2, 4, 60

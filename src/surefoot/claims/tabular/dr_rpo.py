@@ -21,8 +21,8 @@ import torch
 from surefoot.ambiguity import TotalVariation
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, difference, estimate, metric_of
 from surefoot.envs.tabular.linear import simulated_linear
-from surefoot.loops.tabular import TabularLearner
-from surefoot.loops.tabular_gradient import evaluate
+from surefoot.loops.tabular.gradient import evaluate
+from surefoot.loops.tabular.learner import TabularLearner
 from surefoot.methods.tabular.dr_rpo import DRRPO
 
 EPISODES, QUARTER, EVERY, LONG = 200, 50, 10, 2000

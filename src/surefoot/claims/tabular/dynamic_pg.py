@@ -15,8 +15,10 @@ import numpy as np
 
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, difference, estimate
 from surefoot.envs.tabular.instances_deadline import delayed_trust, optimal_stopping
-from surefoot.loops.tabular import State, TabularLearner, greedy, uniform_policy
-from surefoot.loops.tabular_gradient import evaluate
+from surefoot.envs.tabular.policies import greedy, uniform_policy
+from surefoot.loops.tabular.gradient import evaluate
+from surefoot.loops.tabular.learner import TabularLearner
+from surefoot.loops.tabular.method import State
 from surefoot.methods.tabular.dynamic_pg import DynamicPG, SimultaneousPG
 
 MDP, HORIZON, BATCH = optimal_stopping(), 10, 20

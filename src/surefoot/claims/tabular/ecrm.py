@@ -18,9 +18,9 @@ import torch
 
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, estimate
 from surefoot.envs.tabular.instances_risk import cliff_walk
-from surefoot.loops.conditional_risk import least_risk
-from surefoot.loops.tabular import TabularLearner
+from surefoot.loops.tabular.learner import TabularLearner
 from surefoot.methods.tabular.ecrm import ECRM
+from surefoot.methods.tabular.ecrm.conditional_risk import least_risk
 
 MDP, ALPHA, LAMBDAS = cliff_walk(), 0.9, (0.0, 0.5, 1.0)
 ITERATIONS = {"natural": 500, "projected": 2000, "reinforce": 300}  # of 10 episodes: 3,000

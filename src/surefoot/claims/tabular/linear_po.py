@@ -16,8 +16,9 @@ from torch import Tensor
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, difference, estimate, metric_of, train_rows
 from surefoot.envs.tabular import TabularMDP
 from surefoot.envs.tabular.adversarial import myopic_loop
-from surefoot.loops.episodes import episodic
-from surefoot.loops.tabular import State, greedy, uniform_policy
+from surefoot.envs.tabular.policies import greedy, uniform_policy
+from surefoot.loops.tabular.episodes import episodic
+from surefoot.loops.tabular.method import State
 from surefoot.methods.tabular.linear_po import LinearPO
 from surefoot.seeding import numpy_stream
 

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, estimate
 from surefoot.envs.tabular import TabularMDP
-from surefoot.loops.dynamic_programming import solve
-from surefoot.loops.tabular import State, TabularLearner
+from surefoot.loops.tabular.learner import TabularLearner
+from surefoot.loops.tabular.method import State
 from surefoot.methods.tabular.pamc import PAMC
 from surefoot.seeding import numpy_stream, torch_stream
+from surefoot.solvers import solve
 
 STATES, ACTIONS, SUCCESSORS, RANK, SPIKES, GAMMA = 60, 12, 5, 2, 0.02, 0.9
 ITERATIONS, REACHED, EVERY = 40, 0.9, 4

@@ -14,7 +14,7 @@ import numpy as np
 
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, difference, estimate
 from surefoot.envs.tabular.linear import simulated_linear
-from surefoot.loops.tabular_gradient import evaluate
+from surefoot.loops.tabular.gradient import evaluate
 from surefoot.methods.tabular.r2pvi import R2PVI
 
 SHIFTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

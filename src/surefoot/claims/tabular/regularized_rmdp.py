@@ -20,8 +20,8 @@ from torch import Tensor
 from surefoot.ambiguity import KL
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, difference, estimate
 from surefoot.envs.tabular import TabularMDP, resolve
-from surefoot.loops.run import make_learner
-from surefoot.loops.tabular_gradient import backup, evaluate, project
+from surefoot.loops.common.run import make_learner
+from surefoot.loops.tabular.gradient import backup, evaluate, project
 from surefoot.methods.tabular.regularized_rmdp import RFZI
 from surefoot.seeding import torch_stream
 

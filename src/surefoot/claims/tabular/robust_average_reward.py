@@ -16,11 +16,11 @@ import torch
 from surefoot.ambiguity import KL, Ambiguity, ChiSquare, Contamination, TotalVariation, Wasserstein
 from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, estimate
 from surefoot.envs.tabular import TabularMDP, resolve
-from surefoot.loops.dynamic_programming import evaluate_policy, solve
-from surefoot.loops.multilevel import Draws, Levels
-from surefoot.loops.tabular import uniform_policy
+from surefoot.envs.tabular.policies import uniform_policy
 from surefoot.methods.tabular.robust_average_reward import RobustRVI, RobustRVITD
+from surefoot.methods.tabular.robust_average_reward.multilevel import Draws, Levels
 from surefoot.seeding import numpy_stream
+from surefoot.solvers import evaluate_policy, solve
 
 TRAP, TWO, BALL = resolve("trap"), resolve("two-state"), KL(0.05)
 UPDATES, SHORT, TAIL, SHOWN = 20_000, 2_000, 0.1, 40

@@ -10,14 +10,18 @@ which averages rewards that depend on the next state.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 from collections.abc import Callable
+from dataclasses import fields as fields_of
 from dataclasses import replace
 from typing import Any, get_type_hints
 
+from torch import Tensor
+
 from surefoot.envs.tabular.files import load
-from surefoot.envs.tabular.mdp import TabularMDP
+from surefoot.envs.tabular.mdp import Successors, TabularMDP
 from surefoot.envs.tabular.toy_text import tabular_from_gym
 from surefoot.envs.tabular.zoo import ZOO
 from surefoot.errors import UsageError, nearest
@@ -136,3 +140,35 @@ def _value(text: str) -> Any:
         except ValueError:
             continue
     return _WORDS.get(text.lower(), text)
+
+
+def resolved(env: Any, fingerprint: str | None = None) -> TabularMDP:
+    """The MDP itself, or the one that a name of the zoo, a file or `gym:ID` stands for.
+
+    Raises:
+        UsageError: there is none of that name, or it is not the one of the fingerprint that a run has kept.
+    """
+    if not isinstance(env, (str, TabularMDP)):
+        raise UsageError(f"env={env!r} is not allowed; give a TabularMDP, a name of the zoo, a file or gym:ID.")
+    again = "If the run was given an MDP made in Python, give that one again: env=…."
+    try:
+        mdp = resolve(env) if isinstance(env, str) else env
+    except UsageError as error:
+        raise error if fingerprint is None else UsageError(f"{error} {again}") from error
+    if fingerprint not in (None, digest(mdp)):
+        raise UsageError(f"{mdp.name!r} is not the MDP that this run was started with. {again}")
+    return mdp
+
+
+def digest(mdp: TabularMDP) -> str:
+    """A hash of all that an MDP holds, by which a resumed run knows that it is the same one."""
+    found = hashlib.sha256()
+    for one in fields_of(mdp):
+        if one.name in ("name", "grid", "states_named", "actions_named"):  # how it is shown
+            continue
+        value = getattr(mdp, one.name)
+        for x in value if isinstance(value, Successors) else (value,):
+            tensor = isinstance(x, Tensor)
+            found.update(repr((one.name, tuple(x.shape) if tensor else x)).encode())
+            found.update(x.contiguous().numpy().tobytes() if tensor else b"")
+    return found.hexdigest()[:16]

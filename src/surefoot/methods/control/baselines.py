@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.on_policy import OnPolicy
+from surefoot.loops.on_policy.method import OnPolicy
 from surefoot.objectives import PolicyObjective, ratios, stabilizers
 from surefoot.objectives.advantages import Advantage, monte_carlo
 

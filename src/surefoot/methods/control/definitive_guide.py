@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.on_policy import Batch, OnPolicy
+from surefoot.loops.on_policy.method import Batch, OnPolicy
 from surefoot.models.distributions import Distribution, Gaussian
 from surefoot.models.functional import Model
 from surefoot.objectives import PolicyObjective, estep

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.on_policy import Batch, in_turn
-from surefoot.loops.optimizer import Adam
-from surefoot.loops.trust_region import backtrack, conjugate_gradient, gauss_newton_product, step_length
+from surefoot.loops.common.optimizer import Adam
+from surefoot.loops.on_policy.method import Batch, in_turn
+from surefoot.loops.on_policy.trust_region import backtrack, conjugate_gradient, gauss_newton_product, step_length
 from surefoot.methods.control.trpo import TRPO
 from surefoot.objectives import aggregation
 from surefoot.objectives.advantages import Advantage, gae

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.on_policy import Batch, OnPolicy
+from surefoot.loops.on_policy.method import Batch, OnPolicy
 from surefoot.models.functional import Model, over_seeds
 from surefoot.objectives import PolicyObjective, aggregation, stabilizers
 from surefoot.objectives.stabilizers import Stabilizer

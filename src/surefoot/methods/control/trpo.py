@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.on_policy import Batch, OnPolicy, in_turn
-from surefoot.loops.optimizer import Adam
-from surefoot.loops.trust_region import (
+from surefoot.loops.common.optimizer import Adam
+from surefoot.loops.on_policy.method import Batch, OnPolicy, in_turn
+from surefoot.loops.on_policy.trust_region import (
     backtrack,
     conjugate_gradient,
     gauss_newton_product,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from surefoot.hyperparameters import build
-from surefoot.loops.group_rollout import GroupRollout
+from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.methods.language.baselines import GRPO
 from surefoot.objectives import PolicyObjective
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.group_rollout import GroupRollout, Rollout, Term
+from surefoot.loops.group_rollout.method import GroupRollout, Rollout, Term
 from surefoot.objectives import PolicyObjective, aggregation, ratios, stabilizers
 from surefoot.objectives.advantages import group_mean, group_standardized, leave_one_out, outcome, unit
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.group_rollout import GroupRollout, Rollout
+from surefoot.loops.group_rollout.method import GroupRollout, Rollout
 from surefoot.objectives import PolicyObjective, aggregation, ratios, stabilizers
 from surefoot.objectives.beta import beta_normalized
 

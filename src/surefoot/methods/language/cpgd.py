@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.group_rollout import Batch, GroupRollout, Metrics
+from surefoot.loops.group_rollout.method import Batch, GroupRollout, Metrics
 from surefoot.objectives import PolicyObjective, aggregation, ratios, stabilizers
 from surefoot.objectives.advantages import among_informative, group_mean, group_standardized
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.group_rollout import GroupRollout
+from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.objectives import PolicyObjective, aggregation, ratios, stabilizers
 from surefoot.objectives.advantages import among_informative, group_mean, group_standardized
 

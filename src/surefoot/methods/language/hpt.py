@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.group_rollout import GroupRollout, Rollout, Term
+from surefoot.loops.group_rollout.method import GroupRollout, Rollout, Term
 from surefoot.objectives import PolicyObjective, aggregation, ratios, stabilizers
 from surefoot.objectives.advantages import group_mean
 

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.group_rollout import Batch, Metrics, Rollout, Term
+from surefoot.loops.group_rollout.method import Batch, Metrics, Rollout, Term
 from surefoot.methods.language.baselines import GRPO
 from surefoot.models.language.model import LanguageModel
 from surefoot.objectives import PolicyObjective, aggregation, values

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.group_rollout import Batch, GroupRollout, Metrics, Rollout, Term
+from surefoot.loops.group_rollout.method import Batch, GroupRollout, Metrics, Rollout, Term
 from surefoot.objectives import PolicyObjective, aggregation
 from surefoot.objectives.advantages import outcome
 

@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from surefoot.envs.tabular import TabularMDP
+from surefoot.envs.tabular.policies import uniform_policy
 from surefoot.envs.tabular.simulate import Transitions, absorbing, rollouts
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.tabular import Metrics, State, Tabular, uniform_policy
-from surefoot.loops.tabular_gradient import (
+from surefoot.loops.tabular.gradient import (
     Evaluation,
     evaluate,
     occupancy,
@@ -40,6 +40,7 @@ from surefoot.loops.tabular_gradient import (
     softmax,
     softmax_gradient,
 )
+from surefoot.loops.tabular.method import Metrics, State, Tabular
 from surefoot.seeding import torch_stream
 
 

@@ -27,10 +27,11 @@ import torch
 from torch import Tensor
 
 from surefoot.envs.tabular import TabularMDP
+from surefoot.envs.tabular.policies import greedy
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.episodes import Known, dilated_bonus, episodic
-from surefoot.loops.least_squares import added, elliptical_width, evaluated, expectation, nothing, remembered
-from surefoot.loops.tabular import Metrics, State, Tabular, greedy
+from surefoot.loops.tabular.episodes import Known, dilated_bonus, episodic
+from surefoot.loops.tabular.least_squares import added, elliptical_width, evaluated, expectation, nothing, remembered
+from surefoot.loops.tabular.method import Metrics, State, Tabular
 
 
 @dataclass(frozen=True)

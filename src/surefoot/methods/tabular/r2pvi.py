@@ -27,13 +27,14 @@ from torch import Tensor
 
 from surefoot.ambiguity import Ambiguity
 from surefoot.envs.tabular import TabularMDP, rollouts
+from surefoot.envs.tabular.policies import greedy, uniform_policy
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops import least_squares, linear
-from surefoot.loops.episodes import episodic
-from surefoot.loops.least_squares import Sums
-from surefoot.loops.tabular import Metrics, State, Tabular, as_ambiguity, greedy, uniform_policy
-from surefoot.loops.tabular_gradient import evaluate
+from surefoot.loops.tabular import least_squares, linear
+from surefoot.loops.tabular.episodes import episodic
+from surefoot.loops.tabular.gradient import evaluate
+from surefoot.loops.tabular.least_squares import Sums
+from surefoot.loops.tabular.method import Metrics, State, Tabular, as_ambiguity
 from surefoot.seeding import torch_stream
 
 WIDTHS = {

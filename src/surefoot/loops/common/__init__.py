@@ -1,0 +1,1 @@
+"""What serves every kind of loop: runs, the outer loop, checkpoints, logs, processes, compilation, the optimiser."""

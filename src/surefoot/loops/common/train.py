@@ -1,0 +1,164 @@
+"""The outer loop of every run: iterate, log, checkpoint, stop well."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from surefoot.envs import EnvError
+from surefoot.errors import UsageError
+from surefoot.loops.common import checkpoint, distributed
+from surefoot.loops.common.logs import Row, Sink, plain
+
+
+class Trainable(Protocol):
+    """What the outer loop needs of a learner, whatever it learns."""
+
+    seeds: list[int]
+    iteration: int
+
+    @property
+    def steps(self) -> int: ...
+
+    def iterate(self) -> list[Row]: ...
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def load(self, state: Mapping[str, Tensor], iteration: int, logged: int) -> None: ...
+
+    def lost(self) -> list[int]: ...  # the seeds whose numbers are no longer usable
+
+    def flush(self) -> int: ...  # how much of what `load` plays forward lies safe on the disk
+
+    def close(self) -> None: ...
+
+    def agent(self, index: int = 0, **facts: Any) -> Any: ...
+
+
+Callback = Callable[[Any, list[Row]], bool | None]
+"""Called after every iteration with the learner and its rows of metrics, to which it may add; True ends the run."""
+
+
+def train(
+    learner: Trainable,
+    run: Path,
+    total_steps: int,
+    *,
+    sinks: Sequence[Sink],
+    callbacks: Sequence[Callback] = (),
+    checkpoint_every: int,
+    time_limit: float | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> str:
+    """Iterate until `total_steps` of each seed, and say why it ended: "finished", "stopped" or "interrupted".
+
+    A checkpoint is written at the start, every `checkpoint_every` steps and at the end, whatever ends it short of a
+    kill; `facts` go into its JSON. Ctrl-C (or a termination signal) ends the run after the iteration under way; a
+    second one at once.
+
+    Raises:
+        UsageError, EnvError: the environment broke, numbers are not finite, or the disk is full; the message says
+            which checkpoint is kept.
+    """
+    began, due, reason = time.monotonic(), learner.steps + checkpoint_every, "finished"
+    _checkpoint(learner, run, facts)
+    with _signals() as interrupted:
+        while learner.steps < total_steps:
+            before, tick = learner.steps, time.monotonic()
+            rows = _iterate(learner, run)
+            pace = (learner.steps - before) * len(rows) / (time.monotonic() - tick)
+            for seed, row in zip(learner.seeds, rows, strict=True):
+                clock = {"time": time.time(), "steps_per_second": round(pace, 1)}
+                row.update({"iteration": learner.iteration, "step": learner.steps, "seed": seed, **clock})
+            learned = [dict(row) for row in rows]
+            try:
+                stop = any([callback(learner, rows) for callback in callbacks])  # noqa: C419 (every one is called)
+                rows = [plain(row) for row in rows]
+            except Exception as error:  # theirs; what was learned until then is kept
+                _log(sinks, learned, run)
+                _checkpoint(learner, run, facts)
+                error.add_note(checkpoint.kept(run))
+                raise
+            _log(sinks, rows, run)
+            if distributed.anywhere(stop or (time_limit is not None and time.monotonic() - began > time_limit)):
+                reason = "stopped"
+            if distributed.anywhere(bool(interrupted)):
+                reason = "interrupted"
+            if learner.steps >= due or reason != "finished":
+                _checkpoint(learner, run, facts)
+                due = learner.steps + checkpoint_every
+            if reason != "finished":
+                return reason
+    _checkpoint(learner, run, facts)
+    return reason
+
+
+def _log(sinks: Sequence[Sink], rows: Sequence[Row], run: Path) -> None:
+    with checkpoint.writing(run / "metrics", run):
+        for sink in sinks:
+            sink(rows)
+
+
+def _iterate(learner: Trainable, run: Path) -> list[Row]:
+    """One iteration; whatever breaks it says what is kept."""
+    with checkpoint.writing(run / "actions.bin", run):
+        try:
+            rows = learner.iterate()
+        except (EnvError, UsageError) as error:
+            raise type(error)(f"{error} {checkpoint.kept(run)}") from error
+        except (EOFError, ConnectionError) as error:  # a pipe to a process that is no more
+            raise EnvError(
+                f"A worker process of the environments died ({type(error).__name__}). Memory running out is the usual "
+                f"cause; fewer environments, or backend='gymnasium', shows the reason. {checkpoint.kept(run)}"
+            ) from error
+    _check_finite(learner, run)
+    return rows
+
+
+def _checkpoint(learner: Trainable, run: Path, facts: Mapping[str, Any] | None) -> None:
+    with checkpoint.writing(run / "actions.bin", run):
+        logged = learner.flush()
+    counters = {"iteration": learner.iteration, "steps": learner.steps, "logged": logged, "seeds": learner.seeds}
+    state = learner.state()
+    if distributed.rank() == 0:
+        checkpoint.write(run, state, {**counters, **(facts or {})})
+
+
+def _check_finite(learner: Trainable, run: Path) -> None:
+    lost = learner.lost()
+    if not lost:
+        return
+    last = checkpoint.latest(run)
+    raise UsageError(
+        f"The weights of seed {', '.join(map(str, lost))} are no longer finite after {learner.steps:,} steps; the run "
+        f"ends here. The last good checkpoint is {last}. A smaller learning_rate, a smaller max_grad_norm, or "
+        "normalised rewards and observations usually help."
+    )
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that a signal to end is put into; the second signal acts as it would have."""
+    caught: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        caught.append(number)
+        signal.signal(number, previous[number])
+
+    previous: dict[int, Any] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            previous[number] = signal.signal(number, note)
+        except ValueError:  # not in the main thread: signals are somebody else's
+            break
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

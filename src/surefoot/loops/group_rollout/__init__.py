@@ -1,0 +1,1 @@
+"""The loop of methods on groups of completions of language models."""

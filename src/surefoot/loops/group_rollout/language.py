@@ -1,0 +1,238 @@
+"""How a run meets its language model, its task and its reward."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from surefoot.envs.language import Task, resolve
+from surefoot.envs.language.files import LOOKED_AT
+from surefoot.envs.language.prompt_env import PromptEnv
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import check, hyperparameter
+from surefoot.loops.common import distributed
+from surefoot.loops.common.kinds import Loop
+from surefoot.loops.group_rollout.learner import LanguageLearner
+from surefoot.loops.group_rollout.method import GroupRollout
+from surefoot.loops.group_rollout.rewards import Judged, make_rewards
+from surefoot.models.language.engines import continuous_batching
+from surefoot.models.language.generation import Engine, generate
+from surefoot.models.language.loading import load_model, with_lora
+from surefoot.models.language.model import LanguageModel, chosen_device
+from surefoot.models.language.nano import Nano, nano
+from surefoot.models.language.room import check_demonstrations, check_room
+from surefoot.models.language.states import checkpoint_activations
+from surefoot.models.language.vllm_engine import VLLM
+
+WARMUP_EXAMPLES = 2**40  # where the numbers of those begin that a nano model is taught, far from those it learns from
+RATES = {"nano": 3e-4, "lora": 1e-5, "all": 1e-6}  # step sizes where none is given
+ENGINES: dict[str, Callable[[], Engine]] = {
+    "own": lambda: generate,
+    "transformers": lambda: continuous_batching,
+    "vllm": VLLM,
+}
+
+
+@dataclass(frozen=True)
+class LanguageOptions:
+    """What a run of a language model starts from, besides its task and its method."""
+
+    model: Any = hyperparameter(
+        "nano", help="Folder or hub id of a causal language model, or nano, which is made here."
+    )
+    lora: int | None = hyperparameter(None, low=1, help="Rank of an adapter; without one all weights are learned.")
+    dtype: str = hyperparameter("float32", choices=("float32", "bfloat16", "float16"), help="Of the weights.")
+    device: str = hyperparameter(
+        "auto", choices=("auto", "cpu", "cuda"), help="Where it learns; auto is a GPU where there is one."
+    )
+    gradient_checkpointing: bool = hyperparameter(
+        False, help="Whether activations are computed again in the backward pass: less memory, more time."
+    )
+    engine: str = hyperparameter("own", choices=tuple(ENGINES), help="What writes the completions.")
+    stop: tuple[str, ...] = hyperparameter((), help="Texts that end a completion.")
+    sharding: str = hyperparameter(
+        "none", choices=("none", "full"), help="Whether each of several processes keeps only its part of the weights."
+    )
+    nano_warmup: int = hyperparameter(400, low=0, help="Steps of imitation before a nano model learns by reward.")
+    reward: Any = None
+    reward_weights: Any = None
+    model_options: Any = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        chosen_device(self.device)
+
+
+def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tuple[LanguageModel, float]:
+    """The model, and the step size that suits it."""
+    if isinstance(model, LanguageModel):
+        made = deepcopy(model)  # which another run may start from too
+        made.network = made.network if options.lora is None else with_lora(made.network, options.lora, seed)
+        kind = "lora" if made.adapted else "all"
+    elif model == "nano":
+        kind, size, shown = "nano", Nano(warmup=options.nano_warmup), _demonstrations(task)
+        named = str(task) if shown is None or task.size is None else _digested(task, shown, size.warmup * size.batch)
+        made = nano(shown, named, size=size, seed=seed)
+        made.network = made.network if options.lora is None else with_lora(made.network, options.lora, seed)
+    elif isinstance(model, str) and model.startswith("<"):
+        raise UsageError(
+            f"the run began with a {model[1:-1]} made in Python; give it again: surefoot.resume(run, model=…)."
+        )
+    elif isinstance(model, (str, Path)):
+        kind = "all" if options.lora is None else "lora"
+        settings = options.model_options or {}
+        made = load_model(model, lora=options.lora, dtype=options.dtype, seed=seed, device=options.device, **settings)
+    else:
+        raise UsageError(f"model={model!r} is not allowed; give a folder, a hub id, 'nano' or a LanguageModel.")
+    if options.gradient_checkpointing:
+        checkpoint_activations(made.base)
+    return made.to(options.device).check(), RATES[kind]
+
+
+def _demonstrations(task: Any) -> Callable[[int], tuple[str, str]] | None:
+    if task.example(0).demonstration is None:
+        return None
+
+    def example(index: int) -> tuple[str, str]:
+        found = task.example((WARMUP_EXAMPLES + index) if task.size is None else index % task.size)
+        return found.prompt, found.demonstration or ""
+
+    return example
+
+
+def _digested(task: Task, example: Callable[[int], tuple[str, str]], count: int) -> str:
+    """The name of a finite set with a digest of the first `count` examples: a file may change and keep its name."""
+    digest = sha256()
+    for index in range(min(task.size or 0, count)):
+        digest.update(json.dumps(example(index)).encode())
+    return f"{task} {digest.hexdigest()}"
+
+
+def check_lengths(model: LanguageModel, task: Task, method: GroupRollout) -> None:
+    """Raise `UsageError` for the first row of a finite set that is longer than the model reads: its prompt with the
+    tokens to be written, or with its demonstration where the method imitates. The rows held out, which evaluations are
+    of, come last."""
+    if task.size is None:
+        return
+    rows = [(i, i, "train") for i in range(min(task.size, LOOKED_AT))]
+    rows += [(task.size + i, i, "test") for i in range(min(task.held_out_size or 0, LOOKED_AT))]
+    for place, index, split in rows:
+        example, where = task.example(index, split), f"{task}, row {place + 1}: "
+        prompt = model.encode([example.prompt])
+        if method.samples:
+            check_room(model, prompt, method.max_tokens, where)
+        if method.imitates and example.demonstration is not None:
+            check_demonstrations(model, prompt, model.encode_completions([example.demonstration]), where)
+
+
+def _describe(env: Any, **options: Any) -> dict[str, Any]:
+    task = resolve(env)
+    model, reward = options["model"], options["reward"]
+    functions = [] if reward is None else [reward] if callable(reward) or isinstance(reward, str) else list(reward)
+    return {
+        **options,
+        "env": str(task),
+        "model": str(model) if isinstance(model, (str, Path)) else f"<{type(model).__name__}>",
+        "stop": list(options["stop"]),
+        "reward": None if reward is None else [f if isinstance(f, str) else _name(f) for f in functions],
+        "reward_weights": None if options["reward_weights"] is None else list(options["reward_weights"]),
+    }
+
+
+def _name(function: Any) -> str:
+    """`module:function`, or in angle brackets what cannot be found again by its name."""
+    if not hasattr(function, "__qualname__") or not inspect.isroutine(function) or inspect.ismethod(function):
+        return f"<{getattr(function, '__qualname__', type(function).__qualname__)}>"
+    return f"{function.__module__}:{function.__qualname__}"
+
+
+def _functions(reward: Any) -> Any:
+    """Reward functions from what `_describe` wrote of them."""
+    if reward is None or callable(reward):
+        return reward
+    return [_imported(f) if isinstance(f, str) else f for f in ([reward] if isinstance(reward, str) else reward)]
+
+
+def _imported(name: str) -> Any:
+    module, _, qualified = name.partition(":")
+    try:
+        found = import_module(module)
+        for part in qualified.split("."):
+            found = getattr(found, part)
+        if not callable(found):
+            raise ValueError("it is not a function")
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"the reward function {name!r} cannot be found by its name ({error}); write it as module:function, or give "
+            "it again: surefoot.resume(run, reward=[…])."
+        ) from error
+    return found
+
+
+def _learner(
+    method: GroupRollout,
+    env: Any,
+    seeds: Sequence[int],
+    steps: int,
+    *,
+    compile: str = "off",
+    log: Path | None = None,
+    **options: Any,
+) -> LanguageLearner:
+    if len(seeds) > 1:
+        raise UsageError(f"num_seeds={len(seeds)} is not allowed: a run trains one language model; start one a seed.")
+    if compile == "on":
+        raise UsageError("compile='on' is not allowed: language models are not compiled here.")
+    distributed.start()
+    given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
+    task = resolve(env)
+    rewards, engine = make_rewards(task, _functions(given.reward), given.reward_weights), ENGINES[given.engine]()
+    if method.samples:
+        rewards.check()
+    if not method.weighs and len({*rewards.weights}) > 1:
+        raise UsageError(
+            f"reward_weights={list(rewards.weights)} is not allowed: {type(method).__name__} normalises every reward "
+            "function by itself and counts all alike; leave reward_weights out."
+        )
+    with distributed.first():
+        model, rate = make_model(given.model, task, given, seeds[0])
+    check_lengths(model, task, method)
+    return LanguageLearner(
+        method,
+        model,
+        task,
+        rewards,
+        engine,
+        seed=seeds[0],
+        total_steps=steps,
+        learning_rate=method.learning_rate or rate,
+        stop=given.stop,
+        sharding=given.sharding,
+    )
+
+
+def _single(env: Any, *, reward: Any = None, reward_weights: Any = None, **_: Any) -> Callable[..., Any]:
+    task = resolve(env)
+    if not task.verified:
+        task = Judged(make_rewards(task, _functions(reward), reward_weights).check())
+    return partial(PromptEnv, task)
+
+
+LOOP = Loop(
+    _describe,
+    _learner,
+    _single,
+    measured="iterations, mean reward",
+    place="task",
+    place_help="A task such as arithmetic, reasoning_gym:chain_sum, or a file of prompts (.jsonl).",
+    options=LanguageOptions,
+    many_seeds=False,
+)

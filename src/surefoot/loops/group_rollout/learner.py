@@ -1,0 +1,316 @@
+"""One run of a method on groups of completions: write, reward, compare, learn; again.
+
+A step of the run is one iteration. Everything random is drawn from streams named by the seed and a counter, so a
+resumed run writes what it would have written. Of several processes each writes and learns from its share; what is
+learned from is known to all of them, so they take the same step that one alone would have taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.envs.language import Task
+from surefoot.errors import UsageError
+from surefoot.loops.common import distributed
+from surefoot.loops.common.distributed import Row
+from surefoot.loops.group_rollout.estimator import LanguageEstimator
+from surefoot.loops.group_rollout.method import Batch, GroupRollout, Term
+from surefoot.loops.group_rollout.prompts import Solved, choose
+from surefoot.loops.group_rollout.rewards import Rewards
+from surefoot.loops.group_rollout.rollout import Rollout, gathered, joined, measured
+from surefoot.models.language.agent import LanguageAgent
+from surefoot.models.language.generation import Completions, Engine
+from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.room import check_demonstrations
+from surefoot.models.language.sequences import join
+from surefoot.seeding import torch_stream
+
+PATIENCE = 3  # iterations from the start in which there may be nothing to learn
+LARGEST_GAP = 1.0  # nats between engine and model, on average, that can be rounding
+
+
+class LanguageLearner:
+    """A model, its optimiser and its prompts; `iterate()` advances it by one batch of completions."""
+
+    def __init__(
+        self,
+        method: GroupRollout,
+        model: LanguageModel,
+        task: Task,
+        rewards: Rewards,
+        engine: Engine,
+        *,
+        seed: int = 0,
+        total_steps: int = 200,
+        learning_rate: float = 1e-6,
+        stop: Sequence[str] = (),
+        sharding: str = "none",
+    ) -> None:
+        if method.prompts < distributed.world_size():
+            raise UsageError(
+                f"prompts={method.prompts} is not enough for {distributed.world_size()} processes; each needs one."
+            )
+        self.method, self.task, self.rewards, self.engine = method, task, rewards, engine
+        self.seeds, self.total_steps, self.learning_rate, self.stop = [seed], total_steps, learning_rate, tuple(stop)
+        self.iteration = self.drawn = self.batches = 0
+        self.solved = None if task.size is None else Solved.start(task.size)
+        self.learnable = False  # whether there was ever something to learn
+        self.trusted = False  # whether the engine was seen to write with the model's weights
+        method.prepare(model)
+        model.disable_dropout()
+        distributed.agree(model.parameters().values())
+        if method.kl:
+            model.keep_reference()
+        if model.adapted and model.reference is not None and sharding == "full":
+            raise UsageError("sharding='full' is not allowed with kl above 0 and an adapter that has learned already.")
+        if sharding == "full" and distributed.world_size() > 1:
+            from surefoot.loops.group_rollout.sharding import shard  # which loads parts of torch that take seconds
+
+            model = shard(model)
+        self.model = model
+        self.estimator = LanguageEstimator(method, model)
+        self.weights = model.parameters()
+        # A step is smaller than the spacing of half-precision numbers, so it is taken on a copy in float32.
+        self.masters = {
+            name: w if w.dtype == torch.float32 else torch.nn.Parameter(w.detach().float())
+            for name, w in self.weights.items()
+        }
+        self.optimizer = torch.optim.AdamW(
+            self.masters.values(), lr=learning_rate, weight_decay=method.weight_decay, fused=True
+        )
+
+    @property
+    def steps(self) -> int:
+        """Iterations so far."""
+        return self.iteration
+
+    # --- one iteration -----------------------------------------------------------------------------------------------
+
+    def iterate(self) -> list[Row]:
+        """Write, reward and learn once; one row of metrics."""
+        rollout, row = self.collect()
+        terms = self.method.terms(self.estimator.judged(rollout))
+        self._check_learnable(terms, rollout)
+        row |= self.update(terms)
+        self.iteration += 1
+        return [row]
+
+    def collect(self) -> tuple[Rollout, Row]:
+        """The rollout to learn from, and metrics of all that was written for it."""
+        method, kept, written = self.method, list[Rollout](), list[Rollout]()
+        while True:
+            rollout = self.write(self._next_prompts())
+            written.append(rollout)
+            if not method.informative:
+                break
+            kept.append(rollout.prompts(~rollout.degenerate))
+            enough = sum(len(k.index) for k in kept) >= method.informative * method.prompts
+            if enough or len(written) == method.resamples:
+                kept.append(rollout.prompts(rollout.degenerate))
+                rollout = joined(kept).prompts(torch.arange(method.prompts))
+                break
+        return rollout, measured(written)
+
+    def _next_prompts(self) -> Tensor:
+        method = self.method
+        index = choose(method.sampler, method.prompts, self.seeds[0], self.drawn, self.task.size, self.solved)
+        self.drawn += len(index)
+        return index
+
+    def write(self, index: Tensor) -> Rollout:
+        """Completions of the examples with these numbers, and their rewards."""
+        method, examples = self.method, [self.task.example(int(i)) for i in index]
+        prompts = self.model.encode([e.prompt for e in examples])
+        shown = self.model.encode_completions([e.demonstration for e in examples if e.demonstration is not None])
+        demonstrations = join(prompts, shown) if len(shown) == len(examples) else None
+        if method.imitates and demonstrations is not None:
+            check_demonstrations(self.model, prompts, shown)
+        stream = torch_stream(self.seeds[0], "completions", self.batches)
+        uniform = torch.rand(len(prompts), method.samples, method.max_tokens, generator=stream)
+        self.batches += 1
+        found, mine = Completions([], [], []), distributed.block(len(prompts))
+        if method.samples:
+            found = self.engine(
+                self.model.whole(), prompts[mine], uniform[mine], temperature=method.temperature, stop=self.stop
+            )
+        texts = self.model.decode(found.tokens)
+        reward, components = self.rewards([e for e in examples[mine] for _ in range(method.samples)], texts)
+        if distributed.world_size() > 1:
+            found, reward = gathered(found), distributed.gather(reward)
+            components = {name: distributed.gather(x) for name, x in components.items()}
+            texts = self.model.decode(found.tokens)
+        sequences = join([p for p in prompts for _ in range(method.samples)], found.tokens)
+        log_prob = torch.zeros(sequences.tokens.shape)
+        log_prob[sequences.valid] = torch.tensor([x for row in found.log_prob for x in row])
+        groups = (len(prompts), method.samples)
+        rollout = Rollout(
+            examples,
+            index,
+            sequences,
+            texts,
+            log_prob,
+            reward.view(groups),
+            {name: x.view(groups) for name, x in components.items()},
+            ~torch.tensor(found.finished, dtype=torch.bool).view(groups),
+            demonstrations,
+        )
+        if self.solved is not None:
+            self.solved = self.solved.update(index, rollout.reward)
+        return rollout
+
+    def _check_learnable(self, terms: list[Term], rollout: Rollout) -> None:
+        self.learnable = self.learnable or any(bool((term.advantage != 0).any()) for term in terms)
+        if self.learnable or self.iteration + 1 < PATIENCE:
+            return
+        first = float(rollout.reward.flatten()[0])
+        cause = f"every completion had the reward {first:g}"
+        if bool((rollout.reward != first).any()):
+            cause = "the completions of a prompt all had the same reward, or cancelled out"
+        advice = "take an easier task, a longer warm-up or more samples, and look at what the reward function gives"
+        if bool(rollout.truncated.all()):
+            cause += f", and every one was cut off after max_tokens={self.method.max_tokens}"
+            advice = "raise max_tokens, or name a stop text"
+        raise UsageError(
+            f"There has been nothing to learn in the first {self.iteration + 1} iterations: {cause}; {advice}. The "
+            f"last one was {rollout.texts[-1]!r}, for the prompt {rollout.examples[-1].prompt!r}."
+        )
+
+    # --- learning ----------------------------------------------------------------------------------------------------
+
+    def update(self, terms: list[Term]) -> Row:
+        """The optimiser steps on a rollout; metrics are means over them."""
+        method, rows = self.method, list[Row]()
+        if not terms:
+            return {}
+        self.model.network.train()
+        again = method.epochs * method.minibatches > 1
+        batches = [self.estimator.batch(term, again) for term in terms]
+        groups = torch.cat([term.group for term in terms]).unique()
+        stream = torch_stream(self.seeds[0], "minibatches", self.iteration)
+        for _ in range(method.epochs):
+            order = groups[torch.randperm(len(groups), generator=stream)]
+            for chosen in order.tensor_split(min(method.minibatches, len(groups))):
+                rows.append(self.step(terms, batches, chosen, len(groups) / len(chosen)))
+        names = {name for row in rows for name in row}
+        return {n: sum(r[n] for r in rows if n in r) / sum(n in r for r in rows) for n in sorted(names)}
+
+    def step(self, terms: list[Term], batches: list[Batch], groups: Tensor, scale: float) -> Row:
+        """One step on the rows of some groups; `scale` makes up for the groups that are left out."""
+        self._set_learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        row: Row = {}
+        for term, batch in zip(terms, batches, strict=True):
+            mine = torch.isin(batch.group, groups).nonzero().squeeze(-1)
+            if not len(mine):
+                continue
+            sequences = term.sequences[mine]
+            part = dataclasses.replace(batch[mine], weights=scale * batch.weights[mine])
+            found = self.estimator.backward(term, part.trimmed(sequences.tokens.shape[1]), sequences)
+            row |= {f"{term.name}/{name}" if term.name else name: value for name, value in found.items()}
+        self._check_engine(row)
+        if not self.model.sharded:  # whose passes have added them
+            distributed.add_gradients(self.weights.values())
+        for name, weight in self.weights.items():
+            if self.masters[name] is not weight and weight.grad is not None:
+                self.masters[name].grad, weight.grad = weight.grad.float(), None
+        limit = self.method.max_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), torch.inf if limit is None else limit)
+        norm = distributed.whole(norm)
+        if not bool(torch.isfinite(norm)):
+            raise UsageError(
+                f"The gradient of iteration {self.iteration} is not finite; a smaller learning_rate helps."
+            )
+        self.optimizer.step()
+        for name, weight in self.weights.items():
+            if self.masters[name] is not weight:
+                weight.data.copy_(self.masters[name].data)
+        return {**row, "grad_norm": float(norm), "learning_rate": self.optimizer.param_groups[0]["lr"]}
+
+    def _check_engine(self, row: Row) -> None:
+        """The canary: what the engine says of its tokens and what the model says of them must be nearly the same."""
+        if self.trusted or "engine_gap" not in row:
+            return
+        if not row["engine_gap"] <= LARGEST_GAP:
+            raise UsageError(
+                f"The engine did not write with the model's weights: it finds the tokens that it wrote "
+                f"{row['engine_gap']:.2g} nats more or less likely than the model does, on average ({LARGEST_GAP:g} is "
+                "allowed). Look at the hand-over of the weights, or use engine='own'."
+            )
+        self.trusted = True
+
+    def _set_learning_rate(self) -> None:
+        method = self.method
+        risen = min(1.0, (self.iteration + 1) / max(1, method.warmup))
+        left = max(0.0, 1 - self.iteration / self.total_steps) if method.anneal else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * risen * left
+
+    # --- checkpoints and agents --------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, optimiser, prompts and counters as tensors by name, in process 0; all of them have to ask."""
+        state = {"counters": torch.tensor([self.drawn, self.batches, self.learnable])}
+        if self.solved is not None:
+            state |= {f"prompts/{name}": x for name, x in self.solved._asdict().items()}
+        for name, weight in self.masters.items():
+            state[f"weights/{name}"] = weight.detach()
+            for kind, x in self.optimizer.state.get(weight, {}).items():
+                state[f"adam/{kind}/{name}"] = torch.as_tensor(x)
+        whole = ((name, distributed.whole(x)) for name, x in state.items())
+        return {name: x.cpu().clone() for name, x in whole if distributed.rank() == 0}
+
+    def load(self, state: Mapping[str, Tensor], iteration: int, logged: int) -> None:
+        """Take over a saved state.
+
+        Raises:
+            UsageError: it is of another model, adapter or task.
+        """
+        mine = {f"weights/{name}": w.shape for name, w in self.weights.items()}
+        other = {name: x.shape for name, x in state.items() if name.startswith("weights/")}
+        if wrong := sorted(n for n in mine.keys() | other.keys() if mine.get(n) != other.get(n)):
+            raise UsageError(
+                f"the checkpoint does not fit this model: {', '.join(wrong[:3])} differ ({len(wrong)} tensors do). "
+                "Resume with the model and adapter that the run's config.json names."
+            )
+        if self.solved is not None and (begun := len(state["prompts/mean"])) != self.task.size:
+            raise UsageError(
+                f"{self.task} has {self.task.size} rows to learn from now, and had {begun} when the run began; put it "
+                "back as it was, or start a new run."
+            )
+        self.iteration = iteration
+        self.drawn, self.batches, learnable = state["counters"].tolist()
+        self.learnable = bool(learnable)
+        if self.solved is not None:
+            self.solved = Solved(*(state[f"prompts/{name}"].clone() for name in Solved._fields))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for i, (name, weight) in enumerate(self.masters.items()):
+            weight.data.copy_(distributed.part(state[f"weights/{name}"], weight))
+            self.weights[name].data.copy_(weight.data)
+            if f"adam/step/{name}" in state:
+                moments[i] = {"step": state[f"adam/step/{name}"].clone()}
+                for kind in ("exp_avg", "exp_avg_sq"):
+                    moments[i][kind] = distributed.part(state[f"adam/{kind}/{name}"].clone(), weight)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+    def agent(self, index: int = 0, **facts: Any) -> LanguageAgent:
+        """The model as it stands, and how it is sampled."""
+        sampling = {"max_tokens": self.method.max_tokens, "temperature": self.method.temperature}
+        return LanguageAgent(self.model.whole(), {**sampling, "stop": list(self.stop), **facts})
+
+    def lost(self) -> list[int]:
+        """The seed, if a weight is not finite."""
+        finite = [distributed.whole(torch.isfinite(w).all()) for w in self.weights.values()]
+        return [] if all(map(bool, finite)) else self.seeds
+
+    def flush(self) -> int:
+        """Nothing is logged besides the checkpoints."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing is held open."""

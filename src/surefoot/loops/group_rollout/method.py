@@ -1,0 +1,221 @@
+"""The base of methods on groups of completions: several of each prompt, rewarded, and compared with one another.
+
+`GroupRollout` holds the hyperparameters that all of them share and the steps that one may replace. What is learned from
+is a list of `Term`s, each with an objective of its own: usually one, the completions; a method that also imitates
+demonstrations has two. Tokens are `[batch, length]` (see `models.language.sequences`), groups `[prompts, samples]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import check, hyperparameter
+from surefoot.loops.group_rollout.rollout import Rollout
+from surefoot.models.language.model import LanguageModel, TokenStatistics
+from surefoot.models.language.sequences import Sequences
+from surefoot.objectives import PolicyObjective, advantages, ratios, stabilizers
+from surefoot.objectives.aggregation import mean
+from surefoot.objectives.divergences import k3
+
+Metrics = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Term:
+    """Sequences to learn from, and how."""
+
+    sequences: Sequences
+    advantage: Float[Tensor, "rows *length"]  # of each row, or of each token
+    objective: PolicyObjective
+    group: Int[Tensor, " rows"]  # rows of one group are learned from in one minibatch
+    name: str = ""  # goes before the names of its metrics
+    coefficient: float = 1.0
+    sampled: Float[Tensor, "rows length"] | None = None  # log-probabilities of the engine, where it wrote the rows
+    extra: dict[str, Tensor] = field(default_factory=dict)  # more of each row or token, for a loss that needs it
+    judged: TokenStatistics | None = None  # of the model before it learns, where it is known already
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a term as its loss sees them, `[rows, length]` each; all constant."""
+
+    valid: Bool[Tensor, "rows length"]
+    old_log_prob: Float[Tensor, "rows length"]
+    advantage: Float[Tensor, "rows length"]
+    weights: Float[Tensor, "rows length"]  # of the aggregation over all rows of the term
+    reference: Float[Tensor, "rows length"] | None
+    group: Int[Tensor, " rows"]
+    extra: dict[str, Tensor]
+    sampled: Float[Tensor, "rows length"] | None = None  # of the engine, where it wrote the rows
+
+    def __getitem__(self, rows: Tensor) -> Batch:
+        """Some of the rows."""
+        return self._each(lambda x: x[rows])
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return self._each(lambda x: x.to(device))
+
+    def trimmed(self, length: int) -> Batch:
+        """The first `length` tokens of every row."""
+        return self._each(lambda x: x[:, :length] if x.ndim > 1 else x)
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {"extra": {name: function(x) for name, x in self.extra.items()}}
+        for field_ in dataclasses.fields(self):
+            if isinstance(x := getattr(self, field_.name), Tensor):
+                changed[field_.name] = function(x)
+        return dataclasses.replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class GroupRollout:
+    """What every method on groups of completions has. Steps a method may replace, from small to large: `objective`,
+    `advantages`, `terms`, `loss`; with a critic `prepare` and `critic_loss` too."""
+
+    loop: ClassVar[str] = "group-rollout"
+    pace: ClassVar[int] = 1
+    default_steps: ClassVar[int] = 200
+    separable: ClassVar[bool] = True  # whether the loss of a batch is the sum of the losses of its rows
+    imitates: ClassVar[bool] = False  # whether it learns from demonstrations
+    weighs: ClassVar[bool] = True  # whether several reward functions count by their weights
+
+    prompts: int = hyperparameter(16, low=1, help="Prompts of a step.")
+    samples: int = hyperparameter(8, low=1, help="Completions of each prompt.")
+    max_tokens: int = hyperparameter(64, low=1, help="Tokens of a completion at most.")
+    temperature: float = hyperparameter(1.0, above=0, help="Of sampling; likelihoods are taken at the same.")
+    epochs: int = hyperparameter(1, low=1, help="Passes over each batch of completions.")
+    minibatches: int = hyperparameter(1, low=1, help="Optimiser steps of each pass.")
+    learning_rate: float | None = hyperparameter(
+        None, above=0, help="AdamW's step size; if not given 1e-6, with an adapter 1e-5, for nano 3e-4."
+    )
+    warmup: int = hyperparameter(0, low=0, help="Iterations over which the step size rises.")
+    anneal: bool = hyperparameter(False, help="Let the step size go linearly to 0 over the run.")
+    weight_decay: float = hyperparameter(0.0, low=0, help="AdamW's decay of the weights.")
+    max_grad_norm: float | None = hyperparameter(1.0, above=0, help="Longest gradient of a step.")
+    kl: float = hyperparameter(0.0, low=0, help="Weight of the KL from the reference, the model before training.")
+    entropy: float = hyperparameter(0.0, help="Weight of the entropy bonus.")
+    informative: float = hyperparameter(
+        0.0, low=0, high=1, help="Share of prompts whose rewards must differ; below it more prompts are sampled."
+    )
+    resamples: int = hyperparameter(20, low=1, help="Most batches that are sampled for one step.")
+    sampler: str = hyperparameter(
+        "uniform", choices=("uniform", "hard", "soft", "medium"), help="How prompts of a finite set are chosen."
+    )
+    correction: str = hyperparameter(
+        "none", choices=("none", "truncate", "mask"), help="Of tokens that engine and model find differently likely."
+    )
+    correction_cap: float = hyperparameter(2.0, above=0, help="Largest weight of that correction.")
+    micro_tokens: int | None = hyperparameter(
+        8192, low=1, help="Tokens, padding included, in memory at a time; any number gives the same gradient."
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    # --- what is optimised -------------------------------------------------------------------------------------------
+
+    def prepare(self, model: LanguageModel) -> None:
+        """Called once, before anything is learned: the model gets the critic that the method needs, or none."""
+        model.critic = None
+
+    def objective(self) -> PolicyObjective:
+        """The objective of the completions."""
+        raise NotImplementedError
+
+    def advantages(self, rollout: Rollout) -> Float[Tensor, "prompts samples *length"]:
+        """How much better each completion, or each token, is than expected."""
+        return self.objective().advantage(rollout.reward)
+
+    def terms(self, rollout: Rollout) -> list[Term]:
+        """What is learned from. Empty where there is nothing: the step is then left out."""
+        return [self.completions(rollout)]
+
+    def completions(self, rollout: Rollout, **changes: Any) -> Term:
+        """The completions as a term of the objective."""
+        prompts, samples = rollout.reward.shape
+        group = torch.arange(prompts).repeat_interleave(samples)
+        advantage = self.advantages(rollout).flatten(0, 1)
+        known = {"sampled": rollout.log_prob, "judged": rollout.judged}
+        return dataclasses.replace(Term(rollout.sequences, advantage, self.objective(), group, **known), **changes)
+
+    def imitation(self, rollout: Rollout, keep: Tensor | None = None, **changes: Any) -> Term:
+        """The demonstrations (of the prompts that a mask keeps) as a term of maximum likelihood.
+
+        Raises:
+            UsageError: the task has none.
+        """
+        if rollout.demonstrations is None:
+            raise UsageError(
+                f"{type(self).__name__} imitates demonstrations, but the task has none for "
+                f'{rollout.examples[0].prompt!r}; give data with a column "demonstration".'
+            )
+        group = torch.arange(len(rollout.index)) if keep is None else keep.nonzero().squeeze(-1)
+        objective = PolicyObjective(advantages.unit(), ratios.current(), stabilizers.none(), aggregation=mean())
+        term = Term(rollout.demonstrations[group], torch.ones(len(group)), objective, group, name="imitation")
+        return dataclasses.replace(term, **changes)
+
+    def loss(
+        self, objective: PolicyObjective, batch: Batch, log_prob: Tensor, entropy: Tensor
+    ) -> tuple[Float[Tensor, ""], Metrics]:
+        """The loss of some rows, which is differentiated in `log_prob` and `entropy` `[rows, length]`, and metrics,
+        weighted sums like it."""
+        divergence = None if batch.reference is None else k3(batch.reference - log_prob)
+        return objective.loss(
+            log_prob,
+            batch.old_log_prob,
+            batch.advantage,
+            valid=batch.valid,
+            entropy=entropy,
+            divergence=divergence,
+            weights=batch.weights,
+        )
+
+    def critic_loss(self, batch: Batch, value: Tensor) -> tuple[Float[Tensor, ""], Metrics]:
+        """What is added to the loss of some rows where the model has a critic; differentiated in its `value`
+        `[rows, length]`. Like `loss` a sum over the rows where that is `separable`."""
+        return torch.zeros(()), {}
+
+    # --- for the machinery of runs -----------------------------------------------------------------------------------
+
+    def steps(self) -> list[str]:
+        """One iteration in words, for `explain`: one line a step."""
+        again = (
+            f", again until {self.informative:g} of the prompts have rewards that differ" if self.informative else ""
+        )
+        limit = "" if self.max_grad_norm is None else f" on the gradient cut to norm {self.max_grad_norm:g}"
+        return [
+            f"write {self.samples} completions of each of {self.prompts} prompts, at temperature {self.temperature:g}"
+            f"{again}; reward them",
+            f"{self.epochs} × {self.minibatches} steps of AdamW{limit}: minimise −objective",
+        ]
+
+    def algorithm(self) -> list[str]:
+        """The lines of `explain`."""
+        return self.steps()
+
+    def gradient_steps(self, total_steps: int) -> float:
+        """Gradient steps that a compiler could fuse: there are none."""
+        return 0.0
+
+
+def micro_batches(lengths: Int[Tensor, " rows"], tokens: int | None) -> list[Tensor]:
+    """The rows in pieces of at most `tokens` tokens with padding (or of one longer row), the short ones first."""
+    if tokens is None:
+        return [torch.arange(len(lengths))]
+    order = lengths.argsort(stable=True)
+    pieces, piece = [], list[int]()
+    for row, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        if piece and (len(piece) + 1) * length > tokens:
+            pieces.append(torch.tensor(piece))
+            piece = []
+        piece.append(row)
+    return [*pieces, torch.tensor(piece)]

@@ -1,0 +1,123 @@
+"""What was written for some prompts, what it was worth, and how it looks in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from surefoot.envs.language import Example
+from surefoot.loops.common import distributed
+from surefoot.models.language.generation import Completions
+from surefoot.models.language.model import TokenStatistics
+from surefoot.models.language.sequences import Sequences, concatenate
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What was written for some prompts, and what it was worth."""
+
+    examples: list[Example]  # one a prompt
+    index: Int[Tensor, " prompts"]  # their numbers in the task
+    sequences: Sequences  # prompts · samples rows, the samples of a prompt side by side
+    texts: list[str]  # one a row
+    log_prob: Float[Tensor, "rows length"]  # of the engine that wrote them
+    reward: Float[Tensor, "prompts samples"]  # the weighted sum of the components
+    components: dict[str, Float[Tensor, "prompts samples"]]
+    truncated: Bool[Tensor, "prompts samples"]  # cut off by the limit, not finished
+    demonstrations: Sequences | None = None  # one row a prompt, where all of them have one
+    judged: TokenStatistics | None = None  # what the model says of the tokens before it learns, where it has a critic
+
+    @property
+    def lengths(self) -> Int[Tensor, "prompts samples"]:
+        """Tokens of each completion."""
+        return self.sequences.written.view_as(self.reward)
+
+    @property
+    def degenerate(self) -> Bool[Tensor, " prompts"]:
+        """The prompts whose completions all have the same reward: they say nothing about what is better."""
+        return (self.reward == self.reward[:, :1]).all(1)
+
+    @property
+    def value(self) -> Float[Tensor, "rows length"]:
+        """The critic's value of the state before every token."""
+        assert self.judged is not None and self.judged.value is not None, "only a model with a critic gives values"
+        return self.judged.value
+
+    def prompts(self, keep: Tensor) -> Rollout:
+        """The rollout of some prompts, given by their numbers or a mask."""
+        keep = keep.nonzero().squeeze(-1) if keep.dtype == torch.bool else keep
+        samples = self.reward.shape[1]
+        rows = (keep[:, None] * samples + torch.arange(samples)).flatten()
+        sequences = self.sequences[rows]
+        width = sequences.tokens.shape[1]
+        return Rollout(
+            [self.examples[i] for i in keep.tolist()],
+            self.index[keep],
+            sequences,
+            [self.texts[i] for i in rows.tolist()],
+            self.log_prob[rows, :width],
+            self.reward[keep],
+            {name: x[keep] for name, x in self.components.items()},
+            self.truncated[keep],
+            None if self.demonstrations is None else self.demonstrations[keep],
+            None if self.judged is None else self.judged.each(lambda x: x[rows, :width]),
+        )
+
+
+def joined(rollouts: Sequence[Rollout]) -> Rollout:
+    """Several rollouts as one, before a critic has judged them."""
+    sequences = concatenate([r.sequences for r in rollouts])
+    shown = [r.demonstrations for r in rollouts if r.demonstrations is not None]
+    shown = shown if len(shown) == len(rollouts) else []
+    width = sequences.tokens.shape[1]
+    return Rollout(
+        [e for r in rollouts for e in r.examples],
+        torch.cat([r.index for r in rollouts]),
+        sequences,
+        [text for r in rollouts for text in r.texts],
+        torch.cat([torch.nn.functional.pad(r.log_prob, (0, width - r.log_prob.shape[1])) for r in rollouts]),
+        torch.cat([r.reward for r in rollouts]),
+        {name: torch.cat([r.components[name] for r in rollouts]) for name in rollouts[0].components},
+        torch.cat([r.truncated for r in rollouts]),
+        None if not shown else concatenate(shown),
+    )
+
+
+def measured(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """What was written, in numbers."""
+    every = joined(rollouts)
+    if not every.texts:
+        return {"batches": len(rollouts)}
+    lengths = every.lengths.float()
+    row = {
+        "return_mean": float(every.reward.mean()),
+        "best_of_group": float(every.reward.amax(1).mean()),
+        "length": float(lengths.mean()),
+        "length_max": float(lengths.max()),
+        "truncated": float(every.truncated.float().mean()),
+        "degenerate": float(every.degenerate.float().mean()),
+        "batches": len(rollouts),
+        "tokens": int(lengths.sum()),
+    }
+    if len(every.components) > 1:
+        row |= {f"reward/{name}": float(x.nanmean()) for name, x in every.components.items()}
+    return row
+
+
+def gathered(found: Completions) -> Completions:
+    """The completions that all processes wrote, in the order of the prompts."""
+    lengths = torch.tensor([len(row) for row in found.tokens], dtype=torch.int64)
+    tokens = torch.tensor([x for row in found.tokens for x in row], dtype=torch.int64)
+    log_prob = torch.tensor([x for row in found.log_prob for x in row], dtype=torch.float32)
+    finished = torch.tensor(found.finished, dtype=torch.int64)
+    lengths, tokens, log_prob, finished = (distributed.gather(x) for x in (lengths, tokens, log_prob, finished))
+    sizes = lengths.tolist()
+    return Completions(
+        [row.tolist() for row in tokens.split(sizes)],
+        [row.tolist() for row in log_prob.split(sizes)],
+        finished.bool().tolist(),
+    )

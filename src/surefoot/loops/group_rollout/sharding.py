@@ -1,0 +1,84 @@
+"""A language model whose weights lie in parts, one in each process: `fully_shard` of torch, a block at a time.
+
+Weights, gradients and the optimiser's moments are divided evenly. To learn, all processes read at the same time and
+put one block after another together, so they must read equally often (`LanguageEstimator.in_step`). To write, which
+takes a pass for every token, each puts the whole model together once and lets it go afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+from surefoot.errors import UsageError
+from surefoot.loops.common import distributed
+from surefoot.models.language.critic import Critic
+from surefoot.models.language.model import LanguageModel, TokenStatistics
+from surefoot.models.language.sequences import Sequences
+
+
+@dataclass
+class ShardedModel(LanguageModel):
+    """A model in parts, and `form`, its network without weights."""
+
+    sharded: ClassVar[bool] = True
+    form: Any = None
+
+    def whole(self) -> LanguageModel:
+        """A model of its own with all the weights of the network as they stand; there is no critic in it."""
+        weights = {name: distributed.whole(w.detach()) for name, w in self.network.named_parameters()}
+        return LanguageModel(_filled(self.form, weights), self.tokenizer)
+
+    def _statistics(
+        self, network: Any, critic: Critic | None, sequences: Sequences, temperature: float
+    ) -> TokenStatistics:
+        return network.within(super()._statistics, network, critic, sequences, temperature)
+
+
+def shard(model: LanguageModel) -> ShardedModel:
+    """Leave each process its part of a model, which is not to be used otherwise any more.
+
+    Raises:
+        UsageError: torch is too old.
+    """
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise UsageError(f"sharding='full' needs a newer torch than {torch.__version__}; 2.13 is tested.")
+    form = _filled(model.network, {name: w.detach().to("meta") for name, w in model.network.named_parameters()})
+    mesh = init_device_mesh(model.device.type, (distributed.world_size(),))
+    for network in (model.base, model.reference):
+        if network is not None:
+            _divide_network(network, mesh)
+    if model.critic is not None:
+        _divide(model.critic, mesh)
+    return ShardedModel(model.network, model.tokenizer, model.reference, model.critic, form)
+
+
+def _filled(network: Any, weights: Mapping[str, Tensor]) -> Any:
+    """A copy of a network with other weights; what was tied stays tied."""
+    others = {id(w): nn.Parameter(weights[name], w.requires_grad) for name, w in network.named_parameters()}
+    return deepcopy(network, others)
+
+
+def _divide_network(network: Any, mesh: DeviceMesh) -> None:
+    """Divide each block of a network and the rest of it, which `network.within(function, …)` puts together around what
+    a function does: embedding and output layer are read outside `forward`."""
+    blocks = [module for module in network.modules() if type(module).__name__ in (network._no_split_modules or ())]
+    for module in (*blocks, network):
+        _divide(module, mesh)
+    network.within = MethodType(lambda _, function, *args: function(*args), network)
+    register_fsdp_forward_method(network, "within")
+
+
+def _divide(module: Any, mesh: DeviceMesh) -> None:
+    """Divide the weights of a module that no part of it has divided yet."""
+    fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    module.set_gradient_divide_factor(1.0)  # a sum: the parts of a loss add up
+    module.set_force_sum_reduction_for_comms(True)  # gloo can only sum

@@ -1,0 +1,386 @@
+"""One run of an on-policy method, for one seed or several at once.
+
+Everything a learner holds is a tensor with a leading seed axis, so its state is one flat dict, and a seed among many
+computes what it would compute alone.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor, nn
+
+from surefoot.envs import describe, env_seeds, make, make_as
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import check, hyperparameter
+from surefoot.loops.common.compile import as_set
+from surefoot.loops.common.kinds import Loop
+from surefoot.loops.common.optimizer import Adam
+from surefoot.loops.common.staging import staged
+from surefoot.loops.on_policy.collect import Arrays, Collector, Episodes, Rollout, map_observation, tensors
+from surefoot.loops.on_policy.method import Batch, OnPolicy, gradient_step, pick, take
+from surefoot.models.agent import Agent, normalize_observation, normalized_keys
+from surefoot.models.functional import Model, initial, over_seeds
+from surefoot.models.networks import ActorCritic, Observation
+from surefoot.models.normalizers import Moments
+from surefoot.seeding import torch_stream
+
+REWARD_CLIP = 10.0
+
+
+class Learner:
+    """Weights, optimiser, normalisers and environments of a run; `iterate()` advances it by one batch.
+
+    `envs` holds `len(seeds) · method.num_envs` environments, those of a seed side by side. `compile="on"` fuses the
+    gradient step into native code: the same numbers up to rounding, faster once it has compiled. "auto" goes on
+    without, and warns, where that fails.
+    """
+
+    def __init__(
+        self,
+        method: OnPolicy,
+        envs: VectorEnv,
+        seeds: Sequence[int],
+        total_steps: int,
+        *,
+        log: Path | None = None,
+        compile: str = "off",
+    ) -> None:
+        self.method, self.seeds, self.num_seeds, self.total_steps = method, list(seeds), len(seeds), total_steps
+        self.observation_space, self.action_space = envs.single_observation_space, envs.single_action_space
+        self.network = method.network()
+        self.model = Model(self._module())
+        self.vector = torch.stack([initial(self._module, torch_stream(s, "weights")) for s in self.seeds])
+        self.adam = Adam.start(self.vector)
+        one = method.extra_state(self.model)
+        self.extra = {name: torch.stack([x] * self.num_seeds) for name, x in one.items()}
+        self.moments = {
+            key: Moments.start(self.num_seeds, width)
+            for key, width in normalized_keys(self.observation_space).items()
+            if method.normalize_observations
+        }
+        self.reward_moments = Moments.start(self.num_seeds, 1)
+        self.discounted = torch.zeros(self.num_seeds, method.num_envs)
+        self.core_state = torch.zeros(self.num_seeds, method.num_envs, self.model.module.state_size)
+        self.episodes = Episodes(self.num_seeds, method.num_envs)
+        self.iteration = 0
+        self.compile = compile
+        self._policy: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+        self._step: Callable[..., Any] | None = None
+        self._names: list[str] = []
+        self.collector = Collector(envs, log)
+
+    def _module(self) -> ActorCritic:
+        module = self.network.make(self.observation_space, self.action_space)
+        first = self.method.multipliers(module.distribution)
+        module.multipliers = nn.ParameterDict({name: torch.tensor(float(x)) for name, x in first.items()})
+        return module
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of each seed so far, the steps in which an environment only resets itself included."""
+        return self.collector.logged * self.method.num_envs
+
+    @property
+    def lr(self) -> float:
+        """The step size of this iteration."""
+        left = 1 - self.steps / self.total_steps if self.method.anneal else 1.0
+        return self.method.learning_rate * max(left, 0.0)
+
+    # --- one iteration -----------------------------------------------------------------------------------------------
+
+    def iterate(self) -> list[dict[str, float]]:
+        """Collect and update once; one row of metrics a seed."""
+        self.lr_tensor = torch.tensor(self.lr)
+        metrics = self.method.iterate(self)
+        self.iteration += 1
+        rows = [dict(row) for row in self.episode_rows]
+        for name, values in metrics.items():
+            for row, value in zip(rows, values.tolist(), strict=True):
+                row[name] = value
+        return rows
+
+    def collect(self, vectors: Tensor, num_steps: int | None = None) -> Rollout:
+        """Act with the given weights `[seeds, size]` for `num_steps` steps; the rollout is `[time, seeds, envs]`."""
+        steps, envs, distribution = num_steps or self.method.num_steps, self.method.num_envs, self.model.distribution
+        streams = [torch_stream(seed, "actions", self.collector.logged) for seed in self.seeds]
+        noise = torch.stack([distribution.noise((steps, envs), g) for g in streams], 1)
+        self._acting, self.first_state = vectors, self.core_state
+        early = vectors, self.scales()
+        if self._policy is None:
+            anywhere = torch.ones(self.num_seeds * envs, dtype=torch.bool)
+            late = tensors(self.collector.observation), noise[0], anywhere, self.core_state
+            self._policy = staged(self._policy_step, early, late)
+        prepare, run = self._policy
+        prepared, draws, state = prepare(early), noise.numpy(), self.core_state.numpy()
+
+        def act(t: int, observation: Arrays, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            nonlocal state
+            action, executed, state = run(prepared, observation, draws[t], starts, state)
+            return action, executed
+
+        rollout = self.collector.collect(steps, act)
+        self.core_state = torch.from_numpy(state)
+        parts = (rollout.reward, rollout.terminated, rollout.truncated, rollout.valid, rollout.starts)
+        observation = map_observation(lambda x: x.unflatten(1, (self.num_seeds, envs)), rollout.observation)
+        rollout = Rollout(observation, rollout.action, *(x.unflatten(1, (self.num_seeds, envs)) for x in parts))
+        ended = rollout.terminated | rollout.truncated
+        self.episode_rows = self.episodes.add(rollout.reward, ended, rollout.truncated, rollout.valid)
+        return rollout
+
+    def _per_seed(self, x: Tensor) -> Tensor:
+        return x.unflatten(0, (self.num_seeds, self.method.num_envs))
+
+    def _policy_step(self, early: Any, late: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """One step of all policies: actions as sampled, as the environments take them, and the new core states."""
+        distribution, recurrent = self.model.distribution, bool(self.core_state.shape[-1])
+        (vectors, scales), (observation, noise, starts, states) = early, late
+
+        def step(vector: Tensor, scales: Any, x: Observation, noise: Tensor, start: Tensor, state: Tensor) -> Any:
+            x = normalize_observation(x, scales)
+            if recurrent:
+                x, start = map_observation(lambda part: part[None], x), start[None]
+            params, _, new = self.model(vector, x, state, start) if recurrent else self.model(vector, x)
+            action = distribution.sample(params[0] if recurrent else params, noise)
+            return action, distribution.to_env(action), new if recurrent else state
+
+        observations, starts = map_observation(self._per_seed, observation), self._per_seed(starts)
+        each = over_seeds(step, self.num_seeds)
+        action, executed, states = each(vectors, scales, observations, noise, starts, states)
+        return action, executed.flatten(0, 1), states
+
+    def scales(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Means and inverse deviations of the normalised observation entries, `[seeds, 1, width]`."""
+        return {key: tuple(x.unsqueeze(1) for x in m.scale()) for key, m in self.moments.items()}  # type: ignore[misc]
+
+    def estimate(self, rollout: Rollout) -> Batch:
+        """The batch of an update: one pass of the acting weights over all observations, advantages and targets.
+
+        Log-probabilities and distribution parameters are those of the weights that acted, on the observations as they
+        were normalised then. Afterwards the normalisers take the rollout in, for the next one.
+        """
+        method, distribution = self.method, self.model.distribution
+        observation = map_observation(lambda x: x.transpose(0, 1), rollout.observation)  # [seeds, time + 1, envs, ...]
+        scales = {key: tuple(x.unsqueeze(1) for x in scale) for key, scale in self.scales().items()}
+        normal = normalize_observation(observation, scales)  # type: ignore[arg-type]
+        batch: Batch = {"observation": normal}
+        if self.core_state.shape[-1]:
+            batch |= {"starts": rollout.starts.transpose(0, 1), "state": self.first_state}
+        with torch.no_grad():
+            params, value = over_seeds(self.model.evaluate, self.num_seeds)(self._acting, batch)
+        reward = self._scaled_reward(rollout)
+        signals = {
+            "values": value[:, :-1].transpose(0, 1),
+            "next_values": value[:, 1:].transpose(0, 1),
+            "terminated": rollout.terminated,
+            "truncated": rollout.truncated,
+            "valid": rollout.valid,
+        }
+        advantage = method.advantage()(reward, **signals)
+        target = advantage if method.target() == method.advantage() else method.target()(reward, **signals)
+        fields = {
+            "action": rollout.action.transpose(0, 1),
+            "old_params": params[:, :-1],
+            "old_log_prob": distribution.log_prob(params[:, :-1], rollout.action.transpose(0, 1)),
+            "old_value": value[:, :-1],
+            "advantage": advantage.transpose(0, 1),
+            "target": target.transpose(0, 1) + value[:, :-1],
+            "valid": rollout.valid.transpose(0, 1),
+        }
+        batch["observation"] = map_observation(lambda x: x[:, :-1], batch["observation"])
+        batch |= fields
+        if "starts" in batch:
+            batch["starts"] = batch["starts"][:, :-1]
+        self._observe(map_observation(lambda x: x[:, :-1], observation))
+        if "state" in batch:
+            return batch
+        return {k: map_observation(lambda x: x.flatten(1, 2), part) for k, part in batch.items()}
+
+    def _scaled_reward(self, rollout: Rollout) -> Tensor:
+        """Rewards over the running deviation of the discounted return, within ±10; raw where that is off."""
+        if not self.method.normalize_rewards:
+            return rollout.reward
+        goes_on = (~(rollout.terminated | rollout.truncated)).float()
+        running, returns = self.discounted, []
+        for reward, on in zip(rollout.reward.unbind(0), goes_on.unbind(0), strict=True):
+            running = torch.add(reward, running, alpha=self.method.gamma)
+            returns.append(running)
+            running = running * on
+        self.discounted = running
+        seen = torch.stack(returns, 1).flatten(1).unsqueeze(-1)
+        self.reward_moments = self.reward_moments.update(seen, rollout.valid.transpose(0, 1).flatten(1))
+        _, inverse_std = self.reward_moments.scale()
+        return (rollout.reward * inverse_std).clamp(-REWARD_CLIP, REWARD_CLIP)
+
+    def _observe(self, observation: Observation) -> None:
+        """Take the raw observations `[seeds, time, envs, ...]` into the running moments."""
+        for key, moments in self.moments.items():
+            data = (observation[key] if isinstance(observation, dict) else observation).flatten(1, 2)
+            self.moments[key] = moments.update(data, torch.ones(data.shape[:2], dtype=torch.bool))
+
+    # --- what methods use --------------------------------------------------------------------------------------------
+
+    def samples(self, batch: Batch) -> int:
+        """How many samples a batch holds: steps, or whole sequences for a recurrent network."""
+        return batch["valid"].shape[2 if "state" in batch else 1]
+
+    def metric_names(self, batch: Batch) -> list[str]:
+        """The names of a gradient step's metrics, found once by evaluating the loss on one sample."""
+        if not self._names:
+            extra = {name: x[0] for name, x in self.extra.items()}
+            with torch.no_grad():
+                one = take(pick(batch, 0), torch.zeros(1, dtype=torch.int64))
+                _, metrics = self.method.loss(self.model, self.vector[0], one, extra)
+            self._names = [*metrics, "grad_norm"]
+        return self._names
+
+    def gradient_step(self, active: Tensor, batch: Batch, index: Tensor) -> Tensor:
+        """One Adam step of every active seed on the samples `index [seeds, size]` of the batch: changes the weights and
+        the optimiser, returns metrics `[seeds, names]`."""
+        # A compiled step knows its arguments by identity, and what is in `extra` may change from step to step.
+        arguments = (self.vector, self.adam, active, index, {**self.extra}, batch, self.lr_tensor)
+        with torch.no_grad():
+            if self._step is None:
+                step = over_seeds(gradient_step(self.method, self.model, tuple(self._names)), self.num_seeds, shared=1)
+                self._step = as_set(self.compile, step, *arguments)
+            self.vector, self.adam, metrics = self._step(*arguments)
+        return metrics
+
+    def explained_variance(self, batch: Batch) -> Tensor:
+        """1 − Var(G − V)/Var(G) over the valid samples of each seed: 1 is a perfect critic, 0 a constant one."""
+        weight = batch["valid"].flatten(1).float()
+        weight = weight / weight.sum(1, keepdim=True)
+
+        def variance(x: Tensor) -> Tensor:
+            return (weight * (x - (weight * x).sum(1, keepdim=True)) ** 2).sum(1)
+
+        target = batch["target"].flatten(1)
+        return 1 - variance(target - batch["old_value"].flatten(1)) / variance(target).clamp(min=1e-8)
+
+    # --- checkpoints and agents --------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything but the environments and the counters, as tensors by name."""
+        parts: dict[str, Tensor] = {
+            "weights": self.vector,
+            **{f"adam/{k}": x for k, x in self.adam._asdict().items()},
+            **{f"extra/{k}": x for k, x in self.extra.items()},
+            **{f"observations/{key}/{k}": x for key, m in self.moments.items() for k, x in m._asdict().items()},
+            **{f"rewards/{k}": x for k, x in self.reward_moments._asdict().items()},
+            "rewards/discounted": self.discounted,
+            "core_state": self.core_state,
+            **self.episodes.state(),
+        }
+        return {name: x.detach().contiguous().clone() for name, x in parts.items()}
+
+    def load(self, state: Mapping[str, Tensor], iteration: int, logged: int) -> None:
+        """Take over a saved state and play the environments forward to where they stood.
+
+        Raises:
+            UsageError: tensors are missing, unknown, or of another shape.
+        """
+        mine = self.state()
+        wrong = sorted(set(mine) ^ set(state)) or [k for k, x in mine.items() if x.shape != state[k].shape]
+        if wrong:
+            raise UsageError(
+                f"the checkpoint does not fit this method, network or number of seeds: {', '.join(wrong)} differ. "
+                "Resume with the configuration that the run's config.json holds."
+            )
+        self.vector = state["weights"].clone()
+        self.adam = Adam(*(state[f"adam/{k}"].clone() for k in Adam._fields))
+        self.extra = {k: state[f"extra/{k}"].clone() for k in self.extra}
+        for key in self.moments:
+            self.moments[key] = Moments(*(state[f"observations/{key}/{k}"].clone() for k in Moments._fields))
+        self.reward_moments = Moments(*(state[f"rewards/{k}"].clone() for k in Moments._fields))
+        self.discounted, self.core_state = state["rewards/discounted"].clone(), state["core_state"].clone()
+        self.episodes.load(state)
+        self.iteration = iteration
+        self.collector.replay(logged)
+
+    def lost(self) -> list[int]:
+        """The seeds whose weights are not finite."""
+        if bool(torch.isfinite(self.vector).all()):
+            return []
+        return [seed for seed, v in zip(self.seeds, self.vector, strict=True) if not torch.isfinite(v).all()]
+
+    def flush(self) -> int:
+        """Write the log of actions out to the disk, and say how many steps it holds."""
+        return self.collector.flush()
+
+    def close(self) -> None:
+        """Close environments and log."""
+        self.collector.close()
+
+    def agent(self, index: int = 0, **facts: Any) -> Agent:
+        """The policy of one seed as it stands."""
+        scales = {key: tuple(x[index] for x in m.scale()) for key, m in self.moments.items()}
+        vector = self.vector[index][self.model.mask(lambda name: not name.startswith("multipliers."))]
+        return Agent(self.network, self.observation_space, self.action_space, vector, scales, facts)  # type: ignore[arg-type]
+
+
+# --- how a run meets its environments --------------------------------------------------------------------------------
+
+
+def _describe(env: Any, **options: Any) -> dict[str, Any]:
+    description = describe(env, **options)
+    return {name: value for name, value in description.items() if name not in ("num_envs", "seed")}
+
+
+def _learner(
+    method: OnPolicy,
+    env: Any,
+    seeds: Sequence[int],
+    steps: int,
+    *,
+    compile: str = "off",
+    log: Path | None = None,
+    **options: Any,
+) -> Learner:
+    """`options` go to `envs.make`. Each seed's environments are those it has alone."""
+    each = [s for seed in seeds for s in env_seeds(seed, method.num_envs)]
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:  # worker processes inherit the mask: Ctrl-C is the loop's to answer, which still needs them
+        envs = make(env, len(each), seed=each, **options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+    try:
+        return Learner(method, envs, seeds, steps, log=log, compile=compile)
+    except BaseException:
+        envs.close()
+        raise
+
+
+def _single(env: Any, *, env_kwargs: Mapping[str, Any] | None = None, wrappers: Any = (), **_: Any) -> Any:
+    return partial(make_as, env, env_kwargs or {}, wrappers) if env_kwargs or wrappers else env
+
+
+@dataclass(frozen=True)
+class EnvOptions:
+    """What `envs.make` is told besides the environment."""
+
+    backend: str = hyperparameter(
+        "auto", choices=("auto", "gymnasium", "process", "envpool"), help="What steps the environments."
+    )
+    env_kwargs: Any = None
+    wrappers: Any = ()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+LOOP = Loop(
+    _describe,
+    _learner,
+    _single,
+    measured="steps, mean return of the last 100 episodes",
+    place_help="Gymnasium or EnvPool id, or module:factory.",
+    options=EnvOptions,
+)

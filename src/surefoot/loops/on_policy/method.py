@@ -1,0 +1,292 @@
+"""The on-policy loop: collect with the current policy, estimate advantages, update, forget.
+
+`OnPolicy` is the base of the methods: hyperparameters and the steps they may replace. `Learner` is one run of such a
+method, for one seed or several at once; everything it holds is a tensor with a leading seed axis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import check, hyperparameter
+from surefoot.loops.common.optimizer import Adam, clip_norm
+from surefoot.models.agent import Network
+from surefoot.models.distributions import Distribution
+from surefoot.models.functional import Model
+from surefoot.models.networks import ACTIVATIONS, CORES
+from surefoot.objectives import PolicyObjective, values
+from surefoot.objectives.advantages import Advantage, gae
+from surefoot.objectives.values import ValueLoss
+from surefoot.seeding import torch_stream
+
+Batch = dict[str, Any]
+"""Samples of an update: observation, action, old_params, old_log_prob, old_value, advantage, target, valid, each
+`[samples, ...]`; for a recurrent network `[time, samples, ...]` with starts, and state `[samples, width]`."""
+
+MULTIPLIER_FLOOR = 1e-8
+
+
+@dataclass(frozen=True)
+class OnPolicy:
+    """What every on-policy method has. Steps a method may replace, from small to large: `objective`, `value_loss`,
+    `loss`, `after_step`, `after_epoch`, `after_update`, `update`, `iterate`."""
+
+    loop: ClassVar[str] = "on-policy"
+    default_steps: ClassVar[int] = 100_000
+
+    num_envs: int = hyperparameter(8, low=1, help="Environments stepped side by side.")
+    num_steps: int = hyperparameter(256, low=1, help="Steps of each environment between updates.")
+    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount.")
+    lam: float = hyperparameter(0.95, low=0, high=1, help="GAE's mixture; 0 trusts the critic, 1 the returns.")
+    learning_rate: float = hyperparameter(3e-4, above=0, help="Adam's step size.")
+    anneal: bool = hyperparameter(False, help="Let the step size go linearly to 0 over the run.")
+    epochs: int = hyperparameter(10, low=1, help="Passes over each batch.")
+    minibatch_size: int = hyperparameter(64, low=1, help="Samples of one gradient step; must divide the batch.")
+    standardize: bool = hyperparameter(True, help="Standardise advantages within the minibatch.")
+    entropy: float = hyperparameter(0.0, low=0, help="Weight of the entropy bonus.")
+    value_coefficient: float = hyperparameter(0.5, low=0, help="Weight of the critic's loss.")
+    value_clip: float | None = hyperparameter(None, above=0, help="Clip the critic's move to this, in units of value.")
+    max_grad_norm: float | None = hyperparameter(0.5, above=0, help="Longest gradient of a step.")
+    target_kl: float | None = hyperparameter(None, above=0, help="End the epochs when the mean KL exceeds this.")
+    normalize_observations: bool = hyperparameter(True, help="Running mean and deviation of float observations.")
+    normalize_rewards: bool = hyperparameter(True, help="Divide rewards by the running deviation of the return.")
+    hidden: tuple[int, ...] = hyperparameter((64, 64), low=1, help="Units of the hidden layers.")
+    critic_hidden: tuple[int, ...] | None = hyperparameter(None, low=1, help="Of the critic, if others.")
+    activation: str = hyperparameter("tanh", choices=tuple(ACTIVATIONS), help="Between linear layers.")
+    cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Encoder of images.")
+    core: str | None = hyperparameter(None, choices=tuple(CORES), help="Recurrent core, for partial observation.")
+    core_size: int = hyperparameter(64, low=1, help="Units of the core.")
+    shared: bool = hyperparameter(False, help="One encoder for actor and critic.")
+    log_std_init: float = hyperparameter(0.0, help="First log standard deviation of a Gaussian policy.")
+    squash: bool = hyperparameter(False, help="Gaussian through tanh into the action box.")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.core is None and (self.num_envs * self.num_steps) % self.minibatch_size:
+            batch = self.num_envs * self.num_steps
+            raise UsageError(
+                f"minibatch_size={self.minibatch_size} does not divide the batch of num_envs × num_steps = "
+                f"{self.num_envs} × {self.num_steps} = {batch}; use a divisor "
+                f"such as {_divisor(batch, self.minibatch_size)}."
+            )
+        if self.standardize and self.core is None and self.minibatch_size == 1:
+            raise UsageError(
+                "minibatch_size=1 is not allowed with standardize=True: an advantage less its own mean is 0, and so is "
+                "what is learned from it. Use a larger minibatch_size, or standardize=False."
+            )
+
+    def network(self) -> Network:
+        """The network these settings describe."""
+        return Network(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Network)})
+
+    # --- what is optimised -------------------------------------------------------------------------------------------
+
+    def advantage(self) -> Advantage:
+        """How advantages are estimated."""
+        return gae(self.gamma, self.lam)
+
+    def target(self) -> Advantage:
+        """What the critic regresses to, less its old value."""
+        return gae(self.gamma, self.lam)
+
+    def objective(self) -> PolicyObjective:
+        """The policy's objective."""
+        raise NotImplementedError
+
+    def divergence_weight(self, extra: dict[str, Tensor]) -> Tensor | None:
+        """The weight of the divergence, where it changes in the run and is not the objective's own."""
+        return extra.get("divergence_weight")
+
+    def value_loss(self) -> ValueLoss:
+        """The critic's loss."""
+        return values.within(self.value_clip)
+
+    def loss(
+        self, model: Model, vector: Tensor, batch: Batch, extra: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one minibatch of one seed, and its metrics; differentiated with respect to `vector`."""
+        objective, distribution = self.objective(), model.distribution
+        params, value = model.evaluate(vector, batch)
+        weight = self.divergence_weight(extra)
+        penalized = objective.divergence > 0 or weight is not None
+        loss, metrics = objective.loss(
+            distribution.log_prob(params, batch["action"]),
+            batch["old_log_prob"],
+            batch["advantage"],
+            valid=batch["valid"],
+            entropy=distribution.entropy(params),
+            divergence=distribution.kl(batch["old_params"], params) if penalized else None,
+            divergence_weight=weight,
+        )
+        value_loss = objective.aggregation(
+            self.value_loss()(value, batch["target"], batch["old_value"]), batch["valid"]
+        )
+        return loss + self.value_coefficient * value_loss, {**metrics, "value_loss": value_loss.detach()}
+
+    # --- how ---------------------------------------------------------------------------------------------------------
+
+    def multipliers(self, distribution: Distribution) -> dict[str, float]:
+        """Positive numbers learned with the weights, by first value: `multipliers.<name>` of `model.unflatten`. A step
+        never leaves them below `MULTIPLIER_FLOOR`."""
+        return {}
+
+    def extra_state(self, model: Model) -> dict[str, Tensor]:
+        """What the method keeps for one seed besides weights and Adam, as tensors by name."""
+        return {}
+
+    def after_step(self, learner: Any, step: Tensor, names: list[str]) -> None:
+        """Called after every gradient step with its metrics `[seeds, names]`; may change `learner.extra`."""
+
+    def after_epoch(self, learner: Any, batch: Batch, start: Tensor) -> dict[str, Tensor]:
+        """Called after every epoch, `start` being the weights before the update; may change weights, optimiser and
+        `learner.extra`. Returns more metrics, `[seeds]` each, to be averaged over the epochs."""
+        return {}
+
+    def after_update(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
+        """Called when the epochs are over; may change `learner.extra`. Returns more metrics, `[seeds]` each."""
+        return {}
+
+    def update(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
+        """Epochs of minibatch gradient steps on all seeds at once. Metrics are means over the steps, `[seeds]` each."""
+        seeds, samples = learner.num_seeds, learner.samples(batch)
+        size = self.minibatch_size if self.core is None else min(samples, max(1, self.minibatch_size // self.num_steps))
+        minibatches = samples // size  # of sequences, the rest of an epoch's order is left out
+        streams = [torch_stream(seed, "minibatches", learner.iteration) for seed in learner.seeds]
+        active = torch.ones(seeds)
+        total, count, names = torch.zeros(()), torch.zeros(seeds, 1), learner.metric_names(batch)
+        start, epochs = learner.vector, []
+        for _ in range(self.epochs):
+            order = torch.stack([torch.randperm(samples, generator=g) for g in streams])
+            epoch = torch.zeros(seeds, len(names))
+            for index in order[:, : minibatches * size].split(size, 1):
+                step = learner.gradient_step(active, batch, index)
+                self.after_step(learner, step, names)
+                epoch = epoch + step
+            epochs.append(self.after_epoch(learner, batch, start))
+            total, count = total + epoch * active.unsqueeze(-1), count + active.unsqueeze(-1) * minibatches
+            if self.target_kl is not None:
+                kl = epoch[:, names.index("kl")] / minibatches
+                active = active * (kl <= self.target_kl)
+                if not active.any():
+                    break
+        metrics = dict(zip(names, (total / count).unbind(-1), strict=True))
+        metrics["explained_variance"] = learner.explained_variance(batch)
+        metrics |= {name: torch.stack([epoch[name] for epoch in epochs]).mean(0) for name in epochs[0]}
+        return {**metrics, **self.after_update(learner, batch)}
+
+    @property
+    def pace(self) -> int:
+        """Environment steps of one iteration."""
+        return self.num_envs * self.num_steps
+
+    def gradient_steps(self, total_steps: int) -> float:
+        """How many gradient steps a run takes."""
+        return total_steps * self.epochs / self.minibatch_size
+
+    def algorithm(self) -> list[str]:
+        """The loop as this method runs it, for `explain`: its own description of its steps where it replaces them."""
+        collect = f"collect {self.num_envs} envs × {self.num_steps} steps = {self.pace} with the current policy"
+        lines = [collect, f"Â = {self.advantage()};  G = V + {self.target()}", *self.steps()]
+        if self.normalize_observations or self.normalize_rewards:
+            parts = (("observation", self.normalize_observations), ("reward", self.normalize_rewards))
+            which = " and ".join(name for name, on in parts if on)
+            lines.append(f"take the batch into the running {which} statistics")
+        return lines
+
+    def steps(self) -> list[str]:
+        """The update in words, for `explain`: one line a step."""
+        size = f"minibatches of {self.minibatch_size}"
+        standard = "standardise Â; " if self.standardize else ""
+        limit = "" if self.max_grad_norm is None else f" on the gradient cut to norm {self.max_grad_norm:g}"
+        stop = "" if self.target_kl is None else f"; stop when the mean KL exceeds {self.target_kl:g}"
+        anneal = ", going linearly to 0" if self.anneal else ""
+        return [
+            f"for {self.epochs} epochs over shuffled {size}: {standard}"
+            f"minimise −objective + {self.value_coefficient:g}·mean {self.value_loss()}",
+            f"    by Adam({self.learning_rate:g}{anneal}){limit}{stop}",
+        ]
+
+    def iterate(self, learner: Any) -> dict[str, Tensor]:
+        """One iteration: collect, estimate, update."""
+        return self.update(learner, learner.estimate(learner.collect(learner.vector)))
+
+
+def gradient_step(method: OnPolicy, model: Model, names: tuple[str, ...], epsilon: float = 1e-5) -> Any:
+    """One Adam step of one seed as a pure function
+    `(vector, adam, active, index, extra, batch, lr) -> (vector, adam, metrics)` on the samples `index` of the batch.
+
+    Where `active` is 0 nothing moves. Metrics are one vector in the order of `names`.
+    """
+
+    def loss(vector: Tensor, batch: Batch, extra: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return method.loss(model, vector, batch, extra)
+
+    gradient_of = torch.func.grad(loss, has_aux=True)
+    own = int((~model.mask(lambda name: name.startswith("multipliers."))).sum())  # the multipliers come after these
+
+    def step(
+        vector: Tensor,
+        adam: Adam,
+        active: Tensor,
+        index: Tensor,
+        extra: dict[str, Tensor],
+        batch: Batch,
+        lr: Tensor,
+    ) -> tuple[Tensor, Adam, Tensor]:
+        gradient, metrics = gradient_of(vector, take(batch, index), extra)
+        gradient, metrics["grad_norm"] = clip_norm(gradient, method.max_grad_norm)
+        moved, averages = adam.step(vector, gradient, lr, epsilon)
+        if own < len(moved):
+            moved = torch.cat([moved[:own], moved[own:].clamp(min=MULTIPLIER_FLOOR)])
+        moving = active > 0
+        kept = Adam(*(torch.where(moving, new, old) for new, old in zip(averages, adam, strict=True)))
+        return torch.where(moving, moved, vector), kept, torch.stack([metrics[name] for name in names])
+
+    return step
+
+
+def in_turn(function: Any, learner: Any, batch: Batch) -> dict[str, Tensor]:
+    """For updates that are no plain gradient step: `function(learner, vector, adam, extra, batch, seed_index)` for one
+    seed after the other, returning `(vector, adam, extra, metrics)`; the learner is changed to the results."""
+    results = []
+    for index in range(learner.num_seeds):
+        adam = Adam(*(x[index] for x in learner.adam))
+        extra = {name: x[index] for name, x in learner.extra.items()}
+        results.append(function(learner, learner.vector[index], adam, extra, pick(batch, index), index))
+    vectors, adams, extras, metrics = zip(*results, strict=True)
+    learner.vector = torch.stack(vectors)
+    learner.adam = Adam(*(torch.stack(parts) for parts in zip(*adams, strict=True)))
+    learner.extra = _stack(extras)
+    return _stack(metrics)
+
+
+def take(batch: Batch, index: Tensor) -> Batch:
+    """The samples `index` of a batch of one seed."""
+    recurrent = "state" in batch
+
+    def one(key: str, x: Any) -> Any:
+        if isinstance(x, Mapping):
+            return {name: one(key, part) for name, part in x.items()}
+        return x[:, index] if recurrent and key != "state" else x[index]
+
+    return {key: one(key, x) for key, x in batch.items()}
+
+
+def pick(batch: Mapping[str, Any], index: int) -> Batch:
+    """The batch of one seed."""
+    return {k: pick(x, index) if isinstance(x, Mapping) else x[index] for k, x in batch.items()}
+
+
+def _stack(rows: tuple[dict[str, Any], ...]) -> dict[str, Tensor]:
+    return {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
+
+
+def _divisor(batch: int, near: int) -> int:
+    return min((d for d in range(1, batch + 1) if batch % d == 0), key=lambda d: abs(d - near))

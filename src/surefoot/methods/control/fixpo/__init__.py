@@ -1,0 +1,149 @@
+"""FixPO: a KL penalty that tunes itself, then a few repairing steps, so that every update ends inside a trust region.
+
+    maximise  mean[ ρÂ ] − β·mean[ KL(π_old ‖ π) ]      subject to  max_s KL(π_old ‖ π) ≤ ε        ρ = π/π_old
+
+In the primary phase β follows descent on β·(ε − C·max KL) after every minibatch, so that the penalty settles well
+inside the region (at ε/C). In the fixup phase, after every epoch, steps on the KL alone are repeated until no state of
+the batch violates the bound. Reach for it where each update must keep a promise on every state that was seen, for any
+policy with a KL in closed form, at the price of PPO.
+
+K. R. Zentner et al., *Guaranteed Trust Region Optimization via Two-Phase KL Penalization* (2023), arXiv:2312.05405.
+Defaults are those of its released training script.
+
+Differences: the bound is tested on the whole batch after each sweep, not minibatch by minibatch in a sweep without
+steps; after `fixup_sweeps` sweeps the policy retreats towards the old one, so that the update always ends, and inside;
+the fixup's gradient never sees a weight below 0.01; the critic keeps still during the fixup. Advantages are
+standardised, as in the released policy class; its script scales returns only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.common.optimizer import Adam
+from surefoot.loops.on_policy.method import Batch, OnPolicy, in_turn, pick
+from surefoot.methods.control.fixpo.fixup import Fixup, Penalty
+from surefoot.models.functional import Model
+from surefoot.objectives import PolicyObjective, stabilizers
+
+
+@dataclass(frozen=True)
+class FixPO(OnPolicy):
+    """Two-phase KL penalization."""
+
+    num_envs: int = hyperparameter(64, low=1, help="Environments stepped side by side.")
+    num_steps: int = hyperparameter(128, low=1, help="Steps of each environment between updates.")
+    minibatch_size: int = hyperparameter(512, low=1, help="Samples of one gradient step; must divide the batch.")
+    anneal: bool = hyperparameter(True, help="Let the step size go linearly to 0 over the run.")
+    value_coefficient: float = hyperparameter(0.1, low=0, help="Weight of the critic's loss.")
+    log_std_init: float = hyperparameter(-0.5, help="First log standard deviation of a Gaussian policy.")
+    max_kl: float = hyperparameter(0.5, above=0, help="Trust region: largest KL(π_old ‖ π) after an update.")
+    statistic: str = hyperparameter("max", choices=("max", "mean"), help="Over states: which KL the region bounds.")
+    margin: float = hyperparameter(3.0, low=1, help="The penalty aims at a KL of max_kl/margin.")
+    penalty: float = hyperparameter(1.0, low=0, help="First weight of the KL penalty.")
+    penalty_lr: float = hyperparameter(0.01, low=0, help="Adam's step size for that weight; 0 keeps it fixed.")
+    fixup_minibatch_size: int = hyperparameter(1024, low=1, help="Samples of one step of the fixup phase.")
+    fixup_sweeps: int = hyperparameter(100, low=0, help="Most passes of a fixup before the policy retreats in a line.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target_kl is not None:
+            raise UsageError(
+                f"{type(self).__name__}: target_kl={self.target_kl!r} is not allowed, it must be None: the fixup phase "
+                "holds the KL, epochs need not end early. Bound the KL of an update with `max_kl`."
+            )
+
+    def objective(self) -> PolicyObjective:
+        return PolicyObjective(
+            advantage=self.advantage(),
+            stabilizer=stabilizers.none(),
+            standardize=self.standardize,
+            entropy=self.entropy,
+            divergence=self.penalty,
+        )
+
+    def fixup(self) -> Fixup:
+        """The trust region and the phase that restores it."""
+        size = self.fixup_minibatch_size if self.core is None else max(1, self.fixup_minibatch_size // self.num_steps)
+        return Fixup(
+            radius=self.max_kl,
+            statistic=self.statistic,
+            minibatch_size=size,
+            max_sweeps=self.fixup_sweeps,
+            max_grad_norm=self.max_grad_norm,
+            margin=self.margin,
+            weight_lr=self.penalty_lr,
+        )
+
+    def extra_state(self, model: Model) -> dict[str, Tensor]:
+        return _named(Penalty.start(self.penalty))
+
+    def divergence_weight(self, extra: dict[str, Tensor]) -> Tensor:
+        return extra["penalty_weight"]
+
+    def loss(
+        self, model: Model, vector: Tensor, batch: Batch, extra: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        objective, distribution, valid = self.objective(), model.distribution, batch["valid"]
+        params, value = model.evaluate(vector, batch)
+        kl = distribution.kl(batch["old_params"], params)
+        loss, metrics = objective.loss(
+            distribution.log_prob(params, batch["action"]),
+            batch["old_log_prob"],
+            batch["advantage"],
+            valid=valid,
+            entropy=distribution.entropy(params),
+            divergence=kl,
+            divergence_weight=self.divergence_weight(extra),
+        )
+        value_loss = objective.aggregation(self.value_loss()(value, batch["target"], batch["old_value"]), valid)
+        metrics |= {"value_loss": value_loss.detach(), "minibatch_kl": self.fixup().measure(kl.detach(), valid)}
+        return loss + self.value_coefficient * value_loss, metrics
+
+    def after_step(self, learner: Any, step: Tensor, names: list[str]) -> None:
+        """The penalty follows the KL that the minibatch had before the step."""
+        penalty = self.fixup().next_penalty(_penalty(learner.extra), step[:, names.index("minibatch_kl")])
+        learner.extra = _named(penalty)
+
+    def after_epoch(self, learner: Any, batch: Batch, start: Tensor) -> dict[str, Tensor]:
+        """The fixup phase of every seed."""
+        fixup = self.fixup()
+
+        def restore(
+            learner: Any, vector: Tensor, adam: Adam, extra: dict[str, Tensor], batch: Batch, seed: int
+        ) -> tuple[Tensor, Adam, dict[str, Tensor], dict[str, Tensor]]:
+            restored = fixup(learner.model, start[seed], vector, adam, _penalty(extra), batch, learner.lr_tensor)
+            return restored.vector, restored.adam, _named(restored.penalty), restored.metrics
+
+        return in_turn(restore, learner, batch)
+
+    def after_update(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
+        fixup = self.fixup()
+        kl = [fixup.distance(learner.model, v, pick(batch, seed)) for seed, v in enumerate(learner.vector)]
+        return {"bounded_kl": torch.stack(kl), "penalty": learner.extra["penalty_weight"]}
+
+    def steps(self) -> list[str]:
+        statistic, slope = f"{self.statistic} KL(π_old ‖ π)", f"{self.max_kl:g} − {self.margin:g}·{self.statistic} KL"
+        return [
+            *super().steps(),
+            f"    after each step, β goes down the slope {slope} by Adam({self.penalty_lr:g}), not below 0",
+            f"    after each epoch, until {statistic} ≤ {self.max_kl:g} on the batch: "
+            f"steps on β·mean KL alone, in minibatches of {self.fixup_minibatch_size}",
+        ]
+
+
+def _penalty(extra: dict[str, Tensor]) -> Penalty:
+    return Penalty(*(extra[f"penalty_{name}"] for name in Penalty._fields))
+
+
+def _named(penalty: Penalty) -> dict[str, Tensor]:
+    return {f"penalty_{name}": x for name, x in penalty._asdict().items()}
+
+
+METHOD = FixPO

@@ -1,0 +1,182 @@
+"""Every divergence in the form that shared budgets need (see `costs`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from surefoot.ambiguity import KL, ChiSquare, Hellinger, LInfinity, ReverseKL, TotalVariation, Wasserstein
+from surefoot.ambiguity.core import Divergence
+from surefoot.ambiguity.divergences import support_gaps
+from surefoot.ambiguity.mixtures import Mixture
+from surefoot.ambiguity.moves import filled, pieces
+from surefoot.ambiguity.search import increasing_root, lowest, take
+from surefoot.ambiguity.transport import hull_edges
+from surefoot.solvers.costs import CLOSE, TINY, Cost, Family, Smooth
+from surefoot.solvers.tilts import PowerTilted, Tilted
+
+STEP = 1e-6  # of a price, relatively, to see what it changes
+ROOM = 1 << 19  # distances times outcomes that L∞ looks at together
+
+
+def family(divergence: Divergence, values: Tensor, nominal: Tensor) -> Family:
+    """The rows `[B, A, K]` of outcomes worth `values`, which broadcast, in the form that their divergence allows."""
+    if isinstance(divergence, (TotalVariation, LInfinity, Wasserstein, Mixture)):
+        return moves(divergence, values, nominal)
+    kinds = {KL: Tilted, ReverseKL: PowerTilted, Hellinger: PowerTilted, ChiSquare: Cut}
+    return kinds.get(type(divergence), Priced)(divergence, values, nominal)
+
+
+# --- linear in pieces: mass is moved, the best move first ------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Moves:
+    """Moves `[B, A, E]` of every row, the best first: what a unit of divergence brings, and how much of it there is."""
+
+    mean: Tensor
+    rate: Tensor
+    amount: Tensor
+
+    @property
+    def least(self) -> Tensor:
+        return self.mean - self._brought[..., -1]
+
+    @cached_property
+    def _brought(self) -> Tensor:
+        return (self.rate * self.amount).cumsum(-1)
+
+    @cached_property
+    def _spent(self) -> Tensor:
+        return self.amount.cumsum(-1)
+
+    def at_value(self, u: Tensor) -> Cost:
+        need = torch.minimum(self.mean - u, self._brought[..., -1])
+        move = torch.searchsorted(self._brought, need.unsqueeze(-1))  # during this move the value is reached
+        spent, brought, rate = (x.gather(-1, move).squeeze(-1) for x in (self._spent, self._brought, self.rate))
+        price = torch.where(need >= 0, 1 / rate.clamp(min=TINY), 0.0)
+        spent = torch.where(need > 0, spent - (brought - need) * price, 0.0).clamp(min=0)
+        return Cost(spent, price, torch.zeros_like(price))
+
+    def bought(self, policy: Tensor, budget: Tensor) -> Tensor:
+        rate = (policy.unsqueeze(-1) * self.rate).flatten(1)
+        order = rate.argsort(dim=-1, descending=True, stable=True)
+        spent = filled(self.amount.flatten(1).gather(-1, order), budget)
+        return torch.zeros_like(spent).scatter_(-1, order, spent).view_as(self.amount).sum(-1)
+
+
+def moves(divergence: Divergence, values: Tensor, nominal: Tensor) -> Moves:
+    """The moves of total variation, L1, L∞, transport and mixtures."""
+    mean = (nominal * values).sum(-1)
+    if isinstance(divergence, Mixture):
+        worst, _ = divergence.worst_of_all(values, nominal)
+        rate = (mean.unsqueeze(-1) - worst).clamp(min=0)
+        return Moves(mean, rate, (rate > 0).to(rate.dtype))
+    if isinstance(divergence, Wasserstein):
+        start, edges = hull_edges(values, divergence.cost.to(values), divergence.allowed(nominal))
+        rest = (nominal * torch.take_along_dim(values.expand(start.shape), start, -1)).sum(-1)
+        rate, amount = edges.rate.flatten(-2), (nominal.unsqueeze(-2) * edges.cost).flatten(-2)
+        order = rate.argsort(dim=-1, descending=True, stable=True)
+        rate, amount = (torch.nn.functional.pad(x.gather(-1, order), (0, 1)) for x in (rate, amount))
+        return Moves(rest, rate, amount)
+    if isinstance(divergence, LInfinity):
+        order = values.argsort(-1)
+        sorted_ = (take(x, order).expand_as(nominal) for x in (values, nominal, divergence.allowed(nominal)))
+        rows = zip(*(x.flatten(0, 1).split(max(1, ROOM // nominal.shape[-1] ** 2)) for x in sorted_))
+        amount, rate = (torch.cat(x).view(*nominal.shape[:2], -1) for x in zip(*(pieces(*one) for one in rows)))
+        return Moves(mean, rate, amount)
+    assert isinstance(divergence, TotalVariation)
+    order = values.argsort(-1, descending=True)
+    rate = take(values, order) - lowest(values, divergence.allowed(nominal))
+    return Moves(mean, rate.clamp(min=0).expand_as(nominal) / divergence.times, divergence.times * take(nominal, order))
+
+
+# --- cuts, and what a penalty alone is known of ----------------------------------------------------------------------
+
+
+class Cut(Smooth):
+    """χ²: held at a price s a row is q = p·(1/P + s/2·(m − z)) on the outcomes below a level, of mass P and mean m."""
+
+    def __init__(self, divergence: Divergence, values: Tensor, nominal: Tensor) -> None:
+        least, gaps = support_gaps(values, nominal)
+        self.least, self.span = least.squeeze(-1), gaps.amax(-1)
+        order = torch.where(nominal > 0, gaps, torch.inf).argsort(-1)
+        gap, p = gaps.gather(-1, order), nominal.gather(-1, order)
+        self.moments = torch.stack([(p * gap**k).cumsum(-1) for k in range(3)])
+        self.above = torch.nn.functional.pad(p.flip(-1).cumsum(-1).flip(-1)[..., 1:], (0, 1))  # 1 − mass, without noise
+        self.mean = self.least + self.moments[1, ..., -1]
+        # At the level of each outcome, what is below it has this mean under the worst case, and this price.
+        mass, first, second = (torch.nn.functional.pad(m[..., :-1], (1, 0)) for m in self.moments)
+        reach = gap * mass - first
+        outside = p == 0
+        self.level_price = torch.where(outside | (reach <= 0), torch.where(outside, 0.0, torch.inf), 2 / reach)
+        self.level_mean = torch.where(reach > 0, (gap * first - second) / reach, 0.0).masked_fill(outside, torch.inf)
+        self.level_mean = self.level_mean.cummax(-1).values
+
+    def _below(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the outcomes up to an index `[B, A]` what it costs to have no others, their mean, and mass·variance."""
+        mass, first, second, above = (
+            m.gather(-1, index.unsqueeze(-1)).squeeze(-1) for m in (*self.moments, self.above)
+        )
+        mean = first / mass
+        return above / mass, mean, (second - first * mean).clamp(min=0)
+
+    def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:
+        index = (self.level_price >= price.unsqueeze(-1)).sum(-1).clamp(min=1) - 1
+        cut, _, spread = self._below(index)
+        paid = 0.25 * price * price * spread
+        return cut + paid, 2 * paid
+
+    def at_value(self, u: Tensor) -> Cost:
+        touched = (u < self.mean) & (self.span > 0)
+        gap = torch.where(touched, u - self.least, 0.0)
+        index = (self.level_mean <= gap.unsqueeze(-1)).sum(-1).clamp(min=1) - 1
+        cut, mean, spread = self._below(index)
+        half = (mean - gap).clamp(min=0) / spread.clamp(min=TINY)
+        spent = cut + half * half * spread
+        return Cost(*(torch.where(touched, x, 0.0) for x in (spent, 2 * half, 2 / spread.clamp(min=TINY))))
+
+
+class Priced(Smooth):
+    """Any divergence with a penalty: the price s is searched for, and ξ = s·(min { q·z + D/s } − u)."""
+
+    def __init__(self, divergence: Divergence, values: Tensor, nominal: Tensor) -> None:
+        self.divergence, self.nominal = divergence, nominal
+        none = torch.full_like(nominal[..., :1], 1e-200)
+        self.least = divergence.penalised(values.expand_as(nominal), nominal, none).value
+        self.gaps = values - self.least.unsqueeze(-1)
+        self.span = (nominal * self.gaps).sum(-1).clamp(min=0)
+        self.mean = self.least + self.span
+        self.variance = (nominal * (self.gaps - self.span.unsqueeze(-1)) ** 2).sum(-1)
+
+    def _held(self, price: Tensor) -> tuple[Tensor, Tensor]:
+        """How far above the lowest the rows are held at prices, with the penalty and without."""
+        solved = self.divergence.penalised(self.gaps, self.nominal, 1 / price.clamp(min=TINY).unsqueeze(-1))
+        return solved.value, (solved.distribution() * self.gaps).sum(-1)
+
+    def _slope(self, price: Tensor, mean: Tensor) -> Tensor:
+        """How fast a row falls with the logarithm of its price; its difference quotient serves Newton's steps."""
+        return ((mean - self._held(price * (1 + STEP))[1]) / STEP).clamp(min=0)
+
+    def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:
+        value, mean = self._held(price)
+        return (price * (value - mean)).clamp(min=0), price * self._slope(price, mean)
+
+    def at_value(self, u: Tensor) -> Cost:
+        touched = (u < self.mean) & (self.span > 0)
+        gap = u - self.least
+        low, high = (torch.where(touched, bound, 0.0) for bound in self.prices())
+
+        def excess(log_price: Tensor) -> tuple[Tensor, Tensor]:
+            price = torch.exp(log_price)
+            mean = self._held(price)[1]
+            return gap - mean, self._slope(price, mean)
+
+        start = torch.where(touched, torch.log((self.mean - u) / self.variance.clamp(min=TINY)), 0.0)
+        price = torch.exp(increasing_root(excess, low, high, start, CLOSE))
+        value, mean = self._held(price)
+        bend = price / self._slope(price, mean).clamp(min=TINY)
+        return Cost(*(torch.where(touched, x, 0.0) for x in ((price * (value - gap)).clamp(min=0), price, bend)))

@@ -1,0 +1,73 @@
+"""Static uncertainty: the world is one of a few, the same everywhere and for ever, and the policy does not see which.
+
+Nothing is rectangular here, so no backup solves it and the best policy may need memory. The incremental search for the
+worst case (IWOCS; Zouitine et al. 2024) finds a good stationary one: it acts best against the worlds that have hurt so
+far, taking in each state the action whose least optimal value over them is the greatest, and asks which world is worst
+for that. The return of the policy in its worst world is a lower bound; the least of the worlds' own best returns is an
+upper one, for policies with memory too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surefoot.envs.tabular import TabularMDP
+from surefoot.errors import UsageError
+from surefoot.solvers.pairs import best_of
+from surefoot.solvers.solve import evaluate_policy, solve
+
+
+@dataclass(frozen=True, eq=False)
+class ScenarioSolution:
+    """A policy `[S, A]` for several worlds, and its values `[S]` in the one that is worst for it from `mdp.initial`.
+
+    worst: the number of that world. considered: the worlds that the policy was made against, in the order found.
+    gap: how much better from `mdp.initial` the best policy could be at most.
+    """
+
+    value: Tensor
+    policy: Tensor
+    worst: int
+    considered: tuple[int, ...]
+    gap: float
+
+
+def solve_scenarios(worlds: Sequence[TabularMDP], *, tolerance: float = 1e-6) -> ScenarioSolution:
+    """A stationary policy for the worst of several discounted worlds with the same states and actions.
+
+    The first is the nominal one. tolerance: the gap to which each world is solved, in the unit of the values.
+    Raises `UsageError` where the worlds do not fit each other or are not discounted.
+    """
+    _check(worlds)
+    first, considered, q, best, highest = worlds[0], [0], [], None, torch.inf
+    while True:
+        world = worlds[considered[-1]]
+        own = solve(world, tolerance=tolerance)
+        highest = min(highest, float(first.initial @ own.value) + 0.5 * own.gap)
+        q.append(world.expected_reward() + world.gamma * world.expectation(own.value))
+        policy = best_of(torch.stack(q).amin(0), first.legal)[1]()
+        values = [evaluate_policy(one, policy, tolerance=tolerance).value for one in worlds]
+        returns = torch.stack([first.initial @ value for value in values])
+        worst = int(returns.argmin())
+        if best is None or float(returns[worst]) > best[0]:
+            best = float(returns[worst]), values[worst], policy, worst
+        if worst in considered:
+            lowest, value, policy, worst = best
+            return ScenarioSolution(value, policy, worst, tuple(considered), max(highest - lowest, 0.0) + tolerance)
+        considered.append(worst)
+
+
+def _check(worlds: Sequence[TabularMDP]) -> None:
+    if not worlds:
+        raise UsageError("worlds is empty; give at least one MDP, the nominal one first.")
+    for i, world in enumerate(worlds):
+        same = (world.states, world.actions, world.gamma) == (worlds[0].states, worlds[0].actions, worlds[0].gamma)
+        if not same or world.horizon is not None or world.gamma >= 1:
+            raise UsageError(
+                f"worlds[{i}] has {world.states} states, {world.actions} actions, gamma={world.gamma:g} and "
+                f"horizon={world.horizon}; all worlds must have those of the first, gamma below 1 and no horizon."
+            )

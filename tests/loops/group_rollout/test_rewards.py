@@ -1,0 +1,125 @@
+"""Reward functions of TRL's signature, their weights, and what is said of those that are wrong."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from surefoot.envs.language import Example, resolve
+from surefoot.envs.language.files import Rows
+from surefoot.errors import UsageError
+from surefoot.loops.group_rollout.rewards import Judged, make_rewards
+
+TASK = resolve("arithmetic")
+EXAMPLES = [Example("1+1=", "2", "2", {"level": "easy"}), Example("9+9=", "18", None, {"level": "hard", "by": "x"})]
+WRITTEN = ["2", "17"]
+
+
+def correct(prompts, completions, answer, **fields):
+    return [float(a == c) for a, c in zip(answer, completions, strict=True)]
+
+
+def short(completions, **fields):
+    return [-len(c) for c in completions]
+
+
+def test_without_a_function_the_task_itself_rewards():
+    reward, parts = make_rewards(TASK, None, None)(EXAMPLES, WRITTEN)
+    assert reward.tolist() == [1, 0] and parts["reward"] is reward
+
+
+def test_functions_get_what_trls_get_and_are_weighted():
+    seen = {}
+
+    def look(**fields):
+        seen.update(fields)
+        return np.array([3, 4])
+
+    reward, parts = make_rewards(TASK, [correct, short, look], [1, 0.1, 10])(EXAMPLES, WRITTEN)
+    torch.testing.assert_close(reward, torch.tensor([1 - 0.1 + 30, 0 - 0.2 + 40]))
+    assert {name: x.tolist() for name, x in parts.items()} == {"correct": [1, 0], "short": [-1, -2], "look": [3, 4]}
+    assert seen == {
+        "prompts": ["1+1=", "9+9="],
+        "completions": WRITTEN,
+        "answer": ["2", "18"],
+        "level": ["easy", "hard"],
+        "by": [None, "x"],
+    }
+
+
+def test_one_function_alone_and_functions_of_one_name():
+    assert list(make_rewards(TASK, correct, None)(EXAMPLES, WRITTEN)[1]) == ["correct"]
+    assert list(make_rewards(TASK, [lambda **_: [0, 0]] * 2, None).functions) == ["<lambda>_0", "<lambda>_1"]
+    assert list(make_rewards(TASK, functools.partial(correct), None).functions) == ["partial"]
+
+
+def test_none_counts_nothing():
+    reward, parts = make_rewards(TASK, [correct, lambda **_: [None, 5]], None)(EXAMPLES, WRITTEN)
+    assert reward.tolist() == [1, 5]
+    assert math.isnan(parts["<lambda>"][0]) and parts["<lambda>"][1] == 5
+
+
+def test_completions_of_messages_are_messages():
+    example = Example([{"role": "user", "content": "1+1?"}], "2")
+    reward, _ = make_rewards(TASK, lambda completions, **_: [len(c[0]["content"]) for c in completions], None)(
+        [example], ["two"]
+    )
+    assert reward.tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda **_: [1], r"'<lambda>' gave 1 numbers for 2 completions"),
+        (lambda **_: [], "gave 0 numbers"),
+        (lambda **_: 1.0, "gave 1.0; give a list of 2 numbers"),
+        (lambda **_: None, "gave None; give a list"),
+        (lambda **_: [1, math.nan], "gave nan for the completion '17'"),
+        (lambda **_: [math.inf, 1], "gave inf for the completion '2'"),
+        (lambda **_: [1, "good"], "gave 'good' for the completion '17'"),
+        (lambda completions: [0, 0], r"cannot be called with prompts, .*\*\*fields"),
+        (lambda completions, colour, **_: [0, 0], "'colour'"),
+    ],
+)
+def test_a_function_that_is_wrong_is_named(function, message):
+    with pytest.raises(UsageError, match=message):
+        make_rewards(TASK, function, None)(EXAMPLES, WRITTEN)
+
+
+@pytest.mark.parametrize(
+    ("functions", "weights", "message"),
+    [
+        ([correct, short], [1.0], "1 numbers for 2 reward functions"),
+        (None, [1.0], "1 numbers for 0"),
+        ([correct], [math.nan], "reward_weights has nan"),
+        ([correct], ["much"], "reward_weights has 'much'"),
+        (["correct"], None, "reward='correct' is not a function"),
+    ],
+)
+def test_what_cannot_be_weighted_is_refused(functions, weights, message):
+    with pytest.raises(UsageError, match=message):
+        make_rewards(TASK, functions, weights)
+
+
+@pytest.mark.parametrize("given, wanted", [(1, 1.0), (0.5, 0.5), (True, 1.0), (None, 0.0)])
+def test_a_task_may_reward_with_any_number(given, wanted, monkeypatch):
+    task = resolve("arithmetic")
+    monkeypatch.setattr(type(task), "reward", lambda *_: given)
+    reward, _ = make_rewards(task, None, None)([task.example(0)], ["1"])
+    assert reward.dtype == torch.float32 and reward.tolist() == [wanted]
+    monkeypatch.setattr(type(task), "reward", lambda *_: math.nan)
+    with pytest.raises(UsageError, match="the task arithmetic.* gave nan for the completion '1'"):
+        make_rewards(task, None, None)([task.example(0)], ["1"])
+
+
+def test_a_task_without_answers_is_judged_by_the_functions():
+    task = Rows([{"prompt": f"{i}="} for i in range(20)], "sums")
+    with pytest.raises(UsageError, match="sums has no answers to compare with, and no reward functions were given"):
+        make_rewards(task, None, None).check()
+    judged = Judged(make_rewards(task, [short], [2.0]).check())
+    assert (judged.size, judged.held_out_size, str(judged)) == (18, 2, "sums")
+    assert judged.reward(judged.example(1, "test"), "abc") == -6 and judged.example(1, "test").prompt == "19="
