@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from itertools import chain, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from surefoot import catalogue
-from surefoot.ambiguity import Ambiguity
 from surefoot.envs import make_single
 from surefoot.errors import UsageError
 from surefoot.evaluate.periodic import evaluations, keep, seeds_in, spoken
-from surefoot.hyperparameters import build
+from surefoot.hyperparameters import build, declared
 from surefoot.loops.common import run as runs
 from surefoot.loops.common.kinds import Loop, Method, loop
 from surefoot.loops.common.run import Run
@@ -36,7 +35,8 @@ __all__ = ["Run", "claim", "compare", "evaluate", "explain", "load", "make_metho
 def make_method(method: str | Method, **hyperparameters: Any) -> tuple[Method, str]:
     """The method with these hyperparameters, and its slug. A method given as an instance is taken as it is."""
     if isinstance(method, str):
-        return build(catalogue.method_class(method), _revived(hyperparameters)), method
+        found = catalogue.method_class(method)
+        return build(found, _revived(found, _with_parts(found, hyperparameters))), method
     if isinstance(method, type) or not hasattr(method, "loop"):
         wanted = f"{method.__name__}()" if isinstance(method, type) else "a method such as PPO()"
         raise UsageError(f"method={method!r} is not allowed; give the name of a method, such as 'ppo', or {wanted}.")
@@ -83,9 +83,9 @@ def train(
             `evaluation_mean` in the metrics.
         checkpoint_every: steps between checkpoints; a tenth of the run if not given.
         time_limit: seconds after which the run ends, with a checkpoint.
-        hyperparameters: fields of the method, and what its kind needs besides: of environments `backend`, `env_kwargs`
-            and `wrappers` (see `surefoot.envs.make`), of language models the fields of
-            `surefoot.loops.group_rollout.language.LanguageOptions`.
+        hyperparameters: fields of the method; `objective`, a `PolicyObjective` in place of the method's own; and what
+            its kind needs besides: of environments `backend`, `env_kwargs` and `wrappers` (see `surefoot.envs.make`),
+            of language models the fields of `surefoot.loops.group_rollout.language.LanguageOptions`.
     """
     options = _options(method, hyperparameters)
     made, slug = make_method(method, **hyperparameters)
@@ -391,7 +391,24 @@ def _player(policy: Any, env: Any) -> tuple[Any, Any, Path | None]:
     return agent, loop(agent.loop).single(**trained_in), None if holds_agent(folder) else folder
 
 
-def _revived(values: dict[str, Any]) -> dict[str, Any]:
-    """Hyperparameters from JSON: its lists are tuples, its objects ambiguity sets."""
-    kinds = {list: tuple, dict: Ambiguity.from_dict}
-    return {name: kinds.get(type(value), lambda same: same)(value) for name, value in values.items()}
+def _with_parts(method: type, values: dict[str, Any]) -> dict[str, Any]:
+    """`objective=…` as the field that holds it, `parts`: `objective()` is what a method defines."""
+    if "objective" not in values:
+        return values
+    if "parts" not in {field.name for field in dataclasses.fields(method)}:
+        raise UsageError(f"objective=… is not allowed: {method.__name__} is defined by an objective of its own.")
+    return {name if name != "objective" else "parts": value for name, value in values.items()}
+
+
+def _revived(method: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Hyperparameters from JSON: its lists are tuples, its objects what the annotation of their field says."""
+    kinds = {field.name: get_args(kind) or (kind,) for field, kind in declared(method)}
+
+    def revived(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            for kind in kinds.get(name, ()):
+                if hasattr(kind, "from_dict"):
+                    return kind.from_dict(value)
+        return tuple(value) if isinstance(value, list) else value
+
+    return {name: revived(name, value) for name, value in values.items()}

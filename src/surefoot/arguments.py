@@ -38,6 +38,8 @@ def typed(method: type) -> type:
         for field in dataclasses.fields(source):
             if source is kind.options and "help" not in field.metadata:
                 continue  # what only Python can give
+            if source is method and field.name in (*getattr(method, "without_effect", ()), "parts"):
+                continue
             annotation, choices, help = hints[field.name], field.metadata.get("choices"), field.metadata.get("help", "")
             if annotation is Any:
                 annotation = str  # models are named

@@ -25,7 +25,10 @@ def explain(method: Any, slug: str) -> str:
 
 def _fields(method: Any) -> list[str]:
     rows = []
+    unused = (*getattr(method, "without_effect", ()), "parts")
     for field, kind in declared(type(method)):
+        if field.name in unused:
+            continue
         value = getattr(method, field.name)
         changed = "" if value is field.default or value == field.default else f" (default {field.default!r})"
         limits = allowed(field.metadata, kind) if set(field.metadata) - {"help"} else ""

@@ -16,7 +16,7 @@ from surefoot.loops.group_rollout.learner import LanguageLearner
 from surefoot.models.language.loading import load_model, with_lora
 from surefoot.models.language.model import LanguageModel
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "methods"))
 import language_micro as micro
 
 SMALL = {"prompts": 5, "samples": 4, "max_tokens": 6, "max_grad_norm": None, "epochs": 1, "minibatches": 1}

@@ -82,7 +82,9 @@ def test_truncation_bootstraps():
     assert rollout.truncated.any() and not rollout.terminated.any()
     value = torch.full((33, 1, 4), 1 / (1 - 0.9))
     signals = {"values": value[:-1], "next_values": value[1:], "terminated": rollout.terminated}
-    advantage = run.method.advantage()(rollout.reward, truncated=rollout.truncated, valid=rollout.valid, **signals)
+    advantage = run.method.objective().advantage(
+        rollout.reward, truncated=rollout.truncated, valid=rollout.valid, **signals
+    )
     torch.testing.assert_close(advantage, torch.zeros_like(advantage), atol=1e-4, rtol=0)
 
 

@@ -235,7 +235,7 @@ def test_returns_and_advantages_have_the_gradient_of_the_objective_and_advantage
         mean = (probability[:, None, None] * each).sum(0)
         return mean, float((probability[:, None, None] * (each - mean) ** 2).sum())
 
-    mean_of_returns, variance_of_returns = moments(REINFORCE(gamma=1.0).advantage()(rewards, **signals))
+    mean_of_returns, variance_of_returns = moments(REINFORCE(gamma=1.0).objective().advantage(rewards, **signals))
     mean_of_advantages, variance_of_advantages = moments(gae(1.0, 1.0)(rewards, **signals))
     torch.testing.assert_close(mean_of_returns, truth)
     torch.testing.assert_close(mean_of_advantages, truth)

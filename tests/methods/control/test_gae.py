@@ -19,7 +19,7 @@ CONTEXT, TARGET, POLE = "surefoot/ContextualAction-v0", "surefoot/ContinuousTarg
 
 
 def small(**settings: Any) -> GAE:
-    return GAE(**{"num_envs": 4, "num_steps": 64, "minibatch_size": 64, "hidden": (8,), **settings})
+    return GAE(**{"num_envs": 4, "num_steps": 64, "hidden": (8,), **settings})
 
 
 def ready(method: GAE, env: str) -> tuple[Learner, dict[str, Any]]:
@@ -160,7 +160,7 @@ def test_the_critic_regresses_to_the_whole_return_and_the_policy_to_the_mixture(
     target = batch["target"][0].unflatten(0, rollout.reward.shape[::2]).unsqueeze(1)
     assert chosen.sum() > 50 and not rollout.truncated.any()
     assert torch.allclose(target[chosen], goal[chosen], atol=1e-4)
-    assert method.advantage() == gae(0.99, 0.96)
+    assert method.objective().advantage == gae(0.99, 0.96)
 
 
 def test_the_policy_is_judged_by_the_critic_from_before_the_fit():

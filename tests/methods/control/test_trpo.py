@@ -104,7 +104,7 @@ def test_a_step_within_the_region_that_lowers_the_surrogate_is_refused():
     start, one = learner.vector.clone(), pick(batch, 0)
     whole, slope, before, _ = learner.method.natural_step(learner.model, start[0], one)
     with torch.no_grad():
-        _, after, seen = learner.method.policy_loss(learner.model, start[0] + whole, one)
+        _, after, seen = learner.method.improvement(learner.model, start[0] + whole, one)
     assert seen["kl"] < 50 and slope > 0 and after < before
     assert step(learner.method, learner, batch)["accepted"] == 0
     assert torch.equal(learner.vector, start)

@@ -40,7 +40,7 @@ class Unbounded(TRPO):
     def seen(self, model: Model, vector: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The metrics of the policy after its step, the exact KL among them."""
         with torch.no_grad():
-            return self.policy_loss(model, vector, batch)[2]
+            return self.improvement(model, vector, batch)[2]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class FirstOrder(Unbounded):
             for rows in torch.randperm(len(batch["valid"]), generator=stream).split(self.policy_minibatch):
                 weights = vector.detach().requires_grad_()
                 part = {name: x[rows] for name, x in batch.items()}
-                (gradient,) = torch.autograd.grad(self.policy_loss(learner.model, weights, part)[0], weights)
+                (gradient,) = torch.autograd.grad(self.improvement(learner.model, weights, part)[0], weights)
                 vector, own = own.step(vector, gradient, self.policy_lr)
         return vector, adam, own._asdict(), self.seen(learner.model, vector, batch)
 

@@ -184,8 +184,7 @@ class Learner:
             "truncated": rollout.truncated,
             "valid": rollout.valid,
         }
-        advantage = method.advantage()(reward, **signals)
-        target = advantage if method.target() == method.advantage() else method.target()(reward, **signals)
+        advantage, target = method.estimates(reward, **signals)
         fields = {
             "action": rollout.action.transpose(0, 1),
             "old_params": params[:, :-1],

@@ -1,8 +1,4 @@
-"""The on-policy loop: collect with the current policy, estimate advantages, update, forget.
-
-`OnPolicy` is the base of the methods: hyperparameters and the steps they may replace. `Learner` is one run of such a
-method, for one seed or several at once; everything it holds is a tensor with a leading seed axis.
-"""
+"""The base of on-policy methods: hyperparameters, and the steps that a method may replace."""
 
 from __future__ import annotations
 
@@ -17,6 +13,7 @@ from torch import Tensor
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.common.optimizer import Adam, clip_norm
+from surefoot.loops.on_policy.objective import check_objective
 from surefoot.models.agent import Network
 from surefoot.models.distributions import Distribution
 from surefoot.models.functional import Model
@@ -40,6 +37,7 @@ class OnPolicy:
 
     loop: ClassVar[str] = "on-policy"
     default_steps: ClassVar[int] = 100_000
+    without_effect: ClassVar[tuple[str, ...]] = ()  # hyperparameters of the base that this method does not use
 
     num_envs: int = hyperparameter(8, low=1, help="Environments stepped side by side.")
     num_steps: int = hyperparameter(256, low=1, help="Steps of each environment between updates.")
@@ -66,9 +64,15 @@ class OnPolicy:
     shared: bool = hyperparameter(False, help="One encoder for actor and critic.")
     log_std_init: float = hyperparameter(0.0, help="First log standard deviation of a Gaussian policy.")
     squash: bool = hyperparameter(False, help="Gaussian through tanh into the action box.")
+    parts: PolicyObjective | None = hyperparameter(None, help="An objective in place of the method's own.")
 
     def __post_init__(self) -> None:
         check(self)
+        check_objective(self)
+        if "minibatch_size" not in self.without_effect:
+            self._check_minibatches()
+
+    def _check_minibatches(self) -> None:
         if self.core is None and (self.num_envs * self.num_steps) % self.minibatch_size:
             batch = self.num_envs * self.num_steps
             raise UsageError(
@@ -88,17 +92,22 @@ class OnPolicy:
 
     # --- what is optimised -------------------------------------------------------------------------------------------
 
-    def advantage(self) -> Advantage:
-        """How advantages are estimated."""
-        return gae(self.gamma, self.lam)
+    def objective(self) -> PolicyObjective:
+        """What the policy maximises, the advantage and its standardisation included: the only place that says so.
+
+        A method returns `self.parts or PolicyObjective(…)`, so that a user's objective can take the place of its own.
+        """
+        raise NotImplementedError
 
     def target(self) -> Advantage:
         """What the critic regresses to, less its old value."""
         return gae(self.gamma, self.lam)
 
-    def objective(self) -> PolicyObjective:
-        """The policy's objective."""
-        raise NotImplementedError
+    def estimates(self, reward: Tensor, **signals: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages, and targets of the critic less its old values, both shaped as `reward`."""
+        part, target = self.objective().advantage, self.target()
+        advantage = part(reward, **signals)
+        return advantage, advantage if target == part else target(reward, **signals)
 
     def divergence_weight(self, extra: dict[str, Tensor]) -> Tensor | None:
         """The weight of the divergence, where it changes in the run and is not the objective's own."""
@@ -108,15 +117,15 @@ class OnPolicy:
         """The critic's loss."""
         return values.within(self.value_clip)
 
-    def loss(
-        self, model: Model, vector: Tensor, batch: Batch, extra: dict[str, Tensor]
+    def policy_loss(
+        self, model: Model, params: Tensor, batch: Batch, extra: dict[str, Tensor], *, standardized: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one minibatch of one seed, and its metrics; differentiated with respect to `vector`."""
-        objective, distribution = self.objective(), model.distribution
-        params, value = model.evaluate(vector, batch)
-        weight = self.divergence_weight(extra)
+        """The loss of the policy with these distribution parameters, and its metrics: the objective, negated. Where the
+        batch's advantages are `standardized` already, the objective does not do it again."""
+        objective, distribution, weight = self.objective(), model.distribution, self.divergence_weight(extra)
+        objective = dataclasses.replace(objective, standardize=objective.standardize and not standardized)
         penalized = objective.divergence > 0 or weight is not None
-        loss, metrics = objective.loss(
+        return objective.loss(
             distribution.log_prob(params, batch["action"]),
             batch["old_log_prob"],
             batch["advantage"],
@@ -125,9 +134,19 @@ class OnPolicy:
             divergence=distribution.kl(batch["old_params"], params) if penalized else None,
             divergence_weight=weight,
         )
-        value_loss = objective.aggregation(
-            self.value_loss()(value, batch["target"], batch["old_value"]), batch["valid"]
-        )
+
+    def critic_loss(self, value: Tensor, batch: Batch) -> Tensor:
+        """The critic's loss, aggregated as the policy's."""
+        error = self.value_loss()(value, batch["target"], batch["old_value"])
+        return self.objective().aggregation(error, batch["valid"])
+
+    def loss(
+        self, model: Model, vector: Tensor, batch: Batch, extra: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one minibatch of one seed, and its metrics; differentiated with respect to `vector`."""
+        params, value = model.evaluate(vector, batch)
+        loss, metrics = self.policy_loss(model, params, batch, extra)
+        value_loss = self.critic_loss(value, batch)
         return loss + self.value_coefficient * value_loss, {**metrics, "value_loss": value_loss.detach()}
 
     # --- how ---------------------------------------------------------------------------------------------------------
@@ -193,7 +212,7 @@ class OnPolicy:
     def algorithm(self) -> list[str]:
         """The loop as this method runs it, for `explain`: its own description of its steps where it replaces them."""
         collect = f"collect {self.num_envs} envs × {self.num_steps} steps = {self.pace} with the current policy"
-        lines = [collect, f"Â = {self.advantage()};  G = V + {self.target()}", *self.steps()]
+        lines = [collect, f"Â = {self.objective().advantage};  G = V + {self.target()}", *self.steps()]
         if self.normalize_observations or self.normalize_rewards:
             parts = (("observation", self.normalize_observations), ("reward", self.normalize_rewards))
             which = " and ".join(name for name, on in parts if on)
@@ -202,14 +221,16 @@ class OnPolicy:
 
     def steps(self) -> list[str]:
         """The update in words, for `explain`: one line a step."""
-        size = f"minibatches of {self.minibatch_size}"
-        standard = "standardise Â; " if self.standardize else ""
-        limit = "" if self.max_grad_norm is None else f" on the gradient cut to norm {self.max_grad_norm:g}"
+        standard = "with Â standardised, " if self.objective().standardize else ""
+        return self.minibatch_steps(f"{standard}−objective + {self.value_coefficient:g}·mean {self.value_loss()}")
+
+    def minibatch_steps(self, loss: str) -> list[str]:
+        """Epochs of minibatch steps on a loss, in words."""
+        limit = "" if self.max_grad_norm is None else f" on the gradient clipped to norm {self.max_grad_norm:g}"
         stop = "" if self.target_kl is None else f"; stop when the mean KL exceeds {self.target_kl:g}"
-        anneal = ", going linearly to 0" if self.anneal else ""
+        anneal = ", decaying linearly to 0" if self.anneal else ""
         return [
-            f"for {self.epochs} epochs over shuffled {size}: {standard}"
-            f"minimise −objective + {self.value_coefficient:g}·mean {self.value_loss()}",
+            f"for {self.epochs} epochs over shuffled minibatches of {self.minibatch_size}: minimise {loss}",
             f"    by Adam({self.learning_rate:g}{anneal}){limit}{stop}",
         ]
 

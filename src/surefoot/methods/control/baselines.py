@@ -12,12 +12,12 @@ those of Matthias Lehmann's guide (2024), arXiv:2401.13662, on this library's co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.on_policy.method import OnPolicy
 from surefoot.objectives import PolicyObjective, ratios, stabilizers
-from surefoot.objectives.advantages import Advantage, monte_carlo
+from surefoot.objectives.advantages import gae, monte_carlo
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class PolicyGradient(OnPolicy):
     anneal: bool = hyperparameter(True, help="Let the step size go linearly to 0 over the run.")
 
     def objective(self) -> PolicyObjective:
-        return PolicyObjective(
-            advantage=self.advantage(),
+        return self.parts or PolicyObjective(
+            advantage=gae(self.gamma, self.lam),
             ratio=ratios.current(),
             stabilizer=stabilizers.none(),
             standardize=self.standardize,
@@ -45,8 +45,8 @@ class REINFORCE(PolicyGradient):
     standardize: bool = hyperparameter(False, help="Standardise returns within the batch.")
     value_coefficient: float = hyperparameter(0.0, low=0, help="Weight of the critic's loss; nothing uses the critic.")
 
-    def advantage(self) -> Advantage:
-        return monte_carlo(self.gamma)
+    def objective(self) -> PolicyObjective:
+        return self.parts or replace(super().objective(), advantage=monte_carlo(self.gamma))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from surefoot.loops.on_policy.method import Batch, OnPolicy
 from surefoot.models.distributions import Distribution, Gaussian
 from surefoot.models.functional import Model
 from surefoot.objectives import PolicyObjective, estep
-from surefoot.objectives.advantages import standardize
+from surefoot.objectives.advantages import gae, standardize
 from surefoot.objectives.divergences import decoupled_gaussian_kl
 
 
@@ -57,7 +57,12 @@ class VMPO(OnPolicy):
     epsilon_covariance: float = hyperparameter(5e-5, above=0, help="Bound of the KL of a Gaussian's moved covariance.")
 
     def objective(self) -> PolicyObjective:
-        return PolicyObjective(advantage=self.advantage(), stabilizer=estep.weighted_likelihood(), entropy=self.entropy)
+        return PolicyObjective(
+            advantage=gae(self.gamma, self.lam),
+            stabilizer=estep.weighted_likelihood(),
+            standardize=self.standardize,
+            entropy=self.entropy,
+        )
 
     def multipliers(self, distribution: Distribution) -> dict[str, float]:
         if isinstance(distribution, Gaussian):
@@ -79,24 +84,17 @@ class VMPO(OnPolicy):
         params, value = model.evaluate(vector, batch)
         parts = model.unflatten(vector)
         learned = {name: parts[f"multipliers.{name}"] for name in self.multipliers(distribution)}
-        if self.standardize:
+        if objective.standardize:
             advantage = standardize(advantage, valid)
-
         kept = estep.top_half(advantage, valid)
-        weights = estep.weights(advantage, learned["eta"], kept)
-        loss, metrics = objective.loss(
-            distribution.log_prob(params, batch["action"]),
-            batch["old_log_prob"],
-            weights * valid.sum(),  # the objective takes a mean, the weights sum to 1
-            valid=valid,
-            entropy=distribution.entropy(params),
-        )
+        weights = estep.weights(advantage, learned["eta"], kept) * valid.sum()  # which sum to 1; a mean is taken
+        loss, metrics = self.policy_loss(model, params, {**batch, "advantage": weights}, extra, standardized=True)
         loss = loss + estep.temperature_loss(advantage, learned["eta"], kept, self.epsilon_eta)
         for name, (divergence, bound) in self.constraints(distribution, batch["old_params"], params).items():
             divergence = objective.aggregation(divergence, valid)
             loss = loss + estep.multiplier_loss(divergence, learned[name], bound)
             metrics[name.replace("alpha", "divergence")] = divergence.detach()
-        value_loss = objective.aggregation(self.value_loss()(value, batch["target"], batch["old_value"]), valid)
+        value_loss = self.critic_loss(value, batch)
         metrics |= {"value_loss": value_loss.detach(), **{name: x.detach() for name, x in learned.items()}}
         return loss + self.value_coefficient * value_loss, metrics
 

@@ -14,14 +14,13 @@ Differences: G is the discounted return where the episode ends within the batch,
 the batch or a time limit cuts it; one Gauss–Newton step a batch, its matrix damped, and held to the bound by the line
 search too; networks and batch are this library's defaults; those of TRPO.
 
-`learning_rate`, `anneal`, `epochs`, `minibatch_size`, `max_grad_norm`, `value_coefficient` and `value_clip` belong to a
-critic fitted by gradient steps and do nothing here.
+The hyperparameters of a critic fitted by minibatch steps are not there.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +38,16 @@ from surefoot.objectives.advantages import Advantage, gae
 class GAE(TRPO):
     """Generalized advantage estimation with trust regions for policy and critic."""
 
+    without_effect: ClassVar[tuple[str, ...]] = (
+        "learning_rate",
+        "anneal",
+        "epochs",
+        "minibatch_size",
+        "max_grad_norm",
+        "value_coefficient",
+        "value_clip",
+    )
+
     lam: float = hyperparameter(0.96, low=0, high=1, help="GAE's mixture; 0 trusts the critic, 1 the returns.")
     critic_radius: float = hyperparameter(0.01, above=0, help="Largest mean squared move of V, in units of 2σ².")
     critic_damping: float = hyperparameter(0.1, low=0, help="Multiple of the identity added to the critic's matrix.")
@@ -49,6 +58,14 @@ class GAE(TRPO):
     def fit_critic(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
         metrics = in_turn(self.critic_step, learner, batch)
         return {**metrics, "explained_variance": learner.explained_variance(batch)}
+
+    def critic_steps(self) -> list[str]:
+        return [
+            f"critic: solve (JᵀJ/N + {self.critic_damping:g})x = −∇mean[½(V − G)²] by at most {self.cg_iterations} "
+            "iterations of conjugate gradient, J the Jacobian of V",
+            f"    step x, shortened until mean[(V − V_old)²] ≤ 2·{self.critic_radius:g}·mean[(V_old − G)²] and "
+            "mean[(V − G)²] has fallen",
+        ]
 
     def critic_step(
         self, learner: Any, vector: Tensor, adam: Adam, extra: dict[str, Tensor], batch: Batch, seed_index: int

@@ -24,6 +24,7 @@ from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.on_policy.method import Batch, OnPolicy
 from surefoot.models.functional import Model, over_seeds
 from surefoot.objectives import PolicyObjective, aggregation, stabilizers
+from surefoot.objectives.advantages import gae
 from surefoot.objectives.stabilizers import Stabilizer
 
 WEIGHTS = 1e-6, 1e6
@@ -44,8 +45,8 @@ class PPO(OnPolicy):
         return stabilizers.clip(self.clip, self.clip_high) if self.penalty == "clip" else stabilizers.none()
 
     def objective(self) -> PolicyObjective:
-        return PolicyObjective(
-            advantage=self.advantage(),
+        return self.parts or PolicyObjective(
+            advantage=gae(self.gamma, self.lam),
             stabilizer=self.stabilizer(),
             standardize=self.standardize,
             entropy=self.entropy,
@@ -53,7 +54,7 @@ class PPO(OnPolicy):
         )
 
     def extra_state(self, model: Model) -> dict[str, Tensor]:
-        return {"divergence_weight": torch.tensor(self.kl_coefficient)} if self.penalty == "adaptive" else {}
+        return {"divergence_weight": torch.tensor(self.objective().divergence)} if self.penalty == "adaptive" else {}
 
     def after_update(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
         if self.penalty != "adaptive":

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.on_policy.method import OnPolicy
 from surefoot.objectives import PolicyObjective, stabilizers
+from surefoot.objectives.advantages import gae
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class SPO(OnPolicy):
     epsilon: float = hyperparameter(0.2, above=0, below=1, help="Where each sample's optimal ratio lies, away from 1.")
 
     def objective(self) -> PolicyObjective:
-        return PolicyObjective(
-            advantage=self.advantage(),
+        return self.parts or PolicyObjective(
+            advantage=gae(self.gamma, self.lam),
             stabilizer=stabilizers.quadratic(self.epsilon),
             standardize=self.standardize,
             entropy=self.entropy,

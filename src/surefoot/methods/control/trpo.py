@@ -35,6 +35,7 @@ from surefoot.loops.on_policy.trust_region import (
 )
 from surefoot.models.functional import Model
 from surefoot.objectives import PolicyObjective, aggregation, stabilizers
+from surefoot.objectives.advantages import gae
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class TRPO(OnPolicy):
     )
 
     def objective(self) -> PolicyObjective:
-        return PolicyObjective(
-            advantage=self.advantage(),
+        return self.parts or PolicyObjective(
+            advantage=gae(self.gamma, self.lam),
             stabilizer=stabilizers.none(),
             standardize=self.standardize,
             entropy=self.entropy,
@@ -76,12 +77,12 @@ class TRPO(OnPolicy):
 
         def acceptable(weights: Tensor) -> bool:
             with torch.no_grad():
-                _, value, metrics = self.policy_loss(learner.model, weights, batch)
+                _, value, metrics = self.improvement(learner.model, weights, batch)
             return bool(metrics["kl"] <= self.max_kl) and bool(value > before)
 
         vector, fraction = backtrack(vector, step, acceptable, self.backtrack_factor, self.backtrack_tries)
         with torch.no_grad():
-            _, after, metrics = self.policy_loss(learner.model, vector, batch)
+            _, after, metrics = self.improvement(learner.model, vector, batch)
         metrics |= facts | {
             "accepted": torch.tensor(float(fraction > 0)),
             "step_fraction": torch.tensor(fraction),
@@ -95,7 +96,7 @@ class TRPO(OnPolicy):
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """The step to the edge of the trust region, the improvement it predicts, what is improved, and facts to log."""
         start = vector.detach().requires_grad_()
-        loss, before, _ = self.policy_loss(model, start, batch)
+        loss, before, _ = self.improvement(model, start, batch)
         (descent,) = torch.autograd.grad(loss, start)
         metric = hessian_product(lambda params: self.mean_kl(model, params, batch), batch["old_params"])
         fisher = gauss_newton_product(lambda v: model.evaluate(v, batch)[0], vector, metric, self.cg_damping)
@@ -104,23 +105,34 @@ class TRPO(OnPolicy):
         step = step_length(curvature, self.max_kl) * x
         return step, -descent @ step, before, {"curvature": curvature, "cg_residual": residual}
 
-    def policy_loss(self, model: Model, vector: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def improvement(self, model: Model, vector: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """A loss with the policy's gradient, the value of what is maximised, and metrics."""
-        params, distribution = model.evaluate(vector, batch)[0], model.distribution
-        loss, metrics = self.objective().loss(
-            distribution.log_prob(params, batch["action"]),
-            batch["old_log_prob"],
-            batch["advantage"],
-            valid=batch["valid"],
-            entropy=distribution.entropy(params),
-        )
-        value = metrics["surrogate"] + self.entropy * metrics["entropy"]
+        objective, params = self.objective(), model.evaluate(vector, batch)[0]
+        loss, metrics = self.policy_loss(model, params, batch, {})
+        value = metrics["surrogate"] + objective.entropy * metrics["entropy"]
+        if objective.divergence:
+            value = value - objective.divergence * metrics["divergence"]
         kept = {name: metrics[name] for name in ("surrogate", "ratio_deviation", "entropy")}
         return loss, value, {**kept, "kl": self.mean_kl(model, params.detach(), batch)}
 
     def mean_kl(self, model: Model, params: Tensor, batch: Batch) -> Tensor:
         """Mean over states of KL(π_old ‖ π), for π with these distribution parameters."""
         return aggregation.mean()(model.distribution.kl(batch["old_params"], params), batch["valid"])
+
+    def steps(self) -> list[str]:
+        objective = self.objective()
+        standard = "standardise Â over the batch; " if objective.standardize else ""
+        return [
+            f"{standard}solve (F + {self.cg_damping:g})x = g by at most {self.cg_iterations} iterations of conjugate "
+            "gradient, F the Fisher matrix and g the objective's gradient on the batch",
+            f"step x·√(2·{self.max_kl:g} / xᵀFx), multiplied by {self.backtrack_factor:g} until mean KL(π_old ‖ π) ≤ "
+            f"{self.max_kl:g} and the objective has risen; after {self.backtrack_tries} tries θ stays",
+            *self.critic_steps(),
+        ]
+
+    def critic_steps(self) -> list[str]:
+        """The critic's update in words."""
+        return self.minibatch_steps(f"{self.value_coefficient:g}·mean {self.value_loss()} in the critic's weights")
 
     def fit_critic(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
         """Epochs of Adam on the critic alone."""

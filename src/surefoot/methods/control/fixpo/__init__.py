@@ -31,6 +31,7 @@ from surefoot.loops.on_policy.method import Batch, OnPolicy, in_turn, pick
 from surefoot.methods.control.fixpo.fixup import Fixup, Penalty
 from surefoot.models.functional import Model
 from surefoot.objectives import PolicyObjective, stabilizers
+from surefoot.objectives.advantages import gae
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class FixPO(OnPolicy):
             )
 
     def objective(self) -> PolicyObjective:
-        return PolicyObjective(
-            advantage=self.advantage(),
+        return self.parts or PolicyObjective(
+            advantage=gae(self.gamma, self.lam),
             stabilizer=stabilizers.none(),
             standardize=self.standardize,
             entropy=self.entropy,
@@ -82,7 +83,7 @@ class FixPO(OnPolicy):
         )
 
     def extra_state(self, model: Model) -> dict[str, Tensor]:
-        return _named(Penalty.start(self.penalty))
+        return _named(Penalty.start(self.objective().divergence))
 
     def divergence_weight(self, extra: dict[str, Tensor]) -> Tensor:
         return extra["penalty_weight"]
@@ -90,20 +91,11 @@ class FixPO(OnPolicy):
     def loss(
         self, model: Model, vector: Tensor, batch: Batch, extra: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        objective, distribution, valid = self.objective(), model.distribution, batch["valid"]
         params, value = model.evaluate(vector, batch)
-        kl = distribution.kl(batch["old_params"], params)
-        loss, metrics = objective.loss(
-            distribution.log_prob(params, batch["action"]),
-            batch["old_log_prob"],
-            batch["advantage"],
-            valid=valid,
-            entropy=distribution.entropy(params),
-            divergence=kl,
-            divergence_weight=self.divergence_weight(extra),
-        )
-        value_loss = objective.aggregation(self.value_loss()(value, batch["target"], batch["old_value"]), valid)
-        metrics |= {"value_loss": value_loss.detach(), "minibatch_kl": self.fixup().measure(kl.detach(), valid)}
+        loss, metrics = self.policy_loss(model, params, batch, extra)
+        value_loss = self.critic_loss(value, batch)
+        kl = model.distribution.kl(batch["old_params"], params.detach())
+        metrics |= {"value_loss": value_loss.detach(), "minibatch_kl": self.fixup().measure(kl, batch["valid"])}
         return loss + self.value_coefficient * value_loss, metrics
 
     def after_step(self, learner: Any, step: Tensor, names: list[str]) -> None:

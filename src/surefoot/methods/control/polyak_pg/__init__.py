@@ -21,13 +21,13 @@ small constant in the denominator, which would break the invariance to scale.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from surefoot.errors import UsageError
-from surefoot.hyperparameters import check, hyperparameter
+from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.on_policy.method import Batch, OnPolicy
 from surefoot.methods.control.polyak_pg.polyak import Point, step, twin_step
 from surefoot.models.functional import Model, initial, over_seeds
@@ -39,8 +39,18 @@ from surefoot.seeding import torch_stream
 
 @dataclass(frozen=True)
 class PolyakPG(OnPolicy):
-    """Policy gradient with the Polyak step. `learning_rate`, `anneal`, `epochs`, `minibatch_size`, and all that is said
-    of a critic have no effect: every iteration takes one step on its whole batch."""
+    """Policy gradient with the Polyak step: one step an iteration, on the whole batch, without a critic."""
+
+    without_effect: ClassVar[tuple[str, ...]] = (
+        "learning_rate",
+        "anneal",
+        "epochs",
+        "minibatch_size",
+        "lam",
+        "value_coefficient",
+        "value_clip",
+        "target_kl",
+    )
 
     c: float = hyperparameter(1.0, above=0, help="Divides the step; 1 to 5 for twin and known, 5 to 20 for best.")
     cap: float = hyperparameter(1.0, above=0, help="Largest step γ_b, in units of 1/reward.")
@@ -51,8 +61,6 @@ class PolyakPG(OnPolicy):
         None, help="The number, for vstar='known': the optimal value, or one to reach."
     )
     num_envs: int = hyperparameter(16, low=1, help="Environments stepped side by side.")
-    epochs: int = hyperparameter(1, low=1, help="No effect.")
-    minibatch_size: int = hyperparameter(4096, low=1, help="No effect.")
     entropy: float = hyperparameter(0.01, low=0, help="Weight τ of the mean entropy in the objective F.")
     standardize: bool = hyperparameter(False, choices=(False,), help="It would take the meaning from ‖∇F‖².")
     max_grad_norm: float | None = hyperparameter(None, choices=(None,), help="It would take the meaning from ‖∇F‖².")
@@ -60,7 +68,7 @@ class PolyakPG(OnPolicy):
     normalize_observations: bool = hyperparameter(False, help="Running mean and deviation of float observations.")
 
     def __post_init__(self) -> None:
-        check(self)  # and not the base's, whose minibatches must divide the batch
+        super().__post_init__()
         if self.vstar == "twin" and self.num_steps % 2:
             raise UsageError(
                 f"PolyakPG: num_steps={self.num_steps} is not allowed with vstar='twin'; it must be even, because each "
@@ -72,29 +80,19 @@ class PolyakPG(OnPolicy):
                 "'known' and None otherwise. Give the optimal discounted value, or use vstar='twin', which needs none."
             )
 
-    def advantage(self) -> Advantage:
-        return gpomdp(self.gamma)
-
     def target(self) -> Advantage:
-        return self.advantage()
+        return self.objective().advantage
 
     def objective(self) -> PolicyObjective:
         return PolicyObjective(
-            advantage=self.advantage(), ratio=ratios.current(), stabilizer=stabilizers.none(), entropy=self.entropy
+            advantage=gpomdp(self.gamma), ratio=ratios.current(), stabilizer=stabilizers.none(), entropy=self.entropy
         )
 
     def loss(
         self, model: Model, vector: Tensor, batch: Batch, extra: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Its gradient is −∇F; there is no critic's term, and the gradient is 0 for the critic's weights."""
-        params, _ = model.evaluate(vector, batch)
-        return self.objective().loss(
-            model.distribution.log_prob(params, batch["action"]),
-            batch["old_log_prob"],
-            batch["advantage"],
-            valid=batch["valid"],
-            entropy=model.distribution.entropy(params),
-        )
+        return self.policy_loss(model, model.evaluate(vector, batch)[0], batch, extra)
 
     def extra_state(self, model: Model) -> dict[str, Tensor]:
         states = {"twin": {"twin": torch.zeros(model.size)}, "best": {"best": torch.tensor(-torch.inf)}}

@@ -144,8 +144,9 @@ class PROPS(PPO):
             reward = (reward * inverse_std).clamp(-REWARD_CLIP, REWARD_CLIP)
         values = value.transpose(0, 1)
         signals = {name: getattr(rollout, name) for name in ("terminated", "truncated", "valid")}
-        advantage = self.advantage()(reward, values=values[:-1], next_values=values[1:], **signals).transpose(0, 1)
-        return recent.flat({**batch, "advantage": advantage, "target": advantage + batch["old_value"]})
+        advantage, target = self.estimates(reward, values=values[:-1], next_values=values[1:], **signals)
+        target = target.transpose(0, 1) + batch["old_value"]
+        return recent.flat({**batch, "advantage": advantage.transpose(0, 1), "target": target})
 
     def steps(self) -> list[str]:
         return [
