@@ -74,7 +74,8 @@ def test_clip_is_the_pessimistic_surrogate_in_gradient_and_metric(seed, epsilon)
     _, metrics = objective.loss(log_prob, old, advantage)
     torch.testing.assert_close(metrics["surrogate"], surrogate.detach())
     stopped = (advantage > 0) & (ratio > 1 + epsilon) | (advantage < 0) & (ratio < 1 - epsilon)
-    torch.testing.assert_close(metrics["clip_fraction"], stopped.to(F64).mean())
+    torch.testing.assert_close(metrics["stopped_fraction"], stopped.to(F64).mean())
+    torch.testing.assert_close(metrics["clip_fraction"], ((ratio - 1).abs() > epsilon).to(F64).mean())
     torch.testing.assert_close(metrics["kl"], (ratio - 1 - ratio.log()).mean().detach())
 
 
@@ -217,11 +218,30 @@ def test_a_non_finite_valid_element_is_not_hidden():
             assert loss.isnan()
 
 
-def test_clip_fraction_counts_only_elements_that_pull():
+def test_ratios_outside_the_clip_range_are_told_from_those_that_no_longer_pull():
     old, advantage = torch.zeros(4, dtype=F64), torch.tensor([0.0, 1.0, 1.0, -1.0], dtype=F64)
     log_prob = torch.tensor([1.5, 1.5, 0.9, 1.5], dtype=F64).log()
     _, metrics = PolicyObjective(stabilizer=stabilizers.clip(0.2)).loss(log_prob, old, advantage)
-    assert metrics["clip_fraction"].item() == 0.25
+    assert metrics["clip_fraction"].item() == 0.75
+    assert metrics["stopped_fraction"].item() == 0.25
+    _, metrics = PolicyObjective(stabilizer=stabilizers.smoothed(0.5, stabilizers.quadratic(0.2))).loss(
+        log_prob, old, advantage
+    )
+    assert metrics["clip_fraction"].item() == 0.75
+    assert "clip_fraction" not in PolicyObjective(stabilizer=UNCLIPPED).loss(log_prob, old, advantage)[1]
+
+
+def test_a_log_ratio_beyond_any_bound_stays_finite():
+    """exp(20) is the largest ratio there is: SPO squares it."""
+    old, advantage = torch.zeros(2), torch.tensor([1.0, -1.0])
+    for stabilizer in (UNCLIPPED, stabilizers.quadratic(), stabilizers.dual_clip()):
+        log_prob = torch.tensor([100.0, 100.0], requires_grad=True)
+        loss, metrics = PolicyObjective(stabilizer=stabilizer).loss(log_prob, old, advantage)
+        (gradient,) = torch.autograd.grad(loss, log_prob)
+        assert gradient.isfinite().all() and all(x.isfinite() for x in metrics.values())
+        bounded = torch.full((2,), 20.0, requires_grad=True)
+        loss, _ = PolicyObjective(stabilizer=stabilizer).loss(bounded, old, advantage)
+        torch.testing.assert_close(gradient, torch.autograd.grad(loss, bounded)[0])
 
 
 def test_prints_itself():

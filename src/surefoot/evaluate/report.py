@@ -20,7 +20,7 @@ POINTS = 300
 TAIL = 0.1
 DIAGNOSTICS = {
     "kl": "KL between old and new policy",
-    "clip_fraction": "Share of clipped samples",
+    "clip_fraction": "Share of ratios outside the clip range",
     "explained_variance": "Explained variance of the critic",
     "entropy": "Entropy of the policy",
     "grad_norm": "Gradient norm before clipping",

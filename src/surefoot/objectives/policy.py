@@ -92,8 +92,10 @@ class PolicyObjective:
             "surrogate": _dot(weights, self.stabilizer(ratio, advantage)),
             "kl": _dot(weights, k3(log_ratio)),
             "ratio_deviation": _dot(weights, (ratio - 1).abs()),
-            "clip_fraction": _dot(weights, self._stopped(ratio, advantage)),
+            "stopped_fraction": _dot(weights, self._stopped(ratio, advantage)),
         }
+        if (outside := self.stabilizer.outside(ratio)) is not None:
+            metrics["clip_fraction"] = _dot(weights, outside.to(ratio.dtype))
         if entropy is not None:
             metrics["entropy"] = _dot(weights, entropy)
             if self.entropy:

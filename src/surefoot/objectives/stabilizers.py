@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
@@ -29,6 +29,10 @@ class Stabilizer(Part, slot="stabilizer"):
     def weight(self, ratio: Float[Tensor, "..."], advantage: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The slope ∂f/∂ρ of every element."""
         raise NotImplementedError
+
+    def outside(self, ratio: Float[Tensor, "..."]) -> Bool[Tensor, "..."] | None:
+        """Whether each ratio has left the clip range, or None for a stabilizer without one."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,10 @@ class clip(Stabilizer):
     def bounds(self) -> tuple[float, float]:
         """The interval of ratios inside which the surrogate is untouched."""
         return 1 - self.low, 1 + (self.low if self.high is None else self.high)
+
+    def outside(self, ratio: Tensor) -> Tensor:
+        low, high = self.bounds()
+        return (ratio < low) | (ratio > high)
 
     def __call__(self, ratio: Tensor, advantage: Tensor) -> Tensor:
         return torch.minimum(ratio * advantage, ratio.clamp(*self.bounds()) * advantage)
@@ -117,6 +125,9 @@ class smoothed(Stabilizer):
     def weight(self, ratio: Tensor, advantage: Tensor) -> Tensor:
         return (1 - self.alpha) * self.inner.weight(self._mixed(ratio), advantage)
 
+    def outside(self, ratio: Tensor) -> Tensor | None:
+        return self.inner.outside(self._mixed(ratio))
+
     def _mixed(self, ratio: Tensor) -> Tensor:
         return (1 - self.alpha) * ratio + self.alpha
 
@@ -130,6 +141,9 @@ class quadratic(Stabilizer):
 
     epsilon: float = hyperparameter(0.2, above=0, help="Radius of the ratio around 1.")
     formula = "ρÂ − |Â|(ρ−1)²/(2·{epsilon:g})"
+
+    def outside(self, ratio: Tensor) -> Tensor:
+        return (ratio - 1).abs() > self.epsilon
 
     def __call__(self, ratio: Tensor, advantage: Tensor) -> Tensor:
         return ratio * advantage - advantage.abs() * (ratio - 1) ** 2 / (2 * self.epsilon)

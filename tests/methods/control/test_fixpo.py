@@ -58,7 +58,7 @@ def test_divergences_by_hand():
 @pytest.mark.parametrize("env", [CONTEXT, TARGET])
 def test_at_the_old_policy_the_step_is_the_plain_policy_gradient_whatever_the_penalty(env):
     learner, batch = ready(FixPO(**SMALL), env)
-    plain = PPO(**SMALL, penalty="none", value_coefficient=0.1, log_std_init=-0.5)
+    plain = PPO(**SMALL, penalty="none", value_coefficient=0.2, value_clip=0.2, log_std_init=-0.5)
     one, vector, policy = pick(batch, 0), learner.vector[0], learner.model.policy_mask
 
     def gradient(method: Any, extra: dict[str, Tensor]) -> Tensor:
@@ -81,7 +81,9 @@ def test_the_loss_is_the_unclipped_surrogate_and_the_penalty():
         ratio = (model.distribution.log_prob(params, one["action"]) - one["old_log_prob"]).exp()
         surrogate = (ratio * one["advantage"])[one["valid"]].mean()
         kl = model.distribution.kl(one["old_params"], params)[one["valid"]].mean()
-        return -surrogate + 2.5 * kl + 0.1 * (0.5 * (value - one["target"]) ** 2)[one["valid"]].mean()
+        near = one["old_value"] + (value - one["old_value"]).clamp(-0.2, 0.2)
+        critic = torch.maximum((value - one["target"]) ** 2, (near - one["target"]) ** 2)
+        return -surrogate + 2.5 * kl + 0.1 * critic[one["valid"]].mean()
 
     extra = {"penalty_weight": torch.tensor(2.5)}
     found = torch.func.grad(lambda v: learner.method.loss(model, v, one, extra)[0])(vector)
@@ -152,7 +154,7 @@ def test_without_a_bound_it_is_the_unclipped_surrogate():
     free = FixPO(**SMALL, max_kl=math.inf, penalty=0.0, standardize=False)
     learner, batch = ready(free, TARGET)
     plain, _ = ready(
-        PPO(**SMALL, penalty="none", standardize=False, value_coefficient=0.1, log_std_init=-0.5, anneal=True), TARGET
+        PPO(**SMALL, penalty="none", standardize=False, value_coefficient=0.2, value_clip=0.2, log_std_init=-0.5, anneal=True), TARGET
     )
     metrics = free.update(learner, batch)
     plain.method.update(plain, batch)

@@ -52,7 +52,7 @@ def play(
         found["accuracy"].append(float(after.exp().gather(1, right[:, None]).mean()))
         found["ratio"].append(float((after - before).gather(1, arms).exp().max()))
         found["kl"].append(float((before.exp() * (before - after)).sum(1).mean()))
-        found["stopped"].append(float(metrics.get("clip_fraction", torch.zeros(()))))
+        found["stopped"].append(float(metrics.get("stopped_fraction", torch.zeros(()))))
     return found
 
 

@@ -7,6 +7,10 @@ on small ones it moves less per update than PPO.
 
 Zhengpeng Xie et al., *Simple Policy Optimization* (2024), arXiv:2401.16025, in the form of its ICML version (earlier
 versions describe another method of the same name).
+
+Differences: network and batch are this library's common ones. The released code lets the step size decay to 0
+(`anneal=True`), clips the critic's move to the same ε (`value_clip=0.2`), takes four minibatches of 512
+(`minibatch_size=512`) and acts with up to seven layers.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ the batch violates the bound. Reach for it where each update must keep a promise
 policy with a KL in closed form, at the price of PPO.
 
 K. R. Zentner et al., *Guaranteed Trust Region Optimization via Two-Phase KL Penalization* (2023), arXiv:2312.05405.
-Defaults are those of its released training script.
+Defaults are those of its released training script, whose critic loss has no ½: 0.1 there is 0.2 here.
 
 Differences: the bound is tested on the whole batch after each sweep, not minibatch by minibatch in a sweep without
 steps; after `fixup_sweeps` sweeps the policy retreats towards the old one, so that the update always ends, and inside;
@@ -42,7 +42,8 @@ class FixPO(OnPolicy):
     num_steps: int = hyperparameter(128, low=1, help="Steps of each environment between updates.")
     minibatch_size: int = hyperparameter(512, low=1, help="Samples of one gradient step; must divide the batch.")
     anneal: bool = hyperparameter(True, help="Let the step size go linearly to 0 over the run.")
-    value_coefficient: float = hyperparameter(0.1, low=0, help="Weight of the critic's loss.")
+    value_coefficient: float = hyperparameter(0.2, low=0, help="Weight of the critic's loss ½(V − G)².")
+    value_clip: float | None = hyperparameter(0.2, above=0, help="Clip range of the critic's move, in units of value.")
     log_std_init: float = hyperparameter(-0.5, help="First log standard deviation of a Gaussian policy.")
     max_kl: float = hyperparameter(0.5, above=0, help="Trust region: largest KL(π_old ‖ π) after an update.")
     statistic: str = hyperparameter("max", choices=("max", "mean"), help="Over states: which KL the region bounds.")

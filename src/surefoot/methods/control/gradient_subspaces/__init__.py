@@ -14,8 +14,9 @@ Jan Schneider et al., *Identifying Policy Gradient Subspaces* (2024), arXiv:2401
 
 Differences: the method takes its eigenvectors from the batch of the update (the paper's low-sample variant), at no
 environment step; the callback takes them from fresh data, but from fewer steps than the paper's million, and the one
-batch of estimation is fresh too. 10 eigenvectors, not 100, as a standard. The zero gradients of dead minibatches are
-left out.
+batch of estimation is fresh too. 10 eigenvectors by default, not 100. The zero gradients of dead minibatches are left
+out. The critic's loss is ½(V − G)² times its coefficient, half of the paper's: its eigenvalues are half of the paper's,
+fractions are the same, and the subspace of both losses together weighs the critic half as much.
 """
 
 from __future__ import annotations
