@@ -129,6 +129,37 @@ def test_reward_scale_is_the_running_deviation_of_the_discounted_return():
     torch.testing.assert_close(batch_reward, expected.float(), rtol=1e-4, atol=1e-5)
 
 
+def rewarded(reward: torch.Tensor, ended: torch.Tensor, **settings):
+    """A learner and a rollout with these rewards and terminations, `[time, envs]`, of one seed."""
+    run = learner("Pendulum-v1", num_steps=len(reward), minibatch_size=len(reward), **settings)
+    flags = {"terminated": ended[:, None], "truncated": torch.zeros_like(ended[:, None])}
+    rollout = run.collect(run.vector)._replace(reward=reward[:, None], **flags)
+    return run, rollout._replace(valid=torch.ones_like(flags["terminated"]))
+
+
+def test_the_discounted_return_behind_the_reward_scale_starts_again_with_every_episode():
+    generator = torch.Generator().manual_seed(0)
+    reward, ended = torch.rand(40, 4, generator=generator) + 1, torch.rand(40, 4, generator=generator) < 0.2
+    run, rollout = rewarded(reward, ended)
+    running, returns = np.zeros(4), []
+    for x, over in zip(reward.numpy(), ended.numpy()):
+        running = x + run.method.gamma * running
+        returns.append(running)
+        running = np.where(over, 0.0, running)
+    scaled = run._scaled_reward(rollout)
+    torch.testing.assert_close(scaled[:, 0], (reward / np.std(returns)).float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run.discounted[0], torch.as_tensor(running).float(), rtol=1e-5, atol=1e-5)
+
+
+def test_scaled_rewards_are_clipped_at_ten():
+    reward = torch.zeros(200, 4)
+    reward[100, 0], reward[50, 1] = 1000.0, -1000.0
+    run, rollout = rewarded(reward, torch.zeros(200, 4, dtype=torch.bool), gamma=0.0)
+    scaled = run._scaled_reward(rollout)[:, 0]
+    assert scaled[100, 0] == 10 and scaled[50, 1] == -10  # 20 standard deviations
+    assert (scaled.abs() > 0).sum() == 2
+
+
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_compiled_and_eager_steps_give_the_same_numbers(seeds):
     run = learner("Pendulum-v1", seeds)

@@ -154,7 +154,16 @@ def test_without_a_bound_it_is_the_unclipped_surrogate():
     free = FixPO(**SMALL, max_kl=math.inf, penalty=0.0, standardize=False)
     learner, batch = ready(free, TARGET)
     plain, _ = ready(
-        PPO(**SMALL, penalty="none", standardize=False, value_coefficient=0.2, value_clip=0.2, log_std_init=-0.5, anneal=True), TARGET
+        PPO(
+            **SMALL,
+            penalty="none",
+            standardize=False,
+            value_coefficient=0.2,
+            value_clip=0.2,
+            log_std_init=-0.5,
+            anneal=True,
+        ),
+        TARGET,
     )
     metrics = free.update(learner, batch)
     plain.method.update(plain, batch)
