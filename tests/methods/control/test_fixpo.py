@@ -20,6 +20,7 @@ from surefoot.models.distributions import Categorical, Gaussian
 
 CONTEXT, TARGET = "surefoot/ContextualAction-v0", "surefoot/ContinuousTarget-v0"
 SMALL: dict[str, Any] = {"num_envs": 4, "num_steps": 32, "minibatch_size": 32, "epochs": 3, "hidden": (8,)}
+CRITIC: dict[str, Any] = {"value_coefficient": 0.2, "value_clip": 0.2}  # FixPO's
 
 
 def ready(method: Any, env: str, seeds: tuple[int, ...] = (0,)) -> tuple[Learner, dict[str, Any]]:
@@ -58,7 +59,7 @@ def test_divergences_by_hand():
 @pytest.mark.parametrize("env", [CONTEXT, TARGET])
 def test_at_the_old_policy_the_step_is_the_plain_policy_gradient_whatever_the_penalty(env):
     learner, batch = ready(FixPO(**SMALL), env)
-    plain = PPO(**SMALL, penalty="none", value_coefficient=0.2, value_clip=0.2, log_std_init=-0.5)
+    plain = PPO(**SMALL, penalty="none", **CRITIC, log_std_init=-0.5)
     one, vector, policy = pick(batch, 0), learner.vector[0], learner.model.policy_mask
 
     def gradient(method: Any, extra: dict[str, Tensor]) -> Tensor:
@@ -158,8 +159,7 @@ def test_without_a_bound_it_is_the_unclipped_surrogate():
             **SMALL,
             penalty="none",
             standardize=False,
-            value_coefficient=0.2,
-            value_clip=0.2,
+            **CRITIC,
             log_std_init=-0.5,
             anneal=True,
         ),

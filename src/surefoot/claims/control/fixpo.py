@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -20,6 +20,9 @@ from surefoot.loops.on_policy.method import Batch, OnPolicy, pick
 from surefoot.methods.control.fixpo import FixPO
 from surefoot.methods.control.fixpo.fixup import Fixup
 from surefoot.methods.control.ppo import PPO
+
+if TYPE_CHECKING:
+    from surefoot.loops.on_policy.learner import Learner
 
 RADIUS, UPDATES, EPOCHS, MINIBATCHES = 0.2, 30, 10, 32
 MOST_FIXUP, WORSE, SHARE_OF_GAIN = 0.05, 1.2, 0.95
@@ -64,14 +67,14 @@ class ContextualTarget(gymnasium.Env):
 class Unrepaired(FixPO):
     """FixPO without its fixup phase; with `penalty_lr=0`, a fixed penalty."""
 
-    def after_epoch(self, learner: Any, batch: Batch, start: Tensor) -> dict[str, Tensor]:
+    def after_epoch(self, learner: Learner, batch: Batch, start: Tensor) -> dict[str, Tensor]:
         return {}
 
 
 class Observed(PPO):
     """PPO that also says how far its updates go."""
 
-    def after_update(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
+    def after_update(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         vectors = enumerate(learner.vector)
         return {"bounded_kl": torch.stack([Fixup().distance(learner.model, v, pick(batch, i)) for i, v in vectors])}
 
@@ -82,12 +85,13 @@ def _contexts() -> tuple[Tensor, Tensor]:
     return contexts, torch.tanh(2 * contexts[:, :3])
 
 
-def look(learner: Any, rows: list[dict[str, Any]]) -> None:
+def look(learner: Learner, rows: list[dict[str, Any]]) -> None:
     """Add the error of each seed's mean action and its expected return."""
-    contexts, best = _contexts()
+    (contexts, best), distribution = _contexts(), learner.model.distribution
+    assert isinstance(distribution, Gaussian)
     for vector, row in zip(learner.vector, rows, strict=True):
         with torch.no_grad():
-            mean, log_std = learner.model.distribution.split(learner.model(vector, contexts)[0])
+            mean, log_std = distribution.split(learner.model(vector, contexts)[0])
         row["error"] = float(((mean - best) ** 2).sum(-1).mean())
         row["expected_return"] = -row["error"] - float((2 * log_std[0]).exp().sum())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from surefoot.methods.control.props.adaptive_sampling import AdaptiveSampling, s
 from surefoot.models.distributions import Categorical
 from surefoot.models.functional import Model
 from surefoot.seeding import derive, torch_stream
+
+if TYPE_CHECKING:
+    from surefoot.loops.on_policy.learner import Learner
 
 CONTEXTS, ACTIONS, REFRESH = 4, 4, 8
 DRAWS, LOOKS = 256, (32, 64, 128, 256)
@@ -152,7 +155,7 @@ def moving_policy(seeds: Sequence[int], arm: str) -> list[float]:
 class Observed:
     """Measures, now and then, how far the batch of an update is from a sample of the policy that is updated."""
 
-    def update(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
+    def update(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         looked = learner.iteration % EVERY == 0
         seen = {"sampling_error": sampling_error(learner.model, learner.vector, batch)} if looked else {}
         return {**seen, **super().update(learner, batch)}  # type: ignore[misc]
@@ -179,7 +182,7 @@ LEARNERS: dict[str, OnPolicy] = {
 }
 
 
-def look(learner: Any, rows: list[dict[str, Any]]) -> None:
+def look(learner: Learner, rows: list[dict[str, Any]]) -> None:
     """Where the error was measured, add what each seed's target policy returns on its 20 episodes."""
     for index, (seed, row) in enumerate(zip(learner.seeds, rows, strict=True)):
         if "sampling_error" in row:

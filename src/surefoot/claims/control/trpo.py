@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from surefoot.methods.control.trpo import TRPO
 from surefoot.models.functional import Model
 from surefoot.seeding import derive, torch_stream
 
+if TYPE_CHECKING:
+    from surefoot.loops.on_policy.learner import Learner
+
 ENV, STEPS, EPISODES = "CartPole-v1", 60_000, 20
 DROP, MOST_DROPS, GOAL, WIDER, OFTENER = 0.9, 0.10, 450.0, 5.0, 1.5
 ONE_STEP_RATES = (0.001, 0.01, 0.1)
@@ -32,7 +35,7 @@ class Unbounded(TRPO):
     """The same step to the edge of a region, taken without looking at where it ends."""
 
     def policy_step(
-        self, learner: Any, vector: Tensor, adam: Adam, extra: dict[str, Tensor], batch: Batch, seed_index: int
+        self, learner: Learner, vector: Tensor, adam: Adam, extra: dict[str, Tensor], batch: Batch, seed_index: int
     ) -> tuple[Tensor, Adam, dict[str, Tensor], dict[str, Tensor]]:
         vector = vector + self.natural_step(learner.model, vector, batch)[0]
         return vector, adam, extra, self.seen(learner.model, vector, batch)
@@ -55,7 +58,7 @@ class FirstOrder(Unbounded):
         return Adam.start(torch.zeros(model.size))._asdict()
 
     def policy_step(
-        self, learner: Any, vector: Tensor, adam: Adam, extra: dict[str, Tensor], batch: Batch, seed_index: int
+        self, learner: Learner, vector: Tensor, adam: Adam, extra: dict[str, Tensor], batch: Batch, seed_index: int
     ) -> tuple[Tensor, Adam, dict[str, Tensor], dict[str, Tensor]]:
         own = Adam(**extra)
         stream = torch_stream(learner.seeds[seed_index], "policy minibatches", learner.iteration)
@@ -76,7 +79,7 @@ ARMS: dict[str, TRPO] = {
 }
 
 
-def look(learner: Any, rows: list[dict[str, Any]]) -> None:
+def look(learner: Learner, rows: list[dict[str, Any]]) -> None:
     """Add what each seed's policy returns on its 20 episodes."""
     for index, (seed, row) in enumerate(zip(learner.seeds, rows, strict=True)):
         with torch.random.fork_rng(devices=[]):

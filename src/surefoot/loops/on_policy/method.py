@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from surefoot.objectives import PolicyObjective, values
 from surefoot.objectives.advantages import Advantage, gae
 from surefoot.objectives.values import ValueLoss
 from surefoot.seeding import torch_stream
+
+if TYPE_CHECKING:
+    from surefoot.loops.on_policy.learner import Learner
 
 Batch = dict[str, Any]
 """Samples of an update: observation, action, old_params, old_log_prob, old_value, advantage, target, valid, each
@@ -160,19 +163,19 @@ class OnPolicy:
         """What the method keeps for one seed besides weights and Adam, as tensors by name."""
         return {}
 
-    def after_step(self, learner: Any, step: Tensor, names: list[str]) -> None:
+    def after_step(self, learner: Learner, step: Tensor, names: list[str]) -> None:
         """Called after every gradient step with its metrics `[seeds, names]`; may change `learner.extra`."""
 
-    def after_epoch(self, learner: Any, batch: Batch, start: Tensor) -> dict[str, Tensor]:
+    def after_epoch(self, learner: Learner, batch: Batch, start: Tensor) -> dict[str, Tensor]:
         """Called after every epoch, `start` being the weights before the update; may change weights, optimiser and
         `learner.extra`. Returns more metrics, `[seeds]` each, to be averaged over the epochs."""
         return {}
 
-    def after_update(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
+    def after_update(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Called when the epochs are over; may change `learner.extra`. Returns more metrics, `[seeds]` each."""
         return {}
 
-    def update(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
+    def update(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Epochs of minibatch gradient steps on all seeds at once. Metrics are means over the steps, `[seeds]` each."""
         seeds, samples = learner.num_seeds, learner.samples(batch)
         size = self.minibatch_size if self.core is None else min(samples, max(1, self.minibatch_size // self.num_steps))
@@ -234,7 +237,7 @@ class OnPolicy:
             f"    by Adam({self.learning_rate:g}{anneal}){limit}{stop}",
         ]
 
-    def iterate(self, learner: Any) -> dict[str, Tensor]:
+    def iterate(self, learner: Learner) -> dict[str, Tensor]:
         """One iteration: collect, estimate, update."""
         return self.update(learner, learner.estimate(learner.collect(learner.vector)))
 
@@ -273,7 +276,7 @@ def gradient_step(method: OnPolicy, model: Model, names: tuple[str, ...], epsilo
     return step
 
 
-def in_turn(function: Any, learner: Any, batch: Batch) -> dict[str, Tensor]:
+def in_turn(function: Any, learner: Learner, batch: Batch) -> dict[str, Tensor]:
     """For updates that are no plain gradient step: `function(learner, vector, adam, extra, batch, seed_index)` for one
     seed after the other, returning `(vector, adam, extra, metrics)`; the learner is changed to the results."""
     results = []

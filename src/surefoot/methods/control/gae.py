@@ -20,7 +20,7 @@ The hyperparameters of a critic fitted by minibatch steps are not there.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ from surefoot.loops.on_policy.trust_region import backtrack, conjugate_gradient,
 from surefoot.methods.control.trpo import TRPO
 from surefoot.objectives import aggregation
 from surefoot.objectives.advantages import Advantage, gae
+
+if TYPE_CHECKING:
+    from surefoot.loops.on_policy.learner import Learner
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class GAE(TRPO):
     def target(self) -> Advantage:
         return gae(self.gamma, 1.0)
 
-    def fit_critic(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
+    def fit_critic(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         metrics = in_turn(self.critic_step, learner, batch)
         return {**metrics, "explained_variance": learner.explained_variance(batch)}
 
@@ -68,7 +71,7 @@ class GAE(TRPO):
         ]
 
     def critic_step(
-        self, learner: Any, vector: Tensor, adam: Adam, extra: dict[str, Tensor], batch: Batch, seed_index: int
+        self, learner: Learner, vector: Tensor, adam: Adam, extra: dict[str, Tensor], batch: Batch, seed_index: int
     ) -> tuple[Tensor, Adam, dict[str, Tensor], dict[str, Tensor]]:
         """One seed's step. Values ignore the policy's weights: gradient, products and step are 0 there."""
         target, weight = batch["target"], aggregation.mean().weights(batch["valid"])

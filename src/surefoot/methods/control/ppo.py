@@ -15,7 +15,7 @@ statistics that stand still while a batch is collected and used.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from surefoot.models.functional import Model, over_seeds
 from surefoot.objectives import PolicyObjective, aggregation, stabilizers
 from surefoot.objectives.advantages import gae
 from surefoot.objectives.stabilizers import Stabilizer
+
+if TYPE_CHECKING:
+    from surefoot.loops.on_policy.learner import Learner
 
 WEIGHTS = 1e-6, 1e6
 
@@ -56,7 +59,7 @@ class PPO(OnPolicy):
     def extra_state(self, model: Model) -> dict[str, Tensor]:
         return {"divergence_weight": torch.tensor(self.objective().divergence)} if self.penalty == "adaptive" else {}
 
-    def after_update(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
+    def after_update(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         if self.penalty != "adaptive":
             return {}
         kl = over_seeds(self._mean_kl(learner.model), learner.num_seeds)(learner.vector, batch)

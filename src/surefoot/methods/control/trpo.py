@@ -18,7 +18,7 @@ the old policy is kept, and the KL of a state is the sum over its action dimensi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -36,6 +36,9 @@ from surefoot.loops.on_policy.trust_region import (
 from surefoot.models.functional import Model
 from surefoot.objectives import PolicyObjective, aggregation, stabilizers
 from surefoot.objectives.advantages import gae
+
+if TYPE_CHECKING:
+    from surefoot.loops.on_policy.learner import Learner
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,13 @@ class TRPO(OnPolicy):
             entropy=self.entropy,
         )
 
-    def update(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
+    def update(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """The policy's step, then the critic's: fitted first, it would shrink the residuals it is to judge by."""
         policy = in_turn(self.policy_step, learner, batch)
         return {**policy, **self.fit_critic(learner, batch)}
 
     def policy_step(
-        self, learner: Any, vector: Tensor, adam: Adam, extra: dict[str, Tensor], batch: Batch, seed_index: int
+        self, learner: Learner, vector: Tensor, adam: Adam, extra: dict[str, Tensor], batch: Batch, seed_index: int
     ) -> tuple[Tensor, Adam, dict[str, Tensor], dict[str, Tensor]]:
         """One seed's step. Objective and KL ignore the critic's weights: gradient, products and step are 0 there."""
         step, slope, before, facts = self.natural_step(learner.model, vector, batch)
@@ -134,7 +137,7 @@ class TRPO(OnPolicy):
         """The critic's update in words."""
         return self.minibatch_steps(f"{self.value_coefficient:g}·mean {self.value_loss()} in the critic's weights")
 
-    def fit_critic(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
+    def fit_critic(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Epochs of Adam on the critic alone."""
         return super().update(learner, batch)
 

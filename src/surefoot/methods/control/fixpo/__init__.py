@@ -19,7 +19,7 @@ standardised, as in the released policy class; its script scales returns only.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ from surefoot.methods.control.fixpo.fixup import Fixup, Penalty
 from surefoot.models.functional import Model
 from surefoot.objectives import PolicyObjective, stabilizers
 from surefoot.objectives.advantages import gae
+
+if TYPE_CHECKING:
+    from surefoot.loops.on_policy.learner import Learner
 
 
 @dataclass(frozen=True)
@@ -99,24 +102,24 @@ class FixPO(OnPolicy):
         metrics |= {"value_loss": value_loss.detach(), "minibatch_kl": self.fixup().measure(kl, batch["valid"])}
         return loss + self.value_coefficient * value_loss, metrics
 
-    def after_step(self, learner: Any, step: Tensor, names: list[str]) -> None:
+    def after_step(self, learner: Learner, step: Tensor, names: list[str]) -> None:
         """The penalty follows the KL that the minibatch had before the step."""
         penalty = self.fixup().next_penalty(_penalty(learner.extra), step[:, names.index("minibatch_kl")])
         learner.extra = _named(penalty)
 
-    def after_epoch(self, learner: Any, batch: Batch, start: Tensor) -> dict[str, Tensor]:
+    def after_epoch(self, learner: Learner, batch: Batch, start: Tensor) -> dict[str, Tensor]:
         """The fixup phase of every seed."""
         fixup = self.fixup()
 
         def restore(
-            learner: Any, vector: Tensor, adam: Adam, extra: dict[str, Tensor], batch: Batch, seed: int
+            learner: Learner, vector: Tensor, adam: Adam, extra: dict[str, Tensor], batch: Batch, seed: int
         ) -> tuple[Tensor, Adam, dict[str, Tensor], dict[str, Tensor]]:
             restored = fixup(learner.model, start[seed], vector, adam, _penalty(extra), batch, learner.lr_tensor)
             return restored.vector, restored.adam, _named(restored.penalty), restored.metrics
 
         return in_turn(restore, learner, batch)
 
-    def after_update(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
+    def after_update(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         fixup = self.fixup()
         kl = [fixup.distance(learner.model, v, pick(batch, seed)) for seed, v in enumerate(learner.vector)]
         return {"bounded_kl": torch.stack(kl), "penalty": learner.extra["penalty_weight"]}

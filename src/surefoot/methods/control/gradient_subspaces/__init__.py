@@ -22,7 +22,7 @@ fractions are the same, and the subspace of both losses together weighs the crit
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -34,6 +34,9 @@ from surefoot.loops.on_policy.method import Batch
 from surefoot.methods.control.gradient_subspaces.subspaces import Report, analyse, fresh_batches, refuse_shared
 from surefoot.methods.control.ppo import PPO
 from surefoot.models.functional import Model
+
+if TYPE_CHECKING:
+    from surefoot.loops.on_policy.learner import Learner
 
 HEADS = ("actor", "critic", "combined")
 
@@ -62,11 +65,11 @@ class GradientSubspaces(PPO):
         bases = {f"{name}_basis": torch.zeros(size, k, dtype=torch.float64) for name, size in sizes.items()}
         return {**super().extra_state(model), **bases}
 
-    def update(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
+    def update(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         analysis = self.analysis(learner, batch) if (learner.iteration + 1) % self.analysis_every == 0 else {}
         return {**super().update(learner, batch), **analysis}
 
-    def analysis(self, learner: Any, batch: Batch) -> dict[str, Tensor]:
+    def analysis(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Metrics of every seed, before the update; keeps the subspaces for the next analysis."""
         reports = analyse(learner, batch, batch, max(self.subspaces))
         previous = [{name: learner.extra[f"{name}_basis"][i] for name in HEADS} for i in range(len(reports))]
@@ -105,7 +108,7 @@ class Subspaces:
         check(self)
         refuse_none(self.subspaces)
 
-    def __call__(self, learner: Any, rows: list[dict[str, Any]]) -> None:
+    def __call__(self, learner: Learner, rows: list[dict[str, Any]]) -> None:
         refuse_shared(learner.method)
         if learner.iteration % self.every:
             return

@@ -12,7 +12,7 @@ After Jan Schneider et al., *Identifying Policy Gradient Subspaces* (2024), arXi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from surefoot.loops.on_policy.trust_region import hessian_product
 from surefoot.models.functional import Model
 from surefoot.objectives.advantages import standardize
 from surefoot.seeding import derive, numpy_stream, torch_stream
+
+if TYPE_CHECKING:
+    from surefoot.loops.on_policy.learner import Learner
 
 Loss = Callable[[Tensor, Batch], Tensor]
 """A scalar function of a flat vector of parameters and a batch."""
@@ -217,7 +220,7 @@ def check_own(
         )
 
 
-def analyse(learner: Any, data: Batch, estimation: Batch, k: int) -> list[dict[str, Report]]:
+def analyse(learner: Learner, data: Batch, estimation: Batch, k: int) -> list[dict[str, Report]]:
     """Reports on "actor", "critic" and "combined" for every seed at its present weights; the learner is left as it is.
 
     The Hessians are those of `data`, the minibatches (shuffled, of the method's size) those of `estimation`. Everything
@@ -255,7 +258,7 @@ def _anew(model: Model, vector: Tensor, batch: Batch) -> Batch:
     return {**batch, "old_params": params, "old_log_prob": log_prob, "old_value": value}
 
 
-def fresh_batches(learner: Any, env: Any, steps: int, **options: Any) -> tuple[Batch, Batch]:
+def fresh_batches(learner: Learner, env: Any, steps: int, **options: Any) -> tuple[Batch, Batch]:
     """New data of the present policy: at least `steps` steps a seed, then one rollout of the method's own length.
 
     It is collected in environments of its own (`env` and `options` as in `envs.make`), made for this one occasion, with

@@ -21,7 +21,7 @@ small constant in the denominator, which would break the invariance to scale.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +35,9 @@ from surefoot.objectives import PolicyObjective, ratios, stabilizers
 from surefoot.objectives.advantages import Advantage
 from surefoot.objectives.gpomdp import gpomdp, trajectory_returns
 from surefoot.seeding import torch_stream
+
+if TYPE_CHECKING:
+    from surefoot.loops.on_policy.learner import Learner
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class PolyakPG(OnPolicy):
         states = {"twin": {"twin": torch.zeros(model.size)}, "best": {"best": torch.tensor(-torch.inf)}}
         return states.get(self.vstar, {})
 
-    def look(self, learner: Any, vectors: Tensor, num_steps: int) -> tuple[Point, dict[str, Tensor]]:
+    def look(self, learner: Learner, vectors: Tensor, num_steps: int) -> tuple[Point, dict[str, Tensor]]:
         """Act with the weights `[seeds, size]`: F and ∇F of them from one batch, and the trajectories' returns."""
         rollout = learner.collect(vectors, num_steps)
         batch = learner.estimate(rollout)
@@ -113,7 +116,7 @@ class PolyakPG(OnPolicy):
         about = {"value": value, "best_return": highest, "entropy": metrics["entropy"], "objective": objective}
         return Point(vectors, objective, -gradient), about
 
-    def iterate(self, learner: Any) -> dict[str, Tensor]:
+    def iterate(self, learner: Learner) -> dict[str, Tensor]:
         """One step of the policy, or of the worse of two. The learner holds the better one, and it acts last, so that
         an iteration's `return` is its own; the steps of both count."""
         if self.vstar == "twin":
@@ -125,7 +128,7 @@ class PolyakPG(OnPolicy):
         learner.vector, size = step(here.weights, here.gradient, gap, self.c, self.cap)
         return {**about, "gap": gap, "step_size": size, "grad_norm": here.gradient.norm(dim=-1)}
 
-    def iterate_twins(self, learner: Any) -> dict[str, Tensor]:
+    def iterate_twins(self, learner: Learner) -> dict[str, Tensor]:
         """Both policies act; the worse one moves toward the value of the better one."""
         if learner.iteration == 0:
             learner.extra["twin"] = torch.stack([self.second_start(learner, seed) for seed in learner.seeds])
@@ -137,7 +140,7 @@ class PolyakPG(OnPolicy):
         outcome = {"gap": moved.gap, "step_size": moved.size, "grad_norm": norm, "swapped": moved.swapped.float()}
         return {**about, **outcome}
 
-    def second_start(self, learner: Any, seed: int) -> Tensor:
+    def second_start(self, learner: Learner, seed: int) -> Tensor:
         """The first weights of a seed's second policy."""
         spaces = learner.observation_space, learner.action_space
         return initial(lambda: learner.network.make(*spaces), torch_stream(seed, "weights of the twin"))

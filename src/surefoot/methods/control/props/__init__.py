@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -38,6 +38,9 @@ from surefoot.methods.control.props import recent
 from surefoot.methods.control.props.adaptive_sampling import AdaptiveSampling, Behaviour
 from surefoot.models.functional import Model
 from surefoot.seeding import torch_stream
+
+if TYPE_CHECKING:
+    from surefoot.loops.on_policy.learner import Learner
 
 BUFFER = "buffer/"
 
@@ -82,11 +85,11 @@ class PROPS(PPO):
         buffer = recent.empty(model, self.num_steps, self.buffer_batches * self.num_envs)
         return {**super().extra_state(model), **{BUFFER + name: x for name, x in buffer.items()}}
 
-    def buffer(self, learner: Any) -> dict[str, Tensor]:
+    def buffer(self, learner: Learner) -> dict[str, Tensor]:
         """The last batches of all seeds, the newest in the place of the one that was dropped."""
         return {name.removeprefix(BUFFER): x for name, x in learner.extra.items() if name.startswith(BUFFER)}
 
-    def iterate(self, learner: Any) -> dict[str, Tensor]:
+    def iterate(self, learner: Learner) -> dict[str, Tensor]:
         """One update of the target policy: a batch by a sequence of behaviour policies, then PPO on the buffer."""
         buffer, column = self.buffer(learner), learner.iteration % self.buffer_batches * self.num_envs
         episodes = {name: x.clone() for name, x in learner.episodes.state().items()}
@@ -106,7 +109,7 @@ class PROPS(PPO):
         about = {"behaviour_kl": torch.stack(kl).mean(0), "behaviour_updates": torch.stack(steps).mean(0)}
         return {**self.update(learner, self.estimate(learner, buffer, new)), **about}
 
-    def behaviour(self, learner: Any, buffer: dict[str, Tensor], time: int) -> Behaviour:
+    def behaviour(self, learner: Learner, buffer: dict[str, Tensor], time: int) -> Behaviour:
         """The behaviour policy when `time` steps of the new batch are there."""
         rollout, state = self.filled(learner, buffer)
         newest = torch.arange(state.shape[1] // self.num_envs) == learner.iteration % self.buffer_batches
@@ -119,7 +122,7 @@ class PROPS(PPO):
         samples = (held.any(0) if "state" in batch else held.flatten()).nonzero().squeeze(1)
         return self.sampling()(learner.model, learner.vector, batch, self.minibatches(learner, samples))
 
-    def minibatches(self, learner: Any, samples: Tensor) -> Iterator[Tensor]:
+    def minibatches(self, learner: Learner, samples: Tensor) -> Iterator[Tensor]:
         """The samples' indices, shuffled for each seed and pass."""
         streams = [torch_stream(s, "behaviour minibatches", learner.collector.logged) for s in learner.seeds]
         size = max(1, len(samples) // self.behaviour_minibatches)
@@ -127,12 +130,12 @@ class PROPS(PPO):
             order = torch.stack([samples[torch.randperm(len(samples), generator=g)] for g in streams])
             yield from order[:, : len(samples) - len(samples) % size].split(size, 1)
 
-    def filled(self, learner: Any, buffer: dict[str, Tensor]) -> tuple[Rollout, Tensor]:
+    def filled(self, learner: Learner, buffer: dict[str, Tensor]) -> tuple[Rollout, Tensor]:
         """The batches there are, the new one included, and their first core states."""
         columns = min(learner.iteration + 1, self.buffer_batches) * self.num_envs
         return recent.read(buffer, 0, columns), buffer["state"][:, :columns]
 
-    def estimate(self, learner: Any, buffer: dict[str, Tensor], new: Rollout) -> Batch:
+    def estimate(self, learner: Learner, buffer: dict[str, Tensor], new: Rollout) -> Batch:
         """The whole buffer as a batch of the target policy; the normalisers take in the new batch, and that alone."""
         learner._scaled_reward(new)
         rollout, state = self.filled(learner, buffer)

@@ -8,7 +8,7 @@ state: what follows a batch never follows it in memory, and no estimate reaches 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from surefoot.loops.on_policy.method import Batch
 from surefoot.models.agent import normalize_observation
 from surefoot.models.functional import Model, over_seeds
 from surefoot.models.networks import MASK_KEY
+
+if TYPE_CHECKING:
+    from surefoot.loops.on_policy.learner import Learner
 
 WHOLE = ""  # the key of an observation that is no dict
 
@@ -57,14 +60,14 @@ def read(buffer: Mapping[str, Tensor], first: int, last: int) -> Rollout:
     return Rollout(observation=observation.get(WHOLE, observation), **rows)  # type: ignore[arg-type]
 
 
-def reread(learner: Any, rollout: Rollout, state: Tensor) -> tuple[Batch, Tensor]:
+def reread(learner: Learner, rollout: Rollout, state: Tensor) -> tuple[Batch, Tensor]:
     """A rollout in the eyes of the learner's current weights and normalisers, from a core `state`
     `[seeds, envs, width]`.
 
     Everything of a `Batch` but advantage and target, as `[seeds, time, envs, ...]`, and the values of all observations
     `[seeds, time + 1, envs]`.
     """
-    scales = {key: tuple(x.unsqueeze(1) for x in scale) for key, scale in learner.scales().items()}
+    scales = {key: (mean.unsqueeze(1), scale.unsqueeze(1)) for key, (mean, scale) in learner.scales().items()}
     observation = map_observation(lambda x: x.transpose(0, 1), rollout.observation)
     batch: Batch = {"observation": normalize_observation(observation, scales)}
     if state.shape[-1]:
