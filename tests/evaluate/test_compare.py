@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import surefoot as sf
-from surefoot.api import make_method
+from surefoot.configure import make_method
 from surefoot.errors import UsageError
 from surefoot.evaluate.compare import Comparison, check_same, compare_runs
 from surefoot.loops.common.run import Run

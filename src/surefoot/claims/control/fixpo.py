@@ -20,6 +20,7 @@ from surefoot.loops.on_policy.method import Batch, OnPolicy, pick
 from surefoot.methods.control.fixpo import FixPO
 from surefoot.methods.control.fixpo.fixup import Fixup
 from surefoot.methods.control.ppo import PPO
+from surefoot.models.distributions import Gaussian
 
 if TYPE_CHECKING:
     from surefoot.loops.on_policy.learner import Learner

@@ -120,7 +120,7 @@ class Run:
 
 
 def as_json(method: Method) -> dict[str, Any]:
-    """The hyperparameters as JSON holds them; `surefoot.api.make_method` reads them back."""
+    """The hyperparameters as JSON holds them; `surefoot.configure.make_method` reads them back."""
     values = dataclasses.asdict(method)  # type: ignore[call-overload]
     sets = {name: one for name in values if hasattr(one := getattr(method, name), "to_dict")}
     return {**values, **{name: one.to_dict() for name, one in sets.items()}}
