@@ -15,7 +15,7 @@ def make_method(method: str | Method, **hyperparameters: Any) -> tuple[Method, s
     """The method with these hyperparameters, and its slug. A method given as an instance is taken as it is."""
     if isinstance(method, str):
         found = catalogue.method_class(method)
-        return build(found, _revived(found, _with_parts(found, hyperparameters))), method
+        return build(found, revived(found, _with_parts(found, hyperparameters))), method
     if isinstance(method, type) or not hasattr(method, "loop"):
         wanted = f"{method.__name__}()" if isinstance(method, type) else "a method such as PPO()"
         raise UsageError(f"method={method!r} is not allowed; give the name of a method, such as 'ppo', or {wanted}.")
@@ -35,15 +35,15 @@ def _with_parts(method: type, values: dict[str, Any]) -> dict[str, Any]:
     return {name if name != "objective" else "parts": value for name, value in values.items()}
 
 
-def _revived(method: type, values: dict[str, Any]) -> dict[str, Any]:
+def revived(method: type, values: dict[str, Any]) -> dict[str, Any]:
     """Hyperparameters from JSON: its lists are tuples, its objects what the annotation of their field says."""
     kinds = {field.name: get_args(kind) or (kind,) for field, kind in declared(method)}
 
-    def revived(name: str, value: Any) -> Any:
+    def one(name: str, value: Any) -> Any:
         if isinstance(value, dict):
             for kind in kinds.get(name, ()):
                 if hasattr(kind, "from_dict"):
                     return kind.from_dict(value)
         return tuple(value) if isinstance(value, list) else value
 
-    return {name: revived(name, value) for name, value in values.items()}
+    return {name: one(name, value) for name, value in values.items()}

@@ -12,6 +12,7 @@ from surefoot import api
 from surefoot.ambiguity import KL, Ambiguity, Box
 from surefoot.arguments import parsed, typed
 from surefoot.cli import main
+from surefoot.configure import revived
 from surefoot.envs.tabular import Successors, TabularMDP, to_npz
 from surefoot.envs.tabular.adversarial import adversarial
 from surefoot.envs.tabular.policies import greedy, uniform_policy
@@ -180,8 +181,8 @@ def test_methods_are_compared_and_found_again(tmp_path):
 def test_a_set_is_kept_in_the_configuration_and_comes_back(tmp_path):
     run = train(tmp_path, method=Noisy(KL(radius=0.2)))
     assert run.config["hyperparameters"]["ambiguity"] == {"ambiguity": "kl", "radius": 0.2, "penalty": None}
-    revived = api._revived(run.config["hyperparameters"])
-    assert Noisy(**revived) == Noisy(KL(radius=0.2))
+    again = revived(Noisy, run.config["hyperparameters"])
+    assert Noisy(**again) == Noisy(KL(radius=0.2))
     assert as_ambiguity("kl:0.2") == KL(radius=0.2)
 
 
@@ -199,7 +200,7 @@ def test_a_set_that_means_nothing_is_refused_when_the_method_is_made(text, words
 def test_a_set_with_arrays_survives_the_configuration(tmp_path):
     box = Box(lower=(0.0, 0.1), upper=(0.9, 1.0))
     run = train(tmp_path, method=Noisy(box))
-    assert as_ambiguity(api._revived(run.config["hyperparameters"])["ambiguity"]).to_dict() == box.to_dict()
+    assert as_ambiguity(revived(Noisy, run.config["hyperparameters"])["ambiguity"]).to_dict() == box.to_dict()
 
 
 # --- what is refused, before any work --------------------------------------------------------------------------------
