@@ -366,7 +366,7 @@ class EnvOptions:
     """What `envs.make` is told besides the environment."""
 
     backend: str = hyperparameter(
-        "auto", choices=("auto", "gymnasium", "process", "envpool"), help="What steps the environments."
+        "auto", choices=("auto", "gymnasium", "process", "envpool"), help="Backend that steps the environments."
     )
     env_kwargs: Any = None
     wrappers: Any = ()

@@ -42,31 +42,37 @@ class OnPolicy:
     default_steps: ClassVar[int] = 100_000
     without_effect: ClassVar[tuple[str, ...]] = ()  # hyperparameters of the base that this method does not use
 
-    num_envs: int = hyperparameter(8, low=1, help="Environments stepped side by side.")
-    num_steps: int = hyperparameter(256, low=1, help="Steps of each environment between updates.")
-    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount.")
-    lam: float = hyperparameter(0.95, low=0, high=1, help="GAE's mixture; 0 trusts the critic, 1 the returns.")
+    num_envs: int = hyperparameter(8, low=1, help="Number of parallel environments.")
+    num_steps: int = hyperparameter(256, low=1, help="Steps of each environment per update.")
+    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount factor.")
+    lam: float = hyperparameter(0.95, low=0, high=1, help="GAE's λ; 0 relies on the critic, 1 on the returns.")
     learning_rate: float = hyperparameter(3e-4, above=0, help="Adam's step size.")
-    anneal: bool = hyperparameter(False, help="Let the step size go linearly to 0 over the run.")
+    anneal: bool = hyperparameter(False, help="Decay the step size linearly to 0 over the run.")
     epochs: int = hyperparameter(10, low=1, help="Passes over each batch.")
-    minibatch_size: int = hyperparameter(64, low=1, help="Samples of one gradient step; must divide the batch.")
+    minibatch_size: int = hyperparameter(64, low=1, help="Samples per gradient step; must divide the batch size.")
     standardize: bool = hyperparameter(True, help="Standardise advantages within the minibatch.")
     entropy: float = hyperparameter(0.0, low=0, help="Weight of the entropy bonus.")
     value_coefficient: float = hyperparameter(0.5, low=0, help="Weight of the critic's loss.")
-    value_clip: float | None = hyperparameter(None, above=0, help="Clip the critic's move to this, in units of value.")
-    max_grad_norm: float | None = hyperparameter(0.5, above=0, help="Longest gradient of a step.")
-    target_kl: float | None = hyperparameter(None, above=0, help="End the epochs when the mean KL exceeds this.")
-    normalize_observations: bool = hyperparameter(True, help="Running mean and deviation of float observations.")
-    normalize_rewards: bool = hyperparameter(True, help="Divide rewards by the running deviation of the return.")
-    hidden: tuple[int, ...] = hyperparameter((64, 64), low=1, help="Units of the hidden layers.")
-    critic_hidden: tuple[int, ...] | None = hyperparameter(None, low=1, help="Of the critic, if others.")
-    activation: str = hyperparameter("tanh", choices=tuple(ACTIVATIONS), help="Between linear layers.")
-    cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Encoder of images.")
-    core: str | None = hyperparameter(None, choices=tuple(CORES), help="Recurrent core, for partial observation.")
-    core_size: int = hyperparameter(64, low=1, help="Units of the core.")
-    shared: bool = hyperparameter(False, help="One encoder for actor and critic.")
-    log_std_init: float = hyperparameter(0.0, help="First log standard deviation of a Gaussian policy.")
-    squash: bool = hyperparameter(False, help="Gaussian through tanh into the action box.")
+    value_clip: float | None = hyperparameter(
+        None, above=0, help="Clip range of the critic's change, in units of value; no clipping if None."
+    )
+    max_grad_norm: float | None = hyperparameter(0.5, above=0, help="Maximum gradient norm.")
+    target_kl: float | None = hyperparameter(None, above=0, help="Stop the epochs early once the mean KL exceeds this.")
+    normalize_observations: bool = hyperparameter(
+        True, help="Normalise observations by their running mean and standard deviation."
+    )
+    normalize_rewards: bool = hyperparameter(
+        True, help="Divide rewards by the running standard deviation of the discounted return."
+    )
+    hidden: tuple[int, ...] = hyperparameter((64, 64), low=1, help="Sizes of the hidden layers.")
+    critic_hidden: tuple[int, ...] | None = hyperparameter(None, low=1, help="Critic's hidden sizes, if different.")
+    activation: str = hyperparameter("tanh", choices=tuple(ACTIVATIONS), help="Activation between linear layers.")
+    cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Image encoder.")
+    core: str | None = hyperparameter(None, choices=tuple(CORES), help="Recurrent core, for partially observed tasks.")
+    core_size: int = hyperparameter(64, low=1, help="Units of the recurrent core.")
+    shared: bool = hyperparameter(False, help="Share one encoder between actor and critic.")
+    log_std_init: float = hyperparameter(0.0, help="Initial log standard deviation of a Gaussian policy.")
+    squash: bool = hyperparameter(False, help="Squash a Gaussian's actions into the action box by tanh.")
     parts: PolicyObjective | None = hyperparameter(None, help="An objective in place of the method's own.")
 
     def __post_init__(self) -> None:

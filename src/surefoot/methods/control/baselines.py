@@ -25,7 +25,7 @@ class PolicyGradient(OnPolicy):
     """The gradient E[∇log π · Ψ] of the current policy, followed once through each batch."""
 
     epochs: int = hyperparameter(1, low=1, help="Passes over each batch.")
-    anneal: bool = hyperparameter(True, help="Let the step size go linearly to 0 over the run.")
+    anneal: bool = hyperparameter(True, help="Decay the step size linearly to 0 over the run.")
 
     def objective(self) -> PolicyObjective:
         return self.parts or PolicyObjective(
@@ -41,9 +41,9 @@ class PolicyGradient(OnPolicy):
 class REINFORCE(PolicyGradient):
     """Monte-Carlo policy gradient without a critic."""
 
-    minibatch_size: int = hyperparameter(2048, low=1, help="Samples of one gradient step; the whole batch, as a rule.")
+    minibatch_size: int = hyperparameter(2048, low=1, help="Samples per gradient step; usually the whole batch.")
     standardize: bool = hyperparameter(False, help="Standardise returns within the batch.")
-    value_coefficient: float = hyperparameter(0.0, low=0, help="Weight of the critic's loss; nothing uses the critic.")
+    value_coefficient: float = hyperparameter(0.0, low=0, help="Weight of the critic's loss; the critic is not used.")
 
     def objective(self) -> PolicyObjective:
         return self.parts or replace(super().objective(), advantage=monte_carlo(self.gamma))
@@ -53,5 +53,5 @@ class REINFORCE(PolicyGradient):
 class A2C(PolicyGradient):
     """Advantage actor-critic."""
 
-    minibatch_size: int = hyperparameter(256, low=1, help="Samples of one gradient step; must divide the batch.")
+    minibatch_size: int = hyperparameter(256, low=1, help="Samples per gradient step; must divide the batch size.")
     entropy: float = hyperparameter(0.1, low=0, help="Weight of the entropy bonus.")

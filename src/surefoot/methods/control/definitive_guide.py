@@ -41,20 +41,20 @@ from surefoot.objectives.divergences import decoupled_gaussian_kl
 class VMPO(OnPolicy):
     """On-policy maximum a posteriori policy optimization."""
 
-    minibatch_size: int = hyperparameter(256, low=1, help="Samples of one gradient step; must divide the batch.")
-    anneal: bool = hyperparameter(True, help="Let the step size go linearly to 0 over the run.")
+    minibatch_size: int = hyperparameter(256, low=1, help="Samples per gradient step; must divide the batch size.")
+    anneal: bool = hyperparameter(True, help="Decay the step size linearly to 0 over the run.")
     standardize: bool = hyperparameter(False, help="Standardise advantages within the minibatch.")
     value_coefficient: float = hyperparameter(1.0, low=0, help="Weight of the critic's loss.")
-    eta: float = hyperparameter(1.0, above=0, help="First temperature.")
-    epsilon_eta: float = hyperparameter(
-        0.01, above=0, help="KL of the weights from uniform that the temperature aims at."
+    eta: float = hyperparameter(1.0, above=0, help="Initial temperature.")
+    epsilon_eta: float = hyperparameter(0.01, above=0, help="Target KL between the sample weights and uniform weights.")
+    alpha: float = hyperparameter(5.0, above=0, help="Initial weight of the KL of a discrete policy.")
+    epsilon_alpha: float = hyperparameter(0.01, above=0, help="Bound on the KL of a discrete policy.")
+    alpha_mean: float = hyperparameter(1.0, above=0, help="Initial weight of the KL due to a Gaussian's mean.")
+    epsilon_mean: float = hyperparameter(0.01, above=0, help="Bound on the KL due to a Gaussian's mean.")
+    alpha_covariance: float = hyperparameter(
+        1.0, above=0, help="Initial weight of the KL due to a Gaussian's covariance."
     )
-    alpha: float = hyperparameter(5.0, above=0, help="First weight of the KL of a discrete policy.")
-    epsilon_alpha: float = hyperparameter(0.01, above=0, help="Bound of the KL of a discrete policy.")
-    alpha_mean: float = hyperparameter(1.0, above=0, help="First weight of the KL of a Gaussian's moved mean.")
-    epsilon_mean: float = hyperparameter(0.01, above=0, help="Bound of the KL of a Gaussian's moved mean.")
-    alpha_covariance: float = hyperparameter(1.0, above=0, help="First weight of the KL of a moved covariance.")
-    epsilon_covariance: float = hyperparameter(5e-5, above=0, help="Bound of the KL of a Gaussian's moved covariance.")
+    epsilon_covariance: float = hyperparameter(5e-5, above=0, help="Bound on the KL due to a Gaussian's covariance.")
 
     def objective(self) -> PolicyObjective:
         return PolicyObjective(

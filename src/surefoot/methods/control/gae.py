@@ -51,9 +51,11 @@ class GAE(TRPO):
         "value_clip",
     )
 
-    lam: float = hyperparameter(0.96, low=0, high=1, help="GAE's mixture; 0 trusts the critic, 1 the returns.")
-    critic_radius: float = hyperparameter(0.01, above=0, help="Largest mean squared move of V, in units of 2σ².")
-    critic_damping: float = hyperparameter(0.1, low=0, help="Multiple of the identity added to the critic's matrix.")
+    lam: float = hyperparameter(0.96, low=0, high=1, help="GAE's λ; 0 relies on the critic, 1 on the returns.")
+    critic_radius: float = hyperparameter(0.01, above=0, help="Maximum mean squared change of V, in units of 2σ².")
+    critic_damping: float = hyperparameter(
+        0.1, low=0, help="Damping: multiple of the identity added to the critic's matrix."
+    )
 
     def target(self) -> Advantage:
         return gae(self.gamma, 1.0)

@@ -37,11 +37,15 @@ WEIGHTS = 1e-6, 1e6
 class PPO(OnPolicy):
     """Proximal policy optimization."""
 
-    clip: float = hyperparameter(0.2, above=0, below=1, help="Band of the ratio around 1.")
-    clip_high: float | None = hyperparameter(None, above=0, help="Upper side of the band, if another one.")
-    penalty: str = hyperparameter("clip", choices=("clip", "adaptive", "fixed", "none"), help="What holds the ratio.")
-    kl_target: float = hyperparameter(0.01, above=0, help="KL that the adaptive penalty aims at.")
-    kl_coefficient: float = hyperparameter(1.0, above=0, help="First (or fixed) weight of the KL penalty.")
+    clip: float = hyperparameter(0.2, above=0, below=1, help="Clip range ε of the probability ratio.")
+    clip_high: float | None = hyperparameter(None, above=0, help="Upper clip range, if different from the lower one.")
+    penalty: str = hyperparameter(
+        "clip",
+        choices=("clip", "adaptive", "fixed", "none"),
+        help="What keeps the new policy near the old one: clipping, a KL penalty, or nothing.",
+    )
+    kl_target: float = hyperparameter(0.01, above=0, help="Target KL of the adaptive penalty.")
+    kl_coefficient: float = hyperparameter(1.0, above=0, help="Initial (or fixed) weight of the KL penalty.")
 
     def stabilizer(self) -> Stabilizer:
         """What f(ρ, Â) is maximised."""

@@ -27,7 +27,7 @@ from surefoot.objectives.advantages import gae
 class SPO(OnPolicy):
     """Simple policy optimization."""
 
-    epsilon: float = hyperparameter(0.2, above=0, below=1, help="Where each sample's optimal ratio lies, away from 1.")
+    epsilon: float = hyperparameter(0.2, above=0, below=1, help="Distance of each sample's optimal ratio from 1.")
 
     def objective(self) -> PolicyObjective:
         return self.parts or PolicyObjective(

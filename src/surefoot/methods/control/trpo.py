@@ -45,13 +45,15 @@ if TYPE_CHECKING:
 class TRPO(OnPolicy):
     """Trust region policy optimization. `learning_rate`, `epochs`, `minibatch_size` are those of the critic."""
 
-    minibatch_size: int = hyperparameter(256, low=1, help="Samples of one step of the critic; must divide the batch.")
-    max_grad_norm: float | None = hyperparameter(None, above=0, help="Longest gradient of a step of the critic.")
-    max_kl: float = hyperparameter(0.01, above=0, help="Trust region: largest mean KL of an update.")
-    cg_iterations: int = hyperparameter(10, low=1, help="Most iterations of conjugate gradient.")
-    cg_damping: float = hyperparameter(0.1, low=0, help="Multiple of the identity added to the Fisher matrix.")
-    backtrack_factor: float = hyperparameter(0.8, above=0, below=1, help="What a refused step is multiplied by.")
-    backtrack_tries: int = hyperparameter(10, low=1, help="Steps tried before the policy is left as it was.")
+    minibatch_size: int = hyperparameter(256, low=1, help="Samples per critic step; must divide the batch size.")
+    max_grad_norm: float | None = hyperparameter(None, above=0, help="Maximum gradient norm of a critic step.")
+    max_kl: float = hyperparameter(0.01, above=0, help="Trust region: maximum mean KL of an update.")
+    cg_iterations: int = hyperparameter(10, low=1, help="Maximum number of conjugate-gradient iterations.")
+    cg_damping: float = hyperparameter(0.1, low=0, help="Damping: multiple of the identity added to the Fisher matrix.")
+    backtrack_factor: float = hyperparameter(
+        0.8, above=0, below=1, help="Factor by which a rejected step is shortened."
+    )
+    backtrack_tries: int = hyperparameter(10, low=1, help="Line-search steps before the policy is left unchanged.")
     shared: bool = hyperparameter(
         False, choices=(False,), help="An encoder shared with the critic would move outside of the trust region."
     )

@@ -41,20 +41,26 @@ if TYPE_CHECKING:
 class FixPO(OnPolicy):
     """Two-phase KL penalization."""
 
-    num_envs: int = hyperparameter(64, low=1, help="Environments stepped side by side.")
-    num_steps: int = hyperparameter(128, low=1, help="Steps of each environment between updates.")
-    minibatch_size: int = hyperparameter(512, low=1, help="Samples of one gradient step; must divide the batch.")
-    anneal: bool = hyperparameter(True, help="Let the step size go linearly to 0 over the run.")
+    num_envs: int = hyperparameter(64, low=1, help="Number of parallel environments.")
+    num_steps: int = hyperparameter(128, low=1, help="Steps of each environment per update.")
+    minibatch_size: int = hyperparameter(512, low=1, help="Samples per gradient step; must divide the batch size.")
+    anneal: bool = hyperparameter(True, help="Decay the step size linearly to 0 over the run.")
     value_coefficient: float = hyperparameter(0.2, low=0, help="Weight of the critic's loss ½(V − G)².")
-    value_clip: float | None = hyperparameter(0.2, above=0, help="Clip range of the critic's move, in units of value.")
-    log_std_init: float = hyperparameter(-0.5, help="First log standard deviation of a Gaussian policy.")
-    max_kl: float = hyperparameter(0.5, above=0, help="Trust region: largest KL(π_old ‖ π) after an update.")
-    statistic: str = hyperparameter("max", choices=("max", "mean"), help="Over states: which KL the region bounds.")
-    margin: float = hyperparameter(3.0, low=1, help="The penalty aims at a KL of max_kl/margin.")
-    penalty: float = hyperparameter(1.0, low=0, help="First weight of the KL penalty.")
+    value_clip: float | None = hyperparameter(
+        0.2, above=0, help="Clip range of the critic's change, in units of value; no clipping if None."
+    )
+    log_std_init: float = hyperparameter(-0.5, help="Initial log standard deviation of a Gaussian policy.")
+    max_kl: float = hyperparameter(0.5, above=0, help="Trust region: maximum KL(π_old ‖ π) after an update.")
+    statistic: str = hyperparameter(
+        "max", choices=("max", "mean"), help="Statistic over states that the trust region bounds."
+    )
+    margin: float = hyperparameter(3.0, low=1, help="The penalty's target KL is max_kl/margin.")
+    penalty: float = hyperparameter(1.0, low=0, help="Initial weight of the KL penalty.")
     penalty_lr: float = hyperparameter(0.01, low=0, help="Adam's step size for that weight; 0 keeps it fixed.")
-    fixup_minibatch_size: int = hyperparameter(1024, low=1, help="Samples of one step of the fixup phase.")
-    fixup_sweeps: int = hyperparameter(100, low=0, help="Most passes of a fixup before the policy retreats in a line.")
+    fixup_minibatch_size: int = hyperparameter(1024, low=1, help="Samples per step of the fixup phase.")
+    fixup_sweeps: int = hyperparameter(
+        100, low=0, help="Maximum passes of a fixup before the policy is moved back along a line."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

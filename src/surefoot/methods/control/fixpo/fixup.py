@@ -63,11 +63,15 @@ class Restored(NamedTuple):
 class Fixup:
     """A trust region on the KL from the old policy, and how to get back into it."""
 
-    radius: float = hyperparameter(0.5, above=0, help="Largest KL from the old policy.")
-    statistic: str = hyperparameter("max", choices=("max", "mean"), help="Over the states of the batch.")
-    minibatch_size: int = hyperparameter(1024, low=1, help="Samples of a step (sequences for a recurrent network).")
-    max_sweeps: int = hyperparameter(100, low=0, help="Passes over the batch before the policy retreats in a line.")
-    max_grad_norm: float | None = hyperparameter(0.5, above=0, help="Longest gradient of a step.")
+    radius: float = hyperparameter(0.5, above=0, help="Maximum KL from the old policy.")
+    statistic: str = hyperparameter(
+        "max", choices=("max", "mean"), help="Statistic of the KL over the states of the batch."
+    )
+    minibatch_size: int = hyperparameter(1024, low=1, help="Samples per step (sequences for a recurrent network).")
+    max_sweeps: int = hyperparameter(
+        100, low=0, help="Maximum passes over the batch before the policy is moved back along a line."
+    )
+    max_grad_norm: float | None = hyperparameter(0.5, above=0, help="Maximum gradient norm.")
     margin: float = hyperparameter(3.0, low=1, help="The weight rises where the KL exceeds radius/margin.")
     weight_lr: float = hyperparameter(0.01, low=0, help="Adam's step size for the weight.")
 

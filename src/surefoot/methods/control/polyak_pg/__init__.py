@@ -56,19 +56,27 @@ class PolyakPG(OnPolicy):
     )
 
     c: float = hyperparameter(1.0, above=0, help="Divides the step; 1 to 5 for twin and known, 5 to 20 for best.")
-    cap: float = hyperparameter(1.0, above=0, help="Largest step γ_b, in units of 1/reward.")
+    cap: float = hyperparameter(1.0, above=0, help="Maximum step size γ_b, in units of 1/reward.")
     vstar: str = hyperparameter(
         "twin", choices=("twin", "best", "known"), help="V*: a second policy's value, the best return so far, a number."
     )
     optimum: float | None = hyperparameter(
         None, help="The number, for vstar='known': the optimal value, or one to reach."
     )
-    num_envs: int = hyperparameter(16, low=1, help="Environments stepped side by side.")
+    num_envs: int = hyperparameter(16, low=1, help="Number of parallel environments.")
     entropy: float = hyperparameter(0.01, low=0, help="Weight τ of the mean entropy in the objective F.")
-    standardize: bool = hyperparameter(False, choices=(False,), help="It would take the meaning from ‖∇F‖².")
-    max_grad_norm: float | None = hyperparameter(None, choices=(None,), help="It would take the meaning from ‖∇F‖².")
-    normalize_rewards: bool = hyperparameter(False, choices=(False,), help="Values must stay comparable; steps are.")
-    normalize_observations: bool = hyperparameter(False, help="Running mean and deviation of float observations.")
+    standardize: bool = hyperparameter(False, choices=(False,), help="Not supported: the step size rests on ‖∇F‖².")
+    max_grad_norm: float | None = hyperparameter(
+        None, choices=(None,), help="Not supported: the step size rests on ‖∇F‖²."
+    )
+    normalize_rewards: bool = hyperparameter(
+        False,
+        choices=(False,),
+        help="Not supported: values must stay comparable; the step is invariant to their scale.",
+    )
+    normalize_observations: bool = hyperparameter(
+        False, help="Normalise observations by their running mean and standard deviation."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

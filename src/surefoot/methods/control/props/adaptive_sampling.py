@@ -44,11 +44,15 @@ class AdaptiveSampling:
     """
 
     learning_rate: float = hyperparameter(1e-3, low=0, help="Step size.")
-    clip: float | None = hyperparameter(0.3, above=0, below=1, help="No push below the ratio 1 − clip; None: no end.")
-    max_kl: float = hyperparameter(0.01, low=0, help="A step that takes k3 beyond this is undone and the last one.")
+    clip: float | None = hyperparameter(
+        0.3, above=0, below=1, help="Clip range: no push below the ratio 1 − clip; no clipping if None."
+    )
+    max_kl: float = hyperparameter(
+        0.01, low=0, help="Maximum KL (k3); the step that exceeds it is undone, and none follows."
+    )
     regularizer: float = hyperparameter(0.1, low=0, help="Weight of KL(π ‖ π_φ).")
-    max_grad_norm: float | None = hyperparameter(0.5, above=0, help="Longest gradient of a step.")
-    optimizer: str = hyperparameter("adam", choices=("adam", "sgd"), help="Adam, from fresh averages, or plain steps.")
+    max_grad_norm: float | None = hyperparameter(0.5, above=0, help="Maximum gradient norm.")
+    optimizer: str = hyperparameter("adam", choices=("adam", "sgd"), help="Adam, restarted, or plain gradient steps.")
 
     def __post_init__(self) -> None:
         check(self)
