@@ -1,6 +1,6 @@
 """Laws that hold for every registered part, whoever adds it: the parts are read from the registry.
 
-A new part is covered by being defined in a module of `surefoot.objectives`. If it cannot be made without arguments,
+A new part is covered by being defined in a module of `surefoot.objectives` or of a method. If it cannot be made without arguments,
 give an example of it in `EXAMPLES`. The oracle tables below restate parts in a second form; a part that is not
 in them is held to all laws but is its own oracle there.
 """
@@ -17,7 +17,7 @@ import pkgutil
 import pytest
 import torch
 
-from surefoot import objectives
+from surefoot import catalogue, objectives
 from surefoot.errors import UsageError
 from surefoot.objectives import PolicyObjective, advantages
 from surefoot.objectives.part import SLOTS, Part
@@ -25,6 +25,8 @@ from surefoot.objectives.stabilizers import clip
 
 for module in pkgutil.iter_modules(objectives.__path__):
     importlib.import_module(f"{objectives.__name__}.{module.name}")
+for entry in catalogue.methods():
+    importlib.import_module(entry.module)
 
 F64 = torch.float64
 EXAMPLES: dict[str, tuple[Part, ...]] = {
