@@ -1,4 +1,4 @@
-"""The searches behind the sets: the root of an increasing function in a bracket, and the sorted order of a row."""
+"""What the sets share: the root of an increasing function in a bracket, the sorted order of a row, and its moments."""
 
 from __future__ import annotations
 
@@ -54,3 +54,16 @@ def untake(x: Tensor, order: Tensor) -> Tensor:
 def lowest(values: Tensor, allowed: Tensor) -> Tensor:
     """The least of the allowed values, the axis kept with length 1."""
     return torch.where(allowed, values, torch.inf).amin(-1, keepdim=True)
+
+
+def moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, deviations from it and variance of x ≥ 0 under weights that sum to one; the axis of what is summed stays.
+
+    The mean is corrected by the mean deviation. So a deviation that is far smaller than the mean keeps its digits, and
+    the weighted deviations sum to zero, also where next to all weight lies on equal x.
+    """
+    mean = (weights * x).sum(-1, keepdim=True)
+    centred = x - mean
+    left = (weights * centred).sum(-1, keepdim=True)
+    centred = centred - left
+    return mean + left, centred, (weights * centred**2).sum(-1, keepdim=True)

@@ -122,7 +122,7 @@ class Extremile(Distortion):
     formula = "E min of {order} draws"
 
     def cumulative(self, share: Tensor) -> Tensor:
-        return 1 - (1 - share) ** self.order
+        return -torch.expm1(self.order * torch.log1p(-share))
 
 
 @dataclass(frozen=True)
