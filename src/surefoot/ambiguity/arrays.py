@@ -21,10 +21,12 @@ def tensor(given: Any, name: str, dtype: torch.dtype | None = None, device: Any 
     """
     try:
         array = given if isinstance(given, Tensor) else np.asarray(given, order="C")  # torch knows no negative strides
+        if torch.is_complex(array) if isinstance(array, Tensor) else np.iscomplexobj(array):
+            raise TypeError("it is complex; take its real part if that is what counts")
         return torch.as_tensor(array, dtype=dtype, device=device)
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"{name} is no array of numbers ({error}); give a tensor, a NumPy array, or lists of equal length."
+            f"{name} is no array of real numbers ({error}); give a tensor, a NumPy array, or lists of equal length."
         ) from error
 
 

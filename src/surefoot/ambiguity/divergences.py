@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import Divergence, Plan, Solution
+from surefoot.ambiguity.contract import Plan, Solution
+from surefoot.ambiguity.core import Divergence
 from surefoot.ambiguity.levels import chi_square_plan
 from surefoot.ambiguity.search import increasing_root, lowest, moments, take
 from surefoot.ambiguity.shared import mean_plan
@@ -33,11 +34,13 @@ def support_gaps(values: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scaled_gaps(values: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The lowest value on the support, the span of the values there (1 if they are equal), and the gaps in its unit."""
-    least, gaps = support_gaps(values, nominal)
-    span = gaps.amax(-1, keepdim=True)
+    """The lowest value on the support, the span of the values there (1 if they are equal), and how far each value lies
+    above the lowest in this unit, from 0 to 1; what lies beyond it, outside the support, counts as its ends."""
+    inside = nominal > 0
+    least = lowest(values, inside)
+    span = torch.where(inside, values, -torch.inf).amax(-1, keepdim=True) - least
     span = torch.where(span > 0, span, 1.0)
-    return least, span, gaps / span
+    return least, span, ((values - least) / span).clamp_(0.0, 1.0)
 
 
 def at_lowest(gaps: Tensor, nominal: Tensor) -> Tensor:
@@ -128,7 +131,7 @@ class KL(Divergence):
         def finish(products: Tensor, _: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
             small, total = products.unbind(-1)
             log_z = torch.where(small > -0.5, torch.log1p(small), torch.log(total))
-            return least - span * (penalty * log_z), total > 1e-280  # else too little is left above the smallest numbers
+            return least - span * (penalty * log_z), total > 1e-280  # or the rest is too near to 0
 
         return Plan(torch.stack([torch.expm1(-gaps), torch.exp(-gaps)], -1), finish)
 
@@ -158,7 +161,7 @@ class ChiSquare(Divergence):
         def drawn(first: Tensor, second: Tensor) -> Tensor:
             return second >= (1 + radius) * first * first  # χ² + 1 = E(α − v)₊² / E²(α − v)₊ falls as α rises
 
-        below = _below(values, least, span, gaps, nominal, drawn)
+        below = _below(values, gaps, nominal, drawn)
         deviation, root = below.variance.sqrt(), (radius * below.mass - below.rest).clamp(min=0).sqrt()
         value = least + span * torch.where(full, 0.0, (below.mean - deviation * root).clamp(min=0))
 
@@ -173,7 +176,7 @@ class ChiSquare(Divergence):
     def penalised(self, values: Tensor, nominal: Tensor, penalty: Tensor) -> Solution:
         least, span, gaps = scaled_gaps(values, nominal)
         penalty = (penalty / span).clamp(TINY, 1 / TINY)
-        below = _below(values, least, span, gaps, nominal, lambda first, _: first < 2 * penalty)
+        below = _below(values, gaps, nominal, lambda first, _: first < 2 * penalty)
         mass = below.mass
         paid = penalty * below.rest / mass
         value = least + span * (below.mean - mass * below.variance / (4 * penalty) + paid)
@@ -197,39 +200,29 @@ class ChiSquare(Divergence):
 
 
 class Below(NamedTuple):
-    """What lies at or below a level: the nominal there, its mass, the mass left out, and of the gaps their mean, their
-    deviations from it and their variance."""
+    """What lies at or below a level: the nominal there, the mass left out, and the moments of the gaps (see there)."""
 
     nominal: Tensor
-    mass: Tensor
     rest: Tensor
+    mass: Tensor
     mean: Tensor
     centred: Tensor
     variance: Tensor
 
 
-def _below(
-    values: Tensor,
-    least: Tensor,
-    span: Tensor,
-    gaps: Tensor,
-    nominal: Tensor,
-    drawn: Callable[[Tensor, Tensor], Tensor],
-) -> Below:
+def _below(values: Tensor, gaps: Tensor, nominal: Tensor, drawn: Callable[[Tensor, Tensor], Tensor]) -> Below:
     """What lies below the level of the worst case.
 
     drawn: (E(α − v)₊ and E(α − v)₊² for the value α of an outcome) -> whether the level is at least this high. Both are
     summed from outcome to outcome, each term positive, so that levels that are nearly equal keep their digits.
     """
     order = values.argsort(-1)
-    height = ((take(values, order) - least) / span).clamp_(0.0, 1.0)
+    height = take(gaps, order)
     step = height.diff(dim=-1)
-    first = (step * take(nominal, order).cumsum(-1)[..., :-1]).cumsum(-1)
-    before = torch.nn.functional.pad(first[..., :-1], (1, 0))
-    second = (step * (before + first)).cumsum(-1)
+    more = step * take(nominal, order).cumsum(-1)[..., :-1]
+    first = more.cumsum(-1)
+    second = (step * (2 * first - more)).cumsum(-1)
     highest = torch.where(drawn(first, second), height[..., 1:], 0.0)
     inside = gaps <= torch.nn.functional.pad(highest, (0, 1)).amax(-1, keepdim=True)
     p, rest = torch.where(inside, nominal, 0.0), torch.where(inside, 0.0, nominal).sum(-1, keepdim=True)
-    mass = p.sum(-1, keepdim=True)
-    mean, centred, variance = moments(gaps, p / mass)
-    return Below(p, mass, rest, mean, centred, variance)
+    return Below(p, rest, *moments(gaps, p))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from surefoot.ambiguity.arrays import tensor
-from surefoot.ambiguity.core import Solution
+from surefoot.ambiguity.contract import Solution
 from surefoot.ambiguity.divergences import TINY
 from surefoot.ambiguity.moves import Supported
 from surefoot.ambiguity.search import increasing_root, lowest, take

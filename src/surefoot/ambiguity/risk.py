@@ -19,7 +19,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import Ambiguity, Array, Plan, Solution
+from surefoot.ambiguity.contract import Array, Plan, Solution
+from surefoot.ambiguity.core import Ambiguity
 from surefoot.ambiguity.divergences import KL, scaled_gaps, support_gaps
 from surefoot.ambiguity.operator import solve
 from surefoot.ambiguity.search import moments, take
@@ -60,7 +61,7 @@ class MeanVariance(Ambiguity):
 
     def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
         least, gaps = support_gaps(values, nominal)
-        mean, centred, variance = moments(gaps, nominal)
+        _, mean, centred, variance = moments(gaps, nominal)
         value = least + mean - self.weight * variance
         return Solution(value.squeeze(-1), lambda: nominal * (1 - 2 * self.weight * centred))
 
@@ -78,7 +79,7 @@ class MeanDeviation(Ambiguity):
 
     def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
         least, span, gaps = scaled_gaps(values, nominal)  # gaps of equal values are 0 to the bit, and so is all below
-        mean, centred, variance = moments(gaps, nominal)
+        _, mean, centred, variance = moments(gaps, nominal)
         deviation = variance.sqrt()
         slope = self.weight / torch.where(deviation > 0, deviation, torch.inf)
         value = least + span * (mean - self.weight * deviation)

@@ -56,14 +56,15 @@ def lowest(values: Tensor, allowed: Tensor) -> Tensor:
     return torch.where(allowed, values, torch.inf).amin(-1, keepdim=True)
 
 
-def moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, deviations from it and variance of x ≥ 0 under weights that sum to one; the axis of what is summed stays.
+def moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The sum of the weights, and under them mean, deviations from it and variance of x; the axis summed over is kept.
 
     The mean is corrected by the mean deviation. So a deviation that is far smaller than the mean keeps its digits, and
-    the weighted deviations sum to zero, also where next to all weight lies on equal x.
+    the weighted deviations sum to zero, also where nearly all weight lies on equal x.
     """
-    mean = (weights * x).sum(-1, keepdim=True)
+    mass = weights.sum(-1, keepdim=True)
+    mean = (weights * x).sum(-1, keepdim=True) / mass
     centred = x - mean
-    left = (weights * centred).sum(-1, keepdim=True)
-    centred = centred - left
-    return mean + left, centred, (weights * centred**2).sum(-1, keepdim=True)
+    left = (weights * centred).sum(-1, keepdim=True) / mass
+    centred = centred.sub_(left)
+    return mass, mean + left, centred, (weights * centred**2).sum(-1, keepdim=True) / mass

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import Ambiguity, Plan, Solution
+from surefoot.ambiguity.contract import Plan, Solution
+from surefoot.ambiguity.core import Ambiguity
 from surefoot.ambiguity.levels import LOWEST_SHARE, level_plan
 from surefoot.ambiguity.search import take, untake
 from surefoot.errors import UsageError

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import Solution
+from surefoot.ambiguity.contract import Solution
 from surefoot.ambiguity.divergences import TINY
 from surefoot.ambiguity.moves import Supported
 from surefoot.ambiguity.search import increasing_root, lowest
