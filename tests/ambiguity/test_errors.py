@@ -68,9 +68,9 @@ def test_values_whose_differences_may_overflow():
 
 def test_complex_numbers_are_refused():
     for one in (V + 1j, torch.tensor([1.0, 2.0, 4.0 + 0j])):
-        with says("values is no array of real numbers", "complex", "real part"):
+        with says("values is no array of numbers", "complex", "real part"):
             worst_case(one, UNIFORM, KL(0.1))
-    with says("nominal is no array of real numbers", "complex"):
+    with says("nominal is no array of numbers", "complex"):
         worst_case(V, UNIFORM + 0j, KL(0.1))
     with says("Wasserstein: cost", "complex"):
         Wasserstein(0.1, cost=np.zeros((2, 2), dtype=complex))

@@ -26,7 +26,7 @@ def tensor(given: Any, name: str, dtype: torch.dtype | None = None, device: Any 
         return torch.as_tensor(array, dtype=dtype, device=device)
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"{name} is no array of real numbers ({error}); give a tensor, a NumPy array, or lists of equal length."
+            f"{name} is no array of numbers ({error}); give a tensor, a NumPy array, or lists of equal length."
         ) from error
 
 
