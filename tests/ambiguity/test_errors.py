@@ -61,6 +61,28 @@ def test_values_that_are_not_finite():
         worst_case(np.array([1.0, 0.0, -np.inf]), UNIFORM, KL(0.1))
 
 
+def test_values_whose_differences_may_overflow():
+    with says("values[1, 0] = -1.7e+308", "between -1e+300 and 1e+300"):
+        worst_case(np.array([[1.0, 2.0], [-1.7e308, 0.0]]), np.full(2, 0.5), KL(0.1))
+
+
+def test_complex_numbers_are_refused():
+    for one in (V + 1j, torch.tensor([1.0, 2.0, 4.0 + 0j])):
+        with says("values is no array of numbers", "complex", "real part"):
+            worst_case(one, UNIFORM, KL(0.1))
+    with says("nominal is no array of numbers", "complex"):
+        worst_case(V, UNIFORM + 0j, KL(0.1))
+    with says("Wasserstein: cost", "complex"):
+        Wasserstein(0.1, cost=np.zeros((2, 2), dtype=complex))
+
+
+def test_messages_name_a_set_and_not_its_formula():
+    with says("the Box was made for 2"):
+        worst_case(V, UNIFORM, Box([0, 0], [1, 1]))
+    with says("KL: the radius requires a gradient"):
+        worst_case(V, UNIFORM, KL(torch.tensor(0.1, requires_grad=True)))
+
+
 def test_what_is_no_ambiguity_set():
     with says("ambiguity='kl:0.1'", "parse"):
         worst_case(V, UNIFORM, "kl:0.1")

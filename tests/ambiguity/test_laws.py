@@ -263,6 +263,47 @@ def test_the_axioms_of_coherence(name, v, other, p, shift, scale):
         assert (risk(v + other, p, maximise=True).value <= most + 1e-9).all()
 
 
+@pytest.mark.parametrize("maximise", [False, True])
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+@pytest.mark.parametrize("value", [0.1, 0.2, 1 / 3, 0.7, 1e6 + 0.1, 1e-300])
+def test_equal_values_have_no_deviation_to_divide_by(value, weight, maximise):
+    """Their mean rounds to another number than theirs; what is left must not be taken for a deviation."""
+    for count in range(1, 40):
+        same = np.full(count, value)
+        for risk in (room.MeanDeviation(weight), room.MeanVariance(weight), room.Expectile(0.2), room.ChiSquare(0.3)):
+            found = risk(same, maximise=maximise)
+            assert found.value == pytest.approx(value, rel=1e-15)
+            close(found.weights, 1 / count, 1e-15)
+
+
+@pytest.mark.parametrize("chance", [1e-10, 1e-20, 1e-100, 1e-300])
+def test_a_deviation_that_one_rare_outcome_makes(chance):
+    """v = 1, and 0 with a chance p: the deviation is √(p(1 − p)), and its weight p + c·√(p(1 − p))."""
+    values, nominal = np.array([1.0, 0.0, 1.0, 1.0]), np.array([0.1, chance, 0.2, 0.7])
+    found = room.MeanDeviation(0.5)(values, nominal)
+    spread = 0.5 * np.sqrt(chance * (1 - chance))
+    assert found.value == pytest.approx(1 - chance - spread, abs=1e-15)
+    assert found.weights[1] == pytest.approx(chance + spread, rel=1e-9)
+    close(found.weights.sum(), 1, 1e-15)
+
+
+@pytest.mark.parametrize("scale", [1e-290, 1e290])
+def test_homogeneous_risks_at_any_scale(scale):
+    values, nominal = np.array([0.3, 1.0, -0.2, 0.7]), np.array([0.3, 0.2, 0.1, 0.4])
+    for risk, broken in RISKS.values():
+        if "homogeneous" not in broken:
+            plain, other = risk(values, nominal), risk(scale * values, nominal)
+            assert other.value / scale == pytest.approx(plain.value, rel=1e-12), risk
+            close(other.weights, plain.weights, 1e-12)
+
+
+def test_arrays_come_first_where_a_set_is_made_of_them():
+    values, nominal = np.array([0.0, 1.0]), np.array([0.5, 0.5])
+    assert worst_case_value(values, nominal, Box([0.1, 0.2], [0.8, 0.9])) == pytest.approx(0.2)
+    assert worst_case_value(values, nominal, Box([0.1, 0.2], [0.8, 0.9], radius=0.5)) == pytest.approx(0.35)
+    assert worst_case_value(values, nominal, Scenarios([[0.3, 0.7], [0.9, 0.1]])) == pytest.approx(0.1)
+
+
 COUNTEREXAMPLES = {
     # A better best outcome makes these worse; the nominal is (1/2, 1/2).
     ("mean-variance", "monotone"): ([0.0, 1.0], [0.0, 5.0]),

@@ -5,9 +5,9 @@
     CVaR(0.1)(samples).value
     parse("tv:0.2")
 
-`operator` holds the operator and its sign, `core` what all sets share. The sets: `moves` (total variation, L1, L∞),
-`divergences` (KL, χ²), `tilts` (reverse KL, Hellinger), `mixtures` (contamination, boxes, scenarios), `transport`
-(Wasserstein), `ellipsoid`. The risk measures: `spectral` (CVaR and its kin), `risk`.
+`operator` holds the operator and its sign, `contract` what it asks of a set, `core` what all sets share. The sets:
+`moves` (total variation, L1, L∞), `divergences` (KL, χ²), `tilts` (reverse KL, Hellinger), `mixtures` (contamination,
+boxes, scenarios), `transport` (Wasserstein), `ellipsoid`. The risk measures: `spectral` (CVaR and its kin), `risk`.
 """
 
 from surefoot.ambiguity.core import Ambiguity, Divergence

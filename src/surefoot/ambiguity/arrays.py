@@ -21,6 +21,8 @@ def tensor(given: Any, name: str, dtype: torch.dtype | None = None, device: Any 
     """
     try:
         array = given if isinstance(given, Tensor) else np.asarray(given, order="C")  # torch knows no negative strides
+        if torch.is_complex(array) if isinstance(array, Tensor) else np.iscomplexobj(array):
+            raise TypeError("it is complex; take its real part if that is what counts")
         return torch.as_tensor(array, dtype=dtype, device=device)
     except (TypeError, ValueError) as error:
         raise UsageError(

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from surefoot.ambiguity.arrays import TOLERANCE
-from surefoot.ambiguity.core import Ambiguity, Array
+from surefoot.ambiguity.contract import Array, Problem
 from surefoot.errors import UsageError
+
+LARGEST = 1e300  # of values: sums and differences of a few of them are finite
 
 
 def check_nominal(nominal: Tensor, name: str = "nominal") -> None:
@@ -43,17 +45,27 @@ def check_nominal(nominal: Tensor, name: str = "nominal") -> None:
 
 
 def check_values(values: Tensor) -> None:
-    """Raise `UsageError` unless all values are finite."""
-    if bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all()):
+    """Raise `UsageError` unless all values are finite, and so small that their differences are."""
+    if not values.numel():
         return
-    place = _first(~torch.isfinite(values))
+    least, most = values.aminmax()  # NaN if there is one
+    if bool((least >= -LARGEST) & (most <= LARGEST)):
+        return
+    wrong = ~torch.isfinite(values)
+    if not wrong.any():
+        place = _first(values.abs() > LARGEST)
+        raise UsageError(
+            f"values[{_index(place)}] = {values[place].item():g} is not allowed; values must lie between "
+            f"-{LARGEST:g} and {LARGEST:g}. Divide them all, and a penalty with them, by one number."
+        )
+    place = _first(wrong)
     raise UsageError(
         f"values[{_index(place)}] = {values[place].item()} is not allowed; values must be finite. Give padding any "
         "finite value and the nominal probability 0, with support='nominal'."
     )
 
 
-def checked(values: Tensor, nominal: Tensor, ambiguity: Ambiguity, strength: Any) -> None:
+def checked(values: Tensor, nominal: Tensor, ambiguity: Problem, strength: Any) -> None:
     """Raise `UsageError` unless the operator can work on these."""
     check_nominal(nominal)
     shapes = f"values {list(values.shape)} and nominal {list(nominal.shape)}"
@@ -65,8 +77,8 @@ def checked(values: Tensor, nominal: Tensor, ambiguity: Ambiguity, strength: Any
     for part in ambiguity.parts:
         if part.outcomes not in (None, values.shape[-1]):
             raise UsageError(
-                f"{shapes} have {values.shape[-1]} outcomes, but {part} was made for {part.outcomes}; the last axes "
-                "must be equally long."
+                f"{shapes} have {values.shape[-1]} outcomes, but the {type(part).__name__} was made for "
+                f"{part.outcomes}; the last axes must be equally long."
             )
     check_values(values)
     leading = _broadcast((values.shape[:-1], nominal.shape[:-1]), f"the leading axes of {shapes}")

@@ -8,50 +8,23 @@ done once, in `surefoot.ambiguity.operator`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from surefoot.ambiguity.arrays import tensor
+from surefoot.ambiguity.contract import Array, Problem, Solution, T
+from surefoot.ambiguity.operator import WorstCase, worst_case
 from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import build, check, hyperparameter
 
-if TYPE_CHECKING:
-    from surefoot.ambiguity.operator import WorstCase
-
 REGISTRY: dict[str, type[Ambiguity]] = {}
-Array = Tensor | np.ndarray
-T = TypeVar("T", Tensor, np.ndarray)
-
-
-class Solution(NamedTuple):
-    """The least value `[...]` over a set, and a function that makes the distribution `[..., n]` that attains it."""
-
-    value: Tensor
-    distribution: Callable[[], Tensor]
-
-
-NO_OUTCOMES = torch.arange(0)
-
-
-class Plan(NamedTuple):
-    """How a set solves many rows that share their values, reading the nominal once.
-
-    columns: `[n, m]`, what every row is multiplied by. finish: (products `[R, m]`, probabilities `[R, w]` of the
-    `outcomes` `[w]`, strength `[R, 1]` or `[1, 1]` or None) -> the least values `[R]`, and in which rows `[R]` they are
-    certain to be right.
-    """
-
-    columns: Tensor
-    finish: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
-    outcomes: Tensor = NO_OUTCOMES
 
 
 @dataclasses.dataclass(frozen=True)
-class Ambiguity:
+class Ambiguity(Problem):
     """Base of ambiguity sets and risk measures. `name` is what `parse` reads, `formula` a format string over fields.
 
     A set is a risk measure and a risk measure a set (each is the other's dual), so both are called the same way:
@@ -77,51 +50,7 @@ class Ambiguity:
 
     def __call__(self, values: T, probabilities: T | None = None, *, maximise: bool = False) -> WorstCase[T]:
         """The worst case of `values` under `probabilities`; None weighs the samples of the last axis equally."""
-        from surefoot.ambiguity.operator import worst_case
-
         return worst_case(values, probabilities, self, maximise=maximise)
-
-    @property
-    def strength(self) -> float | Array | None:
-        """The number by which the set grows or shrinks and which may be a tensor over the leading axes, if any."""
-        return None
-
-    @property
-    def parts(self) -> tuple[Ambiguity, ...]:
-        """The sets that it is made of: itself, unless it mixes others."""
-        return (self,)
-
-    @property
-    def outcomes(self) -> int | None:
-        """How many outcomes the set was made for, if it holds arrays over them."""
-        return None
-
-    @property
-    def leading(self) -> torch.Size:
-        """The leading axes of the arrays that it holds, but for its strength; they broadcast with those of the rows."""
-        return torch.Size()
-
-    @property
-    def same_for_all_rows(self) -> bool:
-        """Whether the set is one for all leading axes, but for its strength; False where arrays have such axes."""
-        return not self.leading
-
-    def check_strength(self, strength: Tensor) -> None:
-        """Raise `UsageError` unless every entry of a tensor of strengths is in its range."""
-
-    def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
-        """The minimum of q·values (plus the penalty, if there is one). The tensors are float64 and checked.
-
-        values: `[..., n]`; nominal: `[..., n]`; strength: `[..., 1]`. They broadcast and have equally many axes.
-        """
-        raise NotImplementedError
-
-    def plan(self, values: Tensor, sample: Tensor, strength: Tensor | None) -> Plan | None:
-        """How to solve many rows that share the values `[n]`, which are not all equal; None: each by `solve`.
-
-        sample: `[s, n]`, some of the rows; strength: theirs `[s, 1]`, or `[1, 1]` where all rows have the same.
-        """
-        return None
 
     def __str__(self) -> str:
         return self.formula.format(**{f.name: printed(getattr(self, f.name)) for f in dataclasses.fields(self)})
@@ -186,6 +115,10 @@ class Divergence(Ambiguity):
         given = self.radius if self.penalty is None else self.penalty
         assert given is not None
         return given
+
+    @property
+    def priced(self) -> bool:
+        return self.penalty is not None
 
     def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
         assert strength is not None

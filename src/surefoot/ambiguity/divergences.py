@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import Divergence, Plan, Solution
+from surefoot.ambiguity.contract import Plan, Solution
+from surefoot.ambiguity.core import Divergence
 from surefoot.ambiguity.levels import chi_square_plan
-from surefoot.ambiguity.search import increasing_root, lowest, take
+from surefoot.ambiguity.search import increasing_root, lowest, moments, take
 from surefoot.ambiguity.shared import mean_plan
 from surefoot.ambiguity.tilting import tilt_plan
 
@@ -31,38 +33,52 @@ def support_gaps(values: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
     return least, torch.where(inside, values - least, 0.0)
 
 
+def scaled_gaps(values: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The lowest value on the support, the span of the values there (1 if they are equal), and how far each value lies
+    above the lowest in this unit, from 0 to 1; what lies beyond it, outside the support, counts as its ends."""
+    inside = nominal > 0
+    least = lowest(values, inside)
+    span = torch.where(inside, values, -torch.inf).amax(-1, keepdim=True) - least
+    span = torch.where(span > 0, span, 1.0)
+    return least, span, ((values - least) / span).clamp_(0.0, 1.0)
+
+
 def at_lowest(gaps: Tensor, nominal: Tensor) -> Tensor:
     """The nominal given that the lowest value of the support is drawn."""
     mass = torch.where(gaps == 0, nominal, 0.0)
     return mass / mass.sum(-1, keepdim=True)
 
 
-def _tilt(gaps: Tensor, nominal: Tensor, radius: Tensor, tolerance: float = 1e-14) -> tuple[Tensor, Tensor, Tensor]:
-    """Whether the KL ball holds the draw of the lowest value alone, else the t of its worst case p·exp(−t·v/span)."""
-    span = gaps.amax(-1, keepdim=True)
-    span, equal = torch.where(span > 0, span, 1.0), span == 0
-    scaled = gaps / span
-    mass = torch.where(gaps == 0, nominal, 0.0).sum(-1, keepdim=True)
-    full = equal | (radius >= -torch.log(mass))
+def _tilt(gaps: Tensor, nominal: Tensor, radius: Tensor, tolerance: float = 1e-14) -> tuple[Tensor, Tensor]:
+    """Whether the KL ball holds the draw of the lowest value alone, else the t of its worst case p·exp(−t·gap)."""
+    at_least, above = (torch.where(where, nominal, 0.0).sum(-1, keepdim=True) for where in (gaps == 0, gaps > 0))
+    total = at_least + above
+    full = radius >= torch.log1p(above / at_least)
     wanted = torch.where(~full & (radius > 0), radius, 1.0)
 
     def excess(log_tilt: Tensor) -> tuple[Tensor, Tensor]:
-        """log KL − log radius and its slope: KL grows from tilt²·Var/2 to −log of the lowest's mass."""
-        tilt = torch.exp(log_tilt)
-        tilted = (tilt * scaled).clamp_(max=800.0)
-        log_z, terms = log_partition(tilted, nominal)
-        q = terms / terms.sum(-1, keepdim=True)
-        mean = (q * tilted).sum(-1, keepdim=True)
-        variance = (q * (tilted - mean) ** 2).sum(-1, keepdim=True)
-        kl = (-mean - log_z).clamp_(min=1e-300)
+        """log KL − log radius and its slope: KL grows from t²·Var/2 to −log of the lowest's mass.
+
+        With x = log q/p, KL is the mean of x·eˣ − (eˣ − 1), in which no term is negative: nothing cancels where nearly
+        all mass stays in its place and a rare outcome grows by many orders of magnitude. What rounding leaves of it
+        there must not make the slope: x²·eˣ is at most 2 + max x times that term, so KL is at least that share of Var.
+        """
+        x = torch.exp(log_tilt) * gaps
+        normaliser = torch.log((nominal * torch.exp(-x)).sum(-1, keepdim=True) / total)
+        x = x.neg_().sub_(normaliser)
+        gained = nominal * torch.expm1(x.clamp(max=700.0))  # q − p
+        q = nominal + gained
+        kl = torch.addcmul(-gained, q, x).sum(-1, keepdim=True)
+        variance = (q * (x - kl) ** 2).sum(-1, keepdim=True)
+        kl = torch.maximum(kl, variance / (2 - normaliser)).clamp_(min=1e-300)
         return torch.log(kl / wanted), variance / kl
 
-    mean = (nominal * scaled).sum(-1, keepdim=True)
-    variance = (nominal * (scaled - mean) ** 2).sum(-1, keepdim=True).clamp_(min=1e-300)
+    mean = (nominal * gaps).sum(-1, keepdim=True)
+    variance = (nominal * (gaps - mean) ** 2).sum(-1, keepdim=True).clamp_(min=1e-300)
     low = 0.5 * torch.log(8 * wanted)  # values in [0, 1] have a variance of at most 1/4
     start = 0.5 * torch.log(2 * wanted / variance)
     high = torch.full_like(low, 46.0).maximum(low)
-    return full, span, torch.exp(increasing_root(excess, low, high, start, tolerance))
+    return full, torch.exp(increasing_root(excess, low, high, start, tolerance))
 
 
 @dataclass(frozen=True)
@@ -77,12 +93,12 @@ class KL(Divergence):
     symbol = "KL(q‖p)"
 
     def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
-        least, gaps = support_gaps(values, nominal)
-        full, span, tilt = _tilt(gaps, nominal, radius)
+        least, span, gaps = scaled_gaps(values, nominal)
+        full, tilt = _tilt(gaps, nominal, radius)
         inside = ~full & (radius > 0)
-        log_z, terms = log_partition((tilt * (gaps / span)).clamp_(max=800.0), nominal)
-        value = torch.where(inside, -span * (log_z + radius) / tilt, (nominal * gaps).sum(-1, keepdim=True))
-        value = least + torch.where(full, 0.0, value)
+        log_z, terms = log_partition(tilt * gaps, nominal)
+        value = torch.where(inside, (-(log_z + radius) / tilt).clamp(min=0), (nominal * gaps).sum(-1, keepdim=True))
+        value = least + span * torch.where(full & (radius > 0), 0.0, value)
 
         def distribution() -> Tensor:
             q = torch.where(inside, terms / terms.sum(-1, keepdim=True), nominal)
@@ -91,28 +107,31 @@ class KL(Divergence):
         return Solution(value.squeeze(-1), distribution)
 
     def penalised(self, values: Tensor, nominal: Tensor, penalty: Tensor) -> Solution:
-        least, gaps = support_gaps(values, nominal)
-        penalty = penalty.clamp(TINY, 1 / TINY)
+        least, span, gaps = scaled_gaps(values, nominal)
+        penalty = (penalty / span).clamp(TINY, 1 / TINY)
         log_z, terms = log_partition(gaps / penalty, nominal)
-        return Solution((least - penalty * log_z).squeeze(-1), lambda: terms / terms.sum(-1, keepdim=True))
+        value = least - span * (penalty * log_z)
+        return Solution(value.squeeze(-1), lambda: terms / terms.sum(-1, keepdim=True))
 
     def plan(self, values: Tensor, sample: Tensor, strength: Tensor | None) -> Plan | None:
         assert strength is not None
         if self.penalty is None:
             if bool((strength == 0).all()):
                 return mean_plan(values)
-            full, span, tilts = _tilt(support_gaps(values, sample)[1], sample, strength, tolerance=1e-2)
+            _, span, gaps = scaled_gaps(values, sample)
+            full, tilts = _tilt(gaps, sample, strength, tolerance=1e-2)
             inside = (~full & (strength > 0)).squeeze(-1)
             return tilt_plan(values, sample[inside], (tilts / span)[inside]) if inside.any() else None
         if len(strength) > 1:
             return None
-        least, penalty = values.min(), strength.clamp(TINY, 1 / TINY).squeeze()
-        gaps = (values - least) / penalty
+        least, span = values.min(), values.max() - values.min()
+        penalty = (strength / span).clamp(TINY, 1 / TINY).squeeze()
+        gaps = (values - least) / span / penalty
 
         def finish(products: Tensor, _: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
             small, total = products.unbind(-1)
             log_z = torch.where(small > -0.5, torch.log1p(small), torch.log(total))
-            return least - penalty * log_z, total > 1e-280  # else too little is left above the smallest numbers
+            return least - span * (penalty * log_z), total > 1e-280  # or the rest is too near to 0
 
         return Plan(torch.stack([torch.expm1(-gaps), torch.exp(-gaps)], -1), finish)
 
@@ -135,40 +154,35 @@ class ChiSquare(Divergence):
     symbol = "χ²(q‖p)"
 
     def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
-        least, gaps = support_gaps(values, nominal)
+        least, span, gaps = scaled_gaps(values, nominal)
         at_least, above = (torch.where(where, nominal, 0.0).sum(-1, keepdim=True) for where in (gaps == 0, gaps > 0))
         full = (radius * at_least >= above) & (radius > 0)  # the ball holds the draw of the lowest alone
 
-        def drawn(level: Tensor, mass: Tensor, first: Tensor, second: Tensor) -> Tensor:
-            reach = level * mass - first  # E(α − v)₊; χ² + 1 = E(α − v)₊² / E(α − v)₊² falls as α rises
-            return level * reach - (level * first - second) >= (1 + radius) * reach * reach
+        def drawn(first: Tensor, second: Tensor) -> Tensor:
+            return second >= (1 + radius) * first * first  # χ² + 1 = E(α − v)₊² / E²(α − v)₊ falls as α rises
 
-        p, rest, mean, variance = _below_level(values, gaps, nominal, drawn)
-        mass, deviation = p.sum(-1, keepdim=True), variance.sqrt()
-        root = (radius * mass - rest).clamp(min=0).sqrt()
-        value = least + torch.where(full, 0.0, mean - deviation * root)
+        below = _below(values, gaps, nominal, drawn)
+        deviation, root = below.variance.sqrt(), (radius * below.mass - below.rest).clamp(min=0).sqrt()
+        value = least + span * torch.where(full, 0.0, (below.mean - deviation * root).clamp(min=0))
 
         def distribution() -> Tensor:
             slope = root / torch.where(deviation > 0, deviation, torch.inf)
-            q = p * (1 - (gaps - mean) * slope).clamp(min=0)
+            q = below.nominal * (1 - below.centred * slope).clamp(min=0)
             q = torch.where(radius > 0, q / q.sum(-1, keepdim=True), nominal)
             return torch.where(full, at_lowest(gaps, nominal), q)
 
         return Solution(value.squeeze(-1), distribution)
 
     def penalised(self, values: Tensor, nominal: Tensor, penalty: Tensor) -> Solution:
-        least, gaps = support_gaps(values, nominal)
-        penalty = penalty.clamp(TINY, 1 / TINY)
-
-        def drawn(level: Tensor, mass: Tensor, first: Tensor, _: Tensor) -> Tensor:
-            return level * mass - first < 2 * penalty
-
-        p, rest, mean, variance = _below_level(values, gaps, nominal, drawn)
-        mass = p.sum(-1, keepdim=True)
-        value = least + mean - mass * variance / (4 * penalty) + penalty * rest / mass
+        least, span, gaps = scaled_gaps(values, nominal)
+        penalty = (penalty / span).clamp(TINY, 1 / TINY)
+        below = _below(values, gaps, nominal, lambda first, _: first < 2 * penalty)
+        mass = below.mass
+        paid = penalty * below.rest / mass
+        value = least + span * (below.mean - mass * below.variance / (4 * penalty) + paid)
 
         def distribution() -> Tensor:
-            q = p * (1 / mass - (gaps - mean) / (2 * penalty)).clamp(min=0)
+            q = below.nominal * (1 / mass - below.centred / (2 * penalty)).clamp(min=0)
             return q / q.sum(-1, keepdim=True)
 
         return Solution(value.squeeze(-1), distribution)
@@ -185,19 +199,30 @@ class ChiSquare(Divergence):
         return torch.where(outside, torch.inf, terms.sum(-1))
 
 
-def _below_level(
-    values: Tensor, gaps: Tensor, nominal: Tensor, drawn: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The nominal below the level of the worst case, the mass left out, and mean and variance of the gaps below it.
+class Below(NamedTuple):
+    """What lies at or below a level: the nominal there, the mass left out, and the moments of the gaps (see there)."""
 
-    drawn: (a gap, and mass, first and second moment of what lies below it) -> whether the level is at least this high.
+    nominal: Tensor
+    rest: Tensor
+    mass: Tensor
+    mean: Tensor
+    centred: Tensor
+    variance: Tensor
+
+
+def _below(values: Tensor, gaps: Tensor, nominal: Tensor, drawn: Callable[[Tensor, Tensor], Tensor]) -> Below:
+    """What lies below the level of the worst case.
+
+    drawn: (E(α − v)₊ and E(α − v)₊² for the value α of an outcome) -> whether the level is at least this high. Both are
+    summed from outcome to outcome, each term positive, so that levels that are nearly equal keep their digits.
     """
     order = values.argsort(-1)
-    gap, p = take(gaps, order), take(nominal, order)
-    moments = (m.cumsum(-1)[..., :-1] for m in (p, p * gap, p * gap * gap))
-    highest = torch.where(drawn(gap[..., 1:], *moments) & (p[..., 1:] > 0), gap[..., 1:], 0.0)
-    below = gaps <= torch.nn.functional.pad(highest, (0, 1)).amax(-1, keepdim=True)
-    p, rest = torch.where(below, nominal, 0.0), torch.where(below, 0.0, nominal).sum(-1, keepdim=True)
-    mass = p.sum(-1, keepdim=True)
-    mean = (p * gaps).sum(-1, keepdim=True) / mass
-    return p, rest, mean, (p * (gaps - mean) ** 2).sum(-1, keepdim=True) / mass
+    height = take(gaps, order)
+    step = height.diff(dim=-1)
+    more = step * take(nominal, order).cumsum(-1)[..., :-1]
+    first = more.cumsum(-1)
+    second = (step * (2 * first - more)).cumsum(-1)
+    highest = torch.where(drawn(first, second), height[..., 1:], 0.0)
+    inside = gaps <= torch.nn.functional.pad(highest, (0, 1)).amax(-1, keepdim=True)
+    p, rest = torch.where(inside, nominal, 0.0), torch.where(inside, 0.0, nominal).sum(-1, keepdim=True)
+    return Below(p, rest, *moments(gaps, p))

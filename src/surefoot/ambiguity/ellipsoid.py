@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from surefoot.ambiguity.arrays import tensor
-from surefoot.ambiguity.core import Solution
+from surefoot.ambiguity.contract import Solution
 from surefoot.ambiguity.divergences import TINY
 from surefoot.ambiguity.moves import Supported
 from surefoot.ambiguity.search import increasing_root, lowest, take
@@ -56,7 +56,7 @@ class Ellipsoid(Supported):
         return torch.Size() if self.weights is None else self.weights.shape[:-1]
 
     def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
-        gaps, width = self._gaps(values, nominal)
+        gaps, _, width = self._gaps(values, nominal)
         end, _ = _projected(gaps, nominal, width, torch.full_like(radius, 1 / TINY))
         full = (radius >= _distance(end, nominal, width)) & (radius > 0)
         inside = ~full & (radius > 0)
@@ -80,21 +80,25 @@ class Ellipsoid(Supported):
         return Solution((q * values).sum(-1), lambda: q)
 
     def penalised(self, values: Tensor, nominal: Tensor, penalty: Tensor) -> Solution:
-        gaps, width = self._gaps(values, nominal)
-        penalty = penalty.clamp(TINY, 1 / TINY)
+        gaps, span, width = self._gaps(values, nominal)
+        penalty = (penalty / span).clamp(TINY, 1 / TINY)
         q, _ = _projected(gaps, nominal, width, 0.5 / penalty)
-        paid = (penalty * _distance(q, nominal, width)).squeeze(-1)
+        paid = (span * (penalty * _distance(q, nominal, width))).squeeze(-1)
         return Solution((q * values).sum(-1) + paid, lambda: q)
 
     def divergence(self, distribution: Tensor, nominal: Tensor) -> Tensor:
         weights = torch.ones_like(nominal) if self.weights is None else self.weights.to(nominal)
         return self.within(distribution, nominal, _distance(distribution, nominal, weights).squeeze(-1))
 
-    def _gaps(self, values: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
-        """How far the allowed values lie above their lowest, and the weights, 0 where no mass is allowed."""
+    def _gaps(self, values: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How far the allowed values lie above their lowest in units of their span, the span (1 if they are equal), and
+        the weights, 0 where no mass is allowed."""
         allowed = self.allowed(nominal)
         width = allowed.to(values.dtype) if self.weights is None else self.weights.to(values) * allowed
-        return torch.where(allowed, values - lowest(values, allowed), 0.0), width
+        gaps = torch.where(allowed, values - lowest(values, allowed), 0.0)
+        span = gaps.amax(-1, keepdim=True)
+        span = torch.where(span > 0, span, 1.0)
+        return gaps / span, span, width
 
 
 def _weighted(gaps: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import NO_OUTCOMES, Plan
+from surefoot.ambiguity.contract import NO_OUTCOMES, Plan
 
 ROUNDING = 1e-15  # of F, in units of its size
 TOLERANCE = 1e-10  # what rounding may change in a value, in units of the span of the values

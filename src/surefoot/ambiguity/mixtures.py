@@ -18,7 +18,8 @@ from torch import Tensor
 
 from surefoot.ambiguity.arrays import normalised, tensor
 from surefoot.ambiguity.checks import check_nominal
-from surefoot.ambiguity.core import Divergence, Plan, Solution, printed
+from surefoot.ambiguity.contract import Plan, Solution
+from surefoot.ambiguity.core import Divergence, printed
 from surefoot.ambiguity.moves import Supported, filled
 from surefoot.ambiguity.search import lowest, take, untake
 from surefoot.ambiguity.shared import lowest_of_rows, lowest_outcomes
@@ -88,9 +89,17 @@ class Contamination(Mixture, Supported):
         return self.within(distribution, nominal, (1 - ratio).clamp(min=0))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Given(Mixture):
-    """Base of the sets that the user gives as arrays; without radius and penalty it is the set itself, radius 1."""
+    """Base of the sets that the user gives as arrays; without radius and penalty it is the set itself, radius 1.
+
+    Here the arrays come first, and the strength is given by name: `Box(lower, upper, radius=0.5)`.
+    """
+
+    radius: float | Tensor | np.ndarray | None = hyperparameter(
+        None, low=0, high=1, help="Share that comes from the set; 1 if no penalty is given."
+    )
+    penalty: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, help="Price of the whole set.")
 
     def __post_init__(self) -> None:
         if self.radius is None and self.penalty is None:
@@ -102,7 +111,7 @@ class Given(Mixture):
         super().__post_init__()
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Box(Given):
     """Every probability between its bounds: `{q : lower ≤ q ≤ upper}`, each `[..., n]`."""
 
@@ -154,7 +163,7 @@ class Box(Given):
         return (q * take(values, order)).sum(-1, keepdim=True), lambda: untake(q, order)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Scenarios(Given):
     """A list of K distributions `[..., K, n]` and their mixtures; the worst of them is one of the list."""
 

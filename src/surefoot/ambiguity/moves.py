@@ -11,7 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import Divergence, Plan, Solution
+from surefoot.ambiguity.contract import Plan, Solution
+from surefoot.ambiguity.core import Divergence
 from surefoot.ambiguity.levels import LOWEST_SHARE, level_plan
 from surefoot.ambiguity.search import increasing_root, lowest, take, untake
 from surefoot.ambiguity.shared import lowest_of_rows, lowest_outcomes

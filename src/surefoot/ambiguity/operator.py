@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from surefoot.ambiguity.arrays import normalised, tensor
 from surefoot.ambiguity.checks import checked
-from surefoot.ambiguity.core import Ambiguity, Divergence, Solution, T
+from surefoot.ambiguity.contract import Problem, Solution, T
 from surefoot.ambiguity.rows import in_blocks, solve_rows
 from surefoot.errors import UsageError
 
@@ -31,7 +31,7 @@ class WorstCase(NamedTuple, Generic[T]):
         return self.distribution
 
 
-def worst_case(values: T, nominal: T | None, ambiguity: Ambiguity, *, maximise: bool = False) -> WorstCase[T]:
+def worst_case(values: T, nominal: T | None, ambiguity: Problem, *, maximise: bool = False) -> WorstCase[T]:
     """The least expectation of `values` over an ambiguity set around `nominal`, and the distribution that has it.
 
     values: `[..., n]`; nominal: `[..., n]`, rows that sum to one (None: uniform). The leading axes broadcast, those of
@@ -47,12 +47,12 @@ def worst_case(values: T, nominal: T | None, ambiguity: Ambiguity, *, maximise: 
     return WorstCase(*_applied(_WorstCase, values, nominal, ambiguity, maximise))
 
 
-def worst_case_value(values: T, nominal: T | None, ambiguity: Ambiguity, *, maximise: bool = False) -> T:
+def worst_case_value(values: T, nominal: T | None, ambiguity: Problem, *, maximise: bool = False) -> T:
     """The value of `worst_case` alone, without the work of making the distribution; a gradient makes it after all."""
     return _applied(_WorstValue, values, nominal, ambiguity, maximise)
 
 
-def solve(values: Tensor, nominal: Tensor, ambiguity: Ambiguity, strength: Any, maximise: bool = False) -> Solution:
+def solve(values: Tensor, nominal: Tensor, ambiguity: Problem, strength: Any, maximise: bool = False) -> Solution:
     """The problem without checks, for solvers that have made them: float64 in, float64 out, no gradient.
 
     strength: the radius or penalty over the leading axes, or None for a set that has none. Many rows are solved in
@@ -75,7 +75,7 @@ def _with_axes(x: Any, axes: int) -> Any:
 
 def _applied(function: type[torch.autograd.Function], values: Any, nominal: Any, ambiguity: Any, maximise: bool) -> Any:
     """`function` on tensors, and its results as NumPy arrays where nothing that came in was a tensor."""
-    if not isinstance(ambiguity, Ambiguity):
+    if not isinstance(ambiguity, Problem):
         raise UsageError(
             f"ambiguity={ambiguity!r} is not allowed; give an ambiguity set or risk measure, such as KL(0.1) or "
             "CVaR(0.1), or make one from text with surefoot.ambiguity.parse('kl:0.1')."
@@ -97,16 +97,17 @@ def _applied(function: type[torch.autograd.Function], values: Any, nominal: Any,
     return tuple(x.numpy() for x in result) if isinstance(result, tuple) else result.numpy()
 
 
-def _solved(values: Tensor, nominal: Tensor, strength: Any, ambiguity: Ambiguity, maximise: bool) -> Solution:
+def _solved(values: Tensor, nominal: Tensor, strength: Any, ambiguity: Problem, maximise: bool) -> Solution:
     values, nominal = values.detach(), nominal.detach()
     checked(values, nominal, ambiguity, strength)
     return solve(values.double(), normalised(nominal), ambiguity, strength, maximise)
 
 
-def _refuse_a_gradient_in_the_radius(ambiguity: Ambiguity) -> None:
-    if not (isinstance(ambiguity, Divergence) and ambiguity.penalty is not None):
+def _refuse_a_gradient_in_the_radius(ambiguity: Problem) -> None:
+    if not ambiguity.priced:
         raise UsageError(
-            f"{ambiguity}: the radius requires a gradient, which only a penalty has; use penalty=… or radius.detach()."
+            f"{type(ambiguity).__name__}: the radius requires a gradient, which only a penalty has; use penalty=… or "
+            "radius.detach()."
         )
 
 

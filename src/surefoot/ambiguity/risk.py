@@ -19,10 +19,11 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import Ambiguity, Array, Plan, Solution
-from surefoot.ambiguity.divergences import KL
+from surefoot.ambiguity.contract import Array, Plan, Solution
+from surefoot.ambiguity.core import Ambiguity
+from surefoot.ambiguity.divergences import KL, scaled_gaps, support_gaps
 from surefoot.ambiguity.operator import solve
-from surefoot.ambiguity.search import take
+from surefoot.ambiguity.search import moments, take
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 
@@ -59,10 +60,9 @@ class MeanVariance(Ambiguity):
     formula = "E v − {weight}·Var v"
 
     def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
-        mean = (nominal * values).sum(-1, keepdim=True)
-        centred = values - mean
-        variance = (nominal * centred**2).sum(-1, keepdim=True)
-        value = mean - self.weight * variance
+        least, gaps = support_gaps(values, nominal)
+        _, mean, centred, variance = moments(gaps, nominal)
+        value = least + mean - self.weight * variance
         return Solution(value.squeeze(-1), lambda: nominal * (1 - 2 * self.weight * centred))
 
 
@@ -78,11 +78,12 @@ class MeanDeviation(Ambiguity):
     formula = "E v − {weight}·√Var v"
 
     def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
-        mean = (nominal * values).sum(-1, keepdim=True)
-        centred = values - mean
-        deviation = (nominal * centred**2).sum(-1, keepdim=True).sqrt()
+        least, span, gaps = scaled_gaps(values, nominal)  # gaps of equal values are 0 to the bit, and so is all below
+        _, mean, centred, variance = moments(gaps, nominal)
+        deviation = variance.sqrt()
         slope = self.weight / torch.where(deviation > 0, deviation, torch.inf)
-        return Solution((mean - self.weight * deviation).squeeze(-1), lambda: nominal * (1 - slope * centred))
+        value = least + span * (mean - self.weight * deviation)
+        return Solution(value.squeeze(-1), lambda: nominal * (1 - slope * centred))
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import Ambiguity, Solution
+from surefoot.ambiguity.contract import Problem, Solution
 from surefoot.ambiguity.shared import solve_shared
 
 BLOCK = 1 << 17  # probabilities solved at a time: a set keeps some ten arrays of this size, 1 MB each
 
 
-def in_blocks(values: Tensor, nominal: Tensor, ambiguity: Ambiguity, strength: Tensor | None) -> bool:
+def in_blocks(values: Tensor, nominal: Tensor, ambiguity: Problem, strength: Tensor | None) -> bool:
     """Whether there are so many rows that blocks pay, and whether all that is given can be cut into blocks."""
     given = [x for x in (values, nominal, strength) if x is not None]
     leading = torch.broadcast_shapes(*(x.shape[:-1] for x in given))
@@ -26,7 +26,7 @@ def in_blocks(values: Tensor, nominal: Tensor, ambiguity: Ambiguity, strength: T
     return whole and ambiguity.same_for_all_rows and leading.numel() * nominal.shape[-1] > BLOCK
 
 
-def solve_rows(ambiguity: Ambiguity, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
+def solve_rows(ambiguity: Problem, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
     """`ambiguity.solve` for rows that `in_blocks` allows to be cut."""
     leading = torch.broadcast_shapes(*(x.shape[:-1] for x in (values, nominal, strength) if x is not None))
     rows = tuple(_flat(x) for x in (values, nominal, strength))
@@ -38,7 +38,7 @@ def solve_rows(ambiguity: Ambiguity, values: Tensor, nominal: Tensor, strength: 
     return Solution(_value(ambiguity, *rows).reshape(leading), distribution)
 
 
-def _value(ambiguity: Ambiguity, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Tensor:
+def _value(ambiguity: Problem, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Tensor:
     if len(values) > 1 or len(nominal) == 1:
         return torch.cat([one.value for one in _blocks(ambiguity, values, nominal, strength)])
     value, left = solve_shared(values[0], nominal, ambiguity, strength)
@@ -48,7 +48,7 @@ def _value(ambiguity: Ambiguity, values: Tensor, nominal: Tensor, strength: Tens
     return value
 
 
-def _blocks(ambiguity: Ambiguity, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Iterator[Solution]:
+def _blocks(ambiguity: Problem, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Iterator[Solution]:
     count = max(len(x) for x in (values, nominal, strength) if x is not None)
     size = max(1, BLOCK // nominal.shape[-1])
 

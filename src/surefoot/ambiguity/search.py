@@ -1,4 +1,4 @@
-"""The searches behind the sets: the root of an increasing function in a bracket, and the sorted order of a row."""
+"""What the sets share: the root of an increasing function in a bracket, the sorted order of a row, and its moments."""
 
 from __future__ import annotations
 
@@ -54,3 +54,17 @@ def untake(x: Tensor, order: Tensor) -> Tensor:
 def lowest(values: Tensor, allowed: Tensor) -> Tensor:
     """The least of the allowed values, the axis kept with length 1."""
     return torch.where(allowed, values, torch.inf).amin(-1, keepdim=True)
+
+
+def moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The sum of the weights, and under them mean, deviations from it and variance of x; the axis summed over is kept.
+
+    The mean is corrected by the mean deviation. So a deviation that is far smaller than the mean keeps its digits, and
+    the weighted deviations sum to zero, also where nearly all weight lies on equal x.
+    """
+    mass = weights.sum(-1, keepdim=True)
+    mean = (weights * x).sum(-1, keepdim=True) / mass
+    centred = x - mean
+    left = (weights * centred).sum(-1, keepdim=True) / mass
+    centred = centred.sub_(left)
+    return mass, mean + left, centred, (weights * centred**2).sum(-1, keepdim=True) / mass

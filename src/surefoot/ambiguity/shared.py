@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import Ambiguity, Plan
+from surefoot.ambiguity.contract import Plan, Problem
 
 SAMPLE = 32  # rows that a plan looks at
 FEWEST = 512  # rows for which a plan pays
@@ -26,9 +26,7 @@ ROUNDS = 4  # plans for the rows that are left
 LOWEST = 16  # outcomes among which the lowest of a row is looked for
 
 
-def solve_shared(
-    values: Tensor, nominal: Tensor, ambiguity: Ambiguity, strength: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def solve_shared(values: Tensor, nominal: Tensor, ambiguity: Problem, strength: Tensor | None) -> tuple[Tensor, Tensor]:
     """The least values `[R]` of rows `[R, n]` that share their values `[n]`, and the rows (indices) that are left.
 
     strength: `[R, 1]` or `[1, 1]` or None.

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import Ambiguity, Plan, Solution
+from surefoot.ambiguity.contract import Plan, Solution
+from surefoot.ambiguity.core import Ambiguity
 from surefoot.ambiguity.levels import LOWEST_SHARE, level_plan
 from surefoot.ambiguity.search import take, untake
 from surefoot.errors import UsageError
@@ -122,7 +123,7 @@ class Extremile(Distortion):
     formula = "E min of {order} draws"
 
     def cumulative(self, share: Tensor) -> Tensor:
-        return 1 - (1 - share) ** self.order
+        return -torch.expm1(self.order * torch.log1p(-share))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from numpy.polynomial import chebyshev
 from torch import Tensor
 
-from surefoot.ambiguity.core import Plan
+from surefoot.ambiguity.contract import Plan
 
 TOLERANCE = 5e-11  # of a value, in units of the span of the values
 TERMS = (7, 9, 11, 13, 15)  # of the polynomials; with the bound one column more

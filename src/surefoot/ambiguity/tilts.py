@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.core import Solution
+from surefoot.ambiguity.contract import Solution
 from surefoot.ambiguity.divergences import TINY
 from surefoot.ambiguity.moves import Supported
 from surefoot.ambiguity.search import increasing_root, lowest
 from surefoot.hyperparameters import hyperparameter
 
 FLOOR = 1e-280  # the least distance of the level from the lowest value, in units of the span of the values
-
+LEAST = torch.finfo(torch.float64).tiny  # probability of what a worst case hardly ever draws
 RIGID = 1e13  # a penalty so many times the span moves the value by less than is kept of it
 
 
@@ -116,7 +116,9 @@ class PowerTilt(Supported):
         def distribution() -> Tensor:
             target = torch.where(self.allowed(nominal), values, torch.inf).argmin(-1, keepdim=True)
             rest = -torch.expm1(log_mass)
-            return q.scatter_add(-1, target.expand(rest.shape), rest)
+            # What the nominal can produce keeps a chance, however small, or the reverse KL would be infinite.
+            made = torch.where(nominal > 0, q.clamp(min=LEAST), q)
+            return made.scatter_add(-1, target.expand(rest.shape), rest)
 
         return Solution(value.squeeze(-1), distribution)
 

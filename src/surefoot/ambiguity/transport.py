@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from surefoot.ambiguity.arrays import tensor
-from surefoot.ambiguity.core import Solution
+from surefoot.ambiguity.contract import Solution
 from surefoot.ambiguity.moves import Supported, filled
 from surefoot.ambiguity.search import take, untake
 from surefoot.errors import UsageError

@@ -17,7 +17,7 @@ from torch import Tensor
 from surefoot.ambiguity import Ambiguity
 from surefoot.ambiguity.arrays import normalised, tensor
 from surefoot.ambiguity.checks import check_nominal
-from surefoot.ambiguity.core import Solution as Worst
+from surefoot.ambiguity.contract import Solution as Worst
 from surefoot.ambiguity.operator import solve as worst_case
 from surefoot.envs.tabular import TabularMDP
 from surefoot.errors import UsageError

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from surefoot.ambiguity import Ambiguity, Contamination, Hellinger, Mixed, ReverseKL, TotalVariation
-from surefoot.ambiguity.core import Array
+from surefoot.ambiguity.contract import Array
 from surefoot.ambiguity.moves import Supported
 from surefoot.envs.tabular import Kernel, Successors, TabularMDP
 from surefoot.envs.tabular.mdp import distributions

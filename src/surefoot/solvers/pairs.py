@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from surefoot.ambiguity import Ambiguity
-from surefoot.ambiguity.core import Solution as Worst
+from surefoot.ambiguity.contract import Solution as Worst
 from surefoot.ambiguity.operator import solve as worst_case
 from surefoot.envs.tabular import Kernel, Successors
 from surefoot.solvers.outcomes import Rows, check_fits, gathered, linear, reach
