@@ -1,8 +1,8 @@
 """Laws that hold for every registered part, whoever adds it: the parts are read from the registry.
 
-A new part is covered by being defined in a module of `surefoot.objectives` or of a method. If it cannot be made without arguments,
-give an example of it in `EXAMPLES`. The oracle tables below restate parts in a second form; a part that is not
-in them is held to all laws but is its own oracle there.
+A new part is covered by being defined in a module of `surefoot.objectives` or of a method. If it cannot be made without
+arguments, give an example of it in `EXAMPLES`. The oracle tables below restate parts in a second form; a part that is
+not in them is held to all laws but is its own oracle there.
 """
 
 from __future__ import annotations
