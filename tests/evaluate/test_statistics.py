@@ -115,7 +115,18 @@ def test_other_statistics_have_the_standard_error_of_a_jackknife():
     assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.01)
 
 
-def test_of_many_runs_the_interval_of_the_interquartile_mean_is_the_bootstraps(library):
+def test_of_many_runs_the_interval_of_the_interquartile_mean_is_scipys_bootstrap():
+    x = np.random.default_rng(3).exponential(size=400)
+
+    def middle(batch, axis):
+        return scipy.stats.trim_mean(batch, 0.25, axis=axis)
+
+    theirs = scipy.stats.bootstrap((x,), middle, n_resamples=4000, method="BCa", rng=1).confidence_interval
+    np.testing.assert_allclose(confidence_interval(x), theirs, atol=0.02)
+    assert np.diff(confidence_interval(x)) == pytest.approx(np.diff(theirs), rel=0.08)
+
+
+def test_of_many_runs_in_several_tasks_it_is_rliables(library):
     scores = np.random.default_rng(0).normal(np.arange(4), 1 + np.arange(4), size=(300, 4))
     np.random.seed(1)  # rliable resamples from the global generator
     _, interval = library.get_interval_estimates(
@@ -265,8 +276,8 @@ def test_the_worst_place_is_covered_though_it_was_picked(runs):
     rng = np.random.default_rng(6)
     for truth, share, level in ((np.zeros(9), 1 / 9, 0), (np.arange(9) / 4, 1 / 9, 0), (np.arange(9) / 4, 0.3, None)):
         level = cvar(truth, share) if level is None else level
-        common = rng.normal(size=(800, runs, 1))
-        ends = [worst_interval(truth + x, share) for x in 0.7 * common + 0.7 * rng.normal(size=(800, runs, 9))]
+        common = rng.normal(size=(400, runs, 1))
+        ends = [worst_interval(truth + x, share) for x in 0.7 * common + 0.7 * rng.normal(size=(400, runs, 9))]
         assert np.mean([low <= level <= high for low, high in ends]) >= 0.95
 
 
