@@ -64,6 +64,8 @@ def main() -> None:
     parser.add_argument("--envs", default="Hopper-v5,HalfCheetah-v5")
     arguments = parser.parse_args()
     pin()
+    from surefoot.evaluate.statistics import in_brackets
+
     path = RESULTS / "ppo_strength.json"
     stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     table = stored["table"] if stored.get("steps") == arguments.steps else {}

@@ -144,7 +144,7 @@ def compare(
         env: One or more environments.
         task: The same, of language models.
         model: The language model that all start from; nano if not given.
-        seeds: Seeds of each, from 0 on.
+        seeds: Number of random seeds of each, from 0 on; more than the runs found in OUT have are added to them.
         steps: Steps of each seed; a method's own number if not given.
         out: Folder of the runs and of comparison.json; finished runs found there are used again.
     """

@@ -161,10 +161,12 @@ def _ends(scores: Array, statistic: Statistic, level: float) -> tuple[Array, Arr
     if runs < 2:
         none = np.full(np.shape(value), np.nan)
         return none, none
-    error = {mean: standard_error, interquartile_mean: _trimmed_error}.get(statistic)
-    half = _jackknife_error(scores, statistic) if error is None else error(scores)
     trimmed = statistic is interquartile_mean
-    half = half * _critical(runs, tasks if trimmed else 1, level, trimmed)
+    if trimmed:
+        error = _trimmed_error(scores)
+    else:
+        error = standard_error(scores) if statistic is mean else _jackknife_error(scores, statistic)
+    half = error * _critical(runs, tasks if trimmed else 1, level, trimmed)
     half = np.where(half > _ROUNDING * np.abs(scores).max(axis=(-2, -1)), half, 0.0)
     return value - half, value + half
 

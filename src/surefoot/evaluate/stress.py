@@ -191,8 +191,9 @@ class StressReport:
             values[i, j] = means
             names = {"xlabel": labels[varying[0]], "ylabel": labels[varying[1]]}
             names["label"] = f"mean return of {len(self.seeds)} episode{'s'[: len(self.seeds) > 1]}"
-            at = nominal[varying[0]], nominal[varying[1]]
-            figure = plots.heat_map(x, y, values, nominal=None if None in at else at, title=title, **names)
+            known = [nominal[k] for k in varying]
+            at = None if known[0] is None or known[1] is None else (known[0], known[1])
+            figure = plots.heat_map(x, y, values, nominal=at, title=title, **names)
         else:
             one = len(varying) == 1
             x = self.coordinates[:, varying[0]] if one else np.arange(len(means))
