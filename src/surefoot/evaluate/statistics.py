@@ -40,7 +40,7 @@ from surefoot.seeding import numpy_stream
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
 
-_SIMULATED = 4_000_000  # normal numbers drawn for one critical value
+_SIMULATED = 1_000_000  # normal numbers drawn for one critical value
 _APART = 1e3  # standard deviations between tasks that do not overlap
 _ROUNDING = 1e-12  # of the largest score: what differs by less does not differ
 
@@ -203,7 +203,7 @@ def _critical(runs: int, tasks: int, level: float, trimmed: bool) -> float:
     needed = []
     for index, apart in enumerate((0.0, _APART)[: min(tasks, 2)]):
         rng = numpy_stream(0, f"critical value {tasks}", 2 * runs + index)
-        drawn = rng.standard_normal((max(4000, min(20_000, _SIMULATED // (runs * tasks))), runs, tasks))
+        drawn = rng.standard_normal((max(2000, min(20_000, _SIMULATED // (runs * tasks))), runs, tasks))
         drawn += apart * (np.arange(tasks) - (tasks - 1) / 2)
         needed.append(np.quantile(np.abs(interquartile_mean(drawn)) / _trimmed_error(drawn), level))
     return float(max(needed))

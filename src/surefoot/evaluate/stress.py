@@ -151,6 +151,11 @@ class StressReport:
         return ", ".join(f"{name}={value:.6g}" for name, value in zip(self.axes, values) if value is not None)
 
     @property
+    def _labels(self) -> list[str]:
+        units = self.units or ("",) * len(self.axes)
+        return [f"{name} ({unit})" if unit else name for name, unit in zip(self.axes, units)]
+
+    @property
     def notes(self) -> list[str]:
         """What a reader must know to judge the figures."""
         cells, episodes = self.returns.shape
@@ -165,8 +170,8 @@ class StressReport:
             if episodes > 1
             else "One episode tells nothing of the spread, so there are no intervals; stress with episodes=10.",
         ]
-        if units := [f"{name} in {unit}" for name, unit in zip(self.axes, self.units) if unit]:
-            notes.append(f"Units: {'; '.join(units)}.")
+        if any(self.units):
+            notes.append(f"Axes: {', '.join(self._labels)}.")
         return notes + identical_cells(self.axes, self.coordinates, self.returns, self.nominal_returns)
 
     def table(self, tail: float = 0.1) -> str:
@@ -181,15 +186,13 @@ class StressReport:
         where it lies in the picture, the nominal point are marked."""
         varying = [i for i in range(len(self.axes)) if len(np.unique(self.coordinates[:, i])) > 1]
         title, means = f"{self.env}: {self.perturbation}", self.cell_means
-        units = self.units or ("",) * len(self.axes)
-        labels = [f"{name} ({unit})" if unit else name for name, unit in zip(self.axes, units)]
         nominal = self.nominal_point or (None,) * len(self.axes)
         band = self.intervals()["cells"] if len(self.seeds) > 1 else None
         if len(varying) == 2:
             (x, i), (y, j) = (np.unique(self.coordinates[:, k], return_inverse=True) for k in varying)
             values = np.empty((len(x), len(y)))
             values[i, j] = means
-            names = {"xlabel": labels[varying[0]], "ylabel": labels[varying[1]]}
+            names = {"xlabel": self._labels[varying[0]], "ylabel": self._labels[varying[1]]}
             names["label"] = f"mean return of {len(self.seeds)} episode{'s'[: len(self.seeds) > 1]}"
             known = [nominal[k] for k in varying]
             at = None if known[0] is None or known[1] is None else (known[0], known[1])
@@ -199,7 +202,7 @@ class StressReport:
             x = self.coordinates[:, varying[0]] if one else np.arange(len(means))
             order = np.argsort(x if one else means)
             shown = (band.low[order], band.high[order]) if band else None
-            label = labels[varying[0]] if one else "cells, from worst to best"
+            label = self._labels[varying[0]] if one else "cells, from worst to best"
             where, at = (x[order], nominal[varying[0]]) if one else (x, None)
             figure = plots.curve(
                 where, means[order], shown, nominal=self.nominal, nominal_at=at, title=title, xlabel=label
