@@ -245,6 +245,7 @@ def test_the_interval_of_the_better_learner_is_never_a_point(x, runs, seed):
 def test_three_wins_of_three_prove_little():
     assert improvement_interval([4, 5, 6], [1, 2, 3]) == pytest.approx((0.025 ** (1 / 3), 1))
     assert improvement_interval([1, 2, 3], [4, 5, 6]) == pytest.approx((0, 1 - 0.025 ** (1 / 3)))
+    assert improvement_interval([4, 5, 6], [1, 2]) == clopper_pearson(2, 2) == improvement_interval([4, 5], [1, 2, 3])
     two_tasks = improvement_interval([[4, 4], [5, 5], [6, 6]], [[1, 1], [2, 2], [3, 3]])
     assert two_tasks == pytest.approx((0.025 ** (1 / 6), 1))
 

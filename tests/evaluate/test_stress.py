@@ -245,7 +245,10 @@ def test_what_the_sweep_was_of_is_said():
     one = stress(lazy, "CartPole-v1", "param:length=0.25..2 + observation-noise:0.2", episodes=2, points=2)
     assert one.nominal_point == (0.5, 0.0)
     assert one.units == ("absolute value", "standard deviation (gaussian) or radius (linf, l2)")
-    assert "at length=0.5, observation-noise=0" in one.table() and "Axes: length (absolute value), observation-noise (standard" in one.table()
+    assert (
+        "at length=0.5, observation-noise=0" in one.table()
+        and "Axes: length (absolute value), observation-noise (standard" in one.table()
+    )
     assert "2 episodes a cell with deterministic actions" in one.table()
     drawn = stress(lazy, "CartPole-v1", "observation-noise:0.2", episodes=1, points=2, deterministic=False)
     assert "1 episode a cell with sampled actions" in drawn.table()
