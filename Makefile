@@ -50,7 +50,7 @@ $(RUN)/agent/agent.json: | $(VENV)/.installed
 	$(BIN)/surefoot train spo --env Hopper-v5 --steps 200000 --seed 0 --run-dir $(RUN)
 
 quickstart: $(RUN)/agent/agent.json
-	$(BIN)/surefoot stress $(RUN) --perturb rrls:2d --episodes 3
+	$(BIN)/surefoot stress $(RUN) --perturb rrls:2d
 	$(BIN)/surefoot report $(RUN)
 	@echo "The report is $(CURDIR)/$(RUN)/report.html"
 

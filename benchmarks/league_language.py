@@ -91,7 +91,7 @@ def rates(runs: dict[str, Any]) -> dict[str, float]:
 
 def league(runs: dict[str, Any]) -> dict[str, Any]:
     """The rows of the table, the largest area first."""
-    from surefoot.evaluate.statistics import bootstrap_interval, mean
+    from surefoot.evaluate.statistics import confidence_interval, mean
 
     rows = {}
     for slug, rate in rates(runs).items():
@@ -100,7 +100,8 @@ def league(runs: dict[str, Any]) -> dict[str, Any]:
         figures["last accuracy"] = [one["accuracy"][-1] for one in mine]
         rows[slug] = {"rate": rate, "steps": float(np.mean([one["steps"] for one in mine]))}
         for name, values in figures.items():
-            rows[slug][name] = [float(np.mean(values)), *map(float, bootstrap_interval(values, mean))]
+            low, high = confidence_interval(values, mean) or (0.0, 1.0)
+            rows[slug][name] = [float(np.mean(values)), max(0.0, low), min(1.0, high)]  # of shares, all three
     return dict(sorted(rows.items(), key=lambda row: -row[1]["area"][0]))
 
 

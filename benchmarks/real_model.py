@@ -19,7 +19,7 @@ import surefoot as sf
 from peer_sb3 import store
 from surefoot.claims.language.learning import held_out
 from surefoot.envs.language import resolve
-from surefoot.evaluate.statistics import bootstrap_interval, mean
+from surefoot.evaluate.statistics import confidence_interval, mean
 
 TASK = "reasoning_gym:chain_sum,min_terms=2,max_terms=2,min_digits=1,max_digits=1"
 SIZES: dict[str, Any] = {"prompts": 8, "samples": 8, "max_tokens": 4}
@@ -57,7 +57,7 @@ def main() -> None:
     with trained.as_reference() as network:
         before = rewards(type(trained)(network, trained.tokenizer))
     gain = after - before
-    low, high = map(float, bootstrap_interval(gain, mean))
+    low, high = confidence_interval(gain, mean) or (float("nan"),) * 2
     print(f"held-out reward {before.mean():.3f} before, {after.mean():.3f} after")
     print(f"gain {gain.mean():.3f} [{low:.3f}, {high:.3f}]")
     result: dict[str, Any] = {"before": float(before.mean()), "after": float(after.mean())}

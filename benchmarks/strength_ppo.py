@@ -64,6 +64,8 @@ def main() -> None:
     parser.add_argument("--envs", default="Hopper-v5,HalfCheetah-v5")
     arguments = parser.parse_args()
     pin()
+    from surefoot.evaluate.statistics import in_brackets
+
     path = RESULTS / "ppo_strength.json"
     stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     table = stored["table"] if stored.get("steps") == arguments.steps else {}
@@ -77,14 +79,18 @@ def main() -> None:
                 table[env][name] = summary(done)
                 store("ppo_strength", {"table": table, **facts})
             if done:
-                iqm, (low, high) = table[env][name]["iqm"], table[env][name]["interval"]
-                print(f"{env:<16}{name:<6}{len(done)} seeds, IQM {iqm:9.1f}  [{low:.1f}, {high:.1f}]", flush=True)
+                iqm, interval = table[env][name]["iqm"], in_brackets(table[env][name]["interval"], ".1f")
+                print(f"{env:<16}{name:<6}{len(done)} seeds, IQM {iqm:9.1f}  {interval}", flush=True)
 
 
 def summary(scores: list[float]) -> dict[str, Any]:
-    from surefoot.evaluate.statistics import bootstrap_interval, interquartile_mean
+    from surefoot.evaluate.statistics import confidence_interval, interquartile_mean
 
-    return {"iqm": interquartile_mean(scores), "interval": list(bootstrap_interval(np.array(scores))), "scores": scores}
+    return {
+        "iqm": interquartile_mean(scores),
+        "interval": confidence_interval(np.array(scores)),
+        "scores": scores,
+    }
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from surefoot.envs import EnvError, make_single
 from surefoot.errors import UsageError
 from surefoot.evaluate.report import write_report
 from surefoot.evaluate.rollout import returns
+from surefoot.evaluate.statistics import confidence_interval, mean
 from surefoot.evaluate.stress import StressReport
 from surefoot.loops.common import checkpoint
 from surefoot.loops.common.run import Run
@@ -285,7 +286,7 @@ def test_evaluate_a_run_keeps_the_figures_there(trained):
     assert figures["returns"] == expected.tolist()
     assert figures["mean"] == pytest.approx(expected.mean()) and figures["max"] == expected.max()
     low, high = figures["mean_interval"]
-    assert expected.min() <= low <= figures["mean"] <= high <= expected.max()
+    assert (low, high) == pytest.approx(confidence_interval(expected, mean))
     assert figures["env"] == "CartPole-v1"
     assert json.loads((trained.path / "evaluation.json").read_text()) == figures
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import surefoot as sf
 from surefoot import __version__, api, catalogue, cli
 from surefoot.claims import claim as claims
+from surefoot.evaluate.final import OF_EPISODES, final_returns
 from surefoot.loops.common import checkpoint
 from surefoot.loops.common.run import Run
 from surefoot.methods.control.ppo import PPO
@@ -172,8 +173,8 @@ def test_training_says_what_came_out_and_what_to_do_next(run, made, tmp_path, ca
     place = tmp_path / "again"
     flags = ["--steps", "96", "--run-dir", place, "--loggers", *TINY]
     out = surefoot(capsys, "train", "ppo", "--env", "CartPole-v1", *flags).splitlines()
-    mean = Run(place).metrics()[-1]["return_mean"]
-    assert out[0] == f"{place}: 96 steps, mean return of the last 100 episodes {mean:.6g}"
+    (last,) = final_returns(Run(place).metrics()).values()
+    assert out[0] == f"{place}: 96 steps, final return {last:.6g} ({OF_EPISODES})"
     attack = f"stress {place} --perturb sticky-action:0..0.5"
     assert out[1] == f"next: surefoot evaluate {place} · surefoot {attack} · surefoot report {place}"
     assert Run(place).finished
@@ -207,7 +208,7 @@ def test_every_kind_of_flag_reaches_the_run(tmp_path, capsys):
     assert {(row["step"], row["seed"], row["evaluation_mean"]) for row in Run(place).metrics()} == {
         (32, 3, 1.0), (32, 4, 1.0), (64, 3, 1.0), (64, 4, 1.0)
     }  # fmt: skip
-    assert out.splitlines()[0].endswith("episodes 1, 1")  # the return of each seed
+    assert out.splitlines()[0] == f"{place}: 64 steps, final return 1, 1 ({OF_EPISODES})"  # the return of each seed
 
 
 def test_a_million_may_be_written_in_any_way(tmp_path, capsys, monkeypatch):
@@ -234,7 +235,7 @@ def test_training_ended_by_its_time_limit_is_gone_on_with(run, made, tmp_path, c
 def test_a_tabular_method_and_its_run(tmp_path, capsys):
     place = tmp_path / "run"
     out = surefoot(capsys, "train", "dynamic-pg", "--env", "garnet:4,2,2,horizon=3", "--steps", "3", "--run-dir", place)
-    assert "3 iterations, return of the policy" in out
+    assert "3 iterations, final return " in out
     assert "mean return" in surefoot(capsys, "evaluate", place, "--episodes", "2")
 
 
@@ -242,7 +243,7 @@ def test_no_ambiguity_is_written_as_none(tmp_path, capsys):
     for text, kept in (("None", None), ("tv:0.2", "tv:0.2")):
         place = tmp_path / text.replace(":", "-")
         flags = ["--env", "simulated-linear", "--steps", "2", "--ambiguity", text, "--eta", "inf", "--run-dir", place]
-        assert "2 iterations, return of the policy" in surefoot(capsys, "train", "dr-rpo", *flags)
+        assert "2 iterations, final return " in surefoot(capsys, "train", "dr-rpo", *flags)
         assert Run(place).config["hyperparameters"]["ambiguity"] == kept
 
 
@@ -283,10 +284,16 @@ def test_evaluate_prints_the_figures_that_it_keeps(run, capsys):
     assert kept["episodes"] == 3 and kept["seed"] == 5
     low, high = kept["mean_interval"]
     assert out.splitlines() == [
-        "CartPole-v1 · 3 episodes from seed 5 · agent of seed 0",
+        "CartPole-v1 · 3 episodes from seed 5, deterministic actions · agent of seed 0",
         f"mean return {kept['mean']:.2f}  95 % interval [{low:.2f}, {high:.2f}]",
         f"lowest {kept['min']:.2f}  highest {kept['max']:.2f}",
     ]
+
+
+def test_evaluate_says_why_there_is_no_interval(run, capsys):
+    out = surefoot(capsys, "evaluate", run, "--episodes", "1").splitlines()
+    assert out[1].endswith("  no interval from one episode") and "[" not in out[1]
+    assert json.loads((run / "evaluation.json").read_text())["mean_interval"] is None
 
 
 def test_a_film_lies_in_the_run(room, capsys):
@@ -313,8 +320,8 @@ def test_compare_trains_both_and_prints_the_table(tmp_path, capsys):
     words = surefoot(capsys, "compare", "a2c", "reinforce", "--env", "surefoot/ActionReward-v0", "--seeds", "2",
                      "--steps", "64", "--out", out)  # fmt: skip
     lines = words.splitlines()
-    assert lines[0].startswith("surefoot/ActionReward-v0 · 2 seeds · return over the last tenth")
-    assert [line.split()[0] for line in lines[1:]] == ["learner", "a2c", "reinforce"]
+    assert lines[0].startswith("surefoot/ActionReward-v0 · 2 seeds · final return, 95 % intervals over seeds")
+    assert [line.split()[0] for line in lines[1:]] == ["learner", "a2c", "reinforce", "Final"]
     kept = json.loads((out / "comparison.json").read_text())
     assert kept["seeds"] == [0, 1] and set(kept["scores"]) == {"a2c", "reinforce"}
     assert {p.name for p in out.iterdir()} == {

@@ -195,7 +195,9 @@ def evaluate(
     deterministic: bool = True,
     video: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Play episodes and say what they returned: mean and interquartile mean with intervals, and each return.
+    """Play episodes and say what they returned: mean and interquartile mean with 95 % intervals, and each return.
+
+    An interval is `None` from one episode and from returns that do not differ (`surefoot.evaluate.statistics`).
 
     `policy` is an agent, the folder of a run (whose environment is then the default; the figures are kept there as
     `evaluation.json`), anything with `predict`, or a callable. Of a language model `env` may be called `task`, episodes
@@ -208,7 +210,7 @@ def evaluate(
             raise UsageError("video is not allowed beside k, which is for language models: there is nothing to film.")
         return _evaluate_language(policy, env, episodes, k, seed)
     from surefoot.evaluate.rollout import record, returns
-    from surefoot.evaluate.statistics import bootstrap_interval, interquartile_mean, mean
+    from surefoot.evaluate.statistics import summary
 
     player, env, folder = _player(policy, env)
     filmed = {} if video is None else {"video": str(video)}
@@ -219,10 +221,7 @@ def evaluate(
     scores = returns(player, env, len(seeds), seeds, deterministic=deterministic)
     figures: dict[str, Any] = {"env": spoken(env), "episodes": len(seeds), "seed": int(seed)}
     figures |= {"deterministic": deterministic, "agent_seed": getattr(player, "facts", {}).get("seed")}
-    for name, statistic in (("mean", mean), ("interquartile_mean", interquartile_mean)):
-        figures[name] = float(statistic(scores))
-        figures[f"{name}_interval"] = [float(x) for x in bootstrap_interval(scores, statistic, seed=seed)]
-    figures |= {"min": float(scores.min()), "max": float(scores.max()), "returns": scores.tolist(), **filmed}
+    figures |= {**summary(scores), **filmed}
     if folder is not None:
         keep(folder / "evaluation.json", json.dumps(figures, indent=2))
     return figures
@@ -276,7 +275,7 @@ def compare(
     *,
     task: Any = None,
     seed: int = 0,
-    seeds: int = 5,
+    seeds: int = 10,
     steps: int | None = None,
     out: str | Path | None = None,
     **options: Any,
@@ -286,14 +285,15 @@ def compare(
     `env` is one that `train` takes (a name, an MDP), or a list of them; of language models it may be called `task`.
     `methods` are slugs or instances; a mapping gives them names, which tells two settings of one method apart. There
     are `seeds` seeds from `seed` on, in one run or, of language models, in one run each. The runs and
-    `comparison.json` are kept under `out`; finished runs found there are used again, unfinished ones are gone on with.
+    `comparison.json` are kept under `out`; finished runs found there are used again, unfinished ones are resumed, and
+    more `seeds` than they have are trained in further runs.
     `options` go to `train`, hyperparameters among them to every method that is given by its slug.
 
     Raises:
         UsageError: methods or environments are missing or not told apart, a method has no return, a run found there
             has other settings, or one ended early.
     """
-    from surefoot.evaluate.compare import check_same, compare_runs
+    from surefoot.evaluate.compare import check_same, compare_runs, shares
 
     for name, instead in (("num_seeds", "seeds"), ("run_dir", "out")):
         if name in options:
@@ -325,10 +325,8 @@ def compare(
     runs_of: dict[str, list[Run]] = {}
     for name, method in named:
         kind, given = loop(method.loop), described[method.loop]
-        shares = [every] if kind.many_seeds else [[one] for one in every]  # the seeds of each run
-        for each, share in product(envs, shares):
-            place = f"{name}-{runs.spoken(each).replace('/', '-')}"
-            run = Run(folder / (place if kind.many_seeds else f"{place}-{share[0]}"))
+        places = [(each, f"{name}-{runs.spoken(each).replace('/', '-')}") for each in envs]
+        for each, run, share in ((e, *found) for e, place in places for found in shares(folder / place, every, kind)):
             if not run.started:
                 train(method, each, steps, seed=share[0], num_seeds=len(share), run_dir=run.path, **options)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
 import textwrap
@@ -67,11 +68,11 @@ def evaluate(
         attempts = [whole(part) for part in k.split(",")]
         return print(api.evaluate(run, env, episodes, task=task, k=attempts, seed=seed, video=film)["table"])
     figures = api.evaluate(run, env, episodes, task=task, seed=seed, video=film)
-    low, high = figures["mean_interval"]
     agent = "" if figures["agent_seed"] is None else f" · agent of seed {figures['agent_seed']}"
-    print(f"{figures['env']} · {figures['episodes']} episodes from seed {seed}{agent}")
-    interval = f"  95 % interval [{low:.2f}, {high:.2f}]" if figures["episodes"] > 1 else ""
-    print(f"mean return {figures['mean']:.2f}{interval}")
+    print(f"{figures['env']} · {figures['episodes']} episodes from seed {seed}, deterministic actions{agent}")
+    interval = figures["mean_interval"]
+    said = figures["no_interval"] if interval is None else f"95 % interval [{interval[0]:.2f}, {interval[1]:.2f}]"
+    print(f"mean return {figures['mean']:.2f}  {said}")
     print(f"lowest {figures['min']:.2f}  highest {figures['max']:.2f}")
     if film is not None:
         print(f"video: {figures['video']}")
@@ -132,7 +133,7 @@ def compare(
     env: tuple[str, ...] = (),
     task: tuple[str, ...] = (),
     model: str | None = None,
-    seeds: int = 5,
+    seeds: int = 10,
     steps: int | None = None,
     out: Path | None = None,
 ) -> None:
@@ -143,7 +144,7 @@ def compare(
         env: One or more environments.
         task: The same, of language models.
         model: The language model that all start from; nano if not given.
-        seeds: Seeds of each, from 0 on.
+        seeds: Number of random seeds of each, from 0 on; more than the runs found in OUT have are added to them.
         steps: Steps of each seed; a method's own number if not given.
         out: Folder of the runs and of comparison.json; finished runs found there are used again.
     """
@@ -177,7 +178,8 @@ def claim(
     for result in run_missing(workers) if all else [run_claim(slug, seeds)]:
         print(f"{result['slug']}: {result['verdict'].upper()}\n  {result['claim']}")
         for name, e in result["estimates"].items():
-            print(f"  {name:<44}{e['value']:>10.4g}  [{e['low']:.4g}, {e['high']:.4g}]")
+            interval = "no interval" if e["low"] is None else f"[{e['low']:.4g}, {e['high']:.4g}]"
+            print(f"  {name:<44}{e['value']:>10.4g}  {interval}")
     if result is None:
         print("every claim has a stored result; surefoot claim SLUG runs one of them again.")
 
@@ -277,15 +279,16 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def _ended(run: Any) -> None:
+    from surefoot.evaluate.final import definition, final_returns
     from surefoot.loops.common import distributed
     from surefoot.loops.common.kinds import loop
 
     if distributed.rank() > 0:
         return
-    last = run.metrics()[-len(run.config["seeds"]) :]
-    returns = [f"{row['return_mean']:.6g}" for row in last if "return_mean" in row]
-    means = ", ".join(returns) or "none ended"
-    print(f"{run.path}: {last[0]['step']:,} {loop(run.agent().loop).measured} {means}")
+    rows = run.metrics()
+    finals = ", ".join(f"{x:.6g}" for x in final_returns(rows).values() if math.isfinite(x)) or "none, no episode ended"
+    steps = f"{rows[-1]['step']:,} {loop(run.agent().loop).measured}"
+    print(f"{run.path}: {steps}, final return {finals} ({definition(rows)})")
     agent = run.agent()
     go_on = "" if run.finished else f"surefoot train --resume {run.path} · "
     also = f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_attack(run)}"

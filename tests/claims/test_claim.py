@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import time
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from surefoot import catalogue
 from surefoot.claims import claim as claims
 from surefoot.claims.claim import Claim, Estimate, area, difference, estimate, final, metric_of, run_claim, run_missing
 from surefoot.errors import UsageError
+from surefoot.evaluate.statistics import confidence_interval
 
 SLUGS = ("trpo", "ppo", "spo", "gae")
 
@@ -217,19 +220,31 @@ def test_a_metric_holds_on_where_an_iteration_has_none():
 
 
 def test_the_end_and_the_area_of_a_curve():
-    assert final(HISTORY, share=0.5) == [3.0, 7.0]
-    assert final(HISTORY, share=0.01) == [4.0, 7.0]  # at least the last one
     assert area(HISTORY) == [2.0, 6.0]
+    rows = [{"return": 1.0, "episodes": i + 1} for i in range(18)]
+    last = [{"return": 6.0, "episodes": 19}, {"return": 9.0, "episodes": 21}]  # of one episode, and of two
+    assert final([[row] for row in rows + last]) == [8.0]  # of 20 iterations the last two count
+    assert final([[row] for row in rows + last + [{"episodes": 21}] * 2]) == [9.0]  # the last one known
+    assert final([[{"return_mean": 2.0}, {"return_mean": 3.0}], [{"return_mean": 4.0}, {}]]) == [4.0, 3.0]
 
 
 def test_differences_are_paired():
-    gain = difference([10.0, 20.0, 30.0], [9.0, 19.0, 29.0])
-    assert (gain.value, gain.low, gain.high) == (1.0, 1.0, 1.0) and str(gain) == "1 [1, 1]"
+    gain = difference([10.0, 20.0, 30.0], [9.0, 18.0, 27.0])
+    low, high = scipy.stats.ttest_rel([10.0, 20.0, 30.0], [9.0, 18.0, 27.0]).confidence_interval(0.95)
+    assert (gain.value, gain.low, gain.high) == pytest.approx((2.0, low, high))
     with pytest.raises(UsageError, match="2 values against 1; both arms must have run on the same seeds"):
         difference([1.0, 2.0], [1.0])
+
+
+def test_one_seed_or_equal_ones_decide_nothing():
+    for one in (estimate([3.0]), difference([3.0, 4.0], [1.0, 2.0])):
+        assert (one.low, one.high, one.interval) == (-math.inf, math.inf, None)
+        assert str(one).endswith(" (no interval)")
+        assert json.dumps(one.to_dict(), allow_nan=False)
 
 
 def test_an_estimate_is_the_interquartile_mean_in_its_interval():
     made = estimate([0.0, 1.0, 2.0, 100.0])
     assert isinstance(made, Estimate) and made.value == 1.5
-    assert 0 <= made.low < made.value < made.high <= 100
+    assert made.interval == confidence_interval([0.0, 1.0, 2.0, 100.0]) and made.low < 1.5 < made.high
+    assert str(made) == f"1.5 [{made.low:.4g}, {made.high:.4g}]"

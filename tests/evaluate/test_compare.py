@@ -12,6 +12,8 @@ import surefoot as sf
 from surefoot.configure import make_method
 from surefoot.errors import UsageError
 from surefoot.evaluate.compare import Comparison, check_same, compare_runs
+from surefoot.evaluate.final import OF_EPISODES
+from surefoot.evaluate.statistics import clopper_pearson, confidence_interval
 from surefoot.loops.common.run import Run
 from surefoot.methods.control.ppo import PPO
 
@@ -74,7 +76,7 @@ def test_runs_that_differ_are_not_compared(tmp_path):
 
 
 def test_a_seed_without_an_episode_has_no_score(tmp_path):
-    with pytest.raises(UsageError, match="No episode ended in the last 10% of training .*train for more steps"):
+    with pytest.raises(UsageError, match="No episode ended in the last tenth of training .*train for more steps"):
         compare_runs({"a": [run_of(tmp_path / "a", [[1.0, 2.0], [None, None]])]})
 
 
@@ -86,11 +88,12 @@ FOUR = {"base": [[0], [1], [2], [3]], "other": [[2], [3], [4], [5]]}
 def test_figures_worked_out_by_hand():
     base, other = comparison(**FOUR).rows()
     assert base == {"learner": "base", "iqm": 1.5, "low": base["low"], "high": base["high"], "area": 0.75}
-    assert 0 <= base["low"] < 1.5 < base["high"] <= 3
+    low, high = confidence_interval([0, 1, 2, 3])
+    assert (base["low"], base["high"]) == (low, high) and low < 1.5 < high
     assert other["iqm"] == 3.5 and other["area"] == 1.75
     # of 16 pairs 13 are better, and (2, 2), (3, 3) are even: (13 + 2/2) / 16 = 14/16
     assert other["improves"] == 14 / 16
-    assert other["improves_low"] <= 14 / 16 <= other["improves_high"] <= 1
+    assert (other["improves_low"], other["improves_high"]) == clopper_pearson(3.5, 4)  # four runs on each side
 
 
 def test_intervals_are_those_of_the_statistics_module():
@@ -110,7 +113,7 @@ def test_several_environments_are_brought_to_one_scale():
     np.testing.assert_array_equal(scaled["a"], [[0, 0], [1, 0]])
     np.testing.assert_array_equal(scaled["b"], [[0.5, 1], [1, 0.5]])
     assert all(row["area"] is None for row in made.rows())
-    assert "normalised return" in made.table()
+    assert "normalised final return" in made.table() and "1 the best run of this comparison" in made.table()
 
 
 def test_scores_that_are_all_equal_are_no_division_by_zero():
@@ -126,16 +129,24 @@ def test_one_learner_alone_has_its_interval():
 
 def test_the_table_has_a_line_a_learner():
     lines = comparison(**FOUR).table().splitlines()
-    assert lines[0] == "E0 · 4 seeds · return over the last tenth, 95 % bootstrap interval"
+    assert lines[0] == "E0 · 4 seeds · final return, 95 % intervals over seeds"
     assert lines[1].split() == ["learner", "IQM", "interval", "P(better", "than", "base)"]
     assert lines[2].startswith("base    ") and lines[2].split()[1] == "1.5" and "0.88" not in lines[2]
     assert lines[3].startswith("other   ") and lines[3].split()[1] == "3.5" and " 0.88 [" in lines[3]
-    assert len(lines) == 4
+    assert lines[4] == f"Final return: {OF_EPISODES}." and len(lines) == 5
+
+
+def test_runs_that_do_not_differ_have_no_interval_and_prove_little():
+    made = comparison(base=[[1], [1], [1]], other=[[2], [2], [2]])
+    base, other = made.rows()
+    assert (base["low"], base["high"]) == (None, None) and "none: scores do not differ" in made.table()
+    assert other["improves"] == 1 and (other["improves_low"], other["improves_high"]) == clopper_pearson(3, 3)
+    assert "1.00 [0.29, 1.00]" in made.table()
 
 
 def test_long_names_stay_in_their_column():
     name = "a-learner-with-a-very-long-name"
-    _, head, first, second = comparison(**{name: [[1.0], [2.0]], "b": [[1.0], [2.0]]}).table().splitlines()
+    _, head, first, second, _ = comparison(**{name: [[1.0], [2.0]], "b": [[1.0], [2.0]]}).table().splitlines()
     assert first.startswith(f"{name} ")
     assert head.index("interval") == first.index("[") == second.index("[")
 
@@ -182,7 +193,7 @@ def test_what_is_there_is_used_again_and_what_is_unfinished_gone_on_with(out, tm
     assert compared(cut).rows() == compared(out).rows()
 
 
-OTHER = [{"steps": 96}, {"seeds": 3}, {"seed": 1}, {"methods": {"small": PPO(**TINY, gamma=0.5)}}]
+OTHER = [{"steps": 96}, {"seeds": 1}, {"seed": 1}, {"methods": {"small": PPO(**TINY, gamma=0.5)}}]
 
 
 @pytest.mark.parametrize("changes", [*OTHER, {"env_kwargs": {"max_episode_steps": 9}}])
@@ -191,6 +202,20 @@ def test_runs_of_other_settings_are_not_taken_for_these(changes, out):
     with pytest.raises(UsageError, match="small-CartPole-v1 holds a run with .*Give another out, or remove it"):
         compared(out, **changes)
     assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+
+
+def test_more_seeds_are_added_to_those_that_are_there(tmp_path):
+    given = {"out": tmp_path, "env": "surefoot/ActionReward-v0"}
+    two = compared(**given)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.jsonl")}
+    four = compared(**given, seeds=4)
+    assert four.seeds == (0, 1, 2, 3) and len(before) == 2
+    for name in ("small", "large"):
+        np.testing.assert_array_equal(four.scores[name][:2], two.scores[name])
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert Run(tmp_path / "small-surefoot-ActionReward-v0-from-seed-2").config["seeds"] == [2, 3]
+    assert compared(**given, seeds=4).rows() == four.rows()  # found again
+    assert compared(**given, seeds=5).seeds == (0, 1, 2, 3, 4)
 
 
 def test_tuples_are_the_lists_that_json_has(out):

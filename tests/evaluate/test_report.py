@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
 from surefoot.errors import UsageError
+from surefoot.evaluate.final import OF_EPISODES, OF_ITERATIONS
 from surefoot.evaluate.report import chart, curves, flat, number, ticks, write_report
+from surefoot.evaluate.statistics import confidence_interval, mean
 
 
 class Page(HTMLParser):
@@ -53,8 +58,10 @@ def test_the_page_says_what_the_run_was_and_what_it_did(tmp_path, made_up_run):
     wanted = ("spo on Hopper-v5", "E[ ρÂ", "Simple Policy Optimization", "hyperparameters.gamma", "0.99", "[64, 64]")
     for words in (*wanted, "torch", "2.13.0", "--note a&b", "return.cvar", "1200", "Explained variance"):
         assert words in text, words
-    at_the_end = [2900 * (1 - 0.9**49) + 100 * seed for seed in range(3)]
-    assert f"Mean over 3 seeds at the end: {number(sum(at_the_end) / 3)}." in text
+    last = [np.mean([2900 * (1 - 0.9**i) + 100 * seed for i in range(45, 50)]) for seed in range(3)]
+    low, high = confidence_interval(last, mean)
+    final = f"{number(sum(last) / 3)} [{low:.4g}, {high:.4g}], mean of 3 seeds ({', '.join(map(number, last))})."
+    assert f"Final return ({OF_ITERATIONS}): {final}" in text
     assert sum(tag == "svg" for tag, _ in page.tags) == 4  # the return, the KL, the explained variance, the stress
     assert "Gradient norm" not in text  # not logged, not shown
 
@@ -72,8 +79,11 @@ def test_a_damaged_stress_report_is_named(tmp_path, made_up_run, content):
 def test_stress_is_told_by_its_worst_cell(tmp_path, made_up_run):
     words = " ".join(read(made_up_run(tmp_path / "run")).words)
     assert "Under stress on Hopper-v5: param:friction=0.1..3,torsomass=0.1..3" in words
-    assert "worst cell, at friction=0.1, torsomass=0.1 0 [-1, 1]" in words
-    assert "undisturbed 3000 [2999, 3001]" in words and "mean of all cells 400 [399, 401]" in words
+    away, far = (scipy.stats.t.ppf(1 - 0.025 / cells, 1) for cells in (1, 9))  # of ±1 the standard error is 1
+    assert f"worst, at friction=0.1, torsomass=0.1 0 [{-away:.6g}, {far:.6g}]" in words
+    assert f"nominal 3000 [{3000 - away:.6g}, {3000 + away:.6g}]" in words
+    assert f"mean, of all cells 400 [{400 - away:.6g}, {400 + away:.6g}]" in words
+    assert "worst change, worst - nominal, paired by seed -3000" in words
     assert "9 cells (closed grid), 2 episodes a cell" in words
 
 
@@ -95,10 +105,26 @@ def test_a_run_that_has_only_begun_has_a_report(tmp_path, made_up_run):
     text = "".join(read(run).words)
     assert "Configuration" in text and "Learning curve" not in text and "Evaluation" not in text
     (run / "metrics.jsonl").write_text('{"step": 10, "seed": 0, "return_mean": 1.0}\n{"step": 20, "se')
-    assert "One seed at the end: 1." in "".join(read(run).words)
+    assert "last tenth of the iterations): 1." in "".join(read(run).words)
     (run / "metrics.jsonl").write_text('{"step": 1\n{"step": 20, "seed": 0}\n')
     with pytest.raises(UsageError, match=r"metrics.jsonl, line 1 is no valid JSON"):
         write_report(run)
+
+
+def test_the_curve_ends_where_the_final_return_is(tmp_path, made_up_run):
+    """Not at a mean that still remembers the first episodes: of 20 iterations the last two count."""
+    run = made_up_run(tmp_path / "run", seeds=1, iterations=20)
+    rows = [
+        {"iteration": i, "step": i, "seed": 0, "episodes": 3 * i, "return": 10.0 * i, "return_mean": 5.0 * i}
+        for i in range(1, 21)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = read(run)
+    assert f"Final return ({OF_EPISODES}): 195." in "".join(page.words)
+    svg = run.joinpath("report.html").read_text().split("<svg")[1]
+    ((*_, end),) = points(svg, "mean")
+    low, high = (float(text) for text in re.findall(r'text-anchor="end">([^<]*)<', svg)[:: len(ticks(10, 195)) - 1])
+    assert end[1] == pytest.approx(166 - (195 - low) / (high - low) * 158, abs=0.06)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import gymnasium
 import numpy as np
 import pytest
+import scipy.stats
 from matplotlib.figure import Figure
 
 from surefoot.errors import UsageError
@@ -122,22 +126,168 @@ def test_figures_are_ordered(report):
     assert report.worst <= report.cvar(0.1) <= report.cvar(0.5) <= report.mean <= report.best
 
 
-def test_intervals_resample_episodes_in_all_cells_at_once():
-    """Two episodes: the three equally or doubly likely resamples give both cells' means at once."""
-    one = made([[0, 10], [6, 4]])
-    bounds = one.intervals(level=0.98)
-    assert bounds["cells"].low.tolist() == [0, 4]
-    assert bounds["cells"].high.tolist() == [10, 6]
-    assert bounds["mean"] == (3, 7)
-    assert bounds["worst"] == (0, 5)  # min of the pairs (0, 6), (5, 5), (10, 4)
-    assert bounds["best"] == (5, 10)
-    assert one.intervals(seed=1)["mean"] == one.intervals(seed=1)["mean"]
+def test_intervals_are_students_over_episodes():
+    """Cells share their seeds, so the mean over cells has one value an episode, and changes are paired."""
+    rng = np.random.default_rng(0)
+    luck = rng.normal(0, 50, 5)  # of an episode, the same in every cell
+    one = made(luck + rng.normal([[10.0], [20.0], [30.0]], 1, (3, 5)))
+    one = dataclasses.replace(one, nominal_returns=luck + rng.normal(40, 1, 5))
+    bounds = one.intervals(level=0.9)
+    oracle = functools.partial(scipy.stats.ttest_1samp, popmean=0)
+    for name, values in {
+        "nominal": one.nominal_returns,
+        "mean": one.returns.mean(axis=0),
+        "mean change": one.returns.mean(axis=0) - one.nominal_returns,
+    }.items():
+        assert bounds[name] == pytest.approx(oracle(values).confidence_interval(0.9))
+    cells = oracle(one.returns, axis=1).confidence_interval(0.9)
+    np.testing.assert_allclose(bounds["cells"], (cells.low, cells.high))
+    assert np.diff(bounds["mean change"])[0] < 5 < 20 < np.diff(bounds["mean"])[0]
+    # the lower end is the worst cell's own, the upper one that of three cells at once
+    each = oracle(one.returns, axis=1).confidence_interval(1 - 0.1 / 3)
+    assert bounds["worst"] == pytest.approx((cells.low.min(), each.high.min()))
+    assert bounds["best"] == pytest.approx((each.low.max(), cells.high.max()))
+    assert bounds["cvar"] == pytest.approx(bounds["worst"])  # a tenth of three cells is the worst of them
+    each = oracle(one.changes, axis=1).confidence_interval(1 - 0.1 / 3)
+    assert bounds["worst change"][1] == pytest.approx(each.high.min())
+
+
+def test_the_worst_cell_is_covered_though_it_was_picked():
+    """Nine equal cells: the least mean lies below the truth, its interval does not."""
+    rng = np.random.default_rng(1)
+    reports = [made(rng.normal(size=(9, 5))) for _ in range(300)]
+    bounds = [one.intervals() for one in reports]
+    assert np.mean([one.worst for one in reports]) < -0.5
+    for name in ("worst", "best", "cvar", "mean"):
+        assert np.mean([b[name].low <= 0 <= b[name].high for b in bounds]) >= 0.94
+
+
+def test_cells_that_are_one_experiment_count_once_where_the_worst_is_picked():
+    rng = np.random.default_rng(2)
+    two = rng.normal([[0.0], [1.0]], 1, (2, 6))
+    assert made(two).intervals()["worst"] == pytest.approx(made(two[[0, 0, 0, 1, 1]]).intervals()["worst"])
+    assert made(np.full((3, 4), 7.0)).intervals()["worst"] is None
+
+
+# --- cells that are one experiment --------------------------------------------------------------------------------
+
+
+def swept(table, nominal=None, axes=("worldfriction", "torsomass")):
+    """A report over a grid `[len(first), len(second), episodes]`, or `[len(first), episodes]` of one dimension."""
+    table = np.asarray(table, float)
+    grid = np.indices(table.shape[:-1]).reshape(table.ndim - 1, -1).T * 1.0
+    flat = table.reshape(-1, table.shape[-1])
+    nominal = flat.mean(axis=0) + 0.5 if nominal is None else np.asarray(nominal, float)
+    return StressReport("p", "e", "x", "closed", axes[: table.ndim - 1], grid, flat, nominal, (0, 1))
+
+
+def remarks(report):
+    return report.notes[3:]  # after what is said of every sweep
+
+
+def test_a_perturbation_without_effect_is_no_robustness():
+    class Deaf(gymnasium.Env):
+        """Computes its gain when it is made, and so never hears of another mass."""
+
+        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+        def __init__(self):
+            self.mass, self.gain = 2.0, 0.5
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.x = self.np_random.normal(size=1).astype(np.float32)
+            return self.x, {}
+
+        def step(self, action):
+            return self.x, float(self.gain * self.x[0]), True, False, {}
+
+    one = stress(lambda o: np.zeros((len(o), 1)), Deaf, "param:mass=1..4", points=3, episodes=3)
+    (words,) = [note for note in one.notes if "no effect" in note]
+    assert words.startswith("The perturbation had no effect: in every cell every episode returns exactly")
+    assert words in one.table() and one.nominal_point == (2.0,)
+    assert not [note for note in swept([[1, 2], [1, 3]]).notes if "effect" in note]
+
+
+def test_an_axis_that_changes_nothing_is_named():
+    table = np.random.default_rng(0).normal(size=(1, 3, 2)).repeat(4, axis=0)
+    (words, cause) = remarks(swept(table))
+    assert words.startswith("worldfriction changed nothing: all its 4 values give identical returns in every episode.")
+    assert "larger friction" in cause
+    (words,) = remarks(swept(table.swapaxes(0, 1), axes=("x", "mass")))
+    assert words.startswith("mass changed nothing: all its 4 values")
+
+
+def test_columns_that_are_one_experiment_are_counted():
+    """As on Hopper, where friction below that of the foot is inert: columns 0, 1 and 2 are one."""
+    columns = np.random.default_rng(0).normal(size=(3, 5, 2))
+    words, cause = remarks(swept(columns[[0, 0, 0, 1, 2]]))
+    assert words.startswith("worldfriction: 3 of 5 values (0, 1, 2) give identical returns in every episode")
+    assert "mean and the cvar count 3 times" in words and "larger friction" in cause
+    nearly = columns[[0, 0, 0, 1, 2]]
+    nearly[1, 4, 1] += 1e-3  # in one episode of one cell
+    assert remarks(swept(nearly))[0].startswith("worldfriction: 2 of 5 values (0, 2)")
+    assert remarks(swept(columns)) == []
+    first, second = remarks(swept(columns[[0, 1, 0, 1, 2]], axes=("x", "y")))
+    assert "(0, 2)" in first and "(1, 3)" in second
+
+
+def test_cells_that_are_the_nominal_one_are_counted():
+    table = np.random.default_rng(0).normal(size=(5, 2))
+    table[1] = table[3]
+    words = remarks(swept(table, nominal=table[1], axes=("x",)))
+    assert words[-1] == "2 of 5 cells return in every episode what it returns unperturbed." and len(words) == 2
+    assert remarks(swept(table[:3], nominal=table[1])) == []  # one cell is the nominal strength itself
+
+
+def test_what_the_sweep_was_of_is_said():
+    one = stress(lazy, "CartPole-v1", "param:length=0.25..2 + observation-noise:0.2", episodes=2, points=2)
+    assert one.nominal_point == (0.5, 0.0)
+    assert one.units == ("absolute value", "standard deviation (gaussian) or radius (linf, l2)")
+    assert (
+        "at length=0.5, observation-noise=0" in one.table()
+        and "Axes: length (absolute value), observation-noise (standard" in one.table()
+    )
+    assert "2 episodes a cell with deterministic actions" in one.table()
+    drawn = stress(lazy, "CartPole-v1", "observation-noise:0.2", episodes=1, points=2, deterministic=False)
+    assert "1 episode a cell with sampled actions" in drawn.table()
+    assert "no bound for the whole range" in drawn.table() and "there are no intervals" in drawn.table()
+
+
+def test_the_parameters_of_a_robust_task_have_units():
+    one = stress(still, "Hopper-v5", "rrls:2d", episodes=1, points=2)
+    assert one.units == ("absolute coefficient", "kg") and one.nominal_point == pytest.approx((1, 3.665191))
+    axes = one.plot().axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("worldfriction (absolute coefficient)", "torsomass (kg)")
+
+
+def test_the_nominal_point_is_marked_where_it_is_in_the_picture():
+    coordinates = [[x, y] for x in (0, 1, 2) for y in (0, 1, 2)]
+    one = made(np.random.default_rng(0).normal(size=(9, 2)), coordinates)
+    for point, marked in (((1.0, 0.5), True), ((5.0, 0.5), False), ((None, 1.0), False), ((), False)):
+        figure = dataclasses.replace(one, nominal_point=point).plot()
+        assert ("nominal" in [text.get_text() for text in figure.legends[0].texts]) is marked
+        if marked:
+            assert ([1.0], [0.5]) in [(list(x.get_xdata()), list(x.get_ydata())) for x in figure.axes[0].lines]
+    line = dataclasses.replace(made([[4.0], [1.0], [3.0]]), nominal_point=(1.5,)).plot().axes[0].lines
+    assert ([1.5], [pytest.approx(8 / 3)]) in [(list(x.get_xdata()), list(x.get_ydata())) for x in line]
+
+
+def test_a_report_of_before_has_no_nominal_point():
+    text = json.loads(made([[1.0, 2.0]]).to_json())
+    old = {name: value for name, value in text.items() if name not in ("nominal_point", "units", "deterministic")}
+    one = StressReport.from_json(json.dumps(old))
+    assert (one.nominal_point, one.units, one.deterministic) == ((), (), True) and "nominal" in one.table()
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
 
 
 def test_intervals_contain_their_figures(report):
     bounds = report.intervals()
     for name in ("worst", "mean", "best", "nominal"):
-        assert bounds[name].low <= getattr(report, name) <= bounds[name].high
+        assert bounds[name].low < getattr(report, name) <= bounds[name].high
     assert bounds["cvar"].low <= report.cvar(0.1) <= bounds["cvar"].high
     assert (bounds["cells"].low <= report.cell_means).all()
     assert (report.cell_means <= bounds["cells"].high).all()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import platform
 import time
@@ -24,7 +25,8 @@ import torch
 
 from surefoot import catalogue
 from surefoot.errors import UsageError, nearest
-from surefoot.evaluate.statistics import bootstrap_interval, interquartile_mean
+from surefoot.evaluate.final import sliding_mean, training_returns
+from surefoot.evaluate.statistics import ConfidenceInterval, confidence_interval, in_brackets, interquartile_mean
 from surefoot.loops.common.run import make_learner, versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,21 +37,31 @@ Measurements = dict[str, Any]
 
 @dataclass(frozen=True)
 class Estimate:
-    """An interquartile mean over seeds with its bootstrap interval (95 %)."""
+    """An interquartile mean over seeds with its 95 % interval, without ends where one seed or equal values give none."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.value:.4g} {in_brackets(self.interval, '.4g') or '(no interval)'}"
+
+    @property
+    def interval(self) -> ConfidenceInterval | None:
+        """Both ends; `None` where there are none."""
+        return ConfidenceInterval(self.low, self.high) if math.isfinite(self.high - self.low) else None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """As a result stores it."""
+        low, high = self.interval or (None, None)
+        return {"value": self.value, "low": low, "high": high}
 
 
 def estimate(values: Sequence[float]) -> Estimate:
     """Interquartile mean over seeds and its interval; one value a seed."""
     scores = np.asarray(values, dtype=float)
-    low, high = bootstrap_interval(scores)
-    return Estimate(float(interquartile_mean(scores)), float(low), float(high))
+    low, high = confidence_interval(scores) or (-math.inf, math.inf)
+    return Estimate(float(interquartile_mean(scores)), low, high)
 
 
 def difference(method: Sequence[float], baseline: Sequence[float]) -> Estimate:
@@ -113,7 +125,7 @@ def run_claim(slug: str, seeds: int | None = None, results: Path = RESULTS) -> d
             "supported_by": made.supported_by,
             "refuted_by": made.refuted_by,
             "verdict": verdict,
-            "estimates": {name: vars(e) for name, e in estimates.items()},
+            "estimates": {name: e.to_dict() for name, e in estimates.items()},
             "measurements": measurements,
             "seeds": list(range(count)),
             "command": f"surefoot claim {slug}" + ("" if count == made.seeds else f" --seeds {seeds}"),
@@ -198,10 +210,13 @@ def metric_of(history: Sequence[Sequence[Mapping[str, Any]]], name: str) -> np.n
     return np.where(np.isnan(table), first[:, None], table)
 
 
-def final(history: Sequence[Sequence[Mapping[str, Any]]], name: str = "return", share: float = 0.2) -> list[float]:
-    """Mean of a metric over the last share of training, one number a seed."""
-    table = metric_of(history, name)
-    return table[:, -max(1, round(share * table.shape[1])) :].mean(1).tolist()
+def final(history: Sequence[Sequence[Mapping[str, Any]]]) -> list[float]:
+    """The final return of each seed, as the terminal, reports and comparisons have it (`surefoot.evaluate.final`); where
+    no episode ended in the last tenth of training, the last one known."""
+    rows = [{**row, "step": i, "seed": seed} for i, each in enumerate(history) for seed, row in enumerate(each)]
+    _, _, *returns = training_returns(rows)
+    known = [row[np.isfinite(row)] for row in sliding_mean(*returns)]
+    return [float(row[-1]) if row.size else 0.0 for row in known]
 
 
 def area(history: Sequence[Sequence[Mapping[str, Any]]], name: str = "return") -> list[float]:

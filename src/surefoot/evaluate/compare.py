@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,29 @@ from typing import Any
 import numpy as np
 
 from surefoot.errors import UsageError
+from surefoot.evaluate.final import OF_EPISODES, definition, sliding_mean, training_returns
 from surefoot.evaluate.statistics import (
-    bootstrap_interval,
+    ConfidenceInterval,
+    confidence_interval,
     improvement_interval,
+    in_brackets,
     interquartile_mean,
     probability_of_improvement,
 )
+from surefoot.loops.common.kinds import Loop
 from surefoot.loops.common.run import Run
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of several learners, `[seeds, environments]` each: the mean return over the last tenth of training, and
-    over all of it (`areas`)."""
+    """Scores of several learners, `[seeds, environments]` each: the final return (`surefoot.evaluate.final`), and the
+    mean return over all of training (`areas`)."""
 
     envs: tuple[str, ...]
     seeds: tuple[int, ...]
     scores: Mapping[str, np.ndarray]
     areas: Mapping[str, np.ndarray]
+    measured: str = OF_EPISODES  # what the final return is
 
     def normalised(self) -> dict[str, np.ndarray]:
         """Scores scaled in each environment so that 0 is the worst and 1 the best run of any learner."""
@@ -37,19 +42,19 @@ class Comparison:
         return {name: (s - low) / np.where(span > 0, span, 1) for name, s in self.scores.items()}
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a learner: interquartile mean with its interval, area, and P(improvement) over the first learner."""
+        """One row a learner: interquartile mean, area, and P(improvement) over the first learner, with intervals over
+        seeds; `None` for ends that there are not, as of one seed or of scores that do not differ."""
         first = next(iter(self.scores))
         single = len(self.envs) == 1
         scores = dict(self.scores) if single else self.normalised()
         rows = []
         for name, values in scores.items():
-            low, high = map(float, bootstrap_interval(values)) if len(values) > 1 else (None, None)
+            low, high = confidence_interval(values) or (None, None)
             row = {"learner": name, "iqm": float(interquartile_mean(values)), "low": low, "high": high}
             row["area"] = float(self.areas[name].mean()) if single else None
             if name != first:
                 row["improves"] = probability_of_improvement(values, scores[first])
-                both = map(float, improvement_interval(values, scores[first])) if len(values) > 1 else (None, None)
-                row["improves_low"], row["improves_high"] = both
+                row["improves_low"], row["improves_high"] = improvement_interval(values, scores[first]) or (None, None)
             rows.append(row)
         return rows
 
@@ -57,17 +62,19 @@ class Comparison:
         """The comparison as text."""
         first = next(iter(self.scores))
         width = max(18, *map(len, self.scores)) + 2
-        unit = "return" if len(self.envs) == 1 else "normalised return"
-        lines = [
-            f"{', '.join(self.envs)} · {len(self.seeds)} seeds · {unit} over the last tenth, 95 % bootstrap interval"
-        ]
+        unit = "final return" if len(self.envs) == 1 else "normalised final return"
+        lines = [f"{', '.join(self.envs)} · {len(self.seeds)} seeds · {unit}, 95 % intervals over seeds"]
         lines.append(f"{'learner':<{width}}{'IQM':>10}  {'interval':<24}P(better than {first})")
         for row in self.rows():
             better = ""
             if "improves" in row:
-                better = f"{row['improves']:.2f}{_interval(row['improves_low'], row['improves_high'], '.2f')}"
-            interval = _interval(row["low"], row["high"], ".4g").strip() or "needs 2 seeds"
+                better = f"{row['improves']:.2f} {_bounds(row, 'improves_low', 'improves_high', '.2f')}"
+            missing = "needs 2 seeds" if len(self.seeds) < 2 else "none: scores do not differ"
+            interval = _bounds(row, "low", "high", ".4g") or missing
             lines.append(f"{row['learner']:<{width}}{row['iqm']:>10.4g}  {interval:<24}{better}".rstrip())
+        lines.append(f"Final return: {self.measured}.")
+        if len(self.envs) > 1:
+            lines.append("Normalised: 0 is the worst and 1 the best run of this comparison in each environment.")
         return "\n".join(lines)
 
     def save(self, path: Path) -> Path:
@@ -75,6 +82,7 @@ class Comparison:
         data = {
             "envs": self.envs,
             "seeds": self.seeds,
+            "measured": self.measured,
             "scores": {name: s.tolist() for name, s in self.scores.items()},
             "areas": {name: s.tolist() for name, s in self.areas.items()},
             "rows": self.rows(),
@@ -83,8 +91,22 @@ class Comparison:
         return path
 
 
-def _interval(low: float | None, high: float | None, form: str) -> str:
-    return "" if low is None or high is None else f" [{low:{form}}, {high:{form}}]"
+def _bounds(row: Mapping[str, Any], low: str, high: str, form: str) -> str:
+    return "" if row[low] is None else in_brackets(ConfidenceInterval(row[low], row[high]), form)
+
+
+def shares(place: Path, seeds: Sequence[int], kind: Loop) -> Iterator[tuple[Run, list[int]]]:
+    """The runs that train `seeds` under a place's name, and the seeds of each. Of a kind that trains many seeds at once
+    what a run found there lacks is the share of a further one; of others every seed has a run of its own."""
+    left, path = [*seeds], place
+    while left:
+        share = left if kind.many_seeds else left[:1]
+        run = Run(path if kind.many_seeds else place.with_name(f"{place.name}-{left[0]}"))
+        if run.started and (have := run.config["seeds"]) == left[: len(have)]:
+            share = have
+        yield run, share
+        left = left[len(share) :]
+        path = place.with_name(f"{place.name}-from-seed-{left[0]}") if left else path
 
 
 def check_same(run: Run, asked: Mapping[str, Any]) -> None:
@@ -96,13 +118,15 @@ def check_same(run: Run, asked: Mapping[str, Any]) -> None:
         raise UsageError(f"{run.path} holds a run with {other}; asked for is {wanted}. Give another out, or remove it.")
 
 
-def compare_runs(runs: Mapping[str, Sequence[Run]], share: float = 0.1) -> Comparison:
+def compare_runs(runs: Mapping[str, Sequence[Run]]) -> Comparison:
     """The comparison of finished runs: of each learner in each environment one run, or several that share the seeds.
 
     Raises:
         UsageError: they differ in environments or seeds, or a seed has not ended a single episode.
     """
-    scored = {name: _scored(each, share) for name, each in runs.items()}
+    rows = {run.path: run.metrics() for each in runs.values() for run in each}
+    measured = sorted({definition(found) for found in rows.values()})
+    scored = {name: _scored(each, rows) for name, each in runs.items()}
     envs = {name: tuple(found) for name, found in scored.items()}
     seeds = {tuple(each) for found in scored.values() for each in found.values()}
     if len(set(envs.values())) != 1 or len(seeds) != 1:
@@ -111,32 +135,23 @@ def compare_runs(runs: Mapping[str, Sequence[Run]], share: float = 0.1) -> Compa
         )
     tables = {name: np.array([list(each.values()) for each in found.values()]) for name, found in scored.items()}
     scores, areas = ({name: table[:, :, i].T for name, table in tables.items()} for i in (0, 1))
-    return Comparison(next(iter(envs.values())), next(iter(seeds)), scores, areas)
+    return Comparison(next(iter(envs.values())), next(iter(seeds)), scores, areas, "; ".join(measured))
 
 
-def _returns(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """The mean return of every iteration `[seeds, iterations]`, and of how many episodes: those that ended in it alone,
-    where "return_mean" looks back over many."""
-    episodes = run.curve("episodes")[1]
-    if np.isnan(episodes).all():
-        table = run.curve("return_mean")[1]
-        return table, np.where(np.isnan(table), 0.0, 1.0)
-    table = run.curve("return")[1]
-    return table, np.where(np.isnan(table), 0.0, np.diff(episodes, prepend=0))
-
-
-def _scored(runs: Sequence[Run], share: float) -> dict[str, dict[int, tuple[float, float]]]:
-    """By environment and seed: the mean return over the last `share` of training, and over all of it."""
+def _scored(
+    runs: Sequence[Run], rows: Mapping[Path, Sequence[Mapping[str, Any]]]
+) -> dict[str, dict[int, tuple[float, float]]]:
+    """By environment and seed: the final return, and the mean return over all of training."""
     found: dict[str, dict[int, tuple[float, float]]] = {}
     for run in runs:
-        table, count = _returns(run)
-        last = slice(-max(1, round(share * table.shape[1])), None)
-        if not count[:, last].sum(1).all():
+        seeds, _, table, weight = training_returns(rows[run.path])
+        final = sliding_mean(table, weight)[:, -1:]
+        if not seeds or np.isnan(final).any():
             raise UsageError(
-                f"No episode ended in the last {share:.0%} of training in a seed of {run.path}, so it has no return "
-                "there; train for more steps."
+                f"No episode ended in the last tenth of training in a seed of {run.path}, so it has no final return;"
+                " train for more steps."
             )
-        scores = (np.nan_to_num(table) * count)[:, last].sum(1) / count[:, last].sum(1)
-        means = zip(scores.tolist(), np.nanmean(table, axis=1).tolist(), strict=True)
-        found.setdefault(run.config["env"]["env"], {}).update(zip(run.config["seeds"], means, strict=True))
+        means = zip(final[:, 0].tolist(), np.nanmean(table, axis=1).tolist(), strict=True)
+        by_seed = dict(zip(seeds, means, strict=True))
+        found.setdefault(run.config["env"]["env"], {}).update({seed: by_seed[seed] for seed in run.config["seeds"]})
     return found

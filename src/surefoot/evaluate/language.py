@@ -11,7 +11,7 @@ import torch
 
 from surefoot.envs.language import resolve
 from surefoot.errors import UsageError
-from surefoot.evaluate.statistics import bootstrap_interval, mean
+from surefoot.evaluate.statistics import share_interval
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.sequences import join
 from surefoot.seeding import MAX_SEED, check_seed
@@ -21,7 +21,8 @@ BATCH = 256  # completions that are written together
 
 @dataclass(frozen=True)
 class LanguageReport:
-    """What a model writes for held-out examples. Intervals are 95 % bootstrap intervals over the examples."""
+    """What a model writes for held-out examples. Intervals (95 %) are over the examples: exact for
+    the accuracy, and for pass@k of as many effective trials as its variance has (`statistics.share_interval`)."""
 
     task: str
     examples: int
@@ -108,9 +109,9 @@ def evaluate_language(
         examples=examples,
         seed=seed,
         accuracy=float(right.mean()),
-        accuracy_interval=_interval(right, seed),
+        accuracy_interval=tuple(share_interval(right)),
         pass_at={one: float(x.mean()) for one, x in passed.items()},
-        pass_at_interval={one: _interval(x, seed) for one, x in passed.items()},
+        pass_at_interval={one: tuple(share_interval(x)) for one, x in passed.items()},
         reward=float(np.mean(rewards)),
         length=float(np.mean(lengths)),
         truncated=1 - float(np.mean(finished)),
@@ -129,8 +130,3 @@ def pass_at_k(solved: np.ndarray, samples: int, k: int) -> np.ndarray:
     # C(n−c, k)/C(n, k) = Π_{i=n−c+1}^{n} (1 − k/i)
     product = np.array([np.prod(factors[int(f) :]) if f >= k else 0.0 for f in failed])
     return 1 - product
-
-
-def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
-    low, high = bootstrap_interval(values, mean, seed=seed)
-    return float(low), float(high)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from surefoot.errors import UsageError
-from surefoot.evaluate.statistics import bootstrap_interval, interquartile_mean, performance_profile, profile_interval
+from surefoot.evaluate.statistics import confidence_band, interquartile_mean, performance_profile, profile_interval
 
 # Okabe and Ito, "Color Universal Design" (2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -35,6 +35,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "surefoot",
 }
 WORST = "#D55E00"
+TICKS = 6  # labels at most along an axis of a heat map, so that they do not run into each other
 
 
 def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
@@ -52,7 +53,7 @@ def learning_curves(
     y: str = "return",
     level: float = 0.95,
 ) -> Figure:
-    """Per name: steps `[t]` and scores `[runs, t]`; the interquartile mean over runs, in its bootstrap band."""
+    """Per name: steps `[t]` and scores `[runs, t]`; the interquartile mean over runs in its interval at each step."""
     if not curves:
         raise UsageError("curves is empty; give at least one name with (steps [t], scores [runs, t]).")
     figure, axes = _axes(title, x, y)
@@ -62,10 +63,9 @@ def learning_curves(
             raise UsageError(
                 f"curves[{name!r}]: steps {steps.shape} and scores {scores.shape} must be [t] and [runs, t]."
             )
-        (line,) = axes.plot(steps, [float(interquartile_mean(column)) for column in scores.T], label=name)
+        (line,) = axes.plot(steps, interquartile_mean(scores.T[:, :, None]), label=name)
         if len(scores) > 1:
-            ends = [bootstrap_interval(column, level=level, resamples=500) for column in scores.T]
-            low, high = np.array(ends).T
+            low, high = confidence_band(scores, interquartile_mean, level=level)
             axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     axes.legend()
     return figure
@@ -77,12 +77,13 @@ def heat_map(
     y: ArrayLike,
     values: ArrayLike,
     *,
+    nominal: tuple[float, float] | None = None,
     title: str = "",
     xlabel: str = "",
     ylabel: str = "",
     label: str = "",
 ) -> Figure:
-    """`values [len(x), len(y)]` over two axes; the smallest one is marked."""
+    """`values [len(x), len(y)]` over two axes; the smallest one is marked, and the nominal point if it lies inside."""
     x, y, values = np.asarray(x, np.float64), np.asarray(y, np.float64), np.asarray(values, np.float64)
     if values.shape != (len(x), len(y)):
         raise UsageError(f"values has shape {values.shape}; it must be [len(x), len(y)] = {(len(x), len(y))}.")
@@ -101,10 +102,15 @@ def heat_map(
         linestyle="none",
         label=f"worst: {values[i, j]:g}",
     )
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    if nominal is not None and left <= nominal[0] <= right and low <= nominal[1] <= high:
+        ring: Any = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": "none"}
+        axes.plot(*nominal, **ring, markeredgecolor="white", markeredgewidth=3.5)
+        axes.plot(*nominal, **ring, markeredgecolor="black", markeredgewidth=1.5, label="nominal")
     for ticks, places in ((axes.set_xticks, x), (axes.set_yticks, y)):
-        if len(places) <= 10:
-            ticks(places)
-    figure.legend(loc="outside lower right")
+        shown = places[:: -(-len(places) // TICKS)]
+        ticks(shown, [f"{place:.3g}" for place in shown])
+    figure.legend(loc="outside lower right", ncols=2)
     return figure
 
 
@@ -115,11 +121,13 @@ def curve(
     band: tuple[ArrayLike, ArrayLike] | None = None,
     *,
     nominal: float | None = None,
+    nominal_at: float | None = None,
     title: str = "",
     xlabel: str = "",
     ylabel: str = "return",
 ) -> Figure:
-    """`values [n]` over `x [n]` with a band; the smallest one is marked, the nominal value is a dashed line."""
+    """`values [n]` over `x [n]` with a band; the smallest one is marked, the nominal value is a dashed line, and a ring
+    at its place if that lies among `x`."""
     x, values = np.asarray(x, np.float64), np.asarray(values, np.float64)
     figure, axes = _axes(title, xlabel, ylabel)
     axes.plot(x, values, marker="o", markersize=4)
@@ -127,6 +135,8 @@ def curve(
         axes.fill_between(x, np.asarray(band[0]), np.asarray(band[1]), color=COLOURS[0], alpha=0.2, linewidth=0)
     if nominal is not None:
         axes.axhline(nominal, color="#555555", linestyle="--", linewidth=1.2, label=f"nominal: {nominal:g}")
+        if nominal_at is not None and x.min() <= nominal_at <= x.max():
+            axes.plot(nominal_at, nominal, "o", markersize=9, markerfacecolor="none", markeredgecolor="#555555")
     worst = int(values.argmin())
     axes.plot(x[worst], values[worst], "X", markersize=12, color=WORST, label=f"worst: {values[worst]:g}")
     axes.legend()
@@ -137,7 +147,7 @@ def curve(
 def profiles(
     scores: Mapping[str, ArrayLike], thresholds: Sequence[float] | np.ndarray, *, title: str = "", x: str = "score"
 ) -> Figure:
-    """Performance profiles: per name, the share of `[runs, tasks]` above each threshold, in its bootstrap band."""
+    """Performance profiles: per name, the share of `[runs, tasks]` above each threshold, in its exact band."""
     figure, axes = _axes(title, x, "share of runs above")
     for name, values in scores.items():
         (line,) = axes.plot(thresholds, performance_profile(values, thresholds), label=name)

@@ -13,6 +13,8 @@ from typing import Any
 from surefoot import catalogue
 from surefoot.errors import UsageError
 from surefoot.evaluate import plots
+from surefoot.evaluate.final import definition, final_returns, sliding_mean, training_returns
+from surefoot.evaluate.statistics import confidence_interval, in_brackets, mean
 from surefoot.evaluate.stress import StressReport
 from surefoot.loops.common.run import Run
 
@@ -101,15 +103,9 @@ def _stress(path: Path) -> Iterator[str]:
         raise UsageError(
             f"{path} is no stress report ({error!r}); remove it, and run surefoot stress again."
         ) from error
-    bounds = report.intervals(tail=TAIL) if len(report.seeds) > 1 else {}
-    values = {"nominal": report.nominal, "mean": report.mean, "cvar": report.cvar(TAIL), "worst": report.worst}
-    names = {"nominal": "undisturbed", "mean": "mean of all cells", "cvar": f"mean of the worst {TAIL:.0%}"}
-    where = ", ".join(f"{name}={number(value)}" for name, value in report.worst_cell.items())
-    names["worst"] = f"worst cell, at {where}"
     rows = []
-    for key, value in values.items():
-        interval = f" [{number(bounds[key].low)}, {number(bounds[key].high)}]" if bounds else ""
-        rows.append((names[key], number(value) + interval))
+    for name, value, interval, remark in report.figures(TAIL):
+        rows.append((f"{name}, {remark}" if remark else name, f"{number(value)} {interval}".rstrip()))
     figure = report.plot()
     figure.set_size_inches(4.6, 3.6)  # as drawn, letters are legible at the width of a phone
     figure.axes[0].set_title("", loc="left")  # the heading says it, and can break over lines
@@ -118,13 +114,18 @@ def _stress(path: Path) -> Iterator[str]:
 
 
 def _training(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    returns = curves(rows, "return_mean")
-    if returns:
-        last = [curve[-1][1] for curve in returns.values()]
-        seeds = f"Mean over {len(last)} seeds" if len(last) > 1 else "One seed"
-        yield "<h2>Learning curve</h2>\n" + chart(returns.values(), "Mean return over steps")
-        final = f"{seeds} at the end: {number(sum(last) / len(last))}."
-        yield f'<p class="faint">Mean return over steps. {final}</p>\n'
+    seeds, steps, *returns = training_returns(rows)
+    means = sliding_mean(*returns) if seeds else []
+    lines = [[(x, y) for x, y in zip(steps.tolist(), line) if math.isfinite(y)] for line in means]
+    if lines := [line for line in lines if line]:
+        label = "Mean training return in a sliding window of a tenth of the iterations"
+        yield "<h2>Learning curve</h2>\n" + chart(lines, label)
+        last = [value for value in final_returns(rows).values() if math.isfinite(value)]
+        final = ", ".join(map(number, last)) or "no episode ended in the last tenth of training"
+        if len(last) > 1:
+            final = f"{number(sum(last) / len(last))} {in_brackets(confidence_interval(last, mean), '.4g')}".rstrip()
+            final += f", mean of {len(last)} seeds ({', '.join(map(number, last))})"
+        yield f'<p class="faint">{label}. Final return ({definition(rows)}): {final}.</p>\n'
     shown = {name: found for name in DIAGNOSTICS if (found := curves(rows, name))}
     if shown:
         yield "<h2>Diagnostics</h2>\n"

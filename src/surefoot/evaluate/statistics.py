@@ -1,26 +1,48 @@
-"""Honest figures from few runs: robust aggregates, bootstrap intervals, tail means, exact proportions.
+"""Statistics of few runs: robust aggregates, intervals that cover what they say, tail means, exact proportions.
 
-Scores are arrays `[runs, tasks]`; a flat array `[runs]` is one task. A *statistic* maps `[..., runs, tasks]` to
-`[...]`, so that a whole bootstrap is one call. The aggregates and the stratified bootstrap are those of Agarwal et al.,
-"Deep Reinforcement Learning at the Edge of the Statistical Precipice" (arXiv:2108.13264).
+Scores are arrays `[runs, tasks]`; a flat array `[runs]` is one task. Tasks are different environments, not the episodes
+of one run. A *statistic* maps `[..., runs, tasks]` to `[...]`. The aggregates are those of Agarwal et al., "Deep
+Reinforcement Learning at the Edge of the Statistical Precipice" (arXiv:2108.13264). Their percentile bootstrap is not
+used: of 2, 3, 5 and 10 runs its "95 %" interval holds the true mean in 50, 75, 84 and 90 % of all cases.
+
+What is called a 95 % interval here is, over runs that are independent draws,
+
+- for a **mean**: Student's t over runs (each run's mean over tasks is one value), exact under normality;
+- for an **interquartile mean**: that of a trimmed mean with its winsorised variance (Tukey and McLaughlin 1963, Yuen
+  1974), or the ordinary one below 6 scores, with a critical value simulated for normal scores of that many runs and
+  tasks;
+- for **any other statistic**: Student's t with the standard error of a jackknife that leaves out one run at a time;
+- for a **share** and for **P(better)**: exact binomial (Clopper and Pearson 1934), hence conservative, never [0, 0] or
+  [1, 1].
+
+On normal scores each covers at least 94 % from 2 to 30 runs. On exponential ones, as skewed as returns rarely are, the
+mean's covers 88 % of 3 to 6 runs, 90 % of 10 and 93 % of 30, the interquartile mean's 93 to 94 % from 4 runs on;
+docs/statistics.md has the table.
+
+There is no interval (`None`) from one run and from values that do not differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta
+from scipy.special import betaincinv
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from surefoot.errors import UsageError
-from surefoot.seeding import check_seed, numpy_stream
+from surefoot.seeding import numpy_stream
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
 
-_CHUNK = 2**22  # numbers held by one piece of a bootstrap: 32 MiB
+_SIMULATED = 1_000_000  # normal numbers drawn for one critical value
+_APART = 1e3  # standard deviations between tasks that do not overlap
+_ROUNDING = 1e-12  # of the largest score: what differs by less does not differ
 
 
 class ConfidenceInterval(NamedTuple):
@@ -31,8 +53,17 @@ class ConfidenceInterval(NamedTuple):
 
 
 def numbers(name: str, values: ArrayLike) -> Array:
-    """`values` as float64, refused when empty or not finite."""
-    array = np.asarray(values, dtype=np.float64)
+    """`values` as float64; refused when they are not numbers, ragged, empty or not finite."""
+    try:
+        given = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UsageError(f"{name} is not an array of numbers ({error}); rows must have equal lengths.") from error
+    if given.dtype.kind not in "biuf":
+        raise UsageError(
+            f"{name} is not an array of numbers: {type(values).__name__} became {given.dtype} of shape {given.shape}."
+            " Give numbers in an array or in nested lists of equal lengths."
+        )
+    array = given.astype(np.float64)
     if array.size == 0:
         raise UsageError(f"{name} is empty (shape {array.shape}); give at least one score.")
     if not np.isfinite(array).all():
@@ -53,15 +84,12 @@ def _matrix(name: str, values: ArrayLike) -> Array:
 
 def fraction(name: str, value: float) -> float:
     """The value, if it is a number between 0 and 1; a `UsageError` otherwise."""
-    if not 0 < value < 1:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < 1:
         raise UsageError(f"{name}={value!r} is not allowed; it must be a number in (0, 1), for example 0.95.")
-    return value
+    return float(value)
 
 
-def _quantiles(samples: Array, level: float) -> ConfidenceInterval:
-    tail = (1 - level) / 2
-    low, high = np.quantile(samples, [tail, 1 - tail], axis=0)
-    return ConfidenceInterval(low if np.ndim(low) else float(low), high if np.ndim(high) else float(high))
+# --- aggregates --------------------------------------------------------------------------------------------------
 
 
 def interquartile_mean(scores: ArrayLike) -> Array:
@@ -90,36 +118,132 @@ def optimality_gap(scores: ArrayLike, target: float = 1.0) -> Array:
     return target - np.minimum(_matrix("scores", scores), target).mean(axis=(-2, -1))
 
 
-def bootstrap_interval(
-    scores: ArrayLike,
-    statistic: Statistic = interquartile_mean,
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> ConfidenceInterval:
-    """Percentile bootstrap interval of a statistic of `scores [runs, tasks]`; runs are resampled within each task.
+# --- intervals ---------------------------------------------------------------------------------------------------
 
-    Tasks are fixed, not resampled: the interval answers what other runs would have shown on these tasks. `statistic`
-    maps `[..., runs, tasks]` to `[...]`. The same seed gives the same interval.
+
+def confidence_interval(
+    scores: ArrayLike, statistic: Statistic = interquartile_mean, *, level: float = 0.95
+) -> ConfidenceInterval | None:
+    """The interval of a statistic of `scores [runs, tasks]` over runs; tasks are fixed.
+
+    Which interval it is, what it covers, and when there is none (`None`): see the module. `statistic` maps
+    `[..., runs, tasks]` to `[...]`. The mean of scores that are all 0 or 1, with both among them, is a share.
     """
     matrix = _matrix("scores", scores)
     if matrix.ndim != 2:
         raise UsageError(f"scores has shape {matrix.shape}; it must be [runs, tasks] or [runs].")
     fraction("level", level)
-    rng = _stream(resamples, seed)
-    runs, tasks = matrix.shape
-    task = np.arange(tasks)
-    pieces = []
-    for count in _chunks(resamples, matrix.size):
-        drawn = statistic(matrix[rng.integers(runs, size=(count, runs, tasks)), task])
-        if np.shape(drawn) != (count,):
-            raise UsageError(
-                f"statistic={statistic!r} returned shape {np.shape(drawn)} for input {(count, runs, tasks)}; it must"
-                " reduce the last two axes and keep the first, as statistics.mean does."
-            )
-        pieces.append(drawn)
-    return _quantiles(np.concatenate(pieces), level)
+    if len(matrix) > 1 and statistic is mean and matrix.shape[1] == 1 and set(matrix.flat) == {0.0, 1.0}:
+        return share_interval(matrix[:, 0], level=level)
+    low, high = _ends(matrix, statistic, level)
+    return ConfidenceInterval(float(low), float(high)) if low < high else None
+
+
+def confidence_band(scores: ArrayLike, statistic: Statistic = mean, *, level: float = 0.95) -> ConfidenceInterval:
+    """The interval at every place of `scores [runs, places]`, each by itself: arrays `[places]`, NaN for none."""
+    matrix = _matrix("scores", scores)
+    if matrix.ndim != 2:
+        raise UsageError(f"scores has shape {matrix.shape}; it must be [runs, places].")
+    low, high = _ends(matrix.T[:, :, None], statistic, fraction("level", level))
+    none = ~(low < high)
+    return ConfidenceInterval(np.where(none, np.nan, low), np.where(none, np.nan, high))
+
+
+def _ends(scores: Array, statistic: Statistic, level: float) -> tuple[Array, Array]:
+    """The ends for `scores [..., runs, tasks]`; where there is no interval, NaN or both equal."""
+    runs, tasks = scores.shape[-2:]
+    value = statistic(scores)
+    if np.shape(value) != scores.shape[:-2]:
+        raise UsageError(
+            f"statistic={statistic!r} returned shape {np.shape(value)} for input {scores.shape}; it must reduce the"
+            " last two axes and keep the others, as statistics.mean does."
+        )
+    if runs < 2:
+        none = np.full(np.shape(value), np.nan)
+        return none, none
+    trimmed = statistic is interquartile_mean
+    if trimmed:
+        error = _trimmed_error(scores)
+    else:
+        error = standard_error(scores) if statistic is mean else _jackknife_error(scores, statistic)
+    half = error * _critical(runs, tasks if trimmed else 1, level, trimmed)
+    half = np.where(half > _ROUNDING * np.abs(scores).max(axis=(-2, -1)), half, 0.0)
+    return value - half, value + half
+
+
+def standard_error(scores: Array) -> Array:
+    """The standard error over runs of the mean of `scores [..., runs, tasks]`."""
+    return scores.mean(-1).std(-1, ddof=1) / np.sqrt(scores.shape[-2])
+
+
+def _trimmed_error(scores: Array) -> Array:
+    """That of the interquartile mean: scores outside the middle half count as its nearest end, run by run; as they are
+    where the middle half is too few to tell the spread."""
+    count = scores.shape[-2] * scores.shape[-1]
+    cut = count // 4
+    if count - 2 * cut < 4:
+        return standard_error(scores)
+    flat = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
+    low, high = (flat[..., place, None, None] for place in (cut, count - cut - 1))
+    return standard_error(np.clip(scores, low, high)) * count / (count - 2 * cut)
+
+
+def _jackknife_error(scores: Array, statistic: Statistic) -> Array:
+    runs = scores.shape[-2]
+    without = np.stack([statistic(np.delete(scores, i, axis=-2)) for i in range(runs)], axis=-1)
+    return without.std(-1) * np.sqrt(runs - 1)
+
+
+@cache
+def _critical(runs: int, tasks: int, level: float, trimmed: bool) -> float:
+    """How many standard errors reach to the ends: Student's t or, for the interquartile mean, what normal scores need,
+    whether the tasks lie together or far apart."""
+    if not trimmed or runs * tasks < 4:  # then nothing is cut
+        return float(student.ppf((1 + level) / 2, runs - 1))
+    needed = []
+    for index, apart in enumerate((0.0, _APART)[: min(tasks, 2)]):
+        rng = numpy_stream(0, f"critical value {tasks}", 2 * runs + index)
+        drawn = rng.standard_normal((max(2000, min(20_000, _SIMULATED // (runs * tasks))), runs, tasks))
+        drawn += apart * (np.arange(tasks) - (tasks - 1) / 2)
+        needed.append(np.quantile(np.abs(interquartile_mean(drawn)) / _trimmed_error(drawn), level))
+    return float(max(needed))
+
+
+def clopper_pearson(successes: float, trials: float, level: float = 0.95) -> ConfidenceInterval:
+    """Exact binomial interval of a success rate: covers the true rate with probability at least `level`.
+
+    Between whole numbers it is continuous, which a share of effective trials needs.
+    """
+    numeric = all(isinstance(x, (int, float, np.number)) and not isinstance(x, bool) for x in (successes, trials))
+    if not numeric or trials < 1 or not 0 <= successes <= trials:
+        raise UsageError(
+            f"successes={successes!r}, trials={trials!r} is not allowed; 0 <= successes <= trials, trials >= 1."
+        )
+    tail = (1 - fraction("level", level)) / 2
+    low = 0.0 if successes == 0 else float(betaincinv(successes, trials - successes + 1, tail))
+    high = 1.0 if successes == trials else float(betaincinv(successes + 1, trials - successes, 1 - tail))
+    return ConfidenceInterval(low, high)
+
+
+def share_interval(shares: ArrayLike, *, level: float = 0.95) -> ConfidenceInterval:
+    """Interval of the mean of `shares [n]`, each in [0, 1]: exact where they are 0 or 1.
+
+    Shares in between (the chance that one of k samples solves an example) vary less, and count as more trials: as many
+    as would give a mean of that variance, discounted for the variance being estimated (Korn and Graubard 1998).
+    """
+    values = numbers("shares", shares)
+    if values.ndim != 1 or values.min() < 0 or values.max() > 1:
+        raise UsageError(f"shares has shape {values.shape} in [{values.min()}, {values.max()}]; give [n] in [0, 1].")
+    fraction("level", level)
+    count, middle, spread = len(values), float(values.mean()), float(values.var(ddof=min(1, len(values) - 1)))
+    trials = float(count)
+    if count > 1 and spread > 0:
+        discount = norm.ppf((1 + level) / 2) / student.ppf((1 + level) / 2, count - 1)
+        trials = max(trials, count * middle * (1 - middle) / spread * float(discount) ** 2)
+    return clopper_pearson(min(middle * trials, trials), trials, level)
+
+
+# --- one learner against another ---------------------------------------------------------------------------------
 
 
 def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
@@ -127,73 +251,20 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
     return float(_wins(x, y).mean())
 
 
-def improvement_interval(
-    x: ArrayLike, y: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> ConfidenceInterval:
-    """Stratified bootstrap interval of `probability_of_improvement`; the runs of both are resampled independently."""
+def improvement_interval(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> ConfidenceInterval | None:
+    """Interval of `probability_of_improvement`; `None` where a side has one run.
+
+    The exact interval of a share of as many independent pairs as the smaller side has runs, in every task. No pair of
+    distributions gives the estimate a larger variance than such a share has (van Dantzig 1951), so that it is
+    conservative: measured, it covers 97 % and more. Three runs that all beat three others give [0.29, 1].
+    """
     wins = _wins(x, y)
     fraction("level", level)
-    rng = _stream(resamples, seed)
-    tasks, runs_x, runs_y = wins.shape
-    pieces = []
-    for count in _chunks(resamples, wins.size):
-        drawn_x = rng.multinomial(runs_x, np.full(runs_x, 1 / runs_x), size=(count, tasks))
-        drawn_y = rng.multinomial(runs_y, np.full(runs_y, 1 / runs_y), size=(count, tasks))
-        won = (np.einsum("bti,tij->btj", drawn_x, wins) * drawn_y).sum(axis=(1, 2))
-        pieces.append(won / wins.size)
-    return _quantiles(np.concatenate(pieces), level)
-
-
-def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Array:
-    """Share of runs and tasks with a score above each threshold: `[runs, tasks], [k] -> [k]`."""
-    return _above(scores, thresholds).mean(axis=(0, 1))
-
-
-def profile_interval(
-    scores: ArrayLike, thresholds: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> ConfidenceInterval:
-    """Pointwise stratified bootstrap band of `performance_profile`: arrays `[k]`."""
-    above = _above(scores, thresholds)
-    fraction("level", level)
-    rng = _stream(resamples, seed)
-    runs, tasks, _ = above.shape
-    pieces = []
-    for count in _chunks(resamples, above.size):
-        drawn = rng.multinomial(runs, np.full(runs, 1 / runs), size=(count, tasks)).astype(np.float64)
-        pieces.append(np.einsum("btr,rtk->bk", drawn, above, optimize=True) / (runs * tasks))
-    return _quantiles(np.concatenate(pieces), level)
-
-
-def cvar(values: ArrayLike, level: float) -> float:
-    """Mean of the worst (smallest) share `level` of `values`, any shape, flattened; `level` in (0, 1].
-
-    When `level * n` is not whole, the next smallest value enters with the fraction that is missing, so the result is
-    continuous in `level`; level 1 is the mean, and a level up to 1/n is the minimum.
-    """
-    array = np.sort(numbers("values", values), axis=None)
-    if not 0 < level <= 1:
-        raise UsageError(
-            f"level={level!r} is not allowed; it must be a number in (0, 1], the share of worst values to average."
-        )
-    return float(tail_weights(array.size, level) @ array)
-
-
-def tail_weights(count: int, level: float) -> Array:
-    """The weights `[count]`, summing to 1, that `cvar` gives to values sorted upwards."""
-    weight = np.clip(level * count - np.arange(count), 0, 1)
-    return weight / weight.sum()
-
-
-def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> ConfidenceInterval:
-    """Exact binomial interval of a success rate: covers the true rate with probability at least `level`."""
-    if trials < 1 or not 0 <= successes <= trials:
-        raise UsageError(
-            f"successes={successes!r}, trials={trials!r} is not allowed; 0 <= successes <= trials, trials >= 1."
-        )
-    tail = (1 - fraction("level", level)) / 2
-    low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, trials - successes + 1))
-    high = 1.0 if successes == trials else float(beta.ppf(1 - tail, successes + 1, trials - successes))
-    return ConfidenceInterval(low, high)
+    tasks, fewest = len(wins), min(wins.shape[1:])
+    if fewest < 2:
+        return None
+    trials = tasks * fewest
+    return clopper_pearson(float(wins.mean()) * trials, trials, level)
 
 
 def _wins(x: ArrayLike, y: ArrayLike) -> Array:
@@ -207,6 +278,22 @@ def _wins(x: ArrayLike, y: ArrayLike) -> Array:
     return (np.sign(difference) + 1) / 2
 
 
+# --- profiles and tails ------------------------------------------------------------------------------------------
+
+
+def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Array:
+    """Share of runs and tasks with a score above each threshold: `[runs, tasks], [k] -> [k]`."""
+    return _above(scores, thresholds).mean(axis=(0, 1))
+
+
+def profile_interval(scores: ArrayLike, thresholds: ArrayLike, *, level: float = 0.95) -> ConfidenceInterval:
+    """Pointwise exact band of `performance_profile`, every run in every task one trial: arrays `[k]`."""
+    above = _above(scores, thresholds)
+    trials = above.shape[0] * above.shape[1]
+    bounds = [clopper_pearson(float(count), trials, level) for count in above.sum(axis=(0, 1))]
+    return ConfidenceInterval(*(np.array(end) for end in zip(*bounds, strict=True)))
+
+
 def _above(scores: ArrayLike, thresholds: ArrayLike) -> Array:
     matrix = _matrix("scores", scores)
     cuts = numbers("thresholds", thresholds)
@@ -217,14 +304,56 @@ def _above(scores: ArrayLike, thresholds: ArrayLike) -> Array:
     return (matrix[:, :, None] > cuts).astype(np.float64)
 
 
-def _stream(resamples: int, seed: int) -> np.random.Generator:
-    if isinstance(resamples, bool) or not isinstance(resamples, (int, np.integer)) or resamples < 1:
+def cvar(values: ArrayLike, level: float) -> float:
+    """Mean of the worst (smallest) share `level` of `values`, any shape, flattened; `level` in (0, 1].
+
+    When `level * n` is not whole, the next smallest value enters with the fraction that is missing, so the result is
+    continuous in `level`; level 1 is the mean, and a level up to 1/n is the minimum.
+    """
+    array = np.sort(numbers("values", values), axis=None)
+    if isinstance(level, bool) or not isinstance(level, (int, float, np.number)) or not 0 < level <= 1:
         raise UsageError(
-            f"resamples={resamples!r} is not allowed; it must be a whole number of at least 1 (2000 is usual)."
+            f"level={level!r} is not allowed; it must be a number in (0, 1], the share of worst values to average."
         )
-    return numpy_stream(check_seed(seed), "bootstrap")
+    weight = np.clip(level * array.size - np.arange(array.size), 0, 1)
+    return float(weight @ array / weight.sum())
 
 
-def _chunks(resamples: int, size: int) -> list[int]:
-    step = max(1, _CHUNK // size)
-    return [min(step, resamples - start) for start in range(0, resamples, step)]
+def worst_interval(
+    scores: ArrayLike, share: float, *, level: float = 0.95, distinct: int | None = None
+) -> ConfidenceInterval | None:
+    """Interval of `cvar` at `share` of the true means of `scores [runs, places]`, the worst place included.
+
+    The lower end is the tail mean of each place's one-sided lower end. The upper end is that of upper ends that hold at
+    all `distinct` places together (Bonferroni; all of them if not given), because which place looks worst was picked
+    after the fact. Covers at least `level` under normality, whatever the places have in common.
+    """
+    matrix = _matrix("scores", scores)
+    if matrix.ndim != 2:
+        raise UsageError(f"scores has shape {matrix.shape}; it must be [runs, places].")
+    tail, (runs, places) = (1 - fraction("level", level)) / 2, matrix.shape
+    if runs < 2:
+        return None
+    middle, error = matrix.mean(0), standard_error(matrix.T[:, :, None])
+    low = cvar(middle + error * student.ppf(tail, runs - 1), share)
+    high = cvar(middle + error * student.isf(tail / (distinct or places), runs - 1), share)
+    return ConfidenceInterval(low, high) if low < high else None
+
+
+def in_brackets(interval: ConfidenceInterval | None, form: str = ".6g") -> str:
+    """The interval as text, empty for none."""
+    return "" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
+
+
+def summary(returns: ArrayLike) -> dict[str, Any]:
+    """The figures of the returns `[episodes]` of one policy, as JSON holds them: "mean" and "interquartile_mean" with
+    their 95 % intervals, or `None` and "no_interval", which says why; "min", "max" and all "returns"."""
+    scores = numbers("returns", returns)
+    found: dict[str, Any] = {}
+    for name, statistic in (("mean", mean), ("interquartile_mean", interquartile_mean)):
+        interval = confidence_interval(scores, statistic)
+        found |= {name: float(statistic(scores)), f"{name}_interval": None if interval is None else list(interval)}
+    if found["mean_interval"] is None:
+        equal = f"no interval, as all {len(scores)} returns are equal"
+        found["no_interval"] = "no interval from one episode" if len(scores) == 1 else equal
+    return found | {"min": float(scores.min()), "max": float(scores.max()), "returns": scores.tolist()}

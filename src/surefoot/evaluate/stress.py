@@ -8,9 +8,11 @@ corners are in it; `grid="rrls"` is the published half-open one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import multiprocessing
 import pickle
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,19 @@ from matplotlib.figure import Figure
 from surefoot.envs import make_single
 from surefoot.errors import UsageError
 from surefoot.evaluate import plots
+from surefoot.evaluate.effects import axis_facts, identical_cells
 from surefoot.evaluate.rollout import EnvLike, Episode, actor, check_policy, episode_seeds, play, prepared, resolve
-from surefoot.evaluate.statistics import ConfidenceInterval, cvar, fraction, tail_weights
+from surefoot.evaluate.statistics import (
+    ConfidenceInterval,
+    confidence_band,
+    confidence_interval,
+    cvar,
+    in_brackets,
+    mean,
+    worst_interval,
+)
 from surefoot.hyperparameters import check_count
 from surefoot.perturbations import Perturbation
-from surefoot.seeding import numpy_stream
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,6 +51,9 @@ class StressReport:
     returns: np.ndarray  # [cells, episodes], undiscounted
     nominal_returns: np.ndarray  # [episodes], unperturbed
     seeds: tuple[int, ...]  # [episodes], the same in every cell
+    nominal_point: tuple[float | None, ...] = ()  # of every dimension the value without perturbation, where known
+    units: tuple[str, ...] = ()  # of every dimension, empty where not known
+    deterministic: bool = True  # whether the policy took its most likely action, or drew one
 
     @property
     def cell_means(self) -> np.ndarray:
@@ -48,8 +61,14 @@ class StressReport:
         return self.returns.mean(axis=1)
 
     @property
+    def changes(self) -> np.ndarray:
+        """What each episode of a cell returns above the unperturbed one with the same seed, `[cells, episodes]`."""
+        return self.returns - self.nominal_returns
+
+    @property
     def worst(self) -> float:
-        """The least cell mean: a minimum of noisy means, hence below the true worst case on average."""
+        """The least cell mean. As a minimum of noisy means it is biased low for the worst cell of the grid; between and
+        beyond the cells the return may be lower still."""
         return float(self.cell_means.min())
 
     @property
@@ -85,83 +104,109 @@ class StressReport:
         scaled = {name: (getattr(self, name) - low) / (high - low) for name in ("returns", "nominal_returns")}
         return dataclasses.replace(self, **scaled)
 
-    def intervals(
-        self, level: float = 0.95, *, tail: float = 0.1, resamples: int = 2000, seed: int = 0
-    ) -> dict[str, ConfidenceInterval]:
-        """Bootstrap intervals, over episodes, of "worst", "cvar" (of share `tail`), "mean", "best", "nominal", "cells".
+    def intervals(self, level: float = 0.95, *, tail: float = 0.1) -> dict[str, ConfidenceInterval | None]:
+        """Intervals over episodes of "nominal", "mean", "best", "worst", "cvar" (of share `tail`), of the changes from
+        nominal paired by seed, "mean change" and "worst change", and of "cells", arrays `[cells]` with NaN for none.
 
-        Cells share their seeds, so an episode is resampled in all of them at once. "cells" holds arrays `[cells]`.
+        Student's t, exact for normal returns; those of "worst", "cvar" and "best" also cover that the cells were picked
+        for their means. `None` where returns do not differ.
         """
-        episodes, level = len(self.seeds), fraction("level", level)
-        if episodes < 2:
+        if len(self.seeds) < 2:
             raise UsageError(
                 "An interval needs at least 2 episodes a cell; this report has 1. Stress with episodes=10."
             )
-        self.cvar(tail)
-        counts = numpy_stream(seed, "stress bootstrap").multinomial(
-            episodes, np.full(episodes, 1 / episodes), resamples
-        )
-        cells = np.sort(counts @ self.returns.T / episodes, axis=1)
-        samples = {
-            "worst": cells[:, 0],
-            "cvar": cells @ tail_weights(cells.shape[1], tail),
-            "mean": cells.mean(axis=1),
-            "best": cells[:, -1],
-            "nominal": counts @ self.nominal_returns / episodes,
-            "cells": counts @ self.returns.T / episodes,
+        cells, distinct = len(self.returns), len(np.unique(self.returns, axis=0))
+        picked = functools.partial(worst_interval, level=level, distinct=distinct)
+        best = picked(-self.returns.T, 1 / cells)
+        return {
+            "nominal": confidence_interval(self.nominal_returns, mean, level=level),
+            "mean": confidence_interval(self.returns.mean(axis=0), mean, level=level),
+            "best": None if best is None else ConfidenceInterval(-best.high, -best.low),
+            "worst": picked(self.returns.T, 1 / cells),
+            "cvar": picked(self.returns.T, tail),
+            "mean change": confidence_interval(self.changes.mean(axis=0), mean, level=level),
+            "worst change": picked(self.changes.T, 1 / cells),
+            "cells": confidence_band(self.returns.T, level=level),
         }
-        ends = [(1 - level) / 2, (1 + level) / 2]
-        return {name: ConfidenceInterval(*np.quantile(drawn, ends, axis=0)) for name, drawn in samples.items()}
+
+    def figures(self, tail: float = 0.1) -> list[tuple[str, float, str, str]]:
+        """Name, value, interval as text (empty for none) and remark of every figure, for tables."""
+        bounds = self.intervals(tail=tail) if len(self.seeds) > 1 else {}
+        values = {
+            "nominal": (self.nominal, f"at {self._place(self.nominal_point)}" if any(self._known) else ""),
+            "mean": (self.mean, "of all cells"),
+            "best": (self.best, ""),
+            "worst": (self.worst, f"at {self._place(self.worst_cell.values())}"),
+            "cvar": (self.cvar(tail), f"mean of the worst {tail:.0%} of cells"),
+            "mean change": (self.mean - self.nominal, "mean - nominal, paired by seed"),
+            "worst change": (self.worst - self.nominal, "worst - nominal, paired by seed"),
+        }
+        return [(name, value, in_brackets(bounds.get(name)), remark) for name, (value, remark) in values.items()]
+
+    @property
+    def _known(self) -> list[bool]:
+        return [value is not None for value in self.nominal_point]
+
+    def _place(self, values: Iterable[float | None]) -> str:
+        return ", ".join(f"{name}={value:.6g}" for name, value in zip(self.axes, values) if value is not None)
+
+    @property
+    def _labels(self) -> list[str]:
+        units = self.units or ("",) * len(self.axes)
+        return [f"{name} ({unit})" if unit else name for name, unit in zip(self.axes, units)]
 
     @property
     def notes(self) -> list[str]:
         """What a reader must know to judge the figures."""
         cells, episodes = self.returns.shape
-        return [
-            f"{cells} cells ({self.grid} grid), {episodes} episodes a cell, the same seeds in every cell:"
-            f" {', '.join(map(str, self.seeds[:10]))}{', …' if episodes > 10 else ''}.",
-            f"The worst of the grid is a minimum of {cells} noisy means: it lies below the true worst case on average,"
-            " the more so the fewer the episodes.",
-            "Intervals are 95 % bootstraps over the episodes of this one policy, not over training seeds.",
+        actions = "deterministic" if self.deterministic else "sampled"
+        notes = [
+            f"{cells} cells ({self.grid} grid), {episodes} episode{'s'[: episodes > 1]} a cell with {actions} actions,"
+            f" the same seeds in every cell: {', '.join(map(str, self.seeds[:10]))}{', …' if episodes > 10 else ''}.",
+            f"The worst cell's mean is a minimum of {cells} noisy means, hence biased low, the more so the fewer the"
+            " episodes. But points between and beyond the cells may be worse: it is no bound for the whole range.",
+            "Intervals are 95 % t-intervals over the episodes of this one policy, not over training seeds; those of"
+            " worst, cvar and best allow for the choice among the cells."
+            if episodes > 1
+            else "One episode tells nothing of the spread, so there are no intervals; stress with episodes=10.",
         ]
+        if any(self.units):
+            notes.append(f"Axes: {', '.join(self._labels)}.")
+        return notes + identical_cells(self.axes, self.coordinates, self.returns, self.nominal_returns)
 
     def table(self, tail: float = 0.1) -> str:
         """The figures as text."""
-        bounds = self.intervals(tail=tail) if len(self.seeds) > 1 else {}
-        rows = {
-            "nominal": self.nominal,
-            "mean": self.mean,
-            "best": self.best,
-            "worst": self.worst,
-            "cvar": self.cvar(tail),
-        }
-        where = ", ".join(f"{name}={value:g}" for name, value in self.worst_cell.items())
-        comments = {"worst": f"at {where}", "cvar": f"mean of the worst {tail:.0%} of cells"}
         lines = [f"{self.policy} on {self.env} under {self.perturbation}", ""]
-        for name, value in rows.items():
-            interval = f"[{bounds[name].low:.6g}, {bounds[name].high:.6g}]" if bounds else ""
-            lines.append(f"{name:<8} {value:>12.6g}  {interval:<24} {comments.get(name, '')}".rstrip())
+        for name, value, interval, remark in self.figures(tail):
+            lines.append(f"{name:<12} {value:>12.6g}  {interval:<24} {remark}".rstrip())
         return "\n".join([*lines, "", *self.notes])
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """A heat map over two varying dimensions, a curve over one, the sorted cells over more; the worst is marked."""
+        """A heat map over two varying dimensions, a curve over one, the sorted cells over more; the worst cell and,
+        where it lies in the picture, the nominal point are marked."""
         varying = [i for i in range(len(self.axes)) if len(np.unique(self.coordinates[:, i])) > 1]
         title, means = f"{self.env}: {self.perturbation}", self.cell_means
+        nominal = self.nominal_point or (None,) * len(self.axes)
         band = self.intervals()["cells"] if len(self.seeds) > 1 else None
         if len(varying) == 2:
             (x, i), (y, j) = (np.unique(self.coordinates[:, k], return_inverse=True) for k in varying)
             values = np.empty((len(x), len(y)))
             values[i, j] = means
-            names = {"xlabel": self.axes[varying[0]], "ylabel": self.axes[varying[1]]}
-            figure = plots.heat_map(x, y, values, title=title, label="mean return", **names)
+            names = {"xlabel": self._labels[varying[0]], "ylabel": self._labels[varying[1]]}
+            names["label"] = f"mean return of {len(self.seeds)} episode{'s'[: len(self.seeds) > 1]}"
+            known = [nominal[k] for k in varying]
+            at = None if known[0] is None or known[1] is None else (known[0], known[1])
+            figure = plots.heat_map(x, y, values, nominal=at, title=title, **names)
         else:
             one = len(varying) == 1
             x = self.coordinates[:, varying[0]] if one else np.arange(len(means))
             order = np.argsort(x if one else means)
             shown = (band.low[order], band.high[order]) if band else None
-            label = self.axes[varying[0]] if one else "cells, from worst to best"
-            where = x[order] if one else x
-            figure = plots.curve(where, means[order], shown, nominal=self.nominal, title=title, xlabel=label)
+            label = self._labels[varying[0]] if one else "cells, from worst to best"
+            where, at = (x[order], nominal[varying[0]]) if one else (x, None)
+            figure = plots.curve(
+                where, means[order], shown, nominal=self.nominal, nominal_at=at, title=title, xlabel=label
+            )
         if path is not None:
             figure.savefig(path)
         return figure
@@ -177,7 +222,8 @@ class StressReport:
         fields = json.loads(text)
         arrays = {name: np.array(fields[name]) for name in ("coordinates", "returns", "nominal_returns")}
         arrays["coordinates"] = arrays["coordinates"].reshape(len(arrays["returns"]), -1)
-        return cls(**{**fields, **arrays, "axes": tuple(fields["axes"]), "seeds": tuple(fields["seeds"])})
+        tuples = {name: tuple(fields.get(name, ())) for name in ("axes", "seeds", "nominal_point", "units")}
+        return cls(**{**fields, **arrays, **tuples})
 
 
 def stress(
@@ -211,6 +257,7 @@ def stress(
         check_policy(policy, single)
         attack.check_env(single)
         cells = attack.fitted(single).grid(points, grid)
+        facts = axis_facts(attack, single)
     finally:
         single.close()
     jobs = [Episode(cell, s) for cell in (None, *(c.perturbation for c in cells)) for s in seeds]
@@ -229,6 +276,9 @@ def stress(
         returns=table[1:],
         nominal_returns=table[0],
         seeds=tuple(seeds),
+        nominal_point=tuple(value for value, _ in facts),
+        units=tuple(unit for _, unit in facts),
+        deterministic=deterministic,
     )
 
 

@@ -120,7 +120,7 @@ def test_a_run_evaluates_on_the_way_and_afterwards(tmp_path):
 def test_the_command_line_trains_resumes_evaluates_and_compares(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["train", "regularized-rmdp", "--env", "two-state", "--steps", "6", "--run-dir", "run", "--loggers"])
-    assert "run: 6 iterations, return of the policy " in capsys.readouterr().out
+    assert "run: 6 iterations, final return " in capsys.readouterr().out
     main(["train", "--resume", "run"])
     main(["evaluate", "run", "--episodes", "2"])
     assert "two-state · 2 episodes from seed 0" in capsys.readouterr().out

@@ -49,7 +49,7 @@ class Loop:
     `describe(env, **options)` is `env` as JSON holds it, under the key "env" its name; the rest are options again.
     `learner(method, env, seeds, steps, compile=…, log=…, **options)` is a fresh learner.
     `single(env, **options)` is what an agent is evaluated in: the name of an environment, or a factory.
-    `measured` says what steps and "return_mean" are; `place` is what the argument is called that says what it learns
+    `measured` says what steps are; `place` is what the argument is called that says what it learns
     in, and `options` the dataclass of what `describe`, `learner` and `single` take besides. The command line has those
     of its fields that are hyperparameters. `many_seeds` is whether a run can train several seeds.
     """

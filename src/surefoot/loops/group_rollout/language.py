@@ -230,7 +230,7 @@ LOOP = Loop(
     _describe,
     _learner,
     _single,
-    measured="iterations, mean reward",
+    measured="iterations",
     place="task",
     place_help="A task such as arithmetic, reasoning_gym:chain_sum, or a file of prompts (.jsonl).",
     options=LanguageOptions,

@@ -379,7 +379,7 @@ LOOP = Loop(
     _describe,
     _learner,
     _single,
-    measured="steps, mean return of the last 100 episodes",
+    measured="steps",
     place_help="Gymnasium or EnvPool id, or module:factory.",
     options=EnvOptions,
 )

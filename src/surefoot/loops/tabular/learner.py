@@ -116,6 +116,6 @@ LOOP = Loop(
     _describe,
     _learner,
     _single,
-    measured="iterations, return of the policy",
+    measured="iterations",
     place_help="A name of the zoo with its numbers, a .npz or .csv file, or gym:ID.",
 )

@@ -1,0 +1,60 @@
+"""The final return of a run: one definition for the terminal, reports, comparisons and claims."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+SHARE = 0.1  # of the iterations of a run, over which returns are averaged
+OF_EPISODES = "mean return of the training episodes that ended in the last tenth of training, sampled actions"
+OF_ITERATIONS = "mean training return of the last tenth of the iterations"
+
+
+def definition(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What the final return of a run with these metrics is, in words: of episodes, or of iterations of other loops."""
+    return OF_EPISODES if any("episodes" in row for row in rows) else OF_ITERATIONS
+
+
+def training_returns(
+    rows: Iterable[Mapping[str, Any]],
+) -> tuple[list[Any], np.ndarray, np.ndarray, np.ndarray]:
+    """From the rows of `metrics.jsonl`: seeds, steps `[iterations]`, the mean training return of every iteration
+    `[seeds, iterations]`, NaN where there is none, and of how many episodes it is the mean.
+
+    Where episodes are counted, it is that of the episodes that ended in the iteration ("return"), which do not look
+    back as the running "return_mean" does; elsewhere it is "return_mean", each with a weight of 1.
+    """
+    found = [row for row in rows if isinstance(row.get("step"), (int, float))]
+    counted = any("episodes" in row for row in found)
+    steps = {step: i for i, step in enumerate(sorted({row["step"] for row in found}))}
+    seeds = {seed: i for i, seed in enumerate(dict.fromkeys(row.get("seed", 0) for row in found))}
+    table = np.full((len(seeds), len(steps)), np.nan)
+    episodes = np.full(table.shape, np.nan)
+    for row in found:
+        place = seeds[row.get("seed", 0)], steps[row["step"]]
+        value, count = row.get("return" if counted else "return_mean"), row.get("episodes")
+        table[place] = value if isinstance(value, (int, float)) and np.isfinite(value) else np.nan
+        episodes[place] = count if isinstance(count, (int, float)) else np.nan
+    ended = np.diff(np.maximum.accumulate(np.nan_to_num(episodes), axis=1), axis=1, prepend=0) if counted else 1.0
+    return [*seeds], np.array([*steps], float), table, np.where(np.isnan(table), 0.0, ended)
+
+
+def sliding_mean(table: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The weighted mean over a sliding window that reaches back over `SHARE` of all iterations: `[seeds, iterations]`.
+
+    Its last column is the final return; NaN where no episode ended in the window.
+    """
+    window = max(1, round(SHARE * table.shape[1]))
+    sums = []
+    for values in (np.where(weight > 0, table, 0.0) * weight, weight):
+        total = np.pad(values.cumsum(axis=1), ((0, 0), (window, 0)))
+        sums.append(total[:, window:] - total[:, :-window])
+    return np.divide(sums[0], sums[1], out=np.full(table.shape, np.nan), where=sums[1] > 0)
+
+
+def final_returns(rows: Iterable[Mapping[str, Any]]) -> dict[Any, float]:
+    """The final return of every seed; see `definition`. NaN where no episode ended in the last tenth of training."""
+    seeds, _, table, weight = training_returns(rows)
+    return dict(zip(seeds, sliding_mean(table, weight)[:, -1].tolist(), strict=True)) if seeds else {}
