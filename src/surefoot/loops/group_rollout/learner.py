@@ -217,12 +217,16 @@ class LanguageLearner:
         for name, weight in self.weights.items():
             if self.masters[name] is not weight and weight.grad is not None:
                 self.masters[name].grad, weight.grad = weight.grad.float(), None
+        if self.model.gradient_scale != 1:
+            for weight in self.masters.values():
+                weight.grad = None if weight.grad is None else weight.grad / self.model.gradient_scale
         limit = self.method.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), torch.inf if limit is None else limit)
         norm = distributed.whole(norm)
         if not bool(torch.isfinite(norm)):
             raise UsageError(
-                f"The gradient of iteration {self.iteration} is not finite; a smaller learning_rate helps."
+                f"The gradient of iteration {self.iteration} is not finite; a smaller learning_rate helps, or "
+                "dtype='bfloat16' in place of float16, whose numbers end at 65504."
             )
         self.optimizer.step()
         for name, weight in self.weights.items():

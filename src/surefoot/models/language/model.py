@@ -23,6 +23,7 @@ from surefoot.models.language.states import evaluating, split_weight, written_st
 from surefoot.models.language.text import TextSettings
 
 BASE = "base"  # where in the folder of an adapter its base lies that is nowhere else
+FLOAT16_SCALE = 1024.0  # brings 1e-5 times a probability of 1e-4 above 6e-8, and leaves 64 below 65504
 OPENED = "opened.json"  # with which options the weights that a saved model rests on are to be opened
 LOOK = ("attn_implementation",)  # those of them that hold for saved weights too, wherever they came from
 
@@ -147,6 +148,12 @@ class LanguageModel:
             )
         softcap = getattr(base.config.get_text_config(), "final_logit_softcapping", None)
         return layer.weight, getattr(layer, "bias", None), softcap
+
+    @property
+    def gradient_scale(self) -> float:
+        """What a loss is multiplied by before its gradient is taken in the weights, and the gradient divided by
+        afterwards: 1024 for weights in float16, where the gradient of a token's share of a large batch would be 0."""
+        return FLOAT16_SCALE if self.head()[0].dtype == torch.float16 else 1.0
 
     @property
     def scale(self) -> float:
