@@ -121,7 +121,7 @@ def whole_path(name: str | Path) -> str:
 def _recorded(folder: Path) -> dict[str, Any]:
     """The options that a saved model is to be opened with; only those known here, which run nothing."""
     try:
-        found = json.loads((folder / OPENED).read_text())
+        found = dict(json.loads((folder / OPENED).read_text()))
         return {key: found[key] for key in ("dtype", *WHERE, *LOOK) if key in found and _plain_value(found[key])}
     except OSError:
         return {}  # not saved by Surefoot
