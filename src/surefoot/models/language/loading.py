@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -232,16 +231,15 @@ def _told(name: str) -> Iterator[None]:
         yield
     except (UsageError, torch.OutOfMemoryError, MemoryError):
         raise
-    except UnpicklingError as error:
-        raise UsageError(
-            f"model={name!r} could not be loaded: its weights are pickled Python objects that would run code, or are "
-            f"damaged. Give a model whose weights are .safetensors files. ({message_of(error)})"
-        ) from error
     except Exception as error:
-        needs_code = "trust_remote_code" in str(error)
-        said = "it needs code of its own, and no code that comes with a model is run here." if needs_code else (
-            message_of(error)
-        )  # fmt: skip
+        if type(error).__name__ == "UnpicklingError":
+            raise UsageError(
+                f"model={name!r} could not be loaded: its weights are pickled Python objects that would run code, or "
+                f"are damaged. Give a model whose weights are .safetensors files. ({message_of(error)})"
+            ) from error
+        said = message_of(error)
+        if "trust_remote_code" in said:
+            said = "it needs code of its own, and no code that comes with a model is run here."
         raise UsageError(f"model={name!r} could not be loaded: {said} {INSTEAD}") from error
 
 
