@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import arg
 
 from surefoot.arguments import parsed, typed, whole
-from surefoot.errors import UsageError, nearest
+from surefoot.errors import UsageError, nearest, printable
 
 
 def methods(setting: str | None = None) -> None:
@@ -79,15 +79,19 @@ def evaluate(
 
 
 def chat(
-    run: Annotated[Path, arg(metavar="RUN")], /, max_tokens: int = 256, temperature: float = 1.0, seed: int = 0
+    run: Annotated[Path, arg(metavar="RUN")],
+    /,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    seed: int = 0,
 ) -> None:
     """Write to the language model of RUN, a line at a time, and read what it answers; an empty line ends.
 
     Args:
         run: The folder of a run, or of an agent.
-        max_tokens: Tokens of an answer at most.
-        temperature: Of sampling; 0 takes the likeliest token.
-        seed: Of what is drawn.
+        max_tokens: Tokens of an answer at most; as many as in training if not given.
+        temperature: Of sampling; 0 takes the likeliest token; that of training if not given.
+        seed: Random seed of the sampling.
     """
     from surefoot import api
 
@@ -97,7 +101,8 @@ def chat(
     templated = agent.model.tokenizer.chat_template is not None
     for turn, line in enumerate(iter(lambda: sys.stdin.readline().rstrip("\n"), "")):
         prompt = [{"role": "user", "content": line}] if templated else line
-        print(agent.texts([prompt], max_tokens=max_tokens, temperature=temperature, seed=seed + turn)[0], flush=True)
+        (answer,) = agent.texts([prompt], max_tokens=max_tokens, temperature=temperature, seed=seed + turn)
+        print(printable(answer), flush=True)
 
 
 def stress(

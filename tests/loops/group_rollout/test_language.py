@@ -120,6 +120,27 @@ def test_a_model_made_in_python_is_left_as_it_was_and_has_to_be_given_again(fold
     same_bits(tmp_path / "whole", tmp_path / "run")
 
 
+def test_a_run_with_relative_paths_is_found_from_everywhere(folder, tmp_path, monkeypatch):
+    """Its model, the base of its adapter and its data, though another folder holds others of the same names."""
+    away = tmp_path / "away"
+    away.mkdir()
+    shutil.copytree(folder, tmp_path / "model")
+    fresh(TINY, seed=9).save(away / "model")
+    data(away / "rows.jsonl", 30)
+    data(tmp_path / "rows.jsonl")
+    monkeypatch.chdir(tmp_path)
+    settings = {"task": None, "data": "rows.jsonl", "lora": 2, "model_options": {"attn_implementation": "eager"}}
+    train("model", "whole", **settings)
+    train("model", "cut", callbacks=[stop_at(2)], **settings)
+    monkeypatch.chdir(away)
+    assert sf.resume(tmp_path / "cut").finished
+    same_bits(tmp_path / "whole", tmp_path / "cut")
+    assert sf.evaluate(tmp_path / "cut", k=(1,))["task"] == str(tmp_path / "rows.jsonl")
+    loaded = sf.load(tmp_path / "cut").model.base
+    assert torch.equal(loaded.model.embed_tokens.weight, load_model(folder).base.model.embed_tokens.weight)
+    assert loaded.config._attn_implementation == "eager"
+
+
 class Callable:
     def __call__(self, completions, **fields):
         return digits(completions)
@@ -283,6 +304,31 @@ def test_chat_speaks_through_the_template_of_the_tokenizer(tmp_path, monkeypatch
     monkeypatch.setattr(sys, "stdin", io.StringIO("1+1=\n\n"))
     cli.main(["chat", str(tmp_path)])
     assert seen == [[{"role": "user", "content": "1+1="}]] and capsys.readouterr().out == "yes\n"
+
+
+def test_chat_answers_as_the_run_sampled_and_shows_control_characters(tmp_path, monkeypatch, capsys):
+    LanguageAgent(fresh(TINY), {"max_tokens": 7, "temperature": 0.3}).save(tmp_path)
+    wrote = LanguageAgent.write
+    seen = []
+
+    def written(self, prompts, samples=1, **settings):
+        found = wrote(self, prompts, samples, **settings)
+        seen.append((len(found.tokens[0]), settings))
+        return found
+
+    monkeypatch.setattr(LanguageAgent, "write", written)
+    monkeypatch.setattr(LanguageModel, "decode", lambda self, tokens: ["\x1b[2J"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1+1=\n\n"))
+    cli.main(["chat", str(tmp_path)])
+    assert capsys.readouterr().out == "\\x1b[2J\n"
+    ((length, settings),) = seen
+    assert length <= 7 and settings["max_tokens"] is None and settings["temperature"] is None
+
+
+def test_an_agent_that_names_no_length_writes_as_much_as_the_model_reads(tmp_path):
+    agent = LanguageAgent(fresh(TINY, seed=1))
+    (found,) = agent.write(["1+1="], temperature=0).tokens
+    assert len(found) == TINY.context - len(agent.model.encode(["1+1="])[0])
 
 
 def test_report(folder, tmp_path):

@@ -66,7 +66,8 @@ class LanguageEstimator:
         )
 
     def backward(self, term: Term, batch: Batch, sequences: Sequences) -> Row:
-        """Add this process's share of the gradient of these rows to the weights'; returns the metrics of all of it."""
+        """Add this process's share of the gradient of these rows, times the model's `gradient_scale`, to the weights';
+        returns the metrics of all of it."""
         pieces, tokens = self._pieces(sequences), int(batch.valid.sum())
         whole = self.method.separable or (len(pieces) == 1 and distributed.world_size() == 1)
         if whole and not self.method.separable:
@@ -84,7 +85,7 @@ class LanguageEstimator:
                 pairs = zip(slopes, statistics.known, strict=True)
                 loss = total(slope[rows, :width].to(x.device) * x for slope, x in pairs)
             if loss.requires_grad:
-                loss.backward()
+                (self.model.gradient_scale * loss).backward()
         return summed(distributed.gather_row(summed(found))) if slopes is None else metrics
 
     def in_step(self, sequences: Sequences, pieces: Sequence[Tensor], reference: bool = False) -> Iterator[Tensor]:

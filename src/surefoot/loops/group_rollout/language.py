@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from importlib import import_module
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.envs.language import Task, resolve
-from surefoot.envs.language.files import LOOKED_AT
+from surefoot.envs.language.files import LOOKED_AT, Rows
 from surefoot.envs.language.prompt_env import PromptEnv
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
@@ -24,12 +24,13 @@ from surefoot.loops.group_rollout.learner import LanguageLearner
 from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.loops.group_rollout.rewards import Judged, make_rewards
 from surefoot.models.language.engines import continuous_batching
-from surefoot.models.language.generation import Engine, generate
-from surefoot.models.language.loading import load_model, with_lora
+from surefoot.models.language.generation import Engine, generate, in_pieces
+from surefoot.models.language.loading import check_options, load_model, whole_path, with_lora
 from surefoot.models.language.model import LanguageModel, chosen_device
 from surefoot.models.language.nano import Nano, nano
 from surefoot.models.language.room import check_demonstrations, check_room
-from surefoot.models.language.states import checkpoint_activations
+from surefoot.models.language.states import checkpoint_activations, checkpoints_activations
+from surefoot.models.language.text import TextSettings
 from surefoot.models.language.vllm_engine import VLLM
 
 WARMUP_EXAMPLES = 2**40  # where the numbers of those begin that a nano model is taught, far from those it learns from
@@ -58,6 +59,13 @@ class LanguageOptions:
     )
     engine: str = hyperparameter("own", choices=tuple(ENGINES), help="What writes the completions.")
     stop: tuple[str, ...] = hyperparameter((), help="Texts that end a completion.")
+    generation_batch: int | None = hyperparameter(
+        None, low=1, help="Completions that are written at a time; all of a step if not given."
+    )
+    skip_special_tokens: bool = hyperparameter(
+        False,
+        help="Whether reward functions read no special tokens at all; if not, none that begin, end or pad a text.",
+    )
     sharding: str = hyperparameter(
         "none", choices=("none", "full"), help="Whether each of several processes keeps only its part of the weights."
     )
@@ -65,10 +73,30 @@ class LanguageOptions:
     reward: Any = None
     reward_weights: Any = None
     model_options: Any = None
+    chat_template_kwargs: Any = None
 
     def __post_init__(self) -> None:
         check(self)
         chosen_device(self.device)
+        _check_model_options(self.model_options or {})
+        TextSettings(self.chat_template_kwargs or {})
+
+
+def _check_model_options(options: Any) -> None:
+    """Raise `UsageError` for options of a model that are not allowed, or that `config.json` cannot or must not hold."""
+    check_options(options)
+    if "token" in options:
+        raise UsageError(
+            "model_options has a token, which would stand in the run's config.json for all to read; put it into the "
+            "environment variable HF_TOKEN."
+        )
+    try:
+        json.dumps(dict(options))
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"model_options={options!r} is not allowed: the run's config.json cannot hold it ({error}). Give texts, "
+            "numbers and truth values, or a LanguageModel that you made with such options."
+        ) from error
 
 
 def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tuple[LanguageModel, float]:
@@ -92,8 +120,12 @@ def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tu
         made = load_model(model, lora=options.lora, dtype=options.dtype, seed=seed, device=options.device, **settings)
     else:
         raise UsageError(f"model={model!r} is not allowed; give a folder, a hub id, 'nano' or a LanguageModel.")
-    if options.gradient_checkpointing:
+    if options.gradient_checkpointing or checkpoints_activations(made.base):
         checkpoint_activations(made.base)
+    if options.chat_template_kwargs:
+        made.settings = replace(made.settings, chat_template_kwargs=options.chat_template_kwargs)
+    if options.skip_special_tokens:
+        made.settings = replace(made.settings, skip_special_tokens=True)
     return made.to(options.device).check(), RATES[kind]
 
 
@@ -130,7 +162,8 @@ def check_lengths(model: LanguageModel, task: Task, method: GroupRollout) -> Non
         if method.samples:
             check_room(model, prompt, method.max_tokens, where)
         if method.imitates and example.demonstration is not None:
-            check_demonstrations(model, prompt, model.encode_completions([example.demonstration]), where)
+            shown = model.encode_completions([example.demonstration], [example.prompt])
+            check_demonstrations(model, prompt, shown, where)
 
 
 def _describe(env: Any, **options: Any) -> dict[str, Any]:
@@ -139,12 +172,19 @@ def _describe(env: Any, **options: Any) -> dict[str, Any]:
     functions = [] if reward is None else [reward] if callable(reward) or isinstance(reward, str) else list(reward)
     return {
         **options,
-        "env": str(task),
-        "model": str(model) if isinstance(model, (str, Path)) else f"<{type(model).__name__}>",
+        "env": whole_path(str(task)) if isinstance(task, Rows) else str(task),
+        "model": _model_name(model),
         "stop": list(options["stop"]),
         "reward": None if reward is None else [f if isinstance(f, str) else _name(f) for f in functions],
         "reward_weights": None if options["reward_weights"] is None else list(options["reward_weights"]),
     }
+
+
+def _model_name(model: Any) -> str:
+    """A model as `config.json` names it: by a path that means the same from every folder, or a hub id."""
+    if not isinstance(model, (str, Path)):
+        return f"<{type(model).__name__}>"
+    return "nano" if model == "nano" else whole_path(model)
 
 
 def _name(function: Any) -> str:
@@ -195,6 +235,7 @@ def _learner(
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
     task = resolve(env)
     rewards, engine = make_rewards(task, _functions(given.reward), given.reward_weights), ENGINES[given.engine]()
+    engine = engine if given.generation_batch is None else in_pieces(engine, given.generation_batch)
     if method.samples:
         rewards.check()
     if not method.weighs and len({*rewards.weights}) > 1:

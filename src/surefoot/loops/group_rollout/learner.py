@@ -62,7 +62,6 @@ class LanguageLearner:
         self.learnable = False  # whether there was ever something to learn
         self.trusted = False  # whether the engine was seen to write with the model's weights
         method.prepare(model)
-        model.disable_dropout()
         distributed.agree(model.parameters().values())
         if method.kl:
             model.keep_reference()
@@ -126,7 +125,8 @@ class LanguageLearner:
         """Completions of the examples with these numbers, and their rewards."""
         method, examples = self.method, [self.task.example(int(i)) for i in index]
         prompts = self.model.encode([e.prompt for e in examples])
-        shown = self.model.encode_completions([e.demonstration for e in examples if e.demonstration is not None])
+        taught = [e for e in examples if e.demonstration is not None]
+        shown = self.model.encode_completions([e.demonstration or "" for e in taught], [e.prompt for e in taught])
         demonstrations = join(prompts, shown) if len(shown) == len(examples) else None
         if method.imitates and demonstrations is not None:
             check_demonstrations(self.model, prompts, shown)
@@ -187,7 +187,6 @@ class LanguageLearner:
         method, rows = self.method, list[Row]()
         if not terms:
             return {}
-        self.model.network.train()
         again = method.epochs * method.minibatches > 1
         batches = [self.estimator.batch(term, again) for term in terms]
         groups = torch.cat([term.group for term in terms]).unique()
@@ -218,12 +217,16 @@ class LanguageLearner:
         for name, weight in self.weights.items():
             if self.masters[name] is not weight and weight.grad is not None:
                 self.masters[name].grad, weight.grad = weight.grad.float(), None
+        if self.model.gradient_scale != 1:
+            for weight in self.masters.values():
+                weight.grad = None if weight.grad is None else weight.grad / self.model.gradient_scale
         limit = self.method.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), torch.inf if limit is None else limit)
         norm = distributed.whole(norm)
         if not bool(torch.isfinite(norm)):
             raise UsageError(
-                f"The gradient of iteration {self.iteration} is not finite; a smaller learning_rate helps."
+                f"The gradient of iteration {self.iteration} is not finite; a smaller learning_rate helps, or "
+                "dtype='bfloat16' in place of float16, whose numbers end at 65504."
             )
         self.optimizer.step()
         for name, weight in self.weights.items():

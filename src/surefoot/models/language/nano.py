@@ -100,7 +100,6 @@ def imitate(
     weights = list(model.parameters().values())
     optimizer = torch.optim.AdamW(weights, lr=size.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     losses = []
-    model.network.train()
     for step in range(size.warmup):
         risen = min(1.0, (step + 1) / max(1, size.warmup // 10))
         for group in optimizer.param_groups:
