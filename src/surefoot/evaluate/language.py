@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from surefoot.envs.language import resolve
+from surefoot.envs.language import Example, Task, resolve
 from surefoot.errors import UsageError
 from surefoot.evaluate.statistics import bootstrap_interval, mean
+from surefoot.loops.group_rollout.rewards import Judged
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.sequences import join
 from surefoot.seeding import MAX_SEED, check_seed
 
 BATCH = 256  # completions that are written together
+SUCCESS = 1.0  # the reward from which on a completion counts as a success
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class LanguageReport:
     """What a model writes for held-out examples. Intervals are 95 % bootstrap intervals over the examples."""
 
     task: str
+    judge: str  # what says what a completion is worth
     examples: int
     seed: int
     accuracy: float  # of the likeliest completion
@@ -41,6 +44,7 @@ class LanguageReport:
         low, high = self.accuracy_interval
         lines = [
             f"{self.task} · {self.examples} held-out examples, seed {self.seed}",
+            f"judged by {self.judge}; a success is a reward of at least {SUCCESS:g}",
             f"{'accuracy':<12}{self.accuracy:>8.3f}  [{low:.3f}, {high:.3f}]",
         ]
         for k, value in self.pass_at.items():
@@ -84,15 +88,17 @@ def evaluate_language(
     examples = min(examples, made.held_out_size or examples)  # the same one twice would tell nothing more
     problems = [made.example(i, "test") for i in range(examples)]
     prompts, samples = [p.prompt for p in problems], max(attempts)
-    best = agent.texts(prompts, temperature=0.0)
     heat = (agent.facts.get("temperature", 1.0) if temperature is None else temperature) or 1.0
-    right = np.array([made.reward(p, text) >= 1 for p, text in zip(problems, best, strict=True)], float)
-    rewards, lengths, finished, entropies, texts = [], [], [], [], []
+    right, rewards, lengths, finished, entropies, texts = [], [], [], [], [], []
+    for start in range(0, examples, BATCH):
+        part = problems[start : start + BATCH]
+        found = agent.write([p.prompt for p in part], temperature=0.0)
+        right += [worth >= SUCCESS for worth in _worth(made, part, agent.model.decode(found.tokens), found.tokens)]
     for start in range(0, examples, max(1, BATCH // samples)):
         part = slice(start, start + max(1, BATCH // samples))
         found = agent.write(prompts[part], samples, temperature=temperature, seed=(seed + start) % (MAX_SEED + 1))
         written = agent.model.decode(found.tokens)
-        rewards += [made.reward(problems[start + i // samples], text) for i, text in enumerate(written)]
+        rewards += _worth(made, [p for p in problems[part] for _ in range(samples)], written, found.tokens)
         sequences = join([row for row in agent.model.encode(prompts[part]) for _ in range(samples)], found.tokens)
         with torch.no_grad():
             found_by = agent.model.statistics(sequences, temperature=heat)
@@ -100,15 +106,16 @@ def evaluate_language(
         texts += written
         lengths += [len(row) for row in found.tokens]
         finished += found.finished
-    solved = (np.array(rewards).reshape(examples, samples) >= 1).sum(1)
+    solved = (np.array(rewards).reshape(examples, samples) >= SUCCESS).sum(1)
     passed = {one: pass_at_k(solved, samples, one) for one in attempts}
     rows = zip(texts[::samples], rewards[::samples], problems)
     return LanguageReport(
         task=str(made),
+        judge=made.judge,
         examples=examples,
         seed=seed,
-        accuracy=float(right.mean()),
-        accuracy_interval=_interval(right, seed),
+        accuracy=float(np.mean(right)),
+        accuracy_interval=_interval(np.array(right, float), seed),
         pass_at={one: float(x.mean()) for one, x in passed.items()},
         pass_at_interval={one: _interval(x, seed) for one, x in passed.items()},
         reward=float(np.mean(rewards)),
@@ -117,6 +124,16 @@ def evaluate_language(
         entropy=float(np.mean(entropies)),
         samples=[{"prompt": p.prompt, "completion": t, "reward": r} for (t, r, p), _ in zip(rows, range(shown))],
     )
+
+
+def _worth(
+    task: Task, examples: Sequence[Example], texts: Sequence[str], tokens: Sequence[Sequence[int]]
+) -> list[float]:
+    """What each completion is worth: to reward functions, which see all of them at once and their tokens, or to the
+    task."""
+    if isinstance(task, Judged):
+        return task.rewards(examples, texts, tokens)[0].tolist()
+    return [task.reward(example, text) for example, text in zip(examples, texts, strict=True)]
 
 
 def pass_at_k(solved: np.ndarray, samples: int, k: int) -> np.ndarray:
