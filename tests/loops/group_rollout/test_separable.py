@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import string
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,7 +35,9 @@ def spread(completions, **fields):
 
 
 def learner(method, reward=spread, model=None) -> LanguageLearner:
-    return LanguageLearner(method, model or fresh(TINY, seed=1), TASK, make_rewards(TASK, reward, None), generate)
+    model = model or fresh(TINY, seed=1)
+    ends = tuple(string.ascii_letters[:40])  # so that completions differ in length
+    return LanguageLearner(method, model, TASK, make_rewards(TASK, reward, None), generate, stop=ends)
 
 
 def gradient(method) -> torch.Tensor:
