@@ -56,6 +56,15 @@ def test_who_was_trained_for_judges_and_sees_tokens(agent):
     assert "the verifier of arithmetic" in evaluate_language(agent, "arithmetic", 2, 1).table()
 
 
+def test_examples_of_an_endless_task_that_are_too_long_are_passed_over(agent):
+    task = resolve("sorting:50")
+    long = [len(agent.model.encode([task.example(i, "test").prompt])[0]) + 4 > TINY.context for i in range(20)]
+    assert any(long[:3]) and not all(long)
+    assert evaluate_language(agent, task, 3, 1).examples == 3
+    with pytest.raises(UsageError, match="the model reads 64"):
+        evaluate_language(LanguageAgent(agent.model, {"max_tokens": 63}), "arithmetic", 3, 1)
+
+
 def test_a_report_is_the_same_for_the_same_seed_and_grows_with_k(agent):
     one, again = (evaluate_language(agent, "arithmetic:digits=1", 12, (1, 4), seed=3) for _ in range(2))
     assert one == again and one.pass_at[4] >= one.pass_at[1]

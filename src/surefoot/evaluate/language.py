@@ -13,11 +13,13 @@ from surefoot.envs.language import Example, Task, resolve
 from surefoot.errors import UsageError
 from surefoot.evaluate.statistics import bootstrap_interval, mean
 from surefoot.loops.group_rollout.rewards import Judged
-from surefoot.models.language.agent import LanguageAgent
+from surefoot.models.language.agent import LIMIT, LanguageAgent
+from surefoot.models.language.room import check_room
 from surefoot.models.language.sequences import join
 from surefoot.seeding import MAX_SEED, check_seed
 
 BATCH = 256  # completions that are written together
+LONG = 100  # examples for one that the model can read, at most
 SUCCESS = 1.0  # the reward from which on a completion counts as a success
 
 
@@ -72,7 +74,8 @@ def evaluate_language(
     temperature: float | None = None,
     shown: int = 5,
 ) -> LanguageReport:
-    """The likeliest completion of each of the first held-out examples, and max(k) samples of each.
+    """The likeliest completion of each of the first held-out examples, and max(k) samples of each. Of an endless task
+    examples that are too long for the model are passed over.
 
     Raises:
         UsageError: a number is out of range, before anything is written.
@@ -86,7 +89,7 @@ def evaluate_language(
         )
     check_seed(seed)
     examples = min(examples, made.held_out_size or examples)  # the same one twice would tell nothing more
-    problems = [made.example(i, "test") for i in range(examples)]
+    problems = _problems(agent, made, examples)
     prompts, samples = [p.prompt for p in problems], max(attempts)
     heat = (agent.facts.get("temperature", 1.0) if temperature is None else temperature) or 1.0
     right, rewards, lengths, finished, entropies, texts = [], [], [], [], [], []
@@ -124,6 +127,23 @@ def evaluate_language(
         entropy=float(np.mean(entropies)),
         samples=[{"prompt": p.prompt, "completion": t, "reward": r} for (t, r, p), _ in zip(rows, range(shown))],
     )
+
+
+def _problems(agent: LanguageAgent, task: Task, count: int) -> list[Example]:
+    """The first held-out examples; of an endless task those that the model can read, as in training."""
+    if task.held_out_size is not None:
+        return [task.example(i, "test") for i in range(count)]
+    found, index, limit = list[Example](), 0, agent.facts.get("max_tokens", LIMIT)
+    while len(found) < count:
+        example = task.example(index, "test")
+        prompt, index = agent.model.encode([example.prompt]), index + 1
+        try:
+            check_room(agent.model, prompt, limit, f"{task}, example {index}: ")
+            found.append(example)
+        except UsageError:
+            if index > LONG * (len(found) + 1):
+                raise
+    return found
 
 
 def _worth(

@@ -111,7 +111,7 @@ class LanguageEstimator:
 
     def _slopes(
         self, term: Term, batch: Batch, statistics: TokenStatistics, tokens: int
-    ) -> tuple[list[Tensor | None], Row]:
+    ) -> tuple[Sequence[Tensor | None], Row]:
         """The slopes of the loss of some rows in what the model says of them, None for what it does not depend on, and
         its metrics. With those of all rows the model can be read a piece at a time.
 
