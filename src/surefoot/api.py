@@ -202,7 +202,7 @@ def evaluate(
     `policy` is an agent, the folder of a run (whose environment is then the default; the figures are kept there as
     `evaluation.json`), anything with `predict`, or a callable. Of a language model `env` may be called `task`, episodes
     are held-out examples, each once at most, and `k=(1, 4, 16)` adds the chance that one of k samples succeeds,
-    entropy, lengths and completions to read. Where the task has no answers, the run's reward functions judge.
+    entropy, lengths and completions to read. Where the run has reward functions they judge, else the task's verifier.
     """
     env = env if task is None else task
     if not isinstance(k, (tuple, list)) or k:

@@ -42,7 +42,7 @@ def typed(method: type) -> type:
                 continue
             annotation, choices, help = hints[field.name], field.metadata.get("choices"), field.metadata.get("help", "")
             if annotation is Any:
-                annotation = str  # models are named
+                annotation = Optional[str] if field.default is None else str  # noqa: UP045 (models are named)
             elif Ambiguity in (kinds := get_args(annotation)):  # sets are written as text: kl:0.1
                 annotation = Optional[str] if NoneType in kinds else str  # noqa: UP045
             if choices:

@@ -213,7 +213,7 @@ class group_mean(Advantage):
     formula = "R − mean(R)"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
-        return _centred(rewards, signals.get("valid"))
+        return _centred(rewards.double(), signals.get("valid")).to(rewards.dtype)
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,8 @@ class group_standardized(Advantage):
     formula = "(R − mean(R)) / std(R)"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
-        return _standardized(rewards, signals.get("valid"), self.epsilon, self.unbiased)
+        found = _standardized(rewards.double(), signals.get("valid"), self.epsilon, self.unbiased)
+        return found.to(rewards.dtype)  # squares of rewards of 1e30 are beyond float32
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ class among_informative(Advantage):
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
         valid = signals.get("valid")
-        informative = (_centred(rewards, valid) != 0).any(-1).sum(-1)
+        informative = (_centred(rewards.double(), valid) != 0).any(-1).sum(-1)
         groups = rewards.shape[-2]
         factor = (groups / informative.clamp(min=1)).clamp(max=groups if self.cap is None else self.cap)
         factor = torch.where(informative > 0, factor, torch.ones_like(factor))
@@ -261,7 +262,7 @@ class leave_one_out(Advantage):
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
         valid = signals.get("valid")
         size = torch.as_tensor(rewards.shape[-1]) if valid is None else valid.sum(-1, keepdim=True)
-        return _centred(rewards, valid) * size / (size - 1).clamp(min=1)
+        return (_centred(rewards.double(), valid) * size / (size - 1).clamp(min=1)).to(rewards.dtype)
 
 
 @dataclass(frozen=True)

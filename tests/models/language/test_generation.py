@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from surefoot.errors import UsageError
-from surefoot.models.language.generation import draw, generate, in_pieces
+from surefoot.models.language.generation import _stopped, draw, generate, in_pieces
 from surefoot.models.language.sequences import join
 
 PROMPTS = [[1, 30, 31, 32], [1, 40], [1, 50, 51, 52, 53, 54]]
@@ -76,6 +81,16 @@ def test_a_stop_text_ends_a_completion(tiny):
     assert found.finished == [True]
     written = tiny.decode(found.tokens)[0]
     assert written.endswith(stop) and text.startswith(written) and stop not in written[:-1]
+
+
+def test_a_stop_text_that_tokenizers_drop_at_the_beginning_is_seen():
+    """Tokenizers that mark spaces drop the first one of a text: the last token alone would decode to nothing."""
+    words = Tokenizer(models.WordLevel({"a": 0, "▁": 1}, unk_token="a"))
+    words.decoder = decoders.Metaspace()
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=words)
+    assert tokenizer.decode([1]) == ""
+    written = torch.tensor([[0, 0, 1], [0, 0, 0]])
+    assert _stopped(SimpleNamespace(tokenizer=tokenizer), written, [" "]).tolist() == [True, False]
 
 
 def test_a_special_token_may_be_a_stop_text(tiny):

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from surefoot.envs.language.answers import final_answer
 from surefoot.envs.language.task import Example, Task
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
@@ -50,7 +51,7 @@ class Sorting(Task):
         return Example(f"sort {' '.join(map(str, numbers))}:", answer, answer)
 
     def reward(self, example: Example, completion: str) -> float:
-        wanted, found = example.answer.split(), completion.split()
+        wanted, found = example.answer.split(), final_answer(completion).split()
         if sorted(wanted) != sorted(found):
             return 0.0
         return float(np.mean([a == b for a, b in zip(wanted, found, strict=True)]))
@@ -77,7 +78,7 @@ class Countdown(Task):
         return Example(prompt, str(value), text, {"numbers": numbers, "target": int(value)})
 
     def reward(self, example: Example, completion: str) -> float:
-        found = evaluated(completion.strip())
+        found = evaluated(final_answer(completion))
         if found is None:
             return 0.0
         value, used = found

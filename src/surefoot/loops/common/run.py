@@ -31,7 +31,7 @@ from surefoot.seeding import MAX_SEED, check_seed
 FORMAT = "surefoot-run-1"
 NEEDED = {"id", "method", "hyperparameters", "env", "steps", "seeds", "compile", "loggers", "threads"}
 NEEDED |= {"checkpoint_every", "evaluate_every", "evaluate_episodes"}  # what resuming reads in config.json
-FREE = {"backend", "engine", "sharding"}  # options of how a run is computed, which may change on resuming
+FREE = {"backend", "engine", "sharding", "patience"}  # options of how a run is computed, which may change on resuming
 PAYS_OFF = 6_000  # gradient steps from which compiling them takes less time than it saves (see benchmarks/)
 
 
@@ -300,10 +300,10 @@ def resume(
                 f"env={described['env']!r} is not what this run began in, {name!r}; give the same again, or a new run."
             )
         for option in sorted((env_options or {}).keys() - FREE):
-            if described[option] != config["env"][option]:
+            if described[option] != (begun := config["env"].get(option)):
                 raise UsageError(
-                    f"{option}={described[option]!r} is not what this run began with, {config['env'][option]!r}; leave "
-                    "it out, or start a new run."
+                    f"{option}={described[option]!r} is not what this run began with, {begun!r}; leave it out, or "
+                    "start a new run."
                 )
     log, compile = run.path / "actions.bin", config["compile"]
     learner = make_learner(method, env or name, config["seeds"], config["steps"], compile=compile, log=log, **options)

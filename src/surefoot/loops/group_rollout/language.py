@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.envs.language import Task, resolve
-from surefoot.envs.language.files import LOOKED_AT, Rows
+from surefoot.envs.language.files import Rows, rows
 from surefoot.envs.language.prompt_env import PromptEnv
+from surefoot.envs.language.task import number
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.common import distributed
 from surefoot.loops.common.kinds import Loop
-from surefoot.loops.group_rollout.learner import LanguageLearner
+from surefoot.loops.group_rollout.learner import PATIENCE, LanguageLearner
+from surefoot.loops.group_rollout.lengths import check_task
 from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.loops.group_rollout.rewards import Judged, make_rewards
 from surefoot.models.language.engines import continuous_batching
@@ -28,7 +30,6 @@ from surefoot.models.language.generation import Engine, generate, in_pieces
 from surefoot.models.language.loading import check_options, load_model, whole_path, with_lora
 from surefoot.models.language.model import LanguageModel, chosen_device
 from surefoot.models.language.nano import Nano, nano
-from surefoot.models.language.room import check_demonstrations, check_room
 from surefoot.models.language.states import checkpoint_activations, checkpoints_activations
 from surefoot.models.language.text import TextSettings
 from surefoot.models.language.vllm_engine import VLLM
@@ -70,8 +71,17 @@ class LanguageOptions:
         "none", choices=("none", "full"), help="Whether each of several processes keeps only its part of the weights."
     )
     nano_warmup: int = hyperparameter(400, low=0, help="Steps of imitation before a nano model learns by reward.")
-    reward: Any = None
-    reward_weights: Any = None
+    patience: int | None = hyperparameter(
+        PATIENCE, low=1, help="Iterations in a row without a difference in reward after which the run ends."
+    )
+    reward: Any = hyperparameter(
+        None, help="Reward functions, as module:function (several with commas); if not given the task's own verifier."
+    )
+    reward_weights: Any = hyperparameter(None, help="Their weights, such as 1,0.5; 1 each if not given.")
+    test_data: Any = hyperparameter(None, help="File of prompts for evaluation; a tenth of the data if not given.")
+    held_out: str = hyperparameter(
+        "random", choices=("random", "last"), help="Which tenth of the rows of a file is held out for evaluation."
+    )
     model_options: Any = None
     chat_template_kwargs: Any = None
 
@@ -148,35 +158,17 @@ def _digested(task: Task, example: Callable[[int], tuple[str, str]], count: int)
     return f"{task} {digest.hexdigest()}"
 
 
-def check_lengths(model: LanguageModel, task: Task, method: GroupRollout) -> None:
-    """Raise `UsageError` for the first row of a finite set that is longer than the model reads: its prompt with the
-    tokens to be written, or with its demonstration where the method imitates. The rows held out, which evaluations are
-    of, come last."""
-    if task.size is None:
-        return
-    rows = [(i, i, "train") for i in range(min(task.size, LOOKED_AT))]
-    rows += [(task.size + i, i, "test") for i in range(min(task.held_out_size or 0, LOOKED_AT))]
-    for place, index, split in rows:
-        example, where = task.example(index, split), f"{task}, row {place + 1}: "
-        prompt = model.encode([example.prompt])
-        if method.samples:
-            check_room(model, prompt, method.max_tokens, where)
-        if method.imitates and example.demonstration is not None:
-            shown = model.encode_completions([example.demonstration], [example.prompt])
-            check_demonstrations(model, prompt, shown, where)
-
-
 def _describe(env: Any, **options: Any) -> dict[str, Any]:
-    task = resolve(env)
-    model, reward = options["model"], options["reward"]
-    functions = [] if reward is None else [reward] if callable(reward) or isinstance(reward, str) else list(reward)
+    task, model, test = _task(env, options), options["model"], options.get("test_data")
+    functions, weights = _listed(options["reward"]), _weights(options["reward_weights"])
     return {
         **options,
         "env": whole_path(str(task)) if isinstance(task, Rows) else str(task),
+        "test_data": None if test is None else _file_name(test),
         "model": _model_name(model),
         "stop": list(options["stop"]),
-        "reward": None if reward is None else [f if isinstance(f, str) else _name(f) for f in functions],
-        "reward_weights": None if options["reward_weights"] is None else list(options["reward_weights"]),
+        "reward": None if functions is None else [f if isinstance(f, str) else _name(f) for f in functions],
+        "reward_weights": weights,
     }
 
 
@@ -187,6 +179,31 @@ def _model_name(model: Any) -> str:
     return "nano" if model == "nano" else whole_path(model)
 
 
+def _file_name(test: Any) -> str:
+    """Held-out rows as `config.json` names them."""
+    return whole_path(test if isinstance(test, (str, Path)) else str(rows(test)))
+
+
+def _task(env: Any, options: Mapping[str, Any]) -> Task:
+    """The task of a run with what it holds out. A run from before that could be chosen held out the last rows."""
+    held_out = options.get("held_out", "last" if "model" in options else "random")
+    return resolve(env, test_data=options.get("test_data"), held_out=held_out)
+
+
+def _listed(reward: Any) -> list[Any] | None:
+    """Reward functions, or their names, as a list."""
+    if isinstance(reward, str):
+        return reward.split(",")
+    return [reward] if callable(reward) else reward if reward is None else list(reward)
+
+
+def _weights(given: Any) -> list[Any] | None:
+    """The weights of reward functions; from the shell they come as text."""
+    if isinstance(given, str):
+        return [number(word) for word in given.split(",")]
+    return None if given is None else list(given)
+
+
 def _name(function: Any) -> str:
     """`module:function`, or in angle brackets what cannot be found again by its name."""
     if not hasattr(function, "__qualname__") or not inspect.isroutine(function) or inspect.ismethod(function):
@@ -195,10 +212,9 @@ def _name(function: Any) -> str:
 
 
 def _functions(reward: Any) -> Any:
-    """Reward functions from what `_describe` wrote of them."""
-    if reward is None or callable(reward):
-        return reward
-    return [_imported(f) if isinstance(f, str) else f for f in ([reward] if isinstance(reward, str) else reward)]
+    """Reward functions, found by their names where names are given."""
+    listed = _listed(reward)
+    return None if listed is None else [_imported(f) if isinstance(f, str) else f for f in listed]
 
 
 def _imported(name: str) -> Any:
@@ -233,19 +249,20 @@ def _learner(
         raise UsageError("compile='on' is not allowed: language models are not compiled here.")
     distributed.start()
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
-    task = resolve(env)
-    rewards, engine = make_rewards(task, _functions(given.reward), given.reward_weights), ENGINES[given.engine]()
+    task = _task(env, options)
+    rewards = make_rewards(task, _functions(given.reward), _weights(given.reward_weights))
+    engine = ENGINES[given.engine]()
     engine = engine if given.generation_batch is None else in_pieces(engine, given.generation_batch)
-    if method.samples:
-        rewards.check()
     if not method.weighs and len({*rewards.weights}) > 1:
         raise UsageError(
             f"reward_weights={list(rewards.weights)} is not allowed: {type(method).__name__} normalises every reward "
             "function by itself and counts all alike; leave reward_weights out."
         )
+    if method.samples:
+        rewards.check()
     with distributed.first():
         model, rate = make_model(given.model, task, given, seeds[0])
-    check_lengths(model, task, method)
+    check_task(model, task, method)
     return LanguageLearner(
         method,
         model,
@@ -257,13 +274,15 @@ def _learner(
         learning_rate=method.learning_rate or rate,
         stop=given.stop,
         sharding=given.sharding,
+        patience=given.patience,
+        run=None if log is None else log.parent,
     )
 
 
-def _single(env: Any, *, reward: Any = None, reward_weights: Any = None, **_: Any) -> Callable[..., Any]:
-    task = resolve(env)
-    if not task.verified:
-        task = Judged(make_rewards(task, _functions(reward), reward_weights).check())
+def _single(env: Any, *, reward: Any = None, reward_weights: Any = None, **options: Any) -> Callable[..., Any]:
+    task = _task(env, options)
+    if reward is not None or not task.verified:  # what was trained for is what is judged
+        task = Judged(make_rewards(task, _functions(reward), _weights(reward_weights)).check())
     return partial(PromptEnv, task)
 
 

@@ -23,8 +23,8 @@ from surefoot.objectives.advantages import group_mean, group_standardized, leave
 
 
 @dataclass(frozen=True)
-class GRPO(GroupRollout):
-    """Rewards standardised in their group, PPO's clip, every completion counted alike (arXiv:2402.03300)."""
+class ClippedGroups(GroupRollout):
+    """Rewards less the mean of their group, PPO's clip, every completion counted alike: what the next ones share."""
 
     minibatches: int = hyperparameter(2, low=1, help="Optimiser steps of each pass.")
     clip: float = hyperparameter(0.2, above=0, help="How far below 1 the ratio is followed.")
@@ -32,7 +32,7 @@ class GRPO(GroupRollout):
 
     def objective(self) -> PolicyObjective:
         return PolicyObjective(
-            group_standardized(epsilon=1e-4),
+            group_mean(),
             ratios.old(),
             stabilizers.clip(self.clip, self.clip_high),
             aggregation=aggregation.per_sequence(),
@@ -42,12 +42,26 @@ class GRPO(GroupRollout):
 
 
 @dataclass(frozen=True)
-class DrGRPO(GRPO):
+class GRPO(ClippedGroups):
+    """Rewards standardised in their group, PPO's clip, every completion counted alike (arXiv:2402.03300).
+
+    The deviation is that of the group itself, as the paper writes it and its theory takes it. TRL and verl divide by
+    the unbiased one, which makes the advantages √((n−1)/n) times as large: `unbiased=True`.
+    """
+
+    unbiased: bool = hyperparameter(False, help="Standardise by the deviation with n − 1, as TRL and verl do.")
+
+    def objective(self) -> PolicyObjective:
+        return dataclasses.replace(super().objective(), advantage=group_standardized(1e-4, self.unbiased))
+
+
+@dataclass(frozen=True)
+class DrGRPO(ClippedGroups):
     """GRPO without its two biases: no division by the deviation, none by the length (arXiv:2503.20783)."""
 
     def objective(self) -> PolicyObjective:
         counted = aggregation.constant_length(self.max_tokens)
-        return dataclasses.replace(super().objective(), advantage=group_mean(), aggregation=counted)
+        return dataclasses.replace(super().objective(), aggregation=counted)
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,11 @@ class CISPO(GRPO):
 
 @dataclass(frozen=True)
 class RLOO(GroupRollout):
-    """REINFORCE on whole completions with the mean of the others as baseline (arXiv:2402.14740)."""
+    """REINFORCE on whole completions with the mean of the others as baseline (arXiv:2402.14740); one step a batch,
+    because there is no ratio that could correct a second one."""
+
+    epochs: int = hyperparameter(1, low=1, high=1, help="Passes over each batch: one.")
+    minibatches: int = hyperparameter(1, low=1, high=1, help="Optimiser steps of each pass: one.")
 
     def objective(self) -> PolicyObjective:
         return PolicyObjective(
@@ -128,6 +146,7 @@ class SFT(GroupRollout):
     imitates: ClassVar[bool] = True
 
     samples: int = hyperparameter(0, low=0, high=0, help="Completions of each prompt: none.")
+    kl_estimator: str = hyperparameter("k3", choices=("k3",), help="k3: a demonstration was not drawn from the model.")
 
     def objective(self) -> PolicyObjective:
         return PolicyObjective(

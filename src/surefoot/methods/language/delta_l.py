@@ -16,13 +16,13 @@ import dataclasses
 from dataclasses import dataclass
 
 from surefoot.hyperparameters import hyperparameter
-from surefoot.methods.language.baselines import GRPO
+from surefoot.methods.language.baselines import ClippedGroups
 from surefoot.objectives import PolicyObjective, aggregation
 from surefoot.objectives.advantages import group_standardized
 
 
 @dataclass(frozen=True)
-class DeltaL(GRPO):
+class DeltaL(ClippedGroups):
     """GRPO's advantage and clip with another aggregation."""
 
     samples: int = hyperparameter(10, low=2, help="Completions of each prompt.")

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.group_rollout.method import Batch, Metrics, Rollout, Term
-from surefoot.methods.language.baselines import GRPO
+from surefoot.methods.language.baselines import ClippedGroups
 from surefoot.models.language.model import LanguageModel
 from surefoot.objectives import PolicyObjective, aggregation, values
 from surefoot.objectives.advantages import gae, standardize
@@ -35,7 +35,7 @@ from surefoot.objectives.values import ValueLoss
 
 
 @dataclass(frozen=True)
-class PPOCritic(GRPO):
+class PPOCritic(ClippedGroups):
     """GRPO's clip with generalised advantages of tokens in place of the group's, every token counted alike."""
 
     samples: int = hyperparameter(8, low=1, help="Completions of each prompt; they are not compared, so one is enough.")
@@ -66,7 +66,7 @@ class PPOCritic(GRPO):
 
     def advantages(self, rollout: Rollout) -> Float[Tensor, "prompts samples length"]:
         gain = self.gain(rollout)
-        gain = standardize(gain, rollout.sequences.valid) if self.standardize else gain
+        gain = standardize(gain.double(), rollout.sequences.valid).float() if self.standardize else gain
         return gain.unflatten(0, rollout.reward.shape)
 
     def completions(self, rollout: Rollout, **changes: Any) -> Term:

@@ -35,6 +35,7 @@ class REBEL(GroupRollout):
     epochs: int = hyperparameter(4, low=1, help="Passes over each batch of completions.")
     eta: float = hyperparameter(1.0, above=0, help="Nats of log-ratio for a unit of reward.")
     entropy: float = hyperparameter(0.0, low=0, high=0, help="None: the loss is a regression.")
+    kl_estimator: str = hyperparameter("k3", choices=("k3",), help="None: the divergence is in the reward.")
     correction: str = hyperparameter("none", choices=("none",), help="None: no token is weighed by a ratio.")
     truncation: float | None = hyperparameter(None, help="Reward of a completion that was cut off, if another.")
 
