@@ -52,6 +52,8 @@ class Loop:
     `measured` says what steps are; `place` is what the argument is called that says what it learns
     in, and `options` the dataclass of what `describe`, `learner` and `single` take besides. The command line has those
     of its fields that are hyperparameters. `many_seeds` is whether a run can train several seeds.
+    `check_recorded(env, **options)` raises `UsageError` where making again what a folder describes would import or call
+    something that the user has not named.
     """
 
     describe: Callable[..., dict[str, Any]]
@@ -62,6 +64,7 @@ class Loop:
     place_help: str = ""
     options: type = NoOptions
     many_seeds: bool = True
+    check_recorded: Callable[..., None] = lambda env, **options: None
 
 
 def loop(name: str) -> Loop:
