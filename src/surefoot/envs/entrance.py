@@ -280,3 +280,41 @@ def check_finite(observation: Observation, reward: Any, first_step: int = 0) -> 
         f"{first_step + step}: the environment produced a number that is not finite. Clip or scale it in the "
         "environment (a gymnasium.ObservationWrapper or RewardWrapper), or end the episode before it diverges."
     )
+
+
+class Rows:
+    """The observations of environments that are stepped one by one, a row each, checked and converted; texts stay as
+    they are."""
+
+    def __init__(self, space: gymnasium.Space, count: int) -> None:
+        self._text = isinstance(space, spaces.Text)
+        self._space = space if self._text else rounded(space)
+        self.rows: Any = np.full(count, "", object) if self._text else empty(self._space, count)
+        self._one = None if self._text else empty(self._space, 1)
+
+    def put(self, index: int, observation: Any, where: str, reward: float = 0.0, keep: bool = True) -> None:
+        """Check an observation and the reward that came with it, and `keep` it as row `index`."""
+        if self._text:
+            observation = str(observation)
+        else:
+            write(self._one, 0, observation, self._space)
+            if (found := not_finite(self._one, np.array([reward]))) is not None:
+                name, place, value = found
+                raise UsageError(
+                    f"{name}{list(place[1:]) or ''} is {value} at {where}: the environment produced a number that is not "
+                    "finite. Clip or scale it in the environment, or end the episode before it diverges."
+                )
+            observation = self._one
+        if not keep:
+            return
+        if isinstance(self.rows, dict):
+            for name, row in observation.items():
+                self.rows[name][index] = row[0]
+        else:
+            self.rows[index] = observation if self._text else observation[0]
+
+    def copy(self) -> Any:
+        """The rows, which a policy may keep."""
+        if self._text:
+            return np.stack(list(self.rows))
+        return {k: x.copy() for k, x in self.rows.items()} if isinstance(self.rows, dict) else self.rows.copy()

@@ -105,22 +105,24 @@ def describe(
 ) -> dict[str, Any]:
     """The arguments of `make` as JSON holds them, with the backend that "auto" stands for: `make(**describe(…))`.
 
-    `origin` is the package that the environment comes from, with its version, which `make` holds it to.
+    `origin` is there where the environment comes from another package than the backend's own, Gymnasium or Surefoot:
+    that package with its version, which `make` holds the name to.
     A factory or class is recorded as `"module:name"`. One that has no importable name (a lambda, a local function, a
     ready VectorEnv) is recorded all the same, and `make` then says that it has to be given again.
     """
     kwargs, pairs = _plain("env_kwargs", dict(env_kwargs or {})), _plain("wrappers", normalised(wrappers))
     chosen = backend if isinstance(env, VectorEnv) else _backend(env, backend, kwargs, pairs)
-    return {
+    found = {
         "env": name_of(env),
         "num_envs": num_envs,
         "seed": int(seed) if isinstance(seed, int) else [int(s) for s in seed],
         "backend": chosen,
         "env_kwargs": kwargs,
         "wrappers": pairs,
-        "step_timeout": step_timeout,
-        "origin": origin_of(env, chosen) if origin is None else origin,
     }
+    origin = origin_of(env, chosen) if origin is None else dict(origin)
+    beside = {"step_timeout": step_timeout} if step_timeout != PATIENCE else {}
+    return found | beside | ({"origin": origin} if origin else {})
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -13,6 +13,7 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any
 
@@ -44,7 +45,7 @@ def remember(thing: Any) -> None:
         _GIVEN[name] = thing
 
 
-def given(name: str) -> Any:
+def remembered(name: str) -> Any:
     """What the user has given under this name in this process; None where nothing was."""
     return _GIVEN.get(name)
 
@@ -72,6 +73,13 @@ def _again(name: str, argument: str) -> str:
     return f"{where} the object itself: {argument}=…."
 
 
+def _nameless(name: str, argument: str) -> UsageError:
+    return UsageError(
+        f"{argument}={name!r} was recorded from something that cannot be imported by name (a lambda, a local function or "
+        f"a ready environment); give that same factory again ({argument}=…), or move it to the top level of a module."
+    )
+
+
 def check_named(name: Any, argument: str = "env") -> None:
     """Raise `UsageError` where a folder names something that would have to be imported.
 
@@ -81,13 +89,15 @@ def check_named(name: Any, argument: str = "env") -> None:
         raise UsageError(f"{argument}={name!r} in the files of the run is not a name; give {argument}=… again.")
     if name in _GIVEN or (argument == "env" and registered(name)):
         return
+    if "<" in name:
+        raise _nameless(name, argument)
     if name in FOREIGN_MAKERS or ":" in name:
-        again = f"{argument}=…" if "<" in name or name.startswith("__main__:") else f"{argument}={name!r}"
+        script = name.startswith("__main__:")
+        again = f"{argument}=…" if script else f"{argument}={name!r} or --{argument} {name}"
         raise UsageError(
-            f"{argument}={name!r} is what the files of the run name, and it would have to be imported or called. What "
-            f"a folder says is not run: give it again, by {again} in Python (the class or function, or its name) or "
-            f"--{argument} on the command line, or say trust=True (--trust) if you trust the folder. "
-            f"{_again(name, argument) if name.startswith('__main__:') else ''}".rstrip()
+            f"{argument}={name!r} is what the files of the run name, and it would have to be imported and called. What "
+            f"only a folder says is not run: give it again by {again}, or say trust=True (--trust), which keeps its "
+            f"recorded arguments, if you trust the folder.{' ' + _again(name, argument) if script else ''}"
         )
     raise _unknown(name, argument)
 
@@ -119,10 +129,7 @@ def creator(env: str) -> Callable[..., gymnasium.Env]:
     identity = _identity(env)
     if ":" in identity:
         if "<" in identity:
-            raise UsageError(
-                f"env={env!r} was recorded from something that cannot be imported by name (a lambda, a local function "
-                "or a ready environment); give that same factory again, or move it to the top level of a module."
-            )
+            raise _nameless(env, "env")
         module, _, identity = identity.rpartition(":")
         try:
             importlib.import_module(module)
@@ -164,9 +171,11 @@ def same_in_pool(env_id: str) -> bool:
 
 
 def origin_of(env: Any, backend: str) -> dict[str, Any]:
-    """The package that the environment comes from (the module at its top), and its version if it has one."""
+    """The package that the environment comes from (the module at its top), and its version if it has one; empty where
+    the backend's own, Gymnasium's or Surefoot's, whose versions every run has anyway."""
     package = "envpool" if backend == "envpool" else _package(env)
-    return {"package": package, "version": _version(package)}
+    own = package in ("gymnasium", "surefoot", None) or backend == "envpool"
+    return {} if own else {"package": package, "version": _version(package)}
 
 
 def _package(env: Any) -> str | None:
@@ -197,13 +206,26 @@ def _version(package: str | None) -> str | None:
 
 
 def check_recorded(env: Any, *, backend: str = "auto", origin: Any = None, **_: Any) -> None:
-    """Raise `UsageError` where the description of an environment in a folder may not be made again from its name: it
-    would have to be imported, or it is another package's here. Old descriptions do not say whose it was; what EnvPool
-    alone has is then not taken for what it did not step."""
+    """Raise `UsageError` where the environment that a folder describes may not be made from its name: it would have to
+    be imported, or it is another package's here. `env` is None where the user has given it.
+
+    Where no origin is recorded it was the backend's own, Gymnasium's or ours, or the run is of an older version; what
+    EnvPool alone has is then not taken for what it did not step."""
+    if env is None:
+        return
     check_named(env)
     if origin is None and backend in ("gymnasium", "process") and _package(env) == "envpool":
         origin = {"package": None}
+    if origin is None and backend == "envpool" and not same_in_pool(env):
+        origin = {"package": "envpool"}
     check_origin(env, origin)
+
+
+def import_origin(env: Any = None, *, origin: Any = None, **_: Any) -> None:
+    """Import the package that a trusted folder says its environment came from, where nothing has that name yet."""
+    if isinstance(origin, Mapping) and isinstance(env, str) and ":" not in env and _package(env) != origin.get("package"):
+        with suppress(ImportError, ValueError, AttributeError):  # what is missing is told when it is made
+            importlib.import_module(str(origin.get("package")))
 
 
 def check_origin(env: Any, recorded: Any) -> None:
