@@ -57,29 +57,32 @@ def empty(space: gymnasium.Space, n: int) -> Observation:
     return np.empty((n, *space.shape), space.dtype)  # type: ignore[misc]
 
 
-def write(out: Observation, index: int, observation: Any, space: gymnasium.Space) -> None:
+def write(out: Observation, index: int, observation: Any, space: gymnasium.Space, name: str = "observation") -> None:
     """Put one observation of `space` into row `index` of the batch `out`."""
     if isinstance(space, spaces.Dict):
-        for name, part in _parts(observation, space):
-            write(out[name], index, part, space.spaces[name])
+        for key, part in _parts(observation, space):
+            write(out[key], index, part, space.spaces[key], f"{name} {key!r}")
         return
     row = np.asarray(observation)
     same = row.dtype == out.dtype or (row.dtype.kind == "f" and out.dtype.kind == "f")
     if same and row.shape == space.shape and isinstance(space, spaces.Box):
         out[index] = row  # nearly always; the rest converts and finds the reason
     else:
-        out[index] = converted(row, space)
+        out[index] = converted(row, space, name=name)
 
 
-def converted(values: Any, space: gymnasium.Space, batch: tuple[int, ...] = ()) -> Observation:
-    """One observation, or a batch `[*batch, ...]` of them, in the types of `space`."""
+def converted(
+    values: Any, space: gymnasium.Space, batch: tuple[int, ...] = (), name: str = "observation"
+) -> Observation:
+    """One observation, or a batch `[*batch, ...]` of them, in the types of `space`. `name` is what errors call it."""
     if isinstance(space, spaces.Dict):
-        return {name: converted(part, space.spaces[name], batch) for name, part in _parts(values, space)}
+        parts = _parts(values, space)
+        return {key: converted(part, space.spaces[key], batch, f"{name} {key!r}") for key, part in parts}
     array, shape, dtype = np.asarray(values), (*batch, *space.shape), space.dtype  # type: ignore[misc]
     if array.shape != shape:
-        raise ValueError(f"the observation {_short(values)} has shape {array.shape}, not {shape}: it is not of the space {space}")
+        raise ValueError(f"the {name} {_short(values)} has shape {array.shape}, not {shape}: it is not of the space {space}")
     if array.dtype.kind not in NUMBERS:
-        raise ValueError(f"the observation {_short(values)} holds {array.dtype}, not numbers: it is not of the space {space}")
+        raise ValueError(f"the {name} {_short(values)} holds {array.dtype}, not numbers: it is not of the space {space}")
     with np.errstate(invalid="ignore", over="ignore"):
         found = array.astype(dtype, copy=False)
     if found is array or (dtype.kind == "f" and isinstance(space, spaces.Box)):
@@ -88,9 +91,11 @@ def converted(values: Any, space: gymnasium.Space, batch: tuple[int, ...] = ()) 
         wrong = (found != array) | ~_inside(found, space)
     if wrong.any():
         place = [int(k) for k in np.argwhere(wrong)[0]]
+        where, component = place[: len(batch)], place[len(batch) :]
         raise ValueError(
-            f"observation{place or ''} is {array[tuple(place)]}, which the declared {space} cannot hold; return what the "
-            "space says, or declare the space of what is returned (a float Box holds fractions)"
+            f"{name}{component or ''} is {array[tuple(place)]}{f' in environment {where[0]}' if where else ''}, which the "
+            f"declared {space} cannot hold; return what the space says, or declare the space of what is returned (a float "
+            "Box holds fractions)"
         )
     return found
 

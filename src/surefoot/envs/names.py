@@ -40,8 +40,8 @@ def name_of(env: Any) -> str:
 
 
 def remember(thing: Any) -> None:
-    """Note what the user has given, so that its name in a folder stands for that very thing."""
-    if "<" not in (name := name_of(thing)):
+    """Note what the user has given, so that its `module:name` in a folder stands for that very thing."""
+    if ":" in (name := name_of(thing)) and "<" not in name:
         _GIVEN[name] = thing
 
 

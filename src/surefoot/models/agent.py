@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.envs.entrance import all_forbidden
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import build, check, hyperparameter
 from surefoot.models import spaces
@@ -145,7 +146,10 @@ class Agent:
             raise UsageError(
                 f"observation has shape {got.get('', got)}, expected is {wanted.get('', wanted)} or a batch of it."
             )
-        tensors = {k: torch.as_tensor(arrays[k][None] if single else arrays[k]) for k in wanted}
+        batch = {k: arrays[k][None] if single else arrays[k] for k in wanted}
+        if (stuck := all_forbidden(batch, self.action_space, np.ones(len(next(iter(batch.values()))), bool))) is not None:
+            raise UsageError(f"the {MASK_KEY!r} of observation {stuck} forbids every action of {self.action_space}.")
+        tensors = {k: torch.as_tensor(x) for k, x in batch.items()}
         tensors = {k: x.float() if x.dtype == torch.float64 else x for k, x in tensors.items()}
         return tensors.get("", tensors), single
 
