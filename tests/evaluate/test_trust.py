@@ -101,6 +101,7 @@ def test_a_hostile_folder_runs_nothing(folder, tmp_path, monkeypatch, capsys, ca
     method, says = HOSTILE[case]
     run, marker = tmp_path / "run", tmp_path / "marker"
     shutil.copytree(trained(folder, method, "CartPole-v1" if method == "ppo" else "river-swim"), run)
+    says = {"backend": "gymnasium", **says} if method == "ppo" else says
     altered(run, **json.loads(json.dumps(says).replace("{marker}", str(marker))))
     (run / "evil.py").write_text(EVIL.format(marker=str(marker)))
     monkeypatch.chdir(run)  # as after `cd RUN`
