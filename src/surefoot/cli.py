@@ -386,7 +386,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _names_a_module(words: Sequence[str]) -> bool:
     """Whether this very command names a module to import, which may lie in the current folder: --env module:name, or
     --trust, which lets a run's folder name it. No folder alone makes what lies beside it importable."""
-    options = [(word.partition("=")[0], word.partition("=")[2] or after) for word, after in zip(words, [*words[1:], ""])]
+    options = [
+        (word.partition("=")[0], word.partition("=")[2] or after) for word, after in zip(words, [*words[1:], ""])
+    ]
     return any(name == "--trust" or (name in ("--env", "--reward") and ":" in value) for name, value in options)
 
 

@@ -85,7 +85,10 @@ class Ready(gymnasium.vector.VectorEnv):
 
 
 WRONG = {
-    "fractions in bytes": ({"observation": np.array([0.25, 3.0])}, r"observation\[0\] is 0.25.*, which .*uint8.* cannot"),
+    "fractions in bytes": (
+        {"observation": np.array([0.25, 3.0])},
+        r"observation\[0\] is 0.25.*, which .*uint8.* cannot",
+    ),
     "beyond bytes": ({"observation": np.array([3, 256])}, r"observation\[1\] is 256.*, which the declared"),
     "negative bytes": ({"observation": np.array([-1, 2])}, r"observation\[0\] is -1.*, which"),
     "NaN in bytes": ({"observation": np.array([np.nan, 2])}, r"observation\[0\] is nan.*, which"),
@@ -159,7 +162,9 @@ def test_a_value_arrives_as_it_is_or_not_at_all(value, given_type, declared):
     try:
         got = converted(array, space)
     except ValueError:
-        assert declared != "f4" and (exact != int(exact) or not np.iinfo(declared).min <= exact <= np.iinfo(declared).max)
+        assert declared != "f4" and (
+            exact != int(exact) or not np.iinfo(declared).min <= exact <= np.iinfo(declared).max
+        )
     else:
         assert got.dtype == space.dtype and got.item() == (np.float32(exact) if declared == "f4" else exact)
 
@@ -301,7 +306,9 @@ class Sleeper(Giver):
 def test_a_process_that_hangs_is_given_up(call):
     vec = envs.make(Sleeper, 1, backend="process", env_kwargs={"call": call}, step_timeout=2)
     began = time.monotonic()
-    with pytest.raises(envs.EnvError, match=rf"Environment 0 has not answered {call}\(\).* for 2 seconds.*step_timeout"):
+    with pytest.raises(
+        envs.EnvError, match=rf"Environment 0 has not answered {call}\(\).* for 2 seconds.*step_timeout"
+    ):
         vec.reset()
         vec.step(np.zeros(1, int))
     assert time.monotonic() - began < 30
@@ -364,7 +371,9 @@ def test_advice_that_works():
     with pytest.raises(UsageError, match="FilterObservation") as refused:
         envs.make(lambda: Giver(space=mixed), 1)
     assert "flatten" not in str(refused.value)
-    with pytest.raises(UsageError, match=r"'flatten' cannot make a vector of the entries \['words'\].*FilterObservation"):
+    with pytest.raises(
+        UsageError, match=r"'flatten' cannot make a vector of the entries \['words'\].*FilterObservation"
+    ):
         envs.make(lambda: Giver(space=mixed), 1, wrappers=["flatten"])
     both = spaces.Tuple([BYTES, spaces.Discrete(3)])
     with pytest.raises(UsageError, match=r"wrappers=\['flatten'\]"):

@@ -71,7 +71,7 @@ class _Worker(gymnasium.Env):
         assert self._env is not None
         self._steps += 1
         try:
-            answer = self._env.step(int(action) if self._discrete else action)
+            answer = self._env.step(int(action) if self._discrete else np.asarray(action))
             observation, reward, terminated, truncated, info = stepped(answer)
             final = figures(info) if terminated or truncated else {}
             return self._row(observation), reward, terminated, truncated, final

@@ -80,9 +80,13 @@ def converted(
         return {key: converted(part, space.spaces[key], batch, f"{name} {key!r}") for key, part in parts}
     array, shape, dtype = np.asarray(values), (*batch, *space.shape), space.dtype  # type: ignore[misc]
     if array.shape != shape:
-        raise ValueError(f"the {name} {_short(values)} has shape {array.shape}, not {shape}: it is not of the space {space}")
+        raise ValueError(
+            f"the {name} {_short(values)} has shape {array.shape}, not {shape}: it is not of the space {space}"
+        )
     if array.dtype.kind not in NUMBERS:
-        raise ValueError(f"the {name} {_short(values)} holds {array.dtype}, not numbers: it is not of the space {space}")
+        raise ValueError(
+            f"the {name} {_short(values)} holds {array.dtype}, not numbers: it is not of the space {space}"
+        )
     with np.errstate(invalid="ignore", over="ignore"):
         found = array.astype(dtype, copy=False)
     if found is array or (dtype.kind == "f" and isinstance(space, spaces.Box)):

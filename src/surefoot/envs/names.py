@@ -191,7 +191,9 @@ def _package(env: Any) -> str | None:
 def _module(spec: Any) -> str:
     """The package of a registered environment."""
     entry = spec.entry_point
-    return (entry if isinstance(entry, str) else str(getattr(entry, "__module__", ""))).partition(":")[0].partition(".")[0]
+    return (
+        (entry if isinstance(entry, str) else str(getattr(entry, "__module__", ""))).partition(":")[0].partition(".")[0]
+    )
 
 
 def _version(package: str | None) -> str | None:
@@ -223,7 +225,12 @@ def check_recorded(env: Any, *, backend: str = "auto", origin: Any = None, **_: 
 
 def import_origin(env: Any = None, *, origin: Any = None, **_: Any) -> None:
     """Import the package that a trusted folder says its environment came from, where nothing has that name yet."""
-    if isinstance(origin, Mapping) and isinstance(env, str) and ":" not in env and _package(env) != origin.get("package"):
+    if (
+        isinstance(origin, Mapping)
+        and isinstance(env, str)
+        and ":" not in env
+        and _package(env) != origin.get("package")
+    ):
         with suppress(ImportError, ValueError, AttributeError):  # what is missing is told when it is made
             importlib.import_module(str(origin.get("package")))
 

@@ -119,7 +119,9 @@ class SyncEnvs(Envs):
         observations = empty(self.single_observation_space, self.num_envs)
         for i, env in enumerate(self.envs):
             try:
-                write(observations, i, begun(env.reset(seed=seeds[i], options=options))[0], self.single_observation_space)
+                write(
+                    observations, i, begun(env.reset(seed=seeds[i], options=options))[0], self.single_observation_space
+                )
             except Exception as error:
                 fail(i, "reset", error)
         self._ended, self._steps = np.zeros(self.num_envs, bool), 0
@@ -127,7 +129,10 @@ class SyncEnvs(Envs):
 
     def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         legal, space, infos = self._legal(actions), self.single_observation_space, dict[str, Any]()
-        rows = legal.tolist() if legal.ndim == 1 and self._box is None else legal  # Discrete envs are fastest on ints
+        if legal.ndim > 1:
+            rows: Any = legal
+        else:  # of a Discrete space, which is fastest on ints, or of a Box without axes
+            rows = legal.tolist() if self._box is None else [np.asarray(action) for action in legal]
         observations = empty(space, self.num_envs)
         rewards = np.zeros(self.num_envs, np.float32)
         terminated = np.zeros(self.num_envs, bool)

@@ -58,7 +58,9 @@ def wrap(env: gymnasium.Env, wrappers: Wrappers) -> gymnasium.Env:
         except UsageError:
             raise
         except Exception as error:
-            raise UsageError(f"wrapper {name!r} with {kwargs!r} does not fit the environment {env}: {cause(error)}.") from error
+            raise UsageError(
+                f"wrapper {name!r} with {kwargs!r} does not fit the environment {env}: {cause(error)}."
+            ) from error
     return env
 
 

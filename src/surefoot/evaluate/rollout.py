@@ -201,7 +201,7 @@ def play_all(
                 for slot, j in enumerate(current):
                     if j is None:
                         continue
-                    action = int(actions[slot]) if isinstance(space, spaces.Discrete) else actions[slot]
+                    action = int(actions[slot]) if isinstance(space, spaces.Discrete) else np.asarray(actions[slot])
                     at = f"step {lengths[j]} of {episodes[j]}"
                     with _named(slot, "step", episodes[j], int(lengths[j])):
                         observation, reward, terminated, truncated, info = stepped(envs[slot].step(action))
@@ -314,7 +314,9 @@ def _decide(
         )
     if isinstance(space, spaces.Box):
         if not np.isfinite(actions).all():
-            raise UsageError(f"The policy returned the action {actions[~np.isfinite(actions)][0]}, which is not finite.")
+            raise UsageError(
+                f"The policy returned the action {actions[~np.isfinite(actions)][0]}, which is not finite."
+            )
         return clipped(actions, space), state
     if discrete and (foreign := [a for a in actions if not space.contains(np.asarray(a, space.dtype))]):
         raise UsageError(

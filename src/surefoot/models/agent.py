@@ -147,7 +147,9 @@ class Agent:
                 f"observation has shape {got.get('', got)}, expected is {wanted.get('', wanted)} or a batch of it."
             )
         batch = {k: arrays[k][None] if single else arrays[k] for k in wanted}
-        if (stuck := all_forbidden(batch, self.action_space, np.ones(len(next(iter(batch.values()))), bool))) is not None:
+        if (
+            stuck := all_forbidden(batch, self.action_space, np.ones(len(next(iter(batch.values()))), bool))
+        ) is not None:
             raise UsageError(f"the {MASK_KEY!r} of observation {stuck} forbids every action of {self.action_space}.")
         tensors = {k: torch.as_tensor(x) for k, x in batch.items()}
         tensors = {k: x.float() if x.dtype == torch.float64 else x for k, x in tensors.items()}

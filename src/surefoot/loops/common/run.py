@@ -32,7 +32,12 @@ from surefoot.seeding import MAX_SEED, check_seed
 FORMAT = "surefoot-run-1"
 NEEDED = {"id", "method", "hyperparameters", "env", "steps", "seeds", "compile", "loggers", "threads"}
 NEEDED |= {"checkpoint_every", "evaluate_every", "evaluate_episodes"}  # what resuming reads in config.json
-FREE = {"backend", "engine", "sharding", "step_timeout"}  # options of how a run is computed, which may change on resuming
+FREE = {
+    "backend",
+    "engine",
+    "sharding",
+    "step_timeout",
+}  # options of how a run is computed, which may change on resuming
 PAYS_OFF = 6_000  # gradient steps from which compiling them takes less time than it saves (see benchmarks/)
 
 
