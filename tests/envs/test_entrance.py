@@ -190,7 +190,7 @@ def test_evaluation_names_what_is_not_finite(bad):
     assert said.startswith(f"reward is {bad} at step 1 of the episode with seed 7")
 
 
-# --- actions ------------------------------------------------------------------------------------------------------------
+# --- actions ---
 
 
 class Echo(gymnasium.Env):
@@ -223,7 +223,7 @@ def test_an_action_that_is_not_finite_is_the_policy_s_fault():
         returns(lambda o: np.full((len(o), 1), np.nan), lambda: Echo(spaces.Box(-1, 1, (1,))), 1)
 
 
-# --- masks --------------------------------------------------------------------------------------------------------------
+# --- masks ---
 
 
 @settings(max_examples=100)
@@ -240,7 +240,7 @@ def test_a_mask_that_leaves_nothing_to_choose_is_found(masks, data):
     assert all_forbidden(np.zeros((2, 3)), spaces.Discrete(5), acting) is None
 
 
-# --- infos --------------------------------------------------------------------------------------------------------------
+# --- infos ---
 
 
 def test_the_numbers_of_an_info():
@@ -283,7 +283,7 @@ def test_evaluation_holds_lengths_and_infos():
     assert found.figures == [{"is_success": 1.0}] * 3
 
 
-# --- processes ----------------------------------------------------------------------------------------------------------
+# --- processes ---
 
 
 class Sleeper(Giver):
@@ -358,7 +358,7 @@ def test_a_constructor_that_breaks_is_named(error):
         returns(lambda o: o, Broken, 1)
 
 
-# --- advice -------------------------------------------------------------------------------------------------------------
+# --- advice ---
 
 
 class Words(spaces.Space):

@@ -133,7 +133,7 @@ def test_a_hostile_reward_is_not_imported(tmp_path, monkeypatch):
     assert not marker.exists() and "evil" not in sys.modules
 
 
-# --- what the user names is used ------------------------------------------------------------------------------------------
+# --- what the user names is used ---
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_the_current_folder_is_importable_only_where_this_command_names_a_module
     assert cli._names_a_module(words) == named
 
 
-# --- a name means what it meant ---------------------------------------------------------------------------------------------
+# --- a name means what it meant ---
 
 
 @pytest.fixture
@@ -261,3 +261,11 @@ def test_a_class_of_a_script_gets_advice_that_helps():
 def test_a_misspelled_hyperparameter_is_named_whatever_its_value():
     with pytest.raises(UsageError, match="PPO has no hyperparameter 'policy_kwargs'"):
         sf.train("ppo", "CartPole-v1", 64, policy_kwargs={"net_arch": [64]})
+
+
+def test_a_stress_report_holds_lengths_and_success_rates(tmp_path, module):
+    report = sf.stress(lambda o: np.zeros(len(o), int), Own, "action-delay:0..1", episodes=2, points=2)
+    assert report.lengths is not None and report.lengths.tolist() == [1, 1, 1]
+    assert report.figures == {"success_rate": [1.0, 1.0, 1.0]}
+    again = type(report).from_json(report.to_json())
+    assert again.lengths is not None and again.lengths.tolist() == [1, 1, 1] and again.figures == report.figures

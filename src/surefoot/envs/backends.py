@@ -129,9 +129,9 @@ class ProcessEnvs(Envs):
                 self._workers.processes[i].kill()  # it may not listen to anything less
             self.close(terminate=True)
             raise EnvError(
-                f"Environment {', '.join(map(str, silent))} has not answered {call}(){at} for {self._timeout:g} seconds, "
-                "so it is taken to hang. Give it longer with step_timeout=…, or find out with that one alone why it "
-                "does not return."
+                f"Environment {', '.join(map(str, silent))} has not answered {call}(){at} for {self._timeout:g} "
+                "seconds, so it is taken to hang. Give it longer with step_timeout=…, or find out with that one alone "
+                "why it does not return."
             ) from error
         except (EOFError, ConnectionError, OSError) as error:
             self.close(terminate=True)

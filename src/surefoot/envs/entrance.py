@@ -89,17 +89,15 @@ def converted(
         )
     with np.errstate(invalid="ignore", over="ignore"):
         found = array.astype(dtype, copy=False)
-    if found is array or (dtype.kind == "f" and isinstance(space, spaces.Box)):
-        wrong = ~_inside(found, space)
-    else:
-        wrong = (found != array) | ~_inside(found, space)
-    if wrong.any():
+    if isinstance(space, spaces.Box) and (found is array or dtype.kind == "f"):
+        return found
+    if (wrong := (found != array) | ~_inside(found, space)).any():
         place = [int(k) for k in np.argwhere(wrong)[0]]
         where, component = place[: len(batch)], place[len(batch) :]
+        whose = f" in environment {where[0]}" if where else ""
         raise ValueError(
-            f"{name}{component or ''} is {array[tuple(place)]}{f' in environment {where[0]}' if where else ''}, which the "
-            f"declared {space} cannot hold; return what the space says, or declare the space of what is returned (a float "
-            "Box holds fractions)"
+            f"{name}{component or ''} is {array[tuple(place)]}{whose}, which the declared {space} cannot hold; return "
+            "what the space says, or declare the space of what is returned (a float Box holds fractions)"
         )
     return found
 
@@ -181,7 +179,7 @@ def batch_of_numbers(values: Any, n: int, name: str, dtype: type) -> np.ndarray:
     return array.astype(dtype, copy=False)
 
 
-# --- what the info of an episode's last step says ----------------------------------------------------------------------
+# --- what the info of an episode's last step says ---
 
 
 def figures(info: Any) -> dict[str, float]:
@@ -222,7 +220,7 @@ def named_figures(episodes: list[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean(each)) for name, each in values.items()}
 
 
-# --- what no policy can act on -----------------------------------------------------------------------------------------
+# --- what no policy can act on ---
 
 
 def all_forbidden(observation: Observation, space: gymnasium.Space, acting: np.ndarray) -> int | None:
@@ -310,8 +308,8 @@ class Rows:
             if (found := not_finite(self._one, np.array([reward]))) is not None:
                 name, place, value = found
                 raise UsageError(
-                    f"{name}{list(place[1:]) or ''} is {value} at {where}: the environment produced a number that is not "
-                    "finite. Clip or scale it in the environment, or end the episode before it diverges."
+                    f"{name}{list(place[1:]) or ''} is {value} at {where}: the environment produced a number that is "
+                    "not finite. Clip or scale it in the environment, or end the episode before it diverges."
                 )
             observation = self._one
         if not keep:

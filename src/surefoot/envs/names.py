@@ -75,8 +75,8 @@ def _again(name: str, argument: str) -> str:
 
 def _nameless(name: str, argument: str) -> UsageError:
     return UsageError(
-        f"{argument}={name!r} was recorded from something that cannot be imported by name (a lambda, a local function or "
-        f"a ready environment); give that same factory again ({argument}=…), or move it to the top level of a module."
+        f"{argument}={name!r} was recorded from something that cannot be imported by name (a lambda, a local function "
+        f"or a ready environment); give that same factory again ({argument}=…), or move it to the top level of a module."
     )
 
 
@@ -167,7 +167,7 @@ def same_in_pool(env_id: str) -> bool:
     return spec is None or str(spec.entry_point).startswith("gymnasium.envs.")
 
 
-# --- what a name meant when a run was made -----------------------------------------------------------------------------
+# --- what a name meant when a run was made ---
 
 
 def origin_of(env: Any, backend: str) -> dict[str, Any]:

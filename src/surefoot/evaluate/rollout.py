@@ -160,8 +160,8 @@ def play_all(
 ) -> Played:
     """Play the episodes; episode j is played in slot `j % slots`. `watch` sees its environment at every step.
 
-    The policy's batch always has one row a slot; the row of a slot that has finished keeps the last observation on which
-    it acted and its action is dropped, so a recurrent state needs no cutting. What the environments give is converted
+    The policy's batch always has one row a slot; the row of a slot that has finished keeps the last observation on
+    which it acted and its action is dropped, so a recurrent state needs no cutting. What the environments give is converted
     and checked as in training (`envs.entrance`).
     """
     check_count("slots", slots)
@@ -193,8 +193,8 @@ def play_all(
                 if (stuck := all_forbidden(batch.rows, space, acting)) is not None:
                     j = current[stuck] or 0
                     raise UsageError(
-                        f"env={env!r}: the action mask at step {lengths[j]} of {episodes[j]} forbids every action; allow "
-                        "at least one, or end the episode where no action is left."
+                        f"env={env!r}: the action mask at step {lengths[j]} of {episodes[j]} forbids every action; "
+                        "allow at least one, or end the episode where no action is left."
                     )
                 actions, state = _decide(act, batch.copy(), state, starts, deterministic, space, first)
                 starts, first = np.zeros(count, bool), False

@@ -1,4 +1,4 @@
-"""Collected data are checked, counted and summed: masks, infos, normalised entries, and replays that verify themselves."""
+"""Collected data are checked and counted: masks, infos, normalised entries, replays that verify themselves."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def stop(learner, rows):
     return learner.iteration == 2
 
 
-# --- a replay verifies itself ---------------------------------------------------------------------------------------------
+# --- a replay verifies itself ---
 
 
 class Drifting(Base):
@@ -142,7 +142,7 @@ def test_sums_do_not_depend_on_how_the_steps_were_cut(steps, cuts, several):
     assert differ == [False, False, True, False]
 
 
-# --- masks ----------------------------------------------------------------------------------------------------------------
+# --- masks ---
 
 
 class Masked(Base):
@@ -177,7 +177,7 @@ def test_a_mask_that_forbids_everything_is_named_where_an_action_is_asked_for(tm
         run.agent().predict({"x": np.zeros((2, 1), np.float32), "action_mask": np.array([[1, 0], [0, 0]], np.int8)})
 
 
-# --- infos ------------------------------------------------------------------------------------------------------------------
+# --- infos ---
 
 
 class Telling(Base):
@@ -212,11 +212,11 @@ def test_infos_of_envpool_reach_the_rows(tmp_path):
     assert not any("elapsed" in name for row in run.metrics() for name in row)
 
 
-# --- what is normalised, and what is out of reach -----------------------------------------------------------------------------
+# --- what is normalised, and what is out of reach ---
 
 
 class Far(Base):
-    """Six numbers far from 0, in a shape of their own; the action pays that says whether the first is above its mean."""
+    """Six numbers far from 0, in a shape of their own; the action pays that says if the first is above its mean."""
 
     def __init__(self, shape: tuple[int, ...] = (6,), dtype: str = "float32"):
         self.observation_space = spaces.Box(-10000, 10000, tuple(shape), np.dtype(dtype).type)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,16 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
-from surefoot.envs import describe, env_seeds, make, make_as
-from surefoot.envs.make import PATIENCE
-from surefoot.envs.names import check_origin, check_recorded
+from surefoot.envs import env_seeds, make
+from surefoot.envs.names import check_recorded
 from surefoot.errors import UsageError
-from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.common.compile import as_set
 from surefoot.loops.common.kinds import Loop
 from surefoot.loops.common.optimizer import Adam
 from surefoot.loops.common.staging import staged
 from surefoot.loops.on_policy.collect import Arrays, Collector, Episodes, Rollout, map_observation, tensors
 from surefoot.loops.on_policy.method import Batch, OnPolicy, gradient_step, pick, take
+from surefoot.loops.on_policy.options import EnvOptions, described, single
 from surefoot.models.agent import (
     Agent,
     normalize_observation,
@@ -346,11 +343,6 @@ class Learner:
 # --- how a run meets its environments --------------------------------------------------------------------------------
 
 
-def _describe(env: Any, **options: Any) -> dict[str, Any]:
-    description = describe(env, **options)
-    return {name: value for name, value in description.items() if name not in ("num_envs", "seed")}
-
-
 def _learner(
     method: OnPolicy,
     env: Any,
@@ -375,35 +367,11 @@ def _learner(
         raise
 
 
-def _single(
-    env: Any, *, env_kwargs: Mapping[str, Any] | None = None, wrappers: Any = (), origin: Any = None, **_: Any
-) -> Any:
-    check_origin(env, origin)
-    return partial(make_as, env, env_kwargs or {}, wrappers) if env_kwargs or wrappers else env
-
-
-@dataclass(frozen=True)
-class EnvOptions:
-    """What `envs.make` is told besides the environment."""
-
-    backend: str = hyperparameter(
-        "auto", choices=("auto", "gymnasium", "process", "envpool"), help="Backend that steps the environments."
-    )
-    env_kwargs: Any = None
-    wrappers: Any = ()
-    step_timeout: float = hyperparameter(
-        PATIENCE, above=0, help="Seconds that a process of backend=process may take for a step before it is given up."
-    )
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
 LOOP = Loop(
-    _describe,
+    described,
     _learner,
-    _single,
-    measured="steps",
+    single,
+    measured="steps, mean return of the last 100 episodes",
     place_help="Gymnasium or EnvPool id, or module:factory.",
     options=EnvOptions,
     check_recorded=check_recorded,
