@@ -76,7 +76,7 @@ def _again(name: str, argument: str) -> str:
 def _nameless(name: str, argument: str) -> UsageError:
     return UsageError(
         f"{argument}={name!r} was recorded from something that cannot be imported by name (a lambda, a local function "
-        f"or a ready environment); give that same factory again ({argument}=…), or move it to the top level of a module."
+        f"or a ready environment); give that same factory again ({argument}=…), or move it to the top of a module."
     )
 
 

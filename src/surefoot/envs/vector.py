@@ -3,10 +3,10 @@
 All backends keep one contract. The observation that comes with `terminated | truncated` is the true last one of the
 episode; the next `step` ignores that environment's action and returns its reset observation with reward 0. Every
 returned array is fresh, so a caller may keep it. Float observations and rewards are float32, images stay uint8,
-discrete observations are integers (`envs.entrance`). Actions of a Box space are clipped to the box here, in the number type that
-the environment gave it, so that what a caller stores is what it sampled; where that type is whole, to the nearest one.
-The `info` of a step holds the numbers of the infos of the episodes that it ended: arrays `[B]` by name, and under the
-name with `_` before it which environments have it.
+discrete observations are integers (`envs.entrance`). Actions of a Box space are clipped to the box here, in the number
+type that the environment gave it (to the nearest number where that is whole), so that what a caller stores is what it
+sampled. The `info` of a step holds the numbers of the infos of the episodes that it ended: arrays `[B]` by name, and
+under the name with `_` before it which environments have it.
 """
 
 from __future__ import annotations

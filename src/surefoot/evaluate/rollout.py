@@ -161,8 +161,8 @@ def play_all(
     """Play the episodes; episode j is played in slot `j % slots`. `watch` sees its environment at every step.
 
     The policy's batch always has one row a slot; the row of a slot that has finished keeps the last observation on
-    which it acted and its action is dropped, so a recurrent state needs no cutting. What the environments give is converted
-    and checked as in training (`envs.entrance`).
+    which it acted and its action is dropped, so a recurrent state needs no cutting. What the environments give is
+    converted and checked as in training (`envs.entrance`).
     """
     check_count("slots", slots)
     act, count = actor(policy), min(slots, len(episodes))

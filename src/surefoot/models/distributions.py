@@ -202,7 +202,7 @@ def check_reach(space: gym.Space, squash: bool, log_std: float) -> None:
     if farthest > REACH * (deviation := math.exp(log_std)):
         warnings.warn(
             f"actions of {space} reach up to {farthest:g}, but the first policy acts around 0 with a standard "
-            f"deviation of {deviation:g}, so most of them are never tried. Use squash=True, which covers the whole box, or "
-            "rescale the actions in the environment (gymnasium.wrappers.RescaleAction).",
+            f"deviation of {deviation:g}, so most of them are never tried. Use squash=True, which covers the whole "
+            "box, or rescale the actions in the environment (gymnasium.wrappers.RescaleAction).",
             stacklevel=3,
         )

@@ -217,8 +217,8 @@ def _check_recorded(env: Any, *, reward: Any = None, model_options: Any = None, 
     if running := sorted(RUNNING & set(model_options or ())):
         raise UsageError(
             f"model_options={model_options!r} is what the files of the run say, and {running[0]} can run code that "
-            "comes with a model. What a folder says is not run: give model_options=… again, or say trust=True (--trust) if "
-            "you trust the folder."
+            "comes with a model. What a folder says is not run: give model_options=… again, or say trust=True "
+            "(--trust) if you trust the folder."
         )
 
 
