@@ -413,6 +413,10 @@ def _player(policy: Any, env: Any, trust: bool) -> tuple[Any, Any, Path | None]:
 
 def _check_trust(kind: Loop, description: Mapping[str, Any], trust: bool) -> None:
     """Of what a folder describes nothing is imported or called that the user has not named, except with `trust`."""
+    if not isinstance(description, Mapping) or "env" not in description:
+        raise UsageError(
+            f"env={description!r} in the files of the run does not say what it was trained in; give env=…."
+        )
     if trust:
         import_origin(**description)
     else:

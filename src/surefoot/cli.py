@@ -399,4 +399,5 @@ def _env_error() -> type[Exception]:
 
 
 if __name__ == "__main__":
+    sys.path[:] = [path for path in sys.path if path not in ("", os.getcwd())]  # where python -m has put it, first
     main()

@@ -79,6 +79,8 @@ def converted(
         parts = _parts(values, space)
         return {key: converted(part, space.spaces[key], batch, f"{name} {key!r}") for key, part in parts}
     array, shape, dtype = np.asarray(values), (*batch, *space.shape), space.dtype  # type: ignore[misc]
+    if array.dtype == dtype and array.shape == shape and isinstance(space, spaces.Box):
+        return array
     if array.shape != shape:
         raise ValueError(
             f"the {name} {_short(values)} has shape {array.shape}, not {shape}: it is not of the space {space}"
@@ -89,7 +91,7 @@ def converted(
         )
     with np.errstate(invalid="ignore", over="ignore"):
         found = array.astype(dtype, copy=False)
-    if isinstance(space, spaces.Box) and (found is array or dtype.kind == "f"):
+    if isinstance(space, spaces.Box) and dtype.kind == "f":
         return found
     if (wrong := (found != array) | ~_inside(found, space)).any():
         place = [int(k) for k in np.argwhere(wrong)[0]]
@@ -201,8 +203,10 @@ def batch_figures(info: Mapping[str, Any], ended: np.ndarray) -> dict[str, Any]:
     if not ended.any():
         return found
     for name, values in info.items():
-        array = np.asarray(values) if not isinstance(values, Mapping) else np.empty(0)
-        if name in BOOKKEEPING or name.startswith("_") or array.shape != ended.shape or array.dtype.kind not in NUMBERS:
+        if name in BOOKKEEPING or name.startswith("_") or isinstance(values, Mapping):
+            continue
+        array = np.asarray(values)
+        if array.shape != ended.shape or array.dtype.kind not in NUMBERS:
             continue
         held = np.asarray(info.get(f"_{name}", ended), bool) & ended & np.isfinite(array)
         if held.any():
