@@ -78,7 +78,8 @@ def converted(
     if isinstance(space, spaces.Dict):
         parts = _parts(values, space)
         return {key: converted(part, space.spaces[key], batch, f"{name} {key!r}") for key, part in parts}
-    array, shape, dtype = np.asarray(values), (*batch, *space.shape), space.dtype  # type: ignore[misc]
+    shape: tuple[int, ...] = (*batch, *space.shape)  # type: ignore[misc]
+    array, dtype = np.asarray(values), np.dtype(space.dtype)
     if array.dtype == dtype and array.shape == shape and isinstance(space, spaces.Box):
         return array
     if array.shape != shape:

@@ -115,9 +115,8 @@ def _single(env: Any, *, fingerprint: str | None = None) -> Callable[..., Any]:
 
 def _check_recorded(env: Any, **_: Any) -> None:
     """Names of the zoo and files are read; `gym:module:ID` would import the module."""
-    kind, _, rest = env.strip().partition(":") if isinstance(env, str) else ("", "", "")
-    if kind == "gym":
-        check_named(rest.partition(",")[0])
+    if isinstance(env, str) and env.strip().startswith("gym:"):
+        check_named(env.strip().removeprefix("gym:").partition(",")[0])
 
 
 LOOP = Loop(
