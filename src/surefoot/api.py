@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from surefoot import catalogue
 from surefoot.configure import make_method
 from surefoot.envs import make_single
-from surefoot.envs.names import import_origin, remember
+from surefoot.envs.names import remember
 from surefoot.errors import UsageError
 from surefoot.evaluate.periodic import evaluations, keep, seeds_in, spoken
 from surefoot.hyperparameters import build
 from surefoot.loops.common import run as runs
-from surefoot.loops.common.kinds import Loop, Method, loop
+from surefoot.loops.common.kinds import Loop, Method, check_trust, loop
 from surefoot.loops.common.run import Run
 from surefoot.loops.common.train import Callback
 from surefoot.models.saved import holds_agent, load_agent
@@ -77,7 +77,7 @@ def train(
     options = _options(method, hyperparameters)
     made, slug = make_method(method, **hyperparameters)
     env = _place(made, env=env, task=task, data=data)
-    _remember(env, options)
+    remember(env, options.get("reward"))
     settings = runs.Settings(
         steps=_steps(steps),
         compile=compile,
@@ -100,14 +100,6 @@ def train(
         ],
         env_options=options,
     )
-
-
-def _remember(env: Any, options: Mapping[str, Any]) -> None:
-    """What the user names here may be found again by its name in this process."""
-    rewards = options.get("reward") or ()
-    for thing in (env, *(rewards if isinstance(rewards, (list, tuple)) else (rewards,))):
-        if thing is not None:
-            remember(thing)
 
 
 def _several(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
@@ -159,13 +151,10 @@ def resume(
 ) -> Run:
     """Resume an unfinished run; what follows is bit for bit what would have followed.
 
-    `method`, `env` and `options` are needed only where the run was given something that its folder cannot name: a
-    method outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python; and, in
-    another process, environments and reward functions by `module:name`, because nothing is imported or called that only
-    a folder names. `trust=True` does so for this folder. Callbacks are never kept and have to be given again.
-
-    Raises:
-        UsageError: the run cannot be resumed, or its environments do not answer the logged actions as they did.
+    `method`, `env` and `options` are needed only where the run was given something that its folder cannot name (a
+    method outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python), or that it
+    names as `module:name` and another process has not: nothing is imported or called that only a folder names, unless
+    `trust=True`. Callbacks are not saved and have to be given again. Raises `UsageError` where it cannot go on.
     """
     found = Run(Path(run))
     config = found.config
@@ -186,11 +175,11 @@ def resume(
             f"{unknown[0]} is not allowed: a run goes on with the steps and hyperparameters that it began with. "
             f"Besides method, env, callbacks and time_limit there are {', '.join(names) or 'no options'}."
         )
-    _remember(env, options)
+    remember(env, options.get("reward"))
     described = {**config["env"], **options}
     name = described.pop("env")
     folder = {key: value for key, value in described.items() if key not in options}
-    _check_trust(_kind(method), {"env": name if env is None else None, **folder}, trust)
+    check_trust(_kind(method), {"env": name if env is None else None, **folder}, trust)
     own = evaluations(method, env or name, described, config["evaluate_every"], config["evaluate_episodes"])
     every = [*own, *_several(callbacks)]
     return runs.resume(method, found, env=env, callbacks=every, time_limit=time_limit, env_options=options)
@@ -264,7 +253,7 @@ def _evaluate_language(
     if trained_in is None:
         raise UsageError("task is missing: the agent does not say what it was trained in; give task=.")
     if task is None:
-        _check_trust(loop(agent.loop), trained_in, trust)
+        check_trust(loop(agent.loop), trained_in, trust)
     made = loop(agent.loop).single(**trained_in)().task
     report = evaluate_language(agent, made, examples, k, seed=seed)
     figures = {**report.to_dict(), "table": report.table()}
@@ -407,17 +396,5 @@ def _player(policy: Any, env: Any, trust: bool) -> tuple[Any, Any, Path | None]:
         raise UsageError(f"env is missing: the agent in {folder} does not say what it was trained in; give env=.")
     kind, trained_in = loop(agent.loop), agent.facts["env"] if env is None else {"env": env}
     if env is None:
-        _check_trust(kind, trained_in, trust)
+        check_trust(kind, trained_in, trust)
     return agent, kind.single(**trained_in), None if holds_agent(folder) else folder
-
-
-def _check_trust(kind: Loop, description: Mapping[str, Any], trust: bool) -> None:
-    """Of what a folder describes nothing is imported or called that the user has not named, except with `trust`."""
-    if not isinstance(description, Mapping) or "env" not in description:
-        raise UsageError(
-            f"env={description!r} in the files of the run does not say what it was trained in; give env=…."
-        )
-    if trust:
-        import_origin(**description)
-    else:
-        kind.check_recorded(**description)

@@ -274,7 +274,7 @@ def train(arguments: Sequence[str]) -> None:
     from surefoot.loops.common.kinds import loop
 
     if "--resume" in [word.partition("=")[0] for word in arguments]:
-        return parsed(_resume, list(arguments), "surefoot train")
+        return _resume(arguments)
     if not arguments or arguments[0].startswith("-"):
         known = ", ".join(entry.slug for entry in catalogue.methods())
         raise UsageError(f"train needs a method first: train METHOD --env ENV. Methods: {known}.")
@@ -287,18 +287,22 @@ def train(arguments: Sequence[str]) -> None:
     return _ended(api.train(slug, place, **given))
 
 
-def _resume(resume: Path, env: str | None = None, task: str | None = None, trust: bool = False) -> None:
-    """Resume a run; its settings are in its folder.
-
-    Args:
-        resume: The folder of the run.
-        env: Its environment once more, where that has to be imported (module:name).
-        task: The same, of a language model.
-        trust: Import and call what the folder names as module:name; without it only what --env names again is.
-    """
+def _resume(arguments: Sequence[str]) -> None:
+    """Resume the run of `--resume RUN`, with `--env` or `--task` named once more, or `--trust`."""
     from surefoot import api
 
-    _ended(api.resume(resume, env=env or task, trust=trust))
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    _ = [parser.add_argument(name) for name in ("--resume", "--env", "--task")]
+    parser.add_argument("--trust", action="store_true")
+    try:
+        given, others = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:  # a value is missing
+        given, others = None, arguments
+    if others or given is None or not given.resume:
+        raise UsageError(
+            "train --resume takes the folder of a run and nothing else (but --env or --trust); its settings are in it."
+        )
+    _ended(api.resume(given.resume, env=given.env or given.task, trust=given.trust))
 
 
 def _ended(run: Any) -> None:
@@ -384,12 +388,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _names_a_module(words: Sequence[str]) -> bool:
-    """Whether this very command names a module to import, which may lie in the current folder: --env module:name, or
-    --trust, which lets a run's folder name it. No folder alone makes what lies beside it importable."""
-    options = [
-        (word.partition("=")[0], word.partition("=")[2] or after) for word, after in zip(words, [*words[1:], ""])
-    ]
-    return any(name == "--trust" or (name in ("--env", "--reward") and ":" in value) for name, value in options)
+    """Whether this very command names a module to import, which may lie in the current folder (--env module:name), or
+    lets a run's folder name it (--trust). No folder alone makes what lies beside it importable."""
+    pairs = [(w.partition("=")[0], w.partition("=")[2] or after) for w, after in zip(words, [*words[1:], ""])]
+    return any(name == "--trust" or (name in ("--env", "--reward") and ":" in value) for name, value in pairs)
 
 
 def _env_error() -> type[Exception]:

@@ -266,6 +266,6 @@ def test_a_misspelled_hyperparameter_is_named_whatever_its_value():
 def test_a_stress_report_holds_lengths_and_success_rates(tmp_path, module):
     report = sf.stress(lambda o: np.zeros(len(o), int), Own, "action-delay:0..1", episodes=2, points=2)
     assert report.lengths is not None and report.lengths.tolist() == [1, 1, 1]
-    assert report.figures == {"success_rate": [1.0, 1.0, 1.0]}
+    assert report.infos == {"success_rate": [1.0, 1.0, 1.0]}
     again = type(report).from_json(report.to_json())
-    assert again.lengths is not None and again.lengths.tolist() == [1, 1, 1] and again.figures == report.figures
+    assert again.lengths is not None and again.lengths.tolist() == [1, 1, 1] and again.infos == report.infos

@@ -39,10 +39,14 @@ def name_of(env: Any) -> str:
     return f"{env.__module__}:{env.__qualname__}"
 
 
-def remember(thing: Any) -> None:
-    """Note what the user has given, so that its `module:name` in a folder stands for that very thing."""
-    if ":" in (name := name_of(thing)) and "<" not in name:
-        _GIVEN[name] = thing
+def remember(*things: Any) -> None:
+    """Note what the user has given (lists are looked into), so that its `module:name` in a folder stands for that very
+    thing."""
+    for thing in things:
+        if isinstance(thing, (list, tuple)):
+            remember(*thing)
+        elif ":" in (name := name_of(thing)) and "<" not in name:
+            _GIVEN[name] = thing
 
 
 def remembered(name: str) -> Any:

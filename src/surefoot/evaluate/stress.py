@@ -66,7 +66,7 @@ class StressReport:
     units: tuple[str, ...] = ()  # of every dimension, empty where not known
     deterministic: bool = True  # whether the policy took its most likely action, or drew one
     lengths: np.ndarray | None = None  # [1 + cells] mean steps of an episode, unperturbed and in every cell
-    figures: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)  # the same of what infos say
+    infos: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)  # the same of what infos say
 
     @property
     def cell_means(self) -> np.ndarray:
@@ -284,8 +284,8 @@ def stress(
         np.concatenate([getattr(piece, name) for piece in played]).reshape(len(cells) + 1, len(seeds))
         for name in ("returns", "lengths")
     )
-    infos = [info for piece in played for info in piece.figures]
-    means = [named_figures(infos[i : i + len(seeds)]) for i in range(0, len(infos), len(seeds))]
+    final = [info for piece in played for info in piece.figures]
+    means = [named_figures(final[i : i + len(seeds)]) for i in range(0, len(final), len(seeds))]
     return StressReport(
         policy=_called(policy),
         env=env if isinstance(env, str) else getattr(env, "__qualname__", type(env).__qualname__),
@@ -300,7 +300,7 @@ def stress(
         units=tuple(unit for _, unit in facts),
         deterministic=deterministic,
         lengths=lengths.mean(1),
-        figures={name: [each.get(name) for each in means] for name in sorted({n for each in means for n in each})},
+        infos={name: [each.get(name) for each in means] for name in sorted({n for each in means for n in each})},
     )
 
 
