@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 import os
@@ -388,8 +389,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _names_a_module(words: Sequence[str]) -> bool:
-    """Whether this very command names a module to import, which may lie in the current folder (--env module:name), or
-    lets a run's folder name it (--trust). No folder alone makes what lies beside it importable."""
+    """Whether this very command names a module, which may lie in the current folder, or lets a run's folder name it."""
     pairs = [(w.partition("=")[0], w.partition("=")[2] or after) for w, after in zip(words, [*words[1:], ""])]
     return any(name == "--trust" or (name in ("--env", "--reward") and ":" in value) for name, value in pairs)
 
