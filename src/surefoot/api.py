@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from surefoot import catalogue
 from surefoot.configure import make_method
 from surefoot.envs import make_single
+from surefoot.envs.names import remember
 from surefoot.errors import UsageError
 from surefoot.evaluate.periodic import evaluations, keep, seeds_in, spoken
 from surefoot.hyperparameters import build
 from surefoot.loops.common import run as runs
-from surefoot.loops.common.kinds import Loop, Method, loop
+from surefoot.loops.common.kinds import Loop, Method, check_trust, loop
 from surefoot.loops.common.run import Run
 from surefoot.loops.common.train import Callback
 from surefoot.models.saved import holds_agent, load_agent
@@ -76,6 +77,7 @@ def train(
     options = _options(method, hyperparameters)
     made, slug = make_method(method, **hyperparameters)
     env = _place(made, env=env, task=task, data=data)
+    remember(env, options.get("reward"))
     settings = runs.Settings(
         steps=_steps(steps),
         compile=compile,
@@ -144,13 +146,15 @@ def resume(
     env: Any = None,
     callbacks: Callback | Sequence[Callback] = (),
     time_limit: float | None = None,
+    trust: bool = False,
     **options: Any,
 ) -> Run:
-    """Go on with an unfinished run; what follows is bit for bit what would have followed.
+    """Resume an unfinished run; what follows is bit for bit what would have followed.
 
-    `method`, `env` and `options` are needed only where the run was given something that its folder cannot name: a
-    method outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python. Callbacks are
-    never kept and have to be given again.
+    `method`, `env` and `options` are needed only where the run was given something that its folder cannot name (a
+    method outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python), or that it
+    names as `module:name` and another process has not: nothing is imported or called that only a folder names, unless
+    `trust=True`. Callbacks are not saved and have to be given again. Raises `UsageError` where it cannot go on.
     """
     found = Run(Path(run))
     config = found.config
@@ -171,8 +175,11 @@ def resume(
             f"{unknown[0]} is not allowed: a run goes on with the steps and hyperparameters that it began with. "
             f"Besides method, env, callbacks and time_limit there are {', '.join(names) or 'no options'}."
         )
+    remember(env, options.get("reward"))
     described = {**config["env"], **options}
     name = described.pop("env")
+    folder = {key: value for key, value in described.items() if key not in options}
+    check_trust(_kind(method), {"env": name if env is None else None, **folder}, trust)
     own = evaluations(method, env or name, described, config["evaluate_every"], config["evaluate_episodes"])
     every = [*own, *_several(callbacks)]
     return runs.resume(method, found, env=env, callbacks=every, time_limit=time_limit, env_options=options)
@@ -194,6 +201,7 @@ def evaluate(
     seed: int = 0,
     deterministic: bool = True,
     video: str | Path | None = None,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Play episodes and say what they returned: mean and interquartile mean with 95 % intervals, and each return.
 
@@ -203,31 +211,39 @@ def evaluate(
     `evaluation.json`), anything with `predict`, or a callable. Of a language model `env` may be called `task`, episodes
     are held-out examples, each once at most, and `k=(1, 4, 16)` adds the chance that one of k samples succeeds,
     entropy, lengths and completions to read. Where the run has reward functions they judge, else the task's verifier.
+
+    An environment or a reward function that the folder names as `module:name` is not imported, unless it was given in
+    this process: give it again as `env`, or say `trust=True`. Of environments whose `info` says it there is a
+    `success_rate`, and `info/<name>` is the mean of any other number of the last step's `info`.
     """
     env = env if task is None else task
     if not isinstance(k, (tuple, list)) or k:
         if video is not None:
             raise UsageError("video is not allowed beside k, which is for language models: there is nothing to film.")
-        return _evaluate_language(policy, env, episodes, k, seed)
-    from surefoot.evaluate.rollout import record, returns
+        return _evaluate_language(policy, env, episodes, k, seed, trust)
+    from surefoot.envs.entrance import named_figures
+    from surefoot.evaluate.rollout import played, record
     from surefoot.evaluate.statistics import summary
 
-    player, env, folder = _player(policy, env)
+    player, env, folder = _player(policy, env, trust)
     filmed = {} if video is None else {"video": str(video)}
     if video is not None:
         _refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
         record(player, env, video, episodes=1, seeds=seed)  # first, because it is what may not work here
     seeds = seeds_in(env, episodes, seed)
-    scores = returns(player, env, len(seeds), seeds, deterministic=deterministic)
+    scores, lengths, infos = played(player, env, len(seeds), seeds, deterministic=deterministic)
     figures: dict[str, Any] = {"env": spoken(env), "episodes": len(seeds), "seed": int(seed)}
     figures |= {"deterministic": deterministic, "agent_seed": getattr(player, "facts", {}).get("seed")}
     figures |= {**summary(scores), **filmed}
+    figures |= {"length_mean": float(lengths.mean()), "lengths": lengths.tolist(), **named_figures(infos)}
     if folder is not None:
         keep(folder / "evaluation.json", json.dumps(figures, indent=2))
     return figures
 
 
-def _evaluate_language(policy: Any, task: Any, examples: int, k: int | Sequence[int], seed: int) -> dict[str, Any]:
+def _evaluate_language(
+    policy: Any, task: Any, examples: int, k: int | Sequence[int], seed: int, trust: bool
+) -> dict[str, Any]:
     from surefoot.evaluate.language import evaluate_language
 
     agent = load(policy) if isinstance(policy, (str, Path)) else policy
@@ -236,6 +252,8 @@ def _evaluate_language(policy: Any, task: Any, examples: int, k: int | Sequence[
     trained_in = agent.facts.get("env") if task is None else {"env": task}
     if trained_in is None:
         raise UsageError("task is missing: the agent does not say what it was trained in; give task=.")
+    if task is None:
+        check_trust(loop(agent.loop), trained_in, trust)
     made = loop(agent.loop).single(**trained_in)().task
     report = evaluate_language(agent, made, examples, k, seed=seed)
     figures = {**report.to_dict(), "table": report.table()}
@@ -249,15 +267,17 @@ def _refuse_language(player: Any, argument: str, instead: str) -> None:
         raise UsageError(f"{argument} is not allowed for a language model: {instead}.")
 
 
-def stress(policy: Any, env: Any = None, perturb: Perturbation | str = "rrls:2d", **settings: Any) -> StressReport:
+def stress(
+    policy: Any, env: Any = None, perturb: Perturbation | str = "rrls:2d", *, trust: bool = False, **settings: Any
+) -> StressReport:
     """Play a policy across a sweep of perturbations; see `surefoot.evaluate.stress.stress`.
 
     Of a run's folder the environment is the default, and the report is kept there as `stress-….json`; the name of the
-    file begins with the environment if that was given.
+    file begins with the environment if that was given. `trust` is that of `evaluate`.
     """
     from surefoot.evaluate.stress import stress as sweep
 
-    player, place, folder = _player(policy, env)
+    player, place, folder = _player(policy, env, trust)
     _refuse_language(player, "perturb", "perturbations are of environments; evaluate it on another task")
     report = dataclasses.replace(sweep(player, place, perturb, **settings), env=spoken(place))
     if folder is not None:
@@ -331,7 +351,8 @@ def compare(
                 train(method, each, steps, seed=share[0], num_seeds=len(share), run_dir=run.path, **options)
             else:
                 asked = {"method": make_method(method)[1], "hyperparameters": runs.as_json(method)}
-                asked |= {"env": kind.describe(each, **given), "steps": steps or method.default_steps, "seeds": share}
+                place = {k: x for k, x in kind.describe(each, **given).items() if k in run.config["env"]}
+                asked |= {"env": place, "steps": steps or method.default_steps, "seeds": share}
                 check_same(run, asked)
                 if not run.finished:
                     resume(run.path, method=method, env=None if isinstance(each, str) else each, **again, **given)
@@ -360,8 +381,10 @@ def explain(method: str | Method, **hyperparameters: Any) -> str:
     return page(*make_method(method, **hyperparameters))
 
 
-def _player(policy: Any, env: Any) -> tuple[Any, Any, Path | None]:
+def _player(policy: Any, env: Any, trust: bool) -> tuple[Any, Any, Path | None]:
     """Something that acts, the environment to act in, and the run's folder if one was given."""
+    if env is not None:
+        remember(env)
     if not isinstance(policy, (str, Path)):
         if env is None:
             raise UsageError(
@@ -371,5 +394,7 @@ def _player(policy: Any, env: Any) -> tuple[Any, Any, Path | None]:
     agent, folder = load(policy), Path(policy)
     if env is None and "env" not in agent.facts:
         raise UsageError(f"env is missing: the agent in {folder} does not say what it was trained in; give env=.")
-    trained_in = agent.facts["env"] if env is None else {"env": env}
-    return agent, loop(agent.loop).single(**trained_in), None if holds_agent(folder) else folder
+    kind, trained_in = loop(agent.loop), agent.facts["env"] if env is None else {"env": env}
+    if env is None:
+        check_trust(kind, trained_in, trust)
+    return agent, kind.single(**trained_in), None if holds_agent(folder) else folder

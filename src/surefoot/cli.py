@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 import os
@@ -49,6 +50,7 @@ def evaluate(
     task: str | None = None,
     k: str = "",
     video: bool = False,
+    trust: bool = False,
 ) -> None:
     """Play deterministic episodes with the agent of RUN; --video also films one.
 
@@ -60,20 +62,24 @@ def evaluate(
         task: The same, of a language model.
         k: Of a language model also pass@k, lengths, entropy and samples to read, for these k, such as 1,4,16.
         video: Film one episode, as video.mp4 in RUN.
+        trust: Import and call what RUN names as module:name; without it only what --env names again is.
     """
     from surefoot import api
 
     film = (run if run.is_dir() else Path()) / "video.mp4" if video else None
     if k:
         attempts = [whole(part) for part in k.split(",")]
-        return print(api.evaluate(run, env, episodes, task=task, k=attempts, seed=seed, video=film)["table"])
-    figures = api.evaluate(run, env, episodes, task=task, seed=seed, video=film)
+        report = api.evaluate(run, env, episodes, task=task, k=attempts, seed=seed, video=film, trust=trust)
+        return print(report["table"])
+    figures = api.evaluate(run, env, episodes, task=task, seed=seed, video=film, trust=trust)
     agent = "" if figures["agent_seed"] is None else f" · agent of seed {figures['agent_seed']}"
     print(f"{figures['env']} · {figures['episodes']} episodes from seed {seed}, deterministic actions{agent}")
     interval = figures["mean_interval"]
     said = figures["no_interval"] if interval is None else f"95 % interval [{interval[0]:.2f}, {interval[1]:.2f}]"
     print(f"mean return {figures['mean']:.2f}  {said}")
     print(f"lowest {figures['min']:.2f}  highest {figures['max']:.2f}")
+    if "success_rate" in figures:
+        print(f"success rate {figures['success_rate']:.0%}")
     if film is not None:
         print(f"video: {figures['video']}")
 
@@ -114,6 +120,7 @@ def stress(
     grid: Literal["closed", "rrls"] = "closed",
     seed: int = 0,
     env: str | None = None,
+    trust: bool = False,
 ) -> None:
     """Play the agent of RUN across a sweep of perturbations; worst, mean, CVaR and nominal returns.
 
@@ -126,10 +133,11 @@ def stress(
         grid: closed has both bounds in it, rrls is the published half-open one.
         seed: Of the episodes, which are the same in every cell.
         env: Another environment than the one trained in.
+        trust: Import and call what RUN names as module:name; without it only what --env names again is.
     """
     from surefoot import api
 
-    print(api.stress(run, env, perturb, episodes=episodes, points=points, grid=grid, seed=seed).table())
+    print(api.stress(run, env, perturb, trust=trust, episodes=episodes, points=points, grid=grid, seed=seed).table())
 
 
 def compare(
@@ -260,17 +268,14 @@ def explain(slug: Annotated[str, arg(metavar="SLUG")], /) -> None:
 
 
 def train(arguments: Sequence[str]) -> None:
-    """Train METHOD on an environment, or go on with a run: train METHOD --env ENV …, train --resume RUN."""
+    """Train METHOD on an environment, or resume a run: train METHOD --env ENV …, train --resume RUN."""
     import torch
 
     from surefoot import api, catalogue
     from surefoot.loops.common.kinds import loop
 
     if "--resume" in [word.partition("=")[0] for word in arguments]:
-        folders = [word.removeprefix("--resume=") for word in arguments if word != "--resume"]
-        if len(folders) != 1:
-            raise UsageError("train --resume takes the folder of a run and nothing else; the run's settings are in it.")
-        return _ended(api.resume(folders[0]))
+        return _resume(arguments)
     if not arguments or arguments[0].startswith("-"):
         known = ", ".join(entry.slug for entry in catalogue.methods())
         raise UsageError(f"train needs a method first: train METHOD --env ENV. Methods: {known}.")
@@ -281,6 +286,24 @@ def train(arguments: Sequence[str]) -> None:
     torch.set_num_threads(threads)
     place = given.pop(loop(catalogue.method_class(slug).loop).place)
     return _ended(api.train(slug, place, **given))
+
+
+def _resume(arguments: Sequence[str]) -> None:
+    """Resume the run of `--resume RUN`, with `--env` or `--task` named once more, or `--trust`."""
+    from surefoot import api
+
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    _ = [parser.add_argument(name) for name in ("--resume", "--env", "--task")]
+    parser.add_argument("--trust", action="store_true")
+    try:
+        given, others = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:  # a value is missing
+        given, others = None, arguments
+    if others or given is None or not given.resume:
+        raise UsageError(
+            "train --resume takes the folder of a run and nothing else (but --env or --trust); its settings are in it."
+        )
+    _ended(api.resume(given.resume, env=given.env or given.task, trust=given.trust))
 
 
 def _ended(run: Any) -> None:
@@ -337,8 +360,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     name, *rest = arguments
     try:
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # for --env module:factory; last, so that it hides nothing
+        if _names_a_module(rest) and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # last, so that it hides nothing
         if name == "--version":
             from surefoot import __version__
 
@@ -365,6 +388,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
 
 
+def _names_a_module(words: Sequence[str]) -> bool:
+    """Whether this very command names a module, which may lie in the current folder, or lets a run's folder name it."""
+    pairs = [(w.partition("=")[0], w.partition("=")[2] or after) for w, after in zip(words, [*words[1:], ""])]
+    return any(name == "--trust" or (name in ("--env", "--reward") and ":" in value) for name, value in pairs)
+
+
 def _env_error() -> type[Exception]:
     """`EnvError` if environments were ever imported; nothing to catch otherwise."""
     module = sys.modules.get("surefoot.envs.vector")
@@ -372,4 +401,5 @@ def _env_error() -> type[Exception]:
 
 
 if __name__ == "__main__":
+    sys.path[:] = [path for path in sys.path if path not in ("", os.getcwd())]  # where python -m has put it, first
     main()

@@ -13,7 +13,7 @@ from gymnasium import spaces as gs
 from safetensors.torch import load_file, save_file
 
 from surefoot.errors import UsageError
-from surefoot.models.agent import Agent, Network, normalize_observation, normalized_keys
+from surefoot.models.agent import Agent, Network, normalize_observation, normalized_keys, normalized_shapes
 from surefoot.models.functional import Flat
 from surefoot.models.normalizers import normalize
 
@@ -27,6 +27,8 @@ SPACES = {
     "multi": (gs.MultiDiscrete([2, 3]), gs.MultiDiscrete([2, 4], start=[1, -1]), {"critic_hidden": (7,)}),
     "binary": (gs.MultiBinary(4), gs.MultiBinary(2), {"shared": True, "activation": "relu"}),
     "masked": (MASKED, gs.Discrete(4), {}),
+    "matrix": (gs.Dict(m=gs.Box(-1, 1, (2, 3)), n=gs.Box(0, 9, (4,), np.int64)), gs.Box(-1, 1, (2, 2)), {}),
+    "scalar": (gs.Box(-1, 1, ()), gs.Box(-1, 1, ()), {"squash": True}),
     "image": (gs.Dict(eye=IMAGE, speed=BOX), gs.Discrete(2), {"cnn": "impala"}),
     "gru": (BOX, gs.Discrete(3), {"core": "gru", "core_size": 6}),
     "lstm": (MASKED, gs.Discrete(4), {"core": "lstm", "core_size": 4, "shared": True}),
@@ -39,8 +41,8 @@ def make(kind: str, seed: int = 0) -> Agent:
     network, g = Network(**{"hidden": (8,), **settings}), torch.Generator().manual_seed(seed)
     vector = torch.randn(Flat(network.make(space, actions)).size, generator=g) / 3
     scales = {
-        key: (torch.randn(width, generator=g), torch.rand(width, generator=g) + 0.5)
-        for key, width in normalized_keys(space).items()
+        key: (torch.randn(shape, generator=g), torch.rand(shape, generator=g) + 0.5)
+        for key, shape in normalized_shapes(space).items()
     }
     return Agent(network, space, actions, vector, scales, {"method": "none", "steps": 5})
 
@@ -103,10 +105,13 @@ def test_normalisation_is_applied_before_the_network():
     np.testing.assert_allclose(agent.predict(batch, deterministic=True)[0], expected.numpy(), rtol=1e-5)
 
 
-def test_only_float_vectors_are_normalised():
+def test_what_is_normalised():
     assert normalized_keys(SPACES["image"][0]) == {"speed": 3}
     assert normalized_keys(MASKED) == {"in/out": 2}
     assert normalized_keys(BOX) == {"": 3} and normalized_keys(IMAGE) == {} == normalized_keys(gs.Discrete(3))
+    others = {"m": gs.Box(0, 9, (2, 3)), "ram": gs.Box(0, 255, (4,), np.uint8), "n": gs.Box(0, 9, (), np.int64)}
+    assert normalized_keys(gs.Dict(others)) == {"m": 6, "n": 1, "ram": 4}
+    assert normalized_keys(gs.Dict(on=gs.Box(0, 1, (2,), bool), bits=gs.MultiBinary(3))) == {}
     x = {"a": torch.ones(2), "b": torch.ones(2)}
     got = normalize_observation(x, {"a": (torch.ones(2), torch.ones(2))})
     assert got["a"].tolist() == [0, 0] and got["b"] is x["b"]

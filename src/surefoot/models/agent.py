@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.envs.entrance import all_forbidden
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import build, check, hyperparameter
 from surefoot.models import spaces
 from surefoot.models.distributions import Gaussian, for_space
 from surefoot.models.functional import Flat
-from surefoot.models.networks import ACTIVATIONS, CORES, MASK_KEY, ActorCritic, Observation
+from surefoot.models.networks import ACTIVATIONS, CORES, MASK_KEY, ActorCritic, Observation, is_image
 from surefoot.models.normalizers import normalize
 from surefoot.models.saved import read_agent, write_agent
 
@@ -52,16 +54,27 @@ def _entries(space: gym.Space) -> dict[str, Any]:
     return dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {"": space}
 
 
-def normalized_keys(space: gym.Space) -> dict[str, int]:
-    """The observation entries that a running normaliser treats (float vectors), with their widths; '' is the whole."""
+def normalized_shapes(space: gym.Space) -> dict[str, tuple[int, ...]]:
+    """The observation entries that a running normaliser treats, with their shapes; '' is the whole.
+
+    These are all Boxes of numbers but images (which are divided by 255) and the action mask.
+    """
     return {
-        key: int(s.shape[0])
+        key: s.shape
         for key, s in _entries(space).items()
-        if key != MASK_KEY
-        and isinstance(s, gym.spaces.Box)
-        and len(s.shape) == 1
-        and np.issubdtype(s.dtype, np.floating)
+        if key != MASK_KEY and isinstance(s, gym.spaces.Box) and s.dtype.kind in "fiu" and not is_image(s)
     }
+
+
+def normalized_keys(space: gym.Space) -> dict[str, int]:
+    """The same entries with how many numbers each holds."""
+    return {key: math.prod(shape) for key, shape in normalized_shapes(space).items()}
+
+
+def normalized_since(space: gym.Space) -> list[str]:
+    """Those of them that older versions left as they were: they knew float vectors only."""
+    entries = _entries(space)
+    return [k for k, shape in normalized_shapes(space).items() if len(shape) != 1 or entries[k].dtype.kind != "f"]
 
 
 def normalize_observation(observation: Observation, scales: dict[str, tuple[Tensor, Tensor]]) -> Observation:
@@ -133,7 +146,12 @@ class Agent:
             raise UsageError(
                 f"observation has shape {got.get('', got)}, expected is {wanted.get('', wanted)} or a batch of it."
             )
-        tensors = {k: torch.as_tensor(arrays[k][None] if single else arrays[k]) for k in wanted}
+        batch = {k: arrays[k][None] if single else arrays[k] for k in wanted}
+        if (
+            stuck := all_forbidden(batch, self.action_space, np.ones(len(next(iter(batch.values()))), bool))
+        ) is not None:
+            raise UsageError(f"the {MASK_KEY!r} of observation {stuck} forbids every action of {self.action_space}.")
+        tensors = {k: torch.as_tensor(x) for k, x in batch.items()}
         tensors = {k: x.float() if x.dtype == torch.float64 else x for k, x in tensors.items()}
         return tensors.get("", tensors), single
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from surefoot.envs.entrance import MASK_KEY
 from surefoot.errors import UsageError
 from surefoot.models.distributions import Distribution, Gaussian, MultiDiscrete
 
 Observation = Tensor | dict[str, Tensor]
-MASK_KEY = "action_mask"
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "swish": nn.SiLU, "elu": nn.ELU, "gelu": nn.GELU}
 
 
@@ -171,7 +171,7 @@ def flat_size(space: gym.Space) -> int:
         return math.prod(space.shape)
     raise UsageError(
         f"observation space {space} is not supported; use Box, Discrete, MultiDiscrete (1-D), MultiBinary or a Dict of "
-        "them."
+        "them, or wrappers=['flatten'], which makes one vector of the whole observation."
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from surefoot.envs.names import same_name
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.common import checkpoint, distributed
@@ -31,7 +32,8 @@ from surefoot.seeding import MAX_SEED, check_seed
 FORMAT = "surefoot-run-1"
 NEEDED = {"id", "method", "hyperparameters", "env", "steps", "seeds", "compile", "loggers", "threads"}
 NEEDED |= {"checkpoint_every", "evaluate_every", "evaluate_episodes"}  # what resuming reads in config.json
-FREE = {"backend", "engine", "sharding", "patience"}  # options of how a run is computed, which may change on resuming
+# Options of how a run is computed, which may change on resuming.
+FREE = {"backend", "engine", "sharding", "patience", "step_timeout", "generation_batch"}
 PAYS_OFF = 6_000  # gradient steps from which compiling them takes less time than it saves (see benchmarks/)
 
 
@@ -295,7 +297,7 @@ def resume(
     name = options.pop("env")
     if env is not None or env_options:
         described = loop(method.loop).describe(env or name, **options)
-        if env is not None and described["env"] != name:
+        if env is not None and not same_name(described["env"], name):
             raise UsageError(
                 f"env={described['env']!r} is not what this run began in, {name!r}; give the same again, or a new run."
             )

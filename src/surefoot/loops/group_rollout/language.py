@@ -9,7 +9,6 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from surefoot.envs.language import Task, resolve
 from surefoot.envs.language.files import Rows, rows
 from surefoot.envs.language.prompt_env import PromptEnv
 from surefoot.envs.language.task import number
+from surefoot.envs.names import check_named, imported, remembered
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.common import distributed
@@ -36,6 +36,7 @@ from surefoot.models.language.vllm_engine import VLLM
 
 WARMUP_EXAMPLES = 2**40  # where the numbers of those begin that a nano model is taught, far from those it learns from
 RATES = {"nano": 3e-4, "lora": 1e-5, "all": 1e-6}  # step sizes where none is given
+RUNNING = {"trust_remote_code", "attn_implementation", "experts_implementation", "quantization_config", "use_kernels"}
 ENGINES: dict[str, Callable[[], Engine]] = {
     "own": lambda: generate,
     "transformers": lambda: continuous_batching,
@@ -218,19 +219,23 @@ def _functions(reward: Any) -> Any:
 
 
 def _imported(name: str) -> Any:
-    module, _, qualified = name.partition(":")
-    try:
-        found = import_module(module)
-        for part in qualified.split("."):
-            found = getattr(found, part)
-        if not callable(found):
-            raise ValueError("it is not a function")
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"the reward function {name!r} cannot be found by its name ({error}); write it as module:function, or give "
-            "it again: surefoot.resume(run, reward=[…])."
-        ) from error
+    """The reward function of that name: what the user has given under it in this process, or what it imports."""
+    found = imported(name, "reward") if (known := remembered(name)) is None or isinstance(known, str) else known
+    if not callable(found):
+        raise UsageError(f"reward={name!r} is a {type(found).__name__}, not a function; give a function.")
     return found
+
+
+def _check_recorded(env: Any, *, reward: Any = None, model_options: Any = None, **_: Any) -> None:
+    """Reward functions would be imported, and some options of models run code that comes with the weights."""
+    for name in [] if reward is None else reward if isinstance(reward, list) else [reward]:
+        check_named(name, "reward")
+    if running := sorted(RUNNING & set(model_options or ())):
+        raise UsageError(
+            f"model_options={model_options!r} is what the files of the run say, and {running[0]} can run code that "
+            "comes with a model. What a folder says is not run: give model_options=… again, or say trust=True "
+            "(--trust) if you trust the folder."
+        )
 
 
 def _learner(
@@ -295,4 +300,5 @@ LOOP = Loop(
     place_help="A task such as arithmetic, reasoning_gym:chain_sum, or a file of prompts (.jsonl).",
     options=LanguageOptions,
     many_seeds=False,
+    check_recorded=_check_recorded,
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from surefoot.envs.make import MOST
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.common.optimizer import Adam, clip_norm
@@ -42,7 +43,7 @@ class OnPolicy:
     default_steps: ClassVar[int] = 100_000
     without_effect: ClassVar[tuple[str, ...]] = ()  # hyperparameters of the base that this method does not use
 
-    num_envs: int = hyperparameter(8, low=1, help="Number of parallel environments.")
+    num_envs: int = hyperparameter(8, low=1, high=MOST, help="Number of parallel environments.")
     num_steps: int = hyperparameter(256, low=1, help="Steps of each environment per update.")
     gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount factor.")
     lam: float = hyperparameter(0.95, low=0, high=1, help="GAE's λ; 0 relies on the critic, 1 on the returns.")
