@@ -156,10 +156,10 @@ def test_where_some_actions_are_forbidden_none_is_put_in_the_place_of_the_policy
 
 def test_what_is_allowed_is_known_at_once_under_delay():
     late = parse("observation-delay:2")
-    memory, seen = [], []
+    memory, seen, space = [], [], gymnasium.spaces.Dict()
     for t in range(4):
         seen.append(
-            late.observe({"x": np.array([t]), "action_mask": np.array([t, 9])}, np.random.default_rng(0), memory)
+            late.observe({"x": np.array([t]), "action_mask": np.array([t, 9])}, space, np.random.default_rng(0), memory)
         )
     assert [int(o["x"][0]) for o in seen] == [0, 0, 0, 1] and [int(o["action_mask"][0]) for o in seen] == [0, 1, 2, 3]
 
@@ -269,7 +269,8 @@ def test_grammar_refuses(text, match):
         ("force:1", "CartPole-v1", "MuJoCo"),
         ("force:1,body=tors", "rrls/Hopper-v5", "torso"),
         ("force:1,body=3", "rrls/Hopper-v5", "body=3.0 is not allowed; it must be a string"),
-        ("observation-noise:1", "surefoot/DictContext-v0", "Box observation"),
+        ("observation-noise:1", "FrozenLake-v1", "Box observation"),
+        ("observation-noise:1,keys=vektor", "surefoot/DictContext-v0", "vector"),
         ("action-delay:1 + action-noise:1", "CartPole-v1", "action-random"),
     ],
 )

@@ -21,10 +21,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from surefoot.envs import make_single
+from surefoot.envs.perturbed import settable
 from surefoot.errors import UsageError
 from surefoot.evaluate import plots
 from surefoot.evaluate.effects import axis_facts, identical_cells
-from surefoot.evaluate.rollout import EnvLike, Episode, actor, check_policy, episode_seeds, play, prepared, resolve
+from surefoot.evaluate.rollout import EnvLike, Episode, actor, check_policy, episode_seeds, play, resolve
 from surefoot.evaluate.statistics import (
     ConfidenceInterval,
     confidence_band,
@@ -250,7 +251,7 @@ def stress(
     seeds = episode_seeds(seed, episodes)
     check_count("workers", workers)
     attack = resolve(perturb, env)
-    ready = prepared(env, attack)
+    ready = settable(env, attack)
     actor(policy)
     single = make_single(ready)
     try:
