@@ -70,8 +70,10 @@ def train(
         checkpoint_every: steps between checkpoints; a tenth of the run if not given.
         time_limit: seconds after which the run ends, with a checkpoint.
         hyperparameters: fields of the method; `objective`, a `PolicyObjective` in place of the method's own; and what
-            its kind needs besides: of environments `backend`, `env_kwargs` and `wrappers` (see `surefoot.envs.make`),
-            of language models the fields of `surefoot.loops.group_rollout.language.LanguageOptions`.
+            its kind needs besides: of environments `backend`, `env_kwargs`, `wrappers` (see `surefoot.envs.make`) and
+            `perturb` (a perturbation or its text, as for `stress`; ranges are drawn anew in every episode, and
+            evaluations play the environment itself), of language models the fields of
+            `surefoot.loops.group_rollout.language.LanguageOptions`.
     """
     options = _options(method, hyperparameters)
     made, slug = make_method(method, **hyperparameters)
@@ -194,15 +196,20 @@ def evaluate(
     seed: int = 0,
     deterministic: bool = True,
     video: str | Path | None = None,
+    algo: str | None = None,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Play episodes and say what they returned: mean and interquartile mean with 95 % intervals, and each return.
 
     An interval is `None` from one episode and from returns that do not differ (`surefoot.evaluate.statistics`).
 
     `policy` is an agent, the folder of a run (whose environment is then the default; the figures are kept there as
-    `evaluation.json`), anything with `predict`, or a callable. Of a language model `env` may be called `task`, episodes
-    are held-out examples, each once at most, and `k=(1, 4, 16)` adds the chance that one of k samples succeeds,
-    entropy, lengths and completions to read. Where the task has no answers, the run's reward functions judge.
+    `evaluation.json`), a model of Stable-Baselines3 or its file (`algo` says of which algorithm, and `trust=True` lets
+    the file be unpickled, which runs whatever code it holds), anything with `predict`, or a callable.
+
+    Of a language model `env` may be called `task`, episodes are held-out examples, each once at most, and
+    `k=(1, 4, 16)` adds the chance that one of k samples succeeds, entropy, lengths and completions to read. Where the
+    task has no answers, the run's reward functions judge.
     """
     env = env if task is None else task
     if not isinstance(k, (tuple, list)) or k:
@@ -212,7 +219,7 @@ def evaluate(
     from surefoot.evaluate.rollout import record, returns
     from surefoot.evaluate.statistics import summary
 
-    player, env, folder = _player(policy, env)
+    player, env, folder = _player(policy, env, algo, trust)
     filmed = {} if video is None else {"video": str(video)}
     if video is not None:
         _refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
@@ -249,15 +256,24 @@ def _refuse_language(player: Any, argument: str, instead: str) -> None:
         raise UsageError(f"{argument} is not allowed for a language model: {instead}.")
 
 
-def stress(policy: Any, env: Any = None, perturb: Perturbation | str = "rrls:2d", **settings: Any) -> StressReport:
-    """Play a policy across a sweep of perturbations; see `surefoot.evaluate.stress.stress`.
+def stress(
+    policy: Any,
+    env: Any = None,
+    perturb: Perturbation | str = "rrls:2d",
+    *,
+    algo: str | None = None,
+    trust: bool = False,
+    **settings: Any,
+) -> StressReport:
+    """Play a policy across a sweep of perturbations; see `surefoot.evaluate.stress.stress`, and `evaluate` for `algo`
+    and `trust`.
 
     Of a run's folder the environment is the default, and the report is kept there as `stress-….json`; the name of the
     file begins with the environment if that was given.
     """
     from surefoot.evaluate.stress import stress as sweep
 
-    player, place, folder = _player(policy, env)
+    player, place, folder = _player(policy, env, algo, trust)
     _refuse_language(player, "perturb", "perturbations are of environments; evaluate it on another task")
     report = dataclasses.replace(sweep(player, place, perturb, **settings), env=spoken(place))
     if folder is not None:
@@ -360,8 +376,14 @@ def explain(method: str | Method, **hyperparameters: Any) -> str:
     return page(*make_method(method, **hyperparameters))
 
 
-def _player(policy: Any, env: Any) -> tuple[Any, Any, Path | None]:
+def _player(policy: Any, env: Any, algo: str | None, trust: bool) -> tuple[Any, Any, Path | None]:
     """Something that acts, the environment to act in, and the run's folder if one was given."""
+    if isinstance(policy, (str, Path)) and Path(policy).is_file():
+        from surefoot.evaluate.foreign import load_zip
+
+        return load_zip(Path(policy), env, algo, trust), loop("on-policy").single(env), None
+    if algo is not None:
+        raise UsageError(f"algo={algo!r} is for the file of a Stable-Baselines3 model; {policy!r} is no file.")
     if not isinstance(policy, (str, Path)):
         if env is None:
             raise UsageError(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
+from gymnasium.vector import VectorEnv
 
 from surefoot.envs.constructed import constructor_numbers, make_settable
 from surefoot.envs.make import EnvLike, make_as, make_single
@@ -49,6 +50,36 @@ def make_perturbed(
     made = functools.partial(make_as, env, env_kwargs, wrappers)
     attack = perturbation_for(perturbation, made)
     return attack.wrap(make_single(settable(made, attack)))
+
+
+def under(
+    env: EnvLike | VectorEnv,
+    perturb: str | None = None,
+    *,
+    backend: str = "auto",
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Wrappers = (),
+) -> tuple[EnvLike | VectorEnv, dict[str, Any]]:
+    """What `envs.make` is given so that a run learns under a perturbation: the environment, and the other arguments.
+
+    Perturbations act on environments of Gymnasium's kind, so that "auto" never takes EnvPool's own vector environments.
+    Raises `UsageError` for a backend or a ready environment that cannot be perturbed.
+    """
+    options = {"backend": backend, "env_kwargs": env_kwargs, "wrappers": wrappers}
+    if perturb is None:
+        return env, options
+    if isinstance(env, VectorEnv):
+        raise UsageError(
+            f"perturb={perturb!r} does not apply to a ready VectorEnv; build it in: "
+            "surefoot.perturbations.parse(text).wrap(env) around each of its environments."
+        )
+    if backend == "envpool":
+        raise UsageError(
+            f"perturb={perturb!r} cannot run on backend='envpool', whose environments are stepped in C++; use 'auto', "
+            "'gymnasium' or 'process'."
+        )
+    factory = functools.partial(make_perturbed, env, perturb, env_kwargs or {}, wrappers)
+    return factory, {"backend": "gymnasium" if backend == "auto" else backend}
 
 
 def _parts(env: EnvLike) -> Made:

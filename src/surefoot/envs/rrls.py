@@ -228,8 +228,8 @@ class RobustMujoco(gymnasium.Wrapper):
     A mass is changed as in the suite: the body's inertia (`body_inertia`) is not rescaled, and the constants that
     MuJoCo derives from masses keep their old values: `body_subtreemass` (from which centres of mass, hence the inertias
     that Ant and HumanoidStandup observe, are computed), `body_invweight0` and `dof_invweight0` (by which contacts and
-    joint limits are scaled). Inertias stay as they are in any case; `recompute=True` computes the derived constants anew
-    (`mj_setConst`). `param:torso.mass=…` sets a mass in any MuJoCo environment with both rescaled.
+    joint limits are scaled). Inertias stay as they are in any case; `recompute=True` computes the derived constants
+    anew (`mj_setConst`). `param:torso.mass=…` sets a mass in any MuJoCo environment with both rescaled.
 
     `friction_mode="floor"` is the suite's: on Hopper and Walker2d it sets the floor only, and MuJoCo takes the larger
     of two touching frictions, so values below the foot's own (2.0 and 1.9) change nothing. `"all_geoms"` sets every

@@ -23,6 +23,7 @@ from surefoot.envs import make_single
 from surefoot.envs.perturbed import perturbation_for, settable
 from surefoot.envs.vector import clipped, fail, rounded
 from surefoot.errors import UsageError
+from surefoot.evaluate.foreign import SB3Policy, as_policy
 from surefoot.hyperparameters import check_count
 from surefoot.perturbations import Perturbation, unwrap
 from surefoot.seeding import check_seed, derive
@@ -101,10 +102,10 @@ def play(
     action is dropped, so a recurrent state needs no cutting.
     """
     check_count("slots", slots)
-    act, count = actor(policy), min(slots, len(episodes))
-    single = make_single(env)
-    check_policy(policy, single)
-    own = [single, *(make_single(env) for _ in range(count - 1))]
+    count = min(slots, len(episodes))
+    policy, single = fitted(policy, make_single(env))
+    act = actor(policy)
+    own = [single, *(viewed(policy, make_single(env)) for _ in range(count - 1))]
     envs = list(own)
     space = single.action_space
     totals, lengths = np.zeros(len(episodes)), np.zeros(len(episodes), np.int64)
@@ -191,6 +192,20 @@ def actor(policy: Any) -> Actor:
         f"policy={policy!r} cannot act: it has no predict(observation, state, episode_start, deterministic) and is not"
         " a callable observations -> actions."
     )
+
+
+def fitted(policy: Any, env: gymnasium.Env) -> tuple[Any, gymnasium.Env]:
+    """The policy as it acts in `env`, and the environment as it has to see it; `UsageError` where they do not fit."""
+    actor(policy)
+    policy = as_policy(policy, env)
+    env = viewed(policy, env)
+    check_policy(policy, env)
+    return policy, env
+
+
+def viewed(policy: Any, env: gymnasium.Env) -> gymnasium.Env:
+    """An environment as the policy has to see it."""
+    return policy.view(env) if isinstance(policy, SB3Policy) else env
 
 
 def check_policy(policy: Any, env: gymnasium.Env) -> None:

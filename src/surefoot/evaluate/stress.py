@@ -24,8 +24,9 @@ from surefoot.envs import make_single
 from surefoot.envs.perturbed import settable
 from surefoot.errors import UsageError
 from surefoot.evaluate import plots
+from surefoot.evaluate.foreign import SB3Policy
 from surefoot.evaluate.effects import axis_facts, identical_cells
-from surefoot.evaluate.rollout import EnvLike, Episode, actor, check_policy, episode_seeds, play, resolve
+from surefoot.evaluate.rollout import EnvLike, Episode, episode_seeds, fitted, play, resolve
 from surefoot.evaluate.statistics import (
     ConfidenceInterval,
     confidence_band,
@@ -252,10 +253,9 @@ def stress(
     check_count("workers", workers)
     attack = resolve(perturb, env)
     ready = settable(env, attack)
-    actor(policy)
     single = make_single(ready)
     try:
-        check_policy(policy, single)
+        _, single = fitted(policy, single)
         attack.check_env(single)
         cells = attack.fitted(single).grid(points, grid)
         facts = axis_facts(attack, single)
@@ -285,6 +285,7 @@ def stress(
 
 def _called(policy: Any) -> str:
     """Of an agent the method and the seed that it was trained with, of anything else its name or that of its type."""
+    policy = policy.model if isinstance(policy, SB3Policy) else policy
     facts = getattr(policy, "facts", None) or {}
     if "method" in facts:
         return f"{facts['method']} (seed {facts['seed']})"

@@ -19,6 +19,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
 from surefoot.envs import describe, env_seeds, make, make_as
+from surefoot.envs.perturbed import under
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.common.compile import as_set
@@ -31,6 +32,7 @@ from surefoot.models.agent import Agent, normalize_observation, normalized_keys
 from surefoot.models.functional import Model, initial, over_seeds
 from surefoot.models.networks import ActorCritic, Observation
 from surefoot.models.normalizers import Moments
+from surefoot.perturbations import Perturbation
 from surefoot.seeding import torch_stream
 
 REWARD_CLIP = 10.0
@@ -328,8 +330,10 @@ class Learner:
 # --- how a run meets its environments --------------------------------------------------------------------------------
 
 
-def _describe(env: Any, **options: Any) -> dict[str, Any]:
-    description = describe(env, **options)
+def _describe(env: Any, *, perturb: str | None = None, **options: Any) -> dict[str, Any]:
+    _, chosen = under(env, perturb, **options)
+    description = describe(env, **{**options, "backend": chosen["backend"]})
+    description |= {} if perturb is None else {"perturb": perturb}
     return {name: value for name, value in description.items() if name not in ("num_envs", "seed")}
 
 
@@ -343,7 +347,8 @@ def _learner(
     log: Path | None = None,
     **options: Any,
 ) -> Learner:
-    """`options` go to `envs.make`. Each seed's environments are those it has alone."""
+    """`options` are those of `EnvOptions`. Each seed's environments are those it has alone."""
+    env, options = under(env, **options)
     each = [s for seed in seeds for s in env_seeds(seed, method.num_envs)]
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:  # worker processes inherit the mask: Ctrl-C is the loop's to answer, which still needs them
@@ -370,8 +375,15 @@ class EnvOptions:
     )
     env_kwargs: Any = None
     wrappers: Any = ()
+    perturb: str | None = hyperparameter(
+        None,
+        help="Perturbation to train under, as for stress: observation-noise:0.1; a range such as 0..0.2 is drawn from "
+        "uniformly in every episode. Evaluations play the environment itself.",
+    )
 
     def __post_init__(self) -> None:
+        if isinstance(self.perturb, Perturbation):
+            object.__setattr__(self, "perturb", str(self.perturb))
         check(self)
 
 
