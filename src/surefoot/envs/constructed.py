@@ -21,7 +21,7 @@ from surefoot.seeding import derive
 def constructor_numbers(env: EnvLike, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of what makes `env` that are numbers, with the values they have by default or by `env_kwargs`.
 
-    Sizes of pictures and what is said by `**kwargs` alone are left out.
+    What is taken by `**kwargs` alone is not known and left out.
     """
     creator, given = _creator(env) if isinstance(env, str) else env, dict(env_kwargs)
     if isinstance(creator, functools.partial) and creator.func is make_registered:
@@ -32,17 +32,9 @@ def constructor_numbers(env: EnvLike, env_kwargs: Mapping[str, Any]) -> dict[str
         expected = inspect.signature(creator).parameters.values()
     except (TypeError, ValueError):  # written in C
         return {}
-    values = {
-        p.name: given.get(p.name, p.default) for p in expected if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    }
-    return {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, numbers.Real)
-        and not isinstance(value, bool)
-        and not name.startswith(("render", "screen"))
-        and name not in ("width", "height")
-    }
+    named = [p for p in expected if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    values = {p.name: given.get(p.name, p.default) for p in named}
+    return {k: v for k, v in values.items() if isinstance(v, numbers.Real) and not isinstance(v, bool)}
 
 
 class Constructed(gymnasium.Wrapper):

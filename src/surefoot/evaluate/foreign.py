@@ -358,11 +358,10 @@ def _unpickled(path: Path, env: Any, algorithm: Any, statistics: Path | None) ->
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
     try:
-        model = algorithm.load(path, device="cpu")
-        if statistics is not None:
-            venv = VecNormalize.load(str(statistics), DummyVecEnv([lambda: make_single(env)]))
-            venv.training = False
-            model.set_env(venv)
+        if statistics is None:
+            return algorithm.load(path, device="cpu")
+        venv = VecNormalize.load(str(statistics), DummyVecEnv([lambda: make_single(env)]))
+        venv.training = False
+        return algorithm.load(path, env=venv, device="cpu")
     except Exception as error:  # whatever its code raises
         raise UsageError(f"{path} cannot be loaded as {algorithm.__name__}: {type(error).__name__}: {error}") from error
-    return model

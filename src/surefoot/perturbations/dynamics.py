@@ -17,7 +17,7 @@ from surefoot.hyperparameters import hyperparameter
 from surefoot.perturbations.core import Cell, Graded, Hold, Perturbation, nearest_whole, register
 from surefoot.perturbations.interval import Interval, number
 from surefoot.perturbations.mujoco import simulator
-from surefoot.perturbations.parameters import parameters, set_parameters, settable, watch_parameters, whole
+from surefoot.perturbations.parameters import parameters, places, set_parameters, whole
 
 
 @register
@@ -78,12 +78,12 @@ class Parameters(Perturbation):
         return [Cell(Parameters(combination), combination) for combination in itertools.product(*axes)]
 
     def check_env(self, env: gymnasium.Env) -> None:
-        known = settable(env)
+        known = places(env, [name for name, _ in self.values])
         for name, value in self.values:
             if name not in known:
                 raise UsageError(f"{self}: {env.unwrapped} has no parameter {name!r}. {nearest(name, parameters(env))}")
             ends = (value.low, value.high) if isinstance(value, Interval) else (value,)
-            if whole(env, name) and any(end != round(end) for end in ends):
+            if known[name].whole(name) and any(end != round(end) for end in ends):
                 raise UsageError(
                     f"{self}: {name} is a whole number in {env.unwrapped}, so {name}={value} would be rounded; give"
                     " whole numbers, or make it a float in the environment."
@@ -94,21 +94,20 @@ class Parameters(Perturbation):
 
     def hold(self, env: gymnasium.Env, rng: np.random.Generator) -> Hold:
         values = {k: v for k, v in self.values if not isinstance(v, Interval)}
-        undo = set_parameters(env, values)
-        changed = watch_parameters(env, values)
+        setting = set_parameters(env, values)
 
         def after() -> None:
             if env.has_wrapper_attr("set_params"):  # MuJoCo clears forces at every reset
                 own = env.get_wrapper_attr("get_params")()
                 env.get_wrapper_attr("set_params")(**{name: x for name, x in values.items() if name in own})
-            if lost := changed():
+            if lost := setting.lost():
                 raise UsageError(
                     f"{self}: {env.unwrapped} does not keep {', '.join(lost)}: its reset, a wrapper or another "
                     "perturbation sets another value, so that nothing would be attacked. Let its constructor take the "
                     "value, or leave it alone."
                 )
 
-        return Hold(after, undo)
+        return Hold(after, setting.undo)
 
 
 AXES = ("x", "-x", "y", "-y", "z", "-z", "xy", "xz", "yz", "xyz")

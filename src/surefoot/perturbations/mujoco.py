@@ -84,7 +84,8 @@ class Model:
         for name in sorted(values, key=lambda name: name not in FACTORS):
             _check(name, values[name])
             if name == "gravity":
-                model.opt.gravity[:] = values[name] * self._gravity()[1]
+                size, direction = self._gravity()
+                model.opt.gravity[:] = model.opt.gravity if values[name] == size else values[name] * direction
             elif name in FACTORS:
                 self._array(name)[:] *= values[name]
             else:

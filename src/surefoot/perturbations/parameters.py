@@ -9,7 +9,7 @@ There are four places, and a name is looked for in this order:
 4. its numeric attributes: `length` of CartPole, `m`, `l` of Pendulum.
 
 Attributes that `reset` and `step` assign themselves are the environment's state, and sizes of pictures are no physics;
-neither is offered.
+neither is offered, though whoever names one can try.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numbers
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CodeType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium
 
@@ -36,7 +36,7 @@ DERIVED: dict[str, dict[str, Callable[[Any], float]]] = {
         "polemass_length": lambda env: env.masspole * env.length,
     },
 }
-PICTURES = ("width", "height", "screen", "render", "window", "viewport", "camera", "fps")  # parts of names
+PICTURES = ("screen", "render", "window", "viewport", "camera", "fps")  # parts of names
 
 
 class Place(Protocol):
@@ -59,7 +59,8 @@ class Own:
     """`get_params` and `set_params` of the environment."""
 
     def __init__(self, env: gymnasium.Env) -> None:
-        self._env, self._known = env, env.has_wrapper_attr("set_params")
+        self._env = env
+        self._known = env.has_wrapper_attr("set_params") and env.has_wrapper_attr("get_params")
 
     def values(self) -> dict[str, float]:
         return dict(self._env.get_wrapper_attr("get_params")()) if self._known else {}
@@ -127,9 +128,9 @@ class Attributes:
         return {k: float(v) for k, v in found.items() if _number(v) and k[0] != "_" and k not in self._derived}
 
     def offered(self) -> list[str]:
-        """Those that are neither state nor the size of a picture."""
+        """Those that are not state."""
         state = assigned(type(self._inner))
-        return [k for k in self.values() if k not in state and not picture(k)]
+        return [name for name in self.values() if name not in state]
 
     def whole(self, name: str) -> bool:
         return isinstance(getattr(self._inner, name), numbers.Integral)
@@ -138,9 +139,9 @@ class Attributes:
         for name, value in values.items():
             if value != getattr(self._inner, name) and name not in used(type(self._inner)):
                 warnings.warn(
-                    f"param: nothing but the constructor of {type(self._inner).__name__} reads {name}, so that {name}="
-                    f"{value} set afterwards may change nothing. Give the environment as a class or a factory that "
-                    f"takes {name} as an argument: it is then made anew with every value.",
+                    f"param: nothing but the constructor of {type(self._inner).__name__} reads {name}, so that setting "
+                    f"it afterwards may change nothing. Give the environment as a class or a factory that takes {name} "
+                    "as an argument: it is then made anew with every value.",
                     stacklevel=2,
                 )
             setattr(self._inner, name, round(value) if self.whole(name) else value)
@@ -172,43 +173,53 @@ def parameters(env: gymnasium.Env) -> dict[str, float]:
     found = {name: attributes.values()[name] for name in attributes.offered()}
     for place in reversed(ORDER[:-1]):
         found |= place(env).values()
+    return {name: value for name, value in found.items() if not _picture(name, found)}
+
+
+def places(env: gymnasium.Env, names: Iterable[str]) -> dict[str, Place]:
+    """Where each of the names is set in `env`; names that are nowhere are left out.
+
+    Attributes that are not offered can be tried all the same: whether they stay is seen after the reset.
+    """
+    found, missing = dict[str, Place](), set(names)
+    for kind in ORDER:
+        if missing:
+            place = kind(env)
+            here = missing & place.values().keys()
+            found |= dict.fromkeys(here, place)
+            missing -= here
     return found
-
-
-def settable(env: gymnasium.Env) -> dict[str, type[Place]]:
-    """Where each parameter is; attributes that are not offered can be tried all the same."""
-    return {name: place for place in reversed(ORDER) for name in place(env).values()}
 
 
 def whole(env: gymnasium.Env, name: str) -> bool:
     """Whether a parameter is a whole number in `env`, which may count with it."""
-    place = settable(env).get(name)
-    return place is not None and place(env).whole(name)
+    place = places(env, [name]).get(name)
+    return place is not None and place.whole(name)
 
 
-def set_parameters(env: gymnasium.Env, values: Mapping[str, float]) -> Callable[[], None]:
-    """Set parameters, and what the environment derives from them; what is returned undoes it.
+class Setting(NamedTuple):
+    """Parameters that were set."""
+
+    undo: Callable[[], None]
+    lost: Callable[[], list[str]]  # the names of those that have another value by now
+
+
+def set_parameters(env: gymnasium.Env, values: Mapping[str, float]) -> Setting:
+    """Set parameters that `env` has, and what it derives from them.
 
     A parameter that is a whole number stays one (the value is rounded).
     """
+    where, watches = places(env, values), []
+    mine = {kind: [name for name in values if isinstance(where[name], kind)] for kind in SETTING}
     with contextlib.ExitStack() as undo:
-        for place, mine in _by_place(env, values):
-            undo.callback(place(env).keep(mine))
-            place(env).put(mine)
-        return undo.pop_all().close
-
-
-def watch_parameters(env: gymnasium.Env, values: Mapping[str, float]) -> Callable[[], list[str]]:
-    """What says which of the parameters have another value than now."""
-    watches = [place(env).watch(list(mine)) for place, mine in _by_place(env, values)]
-    return lambda: [name for watch in watches for name in watch()]
-
-
-def _by_place(env: gymnasium.Env, values: Mapping[str, float]) -> Iterator[tuple[type[Place], dict[str, float]]]:
-    where = settable(env)
-    for place in SETTING:
-        if mine := {name: value for name, value in values.items() if where[name] is place}:
-            yield place, mine
+        for kind, names in mine.items():
+            if names:
+                place = kind(env)  # of what may have been made anew just now
+                undo.callback(place.keep(names))
+                place.put({name: values[name] for name in names})
+                watches.append((place, names))
+        lost = [place.watch(names) for place, names in watches]
+        return Setting(undo.pop_all().close, lambda: [name for changed in lost for name in changed()])
 
 
 def _watch(read: Callable[[], Mapping[str, Any]], names: Iterable[str]) -> Callable[[], list[str]]:
@@ -220,9 +231,10 @@ def _number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def picture(name: str) -> bool:
-    """Whether a name is about drawing."""
-    return any(part in name.lower() for part in PICTURES)
+def _picture(name: str, among: Iterable[str]) -> bool:
+    """Whether a name is about drawing: a height is one only beside a width."""
+    pair = {"width", "height"}
+    return any(part in name.lower() for part in PICTURES) or (name in pair and pair <= {*among})
 
 
 def _instructions(function: Any) -> Iterator[tuple[dis.Instruction, dis.Instruction | None, str]]:
