@@ -16,12 +16,13 @@ from surefoot.configure import make_method
 from surefoot.envs import make_single
 from surefoot.errors import UsageError
 from surefoot.evaluate.periodic import evaluations, keep, seeds_in, spoken
+from surefoot.evaluate.player import load, player_of, refuse_language
 from surefoot.hyperparameters import build
 from surefoot.loops.common import run as runs
 from surefoot.loops.common.kinds import Loop, Method, loop
 from surefoot.loops.common.run import Run
 from surefoot.loops.common.train import Callback
-from surefoot.models.saved import holds_agent, load_agent
+from surefoot.models.saved import holds_agent
 
 if TYPE_CHECKING:
     from surefoot.evaluate.compare import Comparison
@@ -180,12 +181,6 @@ def resume(
     return runs.resume(method, found, env=env, callbacks=every, time_limit=time_limit, env_options=options)
 
 
-def load(path: str | Path, seed: int | None = None) -> Any:
-    """The agent of a run's folder (of one of its seeds), or of an agent's folder."""
-    folder = Path(path)
-    return load_agent(folder) if holds_agent(folder) else Run(folder).agent(seed)
-
-
 def evaluate(
     policy: Any,
     env: Any = None,
@@ -219,10 +214,10 @@ def evaluate(
     from surefoot.evaluate.rollout import record, returns
     from surefoot.evaluate.statistics import summary
 
-    player, env, folder = _player(policy, env, algo, trust)
+    player, env, folder = player_of(policy, env, algo, trust)
     filmed = {} if video is None else {"video": str(video)}
     if video is not None:
-        _refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
+        refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
         record(player, env, video, episodes=1, seeds=seed)  # first, because it is what may not work here
     seeds = seeds_in(env, episodes, seed)
     scores = returns(player, env, len(seeds), seeds, deterministic=deterministic)
@@ -251,11 +246,6 @@ def _evaluate_language(policy: Any, task: Any, examples: int, k: int | Sequence[
     return figures
 
 
-def _refuse_language(player: Any, argument: str, instead: str) -> None:
-    if getattr(player, "loop", "") == "group-rollout":
-        raise UsageError(f"{argument} is not allowed for a language model: {instead}.")
-
-
 def stress(
     policy: Any,
     env: Any = None,
@@ -273,8 +263,8 @@ def stress(
     """
     from surefoot.evaluate.stress import stress as sweep
 
-    player, place, folder = _player(policy, env, algo, trust)
-    _refuse_language(player, "perturb", "perturbations are of environments; evaluate it on another task")
+    player, place, folder = player_of(policy, env, algo, trust)
+    refuse_language(player, "perturb", "perturbations are of environments; evaluate it on another task")
     report = dataclasses.replace(sweep(player, place, perturb, **settings), env=spoken(place))
     if folder is not None:
         text = str(perturb) if env is None else f"{report.env}-{perturb}"
@@ -374,24 +364,3 @@ def explain(method: str | Method, **hyperparameters: Any) -> str:
     from surefoot.evaluate.explain import explain as page
 
     return page(*make_method(method, **hyperparameters))
-
-
-def _player(policy: Any, env: Any, algo: str | None, trust: bool) -> tuple[Any, Any, Path | None]:
-    """Something that acts, the environment to act in, and the run's folder if one was given."""
-    if isinstance(policy, (str, Path)) and Path(policy).is_file():
-        from surefoot.evaluate.foreign import load_zip
-
-        return load_zip(Path(policy), env, algo, trust), loop("on-policy").single(env), None
-    if algo is not None:
-        raise UsageError(f"algo={algo!r} is for the file of a Stable-Baselines3 model; {policy!r} is no file.")
-    if not isinstance(policy, (str, Path)):
-        if env is None:
-            raise UsageError(
-                "env is missing; only a run's folder brings its own environment, other policies need env=."
-            )
-        return policy, loop(getattr(policy, "loop", "on-policy")).single(env), None
-    agent, folder = load(policy), Path(policy)
-    if env is None and "env" not in agent.facts:
-        raise UsageError(f"env is missing: the agent in {folder} does not say what it was trained in; give env=.")
-    trained_in = agent.facts["env"] if env is None else {"env": env}
-    return agent, loop(agent.loop).single(**trained_in), None if holds_agent(folder) else folder

@@ -11,11 +11,13 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
-from surefoot.envs.make import EnvLike, _creator, make_single
+from surefoot.envs.make import _creator, make_single
 from surefoot.envs.registered import make_registered
 from surefoot.envs.wrappers import Wrappers, wrap
 from surefoot.errors import UsageError
 from surefoot.seeding import derive
+
+EnvLike = str | Callable[..., gymnasium.Env]
 
 
 def constructor_numbers(env: EnvLike, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,7 +25,8 @@ def constructor_numbers(env: EnvLike, env_kwargs: Mapping[str, Any]) -> dict[str
 
     What is taken by `**kwargs` alone is not known and left out.
     """
-    creator, given = _creator(env) if isinstance(env, str) else env, dict(env_kwargs)
+    creator: Any = _creator(env) if isinstance(env, str) else env
+    given = dict(env_kwargs)
     if isinstance(creator, functools.partial) and creator.func is make_registered:
         spec = creator.args[0]
         given = {**spec.kwargs, **given}

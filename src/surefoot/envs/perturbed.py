@@ -9,8 +9,8 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import VectorEnv
 
-from surefoot.envs.constructed import constructor_numbers, make_settable
-from surefoot.envs.make import EnvLike, make_as, make_single
+from surefoot.envs.constructed import EnvLike, constructor_numbers, make_settable
+from surefoot.envs.make import make_as, make_single
 from surefoot.envs.rrls import TASKS, named_bounds
 from surefoot.envs.wrappers import Wrappers
 from surefoot.errors import UsageError

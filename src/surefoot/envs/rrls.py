@@ -202,7 +202,7 @@ def named_bounds(env_id: str, text: str = "2d") -> Bounds:
     it is given, forces along y are left out of planar tasks, in which they change nothing.
     """
     name, *given = [part.strip() for part in text.split(",")] if text.strip() else ["2d"]
-    options = dict(part.partition("=")[::2] for part in given)
+    options = {key.strip(): value.strip() for key, _, value in (part.partition("=") for part in given)}
     allowed = {"force_axes": ("xy", "xz")} if name == "rarl" else {"friction_mode": FRICTION_MODES}
     for option, value in options.items():
         if value not in allowed.get(option, ()):

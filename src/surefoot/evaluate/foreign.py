@@ -10,6 +10,7 @@ classes, and its spaces are those of the environment. What it does not hold is s
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import re
@@ -87,7 +88,8 @@ def as_policy(thing: Any, env: gymnasium.Env) -> Any:
     """
     if isinstance(thing, SB3Policy) or not _of_library(thing):
         return thing
-    name, venv = type(thing).__name__, getattr(thing, "env", None)
+    name = type(thing).__name__
+    venv: Any = getattr(thing, "env", None)
     masked = _takes_masks(thing)
     if masked and not (_has_mask(env) or env.has_wrapper_attr("action_masks")):
         warnings.warn(f"{name} plays without masks: the environment has no method action_masks().", stacklevel=3)
@@ -165,7 +167,7 @@ def _of_library(thing: Any) -> bool:
 
 
 def _takes_masks(thing: Any) -> bool:
-    return "action_masks" in thing.predict.__code__.co_varnames
+    return "action_masks" in inspect.signature(thing.predict).parameters
 
 
 def _has_mask(env: gymnasium.Env) -> bool:

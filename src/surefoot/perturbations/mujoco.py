@@ -64,7 +64,7 @@ class Model:
 
     def __init__(self, env: gymnasium.Env) -> None:
         found = simulator(env)
-        self.model = None if found is None else found[0]
+        self.model: Any = None if found is None else found[0]
 
     def values(self) -> dict[str, float]:
         """All names with what they have now; of factors that is 1."""
@@ -126,7 +126,7 @@ class Model:
             return getattr(model, kind)(i).name or f"{kind}{i}"
 
         for i in np.flatnonzero(model.body_mass):
-            yield f"{called('body', i)}.mass", model.body_mass[i : i + 1]
+            yield f"{called('body', int(i))}.mass", model.body_mass[i : i + 1]
         for i in range(model.ngeom):
             yield f"{called('geom', i)}.friction", model.geom_friction[i, :1]
         for i in range(model.njnt):
