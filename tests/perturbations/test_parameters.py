@@ -268,6 +268,12 @@ def test_a_number_that_changes_the_spaces_is_refused():
             super().__init__()
             self.observation_space = spaces.Box(-1, 1, (size,))
 
+    class High(Cart):
+        def __init__(self, top: float = 1.0):
+            super().__init__()
+            self.observation_space = spaces.Box(-top, top, (2,))
+
+    parse("param:top=5").wrap(Constructed(High, {"top": 1.0})).reset(seed=0)
     with pytest.raises(UsageError, match="'size': 5} changes the observation_space"):
         parse("param:size=5").wrap(Constructed(Wide, {"size": 2})).reset(seed=0)
 

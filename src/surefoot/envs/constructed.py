@@ -64,8 +64,12 @@ class Constructed(gymnasium.Wrapper):
         elif self._last is None or self.arguments != self._last_arguments:
             changed = {name: x for name, x in self.arguments.items() if x != self._nominal[name]}
             made = self._make(**changed)
-            for name in ("observation_space", "action_space"):
-                if getattr(made, name) != getattr(self._first, name):
+            first = self._first
+            for name, same in (  # bounds count for actions only
+                ("observation_space", _size(made.observation_space) == _size(first.observation_space)),
+                ("action_space", made.action_space == first.action_space),
+            ):
+                if not same:
                     made.close()
                     raise UsageError(f"{changed} changes the {name} of the environment, which a policy is made for.")
             self._drop()
@@ -94,6 +98,10 @@ class Constructed(gymnasium.Wrapper):
             self._begun = [env for env in self._begun if env is not self._last]
             self._last.close()
         self._last = None
+
+
+def _size(space: gymnasium.Space) -> tuple[type, int]:
+    return type(space), gymnasium.spaces.flatdim(space)
 
 
 def make_settable(env: EnvLike, env_kwargs: Mapping[str, Any], wrappers: Wrappers, **more: Any) -> gymnasium.Env:
