@@ -11,7 +11,6 @@ classes, and its spaces are those of the environment. What it does not hold is s
 from __future__ import annotations
 
 import inspect
-import io
 import json
 import re
 import warnings
@@ -253,11 +252,14 @@ def _wrappers(env: Any) -> list[str]:
 
 
 def _contents(path: Path) -> tuple[dict[str, Any], Any]:
-    """The JSON and the weights in a model's file."""
+    """The JSON and the weights in a model's file. The library reads weights alone as tensors, without unpickling."""
     try:
+        from stable_baselines3.common.save_util import load_from_zip_file
+
         with zipfile.ZipFile(path) as archive:
             data = json.loads(archive.read("data"))
-            weights = torch.load(io.BytesIO(archive.read("policy.pth")), map_location="cpu", weights_only=True)
+        _, tensors, _ = load_from_zip_file(path, load_data=False, device="cpu")
+        weights = tensors["policy"]
         if not isinstance(data, dict) or not isinstance(data.get("policy_class"), dict):
             raise ValueError("its data names no policy class")
     except Exception as error:  # whatever a damaged file makes readers raise
