@@ -342,6 +342,17 @@ def test_an_action_box_of_other_bounds_is_refused(tmp_path):
         load_zip(tmp_path / "m.zip", lambda: Weak(make_single("Pendulum-v1")))
 
 
+def test_a_library_that_would_unpickle_weights_is_not_asked(saved, monkeypatch):
+    for old, refused in (("2.7.1", True), ("2.8.0", False), ("2.10.0a1", False)):
+        monkeypatch.setattr("surefoot.evaluate.foreign.version", lambda name, old=old: old)
+        if refused:
+            with pytest.raises(UsageError, match="so does the installed Stable-Baselines3 2.7.1 with weights"):
+                load_zip(saved, Far)
+        else:
+            with pytest.warns(UserWarning, match="nobody knows"):
+                load_zip(saved, Far)
+
+
 @pytest.mark.parametrize("damage", ["empty", "half", "no weights", "pickle"])
 def test_damaged_files_end_in_one_paragraph(saved, damage, tmp_path):
     path, whole = tmp_path / "d.zip", saved.read_bytes()

@@ -17,6 +17,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -252,10 +253,15 @@ def _wrappers(env: Any) -> list[str]:
 
 
 def _contents(path: Path) -> tuple[dict[str, Any], Any]:
-    """The JSON and the weights in a model's file. The library reads weights alone as tensors, without unpickling."""
+    """The JSON and the weights in a model's file, which its library reads as tensors, without unpickling, since 2.8."""
     try:
         from stable_baselines3.common.save_util import load_from_zip_file
-
+    except ImportError as error:
+        raise UsageError(f"{path}: a model of Stable-Baselines3 needs pip install 'stable-baselines3>=2.8'.") from error
+    installed = version("stable_baselines3")
+    if tuple(map(int, re.findall(r"\d+", installed)[:2])) < (2, 8):
+        raise _needs_trust(path, f"so does the installed Stable-Baselines3 {installed} with weights; 2.8 does not")
+    try:
         with zipfile.ZipFile(path) as archive:
             data = json.loads(archive.read("data"))
         _, tensors, _ = load_from_zip_file(path, load_data=False, device="cpu")
