@@ -24,8 +24,8 @@ from surefoot.envs import make_single
 from surefoot.envs.perturbed import settable
 from surefoot.errors import UsageError
 from surefoot.evaluate import plots
-from surefoot.evaluate.foreign import SB3Policy
 from surefoot.evaluate.effects import axis_facts, identical_cells
+from surefoot.evaluate.foreign import SB3Policy
 from surefoot.evaluate.rollout import EnvLike, Episode, episode_seeds, fitted, play, resolve
 from surefoot.evaluate.statistics import (
     ConfidenceInterval,
