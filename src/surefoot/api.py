@@ -17,12 +17,13 @@ from surefoot.envs import make_single
 from surefoot.envs.names import remember
 from surefoot.errors import UsageError
 from surefoot.evaluate.periodic import evaluations, keep, seeds_in, spoken
+from surefoot.evaluate.player import load, player_of, refuse_language
 from surefoot.hyperparameters import build
 from surefoot.loops.common import run as runs
 from surefoot.loops.common.kinds import Loop, Method, check_trust, loop
 from surefoot.loops.common.run import Run
 from surefoot.loops.common.train import Callback
-from surefoot.models.saved import holds_agent, load_agent
+from surefoot.models.saved import holds_agent
 
 if TYPE_CHECKING:
     from surefoot.evaluate.compare import Comparison
@@ -71,8 +72,10 @@ def train(
         checkpoint_every: steps between checkpoints; a tenth of the run if not given.
         time_limit: seconds after which the run ends, with a checkpoint.
         hyperparameters: fields of the method; `objective`, a `PolicyObjective` in place of the method's own; and what
-            its kind needs besides: of environments `backend`, `env_kwargs` and `wrappers` (see `surefoot.envs.make`),
-            of language models the fields of `surefoot.loops.group_rollout.language.LanguageOptions`.
+            its kind needs besides: of environments `backend`, `env_kwargs`, `wrappers` (see `surefoot.envs.make`) and
+            `perturb` (a perturbation or its text, as for `stress`; ranges are drawn anew in every episode, and
+            evaluations play the environment itself), of language models the fields of
+            `surefoot.loops.group_rollout.language.LanguageOptions`.
     """
     options = _options(method, hyperparameters)
     made, slug = make_method(method, **hyperparameters)
@@ -185,12 +188,6 @@ def resume(
     return runs.resume(method, found, env=env, callbacks=every, time_limit=time_limit, env_options=options)
 
 
-def load(path: str | Path, seed: int | None = None) -> Any:
-    """The agent of a run's folder (of one of its seeds), or of an agent's folder."""
-    folder = Path(path)
-    return load_agent(folder) if holds_agent(folder) else Run(folder).agent(seed)
-
-
 def evaluate(
     policy: Any,
     env: Any = None,
@@ -201,6 +198,7 @@ def evaluate(
     seed: int = 0,
     deterministic: bool = True,
     video: str | Path | None = None,
+    algo: str | None = None,
     trust: bool = False,
 ) -> dict[str, Any]:
     """Play episodes and say what they returned: mean and interquartile mean with 95 % intervals, and each return.
@@ -208,13 +206,15 @@ def evaluate(
     An interval is `None` from one episode and from returns that do not differ (`surefoot.evaluate.statistics`).
 
     `policy` is an agent, the folder of a run (whose environment is then the default; the figures are kept there as
-    `evaluation.json`), anything with `predict`, or a callable. Of a language model `env` may be called `task`, episodes
-    are held-out examples, each once at most, and `k=(1, 4, 16)` adds the chance that one of k samples succeeds,
-    entropy, lengths and completions to read. Where the run has reward functions they judge, else the task's verifier.
+    `evaluation.json`), a model of Stable-Baselines3 or its file (`algo` says of which algorithm), anything with
+    `predict`, or a callable. Of a language model `env` may be called `task`, episodes are held-out examples, each once
+    at most, and `k=(1, 4, 16)` adds the chance that one of k samples succeeds, entropy, lengths and completions to
+    read. Where the run has reward functions they judge, else the task's verifier.
 
     An environment or a reward function that the folder names as `module:name` is not imported, unless it was given in
-    this process: give it again as `env`, or say `trust=True`. Of environments whose `info` says it there is a
-    `success_rate`, and `info/<name>` is the mean of any other number of the last step's `info`.
+    this process: give it again as `env`, or say `trust=True`, which also lets a model's file be unpickled, and so run
+    whatever code it holds. Of environments whose `info` says it there is a `success_rate`, and `info/<name>` is the
+    mean of any other number of the last step's `info`.
     """
     env = env if task is None else task
     if not isinstance(k, (tuple, list)) or k:
@@ -225,10 +225,10 @@ def evaluate(
     from surefoot.evaluate.rollout import played, record
     from surefoot.evaluate.statistics import summary
 
-    player, env, folder = _player(policy, env, trust)
+    player, env, folder = player_of(policy, env, algo, trust)
     filmed = {} if video is None else {"video": str(video)}
     if video is not None:
-        _refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
+        refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
         record(player, env, video, episodes=1, seeds=seed)  # first, because it is what may not work here
     seeds = seeds_in(env, episodes, seed)
     scores, lengths, infos = played(player, env, len(seeds), seeds, deterministic=deterministic)
@@ -262,23 +262,25 @@ def _evaluate_language(
     return figures
 
 
-def _refuse_language(player: Any, argument: str, instead: str) -> None:
-    if getattr(player, "loop", "") == "group-rollout":
-        raise UsageError(f"{argument} is not allowed for a language model: {instead}.")
-
-
 def stress(
-    policy: Any, env: Any = None, perturb: Perturbation | str = "rrls:2d", *, trust: bool = False, **settings: Any
+    policy: Any,
+    env: Any = None,
+    perturb: Perturbation | str = "rrls:2d",
+    *,
+    algo: str | None = None,
+    trust: bool = False,
+    **settings: Any,
 ) -> StressReport:
-    """Play a policy across a sweep of perturbations; see `surefoot.evaluate.stress.stress`.
+    """Play a policy across a sweep of perturbations; see `surefoot.evaluate.stress.stress`, and `evaluate` for `algo`
+    and `trust`.
 
     Of a run's folder the environment is the default, and the report is kept there as `stress-….json`; the name of the
-    file begins with the environment if that was given. `trust` is that of `evaluate`.
+    file begins with the environment if that was given.
     """
     from surefoot.evaluate.stress import stress as sweep
 
-    player, place, folder = _player(policy, env, trust)
-    _refuse_language(player, "perturb", "perturbations are of environments; evaluate it on another task")
+    player, place, folder = player_of(policy, env, algo, trust)
+    refuse_language(player, "perturb", "perturbations are of environments; evaluate it on another task")
     report = dataclasses.replace(sweep(player, place, perturb, **settings), env=spoken(place))
     if folder is not None:
         text = str(perturb) if env is None else f"{report.env}-{perturb}"
@@ -379,22 +381,3 @@ def explain(method: str | Method, **hyperparameters: Any) -> str:
     from surefoot.evaluate.explain import explain as page
 
     return page(*make_method(method, **hyperparameters))
-
-
-def _player(policy: Any, env: Any, trust: bool) -> tuple[Any, Any, Path | None]:
-    """Something that acts, the environment to act in, and the run's folder if one was given."""
-    if env is not None:
-        remember(env)
-    if not isinstance(policy, (str, Path)):
-        if env is None:
-            raise UsageError(
-                "env is missing; only a run's folder brings its own environment, other policies need env=."
-            )
-        return policy, loop(getattr(policy, "loop", "on-policy")).single(env), None
-    agent, folder = load(policy), Path(policy)
-    if env is None and "env" not in agent.facts:
-        raise UsageError(f"env is missing: the agent in {folder} does not say what it was trained in; give env=.")
-    kind, trained_in = loop(agent.loop), agent.facts["env"] if env is None else {"env": env}
-    if env is None:
-        check_trust(kind, trained_in, trust)
-    return agent, kind.single(**trained_in), None if holds_agent(folder) else folder

@@ -50,19 +50,21 @@ def evaluate(
     task: str | None = None,
     k: str = "",
     video: bool = False,
+    algo: str | None = None,
     trust: bool = False,
 ) -> None:
     """Play deterministic episodes with the agent of RUN; --video also films one.
 
     Args:
-        run: The folder of a run, or of an agent.
+        run: The folder of a run, or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
         episodes: How many.
         seed: Episode i has the same seed in every evaluation with this one.
         env: Another environment than the one trained in.
         task: The same, of a language model.
         k: Of a language model also pass@k, lengths, entropy and samples to read, for these k, such as 1,4,16.
         video: Film one episode, as video.mp4 in RUN.
-        trust: Import and call what RUN names as module:name; without it only what --env names again is.
+        algo: Algorithm of a Stable-Baselines3 model given by its file, such as ppo.
+        trust: Import and call what RUN names as module:name, and unpickle a model's file, which runs whatever it holds.
     """
     from surefoot import api
 
@@ -71,7 +73,7 @@ def evaluate(
         attempts = [whole(part) for part in k.split(",")]
         report = api.evaluate(run, env, episodes, task=task, k=attempts, seed=seed, video=film, trust=trust)
         return print(report["table"])
-    figures = api.evaluate(run, env, episodes, task=task, seed=seed, video=film, trust=trust)
+    figures = api.evaluate(run, env, episodes, task=task, seed=seed, video=film, algo=algo, trust=trust)
     agent = "" if figures["agent_seed"] is None else f" · agent of seed {figures['agent_seed']}"
     print(f"{figures['env']} · {figures['episodes']} episodes from seed {seed}, deterministic actions{agent}")
     interval = figures["mean_interval"]
@@ -120,24 +122,28 @@ def stress(
     grid: Literal["closed", "rrls"] = "closed",
     seed: int = 0,
     env: str | None = None,
+    algo: str | None = None,
     trust: bool = False,
 ) -> None:
     """Play the agent of RUN across a sweep of perturbations; worst, mean, CVaR and nominal returns.
 
     Args:
-        run: The folder of a run, or of an agent.
-        perturb: rrls:1d|2d|3d|rarl on the six robust MuJoCo tasks, or any perturbation with its range, such as
-            observation-noise:0..0.3, action-delay:0..4 or param:gravity=5..15.
+        run: The folder of a run, or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
+        perturb: rrls:1d|2d|3d|rarl on the six robust MuJoCo tasks (also rrls:2d,friction_mode=all_geoms and
+            rrls:rarl,force_axes=xz), or any perturbation with its range, such as observation-noise:0..0.3,
+            action-delay:0..4 or param:gravity=5..15; of MuJoCo also param:mass=0.5..2,torso.mass=1..5 and the like.
         episodes: Episodes in every cell of the grid.
         points: Values along each dimension of the grid.
         grid: closed has both bounds in it, rrls is the published half-open one.
         seed: Of the episodes, which are the same in every cell.
         env: Another environment than the one trained in.
-        trust: Import and call what RUN names as module:name; without it only what --env names again is.
+        algo: Algorithm of a Stable-Baselines3 model given by its file, such as ppo.
+        trust: Import and call what RUN names as module:name, and unpickle a model's file, which runs whatever it holds.
     """
     from surefoot import api
 
-    print(api.stress(run, env, perturb, trust=trust, episodes=episodes, points=points, grid=grid, seed=seed).table())
+    settings: Any = {"episodes": episodes, "points": points, "grid": grid, "seed": seed, "algo": algo, "trust": trust}
+    print(api.stress(run, env, perturb, **settings).table())
 
 
 def compare(

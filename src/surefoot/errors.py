@@ -17,6 +17,8 @@ class UsageError(ValueError):
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A half-sentence that offers the known names closest to `name`, or lists all when none is close."""
     known = sorted(known)
+    if not known:
+        return "There are none."
     close = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
     close += [k for k in known if name and (name.lower() in k.lower()) and k not in close][: count - len(close)]
     if close:

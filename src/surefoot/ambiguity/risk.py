@@ -19,7 +19,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.contract import Array, Plan, Solution
+from surefoot.ambiguity.contract import Array, Plan, Problem, Solution
 from surefoot.ambiguity.core import Ambiguity
 from surefoot.ambiguity.divergences import KL, scaled_gaps, support_gaps
 from surefoot.ambiguity.operator import solve
@@ -129,7 +129,7 @@ class Mixed(Ambiguity):
             )
 
     @property
-    def parts(self) -> tuple[Ambiguity, ...]:
+    def parts(self) -> tuple[Problem, ...]:
         return tuple(part for risk in self.risks for part in risk.parts)
 
     @property

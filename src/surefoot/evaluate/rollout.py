@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from surefoot.envs import make_as, make_single
+from surefoot.envs import make_single
 from surefoot.envs.entrance import Rows, all_forbidden, begun, figures, rounded, stepped
-from surefoot.envs.rrls import TASKS, uncertainty
+from surefoot.envs.perturbed import perturbation_for, settable
 from surefoot.envs.vector import clipped, fail
 from surefoot.errors import UsageError
+from surefoot.evaluate.foreign import SB3Policy, as_policy
 from surefoot.hyperparameters import check_count
-from surefoot.perturbations import Perturbation, parameters, parse, unwrap
+from surefoot.perturbations import Perturbation, unwrap
 from surefoot.seeding import check_seed, derive
 
 EnvLike = str | Callable[..., gymnasium.Env]
@@ -77,7 +78,7 @@ def played(
     """The same episodes as those of `returns`, with their lengths and what their infos say."""
     chosen = episode_seeds(seeds, episodes)
     attack = None if perturbation is None else resolve(perturbation, env)
-    return play_all(policy, prepared(env, attack), [Episode(attack, s) for s in chosen], slots, deterministic)
+    return play_all(policy, settable(env, attack), [Episode(attack, s) for s in chosen], slots, deterministic)
 
 
 class Played(NamedTuple):
@@ -101,41 +102,13 @@ def episode_seeds(seeds: int | Sequence[int], episodes: int) -> list[int]:
 
 def resolve(perturbation: Perturbation | str, env: EnvLike) -> Perturbation:
     """The perturbation that a text means for `env`; one that only corrupts rewards is refused."""
-    if isinstance(perturbation, str):
-        perturbation = parse(perturbation, boxes={"rrls": functools.partial(_rrls_box, env)})
-    if not isinstance(perturbation, Perturbation):
-        raise UsageError(f"perturbation={perturbation!r} is not allowed; give a Perturbation or its text.")
+    perturbation = perturbation_for(perturbation, env)
     if "reward" in perturbation.channels:
         raise UsageError(
             f"{perturbation} corrupts rewards, which changes what a policy learns, not what it does: it cannot be"
-            " stressed with it. Train under it (perturbation.wrap), then evaluate without it."
+            " stressed with it. Train under it (train with perturb=), then evaluate without it."
         )
     return perturbation
-
-
-def _known(env: EnvLike) -> EnvLike:
-    """The environment that a run's factory makes with its arguments and wrappers; any other is itself."""
-    return env.args[0] if isinstance(env, functools.partial) and env.func is make_as else env
-
-
-def _rrls_box(env: EnvLike, name: str) -> Any:
-    task = _known(env)
-    if not isinstance(task, str) or task.removeprefix("rrls/") not in TASKS:
-        fitting = ", ".join(f"{k}=low..high" for k in sorted(parameters(make_single(env))))
-        raise UsageError(
-            f"rrls:{name} does not fit env={task!r}: it is defined for {', '.join(TASKS)}. For this environment use"
-            f" param: with any of {fitting or 'its numeric attributes (it has none)'}."
-        )
-    return uncertainty(task, name or "2d").bounds
-
-
-def prepared(env: EnvLike, perturbation: Perturbation | None) -> EnvLike:
-    """`env`, in its form with settable parameters where the perturbation needs them."""
-    needs, task = perturbation is not None and "dynamics" in perturbation.channels, _known(env)
-    if not (needs and isinstance(task, str) and task in TASKS):
-        return env
-    settable = f"rrls/{task}"
-    return functools.partial(make_as, settable, *env.args[1:]) if isinstance(env, functools.partial) else settable
 
 
 def play(
@@ -165,10 +138,10 @@ def play_all(
     converted and checked as in training (`envs.entrance`).
     """
     check_count("slots", slots)
-    act, count = actor(policy), min(slots, len(episodes))
-    single = make_single(env)
-    check_policy(policy, single)
-    own = [single, *(make_single(env) for _ in range(count - 1))]
+    count = min(slots, len(episodes))
+    policy, single = fitted(policy, make_single(env))
+    act = actor(policy)
+    own = [single, *(viewed(policy, make_single(env)) for _ in range(count - 1))]
     envs = list(own)
     space, batch = single.action_space, Rows(single.observation_space, count)
     returns, lengths = np.zeros(len(episodes)), np.zeros(len(episodes), np.int64)
@@ -262,6 +235,20 @@ def actor(policy: Any) -> Actor:
     )
 
 
+def fitted(policy: Any, env: gymnasium.Env) -> tuple[Any, gymnasium.Env]:
+    """The policy as it acts in `env`, and the environment as it has to see it; `UsageError` where they do not fit."""
+    actor(policy)
+    policy = as_policy(policy, env)
+    env = viewed(policy, env)
+    check_policy(policy, env)
+    return policy, env
+
+
+def viewed(policy: Any, env: gymnasium.Env) -> gymnasium.Env:
+    """An environment as the policy has to see it."""
+    return policy.view(env) if isinstance(policy, SB3Policy) else env
+
+
 def check_policy(policy: Any, env: gymnasium.Env) -> None:
     """Raise `UsageError` when the spaces that a policy says it was made for are not the environment's.
 
@@ -353,7 +340,7 @@ def record(
         raise UsageError(f"A {path.suffix} video needs {error.name}: pip install imageio imageio-ffmpeg.") from error
     chosen = episode_seeds(seeds, episodes)
     attack = None if perturbation is None else resolve(perturbation, env)
-    filmed = functools.partial(make_single, prepared(env, attack), {"render_mode": "rgb_array"})
+    filmed = functools.partial(make_single, settable(env, attack), {"render_mode": "rgb_array"})
     rate = _frame_rate(env, filmed)
     pace: dict[str, Any] = (
         {"fps": rate, "macro_block_size": 2} if path.suffix == ".mp4" else {"duration": 1000 / rate, "loop": 0}

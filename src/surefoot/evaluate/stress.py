@@ -22,20 +22,12 @@ from matplotlib.figure import Figure
 
 from surefoot.envs import make_single
 from surefoot.envs.entrance import named_figures
+from surefoot.envs.perturbed import settable
 from surefoot.errors import UsageError
 from surefoot.evaluate import plots
 from surefoot.evaluate.effects import axis_facts, identical_cells
-from surefoot.evaluate.rollout import (
-    EnvLike,
-    Episode,
-    Played,
-    actor,
-    check_policy,
-    episode_seeds,
-    play_all,
-    prepared,
-    resolve,
-)
+from surefoot.evaluate.foreign import SB3Policy
+from surefoot.evaluate.rollout import EnvLike, Episode, Played, episode_seeds, fitted, play_all, resolve
 from surefoot.evaluate.statistics import (
     ConfidenceInterval,
     confidence_band,
@@ -265,11 +257,10 @@ def stress(
     seeds = episode_seeds(seed, episodes)
     check_count("workers", workers)
     attack = resolve(perturb, env)
-    ready = prepared(env, attack)
-    actor(policy)
+    ready = settable(env, attack)
     single = make_single(ready)
     try:
-        check_policy(policy, single)
+        _, single = fitted(policy, single)
         attack.check_env(single)
         cells = attack.fitted(single).grid(points, grid)
         facts = axis_facts(attack, single)
@@ -306,6 +297,7 @@ def stress(
 
 def _called(policy: Any) -> str:
     """Of an agent the method and the seed that it was trained with, of anything else its name or that of its type."""
+    policy = policy.model if isinstance(policy, SB3Policy) else policy
     facts = getattr(policy, "facts", None) or {}
     if "method" in facts:
         return f"{facts['method']} (seed {facts['seed']})"

@@ -302,10 +302,10 @@ def resume(
                 f"env={described['env']!r} is not what this run began in, {name!r}; give the same again, or a new run."
             )
         for option in sorted((env_options or {}).keys() - FREE):
-            if described[option] != (begun := config["env"].get(option)):
+            given, begun = described.get(option), config["env"].get(option)
+            if given != begun:
                 raise UsageError(
-                    f"{option}={described[option]!r} is not what this run began with, {begun!r}; leave it out, or "
-                    "start a new run."
+                    f"{option}={given!r} is not what this run began with, {begun!r}; leave it out, or start a new run."
                 )
     log, compile = run.path / "actions.bin", config["compile"]
     learner = make_learner(method, env or name, config["seeds"], config["steps"], compile=compile, log=log, **options)

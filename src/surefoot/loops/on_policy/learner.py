@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from surefoot.envs import env_seeds, make
 from surefoot.envs.names import check_recorded
+from surefoot.envs.perturbed import under
 from surefoot.errors import UsageError
 from surefoot.loops.common.compile import as_set
 from surefoot.loops.common.kinds import Loop
@@ -353,7 +354,8 @@ def _learner(
     log: Path | None = None,
     **options: Any,
 ) -> Learner:
-    """`options` go to `envs.make`. Each seed's environments are those it has alone."""
+    """`options` are those of `EnvOptions`. Each seed's environments are those it has alone."""
+    env, options = under(env, **options)
     each = [s for seed in seeds for s in env_seeds(seed, method.num_envs)]
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:  # worker processes inherit the mask: Ctrl-C is the loop's to answer, which still needs them
