@@ -19,6 +19,7 @@ from surefoot.evaluate.periodic import evaluations, keep, seeds_in, spoken
 from surefoot.hyperparameters import build
 from surefoot.loops.common import run as runs
 from surefoot.loops.common.kinds import Loop, Method, loop
+from surefoot.loops.common.lock import evaluation
 from surefoot.loops.common.run import Run
 from surefoot.loops.common.train import Callback
 from surefoot.models.saved import holds_agent, load_agent
@@ -68,7 +69,7 @@ def train(
         evaluate_every: every so many steps, play `evaluate_episodes` deterministic episodes; their mean return is
             `evaluation_mean` in the metrics.
         checkpoint_every: steps between checkpoints; a tenth of the run if not given.
-        time_limit: seconds after which the run ends, with a checkpoint.
+        time_limit: seconds after which the run ends with a checkpoint; signals do so too, and then end the script.
         hyperparameters: fields of the method; `objective`, a `PolicyObjective` in place of the method's own; and what
             its kind needs besides: of environments `backend`, `env_kwargs` and `wrappers` (see `surefoot.envs.make`),
             of language models the fields of `surefoot.loops.group_rollout.language.LanguageOptions`.
@@ -142,20 +143,19 @@ def resume(
     *,
     method: Method | None = None,
     env: Any = None,
+    steps: int | None = None,
     callbacks: Callback | Sequence[Callback] = (),
     time_limit: float | None = None,
     **options: Any,
 ) -> Run:
-    """Go on with an unfinished run; what follows is bit for bit what would have followed.
+    """Resume an unfinished run; what follows is bit for bit what would have followed. `steps` makes a run longer.
 
     `method`, `env` and `options` are needed only where the run was given something that its folder cannot name: a
     method outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python. Callbacks are
     never kept and have to be given again.
     """
     found = Run(Path(run))
-    config = found.config
-    if missing := sorted(runs.NEEDED - set(config)):
-        raise UsageError(f"{found.path}/config.json lacks {', '.join(missing)}; put it back as it was.")
+    config = runs.checked(found)
     if method is None and config["method"] not in {entry.slug for entry in catalogue.methods()}:
         raise UsageError(
             f"{found.path} was trained with {config['method']!r}, which is not in the catalogue; give the same method "
@@ -168,14 +168,15 @@ def resume(
     names = _option_names(method)
     if unknown := sorted(set(options) - {*names}):
         raise UsageError(
-            f"{unknown[0]} is not allowed: a run goes on with the steps and hyperparameters that it began with. "
-            f"Besides method, env, callbacks and time_limit there are {', '.join(names) or 'no options'}."
+            f"{unknown[0]} is not allowed: a run is resumed with the hyperparameters that it began with. Besides "
+            f"method, env, steps, callbacks and time_limit there are {', '.join(names) or 'no options'}."
         )
     described = {**config["env"], **options}
     name = described.pop("env")
     own = evaluations(method, env or name, described, config["evaluate_every"], config["evaluate_episodes"])
     every = [*own, *_several(callbacks)]
-    return runs.resume(method, found, env=env, callbacks=every, time_limit=time_limit, env_options=options)
+    given = {"env": env, "steps": _steps(steps), "callbacks": every, "time_limit": time_limit}
+    return runs.resume(method, found, env_options=options, **given)
 
 
 def load(path: str | Path, seed: int | None = None) -> Any:
@@ -184,6 +185,7 @@ def load(path: str | Path, seed: int | None = None) -> Any:
     return load_agent(folder) if holds_agent(folder) else Run(folder).agent(seed)
 
 
+@evaluation
 def evaluate(
     policy: Any,
     env: Any = None,
@@ -250,6 +252,7 @@ def _refuse_language(player: Any, argument: str, instead: str) -> None:
         raise UsageError(f"{argument} is not allowed for a language model: {instead}.")
 
 
+@evaluation
 def stress(policy: Any, env: Any = None, perturb: Perturbation | str = "rrls:2d", **settings: Any) -> StressReport:
     """Play a policy across a sweep of perturbations; see `surefoot.evaluate.stress.stress`.
 

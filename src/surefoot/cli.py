@@ -6,14 +6,16 @@ import dataclasses
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
 from surefoot.arguments import parsed, typed, whole
-from surefoot.errors import UsageError, nearest
+from surefoot.errors import UsageError, nearest, printable
+from surefoot.hyperparameters import check_threads
 
 
 def methods(setting: str | None = None) -> None:
@@ -65,11 +67,12 @@ def evaluate(
     film = (run if run.is_dir() else Path()) / "video.mp4" if video else None
     if k:
         attempts = [whole(part) for part in k.split(",")]
-        return print(api.evaluate(run, env, episodes, task=task, k=attempts, seed=seed, video=film)["table"])
+        figures = api.evaluate(run, env, episodes, task=task, k=attempts, seed=seed, video=film)
+        return print(printable(figures["table"]))
     figures = api.evaluate(run, env, episodes, task=task, seed=seed, video=film)
     low, high = figures["mean_interval"]
     agent = "" if figures["agent_seed"] is None else f" · agent of seed {figures['agent_seed']}"
-    print(f"{figures['env']} · {figures['episodes']} episodes from seed {seed}{agent}")
+    print(printable(f"{figures['env']} · {figures['episodes']} episodes from seed {seed}{agent}"))
     interval = f"  95 % interval [{low:.2f}, {high:.2f}]" if figures["episodes"] > 1 else ""
     print(f"mean return {figures['mean']:.2f}{interval}")
     print(f"lowest {figures['min']:.2f}  highest {figures['max']:.2f}")
@@ -96,7 +99,8 @@ def chat(
     templated = agent.model.tokenizer.chat_template is not None
     for turn, line in enumerate(iter(lambda: sys.stdin.readline().rstrip("\n"), "")):
         prompt = [{"role": "user", "content": line}] if templated else line
-        print(agent.texts([prompt], max_tokens=max_tokens, temperature=temperature, seed=seed + turn)[0], flush=True)
+        (answer,) = agent.texts([prompt], max_tokens=max_tokens, temperature=temperature, seed=seed + turn)
+        print(printable(answer), flush=True)
 
 
 def stress(
@@ -123,7 +127,8 @@ def stress(
     """
     from surefoot import api
 
-    print(api.stress(run, env, perturb, episodes=episodes, points=points, grid=grid, seed=seed).table())
+    report = api.stress(run, env, perturb, episodes=episodes, points=points, grid=grid, seed=seed)
+    print(printable(report.table()))
 
 
 def compare(
@@ -263,17 +268,33 @@ def train(arguments: Sequence[str]) -> None:
         folders = [word.removeprefix("--resume=") for word in arguments if word != "--resume"]
         if len(folders) != 1:
             raise UsageError("train --resume takes the folder of a run and nothing else; the run's settings are in it.")
-        return _ended(api.resume(folders[0]))
+        with _signalled():
+            return _ended(api.resume(folders[0]))
     if not arguments or arguments[0].startswith("-"):
         known = ", ".join(entry.slug for entry in catalogue.methods())
         raise UsageError(f"train needs a method first: train METHOD --env ENV. Methods: {known}.")
     slug, *rest = arguments
     given = dataclasses.asdict(parsed(typed(catalogue.method_class(slug)), rest, f"surefoot train {slug}"))
-    if (threads := given.pop("threads")) < 1:
-        raise UsageError(f"threads={threads} is not allowed; it must be a whole number of at least 1.")
+    check_threads(threads := given.pop("threads"))
     torch.set_num_threads(threads)
     place = given.pop(loop(catalogue.method_class(slug).loop).place)
-    return _ended(api.train(slug, place, **given))
+    with _signalled():
+        _ended(api.train(slug, place, **given))
+
+
+@contextmanager
+def _signalled() -> Iterator[None]:
+    """Of a run that a signal ended, say what came out and what to do next; the exit code is 130 or 143."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if not hasattr(ended, "run"):
+            raise
+        from surefoot.loops.common.folder import Run
+
+        _ended(Run(ended.run))  # type: ignore[union-attr]
+        code = ended.code if isinstance(ended, SystemExit) else 130
+        raise SystemExit(code) from None  # what comes after && waits for the whole run
 
 
 def _ended(run: Any) -> None:
@@ -290,8 +311,6 @@ def _ended(run: Any) -> None:
     go_on = "" if run.finished else f"surefoot train --resume {run.path} · "
     also = f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_attack(run)}"
     print(f"next: {go_on}surefoot evaluate {run.path} · surefoot {also} · surefoot report {run.path}")
-    if agent.facts.get("ended") == "interrupted":
-        raise SystemExit(130)  # as a shell knows it: what comes after && waits for the whole run
 
 
 def _attack(run: Any) -> str:
@@ -351,8 +370,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("surefoot: interrupted.", file=sys.stderr)
         raise SystemExit(130) from None
-    except (UsageError, OSError, _env_error()) as error:
-        words = textwrap.fill(f"surefoot: {error}", 100, break_long_words=False, break_on_hyphens=False)
+    except (UsageError, OSError, MemoryError, _env_error()) as error:
+        words = textwrap.fill(printable(f"surefoot: {error}"), 100, break_long_words=False, break_on_hyphens=False)
         print(words, file=sys.stderr)  # paths and commands are whole, to be copied
         raise SystemExit(2) from None
 

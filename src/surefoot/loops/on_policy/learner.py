@@ -284,10 +284,11 @@ class Learner:
         """Take over a saved state and play the environments forward to where they stood.
 
         Raises:
-            UsageError: tensors are missing, unknown, or of another shape.
+            UsageError: tensors are missing, unknown, or of another type or shape.
         """
         mine = self.state()
-        wrong = sorted(set(mine) ^ set(state)) or [k for k, x in mine.items() if x.shape != state[k].shape]
+        kinds = [{name: (x.dtype, x.shape) for name, x in tensors.items()} for tensors in (mine, state)]
+        wrong = sorted(name for name in mine.keys() | state.keys() if kinds[0].get(name) != kinds[1].get(name))
         if wrong:
             raise UsageError(
                 f"the checkpoint does not fit this method, network or number of seeds: {', '.join(wrong)} differ. "
