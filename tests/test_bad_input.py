@@ -485,6 +485,7 @@ EDITED = {
     "one out of range": ({"hyperparameters": {"gamma": 1.5}}, "gamma=1.5 is not allowed"),
     "one of another type": ({"hyperparameters": {"epochs": "1"}}, "epochs='1' is not allowed"),
     "one unknown": ({"hyperparameters": {"evil": 1}}, "no hyperparameter 'evil'"),
+    "a part": ({"hyperparameters": {"parts": {"advantage": {"part": []}}}}, "advantage part [] is unknown"),
     "no hyperparameters": ({"hyperparameters": []}, "hyperparameters=[] is not allowed"),
     "steps": ({"steps": -1}, "steps=-1 is not allowed"),
     "steps as text": ({"steps": "1e6"}, "steps='1e6' is not allowed"),
