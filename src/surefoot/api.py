@@ -21,6 +21,7 @@ from surefoot.evaluate.player import load, player_of, refuse_language
 from surefoot.hyperparameters import build
 from surefoot.loops.common import run as runs
 from surefoot.loops.common.kinds import Loop, Method, check_trust, loop
+from surefoot.loops.common.lock import evaluation
 from surefoot.loops.common.run import Run
 from surefoot.loops.common.train import Callback
 from surefoot.models.saved import holds_agent
@@ -70,7 +71,7 @@ def train(
         evaluate_every: every so many steps, play `evaluate_episodes` deterministic episodes; their mean return is
             `evaluation_mean` in the metrics.
         checkpoint_every: steps between checkpoints; a tenth of the run if not given.
-        time_limit: seconds after which the run ends, with a checkpoint.
+        time_limit: seconds after which the run ends with a checkpoint; signals do so too, and then end the script.
         hyperparameters: fields of the method; `objective`, a `PolicyObjective` in place of the method's own; and what
             its kind needs besides: of environments `backend`, `env_kwargs`, `wrappers` (see `surefoot.envs.make`) and
             `perturb` (a perturbation or its text, as for `stress`; ranges are drawn anew in every episode, and
@@ -147,12 +148,13 @@ def resume(
     *,
     method: Method | None = None,
     env: Any = None,
+    steps: int | None = None,
     callbacks: Callback | Sequence[Callback] = (),
     time_limit: float | None = None,
     trust: bool = False,
     **options: Any,
 ) -> Run:
-    """Resume an unfinished run; what follows is bit for bit what would have followed.
+    """Resume an unfinished run; what follows is bit for bit what would have followed. `steps` makes a run longer.
 
     `method`, `env` and `options` are needed only where the run was given something that its folder cannot name (a
     method outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python), or that it
@@ -160,9 +162,7 @@ def resume(
     `trust=True`. Callbacks are not saved and have to be given again. Raises `UsageError` where it cannot go on.
     """
     found = Run(Path(run))
-    config = found.config
-    if missing := sorted(runs.NEEDED - set(config)):
-        raise UsageError(f"{found.path}/config.json lacks {', '.join(missing)}; put it back as it was.")
+    config = runs.checked(found)
     if method is None and config["method"] not in {entry.slug for entry in catalogue.methods()}:
         raise UsageError(
             f"{found.path} was trained with {config['method']!r}, which is not in the catalogue; give the same method "
@@ -175,8 +175,8 @@ def resume(
     names = _option_names(method)
     if unknown := sorted(set(options) - {*names}):
         raise UsageError(
-            f"{unknown[0]} is not allowed: a run goes on with the steps and hyperparameters that it began with. "
-            f"Besides method, env, callbacks and time_limit there are {', '.join(names) or 'no options'}."
+            f"{unknown[0]} is not allowed: a run is resumed with the hyperparameters that it began with. Besides "
+            f"method, env, steps, callbacks and time_limit there are {', '.join(names) or 'no options'}."
         )
     remember(env, options.get("reward"))
     described = {**config["env"], **options}
@@ -185,9 +185,11 @@ def resume(
     check_trust(_kind(method), {"env": name if env is None else None, **folder}, trust)
     own = evaluations(method, env or name, described, config["evaluate_every"], config["evaluate_episodes"])
     every = [*own, *_several(callbacks)]
-    return runs.resume(method, found, env=env, callbacks=every, time_limit=time_limit, env_options=options)
+    given = {"env": env, "steps": _steps(steps), "callbacks": every, "time_limit": time_limit}
+    return runs.resume(method, found, env_options=options, **given)
 
 
+@evaluation
 def evaluate(
     policy: Any,
     env: Any = None,
@@ -262,6 +264,7 @@ def _evaluate_language(
     return figures
 
 
+@evaluation
 def stress(
     policy: Any,
     env: Any = None,

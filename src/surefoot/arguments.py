@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import arg
 
 from surefoot.errors import UsageError
-from surefoot.hyperparameters import allowed, hyperparameter
+from surefoot.hyperparameters import MOST_THREADS, allowed, hyperparameter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,9 @@ class Start:
     seed: int = hyperparameter(0, help="The first seed.")
     num_seeds: int = hyperparameter(1, help="How many consecutive seeds to train at once, in one process.")
     run_dir: Path | None = hyperparameter(None, help="Folder of the run; runs/METHOD-ENV-SEED-TIME if not given.")
-    threads: int = hyperparameter(1, low=1, help="Threads of torch; small networks are fastest on one.")
+    threads: int = hyperparameter(
+        1, low=1, high=MOST_THREADS, help="Threads of torch; small networks are fastest on one."
+    )
 
 
 def typed(method: type) -> type:

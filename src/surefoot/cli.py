@@ -8,7 +8,8 @@ import math
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from tyro.conf import arg
 
 from surefoot.arguments import parsed, typed, whole
 from surefoot.errors import UsageError, nearest, printable
+from surefoot.hyperparameters import check_threads
 
 
 def methods(setting: str | None = None) -> None:
@@ -71,11 +73,12 @@ def evaluate(
     film = (run if run.is_dir() else Path()) / "video.mp4" if video else None
     if k:
         attempts = [whole(part) for part in k.split(",")]
-        report = api.evaluate(run, env, episodes, task=task, k=attempts, seed=seed, video=film, trust=trust)
-        return print(report["table"])
+        figures = api.evaluate(run, env, episodes, task=task, k=attempts, seed=seed, video=film, trust=trust)
+        return print(printable(figures["table"]))
     figures = api.evaluate(run, env, episodes, task=task, seed=seed, video=film, algo=algo, trust=trust)
     agent = "" if figures["agent_seed"] is None else f" · agent of seed {figures['agent_seed']}"
-    print(f"{figures['env']} · {figures['episodes']} episodes from seed {seed}, deterministic actions{agent}")
+    played = f"{figures['env']} · {figures['episodes']} episodes from seed {seed}, deterministic actions{agent}"
+    print(printable(played))
     interval = figures["mean_interval"]
     said = figures["no_interval"] if interval is None else f"95 % interval [{interval[0]:.2f}, {interval[1]:.2f}]"
     print(f"mean return {figures['mean']:.2f}  {said}")
@@ -143,7 +146,7 @@ def stress(
     from surefoot import api
 
     settings: Any = {"episodes": episodes, "points": points, "grid": grid, "seed": seed, "algo": algo, "trust": trust}
-    print(api.stress(run, env, perturb, **settings).table())
+    print(printable(api.stress(run, env, perturb, **settings).table()))
 
 
 def compare(
@@ -287,11 +290,26 @@ def train(arguments: Sequence[str]) -> None:
         raise UsageError(f"train needs a method first: train METHOD --env ENV. Methods: {known}.")
     slug, *rest = arguments
     given = dataclasses.asdict(parsed(typed(catalogue.method_class(slug)), rest, f"surefoot train {slug}"))
-    if (threads := given.pop("threads")) < 1:
-        raise UsageError(f"threads={threads} is not allowed; it must be a whole number of at least 1.")
+    check_threads(threads := given.pop("threads"))
     torch.set_num_threads(threads)
     place = given.pop(loop(catalogue.method_class(slug).loop).place)
-    return _ended(api.train(slug, place, **given))
+    with _signalled():
+        _ended(api.train(slug, place, **given))
+
+
+@contextmanager
+def _signalled() -> Iterator[None]:
+    """Of a run that a signal ended, say what came out and what to do next; the exit code is 130 or 143."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if not hasattr(ended, "run"):
+            raise
+        from surefoot.loops.common.folder import Run
+
+        _ended(Run(ended.run))  # type: ignore[union-attr]
+        code = ended.code if isinstance(ended, SystemExit) else 130
+        raise SystemExit(code) from None  # what comes after && waits for the whole run
 
 
 def _resume(arguments: Sequence[str]) -> None:
@@ -309,7 +327,8 @@ def _resume(arguments: Sequence[str]) -> None:
         raise UsageError(
             "train --resume takes the folder of a run and nothing else (but --env or --trust); its settings are in it."
         )
-    _ended(api.resume(given.resume, env=given.env or given.task, trust=given.trust))
+    with _signalled():
+        _ended(api.resume(given.resume, env=given.env or given.task, trust=given.trust))
 
 
 def _ended(run: Any) -> None:
@@ -327,8 +346,6 @@ def _ended(run: Any) -> None:
     go_on = "" if run.finished else f"surefoot train --resume {run.path} · "
     also = f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_attack(run)}"
     print(f"next: {go_on}surefoot evaluate {run.path} · surefoot {also} · surefoot report {run.path}")
-    if agent.facts.get("ended") == "interrupted":
-        raise SystemExit(130)  # as a shell knows it: what comes after && waits for the whole run
 
 
 def _attack(run: Any) -> str:
@@ -388,8 +405,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("surefoot: interrupted.", file=sys.stderr)
         raise SystemExit(130) from None
-    except (UsageError, OSError, _env_error()) as error:
-        words = textwrap.fill(f"surefoot: {error}", 100, break_long_words=False, break_on_hyphens=False)
+    except (UsageError, OSError, MemoryError, _env_error()) as error:
+        words = textwrap.fill(printable(f"surefoot: {error}"), 100, break_long_words=False, break_on_hyphens=False)
         print(words, file=sys.stderr)  # paths and commands are whole, to be copied
         raise SystemExit(2) from None
 

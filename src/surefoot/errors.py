@@ -1,4 +1,4 @@
-"""The one error that a user's mistake raises, and how names and foreign texts are shown in messages."""
+"""The one error that a user's mistake raises, and how names and foreign texts are shown in messages and terminals."""
 
 from __future__ import annotations
 

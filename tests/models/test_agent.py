@@ -223,6 +223,10 @@ def edit_tensors(change):
     return damage
 
 
+def edit_space(**changes):
+    return edit_json(lambda d: {**d, "observation_space": {**d["observation_space"], **changes}})
+
+
 def cut(name: str, share: float):
     def damage(folder):
         raw = (folder / name).read_bytes()
@@ -247,9 +251,34 @@ def cut(name: str, share: float):
         (edit_json(lambda d: {**d, "network": 3}), "agent.json is damaged"),
         (edit_json(lambda d: {**d, "network": {**d["network"], "depth": 3}}), "no hyperparameter 'depth'"),
         (edit_json(lambda d: {**d, "network": {**d["network"], "hidden": [8, "x"]}}), "hidden=.* is not allowed"),
-        (edit_json(lambda d: {**d, "network": {**d["network"], "hidden": [9]}}), "has another shape.*actor"),
+        (edit_json(lambda d: {**d, "network": {**d["network"], "hidden": [9]}}), "another shape.*actor"),
         (edit_json(lambda d: {**d, "action_space": {"kind": "Text"}}), "damaged or of a newer version"),
         (edit_json(lambda d: {**d, "action_space": {"kind": "Discrete"}}), "agent.json is damaged"),
+        (edit_json(lambda d: {**d, "network": {**d["network"], "hidden": [60_000] * 2}}), "more or wider layers"),
+        (edit_json(lambda d: {**d, "network": {**d["network"], "hidden": [1] * 99}}), "more or wider layers"),
+        (edit_json(lambda d: {**d, "network": {**d["network"], "hidden": [10**9]}}), r"hidden=.* is not allowed"),
+        (edit_space(shape=[10**9]), r"it has 1000000000 entries, and \d+ are allowed"),
+        (edit_space(shape=[-1]), "-1 is no size"),
+        (edit_space(low=[0.0, 0.0]), "agent.json is damaged.*could not be broadcast"),
+        (edit_space(low=3.0), "a lower bound is not below its upper one"),
+        (edit_space(dtype="object"), "'object' is no type of numbers"),
+        (edit_space(dtype="evil"), "agent.json is damaged"),
+        (edit_json(lambda d: {**d, "action_space": {"kind": "Discrete", "n": -3, "start": 0}}), "-3 is no size"),
+        (edit_json(lambda d: {**d, "env": None}), "agent.json is damaged: env=None is not allowed"),
+        (edit_json(lambda d: {**d, "env": {"env": 3}}), "agent.json is damaged: env="),
+        (edit_json(lambda d: {**d, "seed": "\x1b[2J"}), r"agent.json is damaged: seed='\\x1b\[2J'"),
+        (edit_json(lambda d: {**d, "steps": -1}), "agent.json is damaged: steps=-1"),
+        (edit_json(lambda d: {**d, "format": ["surefoot-agent-1"]}), "not a surefoot-agent-1 file"),
+        (edit_json(lambda d: {k: v for k, v in d.items() if k != "normalized"}), "agent.json is damaged.*normalized"),
+        (edit_json(lambda d: {**d, "normalized": []}), r"has others besides.*normalizer//mean"),
+        (edit_json(lambda d: {**d, "normalized": ["", "speed"]}), r"\['speed'\]"),
+        (edit_tensors(lambda t: (t.pop("normalizer//mean"), t.pop("normalizer//inverse_std"))), r"normalizer//mean"),
+        (edit_tensors(lambda t: t.update({"normalizer/x/mean": torch.zeros(3)})), r"\['normalizer/x/mean'\]"),
+        (edit_tensors(lambda t: t.update({"normalizer//mean": torch.zeros(2)})), r"\['normalizer//mean'\]"),
+        (edit_tensors(lambda t: t.update({"more": torch.zeros(2, dtype=torch.int64)})), r"\['more'\]"),
+        (edit_tensors(lambda t: t.update({k: x.double() for k, x in t.items()})), "another shape or type than float32"),
+        (edit_tensors(lambda t: t["weights/actor.output.bias"].fill_(float("nan"))), "numbers that are not finite"),
+        (edit_tensors(lambda t: t["normalizer//mean"].fill_(float("inf"))), "numbers that are not finite"),
         (edit_tensors(lambda t: t.pop("weights/actor.output.bias")), r"lacks weights.*\['actor.output.bias'\]"),
         (edit_tensors(lambda t: t.update({"weights/critic.output.bias": torch.zeros(2)})), "critic.output.bias"),
         (edit_tensors(lambda t: t.pop("normalizer//inverse_std")), r"\['normalizer//inverse_std'\]"),

@@ -24,18 +24,20 @@ from surefoot.models.normalizers import normalize
 from surefoot.models.saved import read_agent, write_agent
 
 FORMAT = "surefoot-agent-1"
+WIDEST = 2**16  # units of a layer
+MOST_ENTRIES = 2**20  # of the bounds of a space, besides as many as there are weights
 
 
 @dataclass(frozen=True)
 class Network:
     """The shape of an actor-critic."""
 
-    hidden: tuple[int, ...] = hyperparameter((64, 64), low=1, help="Units of the hidden layers.")
-    critic_hidden: tuple[int, ...] | None = hyperparameter(None, low=1, help="Of the critic, if others.")
+    hidden: tuple[int, ...] = hyperparameter((64, 64), low=1, high=WIDEST, help="Units of the hidden layers.")
+    critic_hidden: tuple[int, ...] | None = hyperparameter(None, low=1, high=WIDEST, help="Of the critic, if others.")
     activation: str = hyperparameter("tanh", choices=tuple(ACTIVATIONS), help="Between linear layers.")
     cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Encoder of images.")
     core: str | None = hyperparameter(None, choices=tuple(CORES), help="Recurrent core.")
-    core_size: int = hyperparameter(64, low=1, help="Units of the core.")
+    core_size: int = hyperparameter(64, low=1, high=WIDEST, help="Units of the core.")
     shared: bool = hyperparameter(False, help="One encoder for actor and critic.")
     log_std_init: float = hyperparameter(0.0, help="First log standard deviation of a Gaussian policy.")
     squash: bool = hyperparameter(False, help="Gaussian through tanh into the action box.")
@@ -184,6 +186,7 @@ class Agent:
             "network": dataclasses.asdict(self.network),
             "observation_space": spaces.to_json(self.observation_space),
             "action_space": spaces.to_json(self.action_space),
+            "normalized": sorted(self.scales),
             **self.facts,
         }
         return write_agent(folder, description, tensors)
@@ -196,26 +199,40 @@ class Agent:
             UsageError: the folder holds no agent, or one that is damaged or of another format.
         """
         description, tensors = read_agent(folder, FORMAT)
+        numbers = sum(x.numel() for x in tensors.values())
         try:
             settings = {k: tuple(v) if isinstance(v, list) else v for k, v in description.pop("network").items()}
-            space, action_space = (spaces.from_json(description.pop(k)) for k in ("observation_space", "action_space"))
-        except (KeyError, AttributeError, TypeError) as error:
-            raise UsageError(f"{folder}/agent.json is damaged: {error!r}; save the agent again.") from error
-        network = build(Network, settings)
-        flat = Flat(network.make(space, action_space))
-        wrong = [
-            n for n, shape in flat.shapes.items() if tensors.get(f"weights/{n}", torch.empty(0, 0, 0)).shape != shape
-        ]
-        names = [name.removeprefix("normalizer/") for name in tensors if name.startswith("normalizer/")]
-        pairs = {
-            key: (f"normalizer/{key}/mean", f"normalizer/{key}/inverse_std")
-            for key in dict.fromkeys(name.rpartition("/")[0] for name in names)
-        }
-        wrong += [name for pair in pairs.values() for name in pair if name not in tensors]
+            given = [description.pop(k) for k in ("observation_space", "action_space")]
+            normalized = {str(key) for key in description.pop("normalized")}
+            space, action_space = (spaces.from_json(one, MOST_ENTRIES + numbers) for one in given)
+            network = build(Network, settings)
+        except (KeyError, AttributeError, TypeError, UsageError) as error:
+            said = error if isinstance(error, UsageError) else repr(error)
+            raise UsageError(f"{folder}/agent.json is damaged: {said} Save the agent again.") from error
+        layers = network.hidden + (network.critic_hidden or ())
+        widest = max((*layers, 0 if network.core is None else network.core_size), default=0)
+        if len(layers) > len(tensors) or widest > numbers:
+            raise UsageError(f"{folder}/agent.json names more or wider layers than agent.safetensors has weights for.")
+        with torch.device("meta"):  # shapes alone, which take no memory
+            flat = Flat(network.make(space, action_space))
+        wanted = {f"weights/{name}": shape for name, shape in flat.shapes.items()}
+        widths = normalized_keys(space)
+        for key in normalized & widths.keys():
+            wanted |= {f"normalizer/{key}/{part}": torch.Size([widths[key]]) for part in ("mean", "inverse_std")}
+        found = {name: x.shape if x.dtype == torch.float32 else x.dtype for name, x in tensors.items()}
+        wrong = [name for name in wanted | found if wanted.get(name) != found.get(name)] + [*normalized - {*widths}]
         if wrong:
+            named = [name.removeprefix("weights/") for name in wrong[:8]]
             raise UsageError(
-                f"{folder}/agent.safetensors lacks weights that agent.json names, or has another shape: {wrong}."
+                f"{folder}/agent.safetensors lacks weights that agent.json names, has others besides, or one has "
+                f"another shape or type than float32: {named}."
             )
+        if wrong := [name for name, x in tensors.items() if not bool(torch.isfinite(x).all())]:
+            raise UsageError(f"{folder}/agent.safetensors is damaged: {wrong[:8]} have numbers that are not finite.")
         vector = flat.flatten({name: tensors[f"weights/{name}"] for name in flat.shapes})
-        scales = {key: (tensors[mean], tensors[inverse_std]) for key, (mean, inverse_std) in pairs.items()}
+        scales = {
+            key: (tensors[f"normalizer/{key}/mean"], tensors[f"normalizer/{key}/inverse_std"])
+            for key in widths
+            if key in normalized
+        }
         return cls(network, space, action_space, vector, scales, description)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from surefoot.ambiguity import Ambiguity, Contamination, Hellinger, Mixed, ReverseKL, TotalVariation
-from surefoot.ambiguity.contract import Array
+from surefoot.ambiguity.contract import Array, Problem
 from surefoot.ambiguity.moves import Supported
 from surefoot.envs.tabular import Kernel, Successors, TabularMDP
 from surefoot.envs.tabular.mdp import distributions
@@ -29,7 +29,7 @@ Reach = Literal["successors", "lowest", "all"]
 BLOCK = 1 << 17  # entries worked on at a time, so that what is made of them stays in cache
 
 
-def reach(ambiguity: Ambiguity) -> Reach:
+def reach(ambiguity: Ambiguity | Problem) -> Reach:
     """Where the worst case of a set may have mass: on the successors, also on the lowest state, or anywhere."""
     if isinstance(ambiguity, Mixed):
         return max((reach(part) for part in ambiguity.parts), key=["successors", "lowest", "all"].index)

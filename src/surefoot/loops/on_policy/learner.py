@@ -296,14 +296,15 @@ class Learner:
         """Take over a saved state and play the environments forward to where they stood.
 
         Raises:
-            UsageError: tensors are missing, unknown, or of another shape.
+            UsageError: tensors are missing, unknown, or of another type or shape.
         """
         for key in normalized_since(self.observation_space):  # and not yet in a run of an older version
             if f"observations/{key}/mean" not in state:
                 self.moments.pop(key, None)
         mine, sums = self.state(), state.get("replay/sums")
-        wrong = sorted((set(mine) ^ set(state)) - {"replay/sums"})
-        wrong = wrong or [k for k in mine.keys() & state.keys() if mine[k].shape != state[k].shape]
+        kinds = [{name: (x.dtype, x.shape) for name, x in tensors.items()} for tensors in (mine, state)]
+        wrong = sorted(name for name in mine.keys() | state.keys() if kinds[0].get(name) != kinds[1].get(name))
+        wrong = [name for name in wrong if name != "replay/sums"]
         if wrong:
             raise UsageError(
                 f"the checkpoint does not fit this method, network or number of seeds: {', '.join(wrong)} differ. "
