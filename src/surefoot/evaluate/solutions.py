@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from surefoot.envs.tabular import ZOO, Kernel, Successors, TabularMDP
-from surefoot.envs.tabular.simulate import absorbing
 from surefoot.errors import UsageError
 from surefoot.evaluate.plots import STYLE
 from surefoot.solvers import Progress, Solution
@@ -139,7 +138,7 @@ def draw(
             write(s, f"{value:.3g}", 0.36)
     if policy is None:
         return figure
-    shown = (policy * ~absorbing(mdp).unsqueeze(-1)).numpy()
+    shown = (policy * ~mdp.ended.unsqueeze(-1)).numpy()
     for action in range(mdp.actions):
         name = _action(mdp, action)
         (acts,) = np.nonzero(shown[:, action] > 0.01)

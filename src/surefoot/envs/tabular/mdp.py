@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,6 +117,23 @@ class TabularMDP:
         """Whether a state allows an action, `[S, A]`: `legal`, or all of them."""
         every = torch.ones(self.states, self.actions, dtype=torch.bool, device=self.rows.device)
         return every if self.legal is None else self.legal
+
+    @cached_property
+    def ended(self) -> Tensor:
+        """The states `[S]` in which an episode is over: no legal action leaves them or earns anything, at any step.
+
+        Their value is 0 whatever the world, so no ambiguity set is put around their rows, and simulators stop there.
+        """
+        rows, reward = self.rows, self.reward
+        unpaid = reward == 0 if reward.ndim < rows.ndim else ((reward == 0) | (rows == 0)).all(-1)
+        found = (unpaid | ~self.allowed).all(-1)
+        found = found.all(0) if self.stepped else found
+        which = found.nonzero().flatten()  # few, in most MDPs none
+        after = self.transition.state[..., which, :, :] if self.sparse else torch.arange(self.states).to(which)
+        stays = (rows[..., which, :, :] * (after != which.view(-1, 1, 1))).sum(-1) == 0
+        stays = (stays | ~self.allowed[which]).all(-1)
+        found[which] = stays.all(0) if self.stepped else stays
+        return found
 
     # --- what follows from them --------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from surefoot.envs.tabular import TabularMDP
 from surefoot.envs.tabular.policies import uniform_policy
-from surefoot.envs.tabular.simulate import Transitions, absorbing, rollouts
+from surefoot.envs.tabular.simulate import Transitions, rollouts
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.tabular.gradient import (
@@ -137,7 +137,7 @@ class DynamicPG(SimultaneousPG):
     def states(self, mdp: TabularMDP, h: int) -> Tensor:
         """μ_h `[S]`."""
         if self.sampling == "uniform":
-            going = ~absorbing(mdp)
+            going = ~mdp.ended
             weight = (going | ~going.any()).double()
         else:
             weight = occupancy(mdp, uniform_policy(mdp))[h]

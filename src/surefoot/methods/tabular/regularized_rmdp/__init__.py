@@ -168,6 +168,7 @@ class RFZI(Tabular):
     def step(self, mdp: TabularMDP, state: State, seed: int, iteration: int) -> tuple[State, Metrics]:
         value = (greedy(mdp, state["q"]) * state["q"]).sum(-1)[state["next_state"]] + state["reward"] / mdp.gamma
         q = mdp.gamma * entropic_means(value, state["pair"], state["q"].numel(), self.beta).view_as(state["q"])
+        q = torch.where(mdp.ended[:, None], 0.0, q)  # also where there are no data of them
         policy, set_ = greedy(mdp, q), None if self.beta == 0 else KL(penalty=1 / self.beta)
         metrics = {
             "return_mean": mdp.initial @ evaluate(mdp, policy).value,

@@ -99,6 +99,8 @@ class RobustRVI(Tabular):
         value = self.value(mdp, table)
         ahead = value[..., None, None, :] if rows.state is None else value[..., rows.state]
         worst_ahead = worst(ahead + rows.reward if rows.by_outcome else ahead, draws, as_ambiguity(self.ambiguity))
+        if bool(mdp.ended.any()):  # no adversary moves an episode out of them
+            worst_ahead = torch.where(mdp.ended[:, None], value[..., None], worst_ahead)
         target = self.target(mdp, worst_ahead if rows.by_outcome else rows.reward + worst_ahead)
         gain = self.gain(mdp, table)
         gain = gain.reshape(gain.shape + (1,) * (table.ndim - gain.ndim))
