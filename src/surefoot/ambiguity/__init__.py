@@ -7,10 +7,11 @@
 
 `operator` holds the operator and its sign, `core` what all sets share. The sets: `moves` (total variation, L1, L∞),
 `divergences` (KL, χ²), `tilts` (reverse KL, Hellinger), `mixtures` (contamination, boxes, scenarios), `transport`
-(Wasserstein), `ellipsoid`. The risk measures: `spectral` (CVaR and its kin), `risk`.
+(Wasserstein), `ellipsoid`; `counts` makes some of them from data. The risk measures: `spectral` (CVaR and its kin), `risk`.
 """
 
 from surefoot.ambiguity.core import Ambiguity, Divergence
+from surefoot.ambiguity.counts import from_counts
 from surefoot.ambiguity.divergences import KL, ChiSquare
 from surefoot.ambiguity.ellipsoid import Ellipsoid
 from surefoot.ambiguity.grammar import parse
@@ -50,6 +51,7 @@ __all__ = [
     "VaR",
     "Wasserstein",
     "WorstCase",
+    "from_counts",
     "parse",
     "worst_case",
     "worst_case_value",

@@ -13,7 +13,7 @@ from surefoot.errors import UsageError, nearest
 from surefoot.solvers.certain import Certain
 from surefoot.solvers.factors import Factors, factors_of
 from surefoot.solvers.optimistic import Optimistic
-from surefoot.solvers.outcomes import check_outcomes, prepared, strength_of
+from surefoot.solvers.outcomes import check_outcomes, prepared, strength_of, warn_of_dense_work
 from surefoot.solvers.pairs import EVERY, Choice, Followed, Pairs
 from surefoot.solvers.states import States
 
@@ -78,6 +78,7 @@ def _against(
     rows, _ = prepared(mdp)
     if rectangular != "d":
         check_outcomes(ambiguity, rows)
+        warn_of_dense_work(ambiguity, rows)
     if rows.by_outcome and gamma == 0:
         raise UsageError(
             f"gamma=0 beside rewards that depend on the next state is not supported under {ambiguity}; give "

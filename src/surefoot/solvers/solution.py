@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from surefoot.envs.tabular import Kernel
+from surefoot.envs.tabular import Kernel, TabularMDP
 
 
 class Progress(NamedTuple):
@@ -18,6 +18,24 @@ class Progress(NamedTuple):
     iteration: int
     gap: float
     seconds: float
+
+
+def default_criterion(mdp: TabularMDP) -> str:
+    """What is summed where nothing else is said."""
+    return "finite" if mdp.horizon is not None else "discounted" if mdp.gamma < 1 else "total"
+
+
+def measure(mdp: TabularMDP, criterion: str, assumed: bool = False) -> str:
+    """What the values of a criterion are, in words; assumed: whether nobody gave the discount."""
+    gamma = f"gamma={mdp.gamma:g}{' (assumed)' if assumed else ''}"
+    if criterion == "finite":
+        discount = "" if mdp.gamma == 1 else f"discounted by {gamma}, "
+        return f"sum of rewards, {discount}over {mdp.horizon} steps"
+    return {
+        "discounted": f"sum of rewards, discounted by {gamma}",
+        "total": "sum of rewards, not discounted",
+        "average": "reward of a step in the long run",
+    }[criterion]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,7 +47,8 @@ class Solution:
     policy: `[S, A]`, or `[H, S, A]`; the probability of each action.
     gap: the upper less the lower bound. No true value is further than half of it from `value` (`gain` for averages),
     and the policy loses at most all of it against the best one. Rounding is not counted.
-    iterations: sweeps over all states. converged: whether the gap came down to the tolerance asked for.
+    iterations: sweeps over all states. converged: whether the gap came down to the tolerance asked for. criterion: what
+    is summed (see `solve`).
     """
 
     value: Tensor
@@ -39,6 +58,7 @@ class Solution:
     converged: bool
     make_worst_kernel: Callable[[], Kernel]
     gain: float | None = None
+    criterion: str = "discounted"
 
     def __repr__(self) -> str:
         steps = "" if self.value.ndim == 1 else f"{self.value.shape[0]} steps, "

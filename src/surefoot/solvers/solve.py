@@ -21,7 +21,7 @@ from surefoot.solvers.backups import NATURES, Backup, check_monotone, make_backu
 from surefoot.solvers.fixed_point import Stop, Sweep, bounds_in_place, iterate
 from surefoot.solvers.gradient import ascend
 from surefoot.solvers.pairs import Choice
-from surefoot.solvers.solution import Progress, Solution
+from surefoot.solvers.solution import Progress, Solution, default_criterion
 from surefoot.solvers.total import Total
 
 CRITERIA = ("discounted", "finite", "average", "total")
@@ -177,11 +177,6 @@ def as_policy(mdp: TabularMDP, given: Any, criterion: str) -> Tensor:
     return policy
 
 
-def default_criterion(mdp: TabularMDP) -> str:
-    """What is summed where nothing else is said."""
-    return "finite" if mdp.horizon is not None else "discounted" if mdp.gamma < 1 else "total"
-
-
 def _asked(
     mdp: TabularMDP, ambiguity: Any, criterion: Any, method: str, tolerance: float, nature: str
 ) -> tuple[Any, str]:
@@ -280,7 +275,7 @@ def _backward(
         return Successors(*(torch.stack(parts) for parts in zip(*steps)))
 
     made = torch.stack(policies) if policy is None else policy
-    return Solution(torch.stack(values[:-1]), made, 0.0, mdp.horizon, True, kernel)
+    return Solution(torch.stack(values[:-1]), made, 0.0, mdp.horizon, True, kernel, criterion="finite")
 
 
 def _solution(last: Sweep, backup: Backup, criterion: str, stop: Stop, ended: Tensor) -> Solution:
@@ -302,4 +297,5 @@ def _solution(last: Sweep, backup: Backup, criterion: str, stop: Stop, ended: Te
         converged,
         lambda: backup.kernel(last.before, last.policy),
         middle if average else None,
+        criterion,
     )
