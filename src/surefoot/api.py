@@ -16,6 +16,7 @@ from surefoot.ambiguity import Ambiguity
 from surefoot.envs import make_single
 from surefoot.errors import UsageError
 from surefoot.evaluate.periodic import evaluations, keep, seeds_in, spoken
+from surefoot.evaluate.summary import exact_figures, summed_up
 from surefoot.hyperparameters import build
 from surefoot.loops.common import run as runs
 from surefoot.loops.common.kinds import Loop, Method, loop
@@ -99,19 +100,10 @@ def train(
         checkpoint_every=_steps(checkpoint_every),
         time_limit=time_limit,
     )
-    return runs.start(
-        made,
-        slug,
-        env,
-        settings,
-        seeds=runs.seeds_from(seed, num_seeds),
-        run_dir=run_dir,
-        callbacks=[
-            *evaluations(made, env, options, settings.evaluate_every, settings.evaluate_episodes),
-            *_several(callbacks),
-        ],
-        env_options=options,
-    )
+    own = evaluations(made, env, options, settings.evaluate_every, settings.evaluate_episodes)
+    every, seeds = [*own, *_several(callbacks)], runs.seeds_from(seed, num_seeds)
+    run = runs.start(made, slug, env, settings, seeds=seeds, run_dir=run_dir, callbacks=every, env_options=options)
+    return summed_up(run, made, env)
 
 
 def _several(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
@@ -145,6 +137,8 @@ def _option_names(method: str | Method) -> list[str]:
 def _place(method: Method, **given: Any) -> Any:
     """What to learn in, by whichever name it was given."""
     found = {name: x for name, x in given.items() if x is not None}
+    if not found and (default := getattr(method, "default_env", None)) is not None:
+        return default
     if len(found) != 1:
         wanted = loop(method.loop).place
         raise UsageError(f"give {wanted}=… to say what {type(method).__name__} learns in; given are {sorted(found)}.")
@@ -189,7 +183,8 @@ def resume(
     name = described.pop("env")
     own = evaluations(method, env or name, described, config["evaluate_every"], config["evaluate_episodes"])
     every = [*own, *_several(callbacks)]
-    return runs.resume(method, found, env=env, callbacks=every, time_limit=time_limit, env_options=options)
+    ended = runs.resume(method, found, env=env, callbacks=every, time_limit=time_limit, env_options=options)
+    return summed_up(ended, method, env or name)
 
 
 def load(path: str | Path, seed: int | None = None) -> Any:
@@ -209,7 +204,7 @@ def evaluate(
     deterministic: bool = True,
     video: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Play episodes and say what they returned: mean and interquartile mean with intervals, and each return.
+    """Play episodes and say what they returned, not discounted: mean and interquartile mean with intervals, and each.
 
     `policy` is an agent, the folder of a run (whose environment is then the default; the figures are kept there as
     `evaluation.json`), anything with `predict`, or a callable. Of a language model `env` may be called `task`, episodes
@@ -236,6 +231,7 @@ def evaluate(
     for name, statistic in (("mean", mean), ("interquartile_mean", interquartile_mean)):
         figures[name] = float(statistic(scores))
         figures[f"{name}_interval"] = [float(x) for x in bootstrap_interval(scores, statistic, seed=seed)]
+    figures |= exact_figures(player, env, deterministic)
     figures |= {"min": float(scores.min()), "max": float(scores.max()), "returns": scores.tolist(), **filmed}
     if folder is not None:
         keep(folder / "evaluation.json", json.dumps(figures, indent=2))

@@ -71,7 +71,10 @@ def evaluate(
     agent = "" if figures["agent_seed"] is None else f" · agent of seed {figures['agent_seed']}"
     print(f"{figures['env']} · {figures['episodes']} episodes from seed {seed}{agent}")
     interval = f"  95 % interval [{low:.2f}, {high:.2f}]" if figures["episodes"] > 1 else ""
-    print(f"mean return {figures['mean']:.2f}{interval}")
+    exact = figures.get("exact")
+    print(f"mean return {figures['mean']:.2f}{interval}{'' if exact is None else '  (simulated, not discounted)'}")
+    if exact is not None and exact["value"] is not None:
+        print(f"exact {exact['measured']}: {exact['value']:.6g}")
     print(f"lowest {figures['min']:.2f}  highest {figures['max']:.2f}")
     if film is not None:
         print(f"video: {figures['video']}")
@@ -305,8 +308,15 @@ def _ended(run: Any) -> None:
     last = run.metrics()[-len(run.config["seeds"]) :]
     returns = [f"{row['return_mean']:.6g}" for row in last if "return_mean" in row]
     means = ", ".join(returns) or "none ended"
-    print(f"{run.path}: {last[0]['step']:,} {loop(run.agent().loop).measured} {means}")
-    agent = run.agent()
+    agent, solved, words = run.agent(), None, ""
+    if agent.loop == "tabular":
+        from surefoot.evaluate.trained import read
+
+        solved = read(run.path)
+        words = "" if solved is None else f"iterations, {solved.measured}:"
+    print(f"{run.path}: {last[0]['step']:,} {words or loop(agent.loop).measured} {means}")
+    if solved is not None:
+        print("\n" + "\n".join([solved.table, "", *solved.lines()]))
     go_on = "" if run.finished else f"surefoot train --resume {run.path} · "
     also = f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_attack(run)}"
     print(f"next: {go_on}surefoot evaluate {run.path} · surefoot {also} · surefoot report {run.path}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from surefoot import catalogue
 from surefoot.errors import UsageError
-from surefoot.evaluate import plots
+from surefoot.evaluate import plots, trained
 from surefoot.evaluate.stress import StressReport
 from surefoot.loops.common.run import Run
 
@@ -74,6 +74,7 @@ def _page(run: Run) -> Iterator[str]:
     yield f"<title>{escape(heading)}</title><style>{STYLE}</style></head><body>\n<h1>{escape(heading)}</h1>\n"
     yield from _method(config)
     yield from _training(_rows(folder / "metrics.jsonl"))
+    yield from trained.page(folder)
     for path in sorted(folder.glob("stress-*.json")):
         yield from _stress(path)
     if (folder / "evaluation.json").is_file():

@@ -309,9 +309,14 @@ def save(mdp: TabularMDP, solution: Solution, folder: str | Path, ambiguity: str
     paths.append(save_policy(mdp, solution.value, solution.policy, folder / "policy.csv"))
     if mdp.grid is not None:
         paths.append(folder / "grid.png")
-        title = f"{mdp.name} · {ambiguity or 'nominal'}\n{measure(mdp, solution.criterion)}"
-        draw(mdp, *_first(mdp, solution), title=title).savefig(paths[-1], dpi=150)
+        picture(mdp, solution, ambiguity).savefig(paths[-1], dpi=150)
     return paths
+
+
+def picture(mdp: TabularMDP, solution: Solution, ambiguity: str | None = None) -> Figure:
+    """A grid with a solution, of steps the first, under a title that says what it is."""
+    title = f"{mdp.name} · {ambiguity or 'nominal'}\n{measure(mdp, solution.criterion)}"
+    return draw(mdp, *_first(mdp, solution), title=title)
 
 
 def save_policy(mdp: TabularMDP, value: Tensor, policy: Tensor, path: Path) -> Path:

@@ -58,6 +58,8 @@ class R2PVI(Tabular):
 
     default_steps: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ("horizon", "features")
+    default_env: ClassVar[str] = "simulated-linear"
+    rectangular: ClassVar[str] = "d"
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         linear.check_set(as_ambiguity(self.ambiguity), mdp)

@@ -57,6 +57,8 @@ class RobustRVI(Tabular):
     """Robust RVI Q-learning with a simulator of the nominal world; an iteration is a batch of updates of all pairs."""
 
     needs: ClassVar[tuple[str, ...]] = ("no horizon",)
+    default_env: ClassVar[str] = "trap"
+    criterion: ClassVar[str | None] = "average"
     default_steps: ClassVar[int] = 200
 
     ambiguity: str | Ambiguity = hyperparameter("kl:0.05", help="The set around each nominal row.")
