@@ -308,13 +308,13 @@ def _ended(run: Any) -> None:
     last = run.metrics()[-len(run.config["seeds"]) :]
     returns = [f"{row['return_mean']:.6g}" for row in last if "return_mean" in row]
     means = ", ".join(returns) or "none ended"
-    agent, solved, words = run.agent(), None, ""
+    agent, solved = run.agent(), None
     if agent.loop == "tabular":
         from surefoot.evaluate.trained import read
 
         solved = read(run.path)
-        words = "" if solved is None else f"iterations, {solved.measured}:"
-    print(f"{run.path}: {last[0]['step']:,} {words or loop(agent.loop).measured} {means}")
+    what = loop(agent.loop).measured + ("" if solved is None else f" ({solved.measured})")
+    print(f"{run.path}: {last[0]['step']:,} {what} {means}")
     if solved is not None:
         print("\n" + "\n".join([solved.table, "", *solved.lines()]))
     go_on = "" if run.finished else f"surefoot train --resume {run.path} · "

@@ -7,7 +7,8 @@
 
 `operator` holds the operator and its sign, `core` what all sets share. The sets: `moves` (total variation, L1, L∞),
 `divergences` (KL, χ²), `tilts` (reverse KL, Hellinger), `mixtures` (contamination, boxes, scenarios), `transport`
-(Wasserstein), `ellipsoid`; `counts` makes some of them from data. The risk measures: `spectral` (CVaR and its kin), `risk`.
+(Wasserstein), `ellipsoid`; `counts` makes some of them from data. The risk measures: `spectral` (CVaR and its kin),
+`risk`.
 """
 
 from surefoot.ambiguity.core import Ambiguity, Divergence

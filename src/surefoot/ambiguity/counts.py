@@ -11,7 +11,7 @@ outcomes, p̂ its frequencies and δ its share of 1 − confidence.
 |---|---|---|
 | l1-weissman | ‖q − p̂‖₁ ≤ √(2·ln((2^k − 2)/δ)/n) | Weissman et al. (2003) |
 | box-hoeffding | abs(q_i − p̂_i) ≤ √(ln(2k/δ)/2n) | Hoeffding (1963) |
-| box-bernstein | abs(q_i − p̂_i) ≤ √(2·p̂_i(1 − p̂_i)·ln(4k/δ)/(n − 1)) + 7·ln(4k/δ)/(3(n − 1)) | Maurer and Pontil (2009) |
+| box-bernstein | the same ≤ √(2·p̂_i(1 − p̂_i)·ln(4k/δ)/(n − 1)) + 7·ln(4k/δ)/(3(n − 1)) | Maurer and Pontil (2009) |
 | reverse-kl | KL(p̂ ‖ q) ≤ ε with e^{−nε}·(e·nε/(k − 1))^{k−1} = δ | Agrawal (2020) |
 | kl | KL(q ‖ p̂) ≤ χ²_{k−1}(1 − δ)/2n; for large n, and what was never seen stays impossible | Ben-Tal et al. (2013) |
 | l1-dirichlet | ‖q − mean‖₁ ≤ its quantile under the posterior, from samples of it | Petrik and Russel (2019) |
@@ -61,7 +61,7 @@ def from_counts(
 
     set: one of `SETS`; the module says what each is. outcomes: how many outcomes a row can have at most (None: all n);
     fewer make sets smaller. prior: of the Dirichlet sets. seed: of their samples. Rows without a sample are uniform,
-    and the set is large enough to hold every distribution there.
+    and the set is large enough to hold every distribution there; those of Dirichlet sets go by the prior.
 
     Raises `UsageError` for counts that are no whole numbers of at least 0, or numbers out of their range.
     """
@@ -92,7 +92,9 @@ def _check(counts: np.ndarray, set: str, confidence: float, outcomes: int | None
     if not 0 < confidence < 1:
         raise UsageError(f"confidence={confidence!r} is not allowed; it must be above 0 and below 1, such as 0.95.")
     if counts.ndim == 0 or not counts.size:
-        raise UsageError(f"counts has shape {list(counts.shape)}; it must be [..., n], how often each outcome was seen.")
+        raise UsageError(
+            f"counts has shape {list(counts.shape)}; it must be [..., n], how often each outcome was seen."
+        )
     wrong = ~(np.isfinite(counts) & (counts >= 0) & (counts == np.floor(counts)))
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])

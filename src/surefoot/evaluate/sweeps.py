@@ -62,7 +62,9 @@ class PriceOfRobustness:
         """The three curves over the size of the set."""
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.add_subplot(
-            title=f"price of robustness · {self.name}", xlabel=f"size of {self.ambiguity}", ylabel="value from the start"
+            title=f"price of robustness · {self.name}",
+            xlabel=f"size of {self.ambiguity}",
+            ylabel="value from the start",
         )
         sizes = [p.size for p in self.points]
         axes.plot(sizes, [p.robust_nominal for p in self.points], label="robust policy, nominal world")
@@ -120,4 +122,6 @@ def price_of_robustness(
         hurt = evaluate_policy(mdp, nominal.policy, text, **own)
         found.append(Point(size, worth(mdp, robust), worth(mdp, plain), worth(mdp, hurt), robust.gap))
     form = f"{before}…{after}"
-    return PriceOfRobustness(mdp.name, form, measure(mdp, nominal.criterion, assumed), worth(mdp, nominal), tuple(found))
+    return PriceOfRobustness(
+        mdp.name, form, measure(mdp, nominal.criterion, assumed), worth(mdp, nominal), tuple(found)
+    )

@@ -1,4 +1,4 @@
-"""What a policy that was learned on a finite MDP is worth: exactly, beside the best there is, and in the worst world."""
+"""What a policy that was learned on a finite MDP is worth: exactly, beside the best, and in the worst world."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class Total:
                         self.check_proper(found, chosen)
                     return found
                 if rest <= least or stop.over(spent, began):
-                    return Sweep(after, after, lambda: chosen, -torch.inf, torch.inf, spent)
+                    return Sweep(after, after, lambda last=chosen: last, -torch.inf, torch.inf, spent)
                 rest *= 0.1
             values = after
 
@@ -161,8 +161,8 @@ class Total:
         lost = ~surely(kernel, self.taken, ~costs, joint=self.policy is not None)
         if bool(lost.any()):
             raise UsageError(
-                f"{ENDLESS}, from the states {listed(lost.nonzero().flatten().tolist())}, no policy is sure to reach an "
-                "end in the worst world, and every step costs something, so the sum is −∞."
+                f"{ENDLESS}, from the states {listed(lost.nonzero().flatten().tolist())}, no policy is sure to reach "
+                "an end in the worst world, and every step costs something, so the sum is −∞."
             )
         if not self.nominal:  # another world may be the worst of them when values have grown
             return
@@ -192,17 +192,20 @@ class Total:
     def ends(self, policy: Tensor | None) -> bool:
         """Whether episodes of a policy, or of any, end for certain in every world: their expected length is bounded."""
         length = torch.zeros_like(self.mdp.initial)
-        step = self.steps.improve if policy is None else (lambda v, f=self.steps.follow(policy): (f.backup(v), None))
+        followed = None if policy is None else self.steps.follow(policy)
         slack, n = 0.5, 0
         while True:
-            after, choose = step(length)
+            if followed is None:
+                after, choose = self.steps.improve(length)
+            else:
+                after, choose = followed.backup(length), lambda: policy
             if bool((after - length <= slack).all()):  # then length / (1 − slack) bounds the expected length
                 return True
             n += 1
             if n % PATIENCE == 0:
-                world = self.steps.kernel(length, choose() if choose is not None else policy)
-                own = choose() if choose is not None else policy
+                own = choose()
                 assert own is not None
+                world = self.steps.kernel(length, own)
                 if any(not bool(self.mdp.ended[states].all()) for states in recurrent_classes(world, own)):
                     return False
             if n >= 100 * PATIENCE:
@@ -256,7 +259,7 @@ def surely(kernel: Kernel, allowed: Tensor, target: Tensor, joint: bool = False)
 
 
 def end_components(kernel: Kernel, allowed: Tensor) -> list[Tensor]:
-    """The maximal end components: sets of pairs `[S, A]` that a policy can stay in for ever, going round all of them."""
+    """The maximal end components: pairs `[S, A]` in which a policy can stay for ever, going round all of them."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -44,8 +44,9 @@ class TabularMDP:
     array) of matrices `[S, S']`, dense or sparse, one an action. One array `[A, S, S']` needs `np.moveaxis(P, 0, 1)`:
     where there are as many actions as states nothing tells it from `[S, A, S']`. `reward`: `[S]`, `[S, A]` or, where
     it depends on the next state, `[S, A, S']`, a list of `[S, S']` as well (`[S, A, K]` beside a sparse kernel of K
-    successors). Probabilities that rounding took below 0 become 0. `features`: `[S, A, d]`. With a `horizon` H each of the three may have a first axis of H
-    steps (the reward then `[H, S, A]` or `[H, S, A, S']`); once one has it, all are given it. All become float64.
+    successors). Probabilities that rounding took below 0 become 0. `features`: `[S, A, d]`. With a
+    `horizon` H each of the three may have a first axis of H steps (the reward then `[H, S, A]` or `[H, S, A, S']`);
+    once one has it, all are given it. All become float64.
 
     Raises `UsageError` for what is no MDP, with its place.
     """

@@ -231,4 +231,3 @@ class TabularEnv(gymnasium.Env):
 
     def _info(self) -> dict[str, Any]:
         return {} if self.mdp.legal is None else {"action_mask": self.mdp.legal[self._state].to(torch.int8).numpy()}
-

@@ -129,7 +129,7 @@ def _absorbing(entries: np.ndarray, initial: np.ndarray | None, states: int, nam
     if (dangling := possible & ~end & idle[after] & ~ends[state]).any():
         raise UsageError(
             f"env={name!r}: P leads from state {state[dangling][0]} to state {after[dangling][0]} without ending the "
-            "episode, but has no entry for that state; give it one, or set terminated in the transitions that lead there."
+            "episode, but has no entry for that one; give it one, or set terminated in the transitions to it."
         )
     ends |= idle
     reached, found = np.zeros(states, bool), (np.ones(states) if initial is None else initial) > 0

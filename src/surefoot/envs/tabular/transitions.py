@@ -43,9 +43,8 @@ def from_transitions(
         if not bool((np.isfinite(weight) & (weight >= 0)).all()):
             raise UsageError(f"count={count!r} is not allowed; every entry must be a number of at least 0.")
         seen = weight > 0
-        state, action, next_state, reward, pair, weight = (
-            np.asarray(x)[seen] for x in (state, action, next_state, reward, pair, weight)
-        )
+        state, action, next_state, reward = (np.asarray(x)[seen] for x in (state, action, next_state, reward))
+        pair, weight = pair[seen], weight[seen]
         probability = weight / np.bincount(pair, weight)[pair] if len(pair) else weight
     check_memory(40 * len(state), f"a list of {len(state):,} transitions")
     pair = np.asarray(state, np.int64) * actions + np.asarray(action, np.int64)

@@ -55,7 +55,7 @@ class DRRPO(Tabular):
 
     default_steps: ClassVar[int] = 200
     needs: ClassVar[tuple[str, ...]] = ("horizon", "features", "rewards of pairs", "rewards of at least 0")
-    default_env: ClassVar[str] = "simulated-linear"
+    default_env: ClassVar[str | None] = "simulated-linear"
     rectangular: ClassVar[str] = "d"
 
     def start(self, mdp: TabularMDP, seed: int) -> State:

@@ -49,7 +49,7 @@ class SimultaneousPG(Tabular):
     """Softmax policy gradient on the tables of all epochs at once; steps of 1/(5H²R*) are those of the theory."""
 
     needs: ClassVar[tuple[str, ...]] = ("horizon", "rewards of at least 0")
-    default_env: ClassVar[str] = "optimal-stopping"
+    default_env: ClassVar[str | None] = "optimal-stopping"
     default_steps: ClassVar[int] = 1000
 
     scale: float = hyperparameter(1.0, above=0, help="Step size, in multiples of the theory's; 10 and more are usual.")

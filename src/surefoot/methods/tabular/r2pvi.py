@@ -58,7 +58,7 @@ class R2PVI(Tabular):
 
     default_steps: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ("horizon", "features")
-    default_env: ClassVar[str] = "simulated-linear"
+    default_env: ClassVar[str | None] = "simulated-linear"
     rectangular: ClassVar[str] = "d"
 
     def start(self, mdp: TabularMDP, seed: int) -> State:

@@ -57,7 +57,7 @@ class RobustRVI(Tabular):
     """Robust RVI Q-learning with a simulator of the nominal world; an iteration is a batch of updates of all pairs."""
 
     needs: ClassVar[tuple[str, ...]] = ("no horizon",)
-    default_env: ClassVar[str] = "trap"
+    default_env: ClassVar[str | None] = "trap"
     criterion: ClassVar[str | None] = "average"
     default_steps: ClassVar[int] = 200
 
