@@ -18,6 +18,7 @@ from surefoot.envs.names import remember
 from surefoot.errors import UsageError
 from surefoot.evaluate.periodic import evaluations, keep, seeds_in, spoken
 from surefoot.evaluate.player import load, player_of, refuse_language
+from surefoot.evaluate.summary import exact_figures, summed_up
 from surefoot.hyperparameters import build
 from surefoot.loops.common import run as runs
 from surefoot.loops.common.kinds import Loop, Method, check_trust, loop
@@ -91,19 +92,10 @@ def train(
         checkpoint_every=_steps(checkpoint_every),
         time_limit=time_limit,
     )
-    return runs.start(
-        made,
-        slug,
-        env,
-        settings,
-        seeds=runs.seeds_from(seed, num_seeds),
-        run_dir=run_dir,
-        callbacks=[
-            *evaluations(made, env, options, settings.evaluate_every, settings.evaluate_episodes),
-            *_several(callbacks),
-        ],
-        env_options=options,
-    )
+    own = evaluations(made, env, options, settings.evaluate_every, settings.evaluate_episodes)
+    every, seeds = [*own, *_several(callbacks)], runs.seeds_from(seed, num_seeds)
+    run = runs.start(made, slug, env, settings, seeds=seeds, run_dir=run_dir, callbacks=every, env_options=options)
+    return summed_up(run, made, env)
 
 
 def _several(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
@@ -137,6 +129,8 @@ def _option_names(method: str | Method) -> list[str]:
 def _place(method: Method, **given: Any) -> Any:
     """What to learn in, by whichever name it was given."""
     found = {name: x for name, x in given.items() if x is not None}
+    if not found and (default := getattr(method, "default_env", None)) is not None:
+        return default
     if len(found) != 1:
         wanted = loop(method.loop).place
         raise UsageError(f"give {wanted}=… to say what {type(method).__name__} learns in; given are {sorted(found)}.")
@@ -186,7 +180,7 @@ def resume(
     own = evaluations(method, env or name, described, config["evaluate_every"], config["evaluate_episodes"])
     every = [*own, *_several(callbacks)]
     given = {"env": env, "steps": _steps(steps), "callbacks": every, "time_limit": time_limit}
-    return runs.resume(method, found, env_options=options, **given)
+    return summed_up(runs.resume(method, found, env_options=options, **given), method, env or name)
 
 
 @evaluation
@@ -203,7 +197,7 @@ def evaluate(
     algo: str | None = None,
     trust: bool = False,
 ) -> dict[str, Any]:
-    """Play episodes and say what they returned: mean and interquartile mean with 95 % intervals, and each return.
+    """Play episodes and say what they returned, not discounted: mean and interquartile mean with intervals, and each.
 
     An interval is `None` from one episode and from returns that do not differ (`surefoot.evaluate.statistics`).
 
@@ -236,7 +230,7 @@ def evaluate(
     scores, lengths, infos = played(player, env, len(seeds), seeds, deterministic=deterministic)
     figures: dict[str, Any] = {"env": spoken(env), "episodes": len(seeds), "seed": int(seed)}
     figures |= {"deterministic": deterministic, "agent_seed": getattr(player, "facts", {}).get("seed")}
-    figures |= {**summary(scores), **filmed}
+    figures |= {**summary(scores), **exact_figures(player, env, deterministic), **filmed}
     figures |= {"length_mean": float(lengths.mean()), "lengths": lengths.tolist(), **named_figures(infos)}
     if folder is not None:
         keep(folder / "evaluation.json", json.dumps(figures, indent=2))

@@ -34,7 +34,9 @@ def typed(method: type) -> type:
     from surefoot.loops.common.run import Settings
 
     kind = loop(getattr(method, "loop"))  # noqa: B009
-    made: list[Any] = [(kind.place, Annotated[str, arg(help=kind.place_help)])]
+    place = (kind.place, Annotated[str, arg(help=kind.place_help)])
+    default = getattr(method, "default_env", None)
+    made: list[Any] = [place if default is None else (*place, dataclasses.field(default=default))]
     for source in (Start, kind.options, Settings, method):
         hints = get_type_hints(source)
         for field in dataclasses.fields(source):
@@ -52,8 +54,8 @@ def typed(method: type) -> type:
             elif set(field.metadata) - {"help"}:
                 help = f"{help} Takes {allowed(field.metadata, annotation)}."
             annotation = Annotated[annotation, arg(help=help.replace("%", "%%"))]
-            default: Any = getattr(method, "default_steps") if field.name == "steps" else field.default  # noqa: B009
-            made.append((field.name, annotation, dataclasses.field(default=default)))
+            value: Any = getattr(method, "default_steps") if field.name == "steps" else field.default  # noqa: B009
+            made.append((field.name, annotation, dataclasses.field(default=value)))
     return dataclasses.make_dataclass(
         method.__name__, made, frozen=True, namespace={"__doc__": (method.__doc__ or "").splitlines()[0]}
     )

@@ -79,9 +79,11 @@ def evaluate(
     agent = "" if figures["agent_seed"] is None else f" · agent of seed {figures['agent_seed']}"
     played = f"{figures['env']} · {figures['episodes']} episodes from seed {seed}, deterministic actions{agent}"
     print(printable(played))
-    interval = figures["mean_interval"]
+    interval, exact = figures["mean_interval"], figures.get("exact")
     said = figures["no_interval"] if interval is None else f"95 % interval [{interval[0]:.2f}, {interval[1]:.2f}]"
-    print(f"mean return {figures['mean']:.2f}  {said}")
+    print(f"mean return {figures['mean']:.2f}  {said}{'' if exact is None else '  (simulated, not discounted)'}")
+    if exact is not None and exact["value"] is not None:
+        print(f"exact {exact['measured']}: {exact['value']:.6g}")
     print(f"lowest {figures['min']:.2f}  highest {figures['max']:.2f}")
     if "success_rate" in figures:
         print(f"success rate {figures['success_rate']:.0%}")
@@ -222,10 +224,14 @@ def solve(
     /,
     ambiguity: str | None = None,
     rectangular: str = "sa",
-    criterion: Literal["discounted", "finite", "average"] | None = None,
+    criterion: Literal["discounted", "finite", "total", "average"] | None = None,
+    nature: Literal["worst", "best"] = "worst",
     gamma: float | None = None,
     horizon: int | None = None,
     tolerance: float = 1e-6,
+    time_limit: float | None = None,
+    points: int = 11,
+    states: int = 20,
     top: int = 10,
     out: Path | None = None,
 ) -> None:
@@ -234,28 +240,44 @@ def solve(
     Args:
         mdp: A name of the zoo with its numbers, such as garnet:50,4,8 (surefoot zoo lists them), a .npz or .csv file,
             or gym:FrozenLake-v1.
-        ambiguity: A set or risk measure, such as kl:0.1, l1:0.2 or cvar:0.05; the nominal MDP alone if not given.
+        ambiguity: A set or risk measure, such as kl:0.1, l1:0.2,support=nominal or cvar:0.05; the nominal MDP alone if
+            not given. With a range of sizes, such as kl:0..1, a sweep: the price of robustness.
         rectangular: Who shares the set: sa, every pair of state and action has its own; s, the actions of a state.
-        criterion: What is summed; finite if there is a horizon, else discounted, if not given.
+        criterion: What is summed; if not given, finite for a horizon, total for a gamma of 1, otherwise discounted.
+        nature: worst is an adversary; best is the most favourable world of the set, an upper bound.
         gamma: Another discount than the MDP's own.
         horizon: Another number of steps; gamma is then 1 if not given.
         tolerance: The gap between the bounds of the value at which to stop.
+        time_limit: Seconds after which to stop with the bounds found so far.
+        points: Sizes of the set in a sweep.
+        states: States to show in the table; 0 shows all.
         top: How many changes of the worst world to show.
-        out: Folder for solution.npz, worst_case.csv and, of a grid, grid.png.
+        out: Folder for solution.npz, policy.csv, worst_case.csv and, of a grid, grid.png; of a sweep sweep.csv and
+            price.png.
     """
     from surefoot.envs.tabular import resolve
+    from surefoot.envs.tabular.resolve import assumes_gamma
     from surefoot.evaluate import solutions
+    from surefoot.evaluate.sweeps import price_of_robustness, swept
     from surefoot.solvers import solve
 
-    if top < 0:
-        raise UsageError(f"top={top} is not allowed; it must be a whole number of at least 0.")
+    for name, number in (("top", top), ("states", states)):
+        if number < 0:
+            raise UsageError(f"{name}={number} is not allowed; it must be a whole number of at least 0.")
     made = resolve(mdp, gamma=gamma, horizon=horizon)
-    options: Any = {"rectangular": rectangular, "criterion": criterion, "tolerance": tolerance}
+    assumed = gamma is None and horizon is None and assumes_gamma(mdp)
+    options: Any = {"rectangular": rectangular, "criterion": criterion, "nature": nature, "tolerance": tolerance}
+    options["time_limit"] = time_limit
+    if swept(ambiguity):
+        found = price_of_robustness(made, str(ambiguity), points, assumed=assumed, **options)
+        print(f"{mdp} · {made.states:,} states, {made.actions:,} actions · {ambiguity}\n\n{found.table()}")
+        return print("\n" + "\n".join(map(str, found.save(out))) if out else "\n--out FOLDER draws it and keeps it.")
     with solutions.watched(tolerance) as progress:
         solution = solve(made, ambiguity, **options, progress=progress)
-    print(solutions.report(made, solution, mdp, ambiguity, top))
+    shown: Any = {"nature": nature, "states": states or None, "assumed": assumed}
+    print(solutions.report(made, solution, mdp, ambiguity, top, **shown))
     if out is not None:
-        print("\n" + "\n".join(str(path) for path in solutions.save(made, solution, out)))
+        print("\n" + "\n".join(str(path) for path in solutions.save(made, solution, out, ambiguity)))
 
 
 def zoo() -> None:
@@ -338,11 +360,16 @@ def _ended(run: Any) -> None:
 
     if distributed.rank() > 0:
         return
-    rows = run.metrics()
+    rows, agent, solved = run.metrics(), run.agent(), None
+    if agent.loop == "tabular":
+        from surefoot.evaluate.trained import read
+
+        solved = read(run.path)
     finals = ", ".join(f"{x:.6g}" for x in final_returns(rows).values() if math.isfinite(x)) or "none, no episode ended"
-    steps = f"{rows[-1]['step']:,} {loop(run.agent().loop).measured}"
-    print(f"{run.path}: {steps}, final return {finals} ({definition(rows)})")
-    agent = run.agent()
+    said = definition(rows) if solved is None else f"{definition(rows)}; {solved.measured}"
+    print(f"{run.path}: {rows[-1]['step']:,} {loop(agent.loop).measured}, final return {finals} ({said})")
+    if solved is not None:
+        print("\n" + "\n".join([solved.table, "", *solved.lines()]))
     go_on = "" if run.finished else f"surefoot train --resume {run.path} · "
     also = f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_attack(run)}"
     print(f"next: {go_on}surefoot evaluate {run.path} · surefoot {also} · surefoot report {run.path}")

@@ -14,7 +14,7 @@ from matplotlib import rc_context
 
 from surefoot import catalogue
 from surefoot.errors import UsageError
-from surefoot.evaluate import plots
+from surefoot.evaluate import plots, trained
 from surefoot.evaluate.final import definition, final_returns, sliding_mean, training_returns
 from surefoot.evaluate.read_back import figures, rows, stress_report
 from surefoot.evaluate.statistics import confidence_interval, in_brackets, mean
@@ -83,6 +83,7 @@ def _page(run: Run) -> Iterator[str]:
     yield f"<title>{escape(heading)}</title><style>{STYLE}</style></head><body>\n<h1>{escape(heading)}</h1>\n"
     yield from _method(config)
     yield from _training(rows(folder / "metrics.jsonl"))
+    yield from trained.page(folder)
     for path in sorted(folder.glob("stress-*.json")):
         yield from _stress(path)
     if (folder / "evaluation.json").is_file():

@@ -53,7 +53,10 @@ class Tabular:
 
     loop: ClassVar[str] = "tabular"
     default_steps: ClassVar[int] = 100
+    default_env: ClassVar[str | None] = None  # an MDP of the zoo that fits, taken where none is given
     needs: ClassVar[tuple[str, ...]] = ()
+    criterion: ClassVar[str | None] = None  # what "return_mean" and the policy's worth are; None: that of the MDP
+    rectangular: ClassVar[str] = "sa"  # of its ambiguity set
 
     def __post_init__(self) -> None:
         check(self)
@@ -64,7 +67,10 @@ class Tabular:
         """Raise `UsageError` unless the MDP is of the kind that the method is for."""
         for name in self.needs:
             if not NEEDS[name].met(mdp):
-                raise UsageError(f"{type(self).__name__} cannot learn in {mdp.name!r}: it {NEEDS[name].otherwise}.")
+                fits = f" Of the zoo, {self.default_env} fits." if self.default_env else ""
+                raise UsageError(
+                    f"{type(self).__name__} cannot learn in {mdp.name!r}: it {NEEDS[name].otherwise}.{fits}"
+                )
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         """What the method knows before the first step, as tensors by name; a name is never added later."""

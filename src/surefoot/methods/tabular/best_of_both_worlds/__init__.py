@@ -54,6 +54,7 @@ class BestOfBothWorlds(Tabular):
 
     default_steps: ClassVar[int] = 10_000
     needs: ClassVar[tuple[str, ...]] = ("horizon",)
+    default_env: ClassVar[str | None] = "layers"
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         world, rule = episodic(mdp), self.rule(mdp)

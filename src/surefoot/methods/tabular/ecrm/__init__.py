@@ -55,6 +55,7 @@ class ECRM(Tabular):
     """Risk-averse policy gradient with expected conditional risk measures."""
 
     needs: ClassVar[tuple[str, ...]] = ("no horizon", "discount", "rewards of pairs")
+    default_env: ClassVar[str | None] = "cliff-walk"
     default_steps: ClassVar[int] = 500
 
     update: str = hyperparameter(

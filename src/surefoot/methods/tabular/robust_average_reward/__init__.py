@@ -57,6 +57,8 @@ class RobustRVI(Tabular):
     """Robust RVI Q-learning with a simulator of the nominal world; an iteration is a batch of updates of all pairs."""
 
     needs: ClassVar[tuple[str, ...]] = ("no horizon",)
+    default_env: ClassVar[str | None] = "trap"
+    criterion: ClassVar[str | None] = "average"
     default_steps: ClassVar[int] = 200
 
     ambiguity: str | Ambiguity = hyperparameter("kl:0.05", help="The set around each nominal row.")
@@ -99,6 +101,8 @@ class RobustRVI(Tabular):
         value = self.value(mdp, table)
         ahead = value[..., None, None, :] if rows.state is None else value[..., rows.state]
         worst_ahead = worst(ahead + rows.reward if rows.by_outcome else ahead, draws, as_ambiguity(self.ambiguity))
+        if bool(mdp.ended.any()):  # no adversary moves an episode out of them
+            worst_ahead = torch.where(mdp.ended[:, None], value[..., None], worst_ahead)
         target = self.target(mdp, worst_ahead if rows.by_outcome else rows.reward + worst_ahead)
         gain = self.gain(mdp, table)
         gain = gain.reshape(gain.shape + (1,) * (table.ndim - gain.ndim))
