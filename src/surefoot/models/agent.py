@@ -149,9 +149,8 @@ class Agent:
                 f"observation has shape {got.get('', got)}, expected is {wanted.get('', wanted)} or a batch of it."
             )
         batch = {k: arrays[k][None] if single else arrays[k] for k in wanted}
-        if (
-            stuck := all_forbidden(batch, self.action_space, np.ones(len(next(iter(batch.values()))), bool))
-        ) is not None:
+        every = np.ones(len(next(iter(batch.values()))), bool)
+        if (stuck := all_forbidden(batch, self.action_space, every)) is not None:
             raise UsageError(f"the {MASK_KEY!r} of observation {stuck} forbids every action of {self.action_space}.")
         tensors = {k: torch.as_tensor(x) for k, x in batch.items()}
         tensors = {k: x.float() if x.dtype == torch.float64 else x for k, x in tensors.items()}
@@ -216,11 +215,11 @@ class Agent:
         with torch.device("meta"):  # shapes alone, which take no memory
             flat = Flat(network.make(space, action_space))
         wanted = {f"weights/{name}": shape for name, shape in flat.shapes.items()}
-        widths = normalized_keys(space)
-        for key in normalized & widths.keys():
-            wanted |= {f"normalizer/{key}/{part}": torch.Size([widths[key]]) for part in ("mean", "inverse_std")}
+        shapes = normalized_shapes(space)
+        for key in normalized & shapes.keys():
+            wanted |= {f"normalizer/{key}/{part}": torch.Size(shapes[key]) for part in ("mean", "inverse_std")}
         found = {name: x.shape if x.dtype == torch.float32 else x.dtype for name, x in tensors.items()}
-        wrong = [name for name in wanted | found if wanted.get(name) != found.get(name)] + [*normalized - {*widths}]
+        wrong = [name for name in wanted | found if wanted.get(name) != found.get(name)] + [*normalized - {*shapes}]
         if wrong:
             named = [name.removeprefix("weights/") for name in wrong[:8]]
             raise UsageError(
@@ -232,7 +231,7 @@ class Agent:
         vector = flat.flatten({name: tensors[f"weights/{name}"] for name in flat.shapes})
         scales = {
             key: (tensors[f"normalizer/{key}/mean"], tensors[f"normalizer/{key}/inverse_std"])
-            for key in widths
+            for key in shapes
             if key in normalized
         }
         return cls(network, space, action_space, vector, scales, description)
