@@ -153,7 +153,7 @@ def resume(
     `method`, `env` and `options` are needed only where the run was given something that its folder cannot name (a
     method outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python), or that it
     names as `module:name` and another process has not: nothing is imported or called that only a folder names, unless
-    `trust=True`. Callbacks are not saved and have to be given again. Raises `UsageError` where it cannot go on.
+    `trust=True`. Callbacks are not saved and have to be given again. Raises `UsageError` where it cannot be resumed.
     """
     found = Run(Path(run))
     config = runs.checked(found)
@@ -358,7 +358,7 @@ def compare(
             if not run.finished:
                 raise UsageError(
                     f"{run.path} ended before its {run.config['steps']} steps, so there is nothing to compare yet; the "
-                    f"same comparison with out={str(folder)!r} goes on from here."
+                    f"same comparison with out={str(folder)!r} continues from here."
                 )
             runs_of.setdefault(name, []).append(run)
     comparison = compare_runs(runs_of)

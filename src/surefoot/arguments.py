@@ -19,11 +19,11 @@ from surefoot.hyperparameters import MOST_THREADS, allowed, hyperparameter
 class Start:
     """What a run starts from, besides its settings and its method."""
 
-    seed: int = hyperparameter(0, help="The first seed.")
-    num_seeds: int = hyperparameter(1, help="How many consecutive seeds to train at once, in one process.")
-    run_dir: Path | None = hyperparameter(None, help="Folder of the run; runs/METHOD-ENV-SEED-TIME if not given.")
+    seed: int = hyperparameter(0, help="First random seed.")
+    num_seeds: int = hyperparameter(1, help="Number of consecutive seeds trained at once, in one process.")
+    run_dir: Path | None = hyperparameter(None, help="Folder of the run; runs/METHOD-ENV-SEED-TIME by default.")
     threads: int = hyperparameter(
-        1, low=1, high=MOST_THREADS, help="Threads of torch; small networks are fastest on one."
+        1, low=1, high=MOST_THREADS, help="Number of torch threads; small networks are fastest on one."
     )
 
 

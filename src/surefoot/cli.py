@@ -54,12 +54,12 @@ def evaluate(
     """Play deterministic episodes with the agent of RUN; --video also films one.
 
     Args:
-        run: The folder of a run, or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
-        episodes: How many.
-        seed: Episode i has the same seed in every evaluation with this one.
-        env: Another environment than the one trained in.
-        task: The same, of a language model.
-        k: Of a language model also pass@k, lengths, entropy and samples to read, for these k, such as 1,4,16.
+        run: Folder of a run or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
+        episodes: Number of episodes.
+        seed: Random seed; episode i is the same in every evaluation with it.
+        env: Another environment than the one it was trained in.
+        task: Another task, for a language model.
+        k: For a language model, also pass@k, lengths, entropy and samples to read for these k, such as 1,4,16.
         video: Film one episode, as video.mp4 in RUN.
         algo: Algorithm of a Stable-Baselines3 model given by its file, such as ppo.
         trust: Import and call what RUN names as module:name, and unpickle a model's file, which runs whatever it holds.
@@ -97,9 +97,9 @@ def chat(
     """Write to the language model of RUN, a line at a time, and read what it answers; an empty line ends.
 
     Args:
-        run: The folder of a run, or of an agent.
-        max_tokens: Tokens of an answer at most; as many as in training if not given.
-        temperature: Of sampling; 0 takes the likeliest token; that of training if not given.
+        run: Folder of a run or of an agent.
+        max_tokens: Maximum number of tokens of an answer; as in training by default.
+        temperature: Sampling temperature; 0 is greedy; the one used in training by default.
         seed: Random seed of the sampling.
     """
     from surefoot import api
@@ -129,15 +129,15 @@ def stress(
     """Play the agent of RUN across a sweep of perturbations; worst, mean, CVaR and nominal returns.
 
     Args:
-        run: The folder of a run, or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
+        run: Folder of a run or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
         perturb: rrls:1d|2d|3d|rarl on the six robust MuJoCo tasks (also rrls:2d,friction_mode=all_geoms and
             rrls:rarl,force_axes=xz), or any perturbation with its range, such as observation-noise:0..0.3,
             action-delay:0..4 or param:gravity=5..15; of MuJoCo also param:mass=0.5..2,torso.mass=1..5 and the like.
-        episodes: Episodes in every cell of the grid.
-        points: Values along each dimension of the grid.
-        grid: closed has both bounds in it, rrls is the published half-open one.
-        seed: Of the episodes, which are the same in every cell.
-        env: Another environment than the one trained in.
+        episodes: Episodes per cell of the grid.
+        points: Values per dimension of the grid.
+        grid: closed includes both bounds; rrls is the published half-open grid.
+        seed: Random seed of the episodes, which are the same in every cell.
+        env: Another environment than the one it was trained in.
         algo: Algorithm of a Stable-Baselines3 model given by its file, such as ppo.
         trust: Import and call what RUN names as module:name, and unpickle a model's file, which runs whatever it holds.
     """
@@ -162,11 +162,11 @@ def compare(
     Args:
         methods: Two or more slugs; the others are compared with the first.
         env: One or more environments.
-        task: The same, of language models.
-        model: The language model that all start from; nano if not given.
-        seeds: Number of random seeds of each, from 0 on; more than the runs found in OUT have are added to them.
-        steps: Steps of each seed; a method's own number if not given.
-        out: Folder of the runs and of comparison.json; finished runs found there are used again.
+        task: One or more language-model tasks.
+        model: Language model that all start from; nano by default.
+        seeds: Number of random seeds, from 0 on; seeds beyond those found in OUT are added.
+        steps: Steps per seed; the method's own default if not given.
+        out: Folder of the runs and of comparison.json; finished runs found there are reused.
     """
     from surefoot import api
 
@@ -181,10 +181,10 @@ def claim(
     """Run a paper's headline claim as an experiment; --all runs those without a result, in parallel WORKERS.
 
     Args:
-        slug: The paper.
-        all: Every claim that has no stored result yet.
-        seeds: Another number of seeds than the claim asks for; the result is shown but not stored.
-        workers: How many claims at a time, with --all.
+        slug: Slug of the paper.
+        all: Run every claim without a stored result.
+        seeds: Number of random seeds, if not the claim's own; the result is then shown but not stored.
+        workers: Number of claims run at a time, with --all.
     """
     from surefoot.claims.claim import run_claim, run_missing
 

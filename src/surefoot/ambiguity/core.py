@@ -86,8 +86,10 @@ class Divergence(Ambiguity):
     Exactly one of the two is given; a tensor or array of them broadcasts over the leading axes of the values.
     """
 
-    radius: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, help="Size of the ball.")
-    penalty: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, help="Price of a unit of divergence.")
+    radius: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, help="Radius of the ball.")
+    penalty: float | Tensor | np.ndarray | None = hyperparameter(
+        None, low=0, help="Penalty weight per unit of divergence."
+    )
     symbol: ClassVar[str] = "D"
 
     def __post_init__(self) -> None:

@@ -190,7 +190,9 @@ def play_all(
                             begin(slot, following)
                             starts[slot] = True
                     elif lengths[j] >= LONGEST_EPISODE:
-                        raise UsageError(f"env={env!r}: an episode goes on after {lengths[j]} steps; add a time limit.")
+                        raise UsageError(
+                            f"env={env!r}: an episode has not ended after {lengths[j]} steps; add a time limit."
+                        )
     finally:
         for one in envs:
             one.close()

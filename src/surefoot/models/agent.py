@@ -32,15 +32,17 @@ MOST_ENTRIES = 2**20  # of the bounds of a space, besides as many as there are w
 class Network:
     """The shape of an actor-critic."""
 
-    hidden: tuple[int, ...] = hyperparameter((64, 64), low=1, high=WIDEST, help="Units of the hidden layers.")
-    critic_hidden: tuple[int, ...] | None = hyperparameter(None, low=1, high=WIDEST, help="Of the critic, if others.")
-    activation: str = hyperparameter("tanh", choices=tuple(ACTIVATIONS), help="Between linear layers.")
-    cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Encoder of images.")
+    hidden: tuple[int, ...] = hyperparameter((64, 64), low=1, high=WIDEST, help="Sizes of the hidden layers.")
+    critic_hidden: tuple[int, ...] | None = hyperparameter(
+        None, low=1, high=WIDEST, help="Critic's hidden sizes, if different."
+    )
+    activation: str = hyperparameter("tanh", choices=tuple(ACTIVATIONS), help="Activation between linear layers.")
+    cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Image encoder.")
     core: str | None = hyperparameter(None, choices=tuple(CORES), help="Recurrent core.")
-    core_size: int = hyperparameter(64, low=1, high=WIDEST, help="Units of the core.")
-    shared: bool = hyperparameter(False, help="One encoder for actor and critic.")
-    log_std_init: float = hyperparameter(0.0, help="First log standard deviation of a Gaussian policy.")
-    squash: bool = hyperparameter(False, help="Gaussian through tanh into the action box.")
+    core_size: int = hyperparameter(64, low=1, high=WIDEST, help="Units of the recurrent core.")
+    shared: bool = hyperparameter(False, help="Share one encoder between actor and critic.")
+    log_std_init: float = hyperparameter(0.0, help="Initial log standard deviation of a Gaussian policy.")
+    squash: bool = hyperparameter(False, help="Squash a Gaussian's actions into the action box by tanh.")
 
     def __post_init__(self) -> None:
         check(self)

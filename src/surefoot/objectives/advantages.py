@@ -141,8 +141,8 @@ class gae(Advantage):
     λ = 0 is the TD error (low variance, biased by V), λ = 1 the Monte-Carlo return minus V (unbiased).
     """
 
-    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount.")
-    lam: float = hyperparameter(0.95, low=0, high=1, help="Mixture of k-step advantages.")
+    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount factor.")
+    lam: float = hyperparameter(0.95, low=0, high=1, help="GAE's λ, which mixes k-step advantages.")
     formula = "GAE(γ={gamma:g}, λ={lam:g})"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
@@ -155,7 +155,7 @@ class n_step(Advantage):
     """The n-step advantage `Σ_{l<n} γ^l r[t+l] + γ^n V[t+n] − V[t]`, shorter where the episode or segment ends."""
 
     n: int = hyperparameter(5, low=1, help="Rewards before the bootstrap.")
-    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount.")
+    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount factor.")
     formula = "A_{n}-step(γ={gamma:g})"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
@@ -171,7 +171,7 @@ class n_step(Advantage):
 class monte_carlo(Advantage):
     """The discounted return to go `Σ_l γ^l r[t+l]`, cut at the end of the episode or of the segment, no baseline."""
 
-    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount.")
+    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount factor.")
     formula = "G(γ={gamma:g})"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
@@ -238,7 +238,7 @@ class among_informative(Advantage):
     """
 
     term: Advantage = dataclasses.field(default_factory=group_mean)
-    cap: float | None = hyperparameter(None, low=1, help="Largest factor.")
+    cap: float | None = hyperparameter(None, low=1, help="Cap on the factor.")
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
         valid = signals.get("valid")

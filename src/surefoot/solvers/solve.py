@@ -195,8 +195,8 @@ def _asked(
         raise UsageError("criterion='finite' needs the number of steps: make the MDP with horizon=H.")
     if criterion != "finite" and mdp.horizon is not None:
         raise UsageError(
-            f"criterion={criterion!r} goes on for ever, but the MDP has horizon={mdp.horizon}; use criterion='finite', "
-            "or mdp.at(0), the MDP of the first step without a horizon."
+            f"criterion={criterion!r} needs an infinite horizon, but the MDP has horizon={mdp.horizon}; use "
+            "criterion='finite', or mdp.at(0), the MDP of the first step without a horizon."
         )
     if criterion == "discounted" and mdp.gamma >= 1:
         raise UsageError(

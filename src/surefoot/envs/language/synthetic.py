@@ -25,8 +25,8 @@ class Arithmetic(Task):
 
     name: ClassVar[str] = "arithmetic"
 
-    digits: int = hyperparameter(2, low=1, high=9, help="Digits of the longest numbers.")
-    terms: int = hyperparameter(3, low=2, high=20, help="Most numbers of an example; the least is 2.")
+    digits: int = hyperparameter(2, low=1, high=9, help="Maximum number of digits.")
+    terms: int = hyperparameter(3, low=2, high=20, help="Maximum number of terms of an example; the minimum is 2.")
 
     def make(self, rng: np.random.Generator) -> Example:
         terms, digits = rng.integers(2, self.terms + 1), rng.integers(1, self.digits + 1)
@@ -42,8 +42,8 @@ class Sorting(Task):
 
     name: ClassVar[str] = "sorting"
 
-    count: int = hyperparameter(5, low=2, high=50, help="Most numbers of an example; the least is 2.")
-    below: int = hyperparameter(100, low=2, high=10**9, help="The numbers are smaller than this.")
+    count: int = hyperparameter(5, low=2, high=50, help="Maximum number of terms of an example; the minimum is 2.")
+    below: int = hyperparameter(100, low=2, high=10**9, help="Exclusive upper bound on the numbers.")
 
     def make(self, rng: np.random.Generator) -> Example:
         numbers = [int(n) for n in rng.integers(0, self.below, rng.integers(2, self.count + 1))]
@@ -63,8 +63,8 @@ class Countdown(Task):
 
     name: ClassVar[str] = "countdown"
 
-    numbers: int = hyperparameter(3, low=2, high=8, help="How many numbers there are.")
-    below: int = hyperparameter(20, low=3, high=10**9, help="They are smaller than this.")
+    numbers: int = hyperparameter(3, low=2, high=8, help="Number of numbers.")
+    below: int = hyperparameter(20, low=3, high=10**9, help="Exclusive upper bound on the numbers.")
 
     def make(self, rng: np.random.Generator) -> Example:
         numbers = [int(n) for n in rng.integers(1, self.below, self.numbers)]

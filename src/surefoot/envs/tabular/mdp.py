@@ -53,11 +53,11 @@ class TabularMDP:
 
     transition: Any
     reward: Any
-    gamma: float = hyperparameter(0.95, low=0, high=1, help="Discount; 1 for finite horizons and averages.")
-    initial: Any = None  # [S] the distribution of the first state; None: uniform
-    horizon: int | None = hyperparameter(
-        None, low=1, high=10**6, help="Steps of an episode; None: it goes on for ever."
+    gamma: float = hyperparameter(
+        0.95, low=0, high=1, help="Discount factor; 1 for finite horizons, averages and totals."
     )
+    initial: Any = None  # [S] the distribution of the first state; None: uniform
+    horizon: int | None = hyperparameter(None, low=1, high=10**6, help="Steps of an episode; infinite if None.")
     legal: Any = None  # [S, A] whether a state allows an action; None: all are allowed
     features: Any = None  # [S, A, d] (with a horizon also [H, S, A, d]) for linear methods
     name: str = "mdp"

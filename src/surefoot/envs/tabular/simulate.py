@@ -135,7 +135,7 @@ def _steps(mdp: TabularMDP, horizon: int | None, first_step: int) -> int:
     left = None if mdp.horizon is None else mdp.horizon - first_step
     steps = left if horizon is None else horizon
     if steps is None:
-        raise UsageError(f"{mdp.name!r} goes on for ever; give horizon, the number of steps of an episode.")
+        raise UsageError(f"{mdp.name!r} has an infinite horizon; give horizon, the number of steps of an episode.")
     if steps < 1 or (mdp.stepped and left is not None and steps > left):
         raise UsageError(
             f"horizon={horizon} is not allowed from step {first_step} on; {mdp.name!r} has {mdp.horizon} steps."

@@ -76,7 +76,7 @@ def loop(name: str) -> Loop:
 
 
 def check_trust(kind: Loop, description: Any, trust: bool) -> None:
-    """Of what a folder describes nothing is imported or called that the user has not named, except with `trust`."""
+    """Nothing that only a folder names is imported or called, except with `trust`."""
     if not isinstance(description, Mapping) or "env" not in description:
         raise UsageError(
             f"env={description!r} in the files of the run does not say what it was trained in; give env=…."

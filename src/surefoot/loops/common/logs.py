@@ -24,7 +24,7 @@ LARGEST = 2**63 - 1  # whole numbers of a row
 
 
 class Sink(Protocol):
-    """Takes the rows of one iteration, one a seed."""
+    """Takes the rows of one iteration, one per seed."""
 
     def __call__(self, rows: Sequence[Row]) -> None: ...
 
@@ -150,7 +150,7 @@ class Tracker:
     """Weights & Biases, or trackio, which has the same calls: one run, several seeds apart by prefix. Step and time are
     the tracker's own.
 
-    A resumed run goes on in the same place, under the same `config["id"]`.
+    A resumed run continues in the same place, under the same `config["id"]`.
     """
 
     def __init__(self, module: str, run: Path, config: Mapping[str, Any]) -> None:

@@ -40,23 +40,25 @@ PAYS_OFF = 6_000  # gradient steps from which compiling them takes less time tha
 
 @dataclass(frozen=True)
 class Settings:
-    """How long a run goes on, and what it keeps on the way."""
+    """How long a run lasts, and what it saves on the way."""
 
     steps: int | None = hyperparameter(
-        None, low=1, help="Steps of each seed, of its environments or iterations; the method's own number if not given."
+        None, low=1, help="Environment steps (or iterations) per seed; the method's own default if not given."
     )
     compile: str = hyperparameter(
-        "auto", choices=("auto", "on", "off"), help="Whether the gradient step is compiled; auto: where it pays off."
+        "auto", choices=("auto", "on", "off"), help="Compile the gradient step; auto compiles where it pays off."
     )
     loggers: tuple[str, ...] = hyperparameter(
-        ("tensorboard",), help="Besides metrics.jsonl: tensorboard, wandb, trackio."
+        ("tensorboard",), help="Loggers besides metrics.jsonl: tensorboard, wandb, trackio."
     )
     evaluate_every: int | None = hyperparameter(None, low=1, help="Steps between deterministic evaluations.")
-    evaluate_episodes: int = hyperparameter(10, low=1, help="Episodes of each evaluation.")
+    evaluate_episodes: int = hyperparameter(10, low=1, help="Episodes per evaluation.")
     checkpoint_every: int | None = hyperparameter(
-        None, low=1, help="Steps between checkpoints; a tenth of the run if not given."
+        None, low=1, help="Steps between checkpoints; a tenth of the run by default."
     )
-    time_limit: float | None = hyperparameter(None, above=0, help="Seconds after which a run ends, with a checkpoint.")
+    time_limit: float | None = hyperparameter(
+        None, above=0, help="Time limit in seconds; the run then ends with a checkpoint."
+    )
 
     def __post_init__(self) -> None:
         check(self)

@@ -49,39 +49,43 @@ class LanguageOptions:
     """What a run of a language model starts from, besides its task and its method."""
 
     model: Any = hyperparameter(
-        "nano", help="Folder or hub id of a causal language model, or nano, which is made here."
+        "nano", help="Folder or hub id of a causal language model, or nano for a small one made on the spot."
     )
-    lora: int | None = hyperparameter(None, low=1, help="Rank of an adapter; without one all weights are learned.")
-    dtype: str = hyperparameter("float32", choices=("float32", "bfloat16", "float16"), help="Of the weights.")
+    lora: int | None = hyperparameter(None, low=1, help="LoRA rank; all weights are trained if not given.")
+    dtype: str = hyperparameter("float32", choices=("float32", "bfloat16", "float16"), help="Data type of the weights.")
     device: str = hyperparameter(
-        "auto", choices=("auto", "cpu", "cuda"), help="Where it learns; auto is a GPU where there is one."
+        "auto", choices=("auto", "cpu", "cuda"), help="Device to train on; auto uses a GPU if there is one."
     )
     gradient_checkpointing: bool = hyperparameter(
-        False, help="Whether activations are computed again in the backward pass: less memory, more time."
+        False, help="Recompute activations in the backward pass: less memory, more time."
     )
-    engine: str = hyperparameter("own", choices=tuple(ENGINES), help="What writes the completions.")
-    stop: tuple[str, ...] = hyperparameter((), help="Texts that end a completion.")
+    engine: str = hyperparameter("own", choices=tuple(ENGINES), help="Generation engine.")
+    stop: tuple[str, ...] = hyperparameter((), help="Stop strings: texts that end a completion.")
     generation_batch: int | None = hyperparameter(
-        None, low=1, help="Completions that are written at a time; all of a step if not given."
+        None, low=1, help="Completions generated at a time; all of a step by default."
     )
     skip_special_tokens: bool = hyperparameter(
         False,
         help="Whether reward functions read no special tokens at all; if not, none that begin, end or pad a text.",
     )
-    sharding: str = hyperparameter(
-        "none", choices=("none", "full"), help="Whether each of several processes keeps only its part of the weights."
+    sharding: str = hyperparameter("none", choices=("none", "full"), help="Shard the weights over several processes.")
+    nano_warmup: int = hyperparameter(
+        400, low=0, help="Supervised warm-up steps of a nano model before it learns from rewards."
     )
-    nano_warmup: int = hyperparameter(400, low=0, help="Steps of imitation before a nano model learns by reward.")
     patience: int | None = hyperparameter(
-        PATIENCE, low=1, help="Iterations in a row without a difference in reward after which the run ends."
+        PATIENCE, low=1, help="End the run after this many consecutive iterations without any difference in reward."
     )
     reward: Any = hyperparameter(
-        None, help="Reward functions, as module:function (several with commas); if not given the task's own verifier."
+        None, help="Reward functions as module:function, separated by commas; the task's own verifier by default."
     )
-    reward_weights: Any = hyperparameter(None, help="Their weights, such as 1,0.5; 1 each if not given.")
-    test_data: Any = hyperparameter(None, help="File of prompts for evaluation; a tenth of the data if not given.")
+    reward_weights: Any = hyperparameter(
+        None, help="Weights of the reward functions, such as 1,0.5; 1 each by default."
+    )
+    test_data: Any = hyperparameter(
+        None, help="File of prompts for evaluation; a held-out tenth of the data by default."
+    )
     held_out: str = hyperparameter(
-        "random", choices=("random", "last"), help="Which tenth of the rows of a file is held out for evaluation."
+        "random", choices=("random", "last"), help="Which tenth of a file's rows is held out for evaluation."
     )
     model_options: Any = None
     chat_template_kwargs: Any = None
@@ -249,7 +253,9 @@ def _learner(
     **options: Any,
 ) -> LanguageLearner:
     if len(seeds) > 1:
-        raise UsageError(f"num_seeds={len(seeds)} is not allowed: a run trains one language model; start one a seed.")
+        raise UsageError(
+            f"num_seeds={len(seeds)} is not allowed: a run trains one language model; start one run per seed."
+        )
     if compile == "on":
         raise UsageError("compile='on' is not allowed: language models are not compiled here.")
     distributed.start()

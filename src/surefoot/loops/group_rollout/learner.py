@@ -211,7 +211,7 @@ class LanguageLearner:
             raise UsageError(
                 f"{said} The run ends here, after patience={silent} such iterations; a larger one waits longer."
             )
-        warnings.warn(f"{said} The run goes on until there were patience={self.patience} of them.", stacklevel=2)
+        warnings.warn(f"{said} The run ends after patience={self.patience} of them.", stacklevel=2)
 
     # --- learning ----------------------------------------------------------------------------------------------------
 

@@ -109,19 +109,21 @@ class GroupRollout:
     imitates: ClassVar[bool] = False  # whether it learns from demonstrations
     weighs: ClassVar[bool] = True  # whether several reward functions count by their weights
 
-    prompts: int = hyperparameter(16, low=1, help="Prompts of a step.")
-    samples: int = hyperparameter(8, low=1, help="Completions of each prompt.")
-    max_tokens: int = hyperparameter(64, low=1, help="Tokens of a completion at most.")
-    temperature: float = hyperparameter(1.0, above=0, help="Of sampling; likelihoods are taken at the same.")
-    epochs: int = hyperparameter(1, low=1, help="Passes over each batch of completions.")
-    minibatches: int = hyperparameter(1, low=1, help="Optimiser steps of each pass.")
-    learning_rate: float | None = hyperparameter(
-        None, above=0, help="AdamW's step size; if not given 1e-6, with an adapter 1e-5, for nano 3e-4."
+    prompts: int = hyperparameter(16, low=1, help="Prompts per step.")
+    samples: int = hyperparameter(8, low=1, help="Completions per prompt.")
+    max_tokens: int = hyperparameter(64, low=1, help="Maximum number of tokens of a completion.")
+    temperature: float = hyperparameter(
+        1.0, above=0, help="Sampling temperature; likelihoods are computed at the same temperature."
     )
-    warmup: int = hyperparameter(0, low=0, help="Iterations over which the step size rises.")
-    anneal: bool = hyperparameter(False, help="Let the step size go linearly to 0 over the run.")
-    weight_decay: float = hyperparameter(0.0, low=0, help="AdamW's decay of the weights.")
-    max_grad_norm: float | None = hyperparameter(1.0, above=0, help="Longest gradient of a step.")
+    epochs: int = hyperparameter(1, low=1, help="Passes over each batch of completions.")
+    minibatches: int = hyperparameter(1, low=1, help="Optimiser steps per pass.")
+    learning_rate: float | None = hyperparameter(
+        None, above=0, help="AdamW's step size; by default 1e-6, with LoRA 1e-5, for nano 3e-4."
+    )
+    warmup: int = hyperparameter(0, low=0, help="Warm-up: iterations over which the step size rises.")
+    anneal: bool = hyperparameter(False, help="Decay the step size linearly to 0 over the run.")
+    weight_decay: float = hyperparameter(0.0, low=0, help="AdamW's weight decay.")
+    max_grad_norm: float | None = hyperparameter(1.0, above=0, help="Maximum gradient norm.")
     kl: float = hyperparameter(0.0, low=0, help="Weight of the KL from the reference, the model before training.")
     kl_estimator: str = hyperparameter(
         "k3", choices=("k3", "weighted"), help="k3, as in GRPO's paper; or weighted by the ratio, right off-policy too."
@@ -130,18 +132,20 @@ class GroupRollout:
         0.0, help="Weight of the entropy bonus; tokens count as in the objective (a sum in RLOO, a mean in DAPO)."
     )
     informative: float = hyperparameter(
-        0.0, low=0, high=1, help="Share of prompts whose rewards must differ; below it more prompts are sampled."
+        0.0, low=0, high=1, help="Minimum share of prompts whose rewards differ; below it more prompts are sampled."
     )
-    resamples: int = hyperparameter(20, low=1, help="Most batches that are sampled for one step.")
+    resamples: int = hyperparameter(20, low=1, help="Maximum number of batches sampled for one step.")
     sampler: str = hyperparameter(
         "uniform", choices=("uniform", "hard", "soft", "medium"), help="How prompts of a finite set are chosen."
     )
     correction: str = hyperparameter(
-        "none", choices=("none", "truncate", "mask"), help="Of tokens that engine and model find differently likely."
+        "none",
+        choices=("none", "truncate", "mask"),
+        help="Correction for tokens whose likelihood differs between engine and model.",
     )
-    correction_cap: float = hyperparameter(2.0, above=0, help="Largest weight of that correction.")
+    correction_cap: float = hyperparameter(2.0, above=0, help="Cap on the weight of that correction.")
     micro_tokens: int | None = hyperparameter(
-        8192, low=1, help="Tokens, padding included, in memory at a time; any number gives the same gradient."
+        8192, low=1, help="Tokens (padding included) processed at a time; the gradient does not depend on it."
     )
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ class Need(NamedTuple):
 
 NEEDS = {
     "horizon": Need(lambda mdp: mdp.horizon is not None, "needs episodes of a fixed length: set horizon=H"),
-    "no horizon": Need(lambda mdp: mdp.horizon is None, "needs an MDP that goes on for ever: leave horizon out"),
+    "no horizon": Need(lambda mdp: mdp.horizon is None, "needs an infinite horizon: leave horizon out"),
     "discount": Need(lambda mdp: mdp.gamma < 1, "needs a discount: set gamma below 1"),
     "foresight": Need(lambda mdp: mdp.gamma > 0, "looks ahead: set gamma above 0"),
     "features": Need(lambda mdp: mdp.features is not None, "is a linear method: give features=[S, A, d]"),

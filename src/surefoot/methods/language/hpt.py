@@ -34,7 +34,7 @@ class HPT(GroupRollout):
 
     imitates: ClassVar[bool] = True
 
-    minibatches: int = hyperparameter(2, low=1, help="Optimiser steps of each pass.")
+    minibatches: int = hyperparameter(2, low=1, help="Optimiser steps per pass.")
     gate: float = hyperparameter(0.0, high=1, help="γ: a share of successes up to this is imitated; below 0 none is.")
     imitation_weight: float = hyperparameter(1.0, low=0, help="Weight of the imitation.")
     entropy: float = hyperparameter(1e-3, help="Weight of the entropy bonus.")

@@ -53,7 +53,7 @@ class SimultaneousPG(Tabular):
     default_steps: ClassVar[int] = 1000
 
     scale: float = hyperparameter(1.0, above=0, help="Step size, in multiples of the theory's; 10 and more are usual.")
-    batch: int | None = hyperparameter(None, low=1, help="Episodes of one update; None: exact gradients.")
+    batch: int | None = hyperparameter(None, low=1, help="Episodes per update; exact gradients if None.")
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         assert mdp.horizon is not None

@@ -204,7 +204,7 @@ def _base(folder: Path, recorded: Mapping[str, Any]) -> tuple[str | Path, dict[s
 
 
 def _adapted(folder: Path, base: str, dtype: str, options: Mapping[str, Any]) -> Any:
-    """A network of PEFT: the base with the adapter of a folder, which goes on learning."""
+    """A network of PEFT: the base with the adapter of a folder, which is trained further."""
     try:
         network = _network(base, dtype, options)
     except OSError as error:
@@ -267,7 +267,7 @@ def with_lora(network: Any, rank: int, seed: int = 0, revision: str | None = Non
         raise UsageError(f"lora={rank} is not allowed; it is the rank of the adapter, a whole number of at least 1.")
     if hasattr(network, "disable_adapter"):
         raise UsageError(
-            f"lora={rank} is not allowed: the model has an adapter already, which goes on learning; leave lora out."
+            f"lora={rank} is not allowed: the model has an adapter already, which is trained further; leave lora out."
         )
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
     with torch.random.fork_rng(), _quiet(True):

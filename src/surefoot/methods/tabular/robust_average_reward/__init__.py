@@ -63,7 +63,7 @@ class RobustRVI(Tabular):
 
     ambiguity: str | Ambiguity = hyperparameter("kl:0.05", help="The set around each nominal row.")
     offset: str = hyperparameter("mean", choices=tuple(OFFSETS), help="f: the entry that stands for the gain.")
-    rate: float = hyperparameter(1.0, above=0, high=1, help="c, the first step size.")
+    rate: float = hyperparameter(1.0, above=0, high=1, help="c, the initial step size.")
     power: float = hyperparameter(0.7, above=0.5, high=1, help="How fast steps shrink: 1/(n+1)^power.")
     psi: float = hyperparameter(0.5, above=0, below=1, help="Ψ: levels of samples fall by the factor 1 − Ψ.")
     cap: int = hyperparameter(8, low=0, high=30, help="Highest level: at most 2^(cap+1) samples of a pair.")
