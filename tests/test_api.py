@@ -24,6 +24,7 @@ from surefoot.evaluate.rollout import returns
 from surefoot.evaluate.statistics import confidence_interval, mean
 from surefoot.evaluate.stress import StressReport
 from surefoot.loops.common import checkpoint
+from surefoot.loops.common.final import OF_EPISODES, final_returns
 from surefoot.loops.common.run import Run
 from surefoot.methods.control.ppo import PPO
 from surefoot.perturbations.interval import Interval
@@ -409,10 +410,10 @@ def test_a_longer_run_is_the_one_that_was_begun_longer(tmp_path, trained):
 
 def test_the_card_of_an_agent_says_what_it_is(tmp_path):
     run = sf.train("ppo", "CartPole-v1", 128, seed=4, num_seeds=2, run_dir=tmp_path / "run", **SETTINGS)
-    last = [row["return_mean"] for row in run.metrics() if row["seed"] == 5][-1]
+    last = final_returns(run.metrics())[5]
     card = (run.path / "agent" / "seed-5" / "README.md").read_text()
     wanted = ("# ppo on CartPole-v1", "| training | 128 steps |", "| random seed | 5, one of 2 of the run |")
-    wanted += (f"| final return | {last:.6g}: mean return of the last 100 episodes", f"torch {torch.__version__}")
+    wanted += (f"| final return | {last:.6g} ({OF_EPISODES})", f"torch {torch.__version__}")
     for words in (*wanted, f"agent = sf.load({str(run.path)!r}, seed=5)"):
         assert words in card
 

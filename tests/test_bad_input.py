@@ -22,6 +22,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from forged import forge
 from gymnasium import spaces
 from safetensors.torch import load_file
 
@@ -187,8 +188,6 @@ def test_minibatches_of_one_have_nothing_to_be_standardised_by(tmp_path):
 
 
 ACTIONS = {
-    "a matrix": spaces.Box(-1, 1, (2, 2), np.float32),
-    "a scalar": spaces.Box(-1, 1, (), np.float32),
     "a dict": spaces.Dict({"a": spaces.Discrete(2)}),
     "a tuple": spaces.Tuple([spaces.Discrete(2)]),
     "text": spaces.Text(3),
@@ -216,7 +215,7 @@ BROKEN = {
     "nan in reset": (UsageError, r"observation\[0\] is nan in environment 0 at step"),
     "raise": (
         EnvError,
-        r"Environment 0 failed in step\(\): ZeroDivisionError: the wheel came off\. The fault",
+        r"Environment 0 failed in step\(\): ZeroDivisionError: the wheel came off at step 48\. The fault",
     ),
 }
 
@@ -437,15 +436,6 @@ def test_a_checkpoint_of_another_run(runs, entry, value):
     (runs / "ppo" / "config.json").write_text(json.dumps({**config, entry: value}))
     with pytest.raises(UsageError, match=f"not a checkpoint of this run: it was written for {entry}="):
         sf.resume(runs / "ppo")
-
-
-def forge(place, **changes):
-    facts = json.loads((place / "meta.json").read_text())
-    facts = {k: v for k, v in {**facts, **changes}.items() if v is not None}
-    if facts.get("meta_sha256") == "":
-        del facts["meta_sha256"]
-        facts["meta_sha256"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    (place / "meta.json").write_text(json.dumps(facts))
 
 
 @pytest.mark.parametrize("entry", ["sha256", "meta_sha256", "iteration", "logged", "seeds"])

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 import surefoot as sf
 from surefoot import __version__, api, catalogue, cli
 from surefoot.claims import claim as claims
-from surefoot.evaluate.final import OF_EPISODES, final_returns
 from surefoot.loops.common import checkpoint
+from surefoot.loops.common.final import OF_EPISODES, final_returns
 from surefoot.loops.common.run import Run
 from surefoot.methods.control.ppo import PPO
 
@@ -132,9 +132,17 @@ def test_help_explains_every_argument_by_its_name(command, capsys):
 def test_help_of_training_has_every_setting_and_its_range(capsys):
     assert "usage: surefoot train METHOD --env ENV" in surefoot(capsys, "train", "--help")
     page = help_of(capsys, "train", "ppo")
-    for name in ("env", "seed", "num-seeds", "run-dir", "steps", "checkpoint-every", *(f.name for f in fields(PPO))):
+    for name in (
+        "env",
+        "seed",
+        "num-seeds",
+        "run-dir",
+        "steps",
+        "checkpoint-every",
+        *(f.name for f in fields(PPO) if f.name != "parts"),
+    ):
         assert f"--{name.replace('_', '-')} " in page or f"--{name.replace('_', '-')}," in page
-    assert "--clip FLOAT Band of the ratio around 1. Takes a number in (0, 1). (default: 0.2)" in page
+    assert "--clip FLOAT Clip range ε of the probability ratio. Takes a number in (0, 1). (default: 0.2)" in page
     assert f"(default: {PPO.default_steps})" in page
 
 
@@ -214,7 +222,7 @@ def test_every_kind_of_flag_reaches_the_run(tmp_path, capsys):
 def test_a_million_may_be_written_in_any_way(tmp_path, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr("surefoot.api.train", lambda slug, env, **given: asked.append(given["steps"]))
-    monkeypatch.setattr(cli, "_ended", lambda run: None)
+    monkeypatch.setattr("surefoot.training._ended", lambda run: None)
     for steps in ("1e6", "1000000", "1_000_000", "1.0E6", "10e5"):
         surefoot(capsys, "train", "ppo", "--env", "CartPole-v1", "--steps", steps)
     surefoot(capsys, "train", "ppo", "--env", "CartPole-v1")

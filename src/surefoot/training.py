@@ -70,8 +70,8 @@ def _resume(arguments: Sequence[str]) -> None:
 
 
 def _ended(run: Any) -> None:
-    from surefoot.evaluate.final import definition, final_returns
     from surefoot.loops.common import distributed
+    from surefoot.loops.common.final import definition, final_returns
     from surefoot.loops.common.kinds import loop
 
     if distributed.rank() > 0:

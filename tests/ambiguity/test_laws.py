@@ -279,7 +279,7 @@ def test_equal_values_have_no_deviation_to_divide_by(value, weight, maximise):
 @pytest.mark.parametrize("chance", [1e-10, 1e-20, 1e-100, 1e-300])
 def test_a_deviation_that_one_rare_outcome_makes(chance):
     """v = 1, and 0 with a chance p: the deviation is √(p(1 − p)), and its weight p + c·√(p(1 − p))."""
-    values, nominal = np.array([1.0, 0.0, 1.0, 1.0]), np.array([0.1, chance, 0.2, 0.7])
+    values, nominal = np.array([1.0, 0.0, 1.0, 1.0]), np.array([0.1, chance, 0.2, 0.7 - chance])
     found = room.MeanDeviation(0.5)(values, nominal)
     spread = 0.5 * np.sqrt(chance * (1 - chance))
     assert found.value == pytest.approx(1 - chance - spread, abs=1e-15)

@@ -12,8 +12,8 @@ import surefoot as sf
 from surefoot.configure import make_method
 from surefoot.errors import UsageError
 from surefoot.evaluate.compare import Comparison, check_same, compare_runs
-from surefoot.evaluate.final import OF_EPISODES
 from surefoot.evaluate.statistics import clopper_pearson, confidence_interval
+from surefoot.loops.common.final import OF_EPISODES
 from surefoot.loops.common.run import Run
 from surefoot.methods.control.ppo import PPO
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surefoot.errors import UsageError
-from surefoot.evaluate.final import OF_EPISODES, OF_ITERATIONS
 from surefoot.evaluate.report import chart, curves, flat, number, ticks, write_report
 from surefoot.evaluate.statistics import confidence_interval, mean
+from surefoot.loops.common.final import OF_EPISODES, OF_ITERATIONS
 
 
 class Page(HTMLParser):

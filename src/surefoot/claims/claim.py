@@ -25,8 +25,8 @@ import torch
 
 from surefoot import catalogue
 from surefoot.errors import UsageError, nearest
-from surefoot.evaluate.final import sliding_mean, training_returns
 from surefoot.evaluate.statistics import ConfidenceInterval, confidence_interval, in_brackets, interquartile_mean
+from surefoot.loops.common.final import sliding_mean, training_returns
 from surefoot.loops.common.run import make_learner, versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -211,7 +211,7 @@ def metric_of(history: Sequence[Sequence[Mapping[str, Any]]], name: str) -> np.n
 
 
 def final(history: Sequence[Sequence[Mapping[str, Any]]]) -> list[float]:
-    """The final return of each seed, as the terminal, reports and comparisons have it (`surefoot.evaluate.final`); where
+    """The final return of each seed, as the terminal, reports and comparisons have it (`surefoot.loops.common.final`); where
     no episode ended in the last tenth of training, the last one known."""
     rows = [{**row, "step": i, "seed": seed} for i, each in enumerate(history) for seed, row in enumerate(each)]
     _, _, *returns = training_returns(rows)

@@ -93,6 +93,8 @@ class _Worker(gymnasium.Env):
             return {"failure": (type(told).__name__, str(told))}
 
     def get_wrapper_attr(self, name: str) -> Any:
+        if self._env is None and not hasattr(self, name):
+            self._env = self._factory()
         return getattr(self, name) if self._env is None else self._env.get_wrapper_attr(name)
 
     def close(self) -> None:

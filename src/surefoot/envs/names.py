@@ -45,6 +45,8 @@ def remember(*things: Any) -> None:
     for thing in things:
         if isinstance(thing, (list, tuple)):
             remember(*thing)
+        elif isinstance(thing, str) and "," in thing:
+            remember(thing.split(","))
         elif ":" in (name := name_of(thing)) and "<" not in name:
             _GIVEN[name] = thing
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from surefoot.errors import UsageError
-from surefoot.evaluate.final import OF_EPISODES, definition, sliding_mean, training_returns
 from surefoot.evaluate.statistics import (
     ConfidenceInterval,
     confidence_interval,
@@ -20,13 +19,14 @@ from surefoot.evaluate.statistics import (
     interquartile_mean,
     probability_of_improvement,
 )
+from surefoot.loops.common.final import OF_EPISODES, definition, sliding_mean, training_returns
 from surefoot.loops.common.kinds import Loop
 from surefoot.loops.common.run import Run
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of several learners, `[seeds, environments]` each: the final return (`surefoot.evaluate.final`), and the
+    """Scores of several learners, `[seeds, environments]` each: the final return (`surefoot.loops.common.final`), and the
     mean return over all of training (`areas`)."""
 
     envs: tuple[str, ...]

@@ -15,10 +15,10 @@ from matplotlib import rc_context
 from surefoot import catalogue
 from surefoot.errors import UsageError
 from surefoot.evaluate import plots, trained
-from surefoot.evaluate.final import definition, final_returns, sliding_mean, training_returns
 from surefoot.evaluate.read_back import figures, rows, stress_report
 from surefoot.evaluate.statistics import confidence_interval, in_brackets, mean
 from surefoot.files import write_whole
+from surefoot.loops.common.final import definition, final_returns, sliding_mean, training_returns
 from surefoot.loops.common.run import Run
 
 POINTS = 300

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from forged import forge
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,16 +93,12 @@ def test_a_flipped_byte_in_the_log_of_actions_is_found(cut, place):
 
 def rewritten(run: Path, change) -> None:
     """The newest checkpoint with other tensors, its checksum made anew."""
-    import hashlib
-
     place = checkpoint.latest(run)
     assert place is not None
     state = load_file(place / "state.safetensors")
     change(state)
     save_file(state, place / "state.safetensors")
-    facts = json.loads((place / "meta.json").read_text())
-    facts["sha256"] = hashlib.sha256((place / "state.safetensors").read_bytes()).hexdigest()
-    (place / "meta.json").write_text(json.dumps(facts))
+    forge(place, sha256=hashlib.sha256((place / "state.safetensors").read_bytes()).hexdigest(), meta_sha256="")
 
 
 def test_a_run_of_an_older_version_is_resumed_without_comparison(cut):
@@ -112,8 +109,7 @@ def test_a_run_of_an_older_version_is_resumed_without_comparison(cut):
 def test_a_counter_that_was_changed_is_found(cut):
     place = checkpoint.latest(cut)
     assert place is not None
-    facts = json.loads((place / "meta.json").read_text())
-    (place / "meta.json").write_text(json.dumps(facts | {"logged": 32}))
+    forge(place, logged=32, meta_sha256="")
     with pytest.raises(UsageError, match="first 32 steps"):
         sf.resume(cut, env=Drifting)
 

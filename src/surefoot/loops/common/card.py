@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from surefoot.errors import printable
+from surefoot.loops.common.final import definition, final_returns
 from surefoot.loops.common.folder import Run
 
 
-def card(run: Run, facts: Mapping[str, Any], measured: str) -> str:
-    """The card of the agent of one seed, in Markdown; `measured` says what the steps and the return are."""
+def card(run: Run, facts: Mapping[str, Any], unit: str) -> str:
+    """The card of the agent of one seed, in Markdown; `unit` says what the steps are."""
     config = run.config_with("seeds", "steps", "versions")
-    returns = [r["return_mean"] for r in run.metrics() if r["seed"] == facts["seed"] and "return_mean" in r]
-    unit, _, meaning = measured.partition(", ")
-    final = f"{returns[-1]:.6g}" if returns else "none was logged"
+    rows = run.metrics()
+    value = final_returns(rows).get(facts["seed"], math.nan)
+    final = f"{value:.6g}" if math.isfinite(value) else "none, no episode ended"
     planned = "" if facts["steps"] >= config["steps"] else f" of {config['steps']:,} planned ({facts['ended']})"
     others = "" if len(config["seeds"]) == 1 else f", one of {len(config['seeds'])} of the run"
     packages = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
@@ -30,7 +32,7 @@ An agent that Surefoot trained.
 | environment | {env} |
 | training | {facts["steps"]:,} {unit}{planned} |
 | random seed | {facts["seed"]}{others} |
-| final return | {final}: {meaning}, as logged last in training |
+| final return | {final} ({definition(rows)}) |
 | versions | {packages} |
 
 The final return is that of the policy as it acted while it learned. To measure the agent: `surefoot evaluate {place}`.

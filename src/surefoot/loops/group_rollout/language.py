@@ -37,6 +37,7 @@ from surefoot.models.language.vllm_engine import VLLM
 WARMUP_EXAMPLES = 2**40  # where the numbers of those begin that a nano model is taught, far from those it learns from
 RATES = {"nano": 3e-4, "lora": 1e-5, "all": 1e-6}  # step sizes where none is given
 RUNNING = {"trust_remote_code", "attn_implementation", "experts_implementation", "quantization_config", "use_kernels"}
+PLAIN_ATTENTION = {"eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"}  # no code from a hub
 ENGINES: dict[str, Callable[[], Engine]] = {
     "own": lambda: generate,
     "transformers": lambda: continuous_batching,
@@ -234,7 +235,10 @@ def _check_recorded(env: Any, *, reward: Any = None, model_options: Any = None, 
     """Reward functions would be imported, and some options of models run code that comes with the weights."""
     for name in [] if reward is None else reward if isinstance(reward, list) else [reward]:
         check_named(name, "reward")
-    if running := sorted(RUNNING & set(model_options or ())):
+    options = dict(model_options or {})
+    if options.get("attn_implementation") in PLAIN_ATTENTION:
+        del options["attn_implementation"]
+    if running := sorted(RUNNING & set(options)):
         raise UsageError(
             f"model_options={model_options!r} is what the files of the run say, and {running[0]} can run code that "
             "comes with a model. What a folder says is not run: give model_options=… again, or say trust=True "

@@ -211,7 +211,8 @@ class LanguageLearner:
             raise UsageError(
                 f"{said} The run ends here, after patience={silent} such iterations; a larger one waits longer."
             )
-        warnings.warn(f"{said} The run ends after patience={self.patience} of them.", stacklevel=2)
+        ending = "" if self.patience is None else f" The run ends after patience={self.patience} of them."
+        warnings.warn(f"{said}{ending}", stacklevel=2)
 
     # --- learning ----------------------------------------------------------------------------------------------------
 

@@ -374,7 +374,7 @@ LOOP = Loop(
     described,
     _learner,
     single,
-    measured="steps, mean return of the last 100 episodes",
+    measured="steps",
     place_help="Gymnasium or EnvPool id, or module:factory.",
     options=EnvOptions,
     check_recorded=check_recorded,
