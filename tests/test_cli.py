@@ -212,7 +212,8 @@ def test_every_kind_of_flag_reaches_the_run(tmp_path, capsys):
     assert config["loggers"] == ["tensorboard"] and len(list((place / "tensorboard").rglob("*tfevents*"))) == 2
     asked = {"normalize_rewards": False, "clip_high": 0.4, "hidden": [8, 4], "target_kl": None, "activation": "relu"}
     assert {name: config["hyperparameters"][name] for name in asked} == asked
-    assert config["env"] == {"env": "surefoot/Constant-v0", "backend": "gymnasium", "env_kwargs": {}, "wrappers": []}
+    asked = {"env": "surefoot/Constant-v0", "backend": "gymnasium", "env_kwargs": {}, "wrappers": [], "device": "cpu"}
+    assert config["env"] == asked
     assert {(row["step"], row["seed"], row["evaluation_mean"]) for row in Run(place).metrics()} == {
         (32, 3, 1.0), (32, 4, 1.0), (64, 3, 1.0), (64, 4, 1.0)
     }  # fmt: skip

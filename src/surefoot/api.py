@@ -74,10 +74,10 @@ def train(
         checkpoint_every: steps between checkpoints; a tenth of the run if not given.
         time_limit: seconds after which the run ends with a checkpoint; signals do so too, and then end the script.
         hyperparameters: fields of the method; `objective`, a `PolicyObjective` in place of the method's own; and what
-            its kind needs besides: of environments `backend`, `env_kwargs`, `wrappers` (see `surefoot.envs.make`) and
-            `perturb` (a perturbation or its text, as for `stress`; ranges are drawn anew in every episode, and
-            evaluations play the environment itself), of language models the fields of
-            `surefoot.loops.group_rollout.language.LanguageOptions`.
+            its kind needs besides: `device` ("cpu", "cuda" or "auto"), where it learns; of environments `backend`,
+            `env_kwargs`, `wrappers` (see `surefoot.envs.make`) and `perturb` (a perturbation or its text, as for
+            `stress`; ranges are drawn anew in every episode, and evaluations play the environment itself); of language
+            models the fields of `surefoot.loops.group_rollout.language.LanguageOptions`.
     """
     options = _options(method, hyperparameters)
     made, slug = make_method(method, **hyperparameters)
@@ -153,7 +153,8 @@ def resume(
     `method`, `env` and `options` are needed only where the run was given something that its folder cannot name (a
     method outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python), or that it
     names as `module:name` and another process has not: nothing is imported or called that only a folder names, unless
-    `trust=True`. Callbacks are not saved and have to be given again. Raises `UsageError` where it cannot be resumed.
+    `trust=True`. On another `device` what follows is the same up to rounding. Callbacks are not saved and have to be
+    given again. Raises `UsageError` where it cannot be resumed.
     """
     found = Run(Path(run))
     config = runs.checked(found)
@@ -170,8 +171,9 @@ def resume(
     if unknown := sorted(set(options) - {*names}):
         raise UsageError(
             f"{unknown[0]} is not allowed: a run is resumed with the hyperparameters that it began with. Besides "
-            f"method, env, steps, callbacks and time_limit there are {', '.join(names) or 'no options'}."
+            f"method, env, steps, callbacks and time_limit there are {', '.join(names)}."
         )
+    build(_kind(method).options, options)  # which refuses what they do not allow
     remember(env, options.get("reward"))
     described = {**config["env"], **options}
     name = described.pop("env")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
+from surefoot.models.device import CPU, computing_on
 from surefoot.models.distributions import Distribution
 from surefoot.models.networks import ActorCritic
 
@@ -56,8 +57,8 @@ class Flat:
 
 
 def initial(make: Callable[[], nn.Module], generator: torch.Generator) -> Float[Tensor, "size"]:
-    """The flat parameters of a freshly made module, its initialisers fed from `generator` alone."""
-    with torch.random.fork_rng(devices=[]):
+    """The flat parameters, on the CPU, of a freshly made module, its initialisers fed from `generator` alone."""
+    with torch.random.fork_rng(devices=[]), computing_on(CPU):
         torch.set_rng_state(generator.get_state())
         return torch.cat([p.detach().reshape(-1) for p in make().parameters()])
 

@@ -34,7 +34,7 @@ def age(
     ended = torch.zeros_like(rewards, dtype=torch.bool) if valid is None else ~valid
     for flag in (terminated, truncated):
         ended = ended if flag is None else ended | flag
-    time = torch.arange(len(rewards)).view(-1, *[1] * (rewards.ndim - 1)).expand(rewards.shape)
+    time = torch.arange(len(rewards), device=rewards.device).view(-1, *[1] * (rewards.ndim - 1)).expand(rewards.shape)
     begins = torch.cat([torch.zeros_like(time[:1]), torch.where(ended[:-1], time[1:], torch.zeros_like(time[1:]))])
     return time - begins.cummax(0).values
 

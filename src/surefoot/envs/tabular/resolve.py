@@ -182,5 +182,5 @@ def digest(mdp: TabularMDP) -> str:
         for x in value if isinstance(value, Successors) else (value,):
             tensor = isinstance(x, Tensor)
             found.update(repr((one.name, tuple(x.shape) if tensor else x)).encode())
-            found.update(x.contiguous().numpy().tobytes() if tensor else b"")
+            found.update(x.cpu().contiguous().numpy().tobytes() if tensor else b"")
     return found.hexdigest()[:16]

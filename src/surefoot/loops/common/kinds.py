@@ -39,11 +39,6 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True)
-class NoOptions:
-    """Of a kind that needs to know nothing besides what it learns in."""
-
-
-@dataclass(frozen=True)
 class Loop:
     """How a kind of methods meets what it learns in.
 
@@ -61,9 +56,9 @@ class Loop:
     learner: Callable[..., Trainable]
     single: Callable[..., Any]
     measured: str
+    options: type
     place: str = "env"
     place_help: str = ""
-    options: type = NoOptions
     many_seeds: bool = True
     check_recorded: Callable[..., None] = lambda env, **options: None
 

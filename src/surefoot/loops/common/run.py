@@ -33,7 +33,7 @@ from surefoot.seeding import MAX_SEED, check_seed
 
 OF_A_START = ("id", "threads", "command", "versions")  # what may differ when the same run is started again
 # Options of how a run is computed, which may change on resuming.
-FREE = {"backend", "engine", "sharding", "patience", "step_timeout", "generation_batch"}
+FREE = {"backend", "device", "engine", "sharding", "patience", "step_timeout", "generation_batch"}
 MOST_SEEDS = 10_000  # that one run trains side by side
 PAYS_OFF = 6_000  # gradient steps from which compiling them takes less time than it saves (see benchmarks/)
 

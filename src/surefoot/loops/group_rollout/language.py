@@ -25,10 +25,11 @@ from surefoot.loops.group_rollout.learner import PATIENCE, LanguageLearner
 from surefoot.loops.group_rollout.lengths import check_task
 from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.loops.group_rollout.rewards import Judged, make_rewards
+from surefoot.models.device import chosen_device, device_option
 from surefoot.models.language.engines import continuous_batching
 from surefoot.models.language.generation import Engine, generate, in_pieces
 from surefoot.models.language.loading import check_options, load_model, whole_path, with_lora
-from surefoot.models.language.model import LanguageModel, chosen_device
+from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.nano import Nano, nano
 from surefoot.models.language.states import checkpoint_activations, checkpoints_activations
 from surefoot.models.language.text import TextSettings
@@ -54,9 +55,7 @@ class LanguageOptions:
     )
     lora: int | None = hyperparameter(None, low=1, help="LoRA rank; all weights are trained if not given.")
     dtype: str = hyperparameter("float32", choices=("float32", "bfloat16", "float16"), help="Data type of the weights.")
-    device: str = hyperparameter(
-        "auto", choices=("auto", "cpu", "cuda"), help="Device to train on; auto uses a GPU if there is one."
-    )
+    device: str = device_option("auto")
     gradient_checkpointing: bool = hyperparameter(
         False, help="Recompute activations in the backward pass: less memory, more time."
     )

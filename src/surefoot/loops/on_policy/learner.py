@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from surefoot.envs import env_seeds, make
 from surefoot.envs.names import check_recorded
@@ -34,6 +35,7 @@ from surefoot.models.agent import (
     normalized_shapes,
     normalized_since,
 )
+from surefoot.models.device import CPU, chosen_device, computing_on
 from surefoot.models.distributions import check_reach
 from surefoot.models.functional import Model, initial, over_seeds
 from surefoot.models.networks import ActorCritic, Observation
@@ -49,6 +51,8 @@ class Learner:
     `envs` holds `len(seeds) · method.num_envs` environments, those of a seed side by side. `compile="on"` fuses the
     gradient step into native code: the same numbers up to rounding, faster once it has compiled. "auto" goes on
     without, and warns, where that fails.
+
+    Policies act on the CPU. All else is computed on `device`, to which complete rollouts are moved.
     """
 
     def __init__(
@@ -60,23 +64,27 @@ class Learner:
         *,
         log: Path | None = None,
         compile: str = "off",
+        device: str = "cpu",
     ) -> None:
+        self.device = torch.device(device)
         self.method, self.seeds, self.num_seeds, self.total_steps = method, list(seeds), len(seeds), total_steps
         self.observation_space, self.action_space = envs.single_observation_space, envs.single_action_space
         self.network = method.network()
         check_reach(self.action_space, self.network.squash, self.network.log_std_init)
         self.model = Model(self._module())
-        self.vector = torch.stack([initial(self._module, torch_stream(s, "weights")) for s in self.seeds])
-        self.adam = Adam.start(self.vector)
+        weights = torch.stack([initial(self._module, torch_stream(s, "weights")) for s in self.seeds])
+        self.vector = weights.to(self.device)
         one = method.extra_state(self.model)
-        self.extra = {name: torch.stack([x] * self.num_seeds) for name, x in one.items()}
-        self.moments = {
-            key: Moments.start(self.num_seeds, width)
-            for key, width in normalized_keys(self.observation_space).items()
-            if method.normalize_observations
-        }
-        self.reward_moments = Moments.start(self.num_seeds, 1)
-        self.discounted = torch.zeros(self.num_seeds, method.num_envs)
+        self.extra = {name: torch.stack([x.to(self.device)] * self.num_seeds) for name, x in one.items()}
+        with computing_on(self.device):
+            self.adam = Adam.start(self.vector)
+            self.moments = {
+                key: Moments.start(self.num_seeds, width)
+                for key, width in normalized_keys(self.observation_space).items()
+                if method.normalize_observations
+            }
+            self.reward_moments = Moments.start(self.num_seeds, 1)
+            self.discounted = torch.zeros(self.num_seeds, method.num_envs)
         self.core_state = torch.zeros(self.num_seeds, method.num_envs, self.model.module.state_size)
         self.episodes = Episodes(self.num_seeds, method.num_envs)
         self.iteration = 0
@@ -107,8 +115,9 @@ class Learner:
 
     def iterate(self) -> list[dict[str, float]]:
         """Collect and update once; one row of metrics a seed."""
-        self.lr_tensor = torch.tensor(self.lr)
-        metrics = self.method.iterate(self)
+        with computing_on(self.device):
+            self.lr_tensor = torch.tensor(self.lr)
+            metrics = self.method.iterate(self)
         self.iteration += 1
         rows = [dict(row) for row in self.episode_rows]
         for name, values in metrics.items():
@@ -116,13 +125,15 @@ class Learner:
                 row[name] = value
         return rows
 
+    @computing_on(CPU)
     def collect(self, vectors: Tensor, num_steps: int | None = None) -> Rollout:
-        """Act with the given weights `[seeds, size]` for `num_steps` steps; the rollout is `[time, seeds, envs]`."""
+        """Act with the given weights `[seeds, size]` for `num_steps` steps; the rollout `[time, seeds, envs]` is on the
+        learner's device."""
         steps, envs, distribution = num_steps or self.method.num_steps, self.method.num_envs, self.model.distribution
         streams = [torch_stream(seed, "actions", self.collector.logged) for seed in self.seeds]
         noise = torch.stack([distribution.noise((steps, envs), g) for g in streams], 1)
-        self._acting, self.first_state = vectors, self.core_state
-        early = vectors, self.scales()
+        self._acting, self.first_state = vectors, self.core_state.to(self.device)
+        early = tree_map(Tensor.cpu, (vectors, self.scales()))
         if self._policy is None:
             anywhere = torch.ones(self.num_seeds * envs, dtype=torch.bool)
             late = tensors(self.collector.observation), noise[0], anywhere, self.core_state
@@ -143,7 +154,7 @@ class Learner:
         ended = rollout.terminated | rollout.truncated
         rows = self.episodes.add(rollout.reward, ended, rollout.truncated, rollout.valid)
         self.episode_rows = [row | own for row, own in zip(rows, self.collector.figures(self.num_seeds), strict=True)]
-        return rollout
+        return tree_map(lambda x: x.to(self.device), rollout)
 
     def _per_seed(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (self.num_seeds, self.method.num_envs))
@@ -290,7 +301,7 @@ class Learner:
             "replay/sums": self.collector.seen.sums(),
             **self.episodes.state(),
         }
-        return {name: x.detach().contiguous().clone() for name, x in parts.items()}
+        return {name: x.detach().cpu().contiguous().clone() for name, x in parts.items()}
 
     def load(self, state: Mapping[str, Tensor], iteration: int, logged: int) -> None:
         """Take over a saved state and play the environments forward to where they stood.
@@ -310,13 +321,14 @@ class Learner:
                 f"the checkpoint does not fit this method, network or number of seeds: {', '.join(wrong)} differ. "
                 "Resume with the configuration that the run's config.json holds."
             )
-        self.vector = state["weights"].clone()
-        self.adam = Adam(*(state[f"adam/{k}"].clone() for k in Adam._fields))
-        self.extra = {k: state[f"extra/{k}"].clone() for k in self.extra}
+        here = {name: x.to(self.device, copy=True) for name, x in state.items()}
+        self.vector = here["weights"]
+        self.adam = Adam(*(here[f"adam/{k}"] for k in Adam._fields))
+        self.extra = {k: here[f"extra/{k}"] for k in self.extra}
         for key in self.moments:
-            self.moments[key] = Moments(*(state[f"observations/{key}/{k}"].clone() for k in Moments._fields))
-        self.reward_moments = Moments(*(state[f"rewards/{k}"].clone() for k in Moments._fields))
-        self.discounted, self.core_state = state["rewards/discounted"].clone(), state["core_state"].clone()
+            self.moments[key] = Moments(*(here[f"observations/{key}/{k}"] for k in Moments._fields))
+        self.reward_moments = Moments(*(here[f"rewards/{k}"] for k in Moments._fields))
+        self.discounted, self.core_state = here["rewards/discounted"], state["core_state"].clone()
         self.episodes.load(state)
         self.iteration = iteration
         self.collector.replay(logged, sums)
@@ -337,9 +349,9 @@ class Learner:
 
     def agent(self, index: int = 0, **facts: Any) -> Agent:
         """The policy of one seed as it stands."""
-        scales = {key: (mean[index, 0], inverse[index, 0]) for key, (mean, inverse) in self.scales().items()}
-        vector = self.vector[index][self.model.mask(lambda name: not name.startswith("multipliers."))]
-        return Agent(self.network, self.observation_space, self.action_space, vector, scales, facts)
+        scales = {key: tuple(x[index, 0].cpu() for x in pair) for key, pair in self.scales().items()}
+        vector = self.vector[index].cpu()[self.model.mask(lambda name: not name.startswith("multipliers."))]
+        return Agent(self.network, self.observation_space, self.action_space, vector, scales, facts)  # type: ignore[arg-type]
 
 
 # --- how a run meets its environments --------------------------------------------------------------------------------
@@ -353,9 +365,15 @@ def _learner(
     *,
     compile: str = "off",
     log: Path | None = None,
+    device: str = "cpu",
     **options: Any,
 ) -> Learner:
     """`options` are those of `EnvOptions`. Each seed's environments are those it has alone."""
+    device = chosen_device(device)
+    if device != "cpu" and compile == "on":
+        raise UsageError(
+            f"compile='on' is not allowed with device={device!r}: what is compiled runs on the CPU. Leave compile out."
+        )
     env, options = under(env, **options)
     each = [s for seed in seeds for s in env_seeds(seed, method.num_envs)]
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -364,7 +382,8 @@ def _learner(
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, masked)
     try:
-        return Learner(method, envs, seeds, steps, log=log, compile=compile)
+        compile = compile if device == "cpu" else "off"
+        return Learner(method, envs, seeds, steps, log=log, compile=compile, device=device)
     except BaseException:
         envs.close()
         raise

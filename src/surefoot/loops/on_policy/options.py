@@ -1,4 +1,4 @@
-"""What a run is told of its environments, and how it writes that down."""
+"""What a run is told of its environments and its device, and how it writes that down."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from surefoot.envs.make import PATIENCE
 from surefoot.envs.names import check_origin
 from surefoot.envs.perturbed import under
 from surefoot.hyperparameters import check, hyperparameter
+from surefoot.models.device import chosen_device, device_option
 from surefoot.perturbations import Perturbation
 
 
-def described(env: Any, *, perturb: str | None = None, **options: Any) -> dict[str, Any]:
-    """What `envs.describe` says of the environment and the options, without what the method and the run say."""
+def described(env: Any, *, perturb: str | None = None, device: str = "cpu", **options: Any) -> dict[str, Any]:
+    """What `envs.describe` says of the environment and the options, without what the method and the run say, and the
+    device."""
     _, chosen = under(env, perturb, **options)
     description = describe(env, **{**options, "backend": chosen["backend"]})
-    description |= {} if perturb is None else {"perturb": perturb}
+    description |= {"device": device} if perturb is None else {"device": device, "perturb": perturb}
     return {name: value for name, value in description.items() if name not in ("num_envs", "seed")}
 
 
@@ -33,13 +35,14 @@ def single(
 
 @dataclass(frozen=True)
 class EnvOptions:
-    """What `envs.make` is told besides the environment."""
+    """What `envs.make` is told besides the environment, and where the method learns."""
 
     backend: str = hyperparameter(
         "auto", choices=("auto", "gymnasium", "process", "envpool"), help="Backend that steps the environments."
     )
     env_kwargs: Any = None
     wrappers: Any = ()
+    device: str = device_option("cpu")
     perturb: str | None = hyperparameter(
         None,
         help="Perturbation to train under, as for stress: observation-noise:0.1; a range such as 0..0.2 is drawn from "
@@ -53,3 +56,4 @@ class EnvOptions:
         if isinstance(self.perturb, Perturbation):
             object.__setattr__(self, "perturb", str(self.perturb))
         check(self)
+        chosen_device(self.device)

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from surefoot.errors import UsageError, message_of
-from surefoot.models.language.model import BASE, LOOK, OPENED, LanguageModel, chosen_device, refuse_virtual_tokens
+from surefoot.models.device import chosen_device
+from surefoot.models.language.model import BASE, LOOK, OPENED, LanguageModel, refuse_virtual_tokens
 from surefoot.models.language.text import TextSettings
 
 EXTRA = 'pip install "surefoot[language]"'

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from surefoot.errors import UsageError
+from surefoot.models.device import chosen_device
 from surefoot.models.language import text
 from surefoot.models.language.critic import Critic
 from surefoot.models.language.head import logits_of, token_log_probs
@@ -305,15 +306,3 @@ def _idle(network: Any) -> bool:
     """Whether an adapter changes nothing: the second of its two factors is 0, as in a fresh one."""
     second = [w for name, w in network.named_parameters() if "lora_B" in name]
     return bool(second) and not any(bool(w.any()) for w in second)
-
-
-def chosen_device(name: str) -> str:
-    """`cpu` or `cuda`; `auto` is a GPU where there is one.
-
-    Raises:
-        UsageError: there is no GPU that could be used.
-    """
-    found = torch.cuda.is_available()
-    if name == "cuda" and not found:
-        raise UsageError("device='cuda' is not allowed: PyTorch sees no GPU here; use device='auto' or 'cpu'.")
-    return ("cuda" if found else "cpu") if name == "auto" else name

@@ -33,6 +33,7 @@ from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.on_policy.method import Batch
 from surefoot.methods.control.gradient_subspaces.subspaces import Report, analyse, fresh_batches, refuse_shared
 from surefoot.methods.control.ppo import PPO
+from surefoot.models.device import computing_on
 from surefoot.models.functional import Model
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ class Subspaces:
         if learner.iteration % self.every:
             return
         data, estimation = fresh_batches(learner, self.env, self.steps, **self.options)
-        reports = analyse(learner, data, estimation, max(self.subspaces))
+        with computing_on(learner.device):
+            reports = analyse(learner, data, estimation, max(self.subspaces))
         for row, found in zip(rows, named(reports, self.subspaces, self.previous), strict=True):
             row.update(found)
         self.previous = [{name: report.basis for name, report in seed.items()} for seed in reports]

@@ -26,6 +26,7 @@ from surefoot.errors import UsageError
 from surefoot.loops.common.run import make_learner
 from surefoot.loops.on_policy.method import Batch, OnPolicy, pick, take
 from surefoot.loops.on_policy.trust_region import hessian_product
+from surefoot.models.device import computing_on
 from surefoot.models.functional import Model
 from surefoot.objectives.advantages import standardize
 from surefoot.seeding import derive, numpy_stream, torch_stream
@@ -71,18 +72,18 @@ def top_eigenpairs(
         raise UsageError(f"vector has dtype {vector.dtype}; eigenvectors need torch.float64, here and in the batch.")
     product = hessian_product(loss, vector)
     start = numpy_stream(0, "lanczos").standard_normal(size)
+
+    def matvec(x: np.ndarray) -> np.ndarray:
+        return product(torch.from_numpy(x.reshape(-1).copy()).to(vector.device)).cpu().numpy()
+
     if 2 * k >= size:
         values, vectors = torch.linalg.eigh(torch.stack([product(row) for row in torch.eye(size, dtype=vector.dtype)]))
-    elif not product(torch.from_numpy(start)).any():  # no curvature at all, from which Lanczos' method cannot start
+    elif not matvec(start).any():  # no curvature at all, from which Lanczos' method cannot start
         values, vectors = torch.zeros(k, dtype=vector.dtype), torch.eye(size, k, dtype=vector.dtype)
     else:
-
-        def matvec(x: np.ndarray) -> np.ndarray:
-            return product(torch.from_numpy(x.reshape(-1).copy())).numpy()
-
         operator = LinearOperator((size, size), matvec, dtype=np.float64)  # type: ignore[call-arg]
         found = eigsh(operator, k, which="LA", v0=start, tol=tolerance, maxiter=iterations)  # type: ignore[arg-type]
-        values, vectors = (torch.from_numpy(x.copy()) for x in found)
+        values, vectors = (torch.from_numpy(x.copy()).to(vector.device) for x in found)
     order = values.argsort(descending=True)[:k]
     return values[order], vectors[:, order]
 
@@ -99,8 +100,8 @@ def subspace_fraction(
     gradient: Float[Tensor, "... size"], basis: Float[Tensor, "size k"], ks: Sequence[int]
 ) -> Float[Tensor, "... {len(ks)}"]:
     """The share of the squared gradient in the span of the first k columns, for every k; NaN for a zero gradient."""
-    inside = (gradient @ basis).square().cumsum(-1)[..., [k - 1 for k in ks]]
-    return inside / gradient.square().sum(-1, keepdim=True)
+    inside = (gradient @ basis).square().cumsum(-1)
+    return torch.stack([inside[..., k - 1] for k in ks], -1) / gradient.square().sum(-1, keepdim=True)
 
 
 def overlap(first: Float[Tensor, "size k"], second: Float[Tensor, "size k"]) -> Float[Tensor, ""]:
@@ -270,12 +271,13 @@ def fresh_batches(learner: Learner, env: Any, steps: int, **options: Any) -> tup
     if isinstance(env, VectorEnv):
         raise UsageError(f"env={env!r} is a ready vector environment; give its id or a factory, to be made anew.")
     method, seeds = learner.method, [derive(seed, "subspaces", learner.iteration) for seed in learner.seeds]
-    probe = make_learner(method, env, seeds, steps, **options)
+    probe = make_learner(method, env, seeds, steps, device=learner.device.type, **options)
     try:
-        probe.moments, probe.reward_moments = dict(learner.moments), learner.reward_moments
-        data = probe.estimate(probe.collect(learner.vector, -(-steps // method.num_envs)))
-        probe.moments, probe.reward_moments = dict(learner.moments), learner.reward_moments
-        probe.iteration += 1  # other action noise
-        return data, probe.estimate(probe.collect(learner.vector))
+        with computing_on(learner.device):
+            probe.moments, probe.reward_moments = dict(learner.moments), learner.reward_moments
+            data = probe.estimate(probe.collect(learner.vector, -(-steps // method.num_envs)))
+            probe.moments, probe.reward_moments = dict(learner.moments), learner.reward_moments
+            probe.iteration += 1  # other action noise
+            return data, probe.estimate(probe.collect(learner.vector))
     finally:
         probe.collector.close()

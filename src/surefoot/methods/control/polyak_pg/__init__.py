@@ -139,7 +139,8 @@ class PolyakPG(OnPolicy):
     def iterate_twins(self, learner: Learner) -> dict[str, Tensor]:
         """Both policies act; the worse one moves toward the value of the better one."""
         if learner.iteration == 0:
-            learner.extra["twin"] = torch.stack([self.second_start(learner, seed) for seed in learner.seeds])
+            starts = torch.stack([self.second_start(learner, seed) for seed in learner.seeds])
+            learner.extra["twin"] = starts.to(learner.device)
         second, _ = self.look(learner, learner.extra["twin"], self.num_steps // 2)
         first, about = self.look(learner, learner.vector, self.num_steps // 2)
         moved = twin_step(first, second, self.c, self.cap)

@@ -48,7 +48,7 @@ class Levels:
 
     def draw(self, nominal: Tensor, stream: np.random.Generator) -> Draws:
         """Samples of each of the rows `[..., n]`, each with a level of its own."""
-        rows = (nominal / nominal.sum(-1, keepdim=True)).numpy()
+        rows = (nominal / nominal.sum(-1, keepdim=True)).cpu().numpy()
         level = np.minimum(stream.geometric(self.psi, rows.shape[:-1]) - 1, self.cap)
         half = 1 << level
         even, odd = (stream.multinomial(half, rows) for _ in range(2))
@@ -57,7 +57,7 @@ class Levels:
         laws = np.stack([one, *(x / half[..., None] for x in ((even + odd) / 2, even, odd))])
         weight = 1 / self.probability(level)
         weights = np.stack([np.ones_like(weight), weight, -weight / 2, -weight / 2])
-        return Draws(*map(torch.from_numpy, (laws, weights, 2 * half)))
+        return Draws(*(torch.from_numpy(x).to(nominal.device) for x in (laws, weights, 2 * half)))
 
 
 def worst(values: Tensor, draws: Draws, ambiguity: Ambiguity) -> Tensor:
