@@ -92,7 +92,7 @@ def test_a_run_is_a_folder_that_says_what_was_asked(trained):
 
 def test_nothing_is_pickled(trained):
     for path in trained.path.rglob("*"):
-        assert path.suffix in ("", ".json", ".jsonl", ".bin", ".safetensors"), path
+        assert path.suffix in ("", ".json", ".jsonl", ".bin", ".safetensors", ".md"), path
 
 
 def test_a_method_may_be_a_slug_or_an_instance(tmp_path, trained):
@@ -359,7 +359,7 @@ def test_a_long_perturbation_has_a_short_file(trained):
 def test_a_run_in_what_envpool_alone_has_is_evaluated_and_stressed(tmp_path):
     settings = {"num_envs": 2, "num_steps": 8, "minibatch_size": 16, "epochs": 1, "loggers": ()}
     run = sf.train("ppo", "Catch-v0", 32, run_dir=tmp_path / "run", evaluate_every=16, **settings)
-    assert run.config["env"]["backend"] == "envpool" and run.metrics()[-1]["evaluation_mean"] in (-1, 0, 1)
+    assert run.config["env"]["backend"] == "envpool" and run.metrics()[-1]["evaluation_mean"] in np.arange(-10, 11) / 10
     assert set(sf.evaluate(run.path, episodes=3)["returns"]) <= {-1.0, 0.0, 1.0}
     assert sf.stress(run.path, perturb="action-delay:0..1", episodes=2, points=2).returns.shape == (2, 2)
 
@@ -387,12 +387,34 @@ def test_a_run_goes_on_only_with_the_options_that_it_began_with(tmp_path):
         UsageError, match=r"env_kwargs=\{'pay': 7.0\} is not what this run began with, \{\}; leave it out"
     ):
         sf.resume(run.path, env_kwargs={"pay": 7.0})
-    for name in ("learning_rate", "steps"):
-        with pytest.raises(
-            UsageError, match=f"{name} is not allowed: a run goes on with .* backend, env_kwargs, wrappers"
-        ):
-            sf.resume(run.path, **{name: 1.0})
+    with pytest.raises(
+        UsageError, match="learning_rate is not allowed: a run is resumed with .* backend, env_kwargs, wrappers"
+    ):
+        sf.resume(run.path, learning_rate=1.0)
+    for steps in (1.0, 255, -1, "many", True):
+        with pytest.raises(UsageError, match="steps=.* is not allowed"):
+            sf.resume(run.path, steps=steps)
     assert sf.resume(run.path, env_kwargs={}, wrappers=()).finished
+
+
+def test_a_longer_run_is_the_one_that_was_begun_longer(tmp_path, trained):
+    run = sf.train("ppo", "CartPole-v1", 128, seed=4, run_dir=tmp_path / "run", **SETTINGS)
+    longer = sf.resume(run.path, steps=256.0)
+    assert longer.finished and longer.config["steps"] == 256 and rows(longer) == rows(trained)
+    assert np.array_equal(sf.load(longer.path).vector, sf.load(trained.path).vector)
+    falling = sf.train("ppo", "CartPole-v1", 64, run_dir=tmp_path / "falling", anneal=True, **SETTINGS)
+    with pytest.raises(UsageError, match="steps=128 is not allowed: with anneal=True the learning rate falls to 0"):
+        sf.resume(falling.path, steps=128)
+
+
+def test_the_card_of_an_agent_says_what_it_is(tmp_path):
+    run = sf.train("ppo", "CartPole-v1", 128, seed=4, num_seeds=2, run_dir=tmp_path / "run", **SETTINGS)
+    last = [row["return_mean"] for row in run.metrics() if row["seed"] == 5][-1]
+    card = (run.path / "agent" / "seed-5" / "README.md").read_text()
+    wanted = ("# ppo on CartPole-v1", "| training | 128 steps |", "| random seed | 5, one of 2 of the run |")
+    wanted += (f"| final return | {last:.6g}: mean return of the last 100 episodes", f"torch {torch.__version__}")
+    for words in (*wanted, f"agent = sf.load({str(run.path)!r}, seed=5)"):
+        assert words in card
 
 
 def test_stress_elsewhere_is_kept_beside_that_of_the_run_and_named(trained):

@@ -129,6 +129,12 @@ ASKED = {
     "no steps": (["ppo", "--env", "CartPole-v1", "--steps", "0"], "steps=0 is not allowed; it must be a whole number"),
     "not a divisor": (["ppo", "--env", "CartPole-v1", "--minibatch-size", "60"], "use a divisor such as 64"),
     "no threads": (["ppo", "--env", "CartPole-v1", "--threads", "0"], "threads=0 is not allowed"),
+    "threads": (["ppo", "--env", "CartPole-v1", "--threads", "1e18"], "threads=1000000000000000000 is not allowed"),
+    "environments": (["ppo", "--env", "CartPole-v1", "--num-envs", "1e18"], "num_envs=1000000000000000000 is not"),
+    "batch": (["ppo", "--env", "CartPole-v1", "--num-steps", "1e18"], "num_steps=1000000000000000000 is not allowed"),
+    "width": (["ppo", "--env", "CartPole-v1", "--hidden", "1e12"], "hidden=(1000000000000,) is not allowed"),
+    "horizon": (["dynamic-pg", "--env", "garnet:4,2,2,horizon=1000000000"], "horizon=1000000000 is not allowed"),
+    "many seeds": (["ppo", "--env", "CartPole-v1", "--num-seeds", "1e18"], "num_seeds=1000000000000000000 is not"),
     "no seeds": (["ppo", "--env", "CartPole-v1", "--num-seeds", "0"], "num_seeds=0 is not allowed"),
     "interval": (["ppo", "--env", "CartPole-v1", "--checkpoint-every", "-1"], "checkpoint_every=-1 is not allowed"),
     "time": (["ppo", "--env", "CartPole-v1", "--time-limit", "0"], "time_limit=0.0 is not allowed"),
@@ -219,11 +225,11 @@ def broken_off(run, kind, words, **options):
     """Train until it breaks; the message says what is kept, and that is there."""
     with pytest.raises(kind, match=words) as raised:
         sf.train("ppo", Fragile, 32 * 6, run_dir=run, **{**SETTINGS, "checkpoint_every": 32, **options})
-    last = checkpoint.latest(run)
-    assert f"Nothing up to the checkpoint {last} is lost; go on from there with: surefoot train --resume" in str(
-        raised.value
-    )
-    assert "\n" not in str(raised.value)
+    last, told = checkpoint.latest(run), str(raised.value)
+    died = "worker process" in told and "process of the environments died" in told
+    assert f"Nothing up to the checkpoint {last} is lost" in told if died else f"The last checkpoint is {last}." in told
+    assert ("--resume" in told) == (kind is EnvError)  # what was not finite would not be finite again
+    assert "\n" not in told
     _, facts = checkpoint.read(last)
     return facts["iteration"]
 
@@ -257,7 +263,7 @@ def test_the_very_first_observation_is_looked_at(faults, tmp_path, monkeypatch):
 def test_a_run_that_is_there_is_not_written_over(capsys, runs):
     before = {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
     words = refused(capsys, "train", "ppo", "--env", "CartPole-v1", "--run-dir", str(runs / "ppo"))
-    assert f"exists and is not empty. Go on with that run by `surefoot train --resume {runs / 'ppo'}`" in words
+    assert f"exists and is not empty. Resume the run in it by `surefoot train --resume {runs / 'ppo'}`" in words
     assert before == {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
 
 
@@ -417,8 +423,8 @@ def test_a_checkpoint_of_another_method(runs, capsys):
     shutil.copytree(runs / "spo" / "checkpoints", runs / "ppo" / "checkpoints")
     before = {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
     words = refused(capsys, "train", "--resume", str(runs / "ppo"))
-    assert "00000003 is not a checkpoint of this run: it was written for {'method': 'spo'}" in words
-    assert "config.json says {'method': 'ppo'}. Put the files of the run back as they were, or start" in words
+    assert "00000003 is not a checkpoint of this run: it was written for method='spo'" in words
+    assert "config.json says method='ppo'. Put the files of the run back as they were, or start" in words
     assert before == {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
 
 
@@ -429,25 +435,32 @@ def test_a_checkpoint_of_another_method(runs, capsys):
 def test_a_checkpoint_of_another_run(runs, entry, value):
     config = json.loads((runs / "ppo" / "config.json").read_text())
     (runs / "ppo" / "config.json").write_text(json.dumps({**config, entry: value}))
-    with pytest.raises(UsageError, match=f"not a checkpoint of this run: it was written for {{'{entry}'"):
+    with pytest.raises(UsageError, match=f"not a checkpoint of this run: it was written for {entry}="):
         sf.resume(runs / "ppo")
 
 
 def forge(place, **changes):
     facts = json.loads((place / "meta.json").read_text())
     facts = {k: v for k, v in {**facts, **changes}.items() if v is not None}
+    if facts.get("meta_sha256") == "":
+        del facts["meta_sha256"]
+        facts["meta_sha256"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     (place / "meta.json").write_text(json.dumps(facts))
 
 
-def test_a_checkpoint_without_its_checksum_or_counters(runs):
-    last = checkpoint.latest(runs / "ppo")
-    forge(last, sha256=None)
-    with pytest.raises(UsageError, match=r"state.safetensors is damaged: .*checksum.*resume from .*00000002"):
+@pytest.mark.parametrize("entry", ["sha256", "meta_sha256", "iteration", "logged", "seeds"])
+def test_a_checkpoint_without_its_checksum_or_counters_is_passed_over(runs, entry):
+    forge(checkpoint.latest(runs / "ppo"), **{entry: None})
+    with pytest.warns(UserWarning, match=f"meta.json is damaged: it lacks {entry}.* resumed from .*00000002"):
         sf.resume(runs / "ppo")
-    for counter in ("iteration", "logged"):
-        forge(checkpoint.latest(runs / "spo"), **{counter: None})
-        with pytest.raises(UsageError, match=f"meta.json lacks .*{counter}"):
-            sf.resume(runs / "spo")
+
+
+@pytest.mark.parametrize("change", [{"iteration": 10**6}, {"iteration": -1}, {"iteration": "3"}, {"logged": 3}])
+def test_a_checkpoint_with_other_counters_is_passed_over(runs, change):
+    forge(checkpoint.latest(runs / "ppo"), **change)
+    with pytest.warns(UserWarning, match="meta.json is damaged: its checksum is not the recorded one"):
+        sf.resume(runs / "ppo")
+    assert rows(runs / "ppo")[-1]["iteration"] == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04K\x01.", b"PK\x03\x04", b"x" * 100])
@@ -455,8 +468,8 @@ def test_a_checkpoint_of_another_kind_even_with_its_checksum(runs, content):
     """What pickle and other formats begin with is neither loaded nor run."""
     last = checkpoint.latest(runs / "ppo")
     (last / "state.safetensors").write_bytes(content)
-    forge(last, sha256=hashlib.sha256(content).hexdigest())
-    with pytest.raises(UsageError, match=r"state.safetensors is damaged: .*remove it to resume from"):
+    forge(last, sha256=hashlib.sha256(content).hexdigest(), meta_sha256="")
+    with pytest.warns(UserWarning, match=r"00000003/.* is damaged: .*resumed from .*00000002"):
         sf.resume(runs / "ppo")
 
 
@@ -465,6 +478,51 @@ def test_a_config_that_lacks_something(runs, entry, capsys):
     path = runs / "ppo" / "config.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != entry}))
     assert f"config.json lacks {entry}; put it back" in refused(capsys, "train", "--resume", str(runs / "ppo"))
+
+
+EDITED = {
+    "a hyperparameter": ({"hyperparameters": {"learning_rate": 0.5}}, "was written with learning_rate=0.0003, config"),
+    "one out of range": ({"hyperparameters": {"gamma": 1.5}}, "gamma=1.5 is not allowed"),
+    "one of another type": ({"hyperparameters": {"epochs": "1"}}, "epochs='1' is not allowed"),
+    "one unknown": ({"hyperparameters": {"evil": 1}}, "no hyperparameter 'evil'"),
+    "a part": ({"hyperparameters": {"parts": {"advantage": {"part": []}}}}, "advantage part [] is unknown"),
+    "no hyperparameters": ({"hyperparameters": []}, "hyperparameters=[] is not allowed"),
+    "steps": ({"steps": -1}, "steps=-1 is not allowed"),
+    "steps as text": ({"steps": "1e6"}, "steps='1e6' is not allowed"),
+    "no steps": ({"steps": None}, "steps=None is not allowed"),
+    "compile": ({"compile": "evil"}, "compile='evil' is not allowed"),
+    "checkpoints": ({"checkpoint_every": 0}, "checkpoint_every=0 is not allowed"),
+    "evaluations": ({"evaluate_every": "x"}, "evaluate_every='x' is not allowed"),
+    "threads": ({"threads": 0}, "threads=0 is not allowed"),
+    "many threads": ({"threads": 10**6}, "threads=1000000 is not allowed"),
+    "seeds": ({"seeds": [0, 0]}, "seeds=[0, 0] is not allowed"),
+    "environment": ({"env": []}, "env=[] is not allowed"),
+    "method": ({"method": {}}, "method={} is not allowed"),
+    "loggers": ({"loggers": [1]}, "loggers=[1] is not allowed"),
+    "a name that steers the terminal": ({"method": "\x1b[2Jppo"}, r"trained with '\x1b[2Jppo'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", EDITED)
+def test_a_config_that_was_edited_is_checked_as_what_is_asked_for(case, runs, capsys):
+    changes, words = EDITED[case]
+    path = runs / "ppo" / "config.json"
+    config = json.loads(path.read_text())
+    for name, value in changes.items():
+        config[name] = {**config[name], **value} if isinstance(value, dict) and value else value
+    path.write_text(json.dumps(config))
+    before = {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
+    assert words in refused(capsys, "train", "--resume", str(runs / "ppo"))
+    assert before == {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
+
+
+def test_names_from_files_do_not_steer_the_terminal(runs, capsys):
+    path = runs / "ppo" / "agent" / "agent.json"
+    about = json.loads(path.read_text())
+    about["env"]["env"] = "Cart\x1b[2JPole\x9b1;31m\u202e"
+    path.write_text(json.dumps(about))
+    words = refused(capsys, "evaluate", str(runs / "ppo"))
+    assert "Cart" in words and not {"\x1b", "\x9b", "\u202e"} & {*words}
 
 
 @pytest.mark.parametrize("command", ["evaluate", "stress", "report"])

@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING, Any
 from surefoot import catalogue
 from surefoot.configure import make_method
 from surefoot.envs import make_single
+from surefoot.envs.names import remember
 from surefoot.errors import UsageError
 from surefoot.evaluate.periodic import evaluations, keep, seeds_in, spoken
+from surefoot.evaluate.player import load, player_of, refuse_language
+from surefoot.evaluate.summary import exact_figures, summed_up
 from surefoot.hyperparameters import build
 from surefoot.loops.common import run as runs
-from surefoot.loops.common.kinds import Loop, Method, loop
+from surefoot.loops.common.kinds import Loop, Method, check_trust, loop
+from surefoot.loops.common.lock import evaluation
 from surefoot.loops.common.run import Run
 from surefoot.loops.common.train import Callback
-from surefoot.models.saved import holds_agent, load_agent
+from surefoot.models.saved import holds_agent
 
 if TYPE_CHECKING:
     from surefoot.evaluate.compare import Comparison
@@ -68,14 +72,17 @@ def train(
         evaluate_every: every so many steps, play `evaluate_episodes` deterministic episodes; their mean return is
             `evaluation_mean` in the metrics.
         checkpoint_every: steps between checkpoints; a tenth of the run if not given.
-        time_limit: seconds after which the run ends, with a checkpoint.
+        time_limit: seconds after which the run ends with a checkpoint; signals do so too, and then end the script.
         hyperparameters: fields of the method; `objective`, a `PolicyObjective` in place of the method's own; and what
-            its kind needs besides: of environments `backend`, `env_kwargs` and `wrappers` (see `surefoot.envs.make`),
-            of language models the fields of `surefoot.loops.group_rollout.language.LanguageOptions`.
+            its kind needs besides: of environments `backend`, `env_kwargs`, `wrappers` (see `surefoot.envs.make`) and
+            `perturb` (a perturbation or its text, as for `stress`; ranges are drawn anew in every episode, and
+            evaluations play the environment itself), of language models the fields of
+            `surefoot.loops.group_rollout.language.LanguageOptions`.
     """
     options = _options(method, hyperparameters)
     made, slug = make_method(method, **hyperparameters)
     env = _place(made, env=env, task=task, data=data)
+    remember(env, options.get("reward"))
     settings = runs.Settings(
         steps=_steps(steps),
         compile=compile,
@@ -85,19 +92,10 @@ def train(
         checkpoint_every=_steps(checkpoint_every),
         time_limit=time_limit,
     )
-    return runs.start(
-        made,
-        slug,
-        env,
-        settings,
-        seeds=runs.seeds_from(seed, num_seeds),
-        run_dir=run_dir,
-        callbacks=[
-            *evaluations(made, env, options, settings.evaluate_every, settings.evaluate_episodes),
-            *_several(callbacks),
-        ],
-        env_options=options,
-    )
+    own = evaluations(made, env, options, settings.evaluate_every, settings.evaluate_episodes)
+    every, seeds = [*own, *_several(callbacks)], runs.seeds_from(seed, num_seeds)
+    run = runs.start(made, slug, env, settings, seeds=seeds, run_dir=run_dir, callbacks=every, env_options=options)
+    return summed_up(run, made, env)
 
 
 def _several(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
@@ -131,6 +129,8 @@ def _option_names(method: str | Method) -> list[str]:
 def _place(method: Method, **given: Any) -> Any:
     """What to learn in, by whichever name it was given."""
     found = {name: x for name, x in given.items() if x is not None}
+    if not found and (default := getattr(method, "default_env", None)) is not None:
+        return default
     if len(found) != 1:
         wanted = loop(method.loop).place
         raise UsageError(f"give {wanted}=… to say what {type(method).__name__} learns in; given are {sorted(found)}.")
@@ -142,20 +142,21 @@ def resume(
     *,
     method: Method | None = None,
     env: Any = None,
+    steps: int | None = None,
     callbacks: Callback | Sequence[Callback] = (),
     time_limit: float | None = None,
+    trust: bool = False,
     **options: Any,
 ) -> Run:
-    """Go on with an unfinished run; what follows is bit for bit what would have followed.
+    """Resume an unfinished run; what follows is bit for bit what would have followed. `steps` makes a run longer.
 
-    `method`, `env` and `options` are needed only where the run was given something that its folder cannot name: a
-    method outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python. Callbacks are
-    never kept and have to be given again.
+    `method`, `env` and `options` are needed only where the run was given something that its folder cannot name (a
+    method outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python), or that it
+    names as `module:name` and another process has not: nothing is imported or called that only a folder names, unless
+    `trust=True`. Callbacks are not saved and have to be given again. Raises `UsageError` where it cannot be resumed.
     """
     found = Run(Path(run))
-    config = found.config
-    if missing := sorted(runs.NEEDED - set(config)):
-        raise UsageError(f"{found.path}/config.json lacks {', '.join(missing)}; put it back as it was.")
+    config = runs.checked(found)
     if method is None and config["method"] not in {entry.slug for entry in catalogue.methods()}:
         raise UsageError(
             f"{found.path} was trained with {config['method']!r}, which is not in the catalogue; give the same method "
@@ -168,22 +169,21 @@ def resume(
     names = _option_names(method)
     if unknown := sorted(set(options) - {*names}):
         raise UsageError(
-            f"{unknown[0]} is not allowed: a run goes on with the steps and hyperparameters that it began with. "
-            f"Besides method, env, callbacks and time_limit there are {', '.join(names) or 'no options'}."
+            f"{unknown[0]} is not allowed: a run is resumed with the hyperparameters that it began with. Besides "
+            f"method, env, steps, callbacks and time_limit there are {', '.join(names) or 'no options'}."
         )
+    remember(env, options.get("reward"))
     described = {**config["env"], **options}
     name = described.pop("env")
+    folder = {key: value for key, value in described.items() if key not in options}
+    check_trust(_kind(method), {"env": name if env is None else None, **folder}, trust)
     own = evaluations(method, env or name, described, config["evaluate_every"], config["evaluate_episodes"])
     every = [*own, *_several(callbacks)]
-    return runs.resume(method, found, env=env, callbacks=every, time_limit=time_limit, env_options=options)
+    given = {"env": env, "steps": _steps(steps), "callbacks": every, "time_limit": time_limit}
+    return summed_up(runs.resume(method, found, env_options=options, **given), method, env or name)
 
 
-def load(path: str | Path, seed: int | None = None) -> Any:
-    """The agent of a run's folder (of one of its seeds), or of an agent's folder."""
-    folder = Path(path)
-    return load_agent(folder) if holds_agent(folder) else Run(folder).agent(seed)
-
-
+@evaluation
 def evaluate(
     policy: Any,
     env: Any = None,
@@ -194,40 +194,52 @@ def evaluate(
     seed: int = 0,
     deterministic: bool = True,
     video: str | Path | None = None,
+    algo: str | None = None,
+    trust: bool = False,
 ) -> dict[str, Any]:
-    """Play episodes and say what they returned: mean and interquartile mean with 95 % intervals, and each return.
+    """Play episodes and say what they returned, not discounted: mean and interquartile mean with intervals, and each.
 
     An interval is `None` from one episode and from returns that do not differ (`surefoot.evaluate.statistics`).
 
     `policy` is an agent, the folder of a run (whose environment is then the default; the figures are kept there as
-    `evaluation.json`), anything with `predict`, or a callable. Of a language model `env` may be called `task`, episodes
-    are held-out examples, each once at most, and `k=(1, 4, 16)` adds the chance that one of k samples succeeds,
-    entropy, lengths and completions to read. Where the task has no answers, the run's reward functions judge.
+    `evaluation.json`), a model of Stable-Baselines3 or its file (`algo` says of which algorithm), anything with
+    `predict`, or a callable. Of a language model `env` may be called `task`, episodes are held-out examples, each once
+    at most, and `k=(1, 4, 16)` adds the chance that one of k samples succeeds, entropy, lengths and completions to
+    read. Where the run has reward functions they judge, else the task's verifier.
+
+    An environment or a reward function that the folder names as `module:name` is not imported, unless it was given in
+    this process: give it again as `env`, or say `trust=True`, which also lets a model's file be unpickled, and so run
+    whatever code it holds. Of environments whose `info` says it there is a `success_rate`, and `info/<name>` is the
+    mean of any other number of the last step's `info`.
     """
     env = env if task is None else task
     if not isinstance(k, (tuple, list)) or k:
         if video is not None:
             raise UsageError("video is not allowed beside k, which is for language models: there is nothing to film.")
-        return _evaluate_language(policy, env, episodes, k, seed)
-    from surefoot.evaluate.rollout import record, returns
+        return _evaluate_language(policy, env, episodes, k, seed, trust)
+    from surefoot.envs.entrance import named_figures
+    from surefoot.evaluate.rollout import played, record
     from surefoot.evaluate.statistics import summary
 
-    player, env, folder = _player(policy, env)
+    player, env, folder = player_of(policy, env, algo, trust)
     filmed = {} if video is None else {"video": str(video)}
     if video is not None:
-        _refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
+        refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
         record(player, env, video, episodes=1, seeds=seed)  # first, because it is what may not work here
     seeds = seeds_in(env, episodes, seed)
-    scores = returns(player, env, len(seeds), seeds, deterministic=deterministic)
+    scores, lengths, infos = played(player, env, len(seeds), seeds, deterministic=deterministic)
     figures: dict[str, Any] = {"env": spoken(env), "episodes": len(seeds), "seed": int(seed)}
     figures |= {"deterministic": deterministic, "agent_seed": getattr(player, "facts", {}).get("seed")}
-    figures |= {**summary(scores), **filmed}
+    figures |= {**summary(scores), **exact_figures(player, env, deterministic), **filmed}
+    figures |= {"length_mean": float(lengths.mean()), "lengths": lengths.tolist(), **named_figures(infos)}
     if folder is not None:
         keep(folder / "evaluation.json", json.dumps(figures, indent=2))
     return figures
 
 
-def _evaluate_language(policy: Any, task: Any, examples: int, k: int | Sequence[int], seed: int) -> dict[str, Any]:
+def _evaluate_language(
+    policy: Any, task: Any, examples: int, k: int | Sequence[int], seed: int, trust: bool
+) -> dict[str, Any]:
     from surefoot.evaluate.language import evaluate_language
 
     agent = load(policy) if isinstance(policy, (str, Path)) else policy
@@ -236,6 +248,8 @@ def _evaluate_language(policy: Any, task: Any, examples: int, k: int | Sequence[
     trained_in = agent.facts.get("env") if task is None else {"env": task}
     if trained_in is None:
         raise UsageError("task is missing: the agent does not say what it was trained in; give task=.")
+    if task is None:
+        check_trust(loop(agent.loop), trained_in, trust)
     made = loop(agent.loop).single(**trained_in)().task
     report = evaluate_language(agent, made, examples, k, seed=seed)
     figures = {**report.to_dict(), "table": report.table()}
@@ -244,21 +258,26 @@ def _evaluate_language(policy: Any, task: Any, examples: int, k: int | Sequence[
     return figures
 
 
-def _refuse_language(player: Any, argument: str, instead: str) -> None:
-    if getattr(player, "loop", "") == "group-rollout":
-        raise UsageError(f"{argument} is not allowed for a language model: {instead}.")
-
-
-def stress(policy: Any, env: Any = None, perturb: Perturbation | str = "rrls:2d", **settings: Any) -> StressReport:
-    """Play a policy across a sweep of perturbations; see `surefoot.evaluate.stress.stress`.
+@evaluation
+def stress(
+    policy: Any,
+    env: Any = None,
+    perturb: Perturbation | str = "rrls:2d",
+    *,
+    algo: str | None = None,
+    trust: bool = False,
+    **settings: Any,
+) -> StressReport:
+    """Play a policy across a sweep of perturbations; see `surefoot.evaluate.stress.stress`, and `evaluate` for `algo`
+    and `trust`.
 
     Of a run's folder the environment is the default, and the report is kept there as `stress-….json`; the name of the
     file begins with the environment if that was given.
     """
     from surefoot.evaluate.stress import stress as sweep
 
-    player, place, folder = _player(policy, env)
-    _refuse_language(player, "perturb", "perturbations are of environments; evaluate it on another task")
+    player, place, folder = player_of(policy, env, algo, trust)
+    refuse_language(player, "perturb", "perturbations are of environments; evaluate it on another task")
     report = dataclasses.replace(sweep(player, place, perturb, **settings), env=spoken(place))
     if folder is not None:
         text = str(perturb) if env is None else f"{report.env}-{perturb}"
@@ -331,14 +350,15 @@ def compare(
                 train(method, each, steps, seed=share[0], num_seeds=len(share), run_dir=run.path, **options)
             else:
                 asked = {"method": make_method(method)[1], "hyperparameters": runs.as_json(method)}
-                asked |= {"env": kind.describe(each, **given), "steps": steps or method.default_steps, "seeds": share}
+                place = {k: x for k, x in kind.describe(each, **given).items() if k in run.config["env"]}
+                asked |= {"env": place, "steps": steps or method.default_steps, "seeds": share}
                 check_same(run, asked)
                 if not run.finished:
                     resume(run.path, method=method, env=None if isinstance(each, str) else each, **again, **given)
             if not run.finished:
                 raise UsageError(
                     f"{run.path} ended before its {run.config['steps']} steps, so there is nothing to compare yet; the "
-                    f"same comparison with out={str(folder)!r} goes on from here."
+                    f"same comparison with out={str(folder)!r} continues from here."
                 )
             runs_of.setdefault(name, []).append(run)
     comparison = compare_runs(runs_of)
@@ -358,18 +378,3 @@ def explain(method: str | Method, **hyperparameters: Any) -> str:
     from surefoot.evaluate.explain import explain as page
 
     return page(*make_method(method, **hyperparameters))
-
-
-def _player(policy: Any, env: Any) -> tuple[Any, Any, Path | None]:
-    """Something that acts, the environment to act in, and the run's folder if one was given."""
-    if not isinstance(policy, (str, Path)):
-        if env is None:
-            raise UsageError(
-                "env is missing; only a run's folder brings its own environment, other policies need env=."
-            )
-        return policy, loop(getattr(policy, "loop", "on-policy")).single(env), None
-    agent, folder = load(policy), Path(policy)
-    if env is None and "env" not in agent.facts:
-        raise UsageError(f"env is missing: the agent in {folder} does not say what it was trained in; give env=.")
-    trained_in = agent.facts["env"] if env is None else {"env": env}
-    return agent, loop(agent.loop).single(**trained_in), None if holds_agent(folder) else folder

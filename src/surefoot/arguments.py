@@ -12,17 +12,19 @@ import tyro
 from tyro.conf import arg
 
 from surefoot.errors import UsageError
-from surefoot.hyperparameters import allowed, hyperparameter
+from surefoot.hyperparameters import MOST_THREADS, allowed, hyperparameter
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
     """What a run starts from, besides its settings and its method."""
 
-    seed: int = hyperparameter(0, help="The first seed.")
-    num_seeds: int = hyperparameter(1, help="How many consecutive seeds to train at once, in one process.")
-    run_dir: Path | None = hyperparameter(None, help="Folder of the run; runs/METHOD-ENV-SEED-TIME if not given.")
-    threads: int = hyperparameter(1, low=1, help="Threads of torch; small networks are fastest on one.")
+    seed: int = hyperparameter(0, help="First random seed.")
+    num_seeds: int = hyperparameter(1, help="Number of consecutive seeds trained at once, in one process.")
+    run_dir: Path | None = hyperparameter(None, help="Folder of the run; runs/METHOD-ENV-SEED-TIME by default.")
+    threads: int = hyperparameter(
+        1, low=1, high=MOST_THREADS, help="Number of torch threads; small networks are fastest on one."
+    )
 
 
 def typed(method: type) -> type:
@@ -32,7 +34,9 @@ def typed(method: type) -> type:
     from surefoot.loops.common.run import Settings
 
     kind = loop(getattr(method, "loop"))  # noqa: B009
-    made: list[Any] = [(kind.place, Annotated[str, arg(help=kind.place_help)])]
+    place = (kind.place, Annotated[str, arg(help=kind.place_help)])
+    default = getattr(method, "default_env", None)
+    made: list[Any] = [place if default is None else (*place, dataclasses.field(default=default))]
     for source in (Start, kind.options, Settings, method):
         hints = get_type_hints(source)
         for field in dataclasses.fields(source):
@@ -42,7 +46,7 @@ def typed(method: type) -> type:
                 continue
             annotation, choices, help = hints[field.name], field.metadata.get("choices"), field.metadata.get("help", "")
             if annotation is Any:
-                annotation = str  # models are named
+                annotation = Optional[str] if field.default is None else str  # noqa: UP045 (models are named)
             elif Ambiguity in (kinds := get_args(annotation)):  # sets are written as text: kl:0.1
                 annotation = Optional[str] if NoneType in kinds else str  # noqa: UP045
             if choices:
@@ -50,8 +54,8 @@ def typed(method: type) -> type:
             elif set(field.metadata) - {"help"}:
                 help = f"{help} Takes {allowed(field.metadata, annotation)}."
             annotation = Annotated[annotation, arg(help=help.replace("%", "%%"))]
-            default: Any = getattr(method, "default_steps") if field.name == "steps" else field.default  # noqa: B009
-            made.append((field.name, annotation, dataclasses.field(default=default)))
+            value: Any = getattr(method, "default_steps") if field.name == "steps" else field.default  # noqa: B009
+            made.append((field.name, annotation, dataclasses.field(default=value)))
     return dataclasses.make_dataclass(
         method.__name__, made, frozen=True, namespace={"__doc__": (method.__doc__ or "").splitlines()[0]}
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 import sys
 import textwrap
@@ -13,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from surefoot.arguments import parsed, typed, whole
-from surefoot.errors import UsageError, nearest
+from surefoot.arguments import parsed, whole
+from surefoot.errors import UsageError, nearest, printable
+from surefoot.training import train
 
 
 def methods(setting: str | None = None) -> None:
@@ -49,45 +48,59 @@ def evaluate(
     task: str | None = None,
     k: str = "",
     video: bool = False,
+    algo: str | None = None,
+    trust: bool = False,
 ) -> None:
     """Play deterministic episodes with the agent of RUN; --video also films one.
 
     Args:
-        run: The folder of a run, or of an agent.
-        episodes: How many.
-        seed: Episode i has the same seed in every evaluation with this one.
-        env: Another environment than the one trained in.
-        task: The same, of a language model.
-        k: Of a language model also pass@k, lengths, entropy and samples to read, for these k, such as 1,4,16.
+        run: Folder of a run or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
+        episodes: Number of episodes.
+        seed: Random seed; episode i is the same in every evaluation with it.
+        env: Another environment than the one it was trained in.
+        task: Another task, for a language model.
+        k: For a language model, also pass@k, lengths, entropy and samples to read for these k, such as 1,4,16.
         video: Film one episode, as video.mp4 in RUN.
+        algo: Algorithm of a Stable-Baselines3 model given by its file, such as ppo.
+        trust: Import and call what RUN names as module:name, and unpickle a model's file, which runs whatever it holds.
     """
     from surefoot import api
 
     film = (run if run.is_dir() else Path()) / "video.mp4" if video else None
     if k:
         attempts = [whole(part) for part in k.split(",")]
-        return print(api.evaluate(run, env, episodes, task=task, k=attempts, seed=seed, video=film)["table"])
-    figures = api.evaluate(run, env, episodes, task=task, seed=seed, video=film)
+        figures = api.evaluate(run, env, episodes, task=task, k=attempts, seed=seed, video=film, trust=trust)
+        return print(printable(figures["table"]))
+    figures = api.evaluate(run, env, episodes, task=task, seed=seed, video=film, algo=algo, trust=trust)
     agent = "" if figures["agent_seed"] is None else f" · agent of seed {figures['agent_seed']}"
-    print(f"{figures['env']} · {figures['episodes']} episodes from seed {seed}, deterministic actions{agent}")
-    interval = figures["mean_interval"]
+    played = f"{figures['env']} · {figures['episodes']} episodes from seed {seed}, deterministic actions{agent}"
+    print(printable(played))
+    interval, exact = figures["mean_interval"], figures.get("exact")
     said = figures["no_interval"] if interval is None else f"95 % interval [{interval[0]:.2f}, {interval[1]:.2f}]"
-    print(f"mean return {figures['mean']:.2f}  {said}")
+    print(f"mean return {figures['mean']:.2f}  {said}{'' if exact is None else '  (simulated, not discounted)'}")
+    if exact is not None and exact["value"] is not None:
+        print(f"exact {exact['measured']}: {exact['value']:.6g}")
     print(f"lowest {figures['min']:.2f}  highest {figures['max']:.2f}")
+    if "success_rate" in figures:
+        print(f"success rate {figures['success_rate']:.0%}")
     if film is not None:
         print(f"video: {figures['video']}")
 
 
 def chat(
-    run: Annotated[Path, arg(metavar="RUN")], /, max_tokens: int = 256, temperature: float = 1.0, seed: int = 0
+    run: Annotated[Path, arg(metavar="RUN")],
+    /,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    seed: int = 0,
 ) -> None:
     """Write to the language model of RUN, a line at a time, and read what it answers; an empty line ends.
 
     Args:
-        run: The folder of a run, or of an agent.
-        max_tokens: Tokens of an answer at most.
-        temperature: Of sampling; 0 takes the likeliest token.
-        seed: Of what is drawn.
+        run: Folder of a run or of an agent.
+        max_tokens: Maximum number of tokens of an answer; as in training by default.
+        temperature: Sampling temperature; 0 is greedy; the one used in training by default.
+        seed: Random seed of the sampling.
     """
     from surefoot import api
 
@@ -97,7 +110,8 @@ def chat(
     templated = agent.model.tokenizer.chat_template is not None
     for turn, line in enumerate(iter(lambda: sys.stdin.readline().rstrip("\n"), "")):
         prompt = [{"role": "user", "content": line}] if templated else line
-        print(agent.texts([prompt], max_tokens=max_tokens, temperature=temperature, seed=seed + turn)[0], flush=True)
+        (answer,) = agent.texts([prompt], max_tokens=max_tokens, temperature=temperature, seed=seed + turn)
+        print(printable(answer), flush=True)
 
 
 def stress(
@@ -109,22 +123,28 @@ def stress(
     grid: Literal["closed", "rrls"] = "closed",
     seed: int = 0,
     env: str | None = None,
+    algo: str | None = None,
+    trust: bool = False,
 ) -> None:
     """Play the agent of RUN across a sweep of perturbations; worst, mean, CVaR and nominal returns.
 
     Args:
-        run: The folder of a run, or of an agent.
-        perturb: rrls:1d|2d|3d|rarl on the six robust MuJoCo tasks, or any perturbation with its range, such as
-            observation-noise:0..0.3, action-delay:0..4 or param:gravity=5..15.
-        episodes: Episodes in every cell of the grid.
-        points: Values along each dimension of the grid.
-        grid: closed has both bounds in it, rrls is the published half-open one.
-        seed: Of the episodes, which are the same in every cell.
-        env: Another environment than the one trained in.
+        run: Folder of a run or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
+        perturb: rrls:1d|2d|3d|rarl on the six robust MuJoCo tasks (also rrls:2d,friction_mode=all_geoms and
+            rrls:rarl,force_axes=xz), or any perturbation with its range, such as observation-noise:0..0.3,
+            action-delay:0..4 or param:gravity=5..15; of MuJoCo also param:mass=0.5..2,torso.mass=1..5 and the like.
+        episodes: Episodes per cell of the grid.
+        points: Values per dimension of the grid.
+        grid: closed includes both bounds; rrls is the published half-open grid.
+        seed: Random seed of the episodes, which are the same in every cell.
+        env: Another environment than the one it was trained in.
+        algo: Algorithm of a Stable-Baselines3 model given by its file, such as ppo.
+        trust: Import and call what RUN names as module:name, and unpickle a model's file, which runs whatever it holds.
     """
     from surefoot import api
 
-    print(api.stress(run, env, perturb, episodes=episodes, points=points, grid=grid, seed=seed).table())
+    settings: Any = {"episodes": episodes, "points": points, "grid": grid, "seed": seed, "algo": algo, "trust": trust}
+    print(printable(api.stress(run, env, perturb, **settings).table()))
 
 
 def compare(
@@ -142,11 +162,11 @@ def compare(
     Args:
         methods: Two or more slugs; the others are compared with the first.
         env: One or more environments.
-        task: The same, of language models.
-        model: The language model that all start from; nano if not given.
-        seeds: Number of random seeds of each, from 0 on; more than the runs found in OUT have are added to them.
-        steps: Steps of each seed; a method's own number if not given.
-        out: Folder of the runs and of comparison.json; finished runs found there are used again.
+        task: One or more language-model tasks.
+        model: Language model that all start from; nano by default.
+        seeds: Number of random seeds, from 0 on; seeds beyond those found in OUT are added.
+        steps: Steps per seed; the method's own default if not given.
+        out: Folder of the runs and of comparison.json; finished runs found there are reused.
     """
     from surefoot import api
 
@@ -161,10 +181,10 @@ def claim(
     """Run a paper's headline claim as an experiment; --all runs those without a result, in parallel WORKERS.
 
     Args:
-        slug: The paper.
-        all: Every claim that has no stored result yet.
-        seeds: Another number of seeds than the claim asks for; the result is shown but not stored.
-        workers: How many claims at a time, with --all.
+        slug: Slug of the paper.
+        all: Run every claim without a stored result.
+        seeds: Number of random seeds, if not the claim's own; the result is then shown but not stored.
+        workers: Number of claims run at a time, with --all.
     """
     from surefoot.claims.claim import run_claim, run_missing
 
@@ -200,10 +220,14 @@ def solve(
     /,
     ambiguity: str | None = None,
     rectangular: str = "sa",
-    criterion: Literal["discounted", "finite", "average"] | None = None,
+    criterion: Literal["discounted", "finite", "total", "average"] | None = None,
+    nature: Literal["worst", "best"] = "worst",
     gamma: float | None = None,
     horizon: int | None = None,
     tolerance: float = 1e-6,
+    time_limit: float | None = None,
+    points: int = 11,
+    states: int = 20,
     top: int = 10,
     out: Path | None = None,
 ) -> None:
@@ -212,28 +236,44 @@ def solve(
     Args:
         mdp: A name of the zoo with its numbers, such as garnet:50,4,8 (surefoot zoo lists them), a .npz or .csv file,
             or gym:FrozenLake-v1.
-        ambiguity: A set or risk measure, such as kl:0.1, l1:0.2 or cvar:0.05; the nominal MDP alone if not given.
+        ambiguity: A set or risk measure, such as kl:0.1, l1:0.2,support=nominal or cvar:0.05; the nominal MDP alone if
+            not given. With a range of sizes, such as kl:0..1, a sweep: the price of robustness.
         rectangular: Who shares the set: sa, every pair of state and action has its own; s, the actions of a state.
-        criterion: What is summed; finite if there is a horizon, else discounted, if not given.
+        criterion: What is summed; if not given, finite for a horizon, total for a gamma of 1, otherwise discounted.
+        nature: worst is an adversary; best is the most favourable world of the set, an upper bound.
         gamma: Another discount than the MDP's own.
         horizon: Another number of steps; gamma is then 1 if not given.
         tolerance: The gap between the bounds of the value at which to stop.
+        time_limit: Seconds after which to stop with the bounds found so far.
+        points: Sizes of the set in a sweep.
+        states: States to show in the table; 0 shows all.
         top: How many changes of the worst world to show.
-        out: Folder for solution.npz, worst_case.csv and, of a grid, grid.png.
+        out: Folder for solution.npz, policy.csv, worst_case.csv and, of a grid, grid.png; of a sweep sweep.csv and
+            price.png.
     """
     from surefoot.envs.tabular import resolve
+    from surefoot.envs.tabular.resolve import assumes_gamma
     from surefoot.evaluate import solutions
+    from surefoot.evaluate.sweeps import price_of_robustness, swept
     from surefoot.solvers import solve
 
-    if top < 0:
-        raise UsageError(f"top={top} is not allowed; it must be a whole number of at least 0.")
+    for name, number in (("top", top), ("states", states)):
+        if number < 0:
+            raise UsageError(f"{name}={number} is not allowed; it must be a whole number of at least 0.")
     made = resolve(mdp, gamma=gamma, horizon=horizon)
-    options: Any = {"rectangular": rectangular, "criterion": criterion, "tolerance": tolerance}
+    assumed = gamma is None and horizon is None and assumes_gamma(mdp)
+    options: Any = {"rectangular": rectangular, "criterion": criterion, "nature": nature, "tolerance": tolerance}
+    options["time_limit"] = time_limit
+    if swept(ambiguity):
+        found = price_of_robustness(made, str(ambiguity), points, assumed=assumed, **options)
+        print(f"{mdp} · {made.states:,} states, {made.actions:,} actions · {ambiguity}\n\n{found.table()}")
+        return print("\n" + "\n".join(map(str, found.save(out))) if out else "\n--out FOLDER draws it and keeps it.")
     with solutions.watched(tolerance) as progress:
         solution = solve(made, ambiguity, **options, progress=progress)
-    print(solutions.report(made, solution, mdp, ambiguity, top))
+    shown: Any = {"nature": nature, "states": states or None, "assumed": assumed}
+    print(solutions.report(made, solution, mdp, ambiguity, top, **shown))
     if out is not None:
-        print("\n" + "\n".join(str(path) for path in solutions.save(made, solution, out)))
+        print("\n" + "\n".join(str(path) for path in solutions.save(made, solution, out, ambiguity)))
 
 
 def zoo() -> None:
@@ -252,56 +292,6 @@ def explain(slug: Annotated[str, arg(metavar="SLUG")], /) -> None:
     from surefoot import api
 
     print(api.explain(slug))
-
-
-def train(arguments: Sequence[str]) -> None:
-    """Train METHOD on an environment, or go on with a run: train METHOD --env ENV …, train --resume RUN."""
-    import torch
-
-    from surefoot import api, catalogue
-    from surefoot.loops.common.kinds import loop
-
-    if "--resume" in [word.partition("=")[0] for word in arguments]:
-        folders = [word.removeprefix("--resume=") for word in arguments if word != "--resume"]
-        if len(folders) != 1:
-            raise UsageError("train --resume takes the folder of a run and nothing else; the run's settings are in it.")
-        return _ended(api.resume(folders[0]))
-    if not arguments or arguments[0].startswith("-"):
-        known = ", ".join(entry.slug for entry in catalogue.methods())
-        raise UsageError(f"train needs a method first: train METHOD --env ENV. Methods: {known}.")
-    slug, *rest = arguments
-    given = dataclasses.asdict(parsed(typed(catalogue.method_class(slug)), rest, f"surefoot train {slug}"))
-    if (threads := given.pop("threads")) < 1:
-        raise UsageError(f"threads={threads} is not allowed; it must be a whole number of at least 1.")
-    torch.set_num_threads(threads)
-    place = given.pop(loop(catalogue.method_class(slug).loop).place)
-    return _ended(api.train(slug, place, **given))
-
-
-def _ended(run: Any) -> None:
-    from surefoot.evaluate.final import definition, final_returns
-    from surefoot.loops.common import distributed
-    from surefoot.loops.common.kinds import loop
-
-    if distributed.rank() > 0:
-        return
-    rows = run.metrics()
-    finals = ", ".join(f"{x:.6g}" for x in final_returns(rows).values() if math.isfinite(x)) or "none, no episode ended"
-    steps = f"{rows[-1]['step']:,} {loop(run.agent().loop).measured}"
-    print(f"{run.path}: {steps}, final return {finals} ({definition(rows)})")
-    agent = run.agent()
-    go_on = "" if run.finished else f"surefoot train --resume {run.path} · "
-    also = f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_attack(run)}"
-    print(f"next: {go_on}surefoot evaluate {run.path} · surefoot {also} · surefoot report {run.path}")
-    if agent.facts.get("ended") == "interrupted":
-        raise SystemExit(130)  # as a shell knows it: what comes after && waits for the whole run
-
-
-def _attack(run: Any) -> str:
-    """What to attack a run with, where the six robust MuJoCo tasks have no uncertainty set for it."""
-    from surefoot.envs.rrls import TASKS
-
-    return "" if run.config["env"]["env"].removeprefix("rrls/") in TASKS else " --perturb sticky-action:0..0.5"
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -327,14 +317,13 @@ def _help() -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; a mistake ends with one paragraph on stderr and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
-        return
-    name, *rest = arguments
+    name, *rest = arguments or ["--help"]
     try:
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # for --env module:factory; last, so that it hides nothing
-        if name == "--version":
+        if _names_a_module(rest) and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # last, so that it hides nothing
+        if name in ("-h", "--help"):
+            print(_help())
+        elif name == "--version":
             from surefoot import __version__
 
             print(__version__)
@@ -354,10 +343,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("surefoot: interrupted.", file=sys.stderr)
         raise SystemExit(130) from None
-    except (UsageError, OSError, _env_error()) as error:
-        words = textwrap.fill(f"surefoot: {error}", 100, break_long_words=False, break_on_hyphens=False)
+    except (UsageError, OSError, MemoryError, _env_error()) as error:
+        words = textwrap.fill(printable(f"surefoot: {error}"), 100, break_long_words=False, break_on_hyphens=False)
         print(words, file=sys.stderr)  # paths and commands are whole, to be copied
         raise SystemExit(2) from None
+
+
+def _names_a_module(words: Sequence[str]) -> bool:
+    """Whether this very command names a module, which may lie in the current folder, or lets a run's folder name it."""
+    pairs = [(w.partition("=")[0], w.partition("=")[2] or after) for w, after in zip(words, [*words[1:], ""])]
+    return any(name == "--trust" or (name in ("--env", "--reward") and ":" in value) for name, value in pairs)
 
 
 def _env_error() -> type[Exception]:
@@ -367,4 +362,5 @@ def _env_error() -> type[Exception]:
 
 
 if __name__ == "__main__":
+    sys.path[:] = [path for path in sys.path if path not in ("", os.getcwd())]  # where python -m has put it, first
     main()

@@ -14,6 +14,7 @@ import numpy as np
 from surefoot.errors import UsageError, nearest
 
 LIMITS = ("low", "high", "above", "below")
+MOST_THREADS = 1024  # of torch
 
 
 def hyperparameter(
@@ -111,6 +112,12 @@ def check_count(name: str, value: Any) -> None:
     """Raise `UsageError` for what is no whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise UsageError(f"{name}={value!r} is not allowed; it must be a whole number of at least 1.")
+
+
+def check_threads(value: Any) -> None:
+    """Raise `UsageError` for what is no number of threads."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 1 <= value <= MOST_THREADS:
+        raise UsageError(f"threads={value!r} is not allowed; it must be a whole number in [1, {MOST_THREADS}].")
 
 
 def check(instance: Any) -> None:

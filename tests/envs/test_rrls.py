@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from surefoot import envs
-from surefoot.envs.rrls import TASKS
+from surefoot.envs.rrls import TASKS, named_bounds
 from surefoot.errors import UsageError
 
 PLANAR = ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "InvertedPendulum-v5"]
@@ -192,6 +194,55 @@ def test_the_xz_force_set_leaves_the_inert_axis_out():
     box = envs.uncertainty("Hopper-v5", "rarl", force_axes="xz", force=5.0)
     assert box.bounds == {"footforce_x": (-5.0, 5.0), "footforce_z": (-5.0, 5.0)}
     assert box.nominal == {"footforce_x": 0.0, "footforce_z": 0.0}
+
+
+def test_named_bounds_of_the_grammar():
+    assert named_bounds("Hopper-v5") == named_bounds("Hopper-v5", "2d") == envs.uncertainty("Hopper-v5", "2d").bounds
+    every = named_bounds("rrls/Hopper-v5", "2d,friction_mode=all_geoms")
+    assert every == {"allfriction": (0.1, 3.0), "torsomass": (0.1, 3.0)}
+    assert named_bounds("Hopper-v5", "1d, friction_mode=floor") == {"worldfriction": (0.1, 3.0)}
+    assert list(named_bounds("Hopper-v5", "rarl")) == ["footforce_x"]
+    assert list(named_bounds("Hopper-v5", "rarl,force_axes=xz")) == ["footforce_x", "footforce_z"]
+    assert list(named_bounds("Hopper-v5", "rarl,force_axes=xy")) == ["footforce_x", "footforce_y"]
+    assert [task for task in TASKS if len(named_bounds(task, "rarl")) < len(envs.uncertainty(task, "rarl"))] == [
+        task for task in TASKS if task in PLANAR
+    ]
+    for text, words in (
+        ("2d,friction_mode=all", "friction_mode=floor|all_geoms"),
+        ("rarl,friction_mode=floor", "force_axes=xy|xz"),
+        ("2d,force_axes=xz", "force_axes=xz is not allowed"),
+        ("9d", "9d"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(words)):
+            named_bounds("Hopper-v5", text)
+    with pytest.raises(UsageError, match="no friction"):
+        named_bounds("Ant-v5", "2d,friction_mode=all_geoms")
+
+
+def test_allfriction_reaches_every_geom_whatever_the_mode():
+    env = robust("Hopper-v5")
+    base = rollout(env, 60)
+    assert not np.array_equal(rollout(env, 60, {"allfriction": 0.3}), base)
+    assert (env.unwrapped.model.geom_friction[:, 0] == 0.3).all()
+    env.get_wrapper_attr("restore")()
+    assert np.array_equal(rollout(env, 60), base)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_mujoco_derives_from_masses_is_stale_as_published_or_computed_anew(recompute):
+    env = robust("HumanoidStandup-v5", recompute=recompute)
+    model, stock = env.unwrapped.model, envs.make_single("HumanoidStandup-v5").unwrapped.model
+    names = ("body_subtreemass", "body_invweight0", "dof_invweight0")
+    before = {name: getattr(model, name).copy() for name in names}
+    envs.set_params(env, {"torsomass": 16.0, "rightfootmass": 4.0})
+    assert (model.body_subtreemass[0] == pytest.approx(model.body_mass.sum())) == recompute
+    stock.body_mass[:] = model.body_mass
+    mujoco.mj_setConst(stock, mujoco.MjData(stock))
+    for name in names:
+        expected = getattr(stock, name) if recompute else before[name]
+        np.testing.assert_array_equal(getattr(model, name), expected, err_msg=name)
+    env.get_wrapper_attr("restore")()
+    assert all(np.array_equal(getattr(model, name), array) for name, array in before.items())
 
 
 def test_a_reset_erases_forces_and_keeps_masses():

@@ -13,8 +13,10 @@ import pytest
 pytest.importorskip("transformers", reason="language models need surefoot[language]")
 
 import surefoot as sf
+from surefoot.envs.language import resolve
 from surefoot.errors import UsageError
 from surefoot.evaluate.language import evaluate_language, pass_at_k
+from surefoot.loops.group_rollout.rewards import Judged, make_rewards
 from surefoot.models.language.agent import LanguageAgent, _prompt
 from surefoot.models.language.nano import Nano, fresh
 from surefoot.seeding import MAX_SEED
@@ -33,6 +35,34 @@ def test_pass_at_k_is_the_share_of_all_subsets_with_a_success(k):
         outcomes = [1] * solved + [0] * (6 - solved)
         wanted = np.mean([any(chosen) for chosen in combinations(outcomes, k)])
         assert pass_at_k(np.array([solved]), 6, k)[0] == pytest.approx(wanted)
+
+
+def test_who_was_trained_for_judges_and_sees_tokens(agent):
+    seen = []
+
+    def brief(completion_ids, **_):
+        seen.extend(completion_ids)
+        return [1.0 if len(ids) < 4 else 0.25 for ids in completion_ids]
+
+    task = Judged(make_rewards(resolve("arithmetic:digits=1"), [brief], None))
+    report = evaluate_language(agent, task, 6, (2,))
+    lengths = np.array([len(ids) for ids in seen])
+    assert report.accuracy == pytest.approx(np.mean(lengths[:6] < 4))
+    assert report.reward == pytest.approx(np.mean(np.where(lengths[6:] < 4, 1.0, 0.25)))
+    assert report.length == pytest.approx(lengths[6:].mean())
+    assert "judged by brief; a success is a reward of at least 1" in report.table()
+    with pytest.warns(UserWarning, match=r"completion_ids.*k=\(1,\)"):
+        assert task.reward(task.example(0), "12345") == 0.25
+    assert "the verifier of arithmetic" in evaluate_language(agent, "arithmetic", 2, 1).table()
+
+
+def test_examples_of_an_endless_task_that_are_too_long_are_passed_over(agent):
+    task = resolve("sorting:50")
+    long = [len(agent.model.encode([task.example(i, "test").prompt])[0]) + 4 > TINY.context for i in range(20)]
+    assert any(long[:3]) and not all(long)
+    assert evaluate_language(agent, task, 3, 1).examples == 3
+    with pytest.raises(UsageError, match="the model reads 64"):
+        evaluate_language(LanguageAgent(agent.model, {"max_tokens": 63}), "arithmetic", 3, 1)
 
 
 def test_a_report_is_the_same_for_the_same_seed_and_grows_with_k(agent):

@@ -76,6 +76,43 @@ def test_a_damaged_stress_report_is_named(tmp_path, made_up_run, content):
         write_report(run)
 
 
+def test_stress_that_does_not_fit_together_is_refused(tmp_path, made_up_run):
+    run = made_up_run(tmp_path / "run")
+    path = run / "stress-rrls-2d.json"
+    about = json.loads(path.read_text())
+    changes = {
+        "nominal_returns": [1.0],
+        "returns": [[1e308, -1e308]] * 9,
+        "coordinates": about["coordinates"][:-1],
+        "seeds": [],
+        "axes": ["friction"],
+        "env": None,
+        "policy": "\ud800",
+    }
+    for name, value in changes.items():
+        path.write_text(json.dumps({**about, name: value}))
+        with pytest.raises(UsageError, match="stress-rrls-2d.json is no stress report"):
+            write_report(run)
+    path.write_text(json.dumps({**about, "env": "$x^", "perturbation": "\\frac{$"}))
+    assert "Under stress on $x^" in " ".join(read(run).words)
+
+
+def test_a_configuration_may_say_less_and_numbers_may_be_huge(tmp_path, made_up_run):
+    run = made_up_run(tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    for name in ("versions", "objective", "command"):
+        del config[name]
+    config["hyperparameters"] = {"note": "\ud800"}
+    (run / "config.json").write_text(json.dumps(config))
+    values = [1.0, 1e308, -1e308, 5e-324]
+    lines = [json.dumps({"step": i, "seed": 0, "return_mean": x, "kl": x}) for i, x in enumerate(values)]
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert "spo on Hopper-v5" in " ".join(read(run).words)
+    (run / "metrics.jsonl").write_text("[1, 2]\n{}\n")
+    with pytest.raises(UsageError, match="metrics.jsonl, line 1 is no row of metrics"):
+        write_report(run)
+
+
 def test_stress_is_told_by_its_worst_cell(tmp_path, made_up_run):
     words = " ".join(read(made_up_run(tmp_path / "run")).words)
     assert "Under stress on Hopper-v5: param:friction=0.1..3,torsomass=0.1..3" in words

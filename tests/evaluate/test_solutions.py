@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from surefoot import cli
-from surefoot.envs.tabular import Successors, TabularMDP, resolve, to_npz
+from surefoot.envs.tabular import Successors, TabularMDP, resolve, tabular_from_gym, to_npz
 from surefoot.errors import UsageError
 from surefoot.evaluate.solutions import change_table, draw, kernel_difference, save, summary, table, watched
 from surefoot.solvers import Progress, solve
@@ -149,7 +149,9 @@ def test_a_saved_solution_holds_what_was_solved(name, tmp_path):
     mdp = resolve(name)
     solution = solve(mdp, "kl:0.1")
     paths = save(mdp, solution, tmp_path / "new" / "folder")
-    assert [path.name for path in paths] == ["solution.npz", "worst_case.csv", "grid.png"][: 2 + (mdp.grid is not None)]
+    assert [path.name for path in paths] == ["solution.npz", "worst_case.csv", "policy.csv", "grid.png"][
+        : 3 + (mdp.grid is not None)
+    ]
     with np.load(paths[0]) as held:
         np.testing.assert_array_equal(held["value"], solution.value)
         np.testing.assert_array_equal(held["policy"], solution.policy)
@@ -161,6 +163,33 @@ def test_a_saved_solution_holds_what_was_solved(name, tmp_path):
     rows = list(csv.DictReader(paths[1].open()))
     changes = kernel_difference(mdp, worst, 1000, policy=solution.policy)
     assert len(rows) == len(changes) > 0 and float(rows[0]["change"]) == changes[0].difference
+    states = list(csv.DictReader(paths[2].open()))
+    assert [float(row["value"]) for row in states] == solution.value.flatten().tolist()
+    acts = [[float(x) for x in list(row.values())[4:]] for row in states]
+    assert acts == solution.policy.reshape(-1, mdp.actions).tolist()
+
+
+def test_ended_states_have_no_action_and_stand_beside_their_nominal_values():
+    lake = tabular_from_gym("FrozenLake-v1", gamma=0.9)
+    solution, nominal = solve(lake, "tv:0.05"), solve(lake)
+    lines = table(lake, solution, None, nominal).splitlines()
+    assert len(lines) == 17 and [i for i, line in enumerate(lines[1:]) if line.endswith("(over)")] == [5, 7, 11, 12, 15]
+    assert lines[0].split() == ["state", "value", "nominal", "policy"]
+    assert [float(x) for x in lines[15].split()[1:3]] == pytest.approx(
+        [float(solution.value[14]), float(nominal.value[14])], rel=1e-5
+    )
+    assert "and 12 more states" in table(lake, solution, 4)
+
+
+def test_what_is_summed_is_said_and_an_assumed_discount_is(capsys):
+    cli.main(["solve", "gym:FrozenLake-v1", "--ambiguity", "tv:0.05", "--top", "0", "--states", "0"])
+    printed = capsys.readouterr().out
+    assert "discounted by gamma=0.95 (assumed)" in printed and "more states" not in printed
+    assert "the best one there 0.180472" in printed  # 0.95 is not what people know the lake by
+    cli.main(["solve", "gym:FrozenLake-v1", "--gamma", "0.9"])
+    assert "gamma=0.9 ·" in capsys.readouterr().out
+    cli.main(["solve", "gym:FrozenLake-v1,gamma=1"])
+    assert "value from the start 0.823529 · sum of rewards, not discounted" in capsys.readouterr().out
 
 
 # --- progress and the command line -----------------------------------------------------------------------------------
@@ -219,7 +248,7 @@ def test_a_set_that_actions_share_makes_the_policy_mix(capsys):
         (["trap", "--ambiguity", "lk:1"], "ambiguity set 'lk' is unknown"),
         (["trap", "--rectangular", "q"], "rectangular='q'"),
         (["trap", "--top", "-1"], "top=-1"),
-        (["gambler"], "gamma=1"),
+        (["gambler", "--criterion", "discounted"], "gamma=1"),
     ],
 )
 def test_mistakes_end_with_a_paragraph(arguments, message, capsys):

@@ -13,7 +13,7 @@ from gymnasium import spaces as gs
 from safetensors.torch import load_file, save_file
 
 from surefoot.errors import UsageError
-from surefoot.models.agent import Agent, Network, normalize_observation, normalized_keys
+from surefoot.models.agent import Agent, Network, normalize_observation, normalized_keys, normalized_shapes
 from surefoot.models.functional import Flat
 from surefoot.models.normalizers import normalize
 
@@ -27,6 +27,8 @@ SPACES = {
     "multi": (gs.MultiDiscrete([2, 3]), gs.MultiDiscrete([2, 4], start=[1, -1]), {"critic_hidden": (7,)}),
     "binary": (gs.MultiBinary(4), gs.MultiBinary(2), {"shared": True, "activation": "relu"}),
     "masked": (MASKED, gs.Discrete(4), {}),
+    "matrix": (gs.Dict(m=gs.Box(-1, 1, (2, 3)), n=gs.Box(0, 9, (4,), np.int64)), gs.Box(-1, 1, (2, 2)), {}),
+    "scalar": (gs.Box(-1, 1, ()), gs.Box(-1, 1, ()), {"squash": True}),
     "image": (gs.Dict(eye=IMAGE, speed=BOX), gs.Discrete(2), {"cnn": "impala"}),
     "gru": (BOX, gs.Discrete(3), {"core": "gru", "core_size": 6}),
     "lstm": (MASKED, gs.Discrete(4), {"core": "lstm", "core_size": 4, "shared": True}),
@@ -39,8 +41,8 @@ def make(kind: str, seed: int = 0) -> Agent:
     network, g = Network(**{"hidden": (8,), **settings}), torch.Generator().manual_seed(seed)
     vector = torch.randn(Flat(network.make(space, actions)).size, generator=g) / 3
     scales = {
-        key: (torch.randn(width, generator=g), torch.rand(width, generator=g) + 0.5)
-        for key, width in normalized_keys(space).items()
+        key: (torch.randn(shape, generator=g), torch.rand(shape, generator=g) + 0.5)
+        for key, shape in normalized_shapes(space).items()
     }
     return Agent(network, space, actions, vector, scales, {"method": "none", "steps": 5})
 
@@ -103,10 +105,13 @@ def test_normalisation_is_applied_before_the_network():
     np.testing.assert_allclose(agent.predict(batch, deterministic=True)[0], expected.numpy(), rtol=1e-5)
 
 
-def test_only_float_vectors_are_normalised():
+def test_what_is_normalised():
     assert normalized_keys(SPACES["image"][0]) == {"speed": 3}
     assert normalized_keys(MASKED) == {"in/out": 2}
     assert normalized_keys(BOX) == {"": 3} and normalized_keys(IMAGE) == {} == normalized_keys(gs.Discrete(3))
+    others = {"m": gs.Box(0, 9, (2, 3)), "ram": gs.Box(0, 255, (4,), np.uint8), "n": gs.Box(0, 9, (), np.int64)}
+    assert normalized_keys(gs.Dict(others)) == {"m": 6, "n": 1, "ram": 4}
+    assert normalized_keys(gs.Dict(on=gs.Box(0, 1, (2,), bool), bits=gs.MultiBinary(3))) == {}
     x = {"a": torch.ones(2), "b": torch.ones(2)}
     got = normalize_observation(x, {"a": (torch.ones(2), torch.ones(2))})
     assert got["a"].tolist() == [0, 0] and got["b"] is x["b"]
@@ -218,6 +223,10 @@ def edit_tensors(change):
     return damage
 
 
+def edit_space(**changes):
+    return edit_json(lambda d: {**d, "observation_space": {**d["observation_space"], **changes}})
+
+
 def cut(name: str, share: float):
     def damage(folder):
         raw = (folder / name).read_bytes()
@@ -242,9 +251,34 @@ def cut(name: str, share: float):
         (edit_json(lambda d: {**d, "network": 3}), "agent.json is damaged"),
         (edit_json(lambda d: {**d, "network": {**d["network"], "depth": 3}}), "no hyperparameter 'depth'"),
         (edit_json(lambda d: {**d, "network": {**d["network"], "hidden": [8, "x"]}}), "hidden=.* is not allowed"),
-        (edit_json(lambda d: {**d, "network": {**d["network"], "hidden": [9]}}), "has another shape.*actor"),
+        (edit_json(lambda d: {**d, "network": {**d["network"], "hidden": [9]}}), "another shape.*actor"),
         (edit_json(lambda d: {**d, "action_space": {"kind": "Text"}}), "damaged or of a newer version"),
         (edit_json(lambda d: {**d, "action_space": {"kind": "Discrete"}}), "agent.json is damaged"),
+        (edit_json(lambda d: {**d, "network": {**d["network"], "hidden": [60_000] * 2}}), "more or wider layers"),
+        (edit_json(lambda d: {**d, "network": {**d["network"], "hidden": [1] * 99}}), "more or wider layers"),
+        (edit_json(lambda d: {**d, "network": {**d["network"], "hidden": [10**9]}}), r"hidden=.* is not allowed"),
+        (edit_space(shape=[10**9]), r"it has 1000000000 entries, and \d+ are allowed"),
+        (edit_space(shape=[-1]), "-1 is no size"),
+        (edit_space(low=[0.0, 0.0]), "agent.json is damaged.*could not be broadcast"),
+        (edit_space(low=3.0), "a lower bound is not below its upper one"),
+        (edit_space(dtype="object"), "'object' is no type of numbers"),
+        (edit_space(dtype="evil"), "agent.json is damaged"),
+        (edit_json(lambda d: {**d, "action_space": {"kind": "Discrete", "n": -3, "start": 0}}), "-3 is no size"),
+        (edit_json(lambda d: {**d, "env": None}), "agent.json is damaged: env=None is not allowed"),
+        (edit_json(lambda d: {**d, "env": {"env": 3}}), "agent.json is damaged: env="),
+        (edit_json(lambda d: {**d, "seed": "\x1b[2J"}), r"agent.json is damaged: seed='\\x1b\[2J'"),
+        (edit_json(lambda d: {**d, "steps": -1}), "agent.json is damaged: steps=-1"),
+        (edit_json(lambda d: {**d, "format": ["surefoot-agent-1"]}), "not a surefoot-agent-1 file"),
+        (edit_json(lambda d: {k: v for k, v in d.items() if k != "normalized"}), "agent.json is damaged.*normalized"),
+        (edit_json(lambda d: {**d, "normalized": []}), r"has others besides.*normalizer//mean"),
+        (edit_json(lambda d: {**d, "normalized": ["", "speed"]}), r"\['speed'\]"),
+        (edit_tensors(lambda t: (t.pop("normalizer//mean"), t.pop("normalizer//inverse_std"))), r"normalizer//mean"),
+        (edit_tensors(lambda t: t.update({"normalizer/x/mean": torch.zeros(3)})), r"\['normalizer/x/mean'\]"),
+        (edit_tensors(lambda t: t.update({"normalizer//mean": torch.zeros(2)})), r"\['normalizer//mean'\]"),
+        (edit_tensors(lambda t: t.update({"more": torch.zeros(2, dtype=torch.int64)})), r"\['more'\]"),
+        (edit_tensors(lambda t: t.update({k: x.double() for k, x in t.items()})), "another shape or type than float32"),
+        (edit_tensors(lambda t: t["weights/actor.output.bias"].fill_(float("nan"))), "numbers that are not finite"),
+        (edit_tensors(lambda t: t["normalizer//mean"].fill_(float("inf"))), "numbers that are not finite"),
         (edit_tensors(lambda t: t.pop("weights/actor.output.bias")), r"lacks weights.*\['actor.output.bias'\]"),
         (edit_tensors(lambda t: t.update({"weights/critic.output.bias": torch.zeros(2)})), "critic.output.bias"),
         (edit_tensors(lambda t: t.pop("normalizer//inverse_std")), r"\['normalizer//inverse_std'\]"),

@@ -237,6 +237,8 @@ def test_start_offsets_what_the_environment_gets_and_not_what_is_stored():
         (gym.spaces.Box(-1, 1, (3,)), False, Gaussian(3)),
         (gym.spaces.Box(-np.inf, np.inf, (3,)), False, Gaussian(3)),
         (gym.spaces.Box(-1, 2, (2,)), True, SquashedGaussian(2, (-1.0, -1.0), (2.0, 2.0))),
+        (gym.spaces.Box(-1, 1, (2, 3)), False, Gaussian(6, shape=(2, 3))),
+        (gym.spaces.Box(-1, 2, ()), True, SquashedGaussian(1, (-1.0,), (2.0,), shape=())),
         (gym.spaces.Discrete(4, start=-1), False, Categorical((4,), (-1,))),
         (gym.spaces.MultiDiscrete([2, 3], start=[0, 7]), False, MultiDiscrete((2, 3), (0, 7))),
         (gym.spaces.MultiBinary(3), False, MultiDiscrete((2, 2, 2))),
@@ -251,7 +253,6 @@ def test_for_space(space, squash, expected):
 @pytest.mark.parametrize(
     ("space", "squash", "message"),
     [
-        (gym.spaces.Box(-1, 1, (2, 2)), False, r"shape \(2, 2\); flatten it"),
         (gym.spaces.Box(0, np.inf, (2,)), True, "squash=True needs a bounded .*use squash=False"),
         (gym.spaces.Discrete(3), True, "squash=True is for continuous actions.*Discrete.3.*use squash=False"),
         (gym.spaces.MultiBinary((2, 2)), False, "not supported; use Box, Discrete"),

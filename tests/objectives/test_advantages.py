@@ -305,3 +305,11 @@ def test_composition_is_data_and_a_formula():
     assert mixed == scaled(total((gae(0.9, 0.8), monte_carlo(1.0))), 0.5)
     assert str(mixed) == "0.5·(GAE(γ=0.9, λ=0.8) + G(γ=1))"
     assert str(leave_one_out()) == "R − mean_{others}(R)"
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e30, 1e37])
+def test_rewards_of_any_size_are_compared(scale):
+    rewards = scale * torch.tensor([[0.0, 1.0, 0.0, 1.0]])
+    torch.testing.assert_close(group_standardized(1e-20)(rewards), torch.tensor([[-1.0, 1.0, -1.0, 1.0]]))
+    torch.testing.assert_close(group_mean()(rewards), scale * torch.tensor([[-0.5, 0.5, -0.5, 0.5]]))
+    torch.testing.assert_close(leave_one_out()(rewards), scale * torch.tensor([[-2 / 3, 2 / 3, -2 / 3, 2 / 3]]))

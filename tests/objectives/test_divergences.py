@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from surefoot.objectives.divergences import categorical_kl, decoupled_gaussian_kl, gaussian_kl, k1, k2, k3
+from surefoot.objectives.divergences import categorical_kl, decoupled_gaussian_kl, gaussian_kl, k1, k2, k3, k3_weighted
 
 F64 = torch.float64
 seeds = st.integers(0, 2**31 - 1)
@@ -153,3 +153,32 @@ def test_on_policy_gradient_of_k2_is_the_gradient_of_the_kl():
     torch.testing.assert_close(by_k2, expected)
     torch.testing.assert_close(by_k1, torch.zeros_like(q), rtol=0, atol=1e-15)
     assert expected.abs().max() > 0.1
+
+
+def test_k3_goes_on_along_its_tangent_where_its_exponential_would_overflow():
+    x = torch.tensor([-100.0, 19.0, 20.0 - 1e-4, 21.0, 100.0, 1e4], requires_grad=True)
+    value = k3(x)
+    (slope,) = torch.autograd.grad(value.sum(), x)
+    steep = math.expm1(20)
+    wanted = [99, math.expm1(19) - 19, steep - 20, steep * 2 - 20, steep * 81 - 20, steep * 9981 - 20]
+    torch.testing.assert_close(value.detach(), torch.tensor(wanted), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        slope, torch.tensor([-1.0, math.expm1(19), steep, steep, steep, steep]), rtol=1e-3, atol=0
+    )
+    assert k3(torch.tensor(-math.inf)) == math.inf
+
+
+@given(seeds, st.integers(2, 6))
+def test_the_gradient_of_the_weighted_k3_is_that_of_the_kl_whoever_drew(seed, n):
+    """The expectation over all actions of what drew them, against the exact KL of the policy from the reference."""
+    g = torch.Generator().manual_seed(seed)
+    drew, reference = (torch.randn(n, generator=g, dtype=F64).log_softmax(-1) for _ in range(2))
+    logits = torch.randn(n, generator=g, dtype=F64).requires_grad_()
+    log_q = logits.log_softmax(-1)
+    estimate = (drew.exp() * k3_weighted(reference - log_q, log_q - drew)).sum()
+    exact = categorical_kl(logits, reference)
+    torch.testing.assert_close(estimate, exact)
+    grads = [torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (estimate, exact)]
+    torch.testing.assert_close(*grads)
+    plain = (drew.exp() * k3(reference - log_q)).sum()
+    assert not torch.allclose(torch.autograd.grad(plain, logits)[0], grads[1], atol=1e-6)

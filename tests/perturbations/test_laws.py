@@ -38,6 +38,9 @@ EXTRA = [
     ("param", "Acrobot-v1", "LINK_LENGTH_1=1.7"),
     ("param", "rrls/Hopper-v5", "worldfriction=2.5,torsomass=1"),
     ("param", "rrls/Hopper-v5", "footforce_x=3"),
+    ("param", "rrls/Hopper-v5", "mass=2,torsomass=1,allfriction=3"),
+    ("param", "Reacher-v5", "mass=2,joint0.damping=3,gear=0.5"),
+    ("param", "InvertedPendulum-v5", "gravity=5"),
     ("force", "rrls/Hopper-v5", "3,body=foot,along=-x"),
 ]
 BITING = [(name, env, strength) for name, (env, strength, _, _) in CASES.items()] + EXTRA

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from surefoot.envs import make_single
 from surefoot.envs.rrls import uncertainty
@@ -156,10 +157,10 @@ def test_where_some_actions_are_forbidden_none_is_put_in_the_place_of_the_policy
 
 def test_what_is_allowed_is_known_at_once_under_delay():
     late = parse("observation-delay:2")
-    memory, seen = [], []
+    memory, seen, space = [], [], gymnasium.spaces.Dict()
     for t in range(4):
         seen.append(
-            late.observe({"x": np.array([t]), "action_mask": np.array([t, 9])}, np.random.default_rng(0), memory)
+            late.observe({"x": np.array([t]), "action_mask": np.array([t, 9])}, space, np.random.default_rng(0), memory)
         )
     assert [int(o["x"][0]) for o in seen] == [0, 0, 0, 1] and [int(o["action_mask"][0]) for o in seen] == [0, 1, 2, 3]
 
@@ -215,6 +216,96 @@ def test_grid_of_a_composition_is_the_product_with_names_of_its_own():
     assert cells[-1].label == "observation-noise#1=1, observation-noise#2=2, action-delay=3"
 
 
+def test_whole_strengths_round_halves_upwards():
+    assert [c.coordinates[0][1] for c in parse("action-delay:0..5").grid(3)] == [0, 3, 5]
+    assert [c.coordinates[0][1] for c in parse("action-delay:0..3").grid(7)] == [0, 1, 2, 3]
+    assert [c.coordinates[0][1] for c in parse("param:size=0..5").fitted(Corridor()).grid(3)] == [0, 3, 5]
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0, 5.0])
+def test_gaussian_noise_on_whole_numbers_keeps_its_deviation(sigma):
+    """Rounding adds the variance of a uniform error, 1/12; of half a unit's noise, exactly what the integral gives."""
+    batch = np.full((100_000, 1), 100, np.uint8)
+    moved = parse(f"observation-noise:{sigma}").on_batch(batch, np.random.default_rng(0)).astype(float) - 100
+    steps = np.arange(-40, 41)
+    share = norm.cdf((steps + 0.5) / sigma) - norm.cdf((steps - 0.5) / sigma)
+    assert moved.std() == pytest.approx(np.sqrt(share @ steps**2), rel=0.02)
+    assert moved.std() == pytest.approx(np.sqrt(sigma**2 + 1 / 12), rel=0.02)
+    assert moved.mean() == pytest.approx(0, abs=0.02 * sigma)
+
+
+def test_truth_values_are_flipped_by_noise_and_stay_truth_values():
+    batch = np.tile([True, False], (20_000, 1))
+    moved = parse("observation-noise:1").on_batch(batch, np.random.default_rng(0))
+    assert moved.dtype == bool
+    assert (moved != batch).mean(0) == pytest.approx(norm.cdf(-0.5), abs=0.01)
+
+
+class Seen(gymnasium.Env):
+    """Shows the same again and again, in a Dict: two boxes, one of which is whole numbers, a category and a mask."""
+
+    action_space = gymnasium.spaces.Discrete(3)
+    observation_space = gymnasium.spaces.Dict(
+        position=gymnasium.spaces.Box(-9, 9, (2,)),
+        pixels=gymnasium.spaces.Box(0, 255, (2, 2), np.uint8),
+        kind=gymnasium.spaces.Discrete(4),
+        action_mask=gymnasium.spaces.Box(0, 1, (3,), np.int8),
+    )
+
+    def _see(self):
+        seen = {"position": [1, 2], "pixels": np.full((2, 2), 100, np.uint8), "kind": np.int64(3)}
+        return {**seen, "action_mask": np.array([1, 0, 1], np.int8)}
+
+    def reset(self, *, seed=None, options=None):
+        return self._see(), {}
+
+    def step(self, action):
+        return self._see(), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(("text", "changed"), [("", {"position", "pixels"}), ("position", {"position"})])
+@pytest.mark.parametrize("name", ["observation-noise:3", "observation-dropout:1"])
+def test_the_boxes_of_a_dict_are_perturbed_and_the_mask_is_not(name, text, changed):
+    env = parse(f"{name},keys={text}" if text else name).wrap(Seen())
+    plain, _ = Seen().reset()
+    for seen in (env.reset(seed=0)[0], env.step(0)[0]):
+        assert {key for key in plain if not np.array_equal(seen[key], plain[key])} == changed
+        if "dropout" in name:
+            assert all((np.asarray(seen[key]) == 0).all() for key in changed)
+        assert list(seen) == list(plain)
+        assert np.asarray(seen["position"]).dtype == (np.float32 if changed else np.int64)
+
+
+def test_keys_take_several_and_refuse_what_is_no_box():
+    assert parse("observation-noise:0.1,keys=pixels/position").wrap(Seen())
+    assert parse(str(parse("observation-noise:0.1,keys=pixels/position"))).keys == "pixels/position"
+    for key in ("kind", "action_mask", "positions"):
+        with pytest.raises(UsageError, match=f"'{key}' is no Box entry .*'?position"):
+            parse(f"observation-noise:0.1,keys={key}").wrap(Seen())
+    with pytest.raises(UsageError, match="'x' is no Box entry"):
+        parse("observation-noise:0.1,keys=x").wrap(Echo())
+
+
+def test_whole_numbers_in_a_box_of_floats_get_noise_in_full():
+    class Counts(Echo):
+        def step(self, action):
+            return [7], 1.0, False, False, {}
+
+    env = parse("observation-noise:0.1").wrap(Counts())
+    env.reset(seed=0)
+    seen = np.array([env.step(np.zeros(1))[0].item() for _ in range(2000)])
+    assert [seen.mean() - 7, seen.std()] == pytest.approx([0, 0.1], abs=0.01)
+
+
+def test_pluses_need_no_blanks_and_numbers_may_end_with_a_point():
+    both = parse("observation-noise:0.1 + action-delay:1")
+    for text in ("observation-noise:0.1+action-delay:1", "observation-noise:.1 +action-delay:1."):
+        assert parse(text) == both
+    assert parse("observation-noise:1e+1").strength == 10
+    for text, ends in ((".5..1.", (0.5, 1)), ("0...5", (0, 0.5)), ("1..2", (1, 2)), ("1...5e1", (1, 5))):
+        assert parse(f"observation-noise:{text}").strength == Interval(*ends)
+
+
 def test_grammar_reads_what_it_should():
     assert parse("observation-noise:.5,law=l2") == ObservationNoise(0.5, "l2")
     assert parse("observation-noise:1e-3..5e-1").strength == Interval(1e-3, 0.5)
@@ -238,6 +329,11 @@ def test_any_strength_prints_as_itself(a, b):
         ("observation-noise:-1", "strength"),
         ("observation-noise:-1..1", "strength"),
         ("observation-noise:2..1", "low <= high"),
+        ("observation-noise:0.3..0", r"'observation-noise:0.3..0': the range 0.3..0 .* low <= high: 0..0.3"),
+        ("observation-noise:0.1 + ", "a plus with nothing beside it"),
+        ("observation-noise:0.1 +", "a plus with nothing beside it"),
+        ("+ observation-noise:0.1", "a plus with nothing beside it"),
+        ("observation-noise:0.1 + + action-delay:1", "a plus with nothing beside it"),
         ("observation-noise:nan", "finite"),
         ("observation-noise:1,lw=l2", "law"),
         ("observation-noise:1,law=l3", "linf"),
@@ -269,7 +365,8 @@ def test_grammar_refuses(text, match):
         ("force:1", "CartPole-v1", "MuJoCo"),
         ("force:1,body=tors", "rrls/Hopper-v5", "torso"),
         ("force:1,body=3", "rrls/Hopper-v5", "body=3.0 is not allowed; it must be a string"),
-        ("observation-noise:1", "surefoot/DictContext-v0", "Box observation"),
+        ("observation-noise:1", "FrozenLake-v1", "Box observation"),
+        ("observation-noise:1,keys=vektor", "surefoot/DictContext-v0", "vector"),
         ("action-delay:1 + action-noise:1", "CartPole-v1", "action-random"),
     ],
 )

@@ -7,10 +7,12 @@
 
 `operator` holds the operator and its sign, `contract` what it asks of a set, `core` what all sets share. The sets:
 `moves` (total variation, L1, L∞), `divergences` (KL, χ²), `tilts` (reverse KL, Hellinger), `mixtures` (contamination,
-boxes, scenarios), `transport` (Wasserstein), `ellipsoid`. The risk measures: `spectral` (CVaR and its kin), `risk`.
+boxes, scenarios), `transport` (Wasserstein), `ellipsoid`; `counts` makes some of them from data. The risk measures:
+`spectral` (CVaR and its kin), `risk`.
 """
 
 from surefoot.ambiguity.core import Ambiguity, Divergence
+from surefoot.ambiguity.counts import from_counts
 from surefoot.ambiguity.divergences import KL, ChiSquare
 from surefoot.ambiguity.ellipsoid import Ellipsoid
 from surefoot.ambiguity.grammar import parse
@@ -50,6 +52,7 @@ __all__ = [
     "VaR",
     "Wasserstein",
     "WorstCase",
+    "from_counts",
     "parse",
     "worst_case",
     "worst_case_value",

@@ -65,12 +65,17 @@ class Ambiguity(Problem):
     @staticmethod
     def from_dict(data: Any) -> Ambiguity:
         """The set that `to_dict` wrote."""
-        if not isinstance(data, dict) or "ambiguity" not in data:
+        if not isinstance(data, dict) or not isinstance(data.get("ambiguity"), str):
             raise UsageError(f'{data!r} is not an ambiguity set; write it as {{"ambiguity": name, field: value, …}}.')
         fields = {key: _revived(value) for key, value in data.items() if key != "ambiguity"}
         for key in ("radius", "penalty"):
-            if isinstance(fields.get(key), tuple):
-                fields[key] = torch.tensor(fields[key], dtype=torch.float64)
+            if isinstance(given := fields.get(key), tuple):
+                try:
+                    fields[key] = torch.tensor(given, dtype=torch.float64)
+                except (TypeError, ValueError, RuntimeError) as error:
+                    raise UsageError(
+                        f"{key}={given!r} of an ambiguity set is no table of numbers ({error})."
+                    ) from error
         return build(find(data["ambiguity"]), fields)
 
 
@@ -81,8 +86,10 @@ class Divergence(Ambiguity):
     Exactly one of the two is given; a tensor or array of them broadcasts over the leading axes of the values.
     """
 
-    radius: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, help="Size of the ball.")
-    penalty: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, help="Price of a unit of divergence.")
+    radius: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, help="Radius of the ball.")
+    penalty: float | Tensor | np.ndarray | None = hyperparameter(
+        None, low=0, help="Penalty weight per unit of divergence."
+    )
     symbol: ClassVar[str] = "D"
 
     def __post_init__(self) -> None:

@@ -31,9 +31,7 @@ from surefoot.hyperparameters import hyperparameter
 class Mixture(Divergence):
     """Base of the sets that are mixed into the nominal; `symbol` names C."""
 
-    radius: float | Tensor | np.ndarray | None = hyperparameter(
-        None, low=0, high=1, help="Share that comes from the set."
-    )
+    radius: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, high=1, help="Share of contamination.")
 
     def __str__(self) -> str:
         if self.penalty is None:
@@ -97,9 +95,9 @@ class Given(Mixture):
     """
 
     radius: float | Tensor | np.ndarray | None = hyperparameter(
-        None, low=0, high=1, help="Share that comes from the set; 1 if no penalty is given."
+        None, low=0, high=1, help="Share of contamination; 1 if no penalty is given."
     )
-    penalty: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, help="Price of the whole set.")
+    penalty: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, help="Penalty weight of the whole set.")
 
     def __post_init__(self) -> None:
         if self.radius is None and self.penalty is None:

@@ -32,7 +32,7 @@ class Supported(Divergence):
     support: str = hyperparameter(
         "all",
         choices=("all", "nominal"),
-        help="Where mass may go: to all outcomes, or only to those the nominal can produce.",
+        help="Where probability may move: to all outcomes, or only to those that the nominal distribution can produce.",
     )
 
     def allowed(self, nominal: Tensor) -> Tensor:

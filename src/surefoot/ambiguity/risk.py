@@ -3,7 +3,7 @@
     r = CVaR(0.1)(samples)                    # or (values, probabilities); r.value, r.weights
     r = CVaR(0.1)(losses, maximise=True)      # the upper tail instead
 
-The sign is that of the room: values are rewards, and a risk looks at the lower tail. Every risk r here is translation
+The sign is that of the package: values are rewards, and a risk looks at the lower tail. Every risk r is translation
 equivariant, r(v + c) = r(v) + c. A coherent one is also monotone, positively homogeneous and superadditive; its mirror
 image, r with `maximise=True`, is then subadditive. Where one of them fails, the docstring says which.
 
@@ -19,7 +19,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from surefoot.ambiguity.contract import Array, Plan, Solution
+from surefoot.ambiguity.contract import Array, Plan, Problem, Solution
 from surefoot.ambiguity.core import Ambiguity
 from surefoot.ambiguity.divergences import KL, scaled_gaps, support_gaps
 from surefoot.ambiguity.operator import solve
@@ -117,7 +117,7 @@ class Mixed(Ambiguity):
     """The average Σ w_i·risk_i(v) of several risks or sets, with weights ≥ 0 that sum to one; coherent if they are."""
 
     risks: tuple[Ambiguity, ...]
-    weights: tuple[float, ...] = hyperparameter((), low=0, help="The share of each risk.")
+    weights: tuple[float, ...] = hyperparameter((), low=0, help="Weight of each risk.")
     name = "mixed"
 
     def __post_init__(self) -> None:
@@ -129,7 +129,7 @@ class Mixed(Ambiguity):
             )
 
     @property
-    def parts(self) -> tuple[Ambiguity, ...]:
+    def parts(self) -> tuple[Problem, ...]:
         return tuple(part for risk in self.risks for part in risk.parts)
 
     @property

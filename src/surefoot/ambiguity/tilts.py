@@ -159,7 +159,7 @@ class ReverseKL(PowerTilt):
 class Hellinger(PowerTilt):
     """The squared Hellinger distance with the factor ½: D = ½ Σ (√q − √p)² = 1 − Σ √(p·q), between 0 and 1."""
 
-    radius: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, high=1, help="Size of the ball.")
+    radius: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, high=1, help="Radius of the ball.")
     name = "hellinger"
     symbol = "H²(q, p)"
     power = 2

@@ -3,10 +3,11 @@
 from surefoot.envs import micro as _micro
 from surefoot.envs import rrls as _rrls
 from surefoot.envs.backends import PoolEnvs, ProcessEnvs
+from surefoot.envs.entrance import check_finite
 from surefoot.envs.make import BACKENDS, describe, make, make_as, make_single
 from surefoot.envs.robust_wrappers import DomainRandomization, DynamicAdversarial, ProbabilisticActionRobust
 from surefoot.envs.rrls import RobustMujoco, UncertaintyBox, set_params, uncertainty
-from surefoot.envs.vector import EnvError, Envs, SyncEnvs, check_finite, env_seeds
+from surefoot.envs.vector import EnvError, Envs, SyncEnvs, env_seeds
 from surefoot.envs.wrappers import register_wrapper, wrap
 
 _micro.register()

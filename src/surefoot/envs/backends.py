@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -13,20 +14,25 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
-from surefoot.envs.vector import EnvError, EnvFactory, Envs, Observation, env_seeds, fail
+from surefoot.envs.entrance import (
+    Observation,
+    batch_figures,
+    batch_of_numbers,
+    begun,
+    converted,
+    empty,
+    figures,
+    rounded,
+    stepped,
+    write,
+)
+from surefoot.envs.vector import EnvError, EnvFactory, Envs, cause, env_seeds, fail
 from surefoot.errors import UsageError
 
 
 def available_threads() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
-def converted(observation: Any, space: gymnasium.Space) -> Observation:
-    """A batched observation in the types of `space` (a single-environment space)."""
-    if isinstance(space, spaces.Dict):
-        return {name: converted(observation[name], inner) for name, inner in space.spaces.items()}
-    return np.asarray(observation, space.dtype)
 
 
 def _first(observation: Observation) -> Any:
@@ -36,84 +42,132 @@ def _first(observation: Observation) -> Any:
     return observation[0]
 
 
-class _Named(gymnasium.Wrapper):
-    """In a worker process: turns what an environment raises into an `EnvError` that knows which one it was."""
+class _Worker(gymnasium.Env):
+    """The environment of a worker process, which is made at the first reset, so that a constructor that breaks or hangs
+    is told like any other call. What goes wrong is sent back in `info["failure"]` rather than raised, because Gymnasium
+    would print the worker's traceback.
+    """
 
-    def __init__(self, env: gymnasium.Env, index: int):
-        super().__init__(env)
-        self._index = index
+    def __init__(self, factory: EnvFactory, index: int, caller: int, observation: gymnasium.Space, action: Any):
+        if os.getpid() != caller and hasattr(os, "setpgid"):
+            # Signals that a terminal sends to all processes reach the caller alone, which ends the workers once it has
+            # written down what was learned.
+            os.setpgid(0, 0)
+        self._factory, self._index, self._env, self._steps = factory, index, None, 0
+        self.observation_space, self.action_space = observation, action
+        self._discrete = isinstance(action, spaces.Discrete)
 
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        step = None if arguments else self._steps  # without any it follows the end of an episode
+        self._steps = 0 if arguments else self._steps + 1
         try:
-            return self.env.reset(**kwargs)
+            if self._env is None:
+                self._env = self._factory()
+            return self._row(begun(self._env.reset(**arguments))[0]), {}
         except Exception as error:
-            fail(self._index, "reset", error)
+            return self._blank(), self._failure("reset", error, step)
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self._env is not None
+        self._steps += 1
         try:
-            observation, reward, terminated, truncated, _ = self.env.step(action)
-            return observation, reward, terminated, truncated, {}
+            answer = self._env.step(int(action) if self._discrete else np.asarray(action))
+            observation, reward, terminated, truncated, info = stepped(answer)
+            final = figures(info) if terminated or truncated else {}
+            return self._row(observation), reward, terminated, truncated, final
         except Exception as error:
-            fail(self._index, "step", error)
+            return self._blank(), 0.0, False, False, self._failure("step", error, self._steps - 1)
 
+    def _row(self, observation: Any) -> Any:
+        batch = empty(self.observation_space, 1)
+        write(batch, 0, observation, self.observation_space)
+        return _first(batch)
 
-def _named(factory: EnvFactory, index: int, caller: int) -> gymnasium.Env:
-    """What a worker makes. Signals that a terminal sends to all processes reach the caller alone, which ends the
-    workers once it has written down what was learned."""
-    if os.getpid() != caller and hasattr(os, "setpgid"):  # the caller makes one too, to see its spaces
-        os.setpgid(0, 0)
-    return _Named(factory(), index)
+    def _blank(self) -> Any:
+        return _first(empty(self.observation_space, 1))
+
+    def _failure(self, call: str, error: Exception, step: int | None) -> dict[str, Any]:
+        try:
+            fail(self._index, call, error, step=step)
+        except (EnvError, UsageError) as told:
+            return {"failure": (type(told).__name__, str(told))}
+
+    def get_wrapper_attr(self, name: str) -> Any:
+        return getattr(self, name) if self._env is None else self._env.get_wrapper_attr(name)
+
+    def close(self) -> None:
+        if self._env is not None:
+            self._env.close()
 
 
 class ProcessEnvs(Envs):
     """Every environment in a process of its own (Gymnasium's `AsyncVectorEnv`): for slow ones.
 
-    Handing a step over costs about 0.2 ms, so that it pays from about 0.3 ms a step on, given the processors.
+    Handing a step over costs about 0.2 ms, so that it pays from about 0.3 ms a step on, given the processors. A process
+    that does not answer within `timeout` seconds is given up.
     """
 
-    def __init__(self, factories: Sequence[EnvFactory], seeds: Sequence[int]):
+    def __init__(self, factories: Sequence[EnvFactory], seeds: Sequence[int], timeout: float):
+        first = factories[0]()  # in this process, where what its constructor raises is seen as it is
+        observation, action = rounded(first.observation_space), first.action_space
+        first.close()
+        super().__init__(len(factories), seeds, observation, action)
+        self._timeout, self._steps = timeout, 0
         self._workers = AsyncVectorEnv(
-            [functools.partial(_named, f, i, os.getpid()) for i, f in enumerate(factories)], autoreset_mode="NextStep"
+            [functools.partial(_Worker, f, i, os.getpid(), observation, action) for i, f in enumerate(factories)],
+            autoreset_mode="NextStep",
         )
-        observation, action = self._workers.single_observation_space, self._workers.single_action_space
-        try:
-            super().__init__(len(factories), seeds, observation, action)
-        except UsageError:
-            self._workers.close()
-            raise
 
     def _ask(self, call: str, *args: Any, **kwargs: Any) -> Any:
+        at = f" at step {self._steps}" if call == "step" else ""
         try:
-            return getattr(self._workers, call)(*args, **kwargs)
+            getattr(self._workers, f"{call}_async")(*args, **kwargs)
+            answer = getattr(self._workers, f"{call}_wait")(self._timeout)
+        except multiprocessing.TimeoutError as error:
+            silent = [i for i, pipe in enumerate(self._workers.parent_pipes) if not pipe.poll()]
+            for i in silent:
+                self._workers.processes[i].kill()  # it may not listen to anything less
+            self.close(terminate=True)
+            raise EnvError(
+                f"Environment {', '.join(map(str, silent))} has not answered {call}(){at} for {self._timeout:g} "
+                "seconds, so it is taken to hang. Give it longer with step_timeout=…, or find out with that one alone "
+                "why it does not return."
+            ) from error
         except (EOFError, ConnectionError, OSError) as error:
             self.close(terminate=True)
             dead = {i: p.exitcode for i, p in enumerate(self._workers.processes) if p.exitcode not in (0, -15)}
             raise EnvError(
-                f"A worker process died during {call}(): environment index -> exit code {dead}. Memory running out is "
-                "the usual cause; fewer environments, or backend='gymnasium', shows the reason in this process."
+                f"A worker process died during {call}(){at}: environment index -> exit code {dead}. Memory running out "
+                "is the usual cause; fewer environments, or backend='gymnasium', shows the reason in this process."
             ) from error
-        except (EnvError, UsageError):
+        failures = [f for f in answer[-1].get("failure", ()) if f] if call != "call" else []
+        if failures:
             self.close(terminate=True)
-            raise
+            kind, text = failures[0]
+            raise (UsageError if kind == "UsageError" else EnvError)(text)
+        return answer
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         seeds = self._reset_seeds(seed)
         observation, _ = self._ask("reset", seed=None if seeds is None else list(seeds), options=options)
-        return converted(observation, self.single_observation_space), {}
+        self._steps = 0
+        return observation, {}
 
     def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        observation, reward, terminated, truncated, _ = self._ask("step", self._legal(actions))
-        observation = converted(observation, self.single_observation_space)
-        return observation, reward.astype(np.float32), terminated, truncated, {}
+        observation, reward, terminated, truncated, info = self._ask("step", self._legal(actions))
+        self._steps += 1
+        return observation, reward.astype(np.float32), terminated, truncated, info
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         return self._ask("call", name, *args, **kwargs)
 
     def close_extras(self, **kwargs: Any) -> None:
-        try:
-            self._workers.close(**kwargs)
-        except (EOFError, ConnectionError):  # they are gone already, by a signal that all processes got
-            self._workers.close(terminate=True)
+        with warnings.catch_warnings():  # about a call that was under way
+            warnings.simplefilter("ignore")
+            try:
+                self._workers.close(**kwargs)
+            except (EOFError, ConnectionError):  # they are gone already, by a signal that all processes got
+                self._workers.close(terminate=True)
 
 
 class PoolEnvs(Envs):
@@ -128,7 +182,7 @@ class PoolEnvs(Envs):
         self._id = env_id
         self._pool = self._make(seeds)
         super().__init__(num_envs, seeds, self._pool.observation_space, self._pool.action_space)
-        self._seeds = None  # the pool has them
+        self._seeds, self._steps = None, 0  # the pool has the seeds
 
     def _make(self, seeds: Sequence[int]) -> Any:
         import envpool
@@ -150,15 +204,23 @@ class PoolEnvs(Envs):
             self._pool.close()
             self._pool = self._make(seeds)
         observation, _ = self._pool.reset()
-        return converted(observation, self.single_observation_space), {}
+        self._steps = 0
+        return self._read(observation), {}
+
+    def _read(self, observation: Any) -> Observation:
+        try:
+            return converted(observation, self.single_observation_space, (self.num_envs,))
+        except ValueError as error:
+            raise EnvError(f"EnvPool's {self._id!r}, step {self._steps}: {error}.") from error
 
     def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         try:
-            observation, reward, terminated, truncated, _ = self._pool.step(self._legal(actions))
+            observation, reward, terminated, truncated, info = self._pool.step(self._legal(actions))
         except RuntimeError as error:
-            raise EnvError(f"EnvPool failed in step() of {self._id!r}: {error}.") from error
-        observation = converted(observation, self.single_observation_space)
-        return observation, np.asarray(reward, np.float32), np.asarray(terminated), np.asarray(truncated), {}
+            raise EnvError(f"EnvPool failed in step() of {self._id!r} at step {self._steps}: {error}.") from error
+        observation, ended = self._read(observation), terminated | truncated
+        self._steps += 1
+        return observation, np.asarray(reward, np.float32), terminated, truncated, batch_figures(info, ended)
 
     def render(self) -> Any:
         return self._pool.render()
@@ -188,8 +250,9 @@ class PoolEnv(gymnasium.Env):
         return _first(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, _ = self._envs.step(np.asarray(action)[None])
-        return _first(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
+        observation, reward, terminated, truncated, info = self._envs.step(np.asarray(action)[None])
+        final = {name: float(values[0]) for name, values in info.items() if not name.startswith("_")}
+        return _first(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), final
 
     def render(self) -> Any:
         return self._envs.render()[0]
@@ -205,7 +268,7 @@ class ReadyEnvs(Envs):
     """
 
     def __init__(self, envs: VectorEnv, seeds: Sequence[int]):
-        self._ready = envs
+        self._ready, self._steps = envs, 0
         super().__init__(envs.num_envs, seeds, envs.single_observation_space, envs.single_action_space)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
@@ -213,13 +276,34 @@ class ReadyEnvs(Envs):
         if seeds is not None:
             each = isinstance(self._ready.unwrapped, (SyncVectorEnv, AsyncVectorEnv))
             seeds = list(seeds) if each else seeds[0]
-        observation, _ = self._ready.reset(seed=seeds, options=options)
-        return converted(observation, self.single_observation_space), {}
+        self._steps = 0
+        return self._checked("reset", lambda: self._read(begun(self._ready.reset(seed=seeds, options=options))[0])), {}
 
     def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        observation, reward, terminated, truncated, _ = self._ready.step(self._legal(actions))
-        observation = converted(observation, self.single_observation_space)
-        return observation, np.asarray(reward, np.float32), np.asarray(terminated), np.asarray(truncated), {}
+        legal = self._legal(actions)
+
+        def take() -> Any:
+            observation, reward, terminated, truncated, info = self._ready.step(legal)
+            named = (("reward", reward, np.float32), ("terminated", terminated, bool), ("truncated", truncated, bool))
+            numbers = [batch_of_numbers(values, self.num_envs, name, dtype) for name, values, dtype in named]
+            return self._read(observation), *numbers, batch_figures(info, numbers[1] | numbers[2])
+
+        taken = self._checked("step", take)
+        self._steps += 1
+        return taken
+
+    def _read(self, observation: Any) -> Observation:
+        return converted(observation, self.single_observation_space, (self.num_envs,))
+
+    def _checked(self, call: str, take: Callable[[], Any]) -> Any:
+        """What the call gives; what breaks in it or cannot be taken names it."""
+        try:
+            return take()
+        except (EnvError, UsageError):
+            raise
+        except Exception as error:
+            at = f" at step {self._steps}" if call == "step" else ""
+            raise EnvError(f"The given vector environment failed in {call}(){at}: {cause(error)}.") from error
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         return self._ready.call(name, *args, **kwargs)  # type: ignore[attr-defined]

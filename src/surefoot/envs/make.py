@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import functools
-import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,13 +11,15 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from surefoot.envs.backends import PoolEnv, PoolEnvs, ProcessEnvs, ReadyEnvs, available_threads
-from surefoot.envs.registered import make_registered
+from surefoot.envs.backends import PoolEnvs, ProcessEnvs, ReadyEnvs, available_threads
+from surefoot.envs.names import check_origin, creator, name_of, origin_of, pool_ids, same_in_pool
 from surefoot.envs.runners import ENDLESS, RunnerEnvs, is_runner
-from surefoot.envs.vector import SyncEnvs, env_seeds
+from surefoot.envs.vector import SyncEnvs, cause, env_seeds
 from surefoot.envs.wrappers import Wrappers, normalised, wrap
 from surefoot.errors import UsageError, nearest
 
+MOST = 2**16  # environments at a time
+PATIENCE = 600.0  # seconds that a worker process is waited for
 BACKENDS = ("auto", "gymnasium", "process", "envpool")
 EnvLike = str | Callable[..., gymnasium.Env] | type[gymnasium.Env] | VectorEnv
 
@@ -33,6 +33,8 @@ def make(
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Wrappers = (),
     threads: int | None = None,
+    step_timeout: float = PATIENCE,
+    origin: Mapping[str, Any] | None = None,
 ) -> VectorEnv:
     """A vector environment in next-step auto-reset mode.
 
@@ -45,10 +47,14 @@ def make(
     where it has the environment as asked for, and this process otherwise. Of the steps a second that one thread
     makes, EnvPool has about 1.3 to 1.8 times as many on MuJoCo tasks, as many on CartPole, 5 times as many on Acrobot.
     `wrappers`: names, or pairs of a name and keyword arguments; the first one is innermost.
+    `step_timeout`: seconds that a process of `"process"` may take for a step or a reset before it is taken to hang.
+    `origin`: the package and version that a record says the environment came from; another package's of the same name
+    is refused.
     Raises `UsageError` for what cannot work, and `EnvError` later for an environment that breaks as it runs.
     """
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-        raise UsageError(f"num_envs={num_envs!r} is not allowed; it must be a whole number of at least 1.")
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or not 1 <= num_envs <= MOST:
+        raise UsageError(f"num_envs={num_envs!r} is not allowed; it must be a whole number in [1, {MOST}].")
+    check_origin(env, origin)
     if isinstance(env, VectorEnv):
         _check_ready(env, num_envs, env_kwargs, wrappers)
         return ReadyEnvs(env, env_seeds(seed, num_envs))
@@ -58,20 +64,22 @@ def make(
         return PoolEnvs(str(env), num_envs, seeds, kwargs, threads)
     factory = functools.partial(make_single, env, kwargs, pairs)
     if backend == "process":
-        return ProcessEnvs([factory] * num_envs, seeds)
+        return ProcessEnvs([factory] * num_envs, seeds, step_timeout)
     return (RunnerEnvs if is_runner(env, kwargs, pairs) else SyncEnvs)([factory] * num_envs, seeds)
 
 
 def make_single(env: EnvLike, env_kwargs: Mapping[str, Any] | None = None, wrappers: Wrappers = ()) -> gymnasium.Env:
     """One `gymnasium.Env`, without Gymnasium's checking wrappers."""
     kwargs = dict(env_kwargs or {})
-    creator = _creator(env) if isinstance(env, str) else env
-    if not callable(creator):
+    make_it = creator(env) if isinstance(env, str) else env
+    if not callable(make_it):
         raise UsageError(f"env={env!r} is not allowed; give an id, a factory or an Env class (not an instance).")
     try:
-        single = creator(**kwargs)
-    except (TypeError, gymnasium.error.Error) as error:
-        raise UsageError(f"env={env!r} cannot be made with env_kwargs={kwargs!r}: {error}") from error
+        single = make_it(**kwargs)
+    except UsageError:
+        raise
+    except Exception as error:  # a constructor may raise anything
+        raise UsageError(f"env={env!r} cannot be made with env_kwargs={kwargs!r}: {cause(error)}.") from error
     if not isinstance(single, gymnasium.Env):
         raise UsageError(
             f"env={env!r} returned {single!r} of type {type(single).__name__}; a factory must return a gymnasium.Env."
@@ -92,22 +100,29 @@ def describe(
     backend: str = "auto",
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Wrappers = (),
+    step_timeout: float = PATIENCE,
+    origin: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The arguments of `make` as JSON holds them, with the backend that "auto" stands for: `make(**describe(…))`.
 
+    `origin` is there where the environment comes from another package than the backend's own, Gymnasium or Surefoot:
+    that package with its version, which `make` holds the name to.
     A factory or class is recorded as `"module:name"`. One that has no importable name (a lambda, a local function, a
     ready VectorEnv) is recorded all the same, and `make` then says that it has to be given again.
     """
     kwargs, pairs = _plain("env_kwargs", dict(env_kwargs or {})), _plain("wrappers", normalised(wrappers))
-    if isinstance(env, str):
-        name, chosen = env, _backend(env, backend, kwargs, pairs)
-    elif isinstance(env, VectorEnv):
-        name, chosen = f"{type(env).__module__}:<instance of {type(env).__qualname__}>", backend
-    else:
-        qualified = getattr(env, "__qualname__", f"<instance of {type(env).__qualname__}>")
-        name, chosen = f"{env.__module__}:{qualified}", _backend(env, backend, kwargs, pairs)
-    seed = int(seed) if isinstance(seed, int) else [int(s) for s in seed]
-    return {"env": name, "num_envs": num_envs, "seed": seed, "backend": chosen, "env_kwargs": kwargs, "wrappers": pairs}
+    chosen = backend if isinstance(env, VectorEnv) else _backend(env, backend, kwargs, pairs)
+    found = {
+        "env": name_of(env),
+        "num_envs": num_envs,
+        "seed": int(seed) if isinstance(seed, int) else [int(s) for s in seed],
+        "backend": chosen,
+        "env_kwargs": kwargs,
+        "wrappers": pairs,
+    }
+    origin = origin_of(env, chosen) if origin is None else dict(origin)
+    beside = {"step_timeout": step_timeout} if step_timeout != PATIENCE else {}
+    return found | beside | ({"origin": origin} if origin else {})
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -138,13 +153,6 @@ def _check_ready(env: VectorEnv, num_envs: int, env_kwargs: Mapping[str, Any] | 
 
 
 @functools.cache
-def _pool_ids() -> frozenset[str]:
-    import envpool
-
-    return frozenset(envpool.list_all_envs())
-
-
-@functools.cache
 def _pool_options(env_id: str) -> frozenset[str]:
     import envpool
 
@@ -159,10 +167,10 @@ def _backend(env: EnvLike, backend: str, kwargs: Mapping[str, Any], wrappers: Wr
         return backend
     if not isinstance(env, str):
         obstacle = "it has no factories and classes"
-    elif backend == "auto" and not _same_in_pool(env):
+    elif backend == "auto" and not same_in_pool(env):
         obstacle = "it is not known to have the same environment"
-    elif env not in _pool_ids():
-        obstacle = f"it does not have that one. {nearest(env, _pool_ids())}"
+    elif env not in pool_ids():
+        obstacle = f"it does not have that one. {nearest(env, pool_ids())}"
     elif backend == "auto" and is_runner(env, kwargs, wrappers) and available_threads() == 1:
         obstacle = "it is slower on one processor"
     elif wrappers:
@@ -176,36 +184,3 @@ def _backend(env: EnvLike, backend: str, kwargs: Mapping[str, Any], wrappers: Wr
     if backend == "envpool":
         raise UsageError(f"env={env!r} cannot run on backend='envpool': {obstacle}; use 'auto' or 'gymnasium'.")
     return "gymnasium"
-
-
-def _same_in_pool(env_id: str) -> bool:
-    """Whether EnvPool's environment of this name is Gymnasium's own one, or the only one of this name."""
-    spec = gymnasium.registry.get(env_id)
-    return spec is None or str(spec.entry_point).startswith("gymnasium.envs.")
-
-
-def _creator(env: str) -> Callable[..., gymnasium.Env]:
-    """What makes the environment of this id or `"module:name"`."""
-    module, _, name = env.rpartition(":")
-    if "<" in name:
-        raise UsageError(
-            f"env={env!r} was recorded from something that cannot be imported by name (a lambda, a local function or a "
-            "ready environment); give that same factory again, or move it to the top level of a module."
-        )
-    if module:
-        try:
-            found: Any = importlib.import_module(module)
-        except ImportError as error:
-            raise UsageError(f"env={env!r}: the module {module!r} cannot be imported: {error}") from error
-        if name not in gymnasium.registry:
-            try:
-                return functools.reduce(getattr, name.split("."), found)
-            except AttributeError as error:
-                raise UsageError(f"env={env!r}: {error}, and it registers no environment of that id.") from error
-    if name not in gymnasium.registry:
-        if name in _pool_ids():
-            return functools.partial(PoolEnv, name)
-        raise UsageError(f"env={env!r} is not a known id. {nearest(env, {*gymnasium.registry, *_pool_ids()})}")
-    spec = copy.copy(gymnasium.spec(name))
-    spec.order_enforce = False
-    return functools.partial(make_registered, spec)

@@ -19,7 +19,9 @@ from gymnasium.vector import VectorEnv
 
 from surefoot.envs.registered import make_registered
 from surefoot.errors import UsageError, nearest
+from surefoot.perturbations.mujoco import kept, recompute
 
+FRICTION_MODES = ("floor", "all_geoms")
 Parameters = Mapping[str, float]
 Bounds = Mapping[str, tuple[float, float]]
 
@@ -87,6 +89,7 @@ class Task:
     nominal: Parameters  # of the stock v5 model
     pushed: tuple[str, ...]
     friction: bool = False
+    planar: bool = True  # moves in a vertical plane, so that forces along y do nothing
     every_geom: bool = False  # whether the suite itself sets the friction of all geoms, not just of the floor
     published: Parameters = field(default_factory=dict)  # where the published package's defaults differ
 
@@ -108,6 +111,7 @@ TASKS: dict[str, Task] = {
             {"torsomass": (0.1, 3.0), "frontleftlegmass": (0.01, 3.0), "frontrightlegmass": (0.01, 3.0)},
         ),
         nominal={"torsomass": 0.327249, "frontleftlegmass": 0.039158, "frontrightlegmass": 0.039158},
+        planar=False,
         pushed=("torso", "frontleftleg", "frontrightleg"),
     ),
     "HalfCheetah-v5": Task(
@@ -143,6 +147,7 @@ TASKS: dict[str, Task] = {
             {"torsomass": (0.1, 16.0), "leftthighmass": (0.1, 5.0), "rightfootmass": (0.1, 8.0)},
         ),
         nominal={"torsomass": 8.907462, "rightfootmass": 1.767146, "leftthighmass": 4.751751},
+        planar=False,
         pushed=("torso", "rightthigh", "leftfoot"),
     ),
     "InvertedPendulum-v5": Task(
@@ -190,12 +195,41 @@ def uncertainty(env_id: str, set: str = "2d", *, force_axes: str = "xy", force: 
     return UncertaintyBox(task.sets[set], {name: task.nominal[name] for name in task.sets[set]})
 
 
+def named_bounds(env_id: str, text: str = "2d") -> Bounds:
+    """The bounds of a set by its text: `"2d"`, `"2d,friction_mode=all_geoms"`, `"rarl,force_axes=xz"`.
+
+    `friction_mode=all_geoms` puts `allfriction` in the place of `worldfriction`. `force_axes` is `xy` or `xz`; unless
+    it is given, forces along y are left out of planar tasks, in which they change nothing.
+    """
+    name, *given = [part.strip() for part in text.split(",")] if text.strip() else ["2d"]
+    options = {key.strip(): value.strip() for key, _, value in (part.partition("=") for part in given)}
+    allowed = {"force_axes": ("xy", "xz")} if name == "rarl" else {"friction_mode": FRICTION_MODES}
+    for option, value in options.items():
+        if value not in allowed.get(option, ()):
+            words = ", ".join(f"{key}={'|'.join(values)}" for key, values in allowed.items())
+            raise UsageError(f"rrls:{text}: {option}={value} is not allowed; rrls:{name} takes {words}.")
+    bounds = dict(uncertainty(env_id, name, force_axes=options.get("force_axes", "xy")).bounds)
+    if name == "rarl" and "force_axes" not in options and _task(env_id).planar:
+        return {name: ends for name, ends in bounds.items() if not name.endswith("force_y")}
+    if options.get("friction_mode") == "all_geoms":
+        if not _task(env_id).friction:
+            raise UsageError(f"rrls:{text}: {env_id} has no friction among its parameters; leave friction_mode out.")
+        return {name.replace("worldfriction", "allfriction"): ends for name, ends in bounds.items()}
+    return bounds
+
+
 class RobustMujoco(gymnasium.Wrapper):
     """A stock MuJoCo task whose masses, friction and forces can be set at reset or between steps.
 
-    Parameters: `<body>mass` of every body, `worldfriction` where the task has it, `<body>force_x|y|z` of the pushed
-    bodies. A mass is changed without its inertia being rescaled, as in the suite. Masses and friction stay until they
-    are set again; MuJoCo clears forces at every reset. `info["params"]` of `reset` and `step` holds all of them.
+    Parameters: `<body>mass` of every body, `worldfriction` and `allfriction` (that of every geom) where the task has
+    friction, `<body>force_x|y|z` of the pushed bodies. Masses and friction stay until they are set again; MuJoCo clears
+    forces at every reset. `info["params"]` of `reset` and `step` holds all of them.
+
+    A mass is changed as in the suite: the body's inertia (`body_inertia`) is not rescaled, and the constants that
+    MuJoCo derives from masses keep their old values: `body_subtreemass` (from which centres of mass, hence the inertias
+    that Ant and HumanoidStandup observe, are computed), `body_invweight0` and `dof_invweight0` (by which contacts and
+    joint limits are scaled). Inertias stay as they are in any case; `recompute=True` computes the derived constants
+    anew (`mj_setConst`). `param:torso.mass=…` sets a mass in any MuJoCo environment with both rescaled.
 
     `friction_mode="floor"` is the suite's: on Hopper and Walker2d it sets the floor only, and MuJoCo takes the larger
     of two touching frictions, so values below the foot's own (2.0 and 1.9) change nothing. `"all_geoms"` sets every
@@ -203,9 +237,11 @@ class RobustMujoco(gymnasium.Wrapper):
     swap the pendulum's two masses and give Hopper's floor 0.7, instead of the model's.
     """
 
-    def __init__(self, env: gymnasium.Env, *, friction_mode: str = "floor", rrls_compat: bool = False):
+    def __init__(
+        self, env: gymnasium.Env, *, friction_mode: str = "floor", rrls_compat: bool = False, recompute: bool = False
+    ):
         super().__init__(env)
-        if friction_mode not in ("floor", "all_geoms"):
+        if friction_mode not in FRICTION_MODES:
             raise UsageError(f"friction_mode={friction_mode!r} is not known; it must be 'floor' or 'all_geoms'.")
         self.task_id = env.unwrapped.spec.id if env.unwrapped.spec else ""
         task = _task(self.task_id)
@@ -214,23 +250,23 @@ class RobustMujoco(gymnasium.Wrapper):
         self._masses = {f"{body}mass": i for i, body in enumerate(task.bodies, start=1)}
         pushed = {body: task.bodies.index(body) + 1 for body in task.pushed}
         self._forces = {f"{body}force_{axis}": (i, k) for body, i in pushed.items() for k, axis in enumerate("xyz")}
-        self._slid = slice(None) if task.every_geom or friction_mode == "all_geoms" else slice(0, 1)
-        self._has_friction = task.friction
-        self._stock = self._model.body_mass.copy(), self._model.geom_friction.copy()
+        floor = slice(None) if task.every_geom or friction_mode == "all_geoms" else slice(0, 1)
+        self._frictions = {"worldfriction": floor, "allfriction": slice(None)} if task.friction else {}
+        self._recompute = recompute
+        self._put_back = kept(self._model)
         self._published = task.published if rrls_compat else {}
         self.restore()
 
     @property
     def names(self) -> list[str]:
         """The names that `set_params` takes."""
-        return [*self._masses, *(["worldfriction"] if self._has_friction else []), *self._forces]
+        return [*self._masses, *self._frictions, *self._forces]
 
     def get_params(self) -> dict[str, float]:
         """All parameters as they are now."""
         mass, force = self._model.body_mass, self._data.xfrc_applied
         params = {name: float(mass[body]) for name, body in self._masses.items()}
-        if self._has_friction:
-            params["worldfriction"] = float(self._model.geom_friction[0, 0])
+        params |= dict.fromkeys(self._frictions, float(self._model.geom_friction[0, 0]))
         return params | {name: float(force[where]) for name, where in self._forces.items()}
 
     def set_params(self, **params: float | None) -> None:
@@ -250,12 +286,14 @@ class RobustMujoco(gymnasium.Wrapper):
             elif name in self._forces:
                 self._data.xfrc_applied[self._forces[name]] = value
             else:
-                self._model.geom_friction[self._slid, 0] = value
+                self._model.geom_friction[self._frictions[name], 0] = value
+        if self._recompute and self._masses.keys() & given.keys():
+            recompute(self._model)
         self._now = self.get_params()
 
     def restore(self) -> None:
         """Back to the nominal task, to the bit: masses, friction, no forces."""
-        self._model.body_mass[:], self._model.geom_friction[:] = self._stock
+        self._put_back()
         self._data.xfrc_applied[:] = 0.0
         self.set_params(**self._published)
 
@@ -295,10 +333,12 @@ def set_params(env: gymnasium.Env | VectorEnv, params: Parameters | Sequence[Par
         ) from error
 
 
-def make_robust(task: str, friction_mode: str = "floor", rrls_compat: bool = False, **kwargs: Any) -> gymnasium.Env:
+def make_robust(
+    task: str, friction_mode: str = "floor", rrls_compat: bool = False, recompute: bool = False, **kwargs: Any
+) -> gymnasium.Env:
     """The Gymnasium task inside `RobustMujoco`; what the ids `rrls/<task>` stand for."""
     single = make_registered(task, **kwargs)
-    return RobustMujoco(single, friction_mode=friction_mode, rrls_compat=rrls_compat)
+    return RobustMujoco(single, friction_mode=friction_mode, rrls_compat=rrls_compat, recompute=recompute)
 
 
 def register() -> None:

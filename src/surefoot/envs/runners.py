@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from surefoot.envs.vector import EnvFactory, Observation, SyncEnvs, fail
+from surefoot.envs.entrance import Observation
+from surefoot.envs.vector import EnvFactory, SyncEnvs, fail
 
 RUNNERS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 ENDLESS = {"max_episode_steps": -1}  # what Gymnasium takes for an episode without a time limit
@@ -55,7 +56,7 @@ class RunnerEnvs(SyncEnvs):
                 try:
                     self.envs[i].reset()
                 except Exception as error:
-                    fail(i, "reset", error)
+                    fail(i, "reset", error, step=self._steps)
             else:
                 ctrl[:] = legal[i]
                 self._advance(model, data, nstep=frames)
@@ -71,6 +72,7 @@ class RunnerEnvs(SyncEnvs):
             terminated = ~(healthy | ended)
         truncated = self._elapsed >= self._time_limit
         self._ended = terminated | truncated
+        self._steps += 1
         reward = np.where(ended, 0, reward).astype(np.float32)
         return self._observation(healthy is not None), reward, terminated, truncated, {}
 

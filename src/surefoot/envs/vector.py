@@ -2,14 +2,16 @@
 
 All backends keep one contract. The observation that comes with `terminated | truncated` is the true last one of the
 episode; the next `step` ignores that environment's action and returns its reset observation with reward 0. Every
-returned array is fresh, so a caller may keep it. Float observations and rewards are float32 (an environment's float64
-is rounded once, here), images stay uint8, discrete observations are integers. Actions of a Box space are clipped to
-the box here, in the number type that the environment gave it, so that what a caller stores is what it sampled.
+returned array is fresh, so a caller may keep it. Float observations and rewards are float32, images stay uint8,
+discrete observations are integers (`envs.entrance`). Actions of a Box space are clipped to the box here, in the number
+type that the environment gave it (to the nearest number where that is whole), so that what a caller stores is what it
+sampled. The `info` of a step holds the numbers of the infos of the episodes that it ended: arrays `[B]` by name, and
+under the name with `_` before it which environments have it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import gymnasium
@@ -18,10 +20,10 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from surefoot.envs.entrance import Observation, begun, empty, figures, rounded, stepped, write
 from surefoot.errors import UsageError
 from surefoot.seeding import check_seed, derive
 
-Observation = Any  # an array [B, ...] or a (nested) dict of such arrays
 EnvFactory = Callable[[], gymnasium.Env]
 
 
@@ -40,57 +42,26 @@ def env_seeds(seed: int | Sequence[int], num_envs: int) -> list[int]:
     return [check_seed(s) for s in seed]
 
 
-def rounded(space: gymnasium.Space) -> gymnasium.Space:
-    """`space` with every float Box in float32; a `UsageError` for a kind of space that arrays cannot carry."""
-    if isinstance(space, spaces.Dict):
-        return spaces.Dict({name: rounded(inner) for name, inner in space.spaces.items()})
-    if isinstance(space, spaces.Box) and space.dtype.kind == "f" and space.dtype != np.float32:
-        return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
-    if isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
-        return space
-    raise UsageError(
-        f"A space of type {type(space).__name__} ({space}) is not supported; allowed are Box, Discrete, MultiDiscrete, "
-        "MultiBinary and, for observations, a Dict of these. Convert it with a gymnasium.ObservationWrapper first, or "
-        "try the wrapper 'flatten'."
-    )
-
-
-def _empty(space: gymnasium.Space, n: int) -> Observation:
-    if isinstance(space, spaces.Dict):
-        return {name: _empty(inner, n) for name, inner in space.spaces.items()}
-    return np.empty((n, *space.shape), space.dtype)  # type: ignore[misc]
-
-
-def _write(out: Observation, index: int, observation: Any) -> None:
-    if isinstance(out, dict):
-        for name, inner in out.items():
-            _write(inner, index, observation[name])
-    elif np.shape(observation) != out.shape[1:]:  # which NumPy would spread over the row
-        raise ValueError(f"the observation {observation!r} has shape {np.shape(observation)}, not {out.shape[1:]}")
-    else:
-        out[index] = observation
-
-
-def _fits(observation: Any, space: gymnasium.Space) -> bool:
-    if isinstance(space, spaces.Dict):
-        return isinstance(observation, Mapping) and all(
-            name in observation and _fits(observation[name], inner) for name, inner in space.spaces.items()
-        )
-    return np.shape(observation) == space.shape
-
-
-def fail(index: int, call: str, error: BaseException, where: str = "") -> NoReturn:
+def fail(index: int, call: str, error: BaseException, where: str = "", step: int | None = None) -> NoReturn:
+    """Raise what an environment broke of as an `EnvError` that names the environment, the call and the step."""
     if isinstance(error, UsageError):  # of a wrapper of ours, which says what to do
         raise error
+    at = "" if step is None else f" at step {step}"
     raise EnvError(
-        f"Environment {index}{where} failed in {call}(): {type(error).__name__}: {error}. The fault is in the "
+        f"Environment {index}{where} failed in {call}(): {cause(error)}{at}. The fault is in the "
         "environment or in a wrapper around it; run that one alone with the same seed and actions to find it."
     ) from error
 
 
+def cause(error: BaseException) -> str:
+    """The type of an exception and its text, if it has one."""
+    return f"{type(error).__name__}: {text}" if (text := str(error).strip().rstrip(".")) else type(error).__name__
+
+
 def clipped(actions: np.ndarray, box: spaces.Box) -> np.ndarray:
-    """Actions within the bounds of their Box, in its type."""
-    return np.clip(actions, box.low, box.high).astype(box.dtype, copy=False)
+    """Actions within the bounds of their Box, in its type; the nearest whole numbers where that is whole."""
+    within = np.clip(actions, box.low, box.high)
+    return (within if box.dtype.kind == "f" else np.rint(within)).astype(box.dtype, copy=False)
 
 
 class Envs(VectorEnv):
@@ -124,14 +95,16 @@ class Envs(VectorEnv):
                 f"actions have shape {actions.shape}; {self._action_shape} is needed: one action an environment, each "
                 f"of the space {self.single_action_space}."
             )
-        return actions if self._box is None else clipped(actions, self._box)
+        if self._box is not None:
+            return clipped(actions, self._box)
+        return actions.astype(self.single_action_space.dtype, copy=False)
 
 
 class SyncEnvs(Envs):
     """Environments stepped one after the other in this process.
 
-    Leaner than `gymnasium.vector.SyncVectorEnv`: no deep copies, no merging of infos (`info` is always empty), one
-    fresh array a step that each environment writes its row into.
+    Leaner than `gymnasium.vector.SyncVectorEnv`: no deep copies, infos of ended episodes only, one fresh array a step
+    that each environment writes its row into.
     """
 
     def __init__(self, factories: Sequence[EnvFactory], seeds: Sequence[int]):
@@ -139,26 +112,28 @@ class SyncEnvs(Envs):
         first = self.envs[0]
         super().__init__(len(self.envs), seeds, first.observation_space, first.action_space)
         self.render_mode = first.render_mode
-        self._ended = np.zeros(self.num_envs, bool)
+        self._ended, self._steps = np.zeros(self.num_envs, bool), 0
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         seeds = self._reset_seeds(seed) or [None] * self.num_envs
-        observations = _empty(self.single_observation_space, self.num_envs)
+        observations = empty(self.single_observation_space, self.num_envs)
         for i, env in enumerate(self.envs):
             try:
-                observation, _ = env.reset(seed=seeds[i], options=options)
-                if not _fits(observation, self.single_observation_space):
-                    raise ValueError(f"the observation {observation!r} is not of the space {env.observation_space}")
-                _write(observations, i, observation)
+                write(
+                    observations, i, begun(env.reset(seed=seeds[i], options=options))[0], self.single_observation_space
+                )
             except Exception as error:
                 fail(i, "reset", error)
-        self._ended = np.zeros(self.num_envs, bool)
+        self._ended, self._steps = np.zeros(self.num_envs, bool), 0
         return observations, {}
 
     def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        legal = self._legal(actions)
-        rows = legal.tolist() if legal.ndim == 1 and self._box is None else legal  # Discrete envs are fastest on ints
-        observations = _empty(self.single_observation_space, self.num_envs)
+        legal, space, infos = self._legal(actions), self.single_observation_space, dict[str, Any]()
+        if legal.ndim > 1:
+            rows: Any = legal
+        else:  # of a Discrete space, which is fastest on ints, or of a Box without axes
+            rows = legal.tolist() if self._box is None else [np.asarray(action) for action in legal]
+        observations = empty(space, self.num_envs)
         rewards = np.zeros(self.num_envs, np.float32)
         terminated = np.zeros(self.num_envs, bool)
         truncated = np.zeros(self.num_envs, bool)
@@ -166,14 +141,17 @@ class SyncEnvs(Envs):
         for i, env in enumerate(self.envs):
             try:
                 if ended[i]:
-                    observation, _ = env.reset()
+                    observation, _ = begun(env.reset())
                 else:
-                    observation, rewards[i], terminated[i], truncated[i], _ = env.step(rows[i])
-                _write(observations, i, observation)
+                    observation, rewards[i], terminated[i], truncated[i], info = stepped(env.step(rows[i]))
+                    if terminated[i] or truncated[i]:
+                        infos = self._add_info(infos, figures(info), i)
+                write(observations, i, observation, space)
             except Exception as error:
-                fail(i, "reset" if ended[i] else "step", error)
+                fail(i, "reset" if ended[i] else "step", error, step=self._steps)
         self._ended = terminated | truncated
-        return observations, rewards, terminated, truncated, {}
+        self._steps += 1
+        return observations, rewards, terminated, truncated, infos
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The attribute `name` of every (wrapped) environment, called with the arguments where it is callable."""
@@ -186,33 +164,3 @@ class SyncEnvs(Envs):
     def close_extras(self, **kwargs: Any) -> None:
         for env in self.envs:
             env.close()
-
-
-def check_finite(observation: Observation, reward: Any, first_step: int = 0) -> None:
-    """Raise `UsageError` for the first observation or reward that is NaN or infinite.
-
-    `reward` is `[B]` (one step) or `[T, B]` (a rollout), arrays or CPU tensors; `observation` has the same leading
-    axes, or is a dict of such arrays. `first_step` is added to the step that the message names.
-    """
-    parts = observation if isinstance(observation, Mapping) else {"": observation}
-    axes = np.ndim(reward)
-    for name, values in [
-        *((f"observation {n!r}" if n else "observation", v) for n, v in parts.items()),
-        ("reward", reward),
-    ]:
-        values = np.asarray(values)
-        if values.dtype.kind != "f":
-            continue
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(values.sum()):  # one pass, no temporary; a sum that overflows falls through
-                continue
-        bad = np.argwhere(~np.isfinite(values))
-        if not len(bad):
-            continue
-        where = tuple(int(k) for k in bad[0])
-        step, env, component = (where[0] if axes == 2 else 0), where[axes - 1], where[axes:]
-        raise UsageError(
-            f"{name}{list(component) if component else ''} is {values[where]} in environment {env} at step "
-            f"{first_step + step}: the environment produced a number that is not finite. Clip or scale it in the "
-            "environment (a gymnasium.ObservationWrapper or RewardWrapper), or end the episode before it diverges."
-        )

@@ -10,6 +10,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium import wrappers as gw
 
+from surefoot.envs.entrance import converted, flattenable
+from surefoot.envs.vector import cause
 from surefoot.errors import UsageError, nearest
 
 Wrapping = Callable[..., gymnasium.Env]
@@ -56,7 +58,9 @@ def wrap(env: gymnasium.Env, wrappers: Wrappers) -> gymnasium.Env:
         except UsageError:
             raise
         except Exception as error:
-            raise UsageError(f"wrapper {name!r} with {kwargs!r} does not fit the environment {env}: {error}") from error
+            raise UsageError(
+                f"wrapper {name!r} with {kwargs!r} does not fit the environment {env}: {cause(error)}."
+            ) from error
     return env
 
 
@@ -91,6 +95,15 @@ def atari(env: gymnasium.Env, **kwargs: Any) -> gymnasium.Env:
 @register_wrapper("flatten")
 def flatten(env: gymnasium.Env) -> gymnasium.Env:
     """Every observation as one vector."""
+    space = env.observation_space
+    if not flattenable(space):
+        parts = space.spaces if isinstance(space, spaces.Dict) else {}
+        wrong = [name for name, part in parts.items() if not flattenable(part)]
+        raise UsageError(
+            f"wrapper 'flatten' cannot make a vector of {f'the entries {wrong} of ' if wrong else ''}the observation "
+            f"space {space}: leave them out before with gymnasium.wrappers.FilterObservation, or convert them with a "
+            "gymnasium.ObservationWrapper."
+        )
     return gw.FlattenObservation(env)
 
 
@@ -111,8 +124,8 @@ class ActionMask(gymnasium.Wrapper):
         super().__init__(env)
         if not isinstance(env.action_space, spaces.Discrete):
             raise UsageError(f"An action mask needs a Discrete action space; this environment has {env.action_space}.")
-        mask = spaces.MultiBinary(int(env.action_space.n))
-        self.observation_space = spaces.Dict({"observation": env.observation_space, "action_mask": mask})
+        self._mask = spaces.MultiBinary(int(env.action_space.n))
+        self.observation_space = spaces.Dict({"observation": env.observation_space, "action_mask": self._mask})
 
     def _masked(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
         if self.env.has_wrapper_attr("action_masks"):
@@ -124,7 +137,7 @@ class ActionMask(gymnasium.Wrapper):
                 "The wrapper 'action_mask' found no mask: the environment has no method action_masks() and its info "
                 "has no key 'action_mask'. Add one of the two, or leave the wrapper out."
             )
-        return {"observation": observation, "action_mask": np.asarray(mask, np.int8)}
+        return {"observation": observation, "action_mask": converted(mask, self._mask)}
 
     def reset(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         observation, info = self.env.reset(**kwargs)

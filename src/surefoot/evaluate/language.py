@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from surefoot.envs.language import resolve
+from surefoot.envs.language import Example, Task, resolve
 from surefoot.errors import UsageError
 from surefoot.evaluate.statistics import share_interval
-from surefoot.models.language.agent import LanguageAgent
+from surefoot.loops.group_rollout.rewards import Judged
+from surefoot.models.language.agent import LIMIT, LanguageAgent
+from surefoot.models.language.room import check_room
 from surefoot.models.language.sequences import join
 from surefoot.seeding import MAX_SEED, check_seed
 
 BATCH = 256  # completions that are written together
+LONG = 100  # examples for one that the model can read, at most
+SUCCESS = 1.0  # the reward from which on a completion counts as a success
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class LanguageReport:
     the accuracy, and for pass@k of as many effective trials as its variance has (`statistics.share_interval`)."""
 
     task: str
+    judge: str  # what says what a completion is worth
     examples: int
     seed: int
     accuracy: float  # of the likeliest completion
@@ -42,6 +47,7 @@ class LanguageReport:
         low, high = self.accuracy_interval
         lines = [
             f"{self.task} · {self.examples} held-out examples, seed {self.seed}",
+            f"judged by {self.judge}; a success is a reward of at least {SUCCESS:g}",
             f"{'accuracy':<12}{self.accuracy:>8.3f}  [{low:.3f}, {high:.3f}]",
         ]
         for k, value in self.pass_at.items():
@@ -69,7 +75,8 @@ def evaluate_language(
     temperature: float | None = None,
     shown: int = 5,
 ) -> LanguageReport:
-    """The likeliest completion of each of the first held-out examples, and max(k) samples of each.
+    """The likeliest completion of each of the first held-out examples, and max(k) samples of each. Of an endless task
+    examples that are too long for the model are passed over.
 
     Raises:
         UsageError: a number is out of range, before anything is written.
@@ -83,17 +90,19 @@ def evaluate_language(
         )
     check_seed(seed)
     examples = min(examples, made.held_out_size or examples)  # the same one twice would tell nothing more
-    problems = [made.example(i, "test") for i in range(examples)]
+    problems = _problems(agent, made, examples)
     prompts, samples = [p.prompt for p in problems], max(attempts)
-    best = agent.texts(prompts, temperature=0.0)
     heat = (agent.facts.get("temperature", 1.0) if temperature is None else temperature) or 1.0
-    right = np.array([made.reward(p, text) >= 1 for p, text in zip(problems, best, strict=True)], float)
-    rewards, lengths, finished, entropies, texts = [], [], [], [], []
+    right, rewards, lengths, finished, entropies, texts = [], [], [], [], [], []
+    for start in range(0, examples, BATCH):
+        part = problems[start : start + BATCH]
+        found = agent.write([p.prompt for p in part], temperature=0.0)
+        right += [worth >= SUCCESS for worth in _worth(made, part, agent.model.decode(found.tokens), found.tokens)]
     for start in range(0, examples, max(1, BATCH // samples)):
         part = slice(start, start + max(1, BATCH // samples))
         found = agent.write(prompts[part], samples, temperature=temperature, seed=(seed + start) % (MAX_SEED + 1))
         written = agent.model.decode(found.tokens)
-        rewards += [made.reward(problems[start + i // samples], text) for i, text in enumerate(written)]
+        rewards += _worth(made, [p for p in problems[part] for _ in range(samples)], written, found.tokens)
         sequences = join([row for row in agent.model.encode(prompts[part]) for _ in range(samples)], found.tokens)
         with torch.no_grad():
             found_by = agent.model.statistics(sequences, temperature=heat)
@@ -101,14 +110,15 @@ def evaluate_language(
         texts += written
         lengths += [len(row) for row in found.tokens]
         finished += found.finished
-    solved = (np.array(rewards).reshape(examples, samples) >= 1).sum(1)
+    solved = (np.array(rewards).reshape(examples, samples) >= SUCCESS).sum(1)
     passed = {one: pass_at_k(solved, samples, one) for one in attempts}
     rows = zip(texts[::samples], rewards[::samples], problems)
     return LanguageReport(
         task=str(made),
+        judge=made.judge,
         examples=examples,
         seed=seed,
-        accuracy=float(right.mean()),
+        accuracy=float(np.mean(right)),
         accuracy_interval=tuple(share_interval(right)),
         pass_at={one: float(x.mean()) for one, x in passed.items()},
         pass_at_interval={one: tuple(share_interval(x)) for one, x in passed.items()},
@@ -118,6 +128,33 @@ def evaluate_language(
         entropy=float(np.mean(entropies)),
         samples=[{"prompt": p.prompt, "completion": t, "reward": r} for (t, r, p), _ in zip(rows, range(shown))],
     )
+
+
+def _problems(agent: LanguageAgent, task: Task, count: int) -> list[Example]:
+    """The first held-out examples; of an endless task those that the model can read, as in training."""
+    if task.held_out_size is not None:
+        return [task.example(i, "test") for i in range(count)]
+    found, index, limit = list[Example](), 0, agent.facts.get("max_tokens", LIMIT)
+    while len(found) < count:
+        example = task.example(index, "test")
+        prompt, index = agent.model.encode([example.prompt]), index + 1
+        try:
+            check_room(agent.model, prompt, limit, f"{task}, example {index}: ")
+            found.append(example)
+        except UsageError:
+            if index > LONG * (len(found) + 1):
+                raise
+    return found
+
+
+def _worth(
+    task: Task, examples: Sequence[Example], texts: Sequence[str], tokens: Sequence[Sequence[int]]
+) -> list[float]:
+    """What each completion is worth: to reward functions, which see all of them at once and their tokens, or to the
+    task."""
+    if isinstance(task, Judged):
+        return task.rewards(examples, texts, tokens)[0].tolist()
+    return [task.reward(example, text) for example, text in zip(examples, texts, strict=True)]
 
 
 def pass_at_k(solved: np.ndarray, samples: int, k: int) -> np.ndarray:

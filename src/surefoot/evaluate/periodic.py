@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from gymnasium.vector import VectorEnv
 from surefoot.envs import make_single
 from surefoot.envs.language import Task
 from surefoot.errors import UsageError
+from surefoot.files import write_whole
 from surefoot.loops.common import run as runs
 from surefoot.loops.common.kinds import Method, loop
 from surefoot.loops.common.train import Callback
@@ -65,12 +64,8 @@ def _inner(env: Any) -> Any:
 
 
 def keep(file: Path, text: str) -> None:
-    """Writes whole or not at all. What was measured is worth more than its file, so that a full disk is but told."""
-    draft = file.with_suffix(".part")
+    """Writes whole or not at all. What was measured is worth more than its file, so a full disk is only warned of."""
     try:
-        draft.write_text(text)
-        os.replace(draft, file)
+        write_whole(file, text)
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
         warnings.warn(f"{file} could not be written: {error}. Make room or set the permissions right.", stacklevel=3)

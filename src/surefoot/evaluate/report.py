@@ -10,12 +10,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
+
 from surefoot import catalogue
 from surefoot.errors import UsageError
-from surefoot.evaluate import plots
+from surefoot.evaluate import plots, trained
 from surefoot.evaluate.final import definition, final_returns, sliding_mean, training_returns
+from surefoot.evaluate.read_back import figures, rows, stress_report
 from surefoot.evaluate.statistics import confidence_interval, in_brackets, mean
-from surefoot.evaluate.stress import StressReport
+from surefoot.files import write_whole
 from surefoot.loops.common.run import Run
 
 POINTS = 300
@@ -63,7 +66,11 @@ def write_report(run_dir: str | Path) -> Path:
     """
     run = Run(Path(run_dir))
     path = run.path / "report.html"
-    path.write_text("".join(_page(run)), encoding="utf-8")
+    page = "".join(_page(run)).encode(errors="backslashreplace")  # of texts that are no Unicode
+    try:
+        write_whole(path, page)
+    except OSError as error:
+        raise UsageError(f"{path} could not be written: {error}. Make room or set the permissions right.") from error
     return path
 
 
@@ -75,15 +82,16 @@ def _page(run: Run) -> Iterator[str]:
     yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     yield f"<title>{escape(heading)}</title><style>{STYLE}</style></head><body>\n<h1>{escape(heading)}</h1>\n"
     yield from _method(config)
-    yield from _training(_rows(folder / "metrics.jsonl"))
+    yield from _training(rows(folder / "metrics.jsonl"))
+    yield from trained.page(folder)
     for path in sorted(folder.glob("stress-*.json")):
         yield from _stress(path)
     if (folder / "evaluation.json").is_file():
-        yield "<h2>Evaluation</h2>\n" + table(flat(_read(folder / "evaluation.json")))
+        yield "<h2>Evaluation</h2>\n" + table(flat(figures(folder / "evaluation.json")))
     settings = {key: value for key, value in config.items() if key not in {"objective", "versions", "command"}}
     yield "<h2>Configuration</h2>\n" + table(flat(settings))
-    yield "<h2>Versions</h2>\n" + table(flat(config["versions"]))
-    yield f"<h2>Command</h2>\n<pre>{escape(config['command'])}</pre>\n</body></html>\n"
+    yield "<h2>Versions</h2>\n" + table(flat(config.get("versions", {})))
+    yield f"<h2>Command</h2>\n<pre>{escape(config.get('command', ''))}</pre>\n</body></html>\n"
 
 
 def _method(config: Mapping[str, Any]) -> Iterator[str]:
@@ -91,26 +99,23 @@ def _method(config: Mapping[str, Any]) -> Iterator[str]:
     if paper is not None:
         source = f'{escape(paper.title)} ({paper.year}), <span class="faint">arXiv:{escape(paper.arxiv)}</span>'
         yield f"<p>{escape(paper.summary)}<br>{source}</p>\n"
-    yield f"<pre>{escape(config['objective'])}</pre>\n"
+    yield f"<pre>{escape(config.get('objective', ''))}</pre>\n"
     if paper is not None and paper.result is not None:
         yield f"<p>The paper's headline claim, as last run here: <strong>{escape(paper.status)}</strong>.</p>\n"
 
 
 def _stress(path: Path) -> Iterator[str]:
-    try:
-        report = StressReport.from_json(path.read_text(encoding="utf-8"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{path} is no stress report ({error!r}); remove it, and run surefoot stress again."
-        ) from error
-    rows = []
+    report = stress_report(path)
+    named = []
     for name, value, interval, remark in report.figures(TAIL):
-        rows.append((f"{name}, {remark}" if remark else name, f"{number(value)} {interval}".rstrip()))
-    figure = report.plot()
-    figure.set_size_inches(4.6, 3.6)  # as drawn, letters are legible at the width of a phone
-    figure.axes[0].set_title("", loc="left")  # the heading says it, and can break over lines
-    yield f"<h2>Under stress on {escape(report.env)}: {escape(report.perturbation)}</h2>\n{plots.to_svg(figure)}\n"
-    yield table(rows) + "".join(f'<p class="faint">{escape(note)}</p>\n' for note in report.notes)
+        named.append((f"{name}, {remark}" if remark else name, f"{number(value)} {interval}".rstrip()))
+    with rc_context({"text.parse_math": False}):  # a dollar in a name is a dollar
+        figure = report.plot()
+        figure.set_size_inches(4.6, 3.6)  # as drawn, letters are legible at the width of a phone
+        figure.axes[0].set_title("", loc="left")  # the heading says it, and can break over lines
+        picture = plots.to_svg(figure)
+    yield f"<h2>Under stress on {escape(report.env)}: {escape(report.perturbation)}</h2>\n{picture}\n"
+    yield table(named) + "".join(f'<p class="faint">{escape(note)}</p>\n' for note in report.notes)
 
 
 def _training(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -192,7 +197,7 @@ def _mean(lines: Sequence[Curve]) -> Curve:
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Round numbers, `about` steps of 1, 2 or 5 times a power of ten, that cover [low, high]."""
-    if high <= low:
+    if high - low < 1e-300:
         return [low]
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
@@ -224,23 +229,3 @@ def table(pairs: Iterable[tuple[str, str]]) -> str:
     """Two columns of escaped text."""
     rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>\n" for name, text in pairs)
     return f"<table>{rows}</table>\n"
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path} is no valid JSON ({error}); restore it or remove it and write it anew.") from error
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`; a last line cut off by a kill is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows = []
-    for index, line in enumerate(lines):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if index < len(lines) - 1:
-                raise UsageError(f"{path}, line {index + 1} is no valid JSON ({error}); remove that line.") from error
-    return rows

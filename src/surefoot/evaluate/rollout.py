@@ -19,12 +19,14 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from surefoot.envs import make_as, make_single
-from surefoot.envs.rrls import TASKS, uncertainty
-from surefoot.envs.vector import clipped, fail, rounded
+from surefoot.envs import make_single
+from surefoot.envs.entrance import Rows, all_forbidden, begun, figures, rounded, stepped
+from surefoot.envs.perturbed import perturbation_for, settable
+from surefoot.envs.vector import clipped, fail
 from surefoot.errors import UsageError
+from surefoot.evaluate.foreign import SB3Policy, as_policy
 from surefoot.hyperparameters import check_count
-from surefoot.perturbations import Perturbation, parameters, parse, unwrap
+from surefoot.perturbations import Perturbation, unwrap
 from surefoot.seeding import check_seed, derive
 
 EnvLike = str | Callable[..., gymnasium.Env]
@@ -60,9 +62,31 @@ def returns(
     `slots`: environments played side by side. `deterministic=False` lets the policy draw, the same for the same seeds.
     Raises `UsageError` for what cannot work, before the first step, and `EnvError` for an environment that breaks.
     """
+    return played(policy, env, episodes, seeds, perturbation, slots=slots, deterministic=deterministic).returns
+
+
+def played(
+    policy: Any,
+    env: EnvLike,
+    episodes: int = 10,
+    seeds: int | Sequence[int] = 0,
+    perturbation: Perturbation | str | None = None,
+    *,
+    slots: int = 16,
+    deterministic: bool = True,
+) -> Played:
+    """The same episodes as those of `returns`, with their lengths and what their infos say."""
     chosen = episode_seeds(seeds, episodes)
     attack = None if perturbation is None else resolve(perturbation, env)
-    return play(policy, prepared(env, attack), [Episode(attack, s) for s in chosen], slots, deterministic)
+    return play_all(policy, settable(env, attack), [Episode(attack, s) for s in chosen], slots, deterministic)
+
+
+class Played(NamedTuple):
+    """What became of episodes."""
+
+    returns: np.ndarray  # [episodes] undiscounted
+    lengths: np.ndarray  # [episodes] steps
+    figures: list[dict[str, float]]  # [episodes] the numbers of the info of each last step
 
 
 def episode_seeds(seeds: int | Sequence[int], episodes: int) -> list[int]:
@@ -78,41 +102,13 @@ def episode_seeds(seeds: int | Sequence[int], episodes: int) -> list[int]:
 
 def resolve(perturbation: Perturbation | str, env: EnvLike) -> Perturbation:
     """The perturbation that a text means for `env`; one that only corrupts rewards is refused."""
-    if isinstance(perturbation, str):
-        perturbation = parse(perturbation, boxes={"rrls": functools.partial(_rrls_box, env)})
-    if not isinstance(perturbation, Perturbation):
-        raise UsageError(f"perturbation={perturbation!r} is not allowed; give a Perturbation or its text.")
+    perturbation = perturbation_for(perturbation, env)
     if "reward" in perturbation.channels:
         raise UsageError(
             f"{perturbation} corrupts rewards, which changes what a policy learns, not what it does: it cannot be"
-            " stressed with it. Train under it (perturbation.wrap), then evaluate without it."
+            " stressed with it. Train under it (train with perturb=), then evaluate without it."
         )
     return perturbation
-
-
-def _known(env: EnvLike) -> EnvLike:
-    """The environment that a run's factory makes with its arguments and wrappers; any other is itself."""
-    return env.args[0] if isinstance(env, functools.partial) and env.func is make_as else env
-
-
-def _rrls_box(env: EnvLike, name: str) -> Any:
-    task = _known(env)
-    if not isinstance(task, str) or task.removeprefix("rrls/") not in TASKS:
-        fitting = ", ".join(f"{k}=low..high" for k in sorted(parameters(make_single(env))))
-        raise UsageError(
-            f"rrls:{name} does not fit env={task!r}: it is defined for {', '.join(TASKS)}. For this environment use"
-            f" param: with any of {fitting or 'its numeric attributes (it has none)'}."
-        )
-    return uncertainty(task, name or "2d").bounds
-
-
-def prepared(env: EnvLike, perturbation: Perturbation | None) -> EnvLike:
-    """`env`, in its form with settable parameters where the perturbation needs them."""
-    needs, task = perturbation is not None and "dynamics" in perturbation.channels, _known(env)
-    if not (needs and isinstance(task, str) and task in TASKS):
-        return env
-    settable = f"rrls/{task}"
-    return functools.partial(make_as, settable, *env.args[1:]) if isinstance(env, functools.partial) else settable
 
 
 def play(
@@ -123,28 +119,42 @@ def play(
     deterministic: bool = True,
     watch: Callable[[gymnasium.Env], None] = lambda env: None,
 ) -> np.ndarray:
-    """Returns `[len(episodes)]`; episode j is played in slot `j % slots`. `watch` sees its environment at every step.
+    """The returns `[len(episodes)]` of `play_all`."""
+    return play_all(policy, env, episodes, slots, deterministic, watch).returns
 
-    The policy's batch always has one row a slot; the row of a slot that has finished keeps its last observation and its
-    action is dropped, so a recurrent state needs no cutting.
+
+def play_all(
+    policy: Any,
+    env: EnvLike,
+    episodes: Sequence[Episode],
+    slots: int = 16,
+    deterministic: bool = True,
+    watch: Callable[[gymnasium.Env], None] = lambda env: None,
+) -> Played:
+    """Play the episodes; episode j is played in slot `j % slots`. `watch` sees its environment at every step.
+
+    The policy's batch always has one row a slot; the row of a slot that has finished keeps the last observation on
+    which it acted and its action is dropped, so a recurrent state needs no cutting. What the environments give is
+    converted and checked as in training (`envs.entrance`).
     """
     check_count("slots", slots)
-    act, count = actor(policy), min(slots, len(episodes))
-    single = make_single(env)
-    check_policy(policy, single)
-    own = [single, *(make_single(env) for _ in range(count - 1))]
+    count = min(slots, len(episodes))
+    policy, single = fitted(policy, make_single(env))
+    act = actor(policy)
+    own = [single, *(viewed(policy, make_single(env)) for _ in range(count - 1))]
     envs = list(own)
-    space = single.action_space
-    totals, lengths = np.zeros(len(episodes)), np.zeros(len(episodes), np.int64)
+    space, batch = single.action_space, Rows(single.observation_space, count)
+    returns, lengths = np.zeros(len(episodes)), np.zeros(len(episodes), np.int64)
+    final: list[dict[str, float]] = [{} for _ in episodes]
     current: list[int | None] = list(range(count))
-    observations: list[Any] = [None] * count
     starts, state, first = np.ones(count, bool), None, True
 
     def begin(slot: int, j: int) -> None:
         inner, attack = unwrap(envs[slot], own[slot]), episodes[j].perturbation
         envs[slot] = inner if attack is None else attack.wrap(inner)
         with _named(slot, "reset", episodes[j]):
-            observations[slot], _ = envs[slot].reset(seed=episodes[j].seed)
+            observation, _ = begun(envs[slot].reset(seed=episodes[j].seed))
+            batch.put(slot, observation, f"the reset of {episodes[j]}")
         watch(envs[slot])
 
     try:
@@ -152,44 +162,50 @@ def play(
             for slot in range(count):
                 begin(slot, slot)
             while any(j is not None for j in current):
-                actions, state = _decide(act, _stack(observations), state, starts, deterministic, space, first)
+                acting = np.array([j is not None for j in current])
+                if (stuck := all_forbidden(batch.rows, space, acting)) is not None:
+                    j = current[stuck] or 0
+                    raise UsageError(
+                        f"env={env!r}: the action mask at step {lengths[j]} of {episodes[j]} forbids every action; "
+                        "allow at least one, or end the episode where no action is left."
+                    )
+                actions, state = _decide(act, batch.copy(), state, starts, deterministic, space, first)
                 starts, first = np.zeros(count, bool), False
                 for slot, j in enumerate(current):
                     if j is None:
                         continue
-                    action = int(actions[slot]) if isinstance(space, spaces.Discrete) else actions[slot]
-                    with _named(slot, "step", episodes[j]):
-                        observations[slot], reward, terminated, truncated, _ = envs[slot].step(action)
+                    action = int(actions[slot]) if isinstance(space, spaces.Discrete) else np.asarray(actions[slot])
+                    at = f"step {lengths[j]} of {episodes[j]}"
+                    with _named(slot, "step", episodes[j], int(lengths[j])):
+                        observation, reward, terminated, truncated, info = stepped(envs[slot].step(action))
+                        over = terminated or truncated
+                        batch.put(slot, observation, at, reward, keep=not over)
                     watch(envs[slot])
-                    totals[j] += float(reward)
+                    returns[j] += reward
                     lengths[j] += 1
-                    if terminated or truncated:
-                        following = j + count
+                    if over:
+                        final[j], following = figures(info), j + count
                         current[slot] = following if following < len(episodes) else None
                         if following < len(episodes):
                             begin(slot, following)
                             starts[slot] = True
                     elif lengths[j] >= LONGEST_EPISODE:
-                        raise UsageError(f"env={env!r}: an episode goes on after {lengths[j]} steps; add a time limit.")
+                        raise UsageError(
+                            f"env={env!r}: an episode has not ended after {lengths[j]} steps; add a time limit."
+                        )
     finally:
         for one in envs:
             one.close()
-    if not np.isfinite(totals).all():
-        bad = int(np.flatnonzero(~np.isfinite(totals))[0])
-        raise UsageError(
-            f"env={env!r}: the return of {episodes[bad]} is {totals[bad]}; the policy's actions or the environment's"
-            " rewards are not finite."
-        )
-    return totals
+    return Played(returns, lengths, final)
 
 
 @contextlib.contextmanager
-def _named(slot: int, call: str, episode: Episode) -> Iterator[None]:
-    """What an environment breaks of names the episode."""
+def _named(slot: int, call: str, episode: Episode, step: int | None = None) -> Iterator[None]:
+    """What an environment breaks of names the episode and its step."""
     try:
         yield
     except Exception as error:
-        fail(slot, call, error, f" in {episode}")
+        fail(slot, call, error, f" in {episode}", step)
 
 
 @contextlib.contextmanager
@@ -219,6 +235,20 @@ def actor(policy: Any) -> Actor:
         f"policy={policy!r} cannot act: it has no predict(observation, state, episode_start, deterministic) and is not"
         " a callable observations -> actions."
     )
+
+
+def fitted(policy: Any, env: gymnasium.Env) -> tuple[Any, gymnasium.Env]:
+    """The policy as it acts in `env`, and the environment as it has to see it; `UsageError` where they do not fit."""
+    actor(policy)
+    policy = as_policy(policy, env)
+    env = viewed(policy, env)
+    check_policy(policy, env)
+    return policy, env
+
+
+def viewed(policy: Any, env: gymnasium.Env) -> gymnasium.Env:
+    """An environment as the policy has to see it."""
+    return policy.view(env) if isinstance(policy, SB3Policy) else env
 
 
 def check_policy(policy: Any, env: gymnasium.Env) -> None:
@@ -272,6 +302,10 @@ def _decide(
             f" observations; the action space {space} needs shape {expected} and type {space.dtype}."
         )
     if isinstance(space, spaces.Box):
+        if not np.isfinite(actions).all():
+            raise UsageError(
+                f"The policy returned the action {actions[~np.isfinite(actions)][0]}, which is not finite."
+            )
         return clipped(actions, space), state
     if discrete and (foreign := [a for a in actions if not space.contains(np.asarray(a, space.dtype))]):
         raise UsageError(
@@ -279,12 +313,6 @@ def _decide(
             " must return actions of that space, so play it in an environment like the one it was made for."
         )
     return actions.astype(space.dtype, copy=False), state
-
-
-def _stack(observations: list[Any]) -> Any:
-    if isinstance(observations[0], dict):
-        return {key: np.stack([o[key] for o in observations]) for key in observations[0]}
-    return np.stack(observations)
 
 
 def _shapes(observations: Any) -> Any:
@@ -314,7 +342,7 @@ def record(
         raise UsageError(f"A {path.suffix} video needs {error.name}: pip install imageio imageio-ffmpeg.") from error
     chosen = episode_seeds(seeds, episodes)
     attack = None if perturbation is None else resolve(perturbation, env)
-    filmed = functools.partial(make_single, prepared(env, attack), {"render_mode": "rgb_array"})
+    filmed = functools.partial(make_single, settable(env, attack), {"render_mode": "rgb_array"})
     rate = _frame_rate(env, filmed)
     pace: dict[str, Any] = (
         {"fps": rate, "macro_block_size": 2} if path.suffix == ".mp4" else {"duration": 1000 / rate, "loop": 0}

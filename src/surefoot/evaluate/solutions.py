@@ -15,19 +15,21 @@ import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from surefoot.envs.tabular import ZOO, Kernel, Successors, TabularMDP
-from surefoot.envs.tabular.simulate import absorbing
 from surefoot.errors import UsageError
 from surefoot.evaluate.plots import STYLE
-from surefoot.solvers import Progress, Solution
+from surefoot.solvers import Progress, Solution, evaluate_policy, solve
+from surefoot.solvers.solution import measure
 
 DIRECTIONS = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}  # as columns and rows go
 ARROW: dict[str, Any] = {
     **dict.fromkeys(("angles", "scale_units", "units"), "xy"), "scale": 1, "width": 0.035,
     "headwidth": 3, "headlength": 3, "headaxislength": 2.7,
 }  # fmt: skip
+OVER = "(over)"  # in place of the policy, where an episode is
 LABELLED = 150  # cells up to which the values are written into them
 
 
@@ -109,7 +111,8 @@ def draw(
 ) -> Figure:
     """A grid with its values `[S]` as colours and its policy `[S, A]` as arrows, as long as actions are likely.
 
-    Actions that are not named up, down, left or right are written out. States in which an episode is over have none.
+    Actions that are not named up, down, left or right are written out. States in which an episode is over have none,
+    and are hatched.
     Raises `UsageError` for an MDP without a grid, or for shapes that do not fit.
     """
     if mdp.grid is None:
@@ -137,9 +140,12 @@ def draw(
     if mdp.states <= LABELLED:
         for s, value in enumerate(values.tolist()):
             write(s, f"{value:.3g}", 0.36)
+    for s in mdp.ended.nonzero().flatten().tolist():  # hatched: an episode is over there
+        corner = float(x[s]) - 0.5, float(y[s]) - 0.5
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="//", edgecolor=colours[s], alpha=0.4, linewidth=0))
     if policy is None:
         return figure
-    shown = (policy * ~absorbing(mdp).unsqueeze(-1)).numpy()
+    shown = (policy * ~mdp.ended.unsqueeze(-1)).numpy()
     for action in range(mdp.actions):
         name = _action(mdp, action)
         (acts,) = np.nonzero(shown[:, action] > 0.01)
@@ -156,14 +162,40 @@ def draw(
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def report(mdp: TabularMDP, solution: Solution, name: str, ambiguity: str | None, top: int) -> str:
-    """All that `surefoot solve` prints: the table, the summary, and the `top` largest changes of the worst world."""
+def report(
+    mdp: TabularMDP,
+    solution: Solution,
+    name: str,
+    ambiguity: str | None,
+    top: int,
+    *,
+    nature: str = "worst",
+    states: int | None = 20,
+    assumed: bool = False,
+) -> str:
+    """All that `surefoot solve` prints: the table, the summary, and the `top` largest changes of the worst world.
+
+    states: how many are in the table (None: all). assumed: whether nobody gave the discount. Under a set what the best
+    nominal policy and this one are worth without an adversary stands beside it.
+    """
     parts = [f"{name} · {mdp.states:,} states, {mdp.actions:,} actions · {ambiguity or 'nominal'}"]
-    parts += [table(mdp, solution), summary(mdp, solution)]
-    if ambiguity is not None and top:
+    if ambiguity is None:
+        return "\n\n".join([*parts, table(mdp, solution, states), summary(mdp, solution, assumed)])
+    nominal = solve(mdp, criterion=solution.criterion)
+    here = evaluate_policy(mdp, solution.policy, criterion=solution.criterion)
+    found, best = worth(mdp, here), worth(mdp, nominal)
+    price = f"the same policy in the nominal world {found:.6g}, the best one there {best:.6g}"
+    parts += [table(mdp, solution, states, nominal), f"{summary(mdp, solution, assumed)}\n{price}"]
+    if top:
         changes = kernel_difference(mdp, solution.worst_kernel, top, policy=solution.policy)
-        parts.append(f"where the worst world differs most from the nominal one\n{change_table(mdp, changes)}")
+        heading = f"where the {nature} world differs most from the nominal one"
+        parts.append(f"{heading}\n{change_table(mdp, changes)}")
     return "\n\n".join(parts)
+
+
+def worth(mdp: TabularMDP, solution: Solution) -> float:
+    """The value from the start, or the reward of a step in the long run."""
+    return float(mdp.initial @ _first(mdp, solution)[0]) if solution.gain is None else solution.gain
 
 
 def zoo() -> str:
@@ -175,26 +207,32 @@ def zoo() -> str:
     return "\n".join(lines)
 
 
-def table(mdp: TabularMDP, solution: Solution, limit: int = 20) -> str:
-    """Value and policy of the first `limit` states, a line each; with a horizon those of the first step."""
+def table(mdp: TabularMDP, solution: Solution, limit: int | None = 20, nominal: Solution | None = None) -> str:
+    """Value and policy of the first `limit` states (None: of all), a line each; with a horizon those of the first step.
+
+    nominal: a solution without an adversary, whose values stand beside the others.
+    """
     value, policy = _first(mdp, solution)
-    names = [_state(mdp, s) for s in range(min(limit, mdp.states))]
+    beside = None if nominal is None or solution.gain is not None else _first(mdp, nominal)[0]
+    names = [_state(mdp, s) for s in range(mdp.states if limit is None else min(limit, mdp.states))]
     wide = max(len("state"), *map(len, names))
-    lines = [f"{'state':<{wide}}{'value':>14}  policy"]
+    lines = [f"{'state':<{wide}}{'value':>14}{'' if beside is None else '       nominal'}  policy"]
     for s, name in enumerate(names):
-        lines.append(f"{name:<{wide}}{value[s]:>14.6g}  {_mixture(mdp, policy[s])}")
-    if mdp.states > limit:
-        lines.append(f"… and {mdp.states - limit:,} more states")
+        more = "" if beside is None else f"{beside[s]:>14.6g}"
+        acts = OVER if mdp.ended[s] else _mixture(mdp, policy[s])
+        lines.append(f"{name:<{wide}}{value[s]:>14.6g}{more}  {acts}")
+    if mdp.states > len(names):
+        lines.append(f"… and {mdp.states - len(names):,} more states")
     return "\n".join(lines)
 
 
-def summary(mdp: TabularMDP, solution: Solution) -> str:
+def summary(mdp: TabularMDP, solution: Solution, assumed: bool = False) -> str:
     """What it comes to: the value from the first state on, or the reward of a step, and how sure it is."""
+    found = f"gap {solution.gap:.2g} · {solution.iterations:,} sweeps"
     if solution.gain is not None:
-        worth = f"reward of a step {solution.gain:.6g}"
-    else:
-        worth = f"value from the start {float(mdp.initial @ _first(mdp, solution)[0]):.6g}"
-    return f"{worth} · gap {solution.gap:.2g} · {solution.iterations:,} sweeps"
+        return f"reward of a step {solution.gain:.6g} · {found}"
+    what = measure(mdp, solution.criterion, assumed)
+    return f"value from the start {worth(mdp, solution):.6g} · {what} · {found}"
 
 
 def change_table(mdp: TabularMDP, changes: list[Change]) -> str:
@@ -247,9 +285,9 @@ def _mixture(mdp: TabularMDP, row: Tensor) -> str:
 # --- files and progress ----------------------------------------------------------------------------------------------
 
 
-def save(mdp: TabularMDP, solution: Solution, folder: str | Path) -> list[Path]:
+def save(mdp: TabularMDP, solution: Solution, folder: str | Path, ambiguity: str | None = None) -> list[Path]:
     """Write `solution.npz` (value, policy, worst kernel, gap, gain), `worst_case.csv` (the thousand largest changes of
-    the pairs that the policy takes) and, of a grid, `grid.png`; returns their paths."""
+    the pairs that the policy takes), `policy.csv` and, of a grid, `grid.png`; returns their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     worst = solution.worst_kernel
@@ -268,10 +306,32 @@ def save(mdp: TabularMDP, solution: Solution, folder: str | Path) -> list[Path]:
             places = _state(mdp, change.state), _action(mdp, change.action), _state(mdp, change.next_state)
             step = "" if change.step is None else change.step
             writer.writerow([step, *places, change.nominal, change.worst, change.difference])
+    paths.append(save_policy(mdp, solution.value, solution.policy, folder / "policy.csv"))
     if mdp.grid is not None:
         paths.append(folder / "grid.png")
-        draw(mdp, *_first(mdp, solution), title=mdp.name).savefig(paths[-1], dpi=150)
+        picture(mdp, solution, ambiguity).savefig(paths[-1], dpi=150)
     return paths
+
+
+def picture(mdp: TabularMDP, solution: Solution, ambiguity: str | None = None) -> Figure:
+    """A grid with a solution, of steps the first, under a title that says what it is."""
+    title = f"{mdp.name} · {ambiguity or 'nominal'}\n{measure(mdp, solution.criterion)}"
+    return draw(mdp, *_first(mdp, solution), title=title)
+
+
+def save_policy(mdp: TabularMDP, value: Tensor, policy: Tensor, path: Path) -> Path:
+    """Write value and policy of every state (and step, where they have steps), a column for each action."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", "state", "over", "value", *(_action(mdp, a) for a in range(mdp.actions))])
+        stepped = value.ndim == 2 or policy.ndim == 3
+        steps = range(max(len(value) if value.ndim == 2 else 1, len(policy) if policy.ndim == 3 else 1))
+        for h in steps:
+            worth_, acts = (x if x.ndim == n else x[h] for x, n in ((value, 1), (policy, 2)))
+            rows = zip(worth_.tolist(), acts.tolist(), mdp.ended.tolist(), strict=True)
+            for s, (v, row, over) in enumerate(rows):
+                writer.writerow([h if stepped else "", _state(mdp, s), int(over), v, *row])
+    return path
 
 
 @contextmanager

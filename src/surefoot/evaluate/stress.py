@@ -21,10 +21,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from surefoot.envs import make_single
+from surefoot.envs.entrance import named_figures
+from surefoot.envs.perturbed import settable
 from surefoot.errors import UsageError
 from surefoot.evaluate import plots
 from surefoot.evaluate.effects import axis_facts, identical_cells
-from surefoot.evaluate.rollout import EnvLike, Episode, actor, check_policy, episode_seeds, play, prepared, resolve
+from surefoot.evaluate.foreign import SB3Policy
+from surefoot.evaluate.rollout import EnvLike, Episode, Played, episode_seeds, fitted, play_all, resolve
 from surefoot.evaluate.statistics import (
     ConfidenceInterval,
     confidence_band,
@@ -54,6 +57,8 @@ class StressReport:
     nominal_point: tuple[float | None, ...] = ()  # of every dimension the value without perturbation, where known
     units: tuple[str, ...] = ()  # of every dimension, empty where not known
     deterministic: bool = True  # whether the policy took its most likely action, or drew one
+    lengths: np.ndarray | None = None  # [1 + cells] mean steps of an episode, unperturbed and in every cell
+    infos: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)  # the same of what infos say
 
     @property
     def cell_means(self) -> np.ndarray:
@@ -221,6 +226,8 @@ class StressReport:
         """The report that `to_json` wrote."""
         fields = json.loads(text)
         arrays = {name: np.array(fields[name]) for name in ("coordinates", "returns", "nominal_returns")}
+        if fields.get("lengths") is not None:  # older reports have none
+            arrays["lengths"] = np.array(fields["lengths"])
         arrays["coordinates"] = arrays["coordinates"].reshape(len(arrays["returns"]), -1)
         tuples = {name: tuple(fields.get(name, ())) for name in ("axes", "seeds", "nominal_point", "units")}
         return cls(**{**fields, **arrays, **tuples})
@@ -250,11 +257,10 @@ def stress(
     seeds = episode_seeds(seed, episodes)
     check_count("workers", workers)
     attack = resolve(perturb, env)
-    ready = prepared(env, attack)
-    actor(policy)
+    ready = settable(env, attack)
     single = make_single(ready)
     try:
-        check_policy(policy, single)
+        _, single = fitted(policy, single)
         attack.check_env(single)
         cells = attack.fitted(single).grid(points, grid)
         facts = axis_facts(attack, single)
@@ -262,10 +268,15 @@ def stress(
         single.close()
     jobs = [Episode(cell, s) for cell in (None, *(c.perturbation for c in cells)) for s in seeds]
     if workers == 1:
-        played = play(policy, ready, jobs, slots, deterministic)
+        played = [play_all(policy, ready, jobs, slots, deterministic)]
     else:
         played = _spread(policy, ready, jobs, slots, deterministic, workers)
-    table = played.reshape(len(cells) + 1, len(seeds))
+    table, lengths = (
+        np.concatenate([getattr(piece, name) for piece in played]).reshape(len(cells) + 1, len(seeds))
+        for name in ("returns", "lengths")
+    )
+    final = [info for piece in played for info in piece.figures]
+    means = [named_figures(final[i : i + len(seeds)]) for i in range(0, len(final), len(seeds))]
     return StressReport(
         policy=_called(policy),
         env=env if isinstance(env, str) else getattr(env, "__qualname__", type(env).__qualname__),
@@ -279,11 +290,14 @@ def stress(
         nominal_point=tuple(value for value, _ in facts),
         units=tuple(unit for _, unit in facts),
         deterministic=deterministic,
+        lengths=lengths.mean(1),
+        infos={name: [each.get(name) for each in means] for name in sorted({n for each in means for n in each})},
     )
 
 
 def _called(policy: Any) -> str:
     """Of an agent the method and the seed that it was trained with, of anything else its name or that of its type."""
+    policy = policy.model if isinstance(policy, SB3Policy) else policy
     facts = getattr(policy, "facts", None) or {}
     if "method" in facts:
         return f"{facts['method']} (seed {facts['seed']})"
@@ -292,8 +306,8 @@ def _called(policy: Any) -> str:
 
 def _spread(
     policy: Any, env: EnvLike, jobs: list[Episode], slots: int, deterministic: bool, workers: int
-) -> np.ndarray:
-    """`play` in several processes, each with a contiguous piece of the episodes."""
+) -> list[Played]:
+    """`play_all` in several processes, each with a contiguous piece of the episodes."""
     for name, thing in (("policy", policy), ("env", env)):
         try:
             pickle.dumps(thing)
@@ -307,5 +321,5 @@ def _spread(
     context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
     context.set_forkserver_preload([__name__])  # torch is imported once, not by every worker
     with ProcessPoolExecutor(len(ends) - 1, context) as pool:
-        pieces = [pool.submit(play, policy, env, jobs[a:b], slots, deterministic) for a, b in zip(ends, ends[1:])]
-        return np.concatenate([piece.result() for piece in pieces])
+        pieces = [pool.submit(play_all, policy, env, jobs[a:b], slots, deterministic) for a, b in zip(ends, ends[1:])]
+        return [piece.result() for piece in pieces]

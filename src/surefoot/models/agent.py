@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,31 +13,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.envs.entrance import all_forbidden
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import build, check, hyperparameter
 from surefoot.models import spaces
 from surefoot.models.distributions import Gaussian, for_space
 from surefoot.models.functional import Flat
-from surefoot.models.networks import ACTIVATIONS, CORES, MASK_KEY, ActorCritic, Observation
+from surefoot.models.networks import ACTIVATIONS, CORES, MASK_KEY, ActorCritic, Observation, is_image
 from surefoot.models.normalizers import normalize
 from surefoot.models.saved import read_agent, write_agent
 
 FORMAT = "surefoot-agent-1"
+WIDEST = 2**16  # units of a layer
+MOST_ENTRIES = 2**20  # of the bounds of a space, besides as many as there are weights
 
 
 @dataclass(frozen=True)
 class Network:
     """The shape of an actor-critic."""
 
-    hidden: tuple[int, ...] = hyperparameter((64, 64), low=1, help="Units of the hidden layers.")
-    critic_hidden: tuple[int, ...] | None = hyperparameter(None, low=1, help="Of the critic, if others.")
-    activation: str = hyperparameter("tanh", choices=tuple(ACTIVATIONS), help="Between linear layers.")
-    cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Encoder of images.")
+    hidden: tuple[int, ...] = hyperparameter((64, 64), low=1, high=WIDEST, help="Sizes of the hidden layers.")
+    critic_hidden: tuple[int, ...] | None = hyperparameter(
+        None, low=1, high=WIDEST, help="Critic's hidden sizes, if different."
+    )
+    activation: str = hyperparameter("tanh", choices=tuple(ACTIVATIONS), help="Activation between linear layers.")
+    cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Image encoder.")
     core: str | None = hyperparameter(None, choices=tuple(CORES), help="Recurrent core.")
-    core_size: int = hyperparameter(64, low=1, help="Units of the core.")
-    shared: bool = hyperparameter(False, help="One encoder for actor and critic.")
-    log_std_init: float = hyperparameter(0.0, help="First log standard deviation of a Gaussian policy.")
-    squash: bool = hyperparameter(False, help="Gaussian through tanh into the action box.")
+    core_size: int = hyperparameter(64, low=1, high=WIDEST, help="Units of the recurrent core.")
+    shared: bool = hyperparameter(False, help="Share one encoder between actor and critic.")
+    log_std_init: float = hyperparameter(0.0, help="Initial log standard deviation of a Gaussian policy.")
+    squash: bool = hyperparameter(False, help="Squash a Gaussian's actions into the action box by tanh.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -52,16 +58,27 @@ def _entries(space: gym.Space) -> dict[str, Any]:
     return dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {"": space}
 
 
-def normalized_keys(space: gym.Space) -> dict[str, int]:
-    """The observation entries that a running normaliser treats (float vectors), with their widths; '' is the whole."""
+def normalized_shapes(space: gym.Space) -> dict[str, tuple[int, ...]]:
+    """The observation entries that a running normaliser treats, with their shapes; '' is the whole.
+
+    These are all Boxes of numbers but images (which are divided by 255) and the action mask.
+    """
     return {
-        key: int(s.shape[0])
+        key: s.shape
         for key, s in _entries(space).items()
-        if key != MASK_KEY
-        and isinstance(s, gym.spaces.Box)
-        and len(s.shape) == 1
-        and np.issubdtype(s.dtype, np.floating)
+        if key != MASK_KEY and isinstance(s, gym.spaces.Box) and s.dtype.kind in "fiu" and not is_image(s)
     }
+
+
+def normalized_keys(space: gym.Space) -> dict[str, int]:
+    """The same entries with how many numbers each holds."""
+    return {key: math.prod(shape) for key, shape in normalized_shapes(space).items()}
+
+
+def normalized_since(space: gym.Space) -> list[str]:
+    """Those of them that older versions left as they were: they knew float vectors only."""
+    entries = _entries(space)
+    return [k for k, shape in normalized_shapes(space).items() if len(shape) != 1 or entries[k].dtype.kind != "f"]
 
 
 def normalize_observation(observation: Observation, scales: dict[str, tuple[Tensor, Tensor]]) -> Observation:
@@ -133,7 +150,11 @@ class Agent:
             raise UsageError(
                 f"observation has shape {got.get('', got)}, expected is {wanted.get('', wanted)} or a batch of it."
             )
-        tensors = {k: torch.as_tensor(arrays[k][None] if single else arrays[k]) for k in wanted}
+        batch = {k: arrays[k][None] if single else arrays[k] for k in wanted}
+        every = np.ones(len(next(iter(batch.values()))), bool)
+        if (stuck := all_forbidden(batch, self.action_space, every)) is not None:
+            raise UsageError(f"the {MASK_KEY!r} of observation {stuck} forbids every action of {self.action_space}.")
+        tensors = {k: torch.as_tensor(x) for k, x in batch.items()}
         tensors = {k: x.float() if x.dtype == torch.float64 else x for k, x in tensors.items()}
         return tensors.get("", tensors), single
 
@@ -166,6 +187,7 @@ class Agent:
             "network": dataclasses.asdict(self.network),
             "observation_space": spaces.to_json(self.observation_space),
             "action_space": spaces.to_json(self.action_space),
+            "normalized": sorted(self.scales),
             **self.facts,
         }
         return write_agent(folder, description, tensors)
@@ -178,26 +200,40 @@ class Agent:
             UsageError: the folder holds no agent, or one that is damaged or of another format.
         """
         description, tensors = read_agent(folder, FORMAT)
+        numbers = sum(x.numel() for x in tensors.values())
         try:
             settings = {k: tuple(v) if isinstance(v, list) else v for k, v in description.pop("network").items()}
-            space, action_space = (spaces.from_json(description.pop(k)) for k in ("observation_space", "action_space"))
-        except (KeyError, AttributeError, TypeError) as error:
-            raise UsageError(f"{folder}/agent.json is damaged: {error!r}; save the agent again.") from error
-        network = build(Network, settings)
-        flat = Flat(network.make(space, action_space))
-        wrong = [
-            n for n, shape in flat.shapes.items() if tensors.get(f"weights/{n}", torch.empty(0, 0, 0)).shape != shape
-        ]
-        names = [name.removeprefix("normalizer/") for name in tensors if name.startswith("normalizer/")]
-        pairs = {
-            key: (f"normalizer/{key}/mean", f"normalizer/{key}/inverse_std")
-            for key in dict.fromkeys(name.rpartition("/")[0] for name in names)
-        }
-        wrong += [name for pair in pairs.values() for name in pair if name not in tensors]
+            given = [description.pop(k) for k in ("observation_space", "action_space")]
+            normalized = {str(key) for key in description.pop("normalized")}
+            space, action_space = (spaces.from_json(one, MOST_ENTRIES + numbers) for one in given)
+            network = build(Network, settings)
+        except (KeyError, AttributeError, TypeError, UsageError) as error:
+            said = error if isinstance(error, UsageError) else repr(error)
+            raise UsageError(f"{folder}/agent.json is damaged: {said} Save the agent again.") from error
+        layers = network.hidden + (network.critic_hidden or ())
+        widest = max((*layers, 0 if network.core is None else network.core_size), default=0)
+        if len(layers) > len(tensors) or widest > numbers:
+            raise UsageError(f"{folder}/agent.json names more or wider layers than agent.safetensors has weights for.")
+        with torch.device("meta"):  # shapes alone, which take no memory
+            flat = Flat(network.make(space, action_space))
+        wanted = {f"weights/{name}": shape for name, shape in flat.shapes.items()}
+        shapes = normalized_shapes(space)
+        for key in normalized & shapes.keys():
+            wanted |= {f"normalizer/{key}/{part}": torch.Size(shapes[key]) for part in ("mean", "inverse_std")}
+        found = {name: x.shape if x.dtype == torch.float32 else x.dtype for name, x in tensors.items()}
+        wrong = [name for name in wanted | found if wanted.get(name) != found.get(name)] + [*normalized - {*shapes}]
         if wrong:
+            named = [name.removeprefix("weights/") for name in wrong[:8]]
             raise UsageError(
-                f"{folder}/agent.safetensors lacks weights that agent.json names, or has another shape: {wrong}."
+                f"{folder}/agent.safetensors lacks weights that agent.json names, has others besides, or one has "
+                f"another shape or type than float32: {named}."
             )
+        if wrong := [name for name, x in tensors.items() if not bool(torch.isfinite(x).all())]:
+            raise UsageError(f"{folder}/agent.safetensors is damaged: {wrong[:8]} have numbers that are not finite.")
         vector = flat.flatten({name: tensors[f"weights/{name}"] for name in flat.shapes})
-        scales = {key: (tensors[mean], tensors[inverse_std]) for key, (mean, inverse_std) in pairs.items()}
+        scales = {
+            key: (tensors[f"normalizer/{key}/mean"], tensors[f"normalizer/{key}/inverse_std"])
+            for key in shapes
+            if key in normalized
+        }
         return cls(network, space, action_space, vector, scales, description)

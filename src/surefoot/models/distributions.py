@@ -8,7 +8,8 @@ one that was sampled; `to_env` is what the environment receives.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from functools import cache
 
 import gymnasium as gym
@@ -25,9 +26,13 @@ IMPOSSIBLE = -1e8  # the logit of a masked action: its probability is exactly 0 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Diagonal Gaussian over `dim` actions; parameters are the means, then the log standard deviations."""
+    """Diagonal Gaussian over `dim` actions; parameters are the means, then the log standard deviations.
+
+    Actions are stored as vectors; the environment receives them in its `shape`, if that is another one.
+    """
 
     dim: int
+    shape: tuple[int, ...] | None = field(default=None, kw_only=True)
 
     @property
     def size(self) -> int:
@@ -62,8 +67,8 @@ class Gaussian:
         return gaussian_kl(*self.split(p), *self.split(q))
 
     def to_env(self, action: Tensor) -> Tensor:
-        """The action itself; the environment clips it to its box."""
-        return action
+        """The action itself, in the environment's shape; the environment clips it to its box."""
+        return action if self.shape is None else action.reshape(*action.shape[:-1], *self.shape)
 
 
 @cache
@@ -98,7 +103,8 @@ class SquashedGaussian(Gaussian):
 
     def to_env(self, action: Tensor) -> Tensor:
         low, high = action.new_tensor(self.low), action.new_tensor(self.high)
-        return torch.lerp(low, high, (torch.tanh(action) + 1) / 2)  # exact at both ends, so never outside
+        inside = torch.lerp(low, high, (torch.tanh(action) + 1) / 2)  # exact at both ends, so never outside
+        return super().to_env(inside)
 
 
 @dataclass(frozen=True)
@@ -168,13 +174,12 @@ def for_space(space: gym.Space, squash: bool = False) -> Distribution:
         UsageError: a space that no policy here can act in, or `squash` for an unbounded or discrete one.
     """
     if isinstance(space, gym.spaces.Box):
-        if len(space.shape) != 1:
-            raise UsageError(f"action space {space} has shape {space.shape}; flatten it to one axis with a wrapper.")
+        dim, shape = math.prod(space.shape), None if len(space.shape) == 1 else space.shape
         if not squash:
-            return Gaussian(space.shape[0])
+            return Gaussian(dim, shape=shape)
         if not space.is_bounded():
             raise UsageError(f"squash=True needs a bounded action space, but this one is {space}; use squash=False.")
-        return SquashedGaussian(space.shape[0], tuple(space.low.tolist()), tuple(space.high.tolist()))
+        return SquashedGaussian(dim, tuple(space.low.ravel().tolist()), tuple(space.high.ravel().tolist()), shape=shape)
     if squash:
         raise UsageError(f"squash=True is for continuous actions, but the action space is {space}; use squash=False.")
     if isinstance(space, gym.spaces.Discrete):
@@ -184,3 +189,20 @@ def for_space(space: gym.Space, squash: bool = False) -> Distribution:
     if isinstance(space, gym.spaces.MultiBinary) and len(space.shape) == 1:
         return MultiDiscrete((2,) * space.shape[0])
     raise UsageError(f"action space {space} is not supported; use Box, Discrete, MultiDiscrete or MultiBinary (1-D).")
+
+
+REACH = 10.0  # standard deviations that are hardly ever left
+
+
+def check_reach(space: gym.Space, squash: bool, log_std: float) -> None:
+    """Warn where the first policy, a Gaussian around 0, comes nowhere near most of a bounded action space."""
+    if squash or not isinstance(space, gym.spaces.Box) or not space.is_bounded():
+        return
+    farthest = float(np.maximum(np.abs(space.low), np.abs(space.high)).max())
+    if farthest > REACH * (deviation := math.exp(log_std)):
+        warnings.warn(
+            f"actions of {space} reach up to {farthest:g}, but the first policy acts around 0 with a standard "
+            f"deviation of {deviation:g}, so most of them are never tried. Use squash=True, which covers the whole "
+            "box, or rescale the actions in the environment (gymnasium.wrappers.RescaleAction).",
+            stacklevel=3,
+        )

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from surefoot.envs.entrance import MASK_KEY
 from surefoot.errors import UsageError
 from surefoot.models.distributions import Distribution, Gaussian, MultiDiscrete
 
 Observation = Tensor | dict[str, Tensor]
-MASK_KEY = "action_mask"
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "swish": nn.SiLU, "elu": nn.ELU, "gelu": nn.GELU}
 
 
@@ -50,7 +50,8 @@ class NatureCNN(nn.Module):
         )
         if min(shape[1:]) < 36:
             raise UsageError(f"cnn='nature' needs images of at least 36×36, got {shape[1:]}; use cnn='impala'.")
-        self.linear = orthogonal(nn.Linear(self.convolutions(torch.zeros(1, *shape)).shape[1], 512))
+        inputs = 64 * math.prod(((n - 8) // 4 + 1 - 4) // 2 + 1 - 2 for n in shape[1:])  # what the convolutions leave
+        self.linear = orthogonal(nn.Linear(inputs, 512))
         self.features = 512
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,7 +80,8 @@ class ImpalaCNN(nn.Module):
             layers += [_Residual(out), _Residual(out)]
             channels = out
         self.convolutions = nn.Sequential(*layers, nn.ReLU(), nn.Flatten())
-        self.linear = orthogonal(nn.Linear(self.convolutions(torch.zeros(1, *shape)).shape[1], 256))
+        inputs = channels * math.prod(math.ceil(n / 8) for n in shape[1:])  # each of three stages halves, rounding up
+        self.linear = orthogonal(nn.Linear(inputs, 256))
         self.features = 256
 
     def forward(self, x: Tensor) -> Tensor:
@@ -171,7 +173,7 @@ def flat_size(space: gym.Space) -> int:
         return math.prod(space.shape)
     raise UsageError(
         f"observation space {space} is not supported; use Box, Discrete, MultiDiscrete (1-D), MultiBinary or a Dict of "
-        "them."
+        "them, or wrappers=['flatten'], which makes one vector of the whole observation."
     )
 
 

@@ -48,5 +48,6 @@ class Moments(NamedTuple):
 
 
 def normalize(x: Float[Tensor, "..."], mean: Tensor, inverse_std: Tensor) -> Float[Tensor, "..."]:
-    """(x − mean) / std, kept within ±10."""
+    """(x − mean) / std, kept within ±10, as floats."""
+    x = x if x.is_floating_point() else x.to(mean.dtype)
     return ((x - mean) * inverse_std).clamp(-CLIP, CLIP)

@@ -8,16 +8,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from surefoot.errors import UsageError
+from surefoot.files import read_bytes, read_json, write_whole
 
 KINDS = {
     "surefoot-agent-1": ("surefoot.models.agent", "Agent"),
     "surefoot-tabular-agent-1": ("surefoot.models.tabular_agent", "TabularAgent"),
     "surefoot-language-agent-1": ("surefoot.models.language.agent", "LanguageAgent"),
 }
+FACTS: dict[str, type] = {"method": str, "env": dict, "steps": int, "seed": int, "ended": str}  # if they are there
 
 
 def holds_agent(folder: str | Path) -> bool:
@@ -31,8 +33,8 @@ def load_agent(folder: str | Path) -> Any:
     Raises:
         UsageError: the folder holds no agent, or one that is damaged or of another format.
     """
-    kind = _description(Path(folder)).get("format")
-    if kind not in KINDS:
+    kind = read_facts(folder).get("format")
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UsageError(
             f"{folder}/agent.json is of no format known here ({', '.join(KINDS)}); it was written by something else."
         )
@@ -44,8 +46,8 @@ def write_agent(folder: str | Path, description: Mapping[str, Any], tensors: dic
     """Write the two files into a folder, which is made."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "agent.safetensors")
-    (folder / "agent.json").write_text(json.dumps(description, indent=2))
+    write_whole(folder / "agent.safetensors", save(tensors))
+    write_whole(folder / "agent.json", json.dumps(description, indent=2))
     return folder
 
 
@@ -56,21 +58,40 @@ def read_agent(folder: str | Path, format: str) -> tuple[dict[str, Any], dict[st
         UsageError: a file is missing or damaged, or they are of another format.
     """
     folder = Path(folder)
-    description = _description(folder)
+    description = read_facts(folder)
     if description.pop("format", None) != format:
         raise UsageError(f"{folder}/agent.json is not a {format} file; it was written by something else.")
     try:
-        return description, load_file(folder / "agent.safetensors")
-    except Exception as error:
+        return description, load(read_bytes(folder / "agent.safetensors"))
+    except Exception as error:  # whatever safetensors makes of bytes that are none of its own
         raise _unreadable(folder, error) from error
 
 
-def _description(folder: Path) -> dict[str, Any]:
+def read_facts(folder: str | Path) -> dict[str, Any]:
+    """What `agent.json` says; of what every agent may say, method, env, steps, seed and ended, the types are checked.
+
+    Raises:
+        UsageError: it is missing or damaged.
+    """
+    folder = Path(folder)
     try:
-        found = json.loads((folder / "agent.json").read_text())
+        found = read_json(folder / "agent.json")
     except (OSError, ValueError) as error:
         raise _unreadable(folder, error) from error
-    return found if isinstance(found, dict) else {}
+    found = found if isinstance(found, dict) else {}
+    for name, kind in FACTS.items():
+        if name in found and type(found[name]) is not kind:
+            raise _damaged(folder, name, found[name])
+    for name in ("steps", "seed"):
+        if not 0 <= found.get(name, 0) < 2**63:
+            raise _damaged(folder, name, found[name])
+    if not isinstance(found.get("env", {"env": ""}).get("env"), str):
+        raise _damaged(folder, "env", found["env"])
+    return found
+
+
+def _damaged(folder: Path, name: str, value: Any) -> UsageError:
+    return UsageError(f"{folder}/agent.json is damaged: {name}={value!r} is not allowed; save the agent again.")
 
 
 def _unreadable(folder: Path, error: Exception) -> UsageError:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from surefoot.errors import UsageError
+
+KINDS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary", "Dict")
 
 
 def to_json(space: gym.Space) -> dict[str, Any]:
@@ -28,23 +33,64 @@ def to_json(space: gym.Space) -> dict[str, Any]:
     )
 
 
-def from_json(data: dict[str, Any]) -> gym.Space:
-    """The space that `to_json` wrote."""
-    match data.get("kind"):
+def from_json(data: Any, most: int = 2**31) -> gym.Space:
+    """The space that `to_json` wrote, if it has at most `most` entries.
+
+    Raises:
+        UsageError: the description is damaged, of a newer version, or of a larger space; before memory is taken.
+    """
+    try:
+        if (size := _size(data)) > most:
+            raise ValueError(f"it has {size} entries, and {most} are allowed")
+        return _space(data)
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError, OverflowError, RecursionError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(
+            f"the description of a space, {reprlib.repr(data)}, is damaged ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _size(data: Mapping[str, Any]) -> int:
+    """How many numbers a value of the described space has; `ValueError` for one that has no such number."""
+    kind = data.get("kind")
+    if kind == "Dict":
+        return sum(_size(inner) for inner in data["spaces"].values())
+    axes: Any = {"Discrete": [data.get("n")], "MultiDiscrete": data.get("nvec")}.get(str(kind), data.get("shape"))
+    if kind not in KINDS or not isinstance(axes, list):
+        shown = reprlib.repr(data)
+        raise UsageError(f"space description {shown} is damaged or of a newer version; 'kind' is {kind!r}.")
+    if wrong := [n for n in axes if type(n) is not int or n < 0]:
+        raise ValueError(f"{wrong[0]!r} is no size")
+    return sum(axes) if kind == "MultiDiscrete" else math.prod(axes)
+
+
+def _space(data: Mapping[str, Any]) -> gym.Space:
+    match data["kind"]:
         case "Box":
             dtype, shape = np.dtype(data["dtype"]), tuple(data["shape"])
+            if dtype.kind not in "iuf" or str(dtype) != data["dtype"]:
+                raise ValueError(f"{data['dtype']!r} is no type of numbers")
             low, high = (np.broadcast_to(np.array(data[k], dtype), shape) for k in ("low", "high"))
+            if not bool((low <= high).all()):  # of which NaN is neither
+                raise ValueError("a lower bound is not below its upper one")
             return gym.spaces.Box(low, high, shape, dtype)  # type: ignore[arg-type]
         case "Discrete":
-            return gym.spaces.Discrete(data["n"], start=data["start"])
+            return gym.spaces.Discrete(_whole(data["n"]), start=_whole(data["start"]))
         case "MultiDiscrete":
-            return gym.spaces.MultiDiscrete(data["nvec"], start=data["start"])
+            nvec, start = ([_whole(n) for n in data[k]] for k in ("nvec", "start"))
+            return gym.spaces.MultiDiscrete(nvec, start=start)
         case "MultiBinary":
             return gym.spaces.MultiBinary(data["shape"] if len(data["shape"]) > 1 else data["shape"][0])
-        case "Dict":
-            pairs = [(key, from_json(s)) for key, s in data["spaces"].items()]
+        case _:
+            pairs = [(key, _space(s)) for key, s in data["spaces"].items()]
             return gym.spaces.Dict(pairs)  # the keys of a dict it would sort
-    raise UsageError(f"space description {data!r} is damaged or of a newer version; 'kind' is {data.get('kind')!r}.")
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or abs(value) >= 2**62:
+        raise ValueError(f"{value!r} is no whole number")
+    return value
 
 
 def _numbers(bound: np.ndarray) -> Any:

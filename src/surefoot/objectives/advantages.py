@@ -141,8 +141,8 @@ class gae(Advantage):
     λ = 0 is the TD error (low variance, biased by V), λ = 1 the Monte-Carlo return minus V (unbiased).
     """
 
-    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount.")
-    lam: float = hyperparameter(0.95, low=0, high=1, help="Mixture of k-step advantages.")
+    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount factor.")
+    lam: float = hyperparameter(0.95, low=0, high=1, help="GAE's λ, which mixes k-step advantages.")
     formula = "GAE(γ={gamma:g}, λ={lam:g})"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
@@ -155,7 +155,7 @@ class n_step(Advantage):
     """The n-step advantage `Σ_{l<n} γ^l r[t+l] + γ^n V[t+n] − V[t]`, shorter where the episode or segment ends."""
 
     n: int = hyperparameter(5, low=1, help="Rewards before the bootstrap.")
-    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount.")
+    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount factor.")
     formula = "A_{n}-step(γ={gamma:g})"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
@@ -171,7 +171,7 @@ class n_step(Advantage):
 class monte_carlo(Advantage):
     """The discounted return to go `Σ_l γ^l r[t+l]`, cut at the end of the episode or of the segment, no baseline."""
 
-    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount.")
+    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount factor.")
     formula = "G(γ={gamma:g})"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
@@ -213,7 +213,7 @@ class group_mean(Advantage):
     formula = "R − mean(R)"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
-        return _centred(rewards, signals.get("valid"))
+        return _centred(rewards.double(), signals.get("valid")).to(rewards.dtype)
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,8 @@ class group_standardized(Advantage):
     formula = "(R − mean(R)) / std(R)"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
-        return _standardized(rewards, signals.get("valid"), self.epsilon, self.unbiased)
+        found = _standardized(rewards.double(), signals.get("valid"), self.epsilon, self.unbiased)
+        return found.to(rewards.dtype)  # squares of rewards of 1e30 are beyond float32
 
 
 @dataclass(frozen=True)
@@ -237,11 +238,11 @@ class among_informative(Advantage):
     """
 
     term: Advantage = dataclasses.field(default_factory=group_mean)
-    cap: float | None = hyperparameter(None, low=1, help="Largest factor.")
+    cap: float | None = hyperparameter(None, low=1, help="Cap on the factor.")
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
         valid = signals.get("valid")
-        informative = (_centred(rewards, valid) != 0).any(-1).sum(-1)
+        informative = (_centred(rewards.double(), valid) != 0).any(-1).sum(-1)
         groups = rewards.shape[-2]
         factor = (groups / informative.clamp(min=1)).clamp(max=groups if self.cap is None else self.cap)
         factor = torch.where(informative > 0, factor, torch.ones_like(factor))
@@ -261,7 +262,7 @@ class leave_one_out(Advantage):
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:
         valid = signals.get("valid")
         size = torch.as_tensor(rewards.shape[-1]) if valid is None else valid.sum(-1, keepdim=True)
-        return _centred(rewards, valid) * size / (size - 1).clamp(min=1)
+        return (_centred(rewards.double(), valid) * size / (size - 1).clamp(min=1)).to(rewards.dtype)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class beta_normalized(Advantage):
     are kept at 1 at least. Beta(1, 1) is Dr.GRPO's advantage, Beta(3/2, 3/2) GRPO's times π/8.
     """
 
-    cap: float = hyperparameter(1e6, above=0, help="Largest 1/f(p).")
+    cap: float = hyperparameter(1e6, above=0, help="Cap on 1/f(p).")
     formula = "(R − p) / Beta(1+a/3, 1+b/3)(p)"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:

@@ -6,9 +6,13 @@ The estimators k1, k2, k3 take `log_ratio = log p(x) − log q(x)` at x drawn fr
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+STRAIGHT = 20.0  # e^20 is 5e8: a sample of such a ratio says little about the divergence
 
 
 def k1(log_ratio: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -22,8 +26,22 @@ def k2(log_ratio: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 def k3(log_ratio: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """(p/q − 1) − log(p/q): unbiased and never negative."""
-    return torch.expm1(log_ratio) - log_ratio
+    """(p/q − 1) − log(p/q): unbiased and never negative.
+
+    Beyond a log-ratio of `STRAIGHT` it goes on along its tangent, so that value and gradient stay finite and the
+    gradient keeps its direction.
+    """
+    inside, beyond = log_ratio.clamp(max=STRAIGHT), (log_ratio - STRAIGHT).clamp(min=0)
+    return torch.expm1(inside) - inside + math.expm1(STRAIGHT) * beyond
+
+
+def k3_weighted(log_ratio: Float[Tensor, "..."], log_weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """w·k3 at x drawn from another policy than q: `log_weight = log q(x) − log of the policy that drew x`.
+
+    The weight is differentiated too: w·∇k3 + k3·∇w = w·log(q/p)·∇log q, the gradient of KL(q ‖ p) itself, whereas ∇k3
+    alone is that of KL(p ‖ q), and of neither once q has moved away from the policy that drew (arXiv:2505.17508).
+    """
+    return log_weight.clamp(max=STRAIGHT).exp() * k3(log_ratio)
 
 
 def gaussian_kl(

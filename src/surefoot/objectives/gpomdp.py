@@ -47,7 +47,7 @@ class gpomdp(Advantage):
     longer than k (0 where only one does), and L is the mean length of a trajectory, over time and the last axis.
     """
 
-    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount.")
+    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount factor.")
     formula = "L·γ^k·(G(γ={gamma:g}) − mean_i G_k)"
 
     def __call__(self, rewards: Tensor, **signals: Any) -> Tensor:

@@ -63,8 +63,8 @@ class Part:
         if not isinstance(data, dict):
             raise UsageError(f'{cls.slot} {data!r} is not a part; write it as {{"part": name, field: value, …}}.')
         name = data.get("part", "")
-        if name not in known:
-            raise UsageError(f"{cls.slot} part {name!r} is unknown. {nearest(name, known)}")
+        if not isinstance(name, str) or name not in known:
+            raise UsageError(f"{cls.slot} part {name!r} is unknown. {nearest(str(name), known)}")
         fields = {}
         for key, value in data.items():
             if isinstance(value, dict) and "part" in value:

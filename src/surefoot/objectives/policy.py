@@ -50,7 +50,7 @@ class PolicyObjective:
     stabilizer: Stabilizer = dataclasses.field(default_factory=stabilizers.clip)
     likelihood: Likelihood = dataclasses.field(default_factory=plain)
     aggregation: Aggregation = dataclasses.field(default_factory=aggregations.mean)
-    standardize: bool = hyperparameter(False, help="Standardise advantages within the batch that the loss sees.")
+    standardize: bool = hyperparameter(False, help="Standardise advantages within the batch of the loss.")
     entropy: float = hyperparameter(0.0, help="Weight of the policy's entropy (a bonus).")
     divergence: float = hyperparameter(0.0, low=0, help="Weight of the divergence from the old or reference policy.")
 

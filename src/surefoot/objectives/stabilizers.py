@@ -82,7 +82,7 @@ class clip(Stabilizer):
 class dual_clip(clip):
     """PPO's clip, and no more than `bound`·Â lost on a bad action however large its ratio (arXiv:1912.09729)."""
 
-    bound: float = hyperparameter(3.0, above=1, help="Ratio beyond which a bad action stops counting more.")
+    bound: float = hyperparameter(3.0, above=1, help="Ratio at which the loss of a bad action is capped.")
 
     def __call__(self, ratio: Tensor, advantage: Tensor) -> Tensor:
         pessimistic = super().__call__(ratio, advantage)
@@ -139,7 +139,7 @@ class smoothed(Stabilizer):
 class quadratic(Stabilizer):
     """SPO's penalty (arXiv:2401.16025): concave in ρ, its maximum exactly at ρ = 1 + ε·sign(Â), pulling back beyond."""
 
-    epsilon: float = hyperparameter(0.2, above=0, help="Radius of the ratio around 1.")
+    epsilon: float = hyperparameter(0.2, above=0, help="Distance of the optimal ratio from 1.")
     formula = "ρÂ − |Â|(ρ−1)²/(2·{epsilon:g})"
 
     def outside(self, ratio: Tensor) -> Tensor:

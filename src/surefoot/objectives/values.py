@@ -37,7 +37,7 @@ class squared(ValueLoss):
 class clipped(ValueLoss):
     """The larger of the squared error and that of V kept within ±ε of its old value. ε is in units of value."""
 
-    epsilon: float = hyperparameter(0.2, above=0, help="How far V may move before the loss ignores the move.")
+    epsilon: float = hyperparameter(0.2, above=0, help="Clip range of the critic's change, in units of value.")
     formula = "½max((V−G)², (clip(V, V_old±{epsilon:g})−G)²)"
 
     def __call__(self, values: Tensor, targets: Tensor, old_values: Tensor) -> Tensor:

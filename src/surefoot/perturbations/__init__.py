@@ -10,10 +10,11 @@ from surefoot.perturbations.core import (
     register,
     unwrap,
 )
-from surefoot.perturbations.dynamics import Force, Parameters, parameters, set_parameters
+from surefoot.perturbations.dynamics import Force, Parameters
 from surefoot.perturbations.grammar import parse
 from surefoot.perturbations.interval import Interval
 from surefoot.perturbations.observation import ObservationDelay, ObservationDropout, ObservationNoise
+from surefoot.perturbations.parameters import parameters, set_parameters
 from surefoot.perturbations.reward import RewardFlip, RewardNoise, RewardShift
 
 __all__ = [

@@ -59,7 +59,7 @@ class ActionNoise(BoxAction):
     law: str = hyperparameter("gaussian", choices=LAWS, help="Gaussian, or uniform in an l-infinity or l2 ball")
 
     def alter(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return add(array, noise(array.shape, self.fixed, self.law, rng))
+        return add(array, noise(array.shape, self.fixed, self.law, rng), self.law)
 
 
 @register

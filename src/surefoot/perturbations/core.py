@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import gymnasium
 import numpy as np
@@ -47,6 +47,18 @@ class Cell:
         return ", ".join(f"{name}={value:g}" for name, value in self.coordinates)
 
 
+class Hold(NamedTuple):
+    """What a perturbation does to the inside of an environment for an episode, besides what it has done already."""
+
+    after: Callable[[], None] = lambda: None  # once the environment has been reset
+    undo: Callable[[], None] = lambda: None  # when the episode is over
+
+
+def nearest_whole(value: float) -> int:
+    """The nearest whole number, halves upwards."""
+    return math.floor(value + 0.5)
+
+
 class Perturbation:
     """Base of all perturbations. A subclass is a frozen dataclass with a `name`, a `channel` and the hooks it needs."""
 
@@ -65,6 +77,10 @@ class Perturbation:
 
     def __add__(self, other: Perturbation) -> Perturbation:
         return Composition((*_parts(self), *_parts(other)))
+
+    def joined(self, other: Perturbation) -> Perturbation | None:
+        """This one and another as one, where they act on the same thing and would undo each other; else None."""
+        return None
 
     def draw(self, rng: np.random.Generator) -> Perturbation:
         """The perturbation of one episode: ranges replaced by values."""
@@ -91,17 +107,11 @@ class Perturbation:
         """The same for this environment, which may have only some of the values of a range."""
         return self
 
-    def snapshot(self, env: gymnasium.Env) -> Callable[[], None]:
-        """What undoes every change to the inside of `env`."""
-        return lambda: None
-
-    def before_reset(self, env: gymnasium.Env) -> None:
+    def hold(self, env: gymnasium.Env, rng: np.random.Generator) -> Hold:
         """Change the inside of `env` before an episode starts."""
+        return Hold()
 
-    def after_reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
-        """Change the inside of `env` after its reset."""
-
-    def observe(self, observation: Any, rng: np.random.Generator, memory: list[Any]) -> Any:
+    def observe(self, observation: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
         """What the policy sees. `memory` is empty when the episode starts and belongs to this perturbation."""
         return observation
 
@@ -169,7 +179,7 @@ class Graded(Perturbation):
             span = Interval(*sorted((self.neutral, self.strength)))
         values = span.values(points, grid)
         if self.whole:
-            values = sorted({round(v) for v in values})
+            values = sorted({nearest_whole(v) for v in values})
         return [Cell(dataclasses.replace(self, strength=v), ((self.name, float(v)),)) for v in values]
 
 
@@ -196,6 +206,17 @@ class Composition(Perturbation):
     """Several perturbations at once; each draws from a stream of its own. The last one is nearest to the policy."""
 
     parts: tuple[Perturbation, ...]
+
+    def __post_init__(self) -> None:
+        joined: list[Perturbation] = []
+        for part in self.parts:
+            for i, earlier in enumerate(joined):
+                if (both := earlier.joined(part)) is not None:
+                    joined[i] = both
+                    break
+            else:
+                joined.append(part)
+        object.__setattr__(self, "parts", tuple(joined))
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.parts))
@@ -254,28 +275,32 @@ class PerturbedEnv(gymnasium.Wrapper):
         same = sum(w.perturbation.name == perturbation.name for w in _perturbed(env))
         self._stream = f"perturbation/{perturbation.name}/{same}"
         self._seed, self._episode = check_seed(seed), -1
-        self._undo = perturbation.snapshot(env)
+        self._hold = Hold()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._seed, self._episode = (self._seed, self._episode + 1) if seed is None else (seed, 0)
         self._rng, self._memory = numpy_stream(self._seed, self._stream, self._episode), []
         self.current = self.perturbation.draw(self._rng)
-        self.current.before_reset(self.env)
+        self.restore()
+        self._hold = self.current.hold(self.env, self._rng)
         observation, info = self.env.reset(seed=seed, options=options)
-        self.current.after_reset(self.env, self._rng)
+        self._hold.after()
         below = info.get("perturbation")
         info = {**info, "perturbation": f"{below} + {self.current}" if below else str(self.current)}
-        return self.current.observe(observation, self._rng, self._memory), info
+        return self._seen(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         action = self.current.act(action, self.env.action_space, self._rng, self._memory)
         observation, reward, terminated, truncated, info = self.env.step(action)
-        observation = self.current.observe(observation, self._rng, self._memory)
-        return observation, self.current.pay(reward, self._rng), terminated, truncated, info
+        return self._seen(observation), self.current.pay(reward, self._rng), terminated, truncated, info
+
+    def _seen(self, observation: Any) -> Any:
+        return self.current.observe(observation, self.env.observation_space, self._rng, self._memory)
 
     def restore(self) -> None:
         """Undo every change to the inside of the environment."""
-        self._undo()
+        self._hold.undo()
+        self._hold = Hold()
 
     def close(self) -> None:
         self.restore()

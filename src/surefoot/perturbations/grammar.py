@@ -1,6 +1,6 @@
 """One grammar for all perturbations; what they print is what `parse` reads.
 
-    text     = part (" + " part)*
+    text     = part ("+" part)*
     part     = name [":" argument ("," argument)*]
     argument = value | key "=" value
     value    = number | number ".." number | word
@@ -23,7 +23,7 @@ from surefoot.perturbations.dynamics import Parameters
 from surefoot.perturbations.interval import Interval
 
 Box = Mapping[str, tuple[float, float]]
-_NUMBER = r"[+-]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?"
+_NUMBER = r"[+-]?(?:\d+(?:\.\d+)?|\.\d+|\d+\.)(?:[eE][+-]?\d+)?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
 
 
@@ -35,7 +35,10 @@ def parse(text: str, boxes: Mapping[str, Callable[[str], Box]] | None = None) ->
     """
     if not isinstance(text, str) or not text.strip():
         raise UsageError(f"perturbation={text!r} is not allowed; give a text such as 'observation-noise:0.1'.")
-    parts = tuple(_part(part.strip(), boxes or {}) for part in re.split(r"\s\+\s", text))
+    texts = [part.strip() for part in re.split(r"\s\+\s|\+\s*(?=[a-zA-Z]|$)|^\s*\+", text)]  # not within 1e+5
+    if "" in texts:
+        raise UsageError(f"perturbation={text!r} has a plus with nothing beside it; write 'one:0.1 + other:0.2'.")
+    parts = tuple(_part(part, boxes or {}) for part in texts)
     return parts[0] if len(parts) == 1 else Composition(parts)
 
 
@@ -47,7 +50,7 @@ def _part(text: str, boxes: Mapping[str, Callable[[str], Box]]) -> Perturbation:
         hint = (
             ""
             if boxes
-            else " (Boxes of an environment, such as rrls:2d, are known where the environment is: in stress.)"
+            else " (Boxes of an environment, such as rrls:2d, are known where the environment is: in train and stress.)"
         )
         raise UsageError(f"perturbation {text!r} is not known. {nearest(name, {*REGISTRY, *boxes})}{hint}")
     positional, named = [], {}
@@ -58,9 +61,9 @@ def _part(text: str, boxes: Mapping[str, Callable[[str], Box]]) -> Perturbation:
         if key in named:
             raise UsageError(f"{text!r} gives {key!r} twice.")
         if equals:
-            named[key.strip()] = _value(value.strip())
+            named[key.strip()] = _value(value.strip(), text)
         else:
-            positional.append(_value(key.strip()))
+            positional.append(_value(key.strip(), text))
     cls: Any = REGISTRY[name]
     if cls is Parameters:
         if positional:
@@ -68,7 +71,7 @@ def _part(text: str, boxes: Mapping[str, Callable[[str], Box]]) -> Perturbation:
                 f"{text!r}: {positional[0]!r} has no name; write param:name=value or param:name=low..high."
             )
         return Parameters(tuple(named.items()))
-    fields = [field.name for field in dataclasses.fields(cls)]
+    fields = [field.name for field in dataclasses.fields(cls) if not field.kw_only]
     if len(positional) > len(fields):
         raise UsageError(f"{text!r} has too many arguments; {name} takes {', '.join(fields)}.")
     first = dict(zip(fields, positional))
@@ -77,7 +80,12 @@ def _part(text: str, boxes: Mapping[str, Callable[[str], Box]]) -> Perturbation:
     return build(cls, first | named)
 
 
-def _value(text: str) -> Any:
+def _value(text: str, part: str) -> Any:
     if match := _RANGE.fullmatch(text):
-        return Interval(float(match[1]), float(match[2]))
+        low, high = float(match[1]), float(match[2])
+        if low > high:
+            raise UsageError(
+                f"{part!r}: the range {text} is not allowed; it must have low <= high: {match[2]}..{match[1]}."
+            )
+        return Interval(low, high)
     return float(text) if re.fullmatch(_NUMBER, text) else text

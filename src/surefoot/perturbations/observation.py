@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from surefoot.errors import UsageError
+from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import hyperparameter
 from surefoot.models.networks import MASK_KEY
 from surefoot.perturbations.core import Batched, Graded, register
@@ -34,39 +34,73 @@ def noise(shape: tuple[int, ...], strength: float, law: str, rng: np.random.Gene
     return (radius * direction).reshape(shape)
 
 
-def add(array: np.ndarray, delta: np.ndarray) -> np.ndarray:
-    """`array + delta` in the array's type; for whole numbers `delta` is cut towards zero, so its norm stays bounded."""
-    if np.issubdtype(array.dtype, np.integer):
-        limits = np.iinfo(array.dtype)
-        return np.clip(array + np.trunc(delta), limits.min, limits.max).astype(array.dtype)
-    return (array + delta).astype(array.dtype)
+def add(array: np.ndarray, delta: np.ndarray, law: str) -> np.ndarray:
+    """`array + delta` in the array's type, whose limits it keeps.
+
+    Of whole numbers and truth values Gaussian noise is rounded to the nearest, so that its standard deviation is the
+    one asked for (for small ones √(σ² + 1/12) on average over where it falls); in the balls it is cut towards zero, so
+    that its norm stays bounded.
+    """
+    if array.dtype.kind == "f":
+        return (array + delta).astype(array.dtype)
+    limits = (0, 1) if array.dtype.kind == "b" else (np.iinfo(array.dtype).min, np.iinfo(array.dtype).max)
+    return np.clip(array + (np.rint if law == "gaussian" else np.trunc)(delta), *limits).astype(array.dtype)
+
+
+def boxes(space: gymnasium.Space) -> list[str]:
+    """The entries of a Dict space that are boxes; the mask of allowed actions is none of what is seen."""
+    if not isinstance(space, spaces.Dict):
+        return []
+    return [key for key, one in space.spaces.items() if isinstance(one, spaces.Box) and key != MASK_KEY]
 
 
 class ObservationPerturbation(Batched):
+    """What is done to a Box, or on its own to every Box of a Dict, or to those that `keys` names."""
+
     channel = "observation"
+    keys: str
 
     def check_env(self, env: gymnasium.Env) -> None:
-        if not isinstance(env.observation_space, spaces.Box):
+        space = env.observation_space
+        if self.keys and (unknown := sorted({*self.keys.split("/")} - {*boxes(space)})):
             raise UsageError(
-                f"{self} needs a Box observation space; this environment has {env.observation_space}. What fits every"
-                " environment is observation-delay; sticky-action, action-delay and action-random fit most."
+                f"{self}: {unknown[0]!r} is no Box entry of the environment's observations. "
+                f"{nearest(unknown[0], boxes(space))}"
+            )
+        if not isinstance(space, spaces.Box) and not boxes(space):
+            raise UsageError(
+                f"{self} needs a Box observation space, or a Dict with one; this environment has {space}. What fits"
+                " every environment is observation-delay; sticky-action, action-delay and action-random fit most."
             )
 
-    def observe(self, observation: Any, rng: np.random.Generator, memory: list[Any]) -> Any:
-        return observation if self.identity else self.alter(np.asarray(observation)[None], rng)[0]
+    def observe(self, observation: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
+        if self.identity:
+            return observation
+        if isinstance(space, spaces.Dict):
+            keys = self.keys.split("/") if self.keys else boxes(space)
+            return {**observation, **{key: self._altered(observation[key], space[key], rng) for key in keys}}
+        return self._altered(observation, space, rng)
+
+    def _altered(self, observation: Any, space: gymnasium.Space, rng: np.random.Generator) -> np.ndarray:
+        return self.alter(np.asarray(observation, space.dtype)[None], rng)[0]  # an environment may give whole numbers
+
+
+KEYS = "entries of a Dict observation, with / between them; all of its boxes if not given"
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class ObservationNoise(ObservationPerturbation):
-    """Fresh noise on every observation, in the observation's units."""
+    """Fresh noise on every observation, in the observation's units; of a Dict, on each Box on its own."""
 
     name = "observation-noise"
     strength: float | Interval = hyperparameter(0.1, low=0, help="standard deviation (gaussian) or radius (linf, l2)")
     law: str = hyperparameter("gaussian", choices=LAWS, help="Gaussian, or uniform in an l-infinity or l2 ball")
+    _: dataclasses.KW_ONLY
+    keys: str = hyperparameter("", help=KEYS)
 
     def alter(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return add(array, noise(array.shape, self.fixed, self.law, rng))
+        return add(array, noise(array.shape, self.fixed, self.law, rng), self.law)
 
 
 @register
@@ -76,6 +110,8 @@ class ObservationDropout(ObservationPerturbation):
 
     name = "observation-dropout"
     strength: float | Interval = hyperparameter(0.1, low=0, high=1, help="probability that a component reads zero")
+    _: dataclasses.KW_ONLY
+    keys: str = hyperparameter("", help=KEYS)
 
     def alter(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return np.where(rng.random(array.shape) < self.fixed, np.zeros((), array.dtype), array)
@@ -92,7 +128,7 @@ class ObservationDelay(Graded):
     whole = True
     strength: float | Interval = hyperparameter(1, low=0, help="delay in steps")
 
-    def observe(self, observation: Any, rng: np.random.Generator, memory: list[Any]) -> Any:
+    def observe(self, observation: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
         memory.append(copy.deepcopy(observation))
         late = memory.pop(0) if len(memory) > self.fixed else copy.deepcopy(memory[0])
         return {**late, MASK_KEY: observation[MASK_KEY]} if isinstance(late, dict) and MASK_KEY in late else late

@@ -79,7 +79,7 @@ def check_one_gain(sweep: Sweep, kernel: Kernel, allowed: Tensor) -> None:
         classes.append((RecurrentClass(states, float(least + most) / 2), float(most - least)))
     gains = [one.gain for one, _ in classes]
     if max(gains) - min(gains) > 100 * max(spread for _, spread in classes) + 1e-12:
-        named = "; ".join(f"{_few(one.states)} with {one.gain:.6g}" for one, _ in classes[:4])
+        named = "; ".join(f"{listed(one.states)} with {one.gain:.6g}" for one, _ in classes[:4])
         more = f" and {len(classes) - 4} more" if len(classes) > 4 else ""
         raise UsageError(
             f"average reward: no single gain exists, because the policy has {len(classes)} recurrent classes of states "
@@ -105,5 +105,6 @@ def recurrent_classes(kernel: Kernel, policy: Tensor) -> list[list[int]]:
     return [np.flatnonzero(component == one).tolist() for one in closed]
 
 
-def _few(states: list[int]) -> str:
+def listed(states: list[int]) -> str:
+    """Some states in words."""
     return "{" + ", ".join(map(str, states[:6])) + (f", … {len(states)} states" if len(states) > 6 else "") + "}"

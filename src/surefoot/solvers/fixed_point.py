@@ -19,6 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from surefoot.errors import UsageError
 from surefoot.hyperparameters import check_count
 from surefoot.solvers.pairs import Chain, Choice
 from surefoot.solvers.solution import Progress
@@ -29,14 +30,21 @@ FLOOR = 32 * torch.finfo(torch.float64).eps  # of the largest value: below it a 
 
 @dataclass(frozen=True)
 class Stop:
-    """When sweeps end: bounds within the tolerance, or so many of them. `progress` is told after each."""
+    """When sweeps end: bounds within the tolerance, so many of them, or seconds. `progress` is told after each."""
 
     tolerance: float
     sweeps: int
     progress: Callable[[Progress], None] | None = None
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         check_count("sweeps", self.sweeps)
+        if self.seconds is not None and not self.seconds > 0:
+            raise UsageError(f"time_limit={self.seconds!r} is not allowed; it must be above 0 seconds, or None.")
+
+    def over(self, sweeps: int, began: float) -> bool:
+        """Whether it ends after so many sweeps since a moment of `time.perf_counter`."""
+        return sweeps >= self.sweeps or (self.seconds is not None and time.perf_counter() - began >= self.seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +102,9 @@ def iterate(
     is Newton's step with its linear solver cut short. Where it did not bring the bounds closer together it is taken
     back, so that it never converges less surely than sweeps alone.
     """
-    began, values, kept, allowed, trial = time.perf_counter(), start, None, steps, False
-    for iteration in range(1, stop.sweeps + 1):
+    began, values, kept, allowed, trial, iteration = time.perf_counter(), start, None, steps, False, 0
+    while True:
+        iteration += 1
         after, choose = backup(values)
         change = after - values
         now = Sweep(values, after, choose, *limits(change, gamma), iteration)
@@ -103,6 +112,8 @@ def iterate(
             stop.progress(Progress(iteration, now.gap, time.perf_counter() - began))
         if now.gap <= max(stop.tolerance, FLOOR * factor(gamma) * float(after.abs().max())):
             return now
+        if stop.over(iteration, began):
+            return now if kept is None or now.gap <= kept.gap else kept
         watch(now)
         if trial and kept is not None and now.gap > gamma * kept.gap:
             values, trial, allowed = kept.after, False, allowed // 4
@@ -113,8 +124,6 @@ def iterate(
         allowed = min(steps, 2 * max(allowed, 1))
         if gamma == 1:
             values = values - values[0]
-    assert kept is not None
-    return kept
 
 
 def further(change: Tensor, step: Chain, gamma: float, steps: int) -> Tensor:

@@ -49,7 +49,7 @@ def ascend(backup: Backup, policy: Tensor, gamma: float, stop: Stop) -> Sweep:
         best = now if best is None or gap < best.gap else best
         if stop.progress is not None:
             stop.progress(Progress(iteration, gap, time.perf_counter() - began))
-        if gap <= stop.tolerance:
+        if gap <= stop.tolerance or stop.over(iteration, began):
             break
         slope = backup.marginal(values, policy)
         slope = slope - slope.amax(-1, keepdim=True)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from surefoot.ambiguity import Ambiguity, Contamination, Hellinger, Mixed, ReverseKL, TotalVariation
-from surefoot.ambiguity.contract import Array
+from surefoot.ambiguity.contract import Array, Problem
 from surefoot.ambiguity.moves import Supported
 from surefoot.envs.tabular import Kernel, Successors, TabularMDP
 from surefoot.envs.tabular.mdp import distributions
@@ -26,10 +26,12 @@ from surefoot.envs.tabular.memory import check_memory
 from surefoot.errors import UsageError
 
 Reach = Literal["successors", "lowest", "all"]
+DENSE_WORK = 10**9  # numbers of a sweep from which dense work on a sparse MDP is announced
+SECONDS = 7e-8  # that L∞, the slowest set, takes for one of them
 BLOCK = 1 << 17  # entries worked on at a time, so that what is made of them stays in cache
 
 
-def reach(ambiguity: Ambiguity) -> Reach:
+def reach(ambiguity: Ambiguity | Problem) -> Reach:
     """Where the worst case of a set may have mass: on the successors, also on the lowest state, or anywhere."""
     if isinstance(ambiguity, Mixed):
         return max((reach(part) for part in ambiguity.parts), key=["successors", "lowest", "all"].index)
@@ -158,6 +160,24 @@ def check_outcomes(ambiguity: Ambiguity, rows: Rows) -> None:
             "are known for its successors only. Give the set support='nominal', the MDP reward=mdp.expected_reward(), "
             "or a dense kernel and reward [S, A, S']."
         )
+
+
+def warn_of_dense_work(ambiguity: Ambiguity, rows: Rows) -> None:
+    """Warn, before any work, where a set makes all states the successors of every pair of a large sparse MDP."""
+    states, actions, width = rows.probability.shape
+    entries = states * actions * states
+    if rows.state is None or reach(ambiguity) != "all" or entries < DENSE_WORK:
+        return
+    remedy = "support='nominal' (or support=nominal in its text) keeps it to the successors"
+    if not all(isinstance(part, Supported) for part in ambiguity.parts):
+        remedy = "a set that keeps to the successors, such as KL, or total variation are fast here"
+    warnings.warn(
+        f"{type(ambiguity).__name__} may move mass to any state, so each sweep looks at {states:,} × {actions:,} × "
+        f"{states:,} = {entries:.2g} numbers instead of {states:,} × {actions:,} × {width:,}, which takes up to about "
+        f"{entries * SECONDS / 60:,.0f} minutes; {remedy}, and time_limit= ends after a sweep with the bounds so far.",
+        RuntimeWarning,
+        stacklevel=5,
+    )
 
 
 def strength_of(ambiguity: Ambiguity, mdp: TabularMDP, shape: tuple[int, ...]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,13 +17,14 @@ from surefoot.envs.tabular.policies import uniform_policy
 from surefoot.envs.tabular.resolve import resolved
 from surefoot.errors import UsageError, nearest
 from surefoot.solvers.average import settle
-from surefoot.solvers.backups import Backup, check_monotone, make_backup
+from surefoot.solvers.backups import NATURES, Backup, check_monotone, make_backup
 from surefoot.solvers.fixed_point import Stop, Sweep, bounds_in_place, iterate
 from surefoot.solvers.gradient import ascend
 from surefoot.solvers.pairs import Choice
-from surefoot.solvers.solution import Progress, Solution
+from surefoot.solvers.solution import Progress, Solution, default_criterion
+from surefoot.solvers.total import Total
 
-CRITERIA = ("discounted", "finite", "average")
+CRITERIA = ("discounted", "finite", "average", "total")
 METHODS = ("modified-policy-iteration", "value-iteration", "gauss-seidel", "policy-gradient")
 STEPS = 200  # of a policy between two sweeps, at most
 GROUPS = 32  # of states that Gauss–Seidel goes through, one after the other
@@ -36,9 +38,11 @@ def solve(
     *,
     rectangular: str = "sa",
     criterion: str | None = None,
+    nature: str = "worst",
     method: str = METHODS[0],
     tolerance: float = 1e-6,
     sweeps: int = 100_000,
+    time_limit: float | None = None,
     factors: Any = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Solution:
@@ -56,10 +60,14 @@ def solve(
     whose kernel is features @ factors; the radius may be `[d]`.
 
     criterion: "discounted" by mdp.gamma; "finite", the discounted sum over mdp.horizon steps, by a policy for each;
-    "average", the reward of a step in the long run, whatever gamma is. None takes "finite" if there is a horizon. A
-    risk measure is nested: it measures at each step what the step before made of the rest. With `Entropic` an average
-    is the risk-sensitive gain of Howard and Matheson (1972), and a list of `Entropic(rate * gamma**h)` for h = 1 … H
-    the exponential utility of a discounted sum.
+    "total", the sum without a discount, whatever gamma is, where it is finite: stochastic shortest paths, or with a
+    reward of 1 on entering a goal the probability of reaching it; "average", the reward of a step in the long run,
+    whatever gamma is. None takes "finite" if there is a horizon, and "total" for a gamma of 1. A risk measure is
+    nested: it measures at each step what the step before made of the rest. With `Entropic` an average is the
+    risk-sensitive gain of Howard and Matheson (1972), and a list of `Entropic(rate * gamma**h)` for h = 1 … H the
+    exponential utility of a discounted sum.
+
+    nature: "worst", or "best" for the world of the set that helps; the two are bounds of what any world of it gives.
 
     method: of the sums that go on for ever. "modified-policy-iteration" goes on with each policy in the world that is
     worst for it before it looks for a better one; "value-iteration" does not; "gauss-seidel" goes through the states
@@ -67,17 +75,20 @@ def solve(
     slow reference, for tolerances of a hundredth.
 
     tolerance: the gap at which to stop, in the unit of the values, for averages in that of a reward. After that many
-    `sweeps`, or where rounding allows no more, a solution with a larger gap comes with a warning.
+    `sweeps`, after `time_limit` seconds, or where rounding allows no more, a solution with a larger gap comes with a
+    warning. Its gap is as certain as that of any other. A sweep is finished once it is begun.
 
-    Raises `UsageError` for what does not fit: gamma 1 without horizon, sets that need rewards or sizes that are not
-    there, risks that are not monotone, an average that differs between states.
+    Whatever the set, the states `mdp.ended`, in which an episode is over, are left as they are and worth 0.
+
+    Raises `UsageError` for what does not fit: sets that need rewards or sizes that are not there, risks that are not
+    monotone, an average that differs between states, a total reward that is not finite.
     """
     mdp = resolved(mdp)
-    sets, criterion = _asked(mdp, ambiguity, criterion, method, tolerance)
-    stop = Stop(tolerance, sweeps, progress)
+    sets, criterion = _asked(mdp, ambiguity, criterion, method, tolerance, nature)
+    stop = Stop(tolerance, sweeps, progress, time_limit)
     if criterion == "finite":
-        return _backward(mdp, sets, rectangular, factors, None)
-    backup = make_backup(mdp, sets, rectangular, 1.0 if criterion == "average" else mdp.gamma, factors)
+        return _backward(mdp, sets, rectangular, factors, None, nature)
+    backup = make_backup(mdp, sets, rectangular, mdp.gamma if criterion == "discounted" else 1.0, factors, nature)
     start = _start(mdp)
 
     def chain(sweep: Sweep) -> Any:
@@ -86,13 +97,15 @@ def solve(
     steps = STEPS if method == METHODS[0] else 0
     if criterion == "average":
         last = settle(backup.improve, chain, backup.kernel, start, stop, steps, mdp.allowed)
+    elif criterion == "total":
+        last = _total(mdp, sets, rectangular, factors, nature, backup, None).solve(stop)
     elif method == "policy-gradient":
         last = ascend(backup, uniform_policy(mdp), mdp.gamma, stop)
     elif method == "gauss-seidel":
         last = iterate(lambda v: _in_place(backup, v), start, mdp.gamma, stop, limits=bounds_in_place)
     else:
         last = iterate(backup.improve, start, mdp.gamma, stop, chain, steps)
-    return _solution(last, backup, criterion, stop)
+    return _solution(last, backup, criterion, stop, mdp.ended)
 
 
 def evaluate_policy(
@@ -102,23 +115,25 @@ def evaluate_policy(
     *,
     rectangular: str = "sa",
     criterion: str | None = None,
+    nature: str = "worst",
     tolerance: float = 1e-6,
     sweeps: int = 100_000,
+    time_limit: float | None = None,
     factors: Any = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Solution:
-    """The values of a policy in the world of the ambiguity set that is worst for it, and that world.
+    """The values of a policy in the world of the ambiguity set that is worst (or best) for it, and that world.
 
     policy: `[S, A]`, or `[S]` the numbers of its actions; with criterion "finite" also `[H, S, A]` or `[H, S]`. The
     other arguments, and errors, are those of `solve`.
     """
     mdp = resolved(mdp)
-    sets, criterion = _asked(mdp, ambiguity, criterion, METHODS[0], tolerance)
+    sets, criterion = _asked(mdp, ambiguity, criterion, METHODS[0], tolerance, nature)
     policy = as_policy(mdp, policy, criterion)
-    stop = Stop(tolerance, sweeps, progress)
+    stop = Stop(tolerance, sweeps, progress, time_limit)
     if criterion == "finite":
-        return _backward(mdp, sets, rectangular, factors, policy)
-    backup = make_backup(mdp, sets, rectangular, 1.0 if criterion == "average" else mdp.gamma, factors)
+        return _backward(mdp, sets, rectangular, factors, policy, nature)
+    backup = make_backup(mdp, sets, rectangular, mdp.gamma if criterion == "discounted" else 1.0, factors, nature)
     followed, start = backup.follow(policy), _start(mdp)
 
     def step(values: Tensor) -> tuple[Tensor, Choice]:
@@ -127,9 +142,11 @@ def evaluate_policy(
     if criterion == "average":
         taken = policy > 0
         last = settle(step, lambda sweep: followed.chain(sweep.before), backup.kernel, start, stop, STEPS, taken)
+    elif criterion == "total":
+        last = _total(mdp, sets, rectangular, factors, nature, backup, policy).solve(stop)
     else:
         last = iterate(step, start, mdp.gamma, stop, lambda sweep: followed.chain(sweep.before), STEPS)
-    return _solution(last, backup, criterion, stop)
+    return _solution(last, backup, criterion, stop, mdp.ended)
 
 
 def as_policy(mdp: TabularMDP, given: Any, criterion: str) -> Tensor:
@@ -160,10 +177,16 @@ def as_policy(mdp: TabularMDP, given: Any, criterion: str) -> Tensor:
     return policy
 
 
-def _asked(mdp: TabularMDP, ambiguity: Any, criterion: Any, method: str, tolerance: float) -> tuple[Any, str]:
+def _asked(
+    mdp: TabularMDP, ambiguity: Any, criterion: Any, method: str, tolerance: float, nature: str
+) -> tuple[Any, str]:
     """The set and the criterion, once they are found to fit."""
-    criterion = ("discounted" if mdp.horizon is None else "finite") if criterion is None else criterion
-    for name, value, known in (("criterion", criterion, CRITERIA), ("method", method, METHODS)):
+    criterion = default_criterion(mdp) if criterion is None else criterion
+    for name, value, known in (
+        ("criterion", criterion, CRITERIA),
+        ("method", method, METHODS),
+        ("nature", nature, NATURES),
+    ):
         if value not in known:
             raise UsageError(f"{name}={value!r} is not allowed. {nearest(str(value), known)}")
     if not tolerance > 0:
@@ -172,13 +195,13 @@ def _asked(mdp: TabularMDP, ambiguity: Any, criterion: Any, method: str, toleran
         raise UsageError("criterion='finite' needs the number of steps: make the MDP with horizon=H.")
     if criterion != "finite" and mdp.horizon is not None:
         raise UsageError(
-            f"criterion={criterion!r} goes on for ever, but the MDP has horizon={mdp.horizon}; use criterion='finite', "
-            "or mdp.at(0), the MDP of the first step without a horizon."
+            f"criterion={criterion!r} needs an infinite horizon, but the MDP has horizon={mdp.horizon}; use "
+            "criterion='finite', or mdp.at(0), the MDP of the first step without a horizon."
         )
     if criterion == "discounted" and mdp.gamma >= 1:
         raise UsageError(
-            f"criterion='discounted' with gamma={mdp.gamma:g} is a sum without end; give gamma below 1, a horizon, or "
-            "criterion='average'."
+            f"criterion='discounted' with gamma={mdp.gamma:g} is a sum without end; give gamma below 1, a horizon, "
+            "criterion='total' if episodes end, or criterion='average'."
         )
     if criterion != "discounted" and method in METHODS[2:]:
         raise UsageError(f"method={method!r} is for criterion='discounted'; leave method out for {criterion!r}.")
@@ -209,7 +232,18 @@ def _in_place(backup: Backup, values: Tensor) -> tuple[Tensor, Choice]:
     return values, lambda: torch.cat([choose() for choose in policies])
 
 
-def _backward(mdp: TabularMDP, ambiguity: Any, rectangular: str, factors: Any, policy: Tensor | None) -> Solution:
+def _total(
+    mdp: TabularMDP, sets: Any, rectangular: str, factors: Any, nature: str, backup: Backup, policy: Tensor | None
+) -> Total:
+    """The problem of a total reward, with that of how long its episodes may last."""
+    going = (~mdp.ended).double().unsqueeze(-1).expand(mdp.states, mdp.actions)
+    steps = make_backup(replace(mdp, reward=going), sets, rectangular, 1.0, factors, "best", mdp.ended)
+    return Total(mdp, backup, steps, policy, sets is None or (nature == "worst" and rectangular != "s"), sets is None)
+
+
+def _backward(
+    mdp: TabularMDP, ambiguity: Any, rectangular: str, factors: Any, policy: Tensor | None, nature: str
+) -> Solution:
     """Backward induction from the last step, with a policy for each; exact."""
     assert mdp.horizon is not None
     backups: dict[int, Backup] = {}
@@ -220,7 +254,7 @@ def _backward(mdp: TabularMDP, ambiguity: Any, rectangular: str, factors: Any, p
         if kind not in backups:
             backups.clear()
             part = factors[h] if factors is not None and torch.as_tensor(factors).ndim == 3 else factors
-            backups[kind] = make_backup(mdp.at(h), one, rectangular, mdp.gamma, part)
+            backups[kind] = make_backup(mdp.at(h), one, rectangular, mdp.gamma, part, nature, mdp.ended)
         return backups[kind]
 
     values, policies = [_start(mdp)], []
@@ -241,26 +275,27 @@ def _backward(mdp: TabularMDP, ambiguity: Any, rectangular: str, factors: Any, p
         return Successors(*(torch.stack(parts) for parts in zip(*steps)))
 
     made = torch.stack(policies) if policy is None else policy
-    return Solution(torch.stack(values[:-1]), made, 0.0, mdp.horizon, True, kernel)
+    return Solution(torch.stack(values[:-1]), made, 0.0, mdp.horizon, True, kernel, criterion="finite")
 
 
-def _solution(last: Sweep, backup: Backup, criterion: str, stop: Stop) -> Solution:
+def _solution(last: Sweep, backup: Backup, criterion: str, stop: Stop, ended: Tensor) -> Solution:
     converged = last.gap <= stop.tolerance
     if not converged:
         warnings.warn(
             f"the gap is {last.gap:.3g} after {last.iteration} sweeps, above the tolerance {stop.tolerance:g}: it "
-            "takes more sweeps, or rounding allows no less.",
+            "takes more sweeps or time, or rounding allows no less.",
             RuntimeWarning,
             stacklevel=3,
         )
     middle = 0.5 * (last.low + last.high)
     average = criterion == "average"
     return Solution(
-        last.after - last.after[0] if average else last.after + middle,
+        last.after - last.after[0] if average else torch.where(ended, 0.0, last.after + middle),
         last.policy,
         last.gap,
         last.iteration,
         converged,
         lambda: backup.kernel(last.before, last.policy),
         middle if average else None,
+        criterion,
     )

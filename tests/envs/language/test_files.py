@@ -46,10 +46,15 @@ def test_every_kind_of_file_gives_the_same_examples(suffix, tmp_path):
     path = written(tmp_path / f"rows{suffix}", ROWS)
     task = resolve(path)
     assert str(task) == str(path) and resolve(str(task)).source == task.source
-    assert task.size == 18  # the last tenth is held out
-    shown = {task.example(i).prompt for i in range(100)}
-    held_out = {task.example(i, "test").prompt for i in range(100)}
+    assert task.size == 18 and task.held_out_size == 2  # a tenth is held out
+    shown, held_out = ({task.example(i, split).prompt for i in range(100)} for split in ("train", "test"))
+    assert len(shown) == 18 and len(held_out) == 2 and shown | held_out == {r["prompt"] for r in ROWS}
+    again = resolve(path)
+    assert [again.example(i, "test") for i in range(2)] == [task.example(i, "test") for i in range(2)]
+    task = resolve(path, held_out="last")  # as all runs did once
+    shown, held_out = ({task.example(i, split).prompt for i in range(100)} for split in ("train", "test"))
     assert shown == {r["prompt"] for r in ROWS[:18]} and held_out == {r["prompt"] for r in ROWS[18:]}
+    assert task.label(0) == f"{path}, row 1" and task.label(1, "test") == f"{path}, row 20"
     example = task.example(3)
     assert (example.prompt, example.answer, example.demonstration) == ("3+1=", "4", "4")
     assert example.fields == {"answer": "4", "demonstration": "4", "level": "3"}
@@ -114,12 +119,47 @@ def test_of_json_lines_only_the_places_are_in_memory(tmp_path, monkeypatch):
     assert sum(x.itemsize * len(x) for x in (kept.starts, kept.numbers)) < path.stat().st_size / 20
     assert kept[14_999] == rows[14_999] and kept[-1] == rows[-1]
     with pytest.raises(UsageError, match="line 15001 is not JSON"):
-        task.example(15_000)
+        resolve(path, held_out="last").example(15_000)
 
 
 def test_parquet_stays_on_the_disk(tmp_path):
     datasets = pytest.importorskip("datasets")
     assert isinstance(resolve(written(tmp_path / "a.parquet", ROWS)).rows, datasets.Dataset)
+
+
+def test_the_rows_held_out_are_a_sample_of_a_sorted_set():
+    task = Rows([{"prompt": str(i)} for i in range(2000)], "sorted")
+    places = np.array([int(task.example(i, "test").prompt) for i in range(200)])
+    assert len({*places}) == 200 and abs(places.mean() - 1000) < 150  # three deviations of the mean are 122
+    assert len({task.example(i).prompt for i in range(1800)} | {*map(str, places)}) == 2000
+    with pytest.raises(UsageError, match="held_out='first'"):
+        Rows(ROWS, "rows", "first")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.JSONL", "a.ndjson", "a.json", "a.JSON", "a.csv", "a.CSV"])
+@pytest.mark.parametrize("mark", [b"", "\ufeff".encode()])
+def test_endings_and_encodings_are_the_same_for_every_kind_of_file(name, mark, tmp_path):
+    rows, kind = [{"prompt": "1é", "answer": "2"}, {"prompt": "2", "answer": "3"}], name.rpartition(".")[2].lower()
+    text = {"csv": "prompt,answer\n1é,2\n2,3\n", "json": json.dumps(rows, ensure_ascii=False)}
+    lines_ = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / name).write_bytes(mark + text.get(kind, lines_).encode())
+    task = resolve(tmp_path / name, held_out="last")
+    assert [task.example(0).prompt, task.example(0, "test").prompt] == ["1é", "2"]
+
+
+def test_rows_in_memory_and_a_file_to_test_on(tmp_path):
+    path = lines(tmp_path / "test.jsonl", ROWS[:3])
+    task = resolve(ROWS[3:], test_data=path)
+    assert (task.size, task.held_out_size, str(task)) == (17, 3, "<17 rows>")
+    assert {task.example(i).prompt for i in range(17)} == {r["prompt"] for r in ROWS[3:]}
+    assert [task.example(i, "test").prompt for i in range(3)] == [r["prompt"] for r in ROWS[:3]]
+    assert task.label(1, "test") == f"{path}, row 2"
+    with pytest.raises(UsageError, match="test.jsonl has no answers, and <17 rows> has some"):
+        resolve(ROWS[3:], test_data=lines(path, [{"prompt": "1"}] * 2))
+    with pytest.raises(UsageError, match="row 2 of the task is a str"):
+        resolve([ROWS[0], "text"])
+    with pytest.raises(UsageError, match="must be a file: .jsonl, .ndjson"):
+        resolve(ROWS, test_data="test.txt")
 
 
 CHAT = [{"role": "user", "content": "1+1?"}]
@@ -179,5 +219,5 @@ def test_messages_go_through_an_environment_as_json():
 
 
 def test_of_a_finite_set_the_seed_is_the_number_of_the_example():
-    env = PromptEnv(Rows(ROWS, "rows"))
+    env = PromptEnv(Rows(ROWS, "rows", "last"))
     assert [env.reset(seed=s)[0] for s in (0, 1, 2)] == ["18+1=", "19+1=", "18+1="]

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from surefoot.envs.tabular.linear import american_put, linear_mdp, shifted_factors, simulated_linear
-from surefoot.envs.tabular.simulate import absorbing
 from surefoot.errors import UsageError
 from surefoot.loops.tabular import linear
 from surefoot.solvers.solve import solve
@@ -19,7 +18,7 @@ def test_simulated_linear_is_made_of_its_factors():
     most, least = mdp.rows[0, 0, -1], mdp.rows[0, 0, 0]
     assert most.tolist() == pytest.approx([0, 0.4995, 0, 0.0005, 0.5])
     assert least.tolist() == pytest.approx([0, 0.8991, 0, 0.0009, 0.1])
-    assert absorbing(mdp).tolist() == [False, False, False, True, False]
+    assert mdp.ended.tolist() == [False, False, False, True, False]
     assert linear.ceilings(mdp).tolist() == [2, 2, 1, 0]
 
 
@@ -40,7 +39,7 @@ def test_the_put_walks_and_pays():
     assert put.reward[2, 0, 1] == pytest.approx(100 * (1 - 0.98**2))  # two falls
     assert put.features[0, 0, 0].sum() == pytest.approx(1)
     assert put.features[:, :, 1].abs().sum() == 0
-    assert absorbing(put).tolist() == [False] * 4 + [True]
+    assert put.ended.tolist() == [False] * 4 + [True]
     last = 0.25 * 100 * (1 - 0.98**2) + 0.5 * 100 * (1 - 0.98 * 1.02)
     assert float(put.initial @ solve(put).value[0]) == pytest.approx(max(last, 0.5 * 2), abs=1e-9)
 

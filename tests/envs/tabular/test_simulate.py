@@ -17,7 +17,6 @@ from surefoot.envs.tabular import (
     sample_actions,
     sample_next,
 )
-from surefoot.envs.tabular.simulate import absorbing
 from surefoot.errors import UsageError
 from surefoot.seeding import torch_stream
 
@@ -217,20 +216,20 @@ def test_episodes_end_at_the_horizon_in_absorbing_states_and_at_the_limit():
     env.reset(seed=0)
     path = [env.step(action) for action in (1, 1, 2, 2, 1, 2)]
     assert [step[2] for step in path] == [False] * 5 + [True] and path[-1][1] == 1
-    assert absorbing(lake).nonzero().flatten().tolist() == [5, 7, 11, 12, 15]
+    assert lake.ended.nonzero().flatten().tolist() == [5, 7, 11, 12, 15]
 
 
 def test_a_state_that_pays_is_no_end():
     stay = np.eye(2)[:, None, :]
-    assert absorbing(TabularMDP(stay, [[0], [1]])).tolist() == [True, False]
-    assert absorbing(TabularMDP(stay, np.array([[[0, 5]], [[0, 1]]]))).tolist() == [True, False]
+    assert TabularMDP(stay, [[0], [1]]).ended.tolist() == [True, False]
+    assert TabularMDP(stay, np.array([[[0, 5]], [[0, 1]]])).ended.tolist() == [True, False]
 
 
 def test_actions_that_are_not_legal_do_not_keep_an_end_open():
     leaves = np.array([[[1, 0], [0, 1]], [[1, 0], [0, 1]]])
     legal = [[True, False], [True, True]]
-    assert absorbing(TabularMDP(leaves, np.zeros((2, 2)), legal=legal)).tolist() == [True, False]
-    assert absorbing(TabularMDP(leaves, np.zeros((2, 2)))).tolist() == [False, False]
+    assert TabularMDP(leaves, np.zeros((2, 2)), legal=legal).ended.tolist() == [True, False]
+    assert TabularMDP(leaves, np.zeros((2, 2))).ended.tolist() == [False, False]
 
 
 def test_illegal_actions_are_refused_and_masked():

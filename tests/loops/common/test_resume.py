@@ -139,27 +139,56 @@ def finished(tmp_path) -> Path:
     return tmp_path / "run"
 
 
-def test_damaged_checkpoint_is_refused_and_the_older_one_named(finished):
-    older, newest = checkpoint.found(finished)
-    data = bytearray((newest / "state.safetensors").read_bytes())
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
     data[-1] ^= 1
-    (newest / "state.safetensors").write_bytes(data)
-    with pytest.raises(UsageError, match="damaged.*" + older.name):
+    path.write_bytes(data)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_older_one_and_said(finished, tmp_path):
+    whole = shutil.copytree(finished, tmp_path / "whole")
+    older, newest = checkpoint.found(finished)
+    flip(newest / "state.safetensors")
+    assert checkpoint.latest(finished) == older
+    with pytest.warns(UserWarning, match=f"{newest.name}/state.safetensors is damaged: .*resumed from {older}"):
         sf.resume(finished)
+    same_bits(whole, finished)
+    assert [p.name for p in checkpoint.found(finished)] == [older.name, newest.name]
+    assert len(list((finished / "checkpoints").glob(f"damaged-{newest.name}-*"))) == 1
 
 
 @pytest.mark.parametrize("content", ["{not json", '{"format": "something-else"}', "[]"])
-def test_foreign_checkpoint_is_refused(finished, content):
+def test_a_foreign_checkpoint_is_passed_over(finished, tmp_path, content):
+    whole = shutil.copytree(finished, tmp_path / "whole")
     (checkpoint.latest(finished) / "meta.json").write_text(content)
-    with pytest.raises(UsageError, match="checkpoint|format"):
+    with pytest.warns(UserWarning, match="meta.json is damaged: .*resumed from .*00000002"):
         sf.resume(finished)
+    same_bits(whole, finished)
+
+
+def test_where_all_checkpoints_are_damaged_that_is_said_and_nothing_is_touched(finished):
+    for place in checkpoint.found(finished):
+        flip(place / "meta.json")
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    with pytest.raises(UsageError, match="has no checkpoint that is whole.*00000004/meta.json.*00000002/meta.json"):
+        sf.resume(finished)
+    assert before == {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
 
 
 def test_checkpoint_of_another_method_or_network_is_refused(finished):
     config = json.loads((finished / "config.json").read_text())
     config["hyperparameters"]["hidden"] = [8, 8]
     (finished / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UsageError, match="does not fit.*config.json"):
+    with pytest.raises(UsageError, match=r"was written with hidden=\[16\], config.json says hidden=\[8, 8\]"):
+        sf.resume(finished)
+
+
+def test_a_checkpoint_of_other_types_is_refused(finished):
+    """Its checksums are right: somebody wrote it so."""
+    place, state, facts = checkpoint.newest(finished)
+    facts = {k: v for k, v in facts.items() if k not in ("format", "sha256", "meta_sha256")}
+    checkpoint.write(finished, {**state, "weights": state["weights"].double()}, facts)
+    with pytest.raises(UsageError, match="does not fit this method, network or number of seeds: weights differ"):
         sf.resume(finished)
 
 
@@ -215,5 +244,5 @@ def test_a_run_goes_on_as_it_began(tmp_path):
 def test_a_run_that_was_cut_off_says_how_to_go_on(tmp_path):
     cli.main(flags(tmp_path / "run", 512))
     shutil.rmtree(tmp_path / "run" / "agent")
-    with pytest.raises(UsageError, match="was cut off before it kept an agent; go on with it: surefoot train --resume"):
+    with pytest.raises(UsageError, match="ended before it saved an agent; resume it with: surefoot train --resume"):
         sf.evaluate(tmp_path / "run")

@@ -140,7 +140,8 @@ def test_a_time_limit_ends_with_a_checkpoint(tmp_path):
 def test_a_signal_ends_after_the_iteration_under_way(tmp_path, number):
     before = signal.getsignal(number)
     learner, sink = Counter({2: lambda: signal.raise_signal(number)}), Kept()
-    assert train(learner, tmp_path, 1000, sinks=[sink], checkpoint_every=10**6) == "interrupted"
+    ending = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert train(learner, tmp_path, 1000, sinks=[sink], checkpoint_every=10**6) == ending
     assert learner.iteration == 2 and len(sink.rows) == 4
     assert kept(tmp_path) == [0, 2]
     assert signal.getsignal(number) is before
@@ -180,41 +181,62 @@ def test_it_runs_in_a_thread_where_signals_are_somebody_elses(tmp_path):
 # --- what breaks -----------------------------------------------------------------------------------------------------
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
+RESUMES = "Nothing up to the checkpoint {last} is lost; resume from there with: surefoot train --resume {run}"
+MENDED = "The last checkpoint is {last}. Once the environment is mended, resume with: surefoot train --resume {run}"
 BREAKS = {
-    "the environment": (EnvError("Environment 1 failed in step()."), EnvError, r"Environment 1 failed in step\(\)\. "),
-    "its numbers": (UsageError("reward is nan."), UsageError, r"reward is nan\. "),
+    "the environment": (
+        EnvError("Environment 1 failed in step()."),
+        EnvError,
+        r"Environment 1 failed in step\(\)\. ",
+        MENDED,
+    ),
+    "its numbers": (UsageError("reward is nan."), UsageError, r"reward is nan\. ", "The last checkpoint is {last}."),
     "a worker": (
         EOFError(),
         EnvError,
         r"A worker process of the environments died \(EOFError\)\. .*backend='gymnasium'",
+        RESUMES,
     ),
-    "its pipe": (ConnectionResetError(), EnvError, r"A worker process of the environments died \(ConnectionReset"),
+    "its pipe": (
+        ConnectionResetError(),
+        EnvError,
+        r"A worker process of the environments died \(ConnectionReset",
+        RESUMES,
+    ),
     "the action log": (
         OSError(errno.ENOSPC, "No space left on device"),
         UsageError,
         r"actions\.bin could not .*No space",
+        RESUMES,
     ),
 }
 
 
 @pytest.mark.parametrize("case", BREAKS)
-def test_what_breaks_in_an_iteration_says_what_is_kept(tmp_path, case):
-    error, kind, words = BREAKS[case]
+def test_what_breaks_in_an_iteration_names_the_checkpoint_and_resuming_where_that_can_help(tmp_path, case):
+    error, kind, words, advice = BREAKS[case]
     with pytest.raises(kind, match=words) as raised:
         train(Counter({4: raising(error)}), tmp_path, 100, sinks=[], checkpoint_every=20)
     assert raised.value.__cause__ is error
-    assert str(raised.value).endswith(
-        f"Nothing up to the checkpoint {tmp_path}/checkpoints/00000002 is lost; go on from there with: "
-        f"surefoot train --resume {tmp_path}"
-    )
+    assert str(raised.value).endswith(advice.format(last=tmp_path / "checkpoints" / "00000002", run=tmp_path))
     assert "\n" not in str(raised.value)
     assert kept(tmp_path) == [0, 2]
+
+
+@pytest.mark.parametrize("case", BREAKS)
+def test_what_breaks_in_the_first_iteration_does_not_praise_an_empty_checkpoint(tmp_path, case):
+    error, kind, words, advice = BREAKS[case]
+    with pytest.raises(kind, match=words) as raised:
+        train(Counter({1: raising(error)}), tmp_path, 100, sinks=[], checkpoint_every=20)
+    told = str(raised.value)
+    assert "Nothing had been trained yet" in told and "lost" not in told and "00000000" not in told
+    assert ("--resume" in told) == ("{run}" in advice)
 
 
 def test_a_sink_that_cannot_write_says_what_is_kept(tmp_path):
     full = raising(OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(
-        UsageError, match=r"metrics could not be written: .*No space.* checkpoint .*0000 is lost.*--resume"
+        UsageError, match=r"metrics could not be written: .*No space.* Nothing had been trained yet; begin.*--resume"
     ):
         train(Counter(), tmp_path, 100, sinks=[full], checkpoint_every=20)
 

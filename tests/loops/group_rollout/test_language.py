@@ -17,6 +17,7 @@ from surefoot import cli
 from surefoot.envs.language.files import Rows
 from surefoot.errors import UsageError
 from surefoot.loops.common import checkpoint
+from surefoot.loops.common.kinds import loop
 from surefoot.loops.common.run import Run
 from surefoot.loops.group_rollout.language import LanguageOptions, make_model
 from surefoot.models.language.agent import LanguageAgent
@@ -120,6 +121,27 @@ def test_a_model_made_in_python_is_left_as_it_was_and_has_to_be_given_again(fold
     same_bits(tmp_path / "whole", tmp_path / "run")
 
 
+def test_a_run_with_relative_paths_is_found_from_everywhere(folder, tmp_path, monkeypatch):
+    """Its model, the base of its adapter and its data, though another folder holds others of the same names."""
+    away = tmp_path / "away"
+    away.mkdir()
+    shutil.copytree(folder, tmp_path / "model")
+    fresh(TINY, seed=9).save(away / "model")
+    data(away / "rows.jsonl", 30)
+    data(tmp_path / "rows.jsonl")
+    monkeypatch.chdir(tmp_path)
+    settings = {"task": None, "data": "rows.jsonl", "lora": 2, "model_options": {"attn_implementation": "eager"}}
+    train("model", "whole", **settings)
+    train("model", "cut", callbacks=[stop_at(2)], **settings)
+    monkeypatch.chdir(away)
+    assert sf.resume(tmp_path / "cut").finished
+    same_bits(tmp_path / "whole", tmp_path / "cut")
+    assert sf.evaluate(tmp_path / "cut", k=(1,))["task"] == str(tmp_path / "rows.jsonl")
+    loaded = sf.load(tmp_path / "cut").model.base
+    assert torch.equal(loaded.model.embed_tokens.weight, load_model(folder).base.model.embed_tokens.weight)
+    assert loaded.config._attn_implementation == "eager"
+
+
 class Callable:
     def __call__(self, completions, **fields):
         return digits(completions)
@@ -135,9 +157,19 @@ def test_a_reward_object_is_not_taken_for_its_class(folder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "sorting:50", "method": "sft", "samples": 0}, "'sort .*…' and its demonstration have .* reads 48"),
-        ({"reward": lambda completions, **_: [0.5] * len(completions)}, "first 3 iterations.*reward 0.5"),
-        ({"reward": None, "max_tokens": 1}, "cut off after max_tokens=1; raise max_tokens"),
+        (
+            {"task": "arithmetic", "max_tokens": 46},
+            "arithmetic.*, whose first 64 examples are all too long: the prompt .* max_tokens=46",
+        ),
+        (
+            {"reward": lambda completions, **_: [0.5] * len(completions), "patience": 3},
+            "first 3 iterations.*reward 0.5.*patience=3",
+        ),
+        ({"reward": None, "max_tokens": 1, "patience": 3}, "cut off after max_tokens=1; raise max_tokens"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "no hyperparameter 'chat_template_kwargs'"),
+        ({"reward": lambda completions, colour, **_: digits(completions)}, "'colour'"),
+        ({"reward": lambda completions, trainer_state, **_: digits(completions)}, "takes trainer_state"),
+        ({"test_data": "a.jsonl"}, "test_data='a.jsonl' is not allowed with the task arithmetic"),
         ({"max_tokens": 47}, "max_tokens=47 more are asked for, but the model reads 48"),
         ({"num_seeds": 2}, "num_seeds=2"),
         ({"compile": "on"}, "compile='on'"),
@@ -182,7 +214,84 @@ def test_a_row_held_out_that_is_too_long_says_so_as_early(folder, tmp_path):
     data = tmp_path / "a.jsonl"
     data.write_text("\n".join(json.dumps({"prompt": p, "answer": "1"}) for p in ["1="] * 19 + ["x" * 45]))
     with pytest.raises(UsageError, match=r"a.jsonl, row 20: the prompt 'x{40}…' has 46 tokens"):
-        train(folder, tmp_path / "run", task=None, data=data, reward=None)
+        train(folder, tmp_path / "run", task=None, data=data, reward=None, held_out="last")
+
+
+def test_long_prompts_of_an_endless_task_are_passed_over_and_counted(folder, tmp_path):
+    run = train(folder, tmp_path / "run", task="sorting:50", prompts=3, max_tokens=8)
+    assert [row["tokens"] > 0 for row in run.metrics()] == [True] * 4
+    counts = [row["skipped"] for row in run.metrics()]
+    assert counts == sorted(counts) and counts[-1] > 0
+    train(folder, tmp_path / "cut", task="sorting:50", prompts=3, max_tokens=8, callbacks=[stop_at(2)])
+    sf.resume(tmp_path / "cut")
+    same_bits(tmp_path / "run", tmp_path / "cut")
+
+
+def test_a_run_that_collapses_warns_and_ends_naming_its_last_good_checkpoint(folder, tmp_path):
+    batches = []
+
+    def once(completions, **_):
+        batches.append(0)
+        return [float(i == 0 and len(batches) < 3) for i in range(len(completions))]
+
+    with (
+        pytest.warns(UserWarning, match="last 2 iterations.*patience=5 of them"),
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(
+            UsageError, match=r"in the last 5 iterations: .*until iteration 2.*learning_rate \(it is 0.01\)"
+        ) as e,
+    ):
+        patch.setattr("surefoot.loops.group_rollout.learner.UNEASY", 2)
+        train(folder, tmp_path / "run", steps=20, reward=once, patience=5, checkpoint_every=6)
+    assert len(batches) == 7 and f"whose last checkpoint here is {checkpoint.found(tmp_path / 'run')[0]}" in str(
+        e.value
+    )
+    with pytest.raises(UsageError, match="in the last 5 iterations"):
+        sf.resume(tmp_path / "run", reward=once)
+    assert sf.resume(tmp_path / "run", reward=once, patience=None).finished
+
+
+def test_rewards_that_come_late_are_waited_for(folder, tmp_path):
+    batches = []
+
+    def rare(completions, **_):
+        batches.append(0)
+        return [float(len(batches) >= 12 and i == 0) for i in range(len(completions))]
+
+    with pytest.warns(UserWarning, match="first 5 iterations"):
+        run = train(folder, tmp_path / "run", steps=13, reward=rare)
+    assert run.metrics()[-1]["return_mean"] > 0
+
+
+def test_an_old_run_keeps_the_rows_that_it_held_out(folder, tmp_path):
+    path = data(tmp_path / "rows.jsonl", 20)
+    run = train(folder, tmp_path / "run", task=None, data=path, steps=2, callbacks=[stop_at(1)])
+    config = json.loads((run.path / "config.json").read_text())
+    assert config["env"]["held_out"] == "random"
+    single = loop("group-rollout").single
+    assert single(**config["env"])().task.example(0, "test").prompt != "8+1="
+    for name in ("held_out", "test_data", "patience"):
+        del config["env"][name]
+    (run.path / "config.json").write_text(json.dumps(config))
+    for meta in run.path.glob("checkpoints/*/meta.json"):
+        meta.write_text(json.dumps(json.loads(meta.read_text()) | {"env": config["env"]}))
+    assert single(**config["env"])().task.example(0, "test").prompt == "8+1="
+    seen = []
+    sf.resume(run.path, callbacks=[lambda learner, rows: seen.append(learner.task.held_out_rows)])
+    assert seen == ["last"]
+
+
+def test_a_file_of_its_own_and_rows_in_memory_are_learned_from_and_tested_on(folder, tmp_path):
+    test = rows_of(tmp_path / "test.jsonl", {"prompt": "7"}, times=3)
+    rows_given = [{"prompt": f"{i}"} for i in range(8)]
+    run = train(folder, tmp_path / "run", task=rows_given, test_data=test, steps=2, callbacks=[stop_at(1)])
+    assert run.config["env"]["env"] == "<8 rows>" and run.config["env"]["test_data"] == str(test)
+    with pytest.raises(UsageError, match="8 rows given in Python; give them again"):
+        sf.resume(run.path)
+    assert sf.resume(run.path, env=rows_given).finished
+    described = {name: x for name, x in run.config["env"].items() if name != "env"}
+    task = loop("group-rollout").single(rows_given, **described)().task
+    assert (task.size, task.held_out_size, task.example(2, "test").prompt) == (8, 3, "7")
 
 
 def test_without_answers_the_reward_functions_judge_what_is_held_out(folder, tmp_path):
@@ -203,7 +312,7 @@ def test_a_file_that_has_grown_is_not_gone_on_with(folder, tmp_path):
 
 def test_rewards_that_differ_between_prompts_only_teach_nothing(folder, tmp_path):
     with pytest.raises(UsageError, match="completions of a prompt all had the same reward"):
-        train(folder, tmp_path / "run", reward=lambda prompts, **_: [float(p[0]) for p in prompts])
+        train(folder, tmp_path / "run", reward=lambda prompts, **_: [float(p[0]) for p in prompts], patience=3)
 
 
 def test_tokenizer_and_model_must_agree_on_the_end(folder):
@@ -274,6 +383,36 @@ def test_nano_from_the_shell_to_evaluation_chat_and_report(tmp_path, monkeypatch
     assert capsys.readouterr().out.endswith("\n")
 
 
+def test_rewards_and_test_data_come_from_the_shell(folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "judges.py").write_text("def short(completions, **_): return [-len(c) for c in completions]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    files = [str(data(tmp_path / "a.jsonl")), str(data(tmp_path / "b.jsonl", 3))]
+    flags = [
+        "--steps",
+        "1",
+        "--prompts",
+        "2",
+        "--samples",
+        "4",
+        "--max-tokens",
+        "4",
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
+    judges = ["--reward", f"judges:short,{__name__}:digits", "--reward-weights", "0.5,2"]
+    place = ["--task", files[0], "--test-data", files[1], "--model", str(folder)]
+    cli.main(["train", "grpo", *place, *judges, *flags])
+    env = Run(tmp_path / "run").config["env"]
+    assert (env["reward_weights"], env["test_data"]) == ([0.5, 2], files[1])
+    assert env["reward"] == ["judges:short", f"{__name__}:digits"]
+    capsys.readouterr()
+    cli.main(["evaluate", str(tmp_path / "run"), "--k", "1", "--episodes", "9"])
+    said = capsys.readouterr().out
+    assert (
+        "3 held-out examples" in said and "judged by 0.5·short + 2·digits; a success is a reward of at least 1" in said
+    )
+
+
 def test_chat_speaks_through_the_template_of_the_tokenizer(tmp_path, monkeypatch, capsys):
     model = fresh(TINY)
     model.tokenizer.chat_template = "{{ messages[0]['role'] }}"
@@ -283,6 +422,31 @@ def test_chat_speaks_through_the_template_of_the_tokenizer(tmp_path, monkeypatch
     monkeypatch.setattr(sys, "stdin", io.StringIO("1+1=\n\n"))
     cli.main(["chat", str(tmp_path)])
     assert seen == [[{"role": "user", "content": "1+1="}]] and capsys.readouterr().out == "yes\n"
+
+
+def test_chat_answers_as_the_run_sampled_and_shows_control_characters(tmp_path, monkeypatch, capsys):
+    LanguageAgent(fresh(TINY), {"max_tokens": 7, "temperature": 0.3}).save(tmp_path)
+    wrote = LanguageAgent.write
+    seen = []
+
+    def written(self, prompts, samples=1, **settings):
+        found = wrote(self, prompts, samples, **settings)
+        seen.append((len(found.tokens[0]), settings))
+        return found
+
+    monkeypatch.setattr(LanguageAgent, "write", written)
+    monkeypatch.setattr(LanguageModel, "decode", lambda self, tokens: ["\x1b[2J"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1+1=\n\n"))
+    cli.main(["chat", str(tmp_path)])
+    assert capsys.readouterr().out == "\\x1b[2J\n"
+    ((length, settings),) = seen
+    assert length <= 7 and settings["max_tokens"] is None and settings["temperature"] is None
+
+
+def test_an_agent_that_names_no_length_writes_as_much_as_the_model_reads(tmp_path):
+    agent = LanguageAgent(fresh(TINY, seed=1))
+    (found,) = agent.write(["1+1="], temperature=0).tokens
+    assert len(found) == TINY.context - len(agent.model.encode(["1+1="])[0])
 
 
 def test_report(folder, tmp_path):

@@ -105,6 +105,57 @@ def test_minibatches_of_a_batch_add_up_to_the_whole():
     torch.testing.assert_close(mean, whole, rtol=1e-4, atol=1e-6)
 
 
+def test_minibatches_count_as_much_as_the_whole_batch():
+    """At a step size of 0 the mean of the gradients of the two steps of GRPO is the gradient of the one step."""
+
+    def gradients(minibatches):
+        run = learner(GRPO(**SMALL, max_grad_norm=None, minibatches=minibatches))
+        run.optimizer, found = torch.optim.SGD(run.weights.values(), lr=0.0), []
+        run.optimizer.register_step_post_hook(
+            lambda *_: found.append(torch.cat([w.grad.flatten().clone() for w in run.weights.values()]))
+        )
+        run.iterate()
+        return found
+
+    (whole,), halves = gradients(1), gradients(2)
+    assert len(halves) == 2 and whole.any()
+    torch.testing.assert_close(sum(halves) / 2, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_the_second_step_is_compared_with_the_model_before_the_first(monkeypatch):
+    run = learner(GRPO(**SMALL, max_grad_norm=None), learning_rate=1e-2)
+    assert run.method.minibatches == 2
+    (term,) = run.method.terms(run.collect()[0])
+    before, found, wanted, step = run.estimator.statistics(term.sequences).log_prob, [], [], run.step
+
+    def watched(terms, batches, groups, scale):
+        now = run.estimator.statistics(term.sequences).log_prob
+        rows = torch.isin(term.group, groups)
+        weights = scale * term.objective.aggregation.weights(term.sequences.valid)
+        wanted.append(float((weights * ((now - before).exp() - 1).abs())[rows].sum()))
+        found.append(step(terms, batches, groups, scale))
+        return found[-1]
+
+    monkeypatch.setattr(run, "step", watched)
+    run.update([term])
+    assert [row["ratio_deviation"] for row in found] == pytest.approx(wanted, abs=1e-5)
+    assert wanted[0] == 0 and wanted[1] > 1e-2
+
+
+def test_a_batch_that_is_informative_as_a_whole_is_enough():
+    run = learner(GRPO(**SMALL, informative=1.0), lambda completions, **_: [i % 3 for i in range(len(completions))])
+    rollout, row = run.collect()
+    assert row["batches"] == 1 and run.drawn == 4 and not rollout.degenerate.any()
+
+
+def test_the_mean_of_a_function_that_does_not_apply_everywhere_is_that_of_where_it_does():
+    def some(completions, **_):
+        return [2.0 if i == 1 else None if i % 2 else 0.5 for i in range(len(completions))]
+
+    row = learner(GRPO(**SMALL), [some, spread]).collect()[1]
+    assert row["reward/some"] == pytest.approx((6 * 0.5 + 2) / 7)
+
+
 def test_a_minibatch_of_short_rows_whose_loss_is_no_sum_is_taken_in_pieces_too():
     sequences = join([[1, 30, 31]] * 2 + [[1, 40]] * 2, [[50, 51, 52, 2], [60, 2], [70, 71, 2], [2]])
     sums = PolicyObjective(outcome(), aggregation=constant_length(1.0))

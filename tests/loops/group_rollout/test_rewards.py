@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import math
 
@@ -13,6 +14,7 @@ from surefoot.envs.language import Example, resolve
 from surefoot.envs.language.files import Rows
 from surefoot.errors import UsageError
 from surefoot.loops.group_rollout.rewards import Judged, make_rewards
+from surefoot.loops.group_rollout.rollout import Logged
 
 TASK = resolve("arithmetic")
 EXAMPLES = [Example("1+1=", "2", "2", {"level": "easy"}), Example("9+9=", "18", None, {"level": "hard", "by": "x"})]
@@ -42,13 +44,73 @@ def test_functions_get_what_trls_get_and_are_weighted():
     reward, parts = make_rewards(TASK, [correct, short, look], [1, 0.1, 10])(EXAMPLES, WRITTEN)
     torch.testing.assert_close(reward, torch.tensor([1 - 0.1 + 30, 0 - 0.2 + 40]))
     assert {name: x.tolist() for name, x in parts.items()} == {"correct": [1, 0], "short": [-1, -2], "look": [3, 4]}
+    assert callable(seen.pop("log_metric")) and callable(seen.pop("log_extra"))
     assert seen == {
+        "completion_ids": [[50], [49, 55]],  # bytes, where no tokens are known
         "prompts": ["1+1=", "9+9="],
         "completions": WRITTEN,
         "answer": ["2", "18"],
         "level": ["easy", "hard"],
         "by": [None, "x"],
     }
+
+
+def test_functions_get_tokens_and_log():
+    def brief(completion_ids, log_metric=None, log_extra=None, **fields):
+        log_metric("longest", max(map(len, completion_ids)))
+        log_extra("length", [*map(len, completion_ids), "no number"])
+        return [-len(ids) for ids in completion_ids]
+
+    logged = Logged()
+    reward, _ = make_rewards(TASK, brief, None)(EXAMPLES, WRITTEN, [[5, 6, 7], [8]], logged.add)
+    assert reward.tolist() == [-3, -1]
+    assert Logged.means([logged, Logged()]) == {"log/longest": 3, "log/extra/length": 2}
+
+
+def test_a_function_is_offered_what_it_did_not_ask_for_only_if_it_takes_anything():
+    reward, _ = make_rewards(TASK, lambda prompts, completions, answer, level, by: [1, 2], None)(EXAMPLES, WRITTEN)
+    assert reward.tolist() == [1, 2]
+
+
+def test_coroutines_are_awaited_together_even_where_a_loop_runs():
+    waiting = []
+
+    async def judged(completions, **fields):
+        waiting.append("in")
+        while len(waiting) < 2:  # for the other one
+            await asyncio.sleep(0)
+        return [1.0, 3.0]
+
+    async def inside():
+        return make_rewards(TASK, [judged, judged], None)(EXAMPLES, WRITTEN)[0].tolist()
+
+    assert asyncio.run(inside()) == [2, 6]
+
+
+@pytest.mark.parametrize("name", ["trainer_state", "environments"])
+def test_what_only_trls_trainer_has_is_refused_before_anything_is_written(name):
+    scope = {}
+    exec(f"def f(completions, {name}=None, **fields): return [0.0 for _ in completions]", scope)
+    with pytest.raises(UsageError, match=f"'f' takes {name}, which TRL's trainer gives"):
+        make_rewards(TASK, scope["f"], None).check()
+    with pytest.raises(UsageError, match="missing a required argument: 'colour'"):
+        make_rewards(TASK, lambda completions, colour, **_: [0, 0], None).check()
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted"),
+    [({"answer": 4}, "4"), ({"solution": 4}, "4"), ({"answer": "", "solution": "4"}, "4"), ({"answer": "4"}, "4")],
+)
+def test_the_answer_is_text_and_columns_come_under_their_own_names(row, wanted):
+    seen = {}
+    task = Rows([{"prompt": "2+2=", **row}] * 2, "rows")
+    make_rewards(task, lambda **columns: seen.update(columns) or [1.0], None)([task.example(0)], ["4"])
+    assert seen["answer"] == [wanted] and seen.get("solution") == ([row["solution"]] if "solution" in row else None)
+
+
+def test_a_sum_beyond_float32_is_named():
+    with pytest.raises(UsageError, match=r"reward_weights=\[10.0\] is beyond the range of float32"):
+        make_rewards(TASK, lambda **_: [1e38, 1.0], [10.0])(EXAMPLES, WRITTEN)
 
 
 def test_one_function_alone_and_functions_of_one_name():
@@ -80,6 +142,8 @@ def test_completions_of_messages_are_messages():
         (lambda **_: None, "gave None; give a list"),
         (lambda **_: [1, math.nan], "gave nan for the completion '17'"),
         (lambda **_: [math.inf, 1], "gave inf for the completion '2'"),
+        (lambda **_: [1e39, 1], r"gave 1e\+39 for the completion '2'; .* of at most 3.4e\+38"),
+        (lambda **_: [1, 10**400], "for the completion '17'"),
         (lambda **_: [1, "good"], "gave 'good' for the completion '17'"),
         (lambda completions: [0, 0], r"cannot be called with prompts, .*\*\*fields"),
         (lambda completions, colour, **_: [0, 0], "'colour'"),
@@ -122,4 +186,5 @@ def test_a_task_without_answers_is_judged_by_the_functions():
         make_rewards(task, None, None).check()
     judged = Judged(make_rewards(task, [short], [2.0]).check())
     assert (judged.size, judged.held_out_size, str(judged)) == (18, 2, "sums")
-    assert judged.reward(judged.example(1, "test"), "abc") == -6 and judged.example(1, "test").prompt == "19="
+    assert judged.reward(judged.example(1, "test"), "abc") == -6 and judged.judge == "2·short"
+    assert judged.example(1, "test") == task.example(1, "test") and make_rewards(task, None, None).task.judge

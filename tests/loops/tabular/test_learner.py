@@ -74,6 +74,8 @@ def test_a_run_is_a_folder_as_any_other(tmp_path):
         "metrics.jsonl",
         "checkpoints",
         "agent",
+        "solution.json",
+        "policy.csv",
     }
     assert run.config["env"] == {"env": "two", "fingerprint": digest(MDP)} and run.config["steps"] == 12
     assert run.config["objective"] == "max E[Σ γ^t r] under min { q·v + 0.5·KL(q‖p) }"

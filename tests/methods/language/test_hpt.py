@@ -43,6 +43,18 @@ def test_the_gate_sends_each_prompt_to_one_of_two_terms():
     torch.testing.assert_close(kept.advantage, (REWARD - REWARD.mean(1, keepdim=True))[2:].flatten())
 
 
+def test_a_prompt_counts_the_same_however_many_others_are_imitated():
+    """A token's weight is 1/(N·T) for N completions of the whole batch and T tokens at most."""
+    found = []
+    for gate, kept in ((-1.0, 4), (0.0, 3), (0.25, 2), (0.75, 1)):
+        term = HPT(gate=gate, max_tokens=10).terms(rollout())[0]
+        weights = term.coefficient * term.objective.aggregation.weights(term.sequences.valid)
+        assert len(term.group.unique()) == kept
+        found.append(weights[term.group == 3])
+        torch.testing.assert_close(weights[term.sequences.valid], torch.full((weights.count_nonzero(),), 1 / (16 * 10)))
+    assert all(torch.equal(x > 0, found[0] > 0) for x in found)
+
+
 def test_a_gate_of_zero_imitates_what_is_never_solved():
     assert HPT(gate=0.0).imitated(rollout()).tolist() == [True, False, False, False]
 

@@ -10,6 +10,8 @@ import torch
 
 pytest.importorskip("transformers", reason="language models need surefoot[language]")
 
+from surefoot.errors import UsageError
+from surefoot.loops.group_rollout.method import Batch
 from surefoot.methods.language.baselines import CISPO, DAPO, GRPO, GSPO, RLOO, DrGRPO
 
 trl = pytest.importorskip("trl")
@@ -30,7 +32,8 @@ def tensors():
 def theirs(new, old, reference, advantage, valid, *, trainer=trl.GRPOTrainer, **settings):
     accelerator = MagicMock(num_processes=1)
     accelerator.gather.side_effect = accelerator.reduce.side_effect = lambda x, **_: x
-    arguments = SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1)
+    corrected = settings.pop("use_bias_correction_kl", False)
+    arguments = SimpleNamespace(delta=None, use_bias_correction_kl=corrected, steps_per_generation=1)
     usual = {
         "aux_loss_enabled": False,
         "top_entropy_quantile": 1.0,
@@ -101,6 +104,36 @@ def test_group_methods(method, settings):
     mine, advantage = ours(method, new, old, reference, reward, valid)
     assert mine.abs().sum() > 0
     torch.testing.assert_close(mine, theirs(new, old, reference, advantage, valid, **settings))
+
+
+def test_the_weighted_divergence_is_trls_corrected_one():
+    new, old, reference, reward, valid = tensors()
+    method = GRPO(kl=0.05, kl_estimator="weighted")
+    objective = method.objective()
+    advantage = objective.advantage(reward).flatten()
+    every = advantage[:, None].expand(old.shape)
+    weights, group = objective.aggregation.weights(valid, old.dtype), torch.arange(2).repeat_interleave(4)
+    loss, _ = method.loss(
+        objective, Batch(valid, old, every, weights, reference, group, {}), new, torch.zeros_like(new)
+    )
+    mine = torch.autograd.grad(loss, new)[0]
+    settings = {"loss_type": "grpo", "beta": 0.05}
+    wanted = theirs(new, old, reference, advantage, valid, use_bias_correction_kl=True, **settings)
+    torch.testing.assert_close(mine, wanted)
+    assert not torch.allclose(wanted, theirs(new, old, reference, advantage, valid, **settings))
+
+
+def test_the_unbiased_deviation_is_the_one_that_trl_divides_by():
+    reward = torch.tensor([[1.0, 0, 0, 1], [0.5, 0.5, 1, 0]], dtype=torch.float64)
+    wanted = (reward - reward.mean(1, keepdim=True)) / (reward.std(1, keepdim=True) + 1e-4)
+    for method in (GRPO, DAPO, GSPO, CISPO):
+        torch.testing.assert_close(method(unbiased=True).objective().advantage(reward), wanted)
+
+
+@pytest.mark.parametrize("again", ["epochs", "minibatches"])
+def test_leave_one_out_takes_one_step_a_batch(again):
+    with pytest.raises(UsageError, match=f"{again}=2"):
+        RLOO(**{again: 2})
 
 
 def test_leave_one_out_on_the_policy_that_wrote():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -76,6 +77,32 @@ def test_variance_weights_are_one_where_values_are_small():
     large = dataclasses.replace(mdp, reward=10 * mdp.reward)
     q = [m.step(large, state, 0, 0)[0]["q"] for m in (method, R2PVI())]
     assert not torch.equal(*q)
+
+
+@pytest.mark.parametrize("scale, shift, beta", [(10, 0, 1.0), (10, 12, 1.0), (10, 0, 300.0)])
+def test_variances_are_those_of_values_that_count_from_the_least(scale, shift, beta):
+    """Against the moments worked out one by one; where pessimism takes a mean out of its range it is put back."""
+    mdp = simulated_linear()
+    mdp = dataclasses.replace(mdp, reward=scale * mdp.reward - shift)
+    method = R2PVI(variance_aware=True, beta=beta)
+    state = method.start(mdp, 0)
+    data = method.sums(mdp, state)
+    q = method.backward(mdp, data)
+    found, clamped = method.variance(mdp, state, data, q), 0
+    phi = method.met(mdp, state)
+    for h in range(2):
+        rewards = [mdp.reward[k].numpy() for k in range(3)]
+        least = sum(r.min() for r in rewards[h + 1 :])
+        span = sum(r.max() - r.min() for r in rewards[h:])
+        weights = np.linalg.solve(data.gram[h].numpy(), data.followed[h].numpy())
+        values = method.values(mdp, q[h + 1]).numpy() - least
+        for k in range(0, 100, 9):
+            mean, second = (float(phi[k, h].numpy() @ weights @ x) for x in (values, values**2))
+            clamped += not 0 <= mean <= span
+            wanted = max(1.0, min(max(second, 0), span**2) - min(max(mean, 0), span) ** 2)
+            assert float(found[k, h]) == pytest.approx(wanted, rel=1e-8)
+    assert (found > 1).any()
+    assert beta < 300 or clamped
 
 
 def test_the_put_is_exercised_where_waiting_is_worth_nothing():

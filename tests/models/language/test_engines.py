@@ -47,3 +47,12 @@ def test_finished_cut_off_and_stopped_are_told_apart(tiny):
 
 def test_it_is_an_engine_by_name():
     assert ENGINES["transformers"]() is continuous_batching
+
+
+def test_every_end_of_the_model_ends_a_completion(tiny):
+    ends = [2, *range(20, 60)]  # many, so that some row meets one of the others
+    tiny.base.generation_config.eos_token_id = ends
+    found = continuous_batching(tiny, PROMPTS, numbers(), temperature=1.0)
+    assert any(row[-1] in ends[1:] for row in found.tokens)
+    for row, finished in zip(found.tokens, found.finished, strict=True):
+        assert finished == (row[-1] in ends) and not {*row[:-1]} & {*ends}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from surefoot.errors import UsageError
-from surefoot.models.language.generation import draw, generate
+from surefoot.models.language.generation import _stopped, draw, generate, in_pieces
 from surefoot.models.language.sequences import join
 
 PROMPTS = [[1, 30, 31, 32], [1, 40], [1, 50, 51, 52, 53, 54]]
@@ -78,6 +83,16 @@ def test_a_stop_text_ends_a_completion(tiny):
     assert written.endswith(stop) and text.startswith(written) and stop not in written[:-1]
 
 
+def test_a_stop_text_that_tokenizers_drop_at_the_beginning_is_seen():
+    """Tokenizers that mark spaces drop the first one of a text: the last token alone would decode to nothing."""
+    words = Tokenizer(models.WordLevel({"a": 0, "▁": 1}, unk_token="a"))
+    words.decoder = decoders.Metaspace()
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=words)
+    assert tokenizer.decode([1]) == ""
+    written = torch.tensor([[0, 0, 1], [0, 0, 0]])
+    assert _stopped(SimpleNamespace(tokenizer=tokenizer), written, [" "]).tolist() == [True, False]
+
+
 def test_a_special_token_may_be_a_stop_text(tiny):
     """As the end of a turn is where another token ends a text."""
     tiny.tokenizer.add_special_tokens({"additional_special_tokens": ["c"]})
@@ -108,3 +123,56 @@ def test_the_ends_of_the_unit_interval_draw_possible_tokens(uniform):
 def test_no_room_for_the_completion_is_said_before_writing(tiny):
     with pytest.raises(UsageError, match="has 6 tokens and max_tokens=60 .* use max_tokens=58 or shorten"):
         generate(tiny, PROMPTS, numbers(3, 1, 60), temperature=1.0)
+
+
+def test_every_end_that_the_model_declares_ends_a_completion(tiny):
+    ends = [2, 7, 9, 30, 41]
+    free = generate(tiny, PROMPTS, numbers(3, 8, 12), temperature=1.0)
+    tiny.base.generation_config.eos_token_id = ends
+    assert tiny.ends == ends
+    found = generate(tiny, PROMPTS, numbers(3, 8, 12), temperature=1.0)
+    assert any(row[-1] in ends[1:] for row in found.tokens)
+    for row, whole, finished in zip(found.tokens, free.tokens, found.finished, strict=True):
+        first = next((i for i, token in enumerate(whole) if token in ends), len(whole))
+        assert row == whole[: first + 1] and finished == (first < len(whole))
+
+
+def test_the_ends_are_those_for_generation_and_else_those_of_the_configuration(tiny):
+    tiny.base.config.eos_token_id, tiny.base.generation_config.eos_token_id = [2, 9], None
+    assert tiny.ends == [2, 9]
+    tiny.base.generation_config.eos_token_id = 7
+    assert tiny.ends == [2, 7]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 100])
+def test_a_batch_in_pieces_is_the_same(tiny, rows):
+    uniform, sizes = numbers(3, 4, 8), []
+
+    def counted(model, prompts, uniform, **settings):
+        sizes.append(len(prompts) * uniform.shape[1])
+        return generate(model, prompts, uniform, **settings)
+
+    found = in_pieces(counted, rows)(tiny, PROMPTS, uniform, temperature=0.9, stop=("a",))
+    whole = generate(tiny, PROMPTS, uniform, temperature=0.9, stop=("a",))
+    assert found.tokens == whole.tokens and found.finished == whole.finished
+    assert max(sizes) <= rows and sum(sizes) == 12 and len(sizes) == {1: 12, 3: 6, 8: 2, 100: 1}[rows]
+
+
+def test_pieces_of_no_completions_are_refused():
+    with pytest.raises(UsageError, match="generation_batch=0 is not allowed"):
+        in_pieces(generate, 0)
+
+
+def test_the_probabilities_of_all_rows_never_exist_at_once(tiny, monkeypatch):
+    sizes = []
+
+    def counted(logits, *rest):
+        sizes.append(logits.numel())
+        return draw(logits, *rest)
+
+    whole = generate(tiny, PROMPTS, numbers(3, 4, 8), temperature=1.0)
+    tile = 2 * len(tiny.head()[0])
+    monkeypatch.setattr("surefoot.models.language.generation.TILE", tile)
+    monkeypatch.setattr("surefoot.models.language.generation.draw", counted)
+    found = generate(tiny, PROMPTS, numbers(3, 4, 8), temperature=1.0)
+    assert max(sizes) == tile and found.tokens == whole.tokens

@@ -108,10 +108,11 @@ def test_finished_and_cut_off_are_told_apart(stand_in, tiny):
 
 def test_what_it_is_asked(stand_in, tiny):
     vllm, engine = stand_in(), VLLM()
+    tiny.base.generation_config.eos_token_id = [9, 2]
     first = engine(tiny, PROMPTS, numbers(), temperature=0.7, stop=("!",))
     for asked in vllm.params:
         assert (asked.temperature, asked.max_tokens, asked.logprobs, asked.stop) == (0.7, 8, 0, ["!"])
-        assert asked.ignore_eos and asked.stop_token_ids == [2]
+        assert asked.ignore_eos and asked.stop_token_ids == [2, 9]
     assert len({asked.seed for asked in vllm.params}) == 6
     assert first == engine(tiny, PROMPTS, numbers(), temperature=0.7, stop=("!",))
     assert first.tokens != engine(tiny, PROMPTS, numbers(1), temperature=0.7, stop=("!",)).tokens

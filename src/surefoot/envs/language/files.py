@@ -1,22 +1,28 @@
-"""Prompts from files: JSON lines, JSON, CSV or Parquet, one problem a row."""
+"""Rows of prompts: files of JSON lines, JSON, CSV or Parquet, or rows in memory; one problem a row."""
 
 from __future__ import annotations
 
 import csv
 import json
-import threading
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
+from surefoot.envs.language.answers import mathematics
 from surefoot.envs.language.task import Example, Task
 from surefoot.errors import UsageError
+from surefoot.seeding import numpy_stream
 
 LOOKED_AT = 10_000  # rows that are checked before anything starts; the others when they are used
-HELD_OUT = 0.1  # the share of the rows, the last ones, that nothing learns from
+HELD_OUT = 0.1  # the share of the rows that nothing learns from
+ORDERS = ("random", "last")  # which rows those are
+ENCODING = "utf-8-sig"  # of every text file; a byte-order mark at its beginning is no part of it
 PROMPT, ANSWER, DEMONSTRATION = ("prompt", "question"), ("answer", "solution"), ("demonstration", "completion")
 GIVEN = {"prompt", "prompts", "completion", "completions"}  # under these names reward functions get no columns
 
@@ -25,17 +31,22 @@ GIVEN = {"prompt", "prompts", "completion", "completions"}  # under these names 
 class Rows(Task):
     """Rows with a prompt (text, or a list of chat messages), and if they have them an answer and a demonstration.
 
-    The last tenth of the rows is held out. The columns go to the reward functions by their names. Without any reward
-    function the reward is that of `mathematics`: whether the completion's last formula equals the answer.
+    A tenth of the rows is held out: chosen at random, always the same ones of as many rows, or the last ones; or all
+    the rows of `tested`. The columns go to the reward functions by their names. Without any reward function the reward
+    is that of `mathematics`: whether the answer in the completion is the row's.
     """
 
     name: ClassVar[str] = "rows"
 
     rows: Sequence[Mapping[str, Any]] = ()
     source: str = "rows"
+    held_out_rows: str = "random"
+    tested: Rows | None = None
 
     def __post_init__(self) -> None:
-        if len(self.rows) < 2:
+        if self.held_out_rows not in ORDERS:
+            raise UsageError(f"held_out={self.held_out_rows!r} is not allowed; it must be one of {', '.join(ORDERS)}.")
+        if len(self.rows) < 2 and self.tested is None:
             raise UsageError(f"{self.source} has {len(self.rows)} rows; one is learned from and one held out at least.")
         if not set(PROMPT) & set(self.rows[0]):
             raise UsageError(
@@ -45,14 +56,42 @@ class Rows(Task):
         for place in range(min(len(self.rows), LOOKED_AT)):
             self._read(place)
 
+    def tested_on(self, other: Rows) -> Rows:
+        """The same rows, all of them to learn from, with all the rows of another one held out."""
+        if other.verified != self.verified:
+            has, lacks = (self, other) if self.verified else (other, self)
+            raise UsageError(f"{lacks} has no answers, and {has} has some; both need what one has.")
+        return replace(self, tested=other)
+
     @property
     def size(self) -> int:  # type: ignore[override]
         """How many rows are learned from."""
-        return len(self.rows) - max(1, round(HELD_OUT * len(self.rows)))
+        return len(self.rows) - (0 if self.tested is not None else self._few)
 
     @property
     def held_out_size(self) -> int:  # type: ignore[override]
-        return len(self.rows) - self.size
+        return self._few if self.tested is None else len(self.tested.rows)
+
+    @property
+    def _few(self) -> int:
+        return max(1, round(HELD_OUT * len(self.rows)))
+
+    @cached_property
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """The places of the rows to learn from and of those held out, each in the order of the rows."""
+        count = len(self.rows)
+        order = np.arange(count)
+        if self.held_out_rows == "random":
+            order = numpy_stream(0, "held-out rows", count).permutation(count)
+        return np.sort(order[: count - self._few]), np.sort(order[count - self._few :])
+
+    def _place(self, index: int, split: str) -> tuple[Rows, int]:
+        """Where an example is: the rows it is in, and its number there."""
+        held_out = self.held_out(split)
+        if self.tested is not None:
+            return (self.tested, index % len(self.tested.rows)) if held_out else (self, index % len(self.rows))
+        places = self._places[held_out]
+        return self, int(places[index % len(places)])
 
     @property
     def verified(self) -> bool:  # type: ignore[override]
@@ -86,7 +125,12 @@ class Rows(Task):
         return Example(prompt, "" if answer is None else str(answer), shown, fields)
 
     def example(self, index: int, split: str = "train") -> Example:
-        return self._read(self.size + index % self.held_out_size if self.held_out(split) else index % self.size)
+        rows, place = self._place(index, split)
+        return rows._read(place)
+
+    def label(self, index: int, split: str = "train") -> str:
+        rows, place = self._place(index, split)
+        return f"{rows.source}, row {place + 1}"
 
     def reward(self, example: Example, completion: str) -> float:
         if not self.verified:
@@ -97,17 +141,40 @@ class Rows(Task):
         return self.source
 
 
-def read(path: Path) -> Rows:
+def read(path: Path, held_out: str = "random") -> Rows:
     """The rows of a file. Of JSON lines and Parquet only those that are asked for are in memory.
 
     Raises:
         UsageError: it cannot be read, or a row of it is damaged.
     """
-    readers: dict[str, Callable[[Path], Any]] = {".jsonl": Lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     try:
-        return Rows(readers[path.suffix](path), str(path))
+        return Rows(READERS[path.suffix.lower()](path), str(path), held_out)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error}.") from error
+
+
+def made(rows: Any, held_out: str = "random") -> Rows:
+    """Rows in memory: a list of dictionaries, or anything that gives them by number, such as a `datasets.Dataset`."""
+    if wrong := [i for i in range(min(len(rows), LOOKED_AT)) if not isinstance(rows[i], Mapping)]:
+        kind = type(rows[wrong[0]]).__name__
+        raise UsageError(f"row {wrong[0] + 1} of the task is a {kind}; every row must be a dictionary.")
+    return Rows(rows, f"<{len(rows)} rows>", held_out)
+
+
+def rows(given: Any) -> Rows:
+    """Rows from a file or in memory, whichever is given, however few."""
+    if isinstance(given, Rows):
+        return given
+    if not isinstance(given, (str, Path)):
+        return made(given)
+    if not readable(str(given)):
+        raise UsageError(f"test_data={str(given)!r} is not allowed; it must be a file: {', '.join(READERS)}.")
+    return read(Path(given))
+
+
+def readable(name: str) -> bool:
+    """Whether a name is that of a file of prompts, by its ending."""
+    return name.lower().endswith(tuple(READERS))
 
 
 class Lines(Sequence[Mapping[str, Any]]):
@@ -117,7 +184,7 @@ class Lines(Sequence[Mapping[str, Any]]):
         self.path, self.starts, self.numbers, start = path, array("Q"), array("Q"), 0
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
+                if line.removeprefix(BOM_UTF8).strip():
                     self.starts.append(start)
                     self.numbers.append(number)
                 start += len(line)
@@ -131,7 +198,7 @@ class Lines(Sequence[Mapping[str, Any]]):
             line = file.readline()
         where = f"{self.path}, line {self.numbers[place]}"
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode(ENCODING))
         except ValueError as error:
             raise UsageError(f"{where} is not JSON ({error}); mend or remove it.") from error
         if not isinstance(row, dict):
@@ -141,7 +208,7 @@ class Lines(Sequence[Mapping[str, Any]]):
 
 def _json(path: Path) -> list[Any]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding=ENCODING))
     except ValueError as error:
         raise UsageError(f"{path} is not JSON ({error}); mend it.") from error
     if not isinstance(rows, list):
@@ -155,7 +222,7 @@ def _json(path: Path) -> list[Any]:
 def _csv(path: Path) -> list[Any]:
     rows = list[Any]()
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding=ENCODING, newline="") as file:
             for row in csv.DictReader(file):
                 if None in row:
                     raise UsageError(
@@ -180,23 +247,18 @@ def _parquet(path: Path) -> Any:
         raise UsageError(f"{path} is not a Parquet file ({error}); write it anew.") from error
 
 
+READERS: dict[str, Callable[[Path], Any]] = {
+    ".jsonl": Lines,
+    ".ndjson": Lines,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}
+
+
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((row[name] for name in names if row.get(name) not in (None, "", [])), None)
 
 
 def _messages(prompt: Any) -> bool:
     return isinstance(prompt, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in prompt)
-
-
-def mathematics(completion: str, answer: str) -> float:
-    """1 if the completion's last formula equals the answer, by math-verify where it is installed, else as text."""
-    if completion.strip() == answer.strip():
-        return 1.0
-    try:
-        from math_verify import parse, verify
-    except ImportError:
-        return 0.0
-    seconds = 5 if threading.current_thread() is threading.main_thread() else None  # its alarm is for the main thread
-    gold, found = (parse(text, parsing_timeout=seconds) for text in (answer, completion))  # type: ignore[arg-type]
-    gold = gold or parse(f"${answer}$", parsing_timeout=seconds)  # type: ignore[arg-type]
-    return float(verify(gold, found, timeout_seconds=seconds))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+from surefoot.envs.language.answers import final_answer
 from surefoot.envs.language.task import Example, Task, number
 from surefoot.errors import UsageError, nearest
 
@@ -17,7 +18,7 @@ FEW = 10_000, 1_000  # how many there are, and are held out, of the tasks that m
 class ReasoningGym(Task):
     """A task of reasoning-gym by its name, such as `reasoning_gym:chain_sum,max_terms=3`; `options` are its settings.
 
-    The reward is the task's own score, which may be partial.
+    The reward is the task's own score of the answer in a completion, which may be partial.
     """
 
     name: ClassVar[str] = "reasoning_gym"
@@ -77,7 +78,7 @@ class ReasoningGym(Task):
 
     def reward(self, example: Example, completion: str) -> float:
         try:
-            return float(self._made[0].score_answer(completion.strip(), example.fields["entry"]))
+            return float(self._made[0].score_answer(final_answer(completion), example.fields["entry"]))
         except Exception:  # some verifiers break on what they cannot read, each in its own way: no answer
             return 0.0
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from surefoot.envs.language.answers import final_answer
 from surefoot.envs.language.task import Example, Task
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
@@ -24,8 +25,8 @@ class Arithmetic(Task):
 
     name: ClassVar[str] = "arithmetic"
 
-    digits: int = hyperparameter(2, low=1, high=9, help="Digits of the longest numbers.")
-    terms: int = hyperparameter(3, low=2, high=20, help="Most numbers of an example; the least is 2.")
+    digits: int = hyperparameter(2, low=1, high=9, help="Maximum number of digits.")
+    terms: int = hyperparameter(3, low=2, high=20, help="Maximum number of terms of an example; the minimum is 2.")
 
     def make(self, rng: np.random.Generator) -> Example:
         terms, digits = rng.integers(2, self.terms + 1), rng.integers(1, self.digits + 1)
@@ -41,8 +42,8 @@ class Sorting(Task):
 
     name: ClassVar[str] = "sorting"
 
-    count: int = hyperparameter(5, low=2, high=50, help="Most numbers of an example; the least is 2.")
-    below: int = hyperparameter(100, low=2, high=10**9, help="The numbers are smaller than this.")
+    count: int = hyperparameter(5, low=2, high=50, help="Maximum number of terms of an example; the minimum is 2.")
+    below: int = hyperparameter(100, low=2, high=10**9, help="Exclusive upper bound on the numbers.")
 
     def make(self, rng: np.random.Generator) -> Example:
         numbers = [int(n) for n in rng.integers(0, self.below, rng.integers(2, self.count + 1))]
@@ -50,7 +51,7 @@ class Sorting(Task):
         return Example(f"sort {' '.join(map(str, numbers))}:", answer, answer)
 
     def reward(self, example: Example, completion: str) -> float:
-        wanted, found = example.answer.split(), completion.split()
+        wanted, found = example.answer.split(), final_answer(completion).split()
         if sorted(wanted) != sorted(found):
             return 0.0
         return float(np.mean([a == b for a, b in zip(wanted, found, strict=True)]))
@@ -62,8 +63,8 @@ class Countdown(Task):
 
     name: ClassVar[str] = "countdown"
 
-    numbers: int = hyperparameter(3, low=2, high=8, help="How many numbers there are.")
-    below: int = hyperparameter(20, low=3, high=10**9, help="They are smaller than this.")
+    numbers: int = hyperparameter(3, low=2, high=8, help="Number of numbers.")
+    below: int = hyperparameter(20, low=3, high=10**9, help="Exclusive upper bound on the numbers.")
 
     def make(self, rng: np.random.Generator) -> Example:
         numbers = [int(n) for n in rng.integers(1, self.below, self.numbers)]
@@ -77,7 +78,7 @@ class Countdown(Task):
         return Example(prompt, str(value), text, {"numbers": numbers, "target": int(value)})
 
     def reward(self, example: Example, completion: str) -> float:
-        found = evaluated(completion.strip())
+        found = evaluated(final_answer(completion))
         if found is None:
             return 0.0
         value, used = found

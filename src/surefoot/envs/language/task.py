@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from surefoot.errors import UsageError, nearest
+from surefoot.envs.language.answers import final_answer
+from surefoot.errors import UsageError
 from surefoot.hyperparameters import build, check
 from surefoot.seeding import numpy_stream
 
@@ -72,48 +71,23 @@ class Task:
             values[name] = number(value)
         return build(cls, values)
 
+    @property
+    def judge(self) -> str:
+        """Who says what a completion is worth, as a report names it."""
+        return f"the verifier of {self}"
+
     def reward(self, example: Example, completion: str) -> float:
-        """1 for the answer, 0 for anything else."""
-        return float(completion.strip() == example.answer)
+        """1 for the answer (see `final_answer`), 0 for anything else."""
+        return float(final_answer(completion) == example.answer)
+
+    def label(self, index: int, split: str = "train") -> str:
+        """What a message calls an example."""
+        return f"{self}, example {index}"
 
     def __str__(self) -> str:
         """The text that `resolve` reads."""
         changed = [f"{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self)]
         return ":".join([self.name, ",".join(changed)]) if changed else self.name
-
-
-MADE_HERE: dict[str, str] = {
-    "arithmetic": "surefoot.envs.language.synthetic:Arithmetic",
-    "countdown": "surefoot.envs.language.synthetic:Countdown",
-    "sorting": "surefoot.envs.language.synthetic:Sorting",
-    "reasoning_gym": "surefoot.envs.language.reasoning:ReasoningGym",
-}
-FILES = (".jsonl", ".json", ".csv", ".parquet")
-
-
-def tasks() -> list[str]:
-    """The names of the tasks."""
-    return list(MADE_HERE)
-
-
-def resolve(given: Any) -> Task:
-    """The task itself, or the one that a text stands for: `name`, `name:field=value,…`, or a file of prompts.
-
-    Raises:
-        UsageError: there is no such task, or a value is out of range.
-    """
-    if isinstance(given, Task):
-        return given
-    if not isinstance(given, (str, Path)):
-        raise UsageError(f"task={given!r} is not allowed; give a Task, its name, or a file of prompts.")
-    text = str(given)
-    if text.endswith(FILES):
-        return import_module("surefoot.envs.language.files").read(Path(text))
-    name, _, rest = text.partition(":")
-    if name not in MADE_HERE:
-        raise UsageError(f"task {name!r} is unknown. {nearest(name, MADE_HERE)} A file of prompts ends in .jsonl.")
-    module, _, made = MADE_HERE[name].partition(":")
-    return getattr(import_module(module), made).from_text(rest)
 
 
 def number(text: str) -> Any:

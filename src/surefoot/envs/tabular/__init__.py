@@ -13,7 +13,7 @@ from surefoot.envs.tabular.mdp import Kernel, Successors, TabularMDP
 from surefoot.envs.tabular.resolve import resolve
 from surefoot.envs.tabular.simulate import TabularEnv, Transitions, offline, rollouts, sample_actions, sample_next
 from surefoot.envs.tabular.toy_text import tabular_from_gym
-from surefoot.envs.tabular.transitions import from_transitions
+from surefoot.envs.tabular.transitions import count_transitions, from_transitions
 from surefoot.envs.tabular.zoo import ZOO
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "TabularEnv",
     "TabularMDP",
     "Transitions",
+    "count_transitions",
     "from_csv",
     "from_npz",
     "from_transitions",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from surefoot.seeding import numpy_stream
 NOISES = ("none", "bernoulli")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AdversarialMDP(TabularMDP):
     """An MDP with a horizon whose rewards change: N tables, each for `length` episodes, then from the first again.
 
@@ -54,6 +55,12 @@ class AdversarialMDP(TabularMDP):
             raise UsageError(f"bounds={self.bounds!r} do not hold the stages, which go from {least:g} to {greatest:g}.")
         object.__setattr__(self, "stages", stages)
         object.__setattr__(self, "bounds", (low, high))
+
+    @cached_property
+    def ended(self) -> Tensor:
+        """The states `[S]` in which an episode is over, in every stage."""
+        unpaid = (torch.as_tensor(self.stages) == 0) | ~self.allowed
+        return super().ended & unpaid.all(-1).flatten(0, -2).all(0)
 
 
 def adversarial(mdp: TabularMDP, stages: Any, **changes: Any) -> AdversarialMDP:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import warnings
 import zipfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,21 @@ COLUMNS = ("state", "action", "next_state", "probability", "reward")
 ALSO = {"idstatefrom": "state", "idaction": "action", "idstateto": "next_state"}  # the headers of craam's files
 KEYS = {"P": "transition", "R": "reward"}  # what people call them
 PARTS = ("transition", "successor_state", "successor_probability", "reward", "initial", "legal", "features")
+ROUNDED = 2e-4  # how far the rounded probabilities of a pair may be from one
 FACTS = ("gamma", "horizon", "name", "grid", "states_named", "actions_named")
 
 
 def load(path: str | Path) -> TabularMDP:
     """The MDP of a `.npz` or a `.csv` file, by the end of its name."""
     return from_csv(path) if str(path).lower().endswith(".csv") else from_npz(path)
+
+
+def holds_discount(path: str | Path) -> bool:
+    """Whether a file says how its MDP is discounted; a .csv file has no place for it."""
+    if str(path).lower().endswith(".csv"):
+        return False
+    with np.load(path) as archive:
+        return bool({"gamma", "horizon"} & set(archive.files))
 
 
 # --- npz -------------------------------------------------------------------------------------------------------------
@@ -137,7 +148,9 @@ def from_csv(path: str | Path, **fields: Any) -> TabularMDP:
     """The MDP of a table of transitions with the columns `state,action,next_state,probability,reward`.
 
     States and actions are whole numbers from 0 on, or names, which are numbered in the order in which they appear.
-    Pairs without a row are not legal. `fields` are those that the file does not hold: `gamma`, `initial`, `horizon` …
+    Pairs without a row are not legal. Probabilities that were rounded when they were written, so that those of a pair
+    do not quite sum to one, are divided by their sum, with a warning; what rounding took below 0 is 0. `fields` are
+    those that the file does not hold: `gamma`, `initial`, `horizon` …
 
     Raises:
         UsageError: a column is missing, or a row is wrong (its number in the file is named).
@@ -146,14 +159,15 @@ def from_csv(path: str | Path, **fields: Any) -> TabularMDP:
     check_memory(20 * path.stat().st_size, str(path))
     columns, lines = _read(path)
     rows = {name: _numbers(path, name, columns[name], lines) for name in COLUMNS[3:]}
-    if (wrong := np.flatnonzero(rows["probability"] < 0)).size:
+    if (wrong := np.flatnonzero(rows["probability"] < -TOLERANCE)).size:
         at = wrong[0]
         raise UsageError(f"{path}, row {lines[at]}: probability {rows['probability'][at]:g} is below 0.")
+    rows["probability"] = np.maximum(rows["probability"], 0.0)
     state, after, states_named = _labels([columns["state"], columns["next_state"]])
     action, _, actions_named = _labels([columns["action"], []])
     states = 1 + int(max(state.max(), after.max()))
     actions = 1 + int(action.max())
-    _check_rows(path, columns, lines, state * actions + action, rows["probability"])
+    rows["probability"] = _normalised(path, columns, lines, state * actions + action, rows["probability"])
     if (idle := np.setdiff1d(np.arange(states), state)).size:
         name = states_named[idle[0]] if states_named else idle[0]
         hint = "" if states_named else " States are numbered from 0 on, without gaps."
@@ -219,13 +233,23 @@ def _labels(columns: list[list[str]]) -> tuple[np.ndarray, np.ndarray, tuple[str
     return np.array([known[x] for x in first]), np.array([known[x] for x in second]), tuple(known)
 
 
-def _check_rows(
+def _normalised(
     path: Path, columns: dict[str, list[str]], lines: list[int], pair: np.ndarray, probability: np.ndarray
-) -> None:
-    """Raise `UsageError` where the probabilities of a pair do not sum to one, with the rows that give them."""
+) -> np.ndarray:
+    """The probabilities, those of a pair divided by their sum where that is as far from one as their digits explain.
+
+    Raises `UsageError` where it is further away, with the rows of the pair.
+    """
     _, where = np.unique(pair, return_inverse=True)
     total = np.bincount(where, probability)
-    if (wrong := np.flatnonzero(np.abs(total - 1) > TOLERANCE)).size:
+    off = np.abs(total - 1) > TOLERANCE
+    if not off.any():
+        return probability
+    unit = np.zeros(len(probability))
+    which = np.flatnonzero(off[where])
+    unit[which] = [10.0 ** int(Decimal(columns["probability"][row]).as_tuple().exponent) for row in which]
+    explained = np.minimum(0.51 * np.bincount(where, unit), ROUNDED)  # half of the last digit, of each number
+    if (wrong := np.flatnonzero(off & (np.abs(total - 1) > explained))).size:
         rows = np.flatnonzero(where == wrong[0])
         shown = ", ".join(str(lines[row]) for row in rows[:8]) + (" …" if len(rows) > 8 else "")
         pair_named = f"state {columns['state'][rows[0]]}, action {columns['action'][rows[0]]}"
@@ -233,3 +257,12 @@ def _check_rows(
             f"{path}: the probabilities of {pair_named} sum to {total[wrong[0]]:.9g}, not to one (rows {shown}; "
             f"{len(wrong)} pairs are off)."
         )
+    first = np.flatnonzero(where == np.flatnonzero(off)[0])[0]
+    warnings.warn(
+        f"{path}: the probabilities of {int(off.sum())} pairs do not quite sum to one, as rounded numbers do; each was "
+        f"divided by its sum (the first: state {columns['state'][first]}, action {columns['action'][first]}, "
+        f"{total[where[first]]:.9g}).",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return np.where(off[where], probability / total[where], probability)

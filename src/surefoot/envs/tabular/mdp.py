@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.ambiguity.arrays import TOLERANCE as ROUNDING
 from surefoot.ambiguity.arrays import normalised, tensor
 from surefoot.envs.tabular.memory import check_memory
 from surefoot.errors import UsageError
@@ -38,19 +40,24 @@ Kernel = Tensor | Successors
 class TabularMDP:
     """States 0 … S−1, actions 0 … A−1, the probabilities of the next state and the rewards of each pair.
 
-    `transition`: `[S, A, S']`, a `Successors`, a scipy.sparse matrix `[S·A, S']` (rows s·A + a) or one `[S, S']` an
-    action. `reward`: `[S]`, `[S, A]` or, where it depends on the next state, `[S, A, S']` (`[S, A, K]` beside a sparse
-    kernel of K successors). `features`: `[S, A, d]`. With a `horizon` H each of the three may have a first axis of H
-    steps (the reward then `[H, S, A]` or `[H, S, A, S']`); once one has it, all are given it. All become float64.
+    `transition`: `[S, A, S']`, a `Successors`, a scipy.sparse matrix `[S·A, S']` (rows s·A + a), or a list (or object
+    array) of matrices `[S, S']`, dense or sparse, one an action. One array `[A, S, S']` needs `np.moveaxis(P, 0, 1)`:
+    where there are as many actions as states nothing tells it from `[S, A, S']`. `reward`: `[S]`, `[S, A]` or, where
+    it depends on the next state, `[S, A, S']`, a list of `[S, S']` as well (`[S, A, K]` beside a sparse kernel of K
+    successors). Probabilities that rounding took below 0 become 0. `features`: `[S, A, d]`. With a
+    `horizon` H each of the three may have a first axis of H steps (the reward then `[H, S, A]` or `[H, S, A, S']`);
+    once one has it, all are given it. All become float64.
 
     Raises `UsageError` for what is no MDP, with its place.
     """
 
     transition: Any
     reward: Any
-    gamma: float = hyperparameter(0.95, low=0, high=1, help="Discount; 1 for finite horizons and averages.")
+    gamma: float = hyperparameter(
+        0.95, low=0, high=1, help="Discount factor; 1 for finite horizons, averages and totals."
+    )
     initial: Any = None  # [S] the distribution of the first state; None: uniform
-    horizon: int | None = hyperparameter(None, low=1, help="Steps of an episode; None: it goes on for ever.")
+    horizon: int | None = hyperparameter(None, low=1, high=10**6, help="Steps of an episode; infinite if None.")
     legal: Any = None  # [S, A] whether a state allows an action; None: all are allowed
     features: Any = None  # [S, A, d] (with a horizon also [H, S, A, d]) for linear methods
     name: str = "mdp"
@@ -117,6 +124,23 @@ class TabularMDP:
         every = torch.ones(self.states, self.actions, dtype=torch.bool, device=self.rows.device)
         return every if self.legal is None else self.legal
 
+    @cached_property
+    def ended(self) -> Tensor:
+        """The states `[S]` in which an episode is over: no legal action leaves them or earns anything, at any step.
+
+        Their value is 0 whatever the world, so no ambiguity set is put around their rows, and simulators stop there.
+        """
+        rows, reward = self.rows, self.reward
+        unpaid = reward == 0 if reward.ndim < rows.ndim else ((reward == 0) | (rows == 0)).all(-1)
+        found = (unpaid | ~self.allowed).all(-1)
+        found = found.all(0) if self.stepped else found
+        which = found.nonzero().flatten()  # few, in most MDPs none
+        after = self.transition.state[..., which, :, :] if self.sparse else torch.arange(self.states).to(which)
+        stays = (rows[..., which, :, :] * (after != which.view(-1, 1, 1))).sum(-1) == 0
+        stays = (stays | ~self.allowed[which]).all(-1)
+        found[which] = stays.all(0) if self.stepped else stays
+        return found
+
     # --- what follows from them --------------------------------------------------------------------------------------
 
     def at(self, step: int) -> TabularMDP:
@@ -164,11 +188,35 @@ def each_step(x: Any, axes: int, horizon: int) -> Any:
 def _kernel(given: Any) -> Kernel:
     if isinstance(given, Successors):
         state, probability = (tensor(x, f"transition.{name}") for name, x in given._asdict().items())
-        return Successors(state.long(), normalised(probability))
-    parts = given if isinstance(given, (list, tuple)) else [given]
+        return Successors(state.long(), _probabilities(probability))
+    parts = _parts(given)
     if all(hasattr(part, "tocsr") for part in parts):
         return _from_sparse(parts)
-    return normalised(tensor(given, "transition"))
+    return _probabilities(tensor(_by_action(given), "transition"))
+
+
+def _parts(given: Any) -> Sequence[Any]:
+    """What a container holds; one thing holds itself."""
+    if isinstance(given, np.ndarray) and given.dtype == object and given.ndim == 1:
+        return list(given)
+    return given if isinstance(given, (list, tuple)) else [given]
+
+
+def _by_action(given: Any) -> Any:
+    """`[S, A, S']` of a list of square matrices, one an action; anything else as it is."""
+    parts = _parts(given)
+    if parts is not given and not (isinstance(given, np.ndarray) and given.dtype == object):
+        return given
+    arrays = [x for x in parts if isinstance(x, (np.ndarray, Tensor)) and x.ndim == 2 and x.shape[0] == x.shape[1]]
+    if len(arrays) == len(parts) and len({tuple(x.shape) for x in arrays}) == 1:
+        return np.stack([np.asarray(x) for x in arrays], axis=1)
+    return parts
+
+
+def _probabilities(given: Tensor) -> Tensor:
+    """Rows in float64, in which entries that rounding left just below 0 are 0."""
+    slight = (given < 0) & (given >= -ROUNDING.get(given.dtype, TOLERANCE))
+    return normalised(torch.where(slight, 0, given) if bool(slight.any()) else given)
 
 
 def _from_sparse(parts: Sequence[Any]) -> Successors:
@@ -199,7 +247,7 @@ def _from_sparse(parts: Sequence[Any]) -> Successors:
     state, probability = np.zeros(where.shape, np.int64), np.zeros(where.shape, rows.dtype)
     state[where], probability[where] = rows.indices, rows.data
     shape = (states, actions, width)
-    return Successors(torch.from_numpy(state).view(shape), normalised(torch.from_numpy(probability)).view(shape))
+    return Successors(torch.from_numpy(state).view(shape), _probabilities(torch.from_numpy(probability)).view(shape))
 
 
 def _check_kernel(kernel: Kernel, legal: Tensor | None, horizon: int | None) -> None:
@@ -212,7 +260,10 @@ def _check_kernel(kernel: Kernel, legal: Tensor | None, horizon: int | None) -> 
     if 0 in rows.shape:
         raise UsageError(f"transition has shape {list(rows.shape)}; it needs at least one state and one action.")
     if not isinstance(kernel, Successors) and rows.shape[-1] != rows.shape[-3]:
-        raise UsageError(f"transition has shape {list(rows.shape)}; its first and last state axes must agree.")
+        hint = ""
+        if rows.ndim == 3 and rows.shape[1] == rows.shape[2]:
+            hint = " Of one matrix [S, S'] an action, stacked, give np.moveaxis(P, 0, 1), or a list of the matrices."
+        raise UsageError(f"transition has shape {list(rows.shape)}; its first and last state axes must agree.{hint}")
     if legal is not None:
         if legal.shape != rows.shape[-3:-1]:
             raise UsageError(f"legal has shape {list(legal.shape)}; it must be [S, A] = {list(rows.shape[-3:-1])}.")
@@ -247,15 +298,17 @@ def _check_kernel(kernel: Kernel, legal: Tensor | None, horizon: int | None) -> 
 
 
 def _reward(given: Any, rows: Tensor, horizon: int | None) -> Tensor:
-    reward, (S, A, K) = tensor(given, "reward", torch.float64), rows.shape[-3:]
+    reward, (S, A, K) = tensor(_by_action(given), "reward", torch.float64), rows.shape[-3:]
     allowed = [(S,), (S, A), (S, A, K)]
     if horizon is not None:
         allowed += [(horizon, S, A), (horizon, S, A, K)]
     shape = tuple(reward.shape)
     if shape not in allowed:
+        hint = " Turn it round with reward.T." if shape == (A, S) else ""
+        hint = " Turn it round with np.moveaxis(R, 0, 1)." if shape == (A, S, S) else hint
         raise UsageError(
             f"reward has shape {list(shape)}, which does not fit S={S} states and A={A} actions; allowed are "
-            f"{', '.join(str(list(a)) for a in allowed)}."
+            f"{', '.join(str(list(a)) for a in allowed)}.{hint}"
         )
     _check_finite("reward", reward, "rewards")
     return reward.unsqueeze(-1).expand(S, A) if shape == (S,) else reward

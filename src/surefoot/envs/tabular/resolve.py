@@ -5,7 +5,8 @@
 
 `river-swim` · `garnet:50,4,8,seed=3` · `gym:FrozenLake-v1,map_name=8x8,gamma=0.99` · `model.npz` ·
 `model.csv,gamma=0.9`. Every one takes `gamma`, `horizon` (without a gamma it makes that 1) and `rewards=expected`,
-which averages rewards that depend on the next state.
+which averages rewards that depend on the next state. A file that holds no discount needs one of the first two; an
+environment of Gymnasium has none, and gets that of `tabular_from_gym` if no other is given.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, get_type_hints
 
 from torch import Tensor
 
-from surefoot.envs.tabular.files import load
+from surefoot.envs.tabular.files import holds_discount, load
 from surefoot.envs.tabular.mdp import Successors, TabularMDP
 from surefoot.envs.tabular.toy_text import tabular_from_gym
 from surefoot.envs.tabular.zoo import ZOO
@@ -41,6 +42,11 @@ def resolve(text: str, *, gamma: float | None = None, horizon: int | None = None
         raise UsageError(f"env={text!r} is not allowed; give a name of the zoo, a .npz or .csv file, or gym:ID.")
     mdp, fields = _found(text)
     fields |= {key: value for key, value in (("gamma", gamma), ("horizon", horizon)) if value is not None}
+    if (file := _FILE.fullmatch(text)) and not {"gamma", "horizon"} & fields.keys() and not holds_discount(file[1]):
+        raise UsageError(
+            f"{file[1]} holds no discount; say it after the name, such as {file[1]},gamma=0.95, or give horizon=H, or "
+            "gamma=1 for a total or an average."
+        )
     if (rewards := fields.pop("rewards", None)) is not None:
         if rewards != "expected":
             raise UsageError(f"{text!r}: rewards={rewards!r} is not allowed; it must be expected, or left out.")
@@ -48,6 +54,12 @@ def resolve(text: str, *, gamma: float | None = None, horizon: int | None = None
     if "horizon" in fields:
         fields = {"gamma": 1.0, **fields}
     return replace(mdp, **fields) if fields else mdp
+
+
+def assumes_gamma(text: str) -> bool:
+    """Whether nothing but a default says how the MDP of a text is discounted."""
+    kind, _, rest = text.strip().partition(":")
+    return kind == "gym" and not {"gamma", "horizon"} & _arguments(rest.partition(",")[2], text)[1].keys()
 
 
 def _found(text: str) -> tuple[TabularMDP, dict[str, Any]]:

@@ -135,7 +135,7 @@ def _steps(mdp: TabularMDP, horizon: int | None, first_step: int) -> int:
     left = None if mdp.horizon is None else mdp.horizon - first_step
     steps = left if horizon is None else horizon
     if steps is None:
-        raise UsageError(f"{mdp.name!r} goes on for ever; give horizon, the number of steps of an episode.")
+        raise UsageError(f"{mdp.name!r} has an infinite horizon; give horizon, the number of steps of an episode.")
     if steps < 1 or (mdp.stepped and left is not None and steps > left):
         raise UsageError(
             f"horizon={horizon} is not allowed from step {first_step} on; {mdp.name!r} has {mdp.horizon} steps."
@@ -197,7 +197,7 @@ class TabularEnv(gymnasium.Env):
         self.mdp, self.max_steps = mdp, max_steps
         self.observation_space, self.action_space = spaces.Discrete(mdp.states), spaces.Discrete(mdp.actions)
         self._rows, self._initial = cumulated(mdp).numpy(), _cumulate(mdp.initial).numpy()
-        self._over = absorbing(mdp).numpy()
+        self._over = mdp.ended.numpy()
         self._state, self._time = -1, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
@@ -231,16 +231,3 @@ class TabularEnv(gymnasium.Env):
 
     def _info(self) -> dict[str, Any]:
         return {} if self.mdp.legal is None else {"action_mask": self.mdp.legal[self._state].to(torch.int8).numpy()}
-
-
-def absorbing(mdp: TabularMDP) -> Tensor:
-    """The states `[S]` that no legal action leaves, and in which no reward is given: where an episode is over."""
-    own = torch.arange(mdp.states).view(-1, 1, 1)
-    after = mdp.transition.state if mdp.sparse else torch.arange(mdp.states)
-    stays = (mdp.rows * (after != own)).sum(-1) == 0
-    unpaid = mdp.reward == 0 if mdp.reward.ndim < mdp.rows.ndim else ((mdp.reward == 0) | (mdp.rows == 0)).all(-1)
-    fine = stays & unpaid
-    if mdp.legal is not None:
-        fine = fine | ~mdp.legal
-    over = fine.all(-1)
-    return over.all(0) if mdp.stepped else over

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium
@@ -21,10 +22,11 @@ ACTIONS = {  # by class, since the environments do not name them
 def tabular_from_gym(
     env: str | gymnasium.Env, *, gamma: float = 0.95, horizon: int | None = None, **kwargs: Any
 ) -> TabularMDP:
-    """The MDP of a Gymnasium environment that has its transitions in a dict `P`, such as `"FrozenLake-v1"`.
+    """The MDP of a Gymnasium environment that has its transitions in a table `P`, such as `"FrozenLake-v1"`.
 
-    States in which an episode ends become absorbing with reward 0. Time limits are left out: `horizon` sets one.
-    `kwargs` go to the environment (`map_name="8x8"`, `is_slippery=False`).
+    `P[state][action]` lists `(probability, next state, reward, terminated)`; `P` and its entries may be dicts or lists.
+    States in which an episode ends become absorbing with reward 0, and need no entry. Time limits are left out:
+    `horizon` sets one. `kwargs` go to the environment (`map_name="8x8"`, `is_slippery=False`).
 
     Raises `UsageError` for an environment that does not exist or has no such table, or whose episodes may both end and
     go on in the same state.
@@ -32,16 +34,17 @@ def tabular_from_gym(
     made = _made(env, kwargs) if isinstance(env, str) else env
     name = env if isinstance(env, str) else str(made.spec.id if made.spec else type(made.unwrapped).__name__)
     table: Any = getattr(made.unwrapped, "P", None)
-    if not table or not isinstance(made.action_space, gymnasium.spaces.Discrete):
+    if table is None or not isinstance(made.action_space, gymnasium.spaces.Discrete):
         raise UsageError(
             f"env={name!r} has no table P of its transitions, so it is no finite MDP that can be read; FrozenLake-v1, "
             "CliffWalking-v1 and Taxi-v4 have one. Others are learned in by methods that sample."
         )
-    states, actions = len(table), int(made.action_space.n)
-    entries = np.array(
-        [(s, a, n, p, r, end) for s in table for a in table[s] for p, n, r, end in table[s][a]], dtype=np.float64
-    )
-    ends = _absorbing(entries, initial := _initial(made.unwrapped, states), name)
+    actions = int(made.action_space.n)
+    entries = _entries(table, actions, name)
+    states = 1 + int(entries[:, [0, 2]].max())
+    if isinstance(space := made.observation_space, gymnasium.spaces.Discrete) and not hasattr(table, "keys"):
+        states = max(states, int(space.n))
+    ends = _absorbing(entries, initial := _initial(made.unwrapped, states), states, name)
     entries = entries[~ends[entries[:, 0].astype(int)]]
     stay = np.array([(s, a, s, 1, 0, 1) for s in np.flatnonzero(ends) for a in range(actions)]).reshape(-1, 6)
     state, action, next_state, probability, reward, _ = np.concatenate([entries, stay]).T
@@ -74,13 +77,61 @@ def _initial(env: Any, states: int) -> np.ndarray | None:
     return None if given is None or len(given) != states else np.asarray(given) / np.sum(given)
 
 
-def _absorbing(entries: np.ndarray, initial: np.ndarray | None, name: str) -> np.ndarray:
-    """Whether an episode is over in each state `[S]`."""
+def _entries(table: Any, actions: int, name: str) -> np.ndarray:
+    """The rows (state, action, next state, probability, reward, terminated) of a table P.
+
+    Raises `UsageError` for a table of another form, with the place.
+    """
+    form = (
+        f"env={name!r}: P[state][action] must list tuples (probability, next state, reward, terminated), with whole "
+        f"numbers from 0 on for states and for the {actions} actions"
+    )
+    if isinstance(table, np.ndarray) and table.dtype != object:
+        raise UsageError(
+            f"{form}, but P is an array of shape {list(table.shape)}. Give arrays to TabularMDP(transition, reward)."
+        )
+    found = []
+    for state, by_action in _items(table, "P", form):
+        for action, outcomes in _items(by_action, f"P[{state!r}]", form):
+            place = f"P[{state!r}][{action!r}]"
+            if not isinstance(outcomes, (list, tuple, np.ndarray)):
+                raise UsageError(f"{form}, but {place} is {outcomes!r}.")
+            for outcome in outcomes:
+                try:
+                    probability, after, reward, end = outcome
+                    row = [float(x) for x in (state, action, after, probability, reward, end)]
+                except (TypeError, ValueError):
+                    raise UsageError(f"{form}, but {place} holds {outcome!r}.") from None
+                if not all(x >= 0 and x.is_integer() for x in row[:3]) or row[1] >= actions:
+                    raise UsageError(f"{form}, but {place} holds {outcome!r}.")
+                found.append(row)
+    if not found:
+        raise UsageError(f"{form}, but P holds no transition.")
+    return np.array(found)
+
+
+def _items(table: Any, place: str, form: str) -> Iterable[tuple[Any, Any]]:
+    """The entries of a dict or a list, with their keys."""
+    if isinstance(table, Mapping):
+        return table.items()
+    if isinstance(table, (list, tuple, np.ndarray)):
+        return enumerate(table)
+    raise UsageError(f"{form}, but {place} is {table!r}.")
+
+
+def _absorbing(entries: np.ndarray, initial: np.ndarray | None, states: int, name: str) -> np.ndarray:
+    """Whether an episode is over in each state `[S]`: it ends there, or nothing leads there or on from there."""
     state, after, end = entries[:, 0].astype(int), entries[:, 2].astype(int), entries[:, 5].astype(bool)
     possible = entries[:, 3] > 0
-    states = int(state.max()) + 1
     ends = np.zeros(states, bool)
     ends[after[end & possible]] = True
+    idle = ~np.isin(np.arange(states), state)
+    if (dangling := possible & ~end & idle[after] & ~ends[state]).any():
+        raise UsageError(
+            f"env={name!r}: P leads from state {state[dangling][0]} to state {after[dangling][0]} without ending the "
+            "episode, but has no entry for that one; give it one, or set terminated in the transitions to it."
+        )
+    ends |= idle
     reached, found = np.zeros(states, bool), (np.ones(states) if initial is None else initial) > 0
     while (found & ~reached).any():  # of the states that episodes pass through, ended ones lead nowhere
         reached = found.copy()

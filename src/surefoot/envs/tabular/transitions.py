@@ -9,6 +9,7 @@ import torch
 
 from surefoot.envs.tabular.mdp import Kernel, Successors, TabularMDP
 from surefoot.envs.tabular.memory import check_memory
+from surefoot.errors import UsageError
 
 DENSE = 4_000_000  # entries of a kernel [S, A, S'] up to which it is kept whole: 32 MB
 
@@ -17,18 +18,34 @@ def from_transitions(
     state: np.ndarray,
     action: np.ndarray,
     next_state: np.ndarray,
-    probability: np.ndarray,
+    probability: np.ndarray | None,
     reward: np.ndarray,
     *,
     states: int,
     actions: int,
+    count: np.ndarray | int | None = None,
     **rest: Any,
 ) -> TabularMDP:
     """The MDP of `n` transitions, each array `[n]`; `rest` are other fields of `TabularMDP`.
 
     Entries of the same state, action and next state are added up, and their rewards averaged by probability. Pairs
-    of which there is no entry are not legal.
+    of which there is no entry are not legal. With `probability=None`, `count` says how often each transition was seen
+    (1 for a list of what happened), and probabilities are their shares; `count_transitions` and
+    `surefoot.ambiguity.from_counts` make an ambiguity set of the same data.
+
+    Raises `UsageError` unless one of `probability` and `count` is given, and for counts below 0.
     """
+    if (probability is None) == (count is None):
+        raise UsageError("give either probability, or probability=None and count, how often each transition was seen.")
+    if probability is None:
+        pair = np.asarray(state, np.int64) * actions + np.asarray(action, np.int64)
+        weight = np.broadcast_to(np.asarray(count, np.float64), pair.shape)
+        if not bool((np.isfinite(weight) & (weight >= 0)).all()):
+            raise UsageError(f"count={count!r} is not allowed; every entry must be a number of at least 0.")
+        seen = weight > 0
+        state, action, next_state, reward = (np.asarray(x)[seen] for x in (state, action, next_state, reward))
+        pair, weight = pair[seen], weight[seen]
+        probability = weight / np.bincount(pair, weight)[pair] if len(pair) else weight
     check_memory(40 * len(state), f"a list of {len(state):,} transitions")
     pair = np.asarray(state, np.int64) * actions + np.asarray(action, np.int64)
     legal = np.zeros(states * actions, bool)
@@ -65,6 +82,22 @@ def from_transitions(
         reward = _table(pair, column, mean, rows.shape)
     allowed = None if legal.all() else legal.reshape(states, actions)
     return TabularMDP(kernel, reward, legal=allowed, **rest)
+
+
+def count_transitions(
+    state: np.ndarray, action: np.ndarray, next_state: np.ndarray, *, states: int, actions: int
+) -> np.ndarray:
+    """How often each transition was seen, `[S, A, S']`, in a list of them, each array of one shape.
+
+    Raises `UsageError` for numbers that are no states or actions, and where the counts do not fit the memory.
+    """
+    given = [np.asarray(x).reshape(-1) for x in (state, action, next_state)]
+    for name, x, most in zip(("state", "action", "next_state"), given, (states, actions, states)):
+        if not np.issubdtype(x.dtype, np.integer) or (x < 0).any() or (x >= most).any():
+            raise UsageError(f"{name} must hold whole numbers from 0 to {most - 1}, of shape {list(given[0].shape)}.")
+    check_memory(8 * states * actions * states, f"counts of {states:,} states and {actions:,} actions")
+    where = (given[0] * actions + given[1]) * states + given[2]
+    return np.bincount(where, minlength=states * actions * states).reshape(states, actions, states)
 
 
 def _table(pair: np.ndarray, column: np.ndarray, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file and one JSON file in a folder that appears whole or not at all.
 
 Nothing is pickled and loading runs no code. A checkpoint is written beside its final place, flushed to the disk and
-renamed, so a kill at any moment leaves the last good one.
+renamed, and an old one is renamed before it is removed: a kill at any moment leaves the last whole one.
 """
 
 from __future__ import annotations
@@ -10,82 +10,166 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from surefoot.errors import UsageError
+from surefoot.files import opened, read_bytes, read_json, sync, write_durably
 
 FORMAT = "surefoot-checkpoint-1"
 KEEP = 2
+COUNTERS = ("iteration", "steps", "logged")
+
+
+class Checkpoint(NamedTuple):
+    """A whole checkpoint: where it is, its tensors by name, and what its `meta.json` says."""
+
+    place: Path
+    state: dict[str, Tensor]
+    facts: dict[str, Any]
 
 
 def write(run: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
-    """Write a checkpoint of `run` for `facts["iteration"]`, and remove all but the newest two.
+    """Write a checkpoint of `run` for `facts["iteration"]`, and remove all but the newest two. Where the same one is
+    there already, nothing is written.
 
     Raises:
         UsageError: it could not be written (a full disk, no permission); earlier checkpoints are untouched.
     """
     place = run / "checkpoints" / f"{facts['iteration']:08d}"
-    draft = place.with_name(f".{place.name}.part")
+    draft, aside = _draft(place), _aside(place)
     with writing(place, run):
+        data = save({name: x.contiguous() for name, x in state.items()})
+        meta = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), **facts}
+        meta = json.loads(json.dumps({**meta, "meta_sha256": _digest(meta)}))
+        with suppress(UsageError):
+            if _facts(place) == meta:
+                return place
         try:
-            shutil.rmtree(draft, ignore_errors=True)
+            for rest in (draft, aside):
+                shutil.rmtree(rest, ignore_errors=True)
             draft.mkdir(parents=True)
-            data = save({name: x.contiguous() for name, x in state.items()})
-            _durable(draft / "state.safetensors", data)
-            meta = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), **facts}
-            _durable(draft / "meta.json", json.dumps(meta, indent=2).encode())
-            shutil.rmtree(place, ignore_errors=True)
+            for name in ("metrics.jsonl", "actions.bin"):
+                sync(run / name)  # what a checkpoint counts is on the disk before it
+            write_durably(draft / "state.safetensors", data)
+            write_durably(draft / "meta.json", json.dumps(meta, indent=2))
+            sync(draft)
+            if place.exists():
+                os.replace(place, aside)
             os.replace(draft, place)
+            sync(place.parent)
         except OSError:
             shutil.rmtree(draft, ignore_errors=True)
+            if aside.exists() and not place.exists():
+                os.replace(aside, place)
             raise
     for old in found(run)[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):
+            os.replace(old, old.with_name(f".{_number(old)}.removed"))
+    for rest in (run / "checkpoints").glob(".*"):
+        shutil.rmtree(rest, ignore_errors=True)
     return place
+
+
+def _draft(place: Path) -> Path:
+    return place.with_name(f".{place.name}.part")
+
+
+def _aside(place: Path) -> Path:
+    """Where a checkpoint is while another takes its place."""
+    return place.with_name(f".{place.name}.old")
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
 def writing(what: Path, run: Path) -> Iterator[None]:
-    """Turns a failure to write (a full disk, no permission) into a `UsageError` that says what a run keeps."""
+    """Turns a failure to write (a full disk, no permission) into a `UsageError` that says what the run has saved."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         raise UsageError(
-            f"{what} could not be written: {error}. Make room or set the permissions right. {kept(run)}"
+            f"{what} could not be written: {error}. Make room or set the permissions right. {resumable(run)}"
         ) from error
 
 
-def kept(run: Path) -> str:
-    """What is not lost when a run breaks off, and how to go on with it."""
+def resumable(run: Path) -> str:
+    """How to resume a run that broke off for a reason that does not come again, and from where."""
     last = latest(run)
     if last is None:
         return "Nothing had been trained yet; start the run again."
-    return f"Nothing up to the checkpoint {last} is lost; go on from there with: surefoot train --resume {run}"
+    if not int(last.name):
+        return f"Nothing had been trained yet; begin with: surefoot train --resume {run}"
+    return f"Nothing up to the checkpoint {last} is lost; resume from there with: surefoot train --resume {run}"
 
 
-def _durable(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def last_saved(run: Path) -> str:
+    """What a run that broke off has saved, where it would break off again."""
+    last = latest(run)
+    if last is None or not int(last.name):
+        return "Nothing had been trained yet."
+    return f"The last checkpoint is {last}."
 
 
 def found(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
-    return sorted(p for p in (run / "checkpoints").glob("[0-9]*") if (p / "meta.json").exists())
+    """The checkpoints of a run, oldest first, damaged ones among them."""
+    folder = run / "checkpoints"
+    places = {p.name: p for p in folder.glob("[0-9]*") if p.name.isdecimal()}
+    for aside in folder.glob(".[0-9]*.old"):  # alone there after a kill between the two renames of a replacement
+        if (name := aside.name.split(".")[1]).isdecimal():
+            places.setdefault(name, aside)
+    return [places[name] for name in sorted(places, key=int)]
 
 
 def latest(run: Path) -> Path | None:
-    """The newest checkpoint of a run, if there is one."""
-    every = found(run)
-    return every[-1] if every else None
+    """The newest whole checkpoint of a run, if there is one."""
+    for place in reversed(found(run)):
+        with suppress(UsageError):
+            _facts(place)
+            return place
+    return None
+
+
+def newest(run: Path) -> Checkpoint | None:
+    """The newest whole checkpoint of a run; None where it has none at all. Damaged ones are passed over with a warning
+    that names them.
+
+    Raises:
+        UsageError: there are checkpoints, and all of them are damaged.
+    """
+    damaged: list[str] = []
+    for place in reversed(found(run)):
+        try:
+            checkpoint = Checkpoint(place, *read(place))
+        except UsageError as error:
+            damaged.append(str(error))
+            continue
+        if damaged:
+            warnings.warn(f"{' '.join(damaged)} The run is resumed from {place}.", stacklevel=4)
+        return checkpoint
+    if damaged:
+        raise UsageError(f"{run} has no checkpoint that is whole. {' '.join(damaged)} Start a new run.")
+    return None
+
+
+def set_aside(run: Path, iteration: int) -> None:
+    """Rename what lies beyond a checkpoint from which the run is resumed, all of it damaged."""
+    for place in found(run):
+        if _number(place) > iteration:
+            os.replace(place, place.with_name(f"damaged-{place.name.strip('.')}-{os.getpid()}"))
+
+
+def _number(place: Path) -> int:
+    return int(place.name.strip(".").partition(".")[0])
 
 
 def read(place: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -94,22 +178,33 @@ def read(place: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         UsageError: a file is missing, damaged, or was not written by Surefoot.
     """
+    facts = _facts(place)
     try:
-        facts = json.loads((place / "meta.json").read_text())
-        data = (place / "state.safetensors").read_bytes()
+        return load(read_bytes(place / "state.safetensors")), facts
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise UsageError(f"{place}/state.safetensors is damaged: {error}.") from error
+
+
+def _facts(place: Path) -> dict[str, Any]:
+    """What `meta.json` says, once both files have their checksums; the state is not taken into memory."""
+    try:
+        facts = read_json(place / "meta.json")
+        if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+            raise ValueError(f"it is not of the format {FORMAT!r}")
+        if lacking := sorted({*COUNTERS, "seeds", "sha256", "meta_sha256"} - facts.keys()):
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+        if _digest({name: x for name, x in facts.items() if name != "meta_sha256"}) != facts["meta_sha256"]:
+            raise ValueError("its checksum is not the recorded one")
+        if wrong := [name for name in COUNTERS if type(facts[name]) is not int or facts[name] < 0]:
+            raise ValueError(f"{wrong[0]}={facts[wrong[0]]!r} is not a count")
+        if facts["iteration"] != _number(place):
+            raise ValueError(f"it is of iteration {facts['iteration']}")
     except (OSError, ValueError) as error:
-        raise UsageError(f"{place} is not a readable checkpoint ({error}); {instead(place)}") from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise UsageError(f"{place}/meta.json is not of the format {FORMAT!r}, so it is not loaded; {instead(place)}")
+        raise UsageError(f"{place}/meta.json is damaged: {error}.") from error
     try:
-        if hashlib.sha256(data).hexdigest() != facts.get("sha256"):
-            raise SafetensorError("its checksum is not the recorded one")
-        return load(data), facts
-    except SafetensorError as error:
-        raise UsageError(f"{place}/state.safetensors is damaged: {error}; {instead(place)}") from error
-
-
-def instead(place: Path) -> str:
-    """What to do where a checkpoint cannot be used."""
-    others = [p for p in found(place.parent.parent) if p != place]
-    return f"remove it to resume from {others[-1]}." if others else "start a new run."
+        with opened(place / "state.safetensors") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
+                raise ValueError("its checksum is not the recorded one")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{place}/state.safetensors is damaged: {error}.") from error
+    return facts

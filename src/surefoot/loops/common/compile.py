@@ -76,7 +76,7 @@ def as_set(setting: str, function: Callable[..., Any], *example: Any) -> Callabl
     except UsageError as error:
         if setting == "on":
             raise
-        warnings.warn(f"{error} The run goes on without compiling.", stacklevel=2)
+        warnings.warn(f"{error} The run continues without compiling.", stacklevel=2)
         return function
 
 

@@ -6,11 +6,12 @@ checkpoints, logs, time limits and signals are the same for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar, Protocol
 
+from surefoot.envs.names import import_origin
 from surefoot.errors import UsageError, nearest
 from surefoot.loops.common.train import Trainable
 
@@ -52,6 +53,8 @@ class Loop:
     `measured` says what steps are; `place` is what the argument is called that says what it learns
     in, and `options` the dataclass of what `describe`, `learner` and `single` take besides. The command line has those
     of its fields that are hyperparameters. `many_seeds` is whether a run can train several seeds.
+    `check_recorded(env, **options)` raises `UsageError` where making again what a folder describes would import or call
+    something that the user has not named.
     """
 
     describe: Callable[..., dict[str, Any]]
@@ -62,6 +65,7 @@ class Loop:
     place_help: str = ""
     options: type = NoOptions
     many_seeds: bool = True
+    check_recorded: Callable[..., None] = lambda env, **options: None
 
 
 def loop(name: str) -> Loop:
@@ -69,3 +73,15 @@ def loop(name: str) -> Loop:
     if name not in LOOPS:
         raise UsageError(f"loop={name!r} is not known. {nearest(name, LOOPS)}")
     return import_module(LOOPS[name]).LOOP
+
+
+def check_trust(kind: Loop, description: Any, trust: bool) -> None:
+    """Nothing that only a folder names is imported or called, except with `trust`."""
+    if not isinstance(description, Mapping) or "env" not in description:
+        raise UsageError(
+            f"env={description!r} in the files of the run does not say what it was trained in; give env=…."
+        )
+    if trust:
+        import_origin(**description)
+    else:
+        kind.check_recorded(**description)

@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,14 @@ import numpy as np
 from torch import Tensor
 
 from surefoot.errors import UsageError, nearest
+from surefoot.files import parsed_json, read_bytes
 
 Row = dict[str, Any]
+LARGEST = 2**63 - 1  # whole numbers of a row
 
 
 class Sink(Protocol):
-    """Takes the rows of one iteration, one a seed."""
+    """Takes the rows of one iteration, one per seed."""
 
     def __call__(self, rows: Sequence[Row]) -> None: ...
 
@@ -34,27 +37,56 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         UsageError: the file is missing, or holds something else.
     """
+    return [row for row, _ in _read(path)]
+
+
+def _read(path: Path) -> list[tuple[Row, int]]:
+    """The rows of a file, each with the number of bytes up to its end."""
     try:
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        data = read_bytes(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error}); give the folder of a run.") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
+    rows, end = list[tuple[Row, int]](), 0
+    for number, line in enumerate(data.splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        end += len(line)
         try:
-            rows.append(json.loads(line))
-            _ = rows[-1]["iteration"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise UsageError(f"{path}, line {number} is no row of metrics ({error!r}); remove that line.") from error
+            rows.append((_row(parsed_json(line.decode())), end))
+        except ValueError as error:
+            raise UsageError(f"{path}, line {number} is no row of metrics ({error}); remove that line.") from error
     return rows
+
+
+def check_row(found: Any) -> None:
+    """Raise `ValueError` for what is no row of metrics: an object of finite numbers and texts."""
+    if not isinstance(found, dict):
+        raise ValueError("it is not an object")
+    for name, value in found.items():
+        large = abs(value) > LARGEST if type(value) is int else isinstance(value, float) and not math.isfinite(value)
+        if large or not isinstance(value, (int, float, str, NoneType)):
+            raise ValueError(f"its {name} is neither a finite number nor a text")
+
+
+def _row(found: Any) -> Row:
+    """A row itself, once it has its counters; `ValueError` otherwise."""
+    check_row(found)
+    for name in ("iteration", "step", "seed"):
+        if type(found.get(name)) is not int or found[name] < 0:
+            raise ValueError(f"its {name} is {found.get(name)!r}")
+    return found
 
 
 class JsonLines:
     """One JSON object a line. On resume the rows after the checkpoint are cut off, so that they are not there twice."""
 
     def __init__(self, path: Path, iteration: int) -> None:
-        kept = [row for row in (read_rows(path) if path.exists() else []) if row["iteration"] <= iteration]
+        rows = _read(path) if path.exists() else []
+        before = [(row["iteration"], end) for row, end in rows if row["iteration"] <= iteration]
+        if iteration and (not before or before[-1][0] < iteration):
+            warnings.warn(f"{path} lacks its last rows before the iteration {iteration}.", stacklevel=2)
         self._file = open(path, "a")  # noqa: SIM115 (it stays open for the whole run)
-        self._file.truncate(len(_text(kept)))  # a kill here loses nothing, as rewriting the file would
+        self._file.truncate(before[-1][1] if before else 0)  # a kill here loses nothing, as rewriting would
 
     def __call__(self, rows: Sequence[Row]) -> None:
         self._file.write(_text(rows))
@@ -118,7 +150,7 @@ class Tracker:
     """Weights & Biases, or trackio, which has the same calls: one run, several seeds apart by prefix. Step and time are
     the tracker's own.
 
-    A resumed run goes on in the same place, under the same `config["id"]`.
+    A resumed run continues in the same place, under the same `config["id"]`.
     """
 
     def __init__(self, module: str, run: Path, config: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A run: a folder that says what was asked, what happened, and holds what it takes to go on."""
+"""Starting and resuming a run: a folder that says what was asked, what happened, and holds what it takes to resume."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,104 +19,50 @@ from typing import Any
 import numpy as np
 import torch
 
+from surefoot.envs.names import same_name
 from surefoot.errors import UsageError
-from surefoot.hyperparameters import check, hyperparameter
-from surefoot.loops.common import checkpoint, distributed
+from surefoot.files import is_draft, write_whole
+from surefoot.hyperparameters import check, check_threads, hyperparameter
+from surefoot.loops.common import checkpoint, distributed, lock
+from surefoot.loops.common.card import card
+from surefoot.loops.common.folder import FORMAT, KINDS, Run, agent_folder
 from surefoot.loops.common.kinds import Method, loop
-from surefoot.loops.common.logs import Row, Sink, check_loggers, read_rows, sinks
-from surefoot.loops.common.train import Callback, Trainable, train
-from surefoot.models.saved import holds_agent, load_agent
+from surefoot.loops.common.logs import Sink, check_loggers, sinks
+from surefoot.loops.common.train import Callback, Trainable, check_ended, train
 from surefoot.seeding import MAX_SEED, check_seed
 
-FORMAT = "surefoot-run-1"
-NEEDED = {"id", "method", "hyperparameters", "env", "steps", "seeds", "compile", "loggers", "threads"}
-NEEDED |= {"checkpoint_every", "evaluate_every", "evaluate_episodes"}  # what resuming reads in config.json
-FREE = {"backend", "engine", "sharding"}  # options of how a run is computed, which may change on resuming
+OF_A_START = ("id", "threads", "command", "versions")  # what may differ when the same run is started again
+# Options of how a run is computed, which may change on resuming.
+FREE = {"backend", "engine", "sharding", "patience", "step_timeout", "generation_batch"}
+MOST_SEEDS = 10_000  # that one run trains side by side
 PAYS_OFF = 6_000  # gradient steps from which compiling them takes less time than it saves (see benchmarks/)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long a run goes on, and what it keeps on the way."""
+    """How long a run lasts, and what it saves on the way."""
 
     steps: int | None = hyperparameter(
-        None, low=1, help="Steps of each seed, of its environments or iterations; the method's own number if not given."
+        None, low=1, help="Environment steps (or iterations) per seed; the method's own default if not given."
     )
     compile: str = hyperparameter(
-        "auto", choices=("auto", "on", "off"), help="Whether the gradient step is compiled; auto: where it pays off."
+        "auto", choices=("auto", "on", "off"), help="Compile the gradient step; auto compiles where it pays off."
     )
     loggers: tuple[str, ...] = hyperparameter(
-        ("tensorboard",), help="Besides metrics.jsonl: tensorboard, wandb, trackio."
+        ("tensorboard",), help="Loggers besides metrics.jsonl: tensorboard, wandb, trackio."
     )
     evaluate_every: int | None = hyperparameter(None, low=1, help="Steps between deterministic evaluations.")
-    evaluate_episodes: int = hyperparameter(10, low=1, help="Episodes of each evaluation.")
+    evaluate_episodes: int = hyperparameter(10, low=1, help="Episodes per evaluation.")
     checkpoint_every: int | None = hyperparameter(
-        None, low=1, help="Steps between checkpoints; a tenth of the run if not given."
+        None, low=1, help="Steps between checkpoints; a tenth of the run by default."
     )
-    time_limit: float | None = hyperparameter(None, above=0, help="Seconds after which a run ends, with a checkpoint.")
+    time_limit: float | None = hyperparameter(
+        None, above=0, help="Time limit in seconds; the run then ends with a checkpoint."
+    )
 
     def __post_init__(self) -> None:
         check(self)
         check_loggers(self.loggers)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished or unfinished run; reading it needs neither its environment nor its method."""
-
-    path: Path
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """What was asked: method, hyperparameters, environment, seeds, versions."""
-        try:
-            config = json.loads((self.path / "config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"{self.path} is not the folder of a run: its config.json cannot be read ({error})."
-            ) from error
-        if not isinstance(config, dict) or config.get("format") != FORMAT:
-            raise UsageError(f"{self.path}/config.json is not of the format {FORMAT!r}; it is not a run of Surefoot.")
-        return config
-
-    def metrics(self) -> list[Row]:
-        """All rows of `metrics.jsonl`: one an iteration and seed."""
-        return read_rows(self.path / "metrics.jsonl")
-
-    @property
-    def started(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
-        return checkpoint.latest(self.path) is not None
-
-    @property
-    def finished(self) -> bool:
-        """Whether every seed was trained to the end and its agent kept."""
-        config = self.config
-        agents = [agent_folder(self.path, config["seeds"], seed) / "agent.json" for seed in config["seeds"]]
-        return all(p.exists() and json.loads(p.read_text())["steps"] >= config["steps"] for p in agents)
-
-    def curve(self, metric: str = "return_mean") -> tuple[np.ndarray, np.ndarray]:
-        """Steps `[iterations]` and a metric `[seeds, iterations]`, NaN where a row does not have it."""
-        rows = self.metrics()
-        seeds, steps = self.config["seeds"], sorted({row["step"] for row in rows})
-        table = np.full((len(seeds), len(steps)), np.nan)
-        for row in rows:
-            if isinstance(value := row.get(metric), (int, float)):
-                table[seeds.index(row["seed"]), steps.index(row["step"])] = value
-        return np.array(steps), table
-
-    def agent(self, seed: int | None = None) -> Any:
-        """The trained policy; of a run with several seeds, the first one's unless another is asked for."""
-        seeds = self.config["seeds"]
-        chosen: int = seeds[0] if seed is None else seed
-        if chosen not in seeds:
-            raise UsageError(f"seed={seed!r} is not in this run; it has the seeds {', '.join(map(str, seeds))}.")
-        folder = agent_folder(self.path, seeds, chosen)
-        if not holds_agent(folder) and self.started:
-            raise UsageError(
-                f"{self.path} was cut off before it kept an agent; go on with it: surefoot train --resume {self.path}."
-            )
-        return load_agent(folder)
 
 
 def as_json(method: Method) -> dict[str, Any]:
@@ -130,11 +76,6 @@ def spoken(env: Any) -> str:
     """What folders and reports call an environment."""
     names = (getattr(env, name, None) for name in ("__qualname__", "name"))
     return env if isinstance(env, str) else next(filter(None, names), type(env).__name__)
-
-
-def agent_folder(run: Path, seeds: Sequence[int], seed: int) -> Path:
-    """Where the agent of a seed lies."""
-    return run / "agent" if len(seeds) == 1 else run / "agent" / f"seed-{seed}"
 
 
 def versions() -> dict[str, str]:
@@ -152,7 +93,7 @@ def versions() -> dict[str, str]:
 def seeds_from(seed: int, num_seeds: int) -> list[int]:
     """`num_seeds` consecutive seeds from `seed` on."""
     seed = check_seed(seed)
-    most = MAX_SEED - seed
+    most = min(MOST_SEEDS, MAX_SEED - seed)
     if isinstance(num_seeds, bool) or not isinstance(num_seeds, (int, np.integer)) or not 1 <= num_seeds <= most:
         raise UsageError(f"num_seeds={num_seeds!r} is not allowed from seed={seed} on; it must be in [1, {most}].")
     return list(range(seed, seed + num_seeds))
@@ -181,17 +122,15 @@ def start(
     callbacks: Sequence[Callback] = (),
     env_options: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Train in a new folder; one that breaks off before its first checkpoint leaves no folder behind.
+    """Train in a new folder, or in that of the same run where it was killed before its first checkpoint. A run that
+    breaks off before its first checkpoint leaves no folder behind.
 
     Raises:
         UsageError: the folder is taken, or anything asked for cannot work; before any work.
+        KeyboardInterrupt, SystemExit: a signal ended the run, after it was saved.
     """
     options, number = dict(env_options or {}), uuid.uuid4().hex[:8]
     path = Path(run_dir or Path("runs") / dated(f"{slug}-{spoken(env).replace('/', '-')}-{seeds[0]}", number))
-    if path.is_file():
-        raise UsageError(f"run_dir={str(path)!r} is a file; a run needs a folder of its own.")
-    if path.is_dir() and any(path.iterdir()):
-        raise _taken(path)
     steps = settings.steps or method.default_steps
     compile = compiles(settings.compile, method, steps)
     config = {
@@ -213,17 +152,17 @@ def start(
         "versions": versions(),
     }
     text = json.dumps(config, indent=2)
+    config = json.loads(text)
+    _check_free(path, config)
     learner = make_learner(method, env, seeds, steps, compile=compile, log=path / "actions.bin", **options)
     writes = distributed.rank() == 0  # known now: processes find each other when the learner is made
-    if writes:
-        with _closing_if_broken([learner]):
-            _claim(path, text)
-    try:
-        return _go(learner, Run(path), json.loads(text), callbacks, settings.time_limit)
-    except BaseException:
-        if writes and checkpoint.latest(path) is None:
-            shutil.rmtree(path, ignore_errors=True)
-        raise
+    with _closing_if_broken([learner]), _claimed(path, config, text) if writes else nullcontext():
+        try:
+            return _go(learner, Run(path), config, callbacks, settings.time_limit)
+        except BaseException:
+            if writes and not checkpoint.found(path):
+                shutil.rmtree(path, ignore_errors=True)
+            raise
 
 
 def dated(name: str, number: str | None = None) -> str:
@@ -231,35 +170,76 @@ def dated(name: str, number: str | None = None) -> str:
     return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{number or uuid.uuid4().hex[:8]}"
 
 
-def _claim(path: Path, config: str) -> None:
-    """Makes the folder of a run with its `config.json`, which only one run can write first."""
-    with checkpoint.writing(path, path):
-        path.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(path / "config.json", "x") as file:
-                file.write(config)
-        except FileExistsError as error:
-            raise _taken(path) from error
+@contextmanager
+def _claimed(path: Path, config: Mapping[str, Any], text: str) -> Iterator[None]:
+    """Holds the folder of a run, made with its `config.json`."""
+    with ExitStack() as held:
+        with checkpoint.writing(path, path):
+            path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(lock.training(path))
+            _check_free(path, config)  # once more, alone now
+            (path / "actions.bin").unlink(missing_ok=True)
+            write_whole(path / "config.json", text)
+        yield
 
 
-def _taken(path: Path) -> UsageError:
-    return UsageError(
-        f"The folder {path} exists and is not empty. Go on with that run by `surefoot train --resume {path}`, give "
+def _check_free(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for a folder that is taken: neither empty, nor that of the same run before it was trained."""
+    if path.is_file():
+        raise UsageError(f"run_dir={str(path)!r} is a file; a run needs a folder of its own.")
+    if not path.is_dir() or all(p.name == lock.NAME or is_draft(p) for p in path.iterdir()):
+        return
+    with suppress(UsageError):
+        begun = Run(path).config
+        if untrained(path) and all(
+            begun.get(name) == value for name, value in config.items() if name not in OF_A_START
+        ):
+            return
+    raise UsageError(
+        f"The folder {path} exists and is not empty. Resume the run in it by `surefoot train --resume {path}`, give "
         "another run_dir, or remove the folder."
     )
 
 
+def untrained(path: Path) -> bool:
+    """Whether a run ended before its first checkpoint, so that it can begin anew and nothing is lost."""
+    rows = path / "metrics.jsonl"
+    return not checkpoint.found(path) and not (path / "agent").exists() and not (rows.exists() and rows.stat().st_size)
+
+
 def check_same_method(run: Run, method: Method, slug: str) -> None:
     """Raise `UsageError` where a method is not the one that a run was begun with."""
-    mine, other = json.loads(json.dumps(as_json(method))), run.config["hyperparameters"]
-    if slug != run.config["method"]:
-        raise UsageError(f"{run.path} was begun with {run.config['method']!r}, not with {slug!r}; leave method out.")
-    if differ := sorted(name for name in mine.keys() | other.keys() if mine.get(name) != other.get(name)):
-        begun, given = (", ".join(f"{n}={values.get(n)!r}" for n in differ) for values in (other, mine))
+    config = run.config_with("hyperparameters")
+    mine, other = json.loads(json.dumps(as_json(method))), config["hyperparameters"]
+    if slug != config["method"]:
+        raise UsageError(f"{run.path} was begun with {config['method']!r}, not with {slug!r}; leave method out.")
+    if begun := differing(other, mine):
         raise UsageError(
-            f"{run.path} was begun with {begun}, given is {given}; a run goes on as it began. Leave method out, or "
-            "start a new run."
+            f"{run.path} was begun with {begun}, given is {differing(mine, other)}; a run is resumed as it began. "
+            "Leave method out, or start a new run."
         )
+
+
+def differing(some: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    """The entries that are not the same in two mappings, with the values of the first."""
+    names = sorted(name for name in some.keys() | others.keys() if some.get(name) != others.get(name))
+    return ", ".join(f"{name}={some.get(name)!r}" for name in names)
+
+
+def checked(run: Run) -> dict[str, Any]:
+    """The configuration of a run that is to be resumed, once it holds what a fresh start would take.
+
+    Raises:
+        UsageError: an entry is missing, of another type, or out of its range.
+    """
+    config = run.config_with(*KINDS)
+    settings: dict[str, Any] = {f.name: config[f.name] for f in dataclasses.fields(Settings) if f.name in config}
+    try:
+        Settings(**{**settings, "loggers": tuple(config["loggers"])})
+        check_threads(config["threads"])
+    except UsageError as error:
+        raise UsageError(f"{run.path}/config.json: {error} Put it back as it was.") from error
+    return config
 
 
 def resume(
@@ -267,49 +247,90 @@ def resume(
     run: Run,
     *,
     env: Any = None,
+    steps: int | None = None,
     callbacks: Sequence[Callback] = (),
     time_limit: float | None = None,
     env_options: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Go on with a run from its newest checkpoint, to the bit as if it had never stopped.
+    """Resume a run from its newest whole checkpoint, to the bit as if it had never stopped; from the start where it was
+    killed before its first.
 
     `env` and `env_options` are needed only where the run was given something that cannot be made again by name: a
-    ready vector environment, a lambda.
+    ready vector environment, a lambda. `steps` makes the run longer.
+
+    Raises:
+        UsageError: the folder is in use or damaged, or what is given is not what the run began with.
+        KeyboardInterrupt, SystemExit: a signal ended the run, after it was saved.
     """
-    config = run.config
+    config = checked(run)
     check_loggers(config["loggers"])
-    place = checkpoint.latest(run.path)
-    if place is None:
-        raise UsageError(f"{run.path} holds no checkpoint, so there is nothing to go on from; start a new run.")
-    state, facts = checkpoint.read(place)
-    if missing := {"iteration", "logged"} - set(facts):
-        raise UsageError(f"{place}/meta.json lacks {', '.join(sorted(missing))}; {checkpoint.instead(place)}")
-    foreign = {k: facts.get(k) for k in ("method", "env", "seeds") if facts.get(k) != config[k]}
-    if foreign:
-        raise UsageError(
-            f"{place} is not a checkpoint of this run: it was written for {foreign}, config.json says "
-            f"{ {k: config[k] for k in foreign} }. Put the files of the run back as they were, or start a new run."
-        )
+    if steps is not None:
+        config["steps"] = _longer(run, method, steps, config["steps"])
     torch.set_num_threads(config["threads"])
     options = {**config["env"], **(env_options or {})}
     name = options.pop("env")
     if env is not None or env_options:
         described = loop(method.loop).describe(env or name, **options)
-        if env is not None and described["env"] != name:
+        if env is not None and not same_name(described["env"], name):
             raise UsageError(
                 f"env={described['env']!r} is not what this run began in, {name!r}; give the same again, or a new run."
             )
         for option in sorted((env_options or {}).keys() - FREE):
-            if described[option] != config["env"][option]:
+            given, begun = described.get(option), config["env"].get(option)
+            if given != begun:
                 raise UsageError(
-                    f"{option}={described[option]!r} is not what this run began with, {config['env'][option]!r}; leave "
-                    "it out, or start a new run."
+                    f"{option}={given!r} is not what this run began with, {begun!r}; leave it out, or start a new run."
                 )
     log, compile = run.path / "actions.bin", config["compile"]
     learner = make_learner(method, env or name, config["seeds"], config["steps"], compile=compile, log=log, **options)
-    with _closing_if_broken([learner]):
-        learner.load(state, facts["iteration"], facts["logged"])
-    return _go(learner, run, config, callbacks, time_limit)
+    with _closing_if_broken([learner]), ExitStack() as held:
+        if distributed.rank() == 0:
+            with checkpoint.writing(run.path, run.path):
+                held.enter_context(lock.training(run.path))
+        _load(learner, run, config)
+        if steps is not None and distributed.rank() == 0:
+            with checkpoint.writing(run.path / "config.json", run.path):
+                write_whole(run.path / "config.json", json.dumps(config, indent=2))
+        return _go(learner, run, config, callbacks, time_limit)
+
+
+def _longer(run: Run, method: Method, steps: int, begun: int) -> int:
+    if Settings(steps=steps).steps is None or steps < begun:
+        raise UsageError(f"steps={steps!r} is not allowed; {run.path} has {begun} steps, and can only get longer.")
+    if steps > begun and getattr(method, "anneal", False):
+        raise UsageError(
+            f"steps={steps!r} is not allowed: with anneal=True the learning rate falls to 0 over the {begun} steps "
+            f"that {run.path} began with. Start a new run."
+        )
+    return steps
+
+
+def _load(learner: Trainable, run: Run, config: Mapping[str, Any]) -> None:
+    """Give a learner the newest whole checkpoint, if the run has one."""
+    found = checkpoint.newest(run.path)
+    if found is None:
+        if not untrained(run.path):
+            raise UsageError(f"{run.path} holds no checkpoint, so there is nothing to resume; start a new run.")
+        return
+    place, state, facts = found
+    about = {name: facts.get(name) for name in ("method", "env", "seeds")}
+    if about != (now := {name: config[name] for name in about}):
+        raise UsageError(
+            f"{place} is not a checkpoint of this run: it was written for {differing(about, now)}, config.json says "
+            f"{differing(now, about)}. Put the files of the run back as they were, or start a new run."
+        )
+    if (begun := facts.get("hyperparameters")) != (now := config["hyperparameters"]):
+        begun = begun if isinstance(begun, dict) else {}
+        raise UsageError(
+            f"{place} was written with {differing(begun, now)}, config.json says {differing(now, begun)}. Put "
+            "config.json back as it was, or start a new run."
+        )
+    if (log := run.path / "actions.bin").exists() and not log.is_file():
+        raise UsageError(f"{log} is not a file; put it back as it was, or start a new run.")
+    if distributed.rank() == 0:
+        with checkpoint.writing(run.path / "checkpoints", run.path):
+            checkpoint.set_aside(run.path, facts["iteration"])
+    learner.load(state, facts["iteration"], facts["logged"])
 
 
 def _go(
@@ -325,6 +346,7 @@ def _go(
         with checkpoint.writing(run.path / "metrics", run.path):
             for sink in sinks(config["loggers"], run.path, config, learner.iteration) if writes else ():
                 opened.append(sink)
+        about = {"method": config["method"], "env": config["env"]}
         reason = train(
             learner,
             run.path,
@@ -333,21 +355,17 @@ def _go(
             callbacks=callbacks,
             checkpoint_every=config["checkpoint_every"],
             time_limit=time_limit,
-            facts={"method": config["method"], "env": config["env"]},
+            facts={**about, "hyperparameters": config["hyperparameters"]},
         )
         for index, seed in enumerate(learner.seeds):
-            facts = {
-                "method": config["method"],
-                "env": config["env"],
-                "steps": learner.steps,
-                "seed": seed,
-                "ended": reason,
-            }
+            facts = {**about, "steps": learner.steps, "seed": seed, "ended": reason}
             folder, agent = agent_folder(run.path, learner.seeds, seed), learner.agent(index, **facts)
             if writes:
                 with checkpoint.writing(folder, run.path):
                     agent.save(folder)
+                    write_whole(folder / "README.md", card(run, facts, loop(agent.loop).measured))
     distributed.wait()
+    check_ended(reason, run.path)
     return run
 
 

@@ -41,6 +41,9 @@ class Trainable(Protocol):
     def agent(self, index: int = 0, **facts: Any) -> Any: ...
 
 
+ENDINGS = {int(signal.SIGINT): "interrupted", int(signal.SIGTERM): "terminated"}
+
+
 Callback = Callable[[Any, list[Row]], bool | None]
 """Called after every iteration with the learner and its rows of metrics, to which it may add; True ends the run."""
 
@@ -56,20 +59,23 @@ def train(
     time_limit: float | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> str:
-    """Iterate until `total_steps` of each seed, and say why it ended: "finished", "stopped" or "interrupted".
+    """Iterate until `total_steps` of each seed, and say why it ended: "finished", "stopped" (by a callback or the time
+    limit), "interrupted" (Ctrl-C) or "terminated" (SIGTERM).
 
-    A checkpoint is written at the start, every `checkpoint_every` steps and at the end, whatever ends it short of a
-    kill; `facts` go into its JSON. Ctrl-C (or a termination signal) ends the run after the iteration under way; a
-    second one at once.
+    A checkpoint is written at the start of a new run, every `checkpoint_every` steps and at the end, whatever ends it
+    short of a kill; `facts` go into its JSON. A signal ends the run after the iteration under way; a second one at
+    once.
 
     Raises:
         UsageError, EnvError: the environment broke, numbers are not finite, or the disk is full; the message says
-            which checkpoint is kept.
+            which checkpoint is the last.
     """
     began, due, reason = time.monotonic(), learner.steps + checkpoint_every, "finished"
-    _checkpoint(learner, run, facts)
-    with _signals() as interrupted:
-        while learner.steps < total_steps:
+    saved = learner.iteration  # that of the checkpoint of which a run is resumed
+    if saved == 0:
+        _checkpoint(learner, run, facts)
+    with _signals() as caught:
+        while learner.steps < total_steps and reason == "finished":
             before, tick = learner.steps, time.monotonic()
             rows = _iterate(learner, run)
             pace = (learner.steps - before) * len(rows) / (time.monotonic() - tick)
@@ -80,23 +86,41 @@ def train(
             try:
                 stop = any([callback(learner, rows) for callback in callbacks])  # noqa: C419 (every one is called)
                 rows = [plain(row) for row in rows]
-            except Exception as error:  # theirs; what was learned until then is kept
+            except Exception as error:  # theirs; what was learned until then is saved
                 _log(sinks, learned, run)
                 _checkpoint(learner, run, facts)
-                error.add_note(checkpoint.kept(run))
+                error.add_note(checkpoint.resumable(run))
                 raise
             _log(sinks, rows, run)
             if distributed.anywhere(stop or (time_limit is not None and time.monotonic() - began > time_limit)):
                 reason = "stopped"
-            if distributed.anywhere(bool(interrupted)):
-                reason = "interrupted"
-            if learner.steps >= due or reason != "finished":
+            reason = _ended_by(caught) or reason
+            if learner.steps >= due and reason == "finished":
                 _checkpoint(learner, run, facts)
-                due = learner.steps + checkpoint_every
-            if reason != "finished":
-                return reason
-    _checkpoint(learner, run, facts)
-    return reason
+                saved, due = learner.iteration, learner.steps + checkpoint_every
+        if learner.iteration != saved:
+            _checkpoint(learner, run, facts)
+        return _ended_by(caught) or reason
+
+
+def _ended_by(caught: Sequence[int]) -> str | None:
+    """What a signal that came to any of the processes makes of the run."""
+    return ENDINGS.get(distributed.largest(max(caught, default=0)))
+
+
+def check_ended(reason: str, run: Path) -> None:
+    """Let a script end that a signal was to end, once its run is saved; the error has the folder as `run`.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended the run.
+        SystemExit: SIGTERM did; the exit code is 143.
+    """
+    resumed = f"{run} was interrupted; resume it with: surefoot train --resume {run}"
+    errors = {"interrupted": KeyboardInterrupt(resumed), "terminated": SystemExit(128 + signal.SIGTERM)}
+    if reason in errors:
+        error: Any = errors[reason]
+        error.run = run
+        raise error
 
 
 def _log(sinks: Sequence[Sink], rows: Sequence[Row], run: Path) -> None:
@@ -106,16 +130,21 @@ def _log(sinks: Sequence[Sink], rows: Sequence[Row], run: Path) -> None:
 
 
 def _iterate(learner: Trainable, run: Path) -> list[Row]:
-    """One iteration; whatever breaks it says what is kept."""
+    """One iteration; whatever breaks it names the last checkpoint, and resuming where that can help."""
     with checkpoint.writing(run / "actions.bin", run):
         try:
             rows = learner.iterate()
-        except (EnvError, UsageError) as error:
-            raise type(error)(f"{error} {checkpoint.kept(run)}") from error
+        except UsageError as error:
+            raise UsageError(f"{error} {checkpoint.last_saved(run)}") from error
+        except EnvError as error:
+            raise EnvError(
+                f"{error} {checkpoint.last_saved(run)} Once the environment is mended, resume with: surefoot train "
+                f"--resume {run}"
+            ) from error
         except (EOFError, ConnectionError) as error:  # a pipe to a process that is no more
             raise EnvError(
                 f"A worker process of the environments died ({type(error).__name__}). Memory running out is the usual "
-                f"cause; fewer environments, or backend='gymnasium', shows the reason. {checkpoint.kept(run)}"
+                f"cause; fewer environments, or backend='gymnasium', shows the reason. {checkpoint.resumable(run)}"
             ) from error
     _check_finite(learner, run)
     return rows
@@ -134,11 +163,10 @@ def _check_finite(learner: Trainable, run: Path) -> None:
     lost = learner.lost()
     if not lost:
         return
-    last = checkpoint.latest(run)
     raise UsageError(
         f"The weights of seed {', '.join(map(str, lost))} are no longer finite after {learner.steps:,} steps; the run "
-        f"ends here. The last good checkpoint is {last}. A smaller learning_rate, a smaller max_grad_norm, or "
-        "normalised rewards and observations usually help."
+        f"ends here. {checkpoint.last_saved(run)} A smaller learning_rate, a smaller max_grad_norm, or normalised "
+        "rewards and observations usually help."
     )
 
 
@@ -149,10 +177,10 @@ def _signals() -> Iterator[list[int]]:
 
     def note(number: int, frame: Any) -> None:
         caught.append(number)
-        signal.signal(number, previous[number])
+        signal.signal(number, previous[number] or signal.SIG_DFL)
 
     previous: dict[int, Any] = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDINGS:
         try:
             previous[number] = signal.signal(number, note)
         except ValueError:  # not in the main thread: signals are somebody else's
@@ -161,4 +189,4 @@ def _signals() -> Iterator[list[int]]:
         yield caught
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from surefoot.loops.common import distributed
 from surefoot.loops.common.distributed import Row
-from surefoot.loops.group_rollout.method import Batch, GroupRollout, Term, micro_batches
+from surefoot.loops.group_rollout.method import Batch, GroupRollout, Term, micro_batches, per_token
 from surefoot.loops.group_rollout.rollout import Rollout
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
+
+PULL = "pull_max"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,6 @@ class LanguageEstimator:
         """A term with all that its loss needs; `again` says that there are several steps, so that the likelihoods
         before the first have to be kept."""
         valid = term.sequences.valid
-        advantage = term.advantage if term.advantage.ndim == 2 else term.advantage[:, None].expand(valid.shape)
         weights = term.coefficient * term.objective.aggregation.weights(valid)
         old = torch.full(valid.shape, torch.nan)
         if again:
@@ -57,7 +58,7 @@ class LanguageEstimator:
         return Batch(
             valid,
             old,
-            advantage.float(),
+            per_token(term.advantage, valid).float(),
             weights,
             self.statistics(term.sequences, reference=True).log_prob if self.method.kl else None,
             term.group,
@@ -66,25 +67,27 @@ class LanguageEstimator:
         )
 
     def backward(self, term: Term, batch: Batch, sequences: Sequences) -> Row:
-        """Add this process's share of the gradient of these rows to the weights'; returns the metrics of all of it."""
+        """Add this process's share of the gradient of these rows, times the model's `gradient_scale`, to the weights';
+        returns the metrics of all of it."""
         pieces, tokens = self._pieces(sequences), int(batch.valid.sum())
         whole = self.method.separable or (len(pieces) == 1 and distributed.world_size() == 1)
         if whole and not self.method.separable:
             pieces = [torch.arange(len(sequences))]  # as they stand: the rows of a pair are neighbours
-        slopes, metrics = (None, {}) if whole else self._slopes(term, batch, sequences)
+        slopes, metrics = (None, {}) if whole else self._slopes(term, batch, self.statistics(sequences), tokens)
         found: list[Row] = []
         for rows in self.in_step(sequences, pieces):
             part = sequences[rows]
             statistics = self.model.statistics(part, temperature=self.method.temperature)
             width = part.tokens.shape[1]
             if slopes is None:
-                loss, row = self._loss(term, batch[rows].trimmed(width), statistics, tokens)
+                here, row = self._slopes(term, batch[rows].trimmed(width), statistics, tokens)
                 found.append(row)
             else:
-                pairs = zip(slopes, statistics.known, strict=True)
-                loss = total(slope[rows, :width].to(x.device) * x for slope, x in pairs)
+                here = [None if slope is None else slope[rows, :width].to(self.model.device) for slope in slopes]
+            pairs = zip(here, statistics.known, strict=True)
+            loss = total(slope * x for slope, x in pairs if slope is not None)
             if loss.requires_grad:
-                loss.backward()
+                (self.model.gradient_scale * loss).backward()
         return summed(distributed.gather_row(summed(found))) if slopes is None else metrics
 
     def in_step(self, sequences: Sequences, pieces: Sequence[Tensor], reference: bool = False) -> Iterator[Tensor]:
@@ -107,12 +110,22 @@ class LanguageEstimator:
         pieces = micro_batches(sequences.lengths[mine], self.method.micro_tokens)
         return [mine[piece] for piece in pieces if len(piece)]
 
-    def _slopes(self, term: Term, batch: Batch, sequences: Sequences) -> tuple[tuple[Tensor, ...], Row]:
-        """The slopes of a loss of all rows in what the model says of them, and its metrics: with them the rows can be
-        taken a piece at a time."""
-        statistics = self.statistics(sequences).each(lambda x: x.requires_grad_())
-        loss, metrics = self._loss(term, batch, statistics, int(batch.valid.sum()))
-        return torch.autograd.grad(loss, statistics.known, materialize_grads=True), metrics
+    def _slopes(
+        self, term: Term, batch: Batch, statistics: TokenStatistics, tokens: int
+    ) -> tuple[Sequence[Tensor | None], Row]:
+        """The slopes of the loss of some rows in what the model says of them, None for what it does not depend on, and
+        its metrics. With those of all rows the model can be read a piece at a time.
+
+        `PULL` among the metrics is the largest slope in the log-probability of a token that is not certain: what should
+        give the weights a gradient.
+        """
+        given = statistics.each(lambda x: x.detach().requires_grad_())
+        loss, metrics = self._loss(term, batch, given, tokens)
+        if not loss.requires_grad:
+            return [None for _ in given.known], metrics
+        slopes = list(torch.autograd.grad(loss, given.known, allow_unused=True))
+        pull = 0.0 if slopes[0] is None else float((slopes[0] * (given.log_prob < 0)).abs().max())
+        return slopes, {**metrics, PULL: pull}
 
     def _loss(self, term: Term, batch: Batch, statistics: TokenStatistics, tokens: int) -> tuple[Tensor, Row]:
         """The loss of some rows and their part of the metrics of a batch of so many tokens."""
@@ -140,8 +153,8 @@ class LanguageEstimator:
 
 
 def total(parts: Iterable[Tensor]) -> Tensor:
-    """The sum of all numbers of several tensors."""
-    return torch.stack([x.sum() for x in parts]).sum()
+    """The sum of all numbers of several tensors; 0 of none."""
+    return sum((x.sum() for x in parts), torch.zeros(()))
 
 
 def summed(rows: Sequence[Row]) -> Row:

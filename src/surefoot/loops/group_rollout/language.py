@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from surefoot.envs.language import Task, resolve
-from surefoot.envs.language.files import LOOKED_AT
+from surefoot.envs.language.files import Rows, rows
 from surefoot.envs.language.prompt_env import PromptEnv
+from surefoot.envs.language.task import number
+from surefoot.envs.names import check_named, imported, remembered
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.common import distributed
 from surefoot.loops.common.kinds import Loop
-from surefoot.loops.group_rollout.learner import LanguageLearner
+from surefoot.loops.group_rollout.learner import PATIENCE, LanguageLearner
+from surefoot.loops.group_rollout.lengths import check_task
 from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.loops.group_rollout.rewards import Judged, make_rewards
 from surefoot.models.language.engines import continuous_batching
-from surefoot.models.language.generation import Engine, generate
-from surefoot.models.language.loading import load_model, with_lora
+from surefoot.models.language.generation import Engine, generate, in_pieces
+from surefoot.models.language.loading import check_options, load_model, whole_path, with_lora
 from surefoot.models.language.model import LanguageModel, chosen_device
 from surefoot.models.language.nano import Nano, nano
-from surefoot.models.language.room import check_demonstrations, check_room
-from surefoot.models.language.states import checkpoint_activations
+from surefoot.models.language.states import checkpoint_activations, checkpoints_activations
+from surefoot.models.language.text import TextSettings
 from surefoot.models.language.vllm_engine import VLLM
 
 WARMUP_EXAMPLES = 2**40  # where the numbers of those begin that a nano model is taught, far from those it learns from
 RATES = {"nano": 3e-4, "lora": 1e-5, "all": 1e-6}  # step sizes where none is given
+RUNNING = {"trust_remote_code", "attn_implementation", "experts_implementation", "quantization_config", "use_kernels"}
 ENGINES: dict[str, Callable[[], Engine]] = {
     "own": lambda: generate,
     "transformers": lambda: continuous_batching,
@@ -46,29 +49,69 @@ class LanguageOptions:
     """What a run of a language model starts from, besides its task and its method."""
 
     model: Any = hyperparameter(
-        "nano", help="Folder or hub id of a causal language model, or nano, which is made here."
+        "nano", help="Folder or hub id of a causal language model, or nano for a small one made on the spot."
     )
-    lora: int | None = hyperparameter(None, low=1, help="Rank of an adapter; without one all weights are learned.")
-    dtype: str = hyperparameter("float32", choices=("float32", "bfloat16", "float16"), help="Of the weights.")
+    lora: int | None = hyperparameter(None, low=1, help="LoRA rank; all weights are trained if not given.")
+    dtype: str = hyperparameter("float32", choices=("float32", "bfloat16", "float16"), help="Data type of the weights.")
     device: str = hyperparameter(
-        "auto", choices=("auto", "cpu", "cuda"), help="Where it learns; auto is a GPU where there is one."
+        "auto", choices=("auto", "cpu", "cuda"), help="Device to train on; auto uses a GPU if there is one."
     )
     gradient_checkpointing: bool = hyperparameter(
-        False, help="Whether activations are computed again in the backward pass: less memory, more time."
+        False, help="Recompute activations in the backward pass: less memory, more time."
     )
-    engine: str = hyperparameter("own", choices=tuple(ENGINES), help="What writes the completions.")
-    stop: tuple[str, ...] = hyperparameter((), help="Texts that end a completion.")
-    sharding: str = hyperparameter(
-        "none", choices=("none", "full"), help="Whether each of several processes keeps only its part of the weights."
+    engine: str = hyperparameter("own", choices=tuple(ENGINES), help="Generation engine.")
+    stop: tuple[str, ...] = hyperparameter((), help="Stop strings: texts that end a completion.")
+    generation_batch: int | None = hyperparameter(
+        None, low=1, help="Completions generated at a time; all of a step by default."
     )
-    nano_warmup: int = hyperparameter(400, low=0, help="Steps of imitation before a nano model learns by reward.")
-    reward: Any = None
-    reward_weights: Any = None
+    skip_special_tokens: bool = hyperparameter(
+        False,
+        help="Whether reward functions read no special tokens at all; if not, none that begin, end or pad a text.",
+    )
+    sharding: str = hyperparameter("none", choices=("none", "full"), help="Shard the weights over several processes.")
+    nano_warmup: int = hyperparameter(
+        400, low=0, help="Supervised warm-up steps of a nano model before it learns from rewards."
+    )
+    patience: int | None = hyperparameter(
+        PATIENCE, low=1, help="End the run after this many consecutive iterations without any difference in reward."
+    )
+    reward: Any = hyperparameter(
+        None, help="Reward functions as module:function, separated by commas; the task's own verifier by default."
+    )
+    reward_weights: Any = hyperparameter(
+        None, help="Weights of the reward functions, such as 1,0.5; 1 each by default."
+    )
+    test_data: Any = hyperparameter(
+        None, help="File of prompts for evaluation; a held-out tenth of the data by default."
+    )
+    held_out: str = hyperparameter(
+        "random", choices=("random", "last"), help="Which tenth of a file's rows is held out for evaluation."
+    )
     model_options: Any = None
+    chat_template_kwargs: Any = None
 
     def __post_init__(self) -> None:
         check(self)
         chosen_device(self.device)
+        _check_model_options(self.model_options or {})
+        TextSettings(self.chat_template_kwargs or {})
+
+
+def _check_model_options(options: Any) -> None:
+    """Raise `UsageError` for options of a model that are not allowed, or that `config.json` cannot or must not hold."""
+    check_options(options)
+    if "token" in options:
+        raise UsageError(
+            "model_options has a token, which would stand in the run's config.json for all to read; put it into the "
+            "environment variable HF_TOKEN."
+        )
+    try:
+        json.dumps(dict(options))
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"model_options={options!r} is not allowed: the run's config.json cannot hold it ({error}). Give texts, "
+            "numbers and truth values, or a LanguageModel that you made with such options."
+        ) from error
 
 
 def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tuple[LanguageModel, float]:
@@ -92,8 +135,12 @@ def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tu
         made = load_model(model, lora=options.lora, dtype=options.dtype, seed=seed, device=options.device, **settings)
     else:
         raise UsageError(f"model={model!r} is not allowed; give a folder, a hub id, 'nano' or a LanguageModel.")
-    if options.gradient_checkpointing:
+    if options.gradient_checkpointing or checkpoints_activations(made.base):
         checkpoint_activations(made.base)
+    if options.chat_template_kwargs:
+        made.settings = replace(made.settings, chat_template_kwargs=options.chat_template_kwargs)
+    if options.skip_special_tokens:
+        made.settings = replace(made.settings, skip_special_tokens=True)
     return made.to(options.device).check(), RATES[kind]
 
 
@@ -116,35 +163,50 @@ def _digested(task: Task, example: Callable[[int], tuple[str, str]], count: int)
     return f"{task} {digest.hexdigest()}"
 
 
-def check_lengths(model: LanguageModel, task: Task, method: GroupRollout) -> None:
-    """Raise `UsageError` for the first row of a finite set that is longer than the model reads: its prompt with the
-    tokens to be written, or with its demonstration where the method imitates. The rows held out, which evaluations are
-    of, come last."""
-    if task.size is None:
-        return
-    rows = [(i, i, "train") for i in range(min(task.size, LOOKED_AT))]
-    rows += [(task.size + i, i, "test") for i in range(min(task.held_out_size or 0, LOOKED_AT))]
-    for place, index, split in rows:
-        example, where = task.example(index, split), f"{task}, row {place + 1}: "
-        prompt = model.encode([example.prompt])
-        if method.samples:
-            check_room(model, prompt, method.max_tokens, where)
-        if method.imitates and example.demonstration is not None:
-            check_demonstrations(model, prompt, model.encode_completions([example.demonstration]), where)
-
-
 def _describe(env: Any, **options: Any) -> dict[str, Any]:
-    task = resolve(env)
-    model, reward = options["model"], options["reward"]
-    functions = [] if reward is None else [reward] if callable(reward) or isinstance(reward, str) else list(reward)
+    task, model, test = _task(env, options), options["model"], options.get("test_data")
+    functions, weights = _listed(options["reward"]), _weights(options["reward_weights"])
     return {
         **options,
-        "env": str(task),
-        "model": str(model) if isinstance(model, (str, Path)) else f"<{type(model).__name__}>",
+        "env": whole_path(str(task)) if isinstance(task, Rows) else str(task),
+        "test_data": None if test is None else _file_name(test),
+        "model": _model_name(model),
         "stop": list(options["stop"]),
-        "reward": None if reward is None else [f if isinstance(f, str) else _name(f) for f in functions],
-        "reward_weights": None if options["reward_weights"] is None else list(options["reward_weights"]),
+        "reward": None if functions is None else [f if isinstance(f, str) else _name(f) for f in functions],
+        "reward_weights": weights,
     }
+
+
+def _model_name(model: Any) -> str:
+    """A model as `config.json` names it: by a path that means the same from every folder, or a hub id."""
+    if not isinstance(model, (str, Path)):
+        return f"<{type(model).__name__}>"
+    return "nano" if model == "nano" else whole_path(model)
+
+
+def _file_name(test: Any) -> str:
+    """Held-out rows as `config.json` names them."""
+    return whole_path(test if isinstance(test, (str, Path)) else str(rows(test)))
+
+
+def _task(env: Any, options: Mapping[str, Any]) -> Task:
+    """The task of a run with what it holds out. A run from before that could be chosen held out the last rows."""
+    held_out = options.get("held_out", "last" if "model" in options else "random")
+    return resolve(env, test_data=options.get("test_data"), held_out=held_out)
+
+
+def _listed(reward: Any) -> list[Any] | None:
+    """Reward functions, or their names, as a list."""
+    if isinstance(reward, str):
+        return reward.split(",")
+    return [reward] if callable(reward) else reward if reward is None else list(reward)
+
+
+def _weights(given: Any) -> list[Any] | None:
+    """The weights of reward functions; from the shell they come as text."""
+    if isinstance(given, str):
+        return [number(word) for word in given.split(",")]
+    return None if given is None else list(given)
 
 
 def _name(function: Any) -> str:
@@ -155,26 +217,29 @@ def _name(function: Any) -> str:
 
 
 def _functions(reward: Any) -> Any:
-    """Reward functions from what `_describe` wrote of them."""
-    if reward is None or callable(reward):
-        return reward
-    return [_imported(f) if isinstance(f, str) else f for f in ([reward] if isinstance(reward, str) else reward)]
+    """Reward functions, found by their names where names are given."""
+    listed = _listed(reward)
+    return None if listed is None else [_imported(f) if isinstance(f, str) else f for f in listed]
 
 
 def _imported(name: str) -> Any:
-    module, _, qualified = name.partition(":")
-    try:
-        found = import_module(module)
-        for part in qualified.split("."):
-            found = getattr(found, part)
-        if not callable(found):
-            raise ValueError("it is not a function")
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"the reward function {name!r} cannot be found by its name ({error}); write it as module:function, or give "
-            "it again: surefoot.resume(run, reward=[…])."
-        ) from error
+    """The reward function of that name: what the user has given under it in this process, or what it imports."""
+    found = imported(name, "reward") if (known := remembered(name)) is None or isinstance(known, str) else known
+    if not callable(found):
+        raise UsageError(f"reward={name!r} is a {type(found).__name__}, not a function; give a function.")
     return found
+
+
+def _check_recorded(env: Any, *, reward: Any = None, model_options: Any = None, **_: Any) -> None:
+    """Reward functions would be imported, and some options of models run code that comes with the weights."""
+    for name in [] if reward is None else reward if isinstance(reward, list) else [reward]:
+        check_named(name, "reward")
+    if running := sorted(RUNNING & set(model_options or ())):
+        raise UsageError(
+            f"model_options={model_options!r} is what the files of the run say, and {running[0]} can run code that "
+            "comes with a model. What a folder says is not run: give model_options=… again, or say trust=True "
+            "(--trust) if you trust the folder."
+        )
 
 
 def _learner(
@@ -188,23 +253,27 @@ def _learner(
     **options: Any,
 ) -> LanguageLearner:
     if len(seeds) > 1:
-        raise UsageError(f"num_seeds={len(seeds)} is not allowed: a run trains one language model; start one a seed.")
+        raise UsageError(
+            f"num_seeds={len(seeds)} is not allowed: a run trains one language model; start one run per seed."
+        )
     if compile == "on":
         raise UsageError("compile='on' is not allowed: language models are not compiled here.")
     distributed.start()
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
-    task = resolve(env)
-    rewards, engine = make_rewards(task, _functions(given.reward), given.reward_weights), ENGINES[given.engine]()
-    if method.samples:
-        rewards.check()
+    task = _task(env, options)
+    rewards = make_rewards(task, _functions(given.reward), _weights(given.reward_weights))
+    engine = ENGINES[given.engine]()
+    engine = engine if given.generation_batch is None else in_pieces(engine, given.generation_batch)
     if not method.weighs and len({*rewards.weights}) > 1:
         raise UsageError(
             f"reward_weights={list(rewards.weights)} is not allowed: {type(method).__name__} normalises every reward "
             "function by itself and counts all alike; leave reward_weights out."
         )
+    if method.samples:
+        rewards.check()
     with distributed.first():
         model, rate = make_model(given.model, task, given, seeds[0])
-    check_lengths(model, task, method)
+    check_task(model, task, method)
     return LanguageLearner(
         method,
         model,
@@ -216,13 +285,15 @@ def _learner(
         learning_rate=method.learning_rate or rate,
         stop=given.stop,
         sharding=given.sharding,
+        patience=given.patience,
+        run=None if log is None else log.parent,
     )
 
 
-def _single(env: Any, *, reward: Any = None, reward_weights: Any = None, **_: Any) -> Callable[..., Any]:
-    task = resolve(env)
-    if not task.verified:
-        task = Judged(make_rewards(task, _functions(reward), reward_weights).check())
+def _single(env: Any, *, reward: Any = None, reward_weights: Any = None, **options: Any) -> Callable[..., Any]:
+    task = _task(env, options)
+    if reward is not None or not task.verified:  # what was trained for is what is judged
+        task = Judged(make_rewards(task, _functions(reward), _weights(reward_weights)).check())
     return partial(PromptEnv, task)
 
 
@@ -235,4 +306,5 @@ LOOP = Loop(
     place_help="A task such as arithmetic, reasoning_gym:chain_sum, or a file of prompts (.jsonl).",
     options=LanguageOptions,
     many_seeds=False,
+    check_recorded=_check_recorded,
 )

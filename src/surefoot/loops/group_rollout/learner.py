@@ -8,7 +8,9 @@ learned from is known to all of them, so they take the same step that one alone 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,19 +20,23 @@ from surefoot.envs.language import Task
 from surefoot.errors import UsageError
 from surefoot.loops.common import distributed
 from surefoot.loops.common.distributed import Row
-from surefoot.loops.group_rollout.estimator import LanguageEstimator
+from surefoot.loops.group_rollout.canary import nothing_to_learn
+from surefoot.loops.group_rollout.estimator import PULL, LanguageEstimator
+from surefoot.loops.group_rollout.lengths import check_length, fits
 from surefoot.loops.group_rollout.method import Batch, GroupRollout, Term
 from surefoot.loops.group_rollout.prompts import Solved, choose
 from surefoot.loops.group_rollout.rewards import Rewards
-from surefoot.loops.group_rollout.rollout import Rollout, gathered, joined, measured
+from surefoot.loops.group_rollout.rollout import Logged, Rollout, gathered, joined, measured
+from surefoot.loops.group_rollout.separable import check_loss
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.generation import Completions, Engine
 from surefoot.models.language.model import LanguageModel
-from surefoot.models.language.room import check_demonstrations
 from surefoot.models.language.sequences import join
 from surefoot.seeding import torch_stream
 
-PATIENCE = 3  # iterations from the start in which there may be nothing to learn
+PATIENCE = 20  # iterations in a row in which there may be nothing to learn
+UNEASY = 5  # of them there is a warning
+LONG = 1000  # prompts in a row that may be too long for the model
 LARGEST_GAP = 1.0  # nats between engine and model, on average, that can be rounding
 
 
@@ -50,6 +56,8 @@ class LanguageLearner:
         learning_rate: float = 1e-6,
         stop: Sequence[str] = (),
         sharding: str = "none",
+        patience: int | None = PATIENCE,
+        run: Path | None = None,
     ) -> None:
         if method.prompts < distributed.world_size():
             raise UsageError(
@@ -59,10 +67,12 @@ class LanguageLearner:
         self.seeds, self.total_steps, self.learning_rate, self.stop = [seed], total_steps, learning_rate, tuple(stop)
         self.iteration = self.drawn = self.batches = 0
         self.solved = None if task.size is None else Solved.start(task.size)
-        self.learnable = False  # whether there was ever something to learn
+        self.patience, self.run = patience, run
+        self.learned = 0  # iterations until the last one in which there was something to learn
+        self.skipped = 0  # prompts that were too long
+        self.checked = False  # whether the method's loss was seen to be what it says
         self.trusted = False  # whether the engine was seen to write with the model's weights
         method.prepare(model)
-        model.disable_dropout()
         distributed.agree(model.parameters().values())
         if method.kl:
             model.keep_reference()
@@ -95,8 +105,9 @@ class LanguageLearner:
         """Write, reward and learn once; one row of metrics."""
         rollout, row = self.collect()
         terms = self.method.terms(self.estimator.judged(rollout))
+        self._check_advantages(terms, rollout)
         self._check_learnable(terms, rollout)
-        row |= self.update(terms)
+        row |= {"skipped": self.skipped} | self.update(terms)
         self.iteration += 1
         return [row]
 
@@ -117,19 +128,27 @@ class LanguageLearner:
         return rollout, measured(written)
 
     def _next_prompts(self) -> Tensor:
-        method = self.method
-        index = choose(method.sampler, method.prompts, self.seeds[0], self.drawn, self.task.size, self.solved)
-        self.drawn += len(index)
-        return index
+        """The numbers of the next prompts; those that are too long for the model are passed over."""
+        method, found, left = self.method, list[int](), LONG
+        while len(found) < method.prompts:
+            wanted = method.prompts - len(found)
+            index = choose(method.sampler, wanted, self.seeds[0], self.drawn, self.task.size, self.solved)
+            self.drawn += wanted
+            fitting = [int(i) for i in index if fits(self.model, self.task.example(int(i)), method)]
+            self.skipped += wanted - len(fitting)
+            left = LONG if fitting else left - wanted
+            if left <= 0:
+                check_length(self.model, self.task.example(int(index[-1])), method, f"{self.task}: ")
+            found += fitting
+        return torch.tensor(found)
 
     def write(self, index: Tensor) -> Rollout:
         """Completions of the examples with these numbers, and their rewards."""
         method, examples = self.method, [self.task.example(int(i)) for i in index]
         prompts = self.model.encode([e.prompt for e in examples])
-        shown = self.model.encode_completions([e.demonstration for e in examples if e.demonstration is not None])
+        taught = [e for e in examples if e.demonstration is not None]
+        shown = self.model.encode_completions([e.demonstration or "" for e in taught], [e.prompt for e in taught])
         demonstrations = join(prompts, shown) if len(shown) == len(examples) else None
-        if method.imitates and demonstrations is not None:
-            check_demonstrations(self.model, prompts, shown)
         stream = torch_stream(self.seeds[0], "completions", self.batches)
         uniform = torch.rand(len(prompts), method.samples, method.max_tokens, generator=stream)
         self.batches += 1
@@ -139,9 +158,11 @@ class LanguageLearner:
                 self.model.whole(), prompts[mine], uniform[mine], temperature=method.temperature, stop=self.stop
             )
         texts = self.model.decode(found.tokens)
-        reward, components = self.rewards([e for e in examples[mine] for _ in range(method.samples)], texts)
+        logged = Logged()
+        each = [e for e in examples[mine] for _ in range(method.samples)]
+        reward, components = self.rewards(each, texts, found.tokens, logged.add)
         if distributed.world_size() > 1:
-            found, reward = gathered(found), distributed.gather(reward)
+            found, reward, logged = gathered(found), distributed.gather(reward), logged.gathered()
             components = {name: distributed.gather(x) for name, x in components.items()}
             texts = self.model.decode(found.tokens)
         sequences = join([p for p in prompts for _ in range(method.samples)], found.tokens)
@@ -158,27 +179,39 @@ class LanguageLearner:
             {name: x.view(groups) for name, x in components.items()},
             ~torch.tensor(found.finished, dtype=torch.bool).view(groups),
             demonstrations,
+            logged=logged,
         )
         if self.solved is not None:
             self.solved = self.solved.update(index, rollout.reward)
         return rollout
 
-    def _check_learnable(self, terms: list[Term], rollout: Rollout) -> None:
-        self.learnable = self.learnable or any(bool((term.advantage != 0).any()) for term in terms)
-        if self.learnable or self.iteration + 1 < PATIENCE:
+    def _check_advantages(self, terms: list[Term], rollout: Rollout) -> None:
+        if all(bool(term.advantage.isfinite().all()) for term in terms):
             return
-        first = float(rollout.reward.flatten()[0])
-        cause = f"every completion had the reward {first:g}"
-        if bool((rollout.reward != first).any()):
-            cause = "the completions of a prompt all had the same reward, or cancelled out"
-        advice = "take an easier task, a longer warm-up or more samples, and look at what the reward function gives"
-        if bool(rollout.truncated.all()):
-            cause += f", and every one was cut off after max_tokens={self.method.max_tokens}"
-            advice = "raise max_tokens, or name a stop text"
         raise UsageError(
-            f"There has been nothing to learn in the first {self.iteration + 1} iterations: {cause}; {advice}. The "
-            f"last one was {rollout.texts[-1]!r}, for the prompt {rollout.examples[-1].prompt!r}."
+            f"The advantages of iteration {self.iteration} are not finite: its rewards are between "
+            f"{float(rollout.reward.min()):.3g} and {float(rollout.reward.max()):.3g}; rescale them, to [0, 1] say."
         )
+
+    def _check_learnable(self, terms: list[Term], rollout: Rollout) -> None:
+        """The canary: where no completion is better than another nothing is learned, and nothing will change that."""
+        if any(bool((term.advantage != 0).any()) for term in terms):
+            self.learned = self.iteration + 1
+            return
+        silent = self.iteration + 1 - self.learned
+        ends, uneasy = (
+            self.patience is not None and silent >= self.patience,
+            silent == min(UNEASY, self.patience or UNEASY),
+        )
+        if not (ends or uneasy):
+            return
+        rate = self.optimizer.param_groups[0]["lr"]
+        said = nothing_to_learn(rollout, silent, self.learned, rate, self.method.max_tokens, self.run)
+        if ends:
+            raise UsageError(
+                f"{said} The run ends here, after patience={silent} such iterations; a larger one waits longer."
+            )
+        warnings.warn(f"{said} The run ends after patience={self.patience} of them.", stacklevel=2)
 
     # --- learning ----------------------------------------------------------------------------------------------------
 
@@ -187,9 +220,12 @@ class LanguageLearner:
         method, rows = self.method, list[Row]()
         if not terms:
             return {}
-        self.model.network.train()
         again = method.epochs * method.minibatches > 1
+        terms = [term.standardized() for term in terms]
         batches = [self.estimator.batch(term, again) for term in terms]
+        if not self.checked:
+            critic = self.model.critic is not None
+            self.checked = check_loss(method, terms, batches, self.model.device, critic)
         groups = torch.cat([term.group for term in terms]).unique()
         stream = torch_stream(self.seeds[0], "minibatches", self.iteration)
         for _ in range(method.epochs):
@@ -203,7 +239,7 @@ class LanguageLearner:
         """One step on the rows of some groups; `scale` makes up for the groups that are left out."""
         self._set_learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
-        row: Row = {}
+        row, pull = Row(), 0.0
         for term, batch in zip(terms, batches, strict=True):
             mine = torch.isin(batch.group, groups).nonzero().squeeze(-1)
             if not len(mine):
@@ -211,6 +247,7 @@ class LanguageLearner:
             sequences = term.sequences[mine]
             part = dataclasses.replace(batch[mine], weights=scale * batch.weights[mine])
             found = self.estimator.backward(term, part.trimmed(sequences.tokens.shape[1]), sequences)
+            pull = max(pull, found.pop(PULL, 0.0))
             row |= {f"{term.name}/{name}" if term.name else name: value for name, value in found.items()}
         self._check_engine(row)
         if not self.model.sharded:  # whose passes have added them
@@ -218,12 +255,22 @@ class LanguageLearner:
         for name, weight in self.weights.items():
             if self.masters[name] is not weight and weight.grad is not None:
                 self.masters[name].grad, weight.grad = weight.grad.float(), None
+        if self.model.gradient_scale != 1:
+            for weight in self.masters.values():
+                weight.grad = None if weight.grad is None else weight.grad / self.model.gradient_scale
         limit = self.method.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), torch.inf if limit is None else limit)
         norm = distributed.whole(norm)
         if not bool(torch.isfinite(norm)):
             raise UsageError(
-                f"The gradient of iteration {self.iteration} is not finite; a smaller learning_rate helps."
+                f"The gradient of iteration {self.iteration} is not finite; a smaller learning_rate helps, or "
+                "dtype='bfloat16' in place of float16, whose numbers end at 65504."
+            )
+        if not norm and pull:
+            raise UsageError(
+                f"The loss of iteration {self.iteration} should move the model, but its gradient is 0 in all weights "
+                f"that learn ({', '.join([*self.weights][:2])}, …): what the model says does not depend on them. Give "
+                "an adapter of a kind that changes the model's layers, such as LoRA."
             )
         self.optimizer.step()
         for name, weight in self.weights.items():
@@ -254,7 +301,7 @@ class LanguageLearner:
 
     def state(self) -> dict[str, Tensor]:
         """Weights, optimiser, prompts and counters as tensors by name, in process 0; all of them have to ask."""
-        state = {"counters": torch.tensor([self.drawn, self.batches, self.learnable])}
+        state = {"counters": torch.tensor([self.drawn, self.batches, self.learned, self.skipped])}
         if self.solved is not None:
             state |= {f"prompts/{name}": x for name, x in self.solved._asdict().items()}
         for name, weight in self.masters.items():
@@ -283,8 +330,9 @@ class LanguageLearner:
                 "back as it was, or start a new run."
             )
         self.iteration = iteration
-        self.drawn, self.batches, learnable = state["counters"].tolist()
-        self.learnable = bool(learnable)
+        self.drawn, self.batches, *others = state["counters"].tolist()
+        # A run from before `learned` was counted has whether there was ever something to learn in its place.
+        self.learned, self.skipped = others if len(others) == 2 else (iteration * others[0], 0)
         if self.solved is not None:
             self.solved = Solved(*(state[f"prompts/{name}"].clone() for name in Solved._fields))
         moments: dict[int, dict[str, Tensor]] = {}

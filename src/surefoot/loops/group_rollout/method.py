@@ -22,8 +22,9 @@ from surefoot.loops.group_rollout.rollout import Rollout
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
 from surefoot.objectives import PolicyObjective, advantages, ratios, stabilizers
+from surefoot.objectives.advantages import standardize
 from surefoot.objectives.aggregation import mean
-from surefoot.objectives.divergences import k3
+from surefoot.objectives.divergences import k3, k3_weighted
 
 Metrics = dict[str, Tensor]
 
@@ -41,6 +42,22 @@ class Term:
     sampled: Float[Tensor, "rows length"] | None = None  # log-probabilities of the engine, where it wrote the rows
     extra: dict[str, Tensor] = field(default_factory=dict)  # more of each row or token, for a loss that needs it
     judged: TokenStatistics | None = None  # of the model before it learns, where it is known already
+
+    def standardized(self) -> Term:
+        """The same with the advantages of all its tokens standardised, where its objective asks for that: once, before
+        the rows are divided among minibatches, pieces and processes."""
+        if not self.objective.standardize:
+            return self
+        valid = self.sequences.valid
+        each = standardize(per_token(self.advantage, valid).double(), valid).float()
+        return dataclasses.replace(
+            self, advantage=each, objective=dataclasses.replace(self.objective, standardize=False)
+        )
+
+
+def per_token(advantage: Float[Tensor, "rows *length"], valid: Bool[Tensor, "rows length"]) -> Tensor:
+    """The advantage of every token, `[rows, length]`, from that of every row or token."""
+    return advantage if advantage.ndim == 2 else advantage[:, None].expand(valid.shape)
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,10 @@ class Batch:
         """The first `length` tokens of every row."""
         return self._each(lambda x: x[:, :length] if x.ndim > 1 else x)
 
+    def padded(self) -> Batch:
+        """The same with one more token at the end of every row, which is not valid."""
+        return self._each(lambda x: torch.nn.functional.pad(x, (0, 1)) if x.ndim > 1 else x)
+
     def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
         changed: dict[str, Any] = {"extra": {name: function(x) for name, x in self.extra.items()}}
         for field_ in dataclasses.fields(self):
@@ -84,38 +105,47 @@ class GroupRollout:
     loop: ClassVar[str] = "group-rollout"
     pace: ClassVar[int] = 1
     default_steps: ClassVar[int] = 200
-    separable: ClassVar[bool] = True  # whether the loss of a batch is the sum of the losses of its rows
+    separable: ClassVar[bool] = True  # the loss of a batch is the sum of those of its rows; checked when a run starts
     imitates: ClassVar[bool] = False  # whether it learns from demonstrations
     weighs: ClassVar[bool] = True  # whether several reward functions count by their weights
 
-    prompts: int = hyperparameter(16, low=1, help="Prompts of a step.")
-    samples: int = hyperparameter(8, low=1, help="Completions of each prompt.")
-    max_tokens: int = hyperparameter(64, low=1, help="Tokens of a completion at most.")
-    temperature: float = hyperparameter(1.0, above=0, help="Of sampling; likelihoods are taken at the same.")
+    prompts: int = hyperparameter(16, low=1, help="Prompts per step.")
+    samples: int = hyperparameter(8, low=1, help="Completions per prompt.")
+    max_tokens: int = hyperparameter(64, low=1, help="Maximum number of tokens of a completion.")
+    temperature: float = hyperparameter(
+        1.0, above=0, help="Sampling temperature; likelihoods are computed at the same temperature."
+    )
     epochs: int = hyperparameter(1, low=1, help="Passes over each batch of completions.")
-    minibatches: int = hyperparameter(1, low=1, help="Optimiser steps of each pass.")
+    minibatches: int = hyperparameter(1, low=1, help="Optimiser steps per pass.")
     learning_rate: float | None = hyperparameter(
-        None, above=0, help="AdamW's step size; if not given 1e-6, with an adapter 1e-5, for nano 3e-4."
+        None, above=0, help="AdamW's step size; by default 1e-6, with LoRA 1e-5, for nano 3e-4."
     )
-    warmup: int = hyperparameter(0, low=0, help="Iterations over which the step size rises.")
-    anneal: bool = hyperparameter(False, help="Let the step size go linearly to 0 over the run.")
-    weight_decay: float = hyperparameter(0.0, low=0, help="AdamW's decay of the weights.")
-    max_grad_norm: float | None = hyperparameter(1.0, above=0, help="Longest gradient of a step.")
+    warmup: int = hyperparameter(0, low=0, help="Warm-up: iterations over which the step size rises.")
+    anneal: bool = hyperparameter(False, help="Decay the step size linearly to 0 over the run.")
+    weight_decay: float = hyperparameter(0.0, low=0, help="AdamW's weight decay.")
+    max_grad_norm: float | None = hyperparameter(1.0, above=0, help="Maximum gradient norm.")
     kl: float = hyperparameter(0.0, low=0, help="Weight of the KL from the reference, the model before training.")
-    entropy: float = hyperparameter(0.0, help="Weight of the entropy bonus.")
-    informative: float = hyperparameter(
-        0.0, low=0, high=1, help="Share of prompts whose rewards must differ; below it more prompts are sampled."
+    kl_estimator: str = hyperparameter(
+        "k3", choices=("k3", "weighted"), help="k3, as in GRPO's paper; or weighted by the ratio, right off-policy too."
     )
-    resamples: int = hyperparameter(20, low=1, help="Most batches that are sampled for one step.")
+    entropy: float = hyperparameter(
+        0.0, help="Weight of the entropy bonus; tokens count as in the objective (a sum in RLOO, a mean in DAPO)."
+    )
+    informative: float = hyperparameter(
+        0.0, low=0, high=1, help="Minimum share of prompts whose rewards differ; below it more prompts are sampled."
+    )
+    resamples: int = hyperparameter(20, low=1, help="Maximum number of batches sampled for one step.")
     sampler: str = hyperparameter(
         "uniform", choices=("uniform", "hard", "soft", "medium"), help="How prompts of a finite set are chosen."
     )
     correction: str = hyperparameter(
-        "none", choices=("none", "truncate", "mask"), help="Of tokens that engine and model find differently likely."
+        "none",
+        choices=("none", "truncate", "mask"),
+        help="Correction for tokens whose likelihood differs between engine and model.",
     )
-    correction_cap: float = hyperparameter(2.0, above=0, help="Largest weight of that correction.")
+    correction_cap: float = hyperparameter(2.0, above=0, help="Cap on the weight of that correction.")
     micro_tokens: int | None = hyperparameter(
-        8192, low=1, help="Tokens, padding included, in memory at a time; any number gives the same gradient."
+        8192, low=1, help="Tokens (padding included) processed at a time; the gradient does not depend on it."
     )
 
     def __post_init__(self) -> None:
@@ -167,8 +197,14 @@ class GroupRollout:
         self, objective: PolicyObjective, batch: Batch, log_prob: Tensor, entropy: Tensor
     ) -> tuple[Float[Tensor, ""], Metrics]:
         """The loss of some rows, which is differentiated in `log_prob` and `entropy` `[rows, length]`, and metrics,
-        weighted sums like it."""
+        weighted sums like it (`…_max`: a maximum).
+
+        It is given some rows at a time, so it must be a sum over rows and valid tokens, weighted by `batch.weights`; a
+        mean over rows, or anything else in which rows depend on one another, needs `separable = False` in the class.
+        """
         divergence = None if batch.reference is None else k3(batch.reference - log_prob)
+        if batch.reference is not None and self.kl_estimator == "weighted":
+            divergence = k3_weighted(batch.reference - log_prob, log_prob - batch.old_log_prob)
         return objective.loss(
             log_prob,
             batch.old_log_prob,

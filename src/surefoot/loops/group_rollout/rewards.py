@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +18,17 @@ from torch import Tensor
 from surefoot.envs.language import Example, Task
 from surefoot.errors import UsageError
 
-RewardFunction = Callable[..., Sequence[float | None]]
-"""`f(prompts=…, completions=…, answer=…, **fields)`, lists with one entry a completion, giving one number for each;
-None where it does not apply. Where the prompt is a list of messages, so is the completion."""
+RewardFunction = Callable[..., Any]
+"""`f(prompts=…, completions=…, completion_ids=…, answer=…, log_metric=…, log_extra=…, **fields)`: lists with one entry
+for each completion, giving one number for each, or None where it does not apply. It may be a coroutine function. Where
+the prompt is a list of messages, so is the completion. `answer` is text, the columns of the data come under their own
+names. `log_metric(name, value)` adds `log/name` to the metrics, `log_extra(column, values)` the mean of a column of
+numbers as `log/extra/column`."""
+
+Log = Callable[[str, Sequence[Any]], None]
+OFFERED = ("completion_ids", "log_metric", "log_extra")  # given to a function that takes them
+TRAINERS = ("trainer_state", "environments")  # what TRL's trainer gives besides, which there is none of here
+LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -29,48 +40,57 @@ class Rewards:
     weights: tuple[float, ...]
 
     def __call__(
-        self, examples: Sequence[Example], completions: Sequence[str]
+        self,
+        examples: Sequence[Example],
+        completions: Sequence[str],
+        tokens: Sequence[Sequence[int]] | None = None,
+        log: Log = lambda name, values: None,
     ) -> tuple[Float[Tensor, " rows"], dict[str, Float[Tensor, " rows"]]]:
         """The weighted sum for every completion, and its components.
 
+        `tokens` are those of each completion, which functions get as `completion_ids`; where only texts are known they
+        are the bytes of their UTF-8. `log` receives what the functions log, by name.
+
         Raises:
-            UsageError: a function gives another number of rewards, or one that is not finite.
+            UsageError: a function gives another number of rewards, or one that is not finite in float32.
         """
         if not self.functions:
             values = [self.task.reward(e, c) for e, c in zip(examples, completions, strict=True)]
             reward = torch.nan_to_num(_finite_numbers(f"the task {self.task}", values, completions))
             return reward, {"reward": reward}
-        columns: dict[str, list[Any]] = {
+        columns: dict[str, Any] = {
             "prompts": [e.prompt for e in examples],
             "completions": [_as_prompted(e.prompt, text) for e, text in zip(examples, completions, strict=True)],
-            "answer": [e.answer for e in examples],
+            "completion_ids": [list(text.encode()) for text in completions] if tokens is None else list(tokens),
+            "log_metric": lambda name, value: log(name, [value]),
+            "log_extra": lambda column, values: log(f"extra/{column}", values),
         }
         for name in dict.fromkeys(name for e in examples for name in e.fields):
-            columns[name] = [e.fields.get(name) for e in examples]
-        found = {name: self._called(name, f, columns, len(completions)) for name, f in self.functions.items()}
+            columns.setdefault(name, [e.fields.get(name) for e in examples])
+        columns["answer"] = [e.answer or e.fields.get("answer", "") for e in examples]
+        given = {name: f(**_accepted(name, f, columns)) for name, f in self.functions.items()}
+        given |= _awaited({name: x for name, x in given.items() if inspect.isawaitable(x)})
+        found = {name: _numbers(name, x, columns["completions"]) for name, x in given.items()}
         total = sum(weight * torch.nan_to_num(x) for weight, x in zip(self.weights, found.values(), strict=True))
-        return total, found  # type: ignore[return-value]
-
-    def _called(self, name: str, function: RewardFunction, columns: dict[str, list[Any]], rows: int) -> Tensor:
-        try:
-            inspect.signature(function).bind(**columns)
-        except (TypeError, ValueError) as error:
+        assert isinstance(total, Tensor)
+        if not bool(total.isfinite().all()):
             raise UsageError(
-                f"the reward function {name!r} cannot be called with {', '.join(columns)} ({error}); let it take "
-                "**fields."
-            ) from error
-        values = function(**columns)
-        if not isinstance(values, Iterable) or isinstance(values, str):
-            raise UsageError(f"the reward function {name!r} gave {values!r}; give a list of {rows} numbers.")
-        values = list(values)
-        if len(values) != rows:
-            raise UsageError(
-                f"the reward function {name!r} gave {len(values)} numbers for {rows} completions; give one for each."
+                f"the sum of the rewards with reward_weights={list(self.weights)} is beyond the range of float32 "
+                f"(±{LARGEST:.2g}); use smaller weights."
             )
-        return _finite_numbers(f"the reward function {name!r}", values, columns["completions"])
+        return total, found
+
+    @property
+    def ask_for_tokens(self) -> bool:
+        """Whether a function takes `completion_ids` by name."""
+        return any("completion_ids" in inspect.signature(f).parameters for f in self.functions.values())
 
     def check(self) -> Rewards:
-        """The rewards; a `UsageError` where nothing says what a completion is worth."""
+        """The rewards; a `UsageError` where nothing says what a completion is worth, or where a function asks for what
+        it will not be given."""
+        columns = dict.fromkeys(("prompts", "completions", "answer", *OFFERED, *self.task.example(0).fields))
+        for name, function in self.functions.items():
+            _accepted(name, function, columns)
         if not (self.task.verified or self.functions):
             raise UsageError(
                 f"{self.task} has no answers to compare with, and no reward functions were given; train with "
@@ -78,10 +98,17 @@ class Rewards:
             )
         return self
 
+    def __str__(self) -> str:
+        """Who judges, as a report says it."""
+        if not self.functions:
+            return self.task.judge
+        weighted = [name if w == 1 else f"{w:g}·{name}" for name, w in zip(self.functions, self.weights, strict=True)]
+        return " + ".join(weighted)
+
 
 @dataclass(frozen=True)
 class Judged(Task):
-    """A task without answers, as it is evaluated: completions are worth what the reward functions say."""
+    """A task as a run with reward functions is evaluated: completions are worth what the functions say."""
 
     rewards: Rewards
 
@@ -93,10 +120,20 @@ class Judged(Task):
     def held_out_size(self) -> int | None:  # type: ignore[override]
         return self.rewards.task.held_out_size
 
+    @property
+    def judge(self) -> str:
+        return str(self.rewards)
+
     def example(self, index: int, split: str = "train") -> Example:
         return self.rewards.task.example(index, split)
 
     def reward(self, example: Example, completion: str) -> float:
+        if self.rewards.ask_for_tokens:
+            warnings.warn(
+                "A reward function takes completion_ids, and an environment knows texts only: it is given the bytes of "
+                "the text. evaluate(…, k=(1,)) gives it the tokens.",
+                stacklevel=2,
+            )
         return float(self.rewards([example], [completion])[0])
 
     def __str__(self) -> str:
@@ -124,19 +161,67 @@ def _as_prompted(prompt: Any, text: str) -> Any:
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
 
+def _accepted(name: str, function: RewardFunction, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """What a function is called with: all columns, and of what is offered that which it takes; a `UsageError` where
+    that cannot be."""
+    try:
+        signature = inspect.signature(function)
+        parameters = signature.parameters
+        every = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+        accepted = {n: x for n, x in columns.items() if every or n in parameters or n not in OFFERED}
+        if foreign := [n for n in TRAINERS if n in parameters]:
+            raise UsageError(
+                f"the reward function {name!r} takes {foreign[0]}, which TRL's trainer gives and there is none of "
+                "here; leave it out. What changes over a run can be written as a callback: train(callbacks=…)."
+            )
+        signature.bind(**accepted)
+    except UsageError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"the reward function {name!r} cannot be called with {', '.join(columns)} ({error}); let it take **fields."
+        ) from error
+    return accepted
+
+
+def _awaited(given: Mapping[str, Awaitable[Any]]) -> dict[str, Any]:
+    """What some coroutines give, which wait at the same time; in a thread, as an event loop may run in this one."""
+    if not given:
+        return {}
+
+    async def together() -> list[Any]:
+        return list(await asyncio.gather(*given.values()))
+
+    with ThreadPoolExecutor(1) as pool:
+        return dict(zip(given, pool.submit(asyncio.run, together()).result(), strict=True))
+
+
+def _numbers(name: str, values: Any, completions: Sequence[Any]) -> Tensor:
+    """What a function gave, as one number for each completion."""
+    rows = len(completions)
+    if not isinstance(values, Iterable) or isinstance(values, str):
+        raise UsageError(f"the reward function {name!r} gave {values!r}; give a list of {rows} numbers.")
+    values = list(values)
+    if len(values) != rows:
+        raise UsageError(
+            f"the reward function {name!r} gave {len(values)} numbers for {rows} completions; give one for each."
+        )
+    return _finite_numbers(f"the reward function {name!r}", values, completions)
+
+
 def _finite_numbers(who: str, values: Sequence[Any], completions: Sequence[Any]) -> Float[Tensor, " rows"]:
-    """Rewards as numbers, NaN for None; a `UsageError` names one that is not finite."""
+    """Rewards as numbers, NaN for None; a `UsageError` names one that is not finite in float32."""
     for value, completion in zip(values, completions, strict=True):
         if value is not None and not _finite(value):
             raise UsageError(
-                f"{who} gave {value!r} for the completion {completion!r}; rewards must be finite numbers, or None "
-                "where it does not apply."
+                f"{who} gave {value!r} for the completion {completion!r}; rewards must be finite numbers of at most "
+                f"{LARGEST:.2g} in size, which float32 can hold, or None where it does not apply."
             )
-    return torch.tensor([math.nan if value is None else float(value) for value in values])
+    return torch.tensor([math.nan if value is None else float(value) for value in values], dtype=torch.float32)
 
 
 def _finite(value: Any) -> bool:
     try:
-        return math.isfinite(value)
-    except TypeError:
+        return abs(float(value)) <= LARGEST
+    except (TypeError, ValueError, OverflowError):
         return False

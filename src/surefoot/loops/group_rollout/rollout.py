@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +16,37 @@ from surefoot.loops.common import distributed
 from surefoot.models.language.generation import Completions
 from surefoot.models.language.model import TokenStatistics
 from surefoot.models.language.sequences import Sequences, concatenate
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What reward functions log of a batch: the sum and the count of the numbers by name."""
+
+    numbers: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def add(self, name: str, values: Sequence[Any]) -> None:
+        """Take in some values; those that are no numbers are left out."""
+        known = [float(x) for x in values if isinstance(x, Real)]
+        total, count = self.numbers.get(name, (0.0, 0))
+        if known:
+            self.numbers[name] = total + sum(known), count + len(known)
+
+    def gathered(self) -> Logged:
+        """That of all processes together."""
+        mine = {f"{place} {name}": x for name, pair in self.numbers.items() for place, x in enumerate(pair)}
+        together = Logged()
+        for row in distributed.gather_row(mine):
+            for name in [key[2:] for key in row if key.startswith("0 ")]:
+                total, count = together.numbers.get(name, (0.0, 0))
+                together.numbers[name] = total + row[f"0 {name}"], count + int(row[f"1 {name}"])
+        return together
+
+    @staticmethod
+    def means(several: Sequence[Logged]) -> dict[str, float]:
+        """The mean of what was logged under each name."""
+        names = sorted({name for one in several for name in one.numbers})
+        pairs = {name: [one.numbers[name] for one in several if name in one.numbers] for name in names}
+        return {f"log/{name}": sum(t for t, _ in found) / sum(n for _, n in found) for name, found in pairs.items()}
 
 
 @dataclass(frozen=True)
@@ -30,6 +63,7 @@ class Rollout:
     truncated: Bool[Tensor, "prompts samples"]  # cut off by the limit, not finished
     demonstrations: Sequences | None = None  # one row a prompt, where all of them have one
     judged: TokenStatistics | None = None  # what the model says of the tokens before it learns, where it has a critic
+    logged: Logged = field(default_factory=Logged)  # by the reward functions
 
     @property
     def lengths(self) -> Int[Tensor, "prompts samples"]:
@@ -105,7 +139,7 @@ def measured(rollouts: Sequence[Rollout]) -> dict[str, float]:
     }
     if len(every.components) > 1:
         row |= {f"reward/{name}": float(x.nanmean()) for name, x in every.components.items()}
-    return row
+    return row | Logged.means([rollout.logged for rollout in rollouts])
 
 
 def gathered(found: Completions) -> Completions:

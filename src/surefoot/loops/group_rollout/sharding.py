@@ -7,6 +7,7 @@ takes a pass for every token, each puts the whole model together once and lets i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class ShardedModel(LanguageModel):
     def whole(self) -> LanguageModel:
         """A model of its own with all the weights of the network as they stand; there is no critic in it."""
         weights = {name: distributed.whole(w.detach()) for name, w in self.network.named_parameters()}
-        return LanguageModel(_filled(self.form, weights), self.tokenizer)
+        return LanguageModel(_filled(self.form, weights), self.tokenizer, settings=self.settings, opened=self.opened)
 
     def _statistics(
         self, network: Any, critic: Critic | None, sequences: Sequences, temperature: float
@@ -58,7 +59,8 @@ def shard(model: LanguageModel) -> ShardedModel:
             _divide_network(network, mesh)
     if model.critic is not None:
         _divide(model.critic, mesh)
-    return ShardedModel(model.network, model.tokenizer, model.reference, model.critic, form)
+    parts = {field.name: getattr(model, field.name) for field in dataclasses.fields(LanguageModel)}
+    return ShardedModel(**parts, form=form)
 
 
 def _filled(network: Any, weights: Mapping[str, Tensor]) -> Any:

@@ -1,11 +1,13 @@
 """Collecting rollouts from a vector environment, and keeping what it takes to collect them again.
 
 An environment's inner state can rarely be saved, but the same seeds and the same actions give the same bits. So the
-collector appends every action to a log, and a resumed run plays the log back to stand where it stood.
+collector appends every action to a log, and a resumed run plays the log back to stand where it stood. Checksums of the
+actions and of all that came back are part of every checkpoint, so that a replay that arrives elsewhere is found out.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from surefoot.envs import check_finite
+from surefoot.envs.entrance import check_finite, check_masks, named_figures
 from surefoot.errors import UsageError
 from surefoot.models.networks import Observation
 
@@ -47,6 +49,30 @@ Arrays = np.ndarray | dict[str, np.ndarray]
 """An observation as the environments give it."""
 
 
+SUMS = ("actions", "observations", "rewards", "ends")  # what a checkpoint has a checksum of
+
+
+class Seen:
+    """Running checksums of the actions taken and of the observations, rewards and ends that came back."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[str, str], Any] = {}
+
+    def add(self, observation: Arrays, **others: np.ndarray) -> None:
+        """Take in arrays of one step or of several; in whichever pieces, the sums of the same steps are the same."""
+        parts = observation if isinstance(observation, dict) else {"": observation}
+        named = [("observations", key, x) for key, x in parts.items()] + [(name, "", x) for name, x in others.items()]
+        for name, key, array in named:
+            self._parts.setdefault((name, key), hashlib.sha256()).update(np.ascontiguousarray(array).data)
+
+    def sums(self) -> Tensor:
+        """The checksums so far of `SUMS`, bytes `[4, 32]`."""
+        rows = [hashlib.sha256() for _ in SUMS]
+        for (name, key), part in sorted(self._parts.items(), key=lambda pair: pair[0]):
+            rows[SUMS.index(name)].update(key.encode() + part.digest())
+        return torch.stack([torch.frombuffer(bytearray(row.digest()), dtype=torch.uint8) for row in rows])
+
+
 class Collector:
     """A vector environment, where it stands, and its log of actions."""
 
@@ -55,31 +81,52 @@ class Collector:
         self._log = None
         self.observation: Arrays = envs.reset()[0]
         check_finite(self.observation, np.zeros(envs.num_envs))
+        self.seen = Seen()
+        self.seen.add(self.observation)
         self.ended = np.zeros(envs.num_envs, bool)  # the last step ended an episode
         self.fresh = np.ones(envs.num_envs, bool)  # the current observation is the first of an episode
+        self._figures: list[tuple[int, dict[str, float]]] = []  # environment and info of the episodes that ended
 
     def collect(self, steps: int, act: Callable[[int, Arrays, np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Rollout:
         """Run `steps` steps; `act(t, observation, starts)` gives the action to store and the one to execute."""
-        n, observation = self.envs.num_envs, self.observation
+        n, observation, space = self.envs.num_envs, self.observation, self.envs.single_action_space
         store: Any = map_arrays(lambda x: np.empty((steps + 1, *x.shape), x.dtype), observation)
         reward, terminated, truncated = np.empty((steps, n), np.float32), *np.empty((2, steps, n), bool)
         valid, starts = np.empty((steps, n), bool), np.empty((steps + 1, n), bool)
         actions: list[np.ndarray] = []
         executed: list[np.ndarray] = []
+        self._figures = []
         for t in range(steps):
             _put(store, t, observation)
             starts[t], valid[t] = self.fresh, ~self.ended
+            check_masks(observation, space, valid[t], self.logged + t)
             action, env_action = act(t, observation, starts[t])
             actions.append(action)
             executed.append(env_action)
-            observation, reward[t], terminated[t], truncated[t], _ = self.envs.step(env_action)
+            observation, reward[t], terminated[t], truncated[t], info = self.envs.step(env_action)
             self.fresh, self.ended = self.ended, terminated[t] | truncated[t]
+            self._note(info)
         _put(store, steps, observation)
         starts[steps], self.observation = self.fresh, observation
-        self._append(np.stack(executed))
-        check_finite(map_arrays(lambda x: x[1:], store), reward, self.logged - steps)
+        came, taken = map_arrays(lambda x: x[1:], store), np.stack(executed)
+        self._append(taken)
+        check_finite(came, reward, self.logged - steps)
+        self.seen.add(came, actions=taken, rewards=reward, ends=np.stack([terminated, truncated], 1))
         arrays = (np.stack(actions), reward, terminated, truncated, valid, starts)
         return Rollout(tensors(store), *map(torch.from_numpy, arrays))
+
+    def _note(self, info: Mapping[str, Any]) -> None:
+        if not info:
+            return
+        names = [name for name in info if not name.startswith("_")]
+        for env in np.flatnonzero(self.ended).tolist():
+            self._figures.append((env, {name: float(info[name][env]) for name in names if info[f"_{name}"][env]}))
+
+    def figures(self, seeds: int) -> list[dict[str, float]]:
+        """What the infos of the episodes say that ended in the last rollout, for each of `seeds` seeds, whose
+        environments are side by side; see `named_figures`."""
+        each = self.envs.num_envs // seeds
+        return [named_figures([found for env, found in self._figures if env // each == seed]) for seed in range(seeds)]
 
     def _append(self, actions: np.ndarray) -> None:
         self.logged += len(actions)
@@ -95,8 +142,14 @@ class Collector:
             os.fsync(self._log.fileno())
         return self.logged
 
-    def replay(self, steps: int) -> None:
-        """Stand where the environments stood after the first `steps` logged steps, and forget the rest of the log."""
+    def replay(self, steps: int, sums: Tensor | None = None) -> None:
+        """Stand where the environments stood after the first `steps` logged steps, and forget the rest of the log.
+
+        `sums` are the checksums `seen.sums()` of then; without them (of a run of an older version) nothing is compared.
+
+        Raises:
+            UsageError: the log is damaged, or the environments answer it with something else than they did.
+        """
         if self.log_path is None:
             return
         space = self.envs.single_action_space
@@ -109,15 +162,36 @@ class Collector:
                 f"{self.log_path} holds {held} bytes, but the checkpoint was written after {size}: the log of actions "
                 "is damaged or missing. Resume from an older checkpoint whose log is whole, or start a new run."
             )
+        logged = np.memmap(self.log_path, dtype, "r", shape=shape) if steps else np.empty(shape, dtype)
+        taken = Seen()
+        for actions in logged if steps and sums is not None else ():
+            taken.add({}, actions=actions)
+        if sums is not None and (sums.shape != (len(SUMS), 32) or not torch.equal(taken.sums()[0], sums[0])):
+            raise UsageError(
+                f"{self.log_path} does not hold the actions of this checkpoint's first {steps} steps: its checksum is "
+                "another one, so the log of actions is damaged. Put the file back as it was, or start a new run."
+            )
+        observation = self.observation
+        for actions in logged:
+            observation, reward, terminated, truncated, _ = self.envs.step(np.array(actions))
+            self.fresh, self.ended = self.ended, terminated | truncated
+            self.seen.add(observation, actions=actions, rewards=reward, ends=np.stack([terminated, truncated]))
+        if sums is not None:
+            self._compare(sums, steps)
+        self.observation, self.logged = observation, steps
         if held:
             os.truncate(self.log_path, size)
-        if not steps:
-            return
-        observation: Any = None
-        for actions in np.memmap(self.log_path, dtype, "r", shape=shape):
-            observation, _, terminated, truncated, _ = self.envs.step(np.array(actions))
-            self.fresh, self.ended = self.ended, terminated | truncated
-        self.observation, self.logged = observation, steps
+
+    def _compare(self, sums: Tensor, steps: int) -> None:
+        differ = [name for name, mine, then in zip(SUMS, self.seen.sums(), sums) if not torch.equal(mine, then)]
+        if differ:
+            raise UsageError(
+                f"The environments answered the first {steps} steps of the run with other {' and '.join(differ)} than "
+                "when it was trained, so resuming would not give the run that was begun. Either they are not "
+                "reproducible (they draw from numpy.random or the clock, not from self.np_random, which "
+                "reset(seed=…) seeds), or something has changed: their code, their package's version, the backend or "
+                "the machine. Put that back as it was, or start a new run."
+            )
 
     def close(self) -> None:
         """Close the environments and the log."""

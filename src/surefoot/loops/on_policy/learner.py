@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +16,25 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
-from surefoot.envs import describe, env_seeds, make, make_as
+from surefoot.envs import env_seeds, make
+from surefoot.envs.names import check_recorded
+from surefoot.envs.perturbed import under
 from surefoot.errors import UsageError
-from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.common.compile import as_set
 from surefoot.loops.common.kinds import Loop
 from surefoot.loops.common.optimizer import Adam
 from surefoot.loops.common.staging import staged
 from surefoot.loops.on_policy.collect import Arrays, Collector, Episodes, Rollout, map_observation, tensors
 from surefoot.loops.on_policy.method import Batch, OnPolicy, gradient_step, pick, take
-from surefoot.models.agent import Agent, normalize_observation, normalized_keys
+from surefoot.loops.on_policy.options import EnvOptions, described, single
+from surefoot.models.agent import (
+    Agent,
+    normalize_observation,
+    normalized_keys,
+    normalized_shapes,
+    normalized_since,
+)
+from surefoot.models.distributions import check_reach
 from surefoot.models.functional import Model, initial, over_seeds
 from surefoot.models.networks import ActorCritic, Observation
 from surefoot.models.normalizers import Moments
@@ -57,6 +64,7 @@ class Learner:
         self.method, self.seeds, self.num_seeds, self.total_steps = method, list(seeds), len(seeds), total_steps
         self.observation_space, self.action_space = envs.single_observation_space, envs.single_action_space
         self.network = method.network()
+        check_reach(self.action_space, self.network.squash, self.network.log_std_init)
         self.model = Model(self._module())
         self.vector = torch.stack([initial(self._module, torch_stream(s, "weights")) for s in self.seeds])
         self.adam = Adam.start(self.vector)
@@ -133,7 +141,8 @@ class Learner:
         observation = map_observation(lambda x: x.unflatten(1, (self.num_seeds, envs)), rollout.observation)
         rollout = Rollout(observation, rollout.action, *(x.unflatten(1, (self.num_seeds, envs)) for x in parts))
         ended = rollout.terminated | rollout.truncated
-        self.episode_rows = self.episodes.add(rollout.reward, ended, rollout.truncated, rollout.valid)
+        rows = self.episodes.add(rollout.reward, ended, rollout.truncated, rollout.valid)
+        self.episode_rows = [row | own for row, own in zip(rows, self.collector.figures(self.num_seeds), strict=True)]
         return rollout
 
     def _per_seed(self, x: Tensor) -> Tensor:
@@ -158,8 +167,9 @@ class Learner:
         return action, executed.flatten(0, 1), states
 
     def scales(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Means and inverse deviations of the normalised observation entries, `[seeds, 1, width]`."""
-        return {key: tuple(x.unsqueeze(1) for x in m.scale()) for key, m in self.moments.items()}  # type: ignore[misc]
+        """Means and inverse deviations of the normalised observation entries, `[seeds, 1, ...]`."""
+        shapes = normalized_shapes(self.observation_space)
+        return {k: tuple(x.view(-1, 1, *shapes[k]) for x in m.scale()) for k, m in self.moments.items()}  # type: ignore[misc]
 
     def estimate(self, rollout: Rollout) -> Batch:
         """The batch of an update: one pass of the acting weights over all observations, advantages and targets.
@@ -223,6 +233,7 @@ class Learner:
         """Take the raw observations `[seeds, time, envs, ...]` into the running moments."""
         for key, moments in self.moments.items():
             data = (observation[key] if isinstance(observation, dict) else observation).flatten(1, 2)
+            data = data.reshape(*data.shape[:2], -1)
             self.moments[key] = moments.update(data, torch.ones(data.shape[:2], dtype=torch.bool))
 
     # --- what methods use --------------------------------------------------------------------------------------------
@@ -276,6 +287,7 @@ class Learner:
             **{f"rewards/{k}": x for k, x in self.reward_moments._asdict().items()},
             "rewards/discounted": self.discounted,
             "core_state": self.core_state,
+            "replay/sums": self.collector.seen.sums(),
             **self.episodes.state(),
         }
         return {name: x.detach().contiguous().clone() for name, x in parts.items()}
@@ -284,10 +296,15 @@ class Learner:
         """Take over a saved state and play the environments forward to where they stood.
 
         Raises:
-            UsageError: tensors are missing, unknown, or of another shape.
+            UsageError: tensors are missing, unknown, or of another type or shape.
         """
-        mine = self.state()
-        wrong = sorted(set(mine) ^ set(state)) or [k for k, x in mine.items() if x.shape != state[k].shape]
+        for key in normalized_since(self.observation_space):  # and not yet in a run of an older version
+            if f"observations/{key}/mean" not in state:
+                self.moments.pop(key, None)
+        mine, sums = self.state(), state.get("replay/sums")
+        kinds = [{name: (x.dtype, x.shape) for name, x in tensors.items()} for tensors in (mine, state)]
+        wrong = sorted(name for name in mine.keys() | state.keys() if kinds[0].get(name) != kinds[1].get(name))
+        wrong = [name for name in wrong if name != "replay/sums"]
         if wrong:
             raise UsageError(
                 f"the checkpoint does not fit this method, network or number of seeds: {', '.join(wrong)} differ. "
@@ -302,7 +319,7 @@ class Learner:
         self.discounted, self.core_state = state["rewards/discounted"].clone(), state["core_state"].clone()
         self.episodes.load(state)
         self.iteration = iteration
-        self.collector.replay(logged)
+        self.collector.replay(logged, sums)
 
     def lost(self) -> list[int]:
         """The seeds whose weights are not finite."""
@@ -320,17 +337,12 @@ class Learner:
 
     def agent(self, index: int = 0, **facts: Any) -> Agent:
         """The policy of one seed as it stands."""
-        scales = {key: tuple(x[index] for x in m.scale()) for key, m in self.moments.items()}
+        scales = {key: (mean[index, 0], inverse[index, 0]) for key, (mean, inverse) in self.scales().items()}
         vector = self.vector[index][self.model.mask(lambda name: not name.startswith("multipliers."))]
-        return Agent(self.network, self.observation_space, self.action_space, vector, scales, facts)  # type: ignore[arg-type]
+        return Agent(self.network, self.observation_space, self.action_space, vector, scales, facts)
 
 
 # --- how a run meets its environments --------------------------------------------------------------------------------
-
-
-def _describe(env: Any, **options: Any) -> dict[str, Any]:
-    description = describe(env, **options)
-    return {name: value for name, value in description.items() if name not in ("num_envs", "seed")}
 
 
 def _learner(
@@ -343,7 +355,8 @@ def _learner(
     log: Path | None = None,
     **options: Any,
 ) -> Learner:
-    """`options` go to `envs.make`. Each seed's environments are those it has alone."""
+    """`options` are those of `EnvOptions`. Each seed's environments are those it has alone."""
+    env, options = under(env, **options)
     each = [s for seed in seeds for s in env_seeds(seed, method.num_envs)]
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:  # worker processes inherit the mask: Ctrl-C is the loop's to answer, which still needs them
@@ -357,29 +370,12 @@ def _learner(
         raise
 
 
-def _single(env: Any, *, env_kwargs: Mapping[str, Any] | None = None, wrappers: Any = (), **_: Any) -> Any:
-    return partial(make_as, env, env_kwargs or {}, wrappers) if env_kwargs or wrappers else env
-
-
-@dataclass(frozen=True)
-class EnvOptions:
-    """What `envs.make` is told besides the environment."""
-
-    backend: str = hyperparameter(
-        "auto", choices=("auto", "gymnasium", "process", "envpool"), help="Backend that steps the environments."
-    )
-    env_kwargs: Any = None
-    wrappers: Any = ()
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
 LOOP = Loop(
-    _describe,
+    described,
     _learner,
-    _single,
-    measured="steps",
+    single,
+    measured="steps, mean return of the last 100 episodes",
     place_help="Gymnasium or EnvPool id, or module:factory.",
     options=EnvOptions,
+    check_recorded=check_recorded,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from surefoot.envs.make import MOST
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.common.optimizer import Adam, clip_norm
 from surefoot.loops.on_policy.objective import check_objective
-from surefoot.models.agent import Network
+from surefoot.models.agent import WIDEST, Network
 from surefoot.models.distributions import Distribution
 from surefoot.models.functional import Model
 from surefoot.models.networks import ACTIVATIONS, CORES
@@ -42,8 +44,8 @@ class OnPolicy:
     default_steps: ClassVar[int] = 100_000
     without_effect: ClassVar[tuple[str, ...]] = ()  # hyperparameters of the base that this method does not use
 
-    num_envs: int = hyperparameter(8, low=1, help="Number of parallel environments.")
-    num_steps: int = hyperparameter(256, low=1, help="Steps of each environment per update.")
+    num_envs: int = hyperparameter(8, low=1, high=MOST, help="Number of parallel environments.")
+    num_steps: int = hyperparameter(256, low=1, high=2**24, help="Steps of each environment per update.")
     gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount factor.")
     lam: float = hyperparameter(0.95, low=0, high=1, help="GAE's λ; 0 relies on the critic, 1 on the returns.")
     learning_rate: float = hyperparameter(3e-4, above=0, help="Adam's step size.")
@@ -64,12 +66,14 @@ class OnPolicy:
     normalize_rewards: bool = hyperparameter(
         True, help="Divide rewards by the running standard deviation of the discounted return."
     )
-    hidden: tuple[int, ...] = hyperparameter((64, 64), low=1, help="Sizes of the hidden layers.")
-    critic_hidden: tuple[int, ...] | None = hyperparameter(None, low=1, help="Critic's hidden sizes, if different.")
+    hidden: tuple[int, ...] = hyperparameter((64, 64), low=1, high=WIDEST, help="Sizes of the hidden layers.")
+    critic_hidden: tuple[int, ...] | None = hyperparameter(
+        None, low=1, high=WIDEST, help="Critic's hidden sizes, if different."
+    )
     activation: str = hyperparameter("tanh", choices=tuple(ACTIVATIONS), help="Activation between linear layers.")
     cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Image encoder.")
     core: str | None = hyperparameter(None, choices=tuple(CORES), help="Recurrent core, for partially observed tasks.")
-    core_size: int = hyperparameter(64, low=1, help="Units of the recurrent core.")
+    core_size: int = hyperparameter(64, low=1, high=WIDEST, help="Units of the recurrent core.")
     shared: bool = hyperparameter(False, help="Share one encoder between actor and critic.")
     log_std_init: float = hyperparameter(0.0, help="Initial log standard deviation of a Gaussian policy.")
     squash: bool = hyperparameter(False, help="Squash a Gaussian's actions into the action box by tanh.")
@@ -319,4 +323,5 @@ def _stack(rows: tuple[dict[str, Any], ...]) -> dict[str, Tensor]:
 
 
 def _divisor(batch: int, near: int) -> int:
-    return min((d for d in range(1, batch + 1) if batch % d == 0), key=lambda d: abs(d - near))
+    small = [d for d in range(1, math.isqrt(batch) + 1) if batch % d == 0]
+    return min([*small, *(batch // d for d in small)], key=lambda d: (abs(d - near), d))

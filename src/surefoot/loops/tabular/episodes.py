@@ -17,7 +17,6 @@ from surefoot.ambiguity import Box
 from surefoot.ambiguity.operator import solve
 from surefoot.envs.tabular import TabularMDP, rollouts
 from surefoot.envs.tabular.adversarial import AdversarialMDP
-from surefoot.envs.tabular.simulate import absorbing
 from surefoot.errors import UsageError
 from surefoot.seeding import torch_stream
 
@@ -78,7 +77,7 @@ class Episodic:
     @cached_property
     def over(self) -> Tensor:
         """The states `[S]` where an episode is over: never left, and worth 0."""
-        return absorbing(self.mdp)
+        return self.mdp.ended
 
     @cached_property
     def bounds(self) -> tuple[float, float]:

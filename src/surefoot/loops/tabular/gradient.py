@@ -92,7 +92,10 @@ def evaluate(mdp: TabularMDP, policy: Tensor, ambiguity: Ambiguity | None = None
 
 
 def backup(mdp: TabularMDP, value: Tensor, ambiguity: Ambiguity | None, step: int = 0) -> Backup:
-    """The worst Q-values of a step from the value `[S]` of the next one; of a sparse kernel among its successors."""
+    """The worst Q-values of a step from the value `[S]` of the next one; of a sparse kernel among its successors.
+
+    States in which an episode is over keep their rows.
+    """
     rows, state, reward = _parts(mdp, step)
     by_outcome = reward.ndim == rows.ndim
     ahead = value if state is None else value[state]
@@ -104,6 +107,9 @@ def backup(mdp: TabularMDP, value: Tensor, ambiguity: Ambiguity | None, step: in
     rows = distributions(rows, mdp.legal)
     least, distribution = solve(ahead, rows, ambiguity, ambiguity.strength)
     worst = distribution().expand(rows.shape)
+    if bool(mdp.ended.any()):
+        worst = torch.where(mdp.ended[:, None, None], rows, worst)
+        least = torch.where(mdp.ended[:, None], value[:, None], least)
     q = mdp.gamma * least if by_outcome else reward + mdp.gamma * least
     return Backup(q, worst, least - (worst * ahead).sum(-1))
 

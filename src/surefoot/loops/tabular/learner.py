@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surefoot.envs.names import check_named
 from surefoot.envs.tabular import TabularEnv, TabularMDP
 from surefoot.envs.tabular.resolve import digest, resolved
 from surefoot.errors import UsageError
@@ -112,10 +113,17 @@ def _single(env: Any, *, fingerprint: str | None = None) -> Callable[..., Any]:
     return partial(TabularEnv, resolved(env, fingerprint))
 
 
+def _check_recorded(env: Any, **_: Any) -> None:
+    """Names of the zoo and files are read; `gym:module:ID` would import the module."""
+    if isinstance(env, str) and env.strip().startswith("gym:"):
+        check_named(env.strip().removeprefix("gym:").partition(",")[0])
+
+
 LOOP = Loop(
     _describe,
     _learner,
     _single,
     measured="iterations",
     place_help="A name of the zoo with its numbers, a .npz or .csv file, or gym:ID.",
+    check_recorded=_check_recorded,
 )

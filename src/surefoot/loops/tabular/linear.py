@@ -32,6 +32,15 @@ def ceilings(mdp: TabularMDP) -> Tensor:
     return torch.stack(total[::-1])
 
 
+@lru_cache(maxsize=4)
+def limits(mdp: TabularMDP) -> tuple[Tensor, Tensor]:
+    """The least and the greatest sum of rewards `[2, H + 1]` that an episode can have from each step on."""
+    sums = torch.zeros(2, episodic(mdp).horizon + 1, dtype=torch.float64)
+    for h in reversed(range(episodic(mdp).horizon)):
+        sums[:, h] = torch.stack(episodic(mdp).reward[h].aminmax()) + mdp.gamma * sums[:, h + 1]
+    return sums[0], sums[1]
+
+
 def backup(mdp: TabularMDP, sums: Sums, step: int, values: Tensor, ambiguity: Ambiguity | None) -> Tensor:
     """r + γ·φᵀŵ `[S, A]`: a step back from values `[S']` against the worst of the regressed factors.
 

@@ -27,7 +27,7 @@ class Need(NamedTuple):
 
 NEEDS = {
     "horizon": Need(lambda mdp: mdp.horizon is not None, "needs episodes of a fixed length: set horizon=H"),
-    "no horizon": Need(lambda mdp: mdp.horizon is None, "needs an MDP that goes on for ever: leave horizon out"),
+    "no horizon": Need(lambda mdp: mdp.horizon is None, "needs an infinite horizon: leave horizon out"),
     "discount": Need(lambda mdp: mdp.gamma < 1, "needs a discount: set gamma below 1"),
     "foresight": Need(lambda mdp: mdp.gamma > 0, "looks ahead: set gamma above 0"),
     "features": Need(lambda mdp: mdp.features is not None, "is a linear method: give features=[S, A, d]"),
@@ -53,7 +53,10 @@ class Tabular:
 
     loop: ClassVar[str] = "tabular"
     default_steps: ClassVar[int] = 100
+    default_env: ClassVar[str | None] = None  # an MDP of the zoo that fits, taken where none is given
     needs: ClassVar[tuple[str, ...]] = ()
+    criterion: ClassVar[str | None] = None  # what "return_mean" and the policy's worth are; None: that of the MDP
+    rectangular: ClassVar[str] = "sa"  # of its ambiguity set
 
     def __post_init__(self) -> None:
         check(self)
@@ -64,7 +67,10 @@ class Tabular:
         """Raise `UsageError` unless the MDP is of the kind that the method is for."""
         for name in self.needs:
             if not NEEDS[name].met(mdp):
-                raise UsageError(f"{type(self).__name__} cannot learn in {mdp.name!r}: it {NEEDS[name].otherwise}.")
+                fits = f" Of the zoo, {self.default_env} fits." if self.default_env else ""
+                raise UsageError(
+                    f"{type(self).__name__} cannot learn in {mdp.name!r}: it {NEEDS[name].otherwise}.{fits}"
+                )
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         """What the method knows before the first step, as tensors by name; a name is never added later."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from surefoot.errors import UsageError
 from surefoot.hyperparameters import build
 from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.methods.language.baselines import GRPO
@@ -15,18 +16,32 @@ __all__ = ["ByObjective", "GroupPolicyGradient"]
 
 @dataclass(frozen=True)
 class ByObjective(GroupRollout):
-    """The group rollout with a given objective; of `kl` and `entropy` those of the objective count."""
+    """The group rollout with a given objective, whose divergence and entropy are `kl` and `entropy`."""
 
     parts: PolicyObjective = field(default_factory=lambda: GRPO().objective())
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, part, inside in (
+            ("kl", "divergence", self.parts.divergence),
+            ("entropy", "entropy", self.parts.entropy),
+        ):
+            if inside and inside != getattr(self, name):
+                given = f"{name}={getattr(self, name):g}"
+                raise UsageError(f"{given} stands beside an objective with {part}={inside:g}; give one of them.")
+
     def objective(self) -> PolicyObjective:
-        return self.parts
+        return replace(self.parts, divergence=self.kl, entropy=self.entropy)
 
 
 def GroupPolicyGradient(objective: PolicyObjective, **hyperparameters: Any) -> ByObjective:  # noqa: N802
     """The method that maximises an objective on groups of completions; `hyperparameters` are those of `GroupRollout`.
 
-    A divergence in the objective is that from the model before training.
+    A divergence in the objective is that from the model before training. Its weight is `kl`, and that of the entropy is
+    `entropy`, whether they are given here or in the objective.
+
+    Raises:
+        UsageError: they are given in both, and differ.
     """
     given = {"kl": objective.divergence, "entropy": objective.entropy, **hyperparameters, "parts": objective}
     return build(ByObjective, given)

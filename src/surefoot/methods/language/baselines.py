@@ -23,16 +23,16 @@ from surefoot.objectives.advantages import group_mean, group_standardized, leave
 
 
 @dataclass(frozen=True)
-class GRPO(GroupRollout):
-    """Rewards standardised in their group, PPO's clip, every completion counted alike (arXiv:2402.03300)."""
+class ClippedGroups(GroupRollout):
+    """Rewards less the mean of their group, PPO's clip, every completion counted alike: what the next ones share."""
 
-    minibatches: int = hyperparameter(2, low=1, help="Optimiser steps of each pass.")
-    clip: float = hyperparameter(0.2, above=0, help="How far below 1 the ratio is followed.")
-    clip_high: float | None = hyperparameter(None, above=0, help="How far above 1; as far as below if not given.")
+    minibatches: int = hyperparameter(2, low=1, help="Optimiser steps per pass.")
+    clip: float = hyperparameter(0.2, above=0, help="Lower clip range of the ratio.")
+    clip_high: float | None = hyperparameter(None, above=0, help="Upper clip range; the lower one if not given.")
 
     def objective(self) -> PolicyObjective:
         return PolicyObjective(
-            group_standardized(epsilon=1e-4),
+            group_mean(),
             ratios.old(),
             stabilizers.clip(self.clip, self.clip_high),
             aggregation=aggregation.per_sequence(),
@@ -42,21 +42,35 @@ class GRPO(GroupRollout):
 
 
 @dataclass(frozen=True)
-class DrGRPO(GRPO):
+class GRPO(ClippedGroups):
+    """Rewards standardised in their group, PPO's clip, every completion counted alike (arXiv:2402.03300).
+
+    The deviation is that of the group itself, as the paper writes it and its theory takes it. TRL and verl divide by
+    the unbiased one, which makes the advantages √((n−1)/n) times as large: `unbiased=True`.
+    """
+
+    unbiased: bool = hyperparameter(False, help="Standardise by the standard deviation with n − 1, as TRL and verl do.")
+
+    def objective(self) -> PolicyObjective:
+        return dataclasses.replace(super().objective(), advantage=group_standardized(1e-4, self.unbiased))
+
+
+@dataclass(frozen=True)
+class DrGRPO(ClippedGroups):
     """GRPO without its two biases: no division by the deviation, none by the length (arXiv:2503.20783)."""
 
     def objective(self) -> PolicyObjective:
         counted = aggregation.constant_length(self.max_tokens)
-        return dataclasses.replace(super().objective(), advantage=group_mean(), aggregation=counted)
+        return dataclasses.replace(super().objective(), aggregation=counted)
 
 
 @dataclass(frozen=True)
 class DAPO(GRPO):
     """GRPO with a wider clip above, every token counted alike, and only groups that disagree (arXiv:2503.14476)."""
 
-    clip_high: float | None = hyperparameter(0.28, above=0, help="How far above 1; as far as below if not given.")
+    clip_high: float | None = hyperparameter(0.28, above=0, help="Upper clip range; the lower one if not given.")
     informative: float = hyperparameter(
-        1.0, low=0, high=1, help="Share of prompts whose rewards must differ; below it more prompts are sampled."
+        1.0, low=0, high=1, help="Minimum share of prompts whose rewards differ; below it more prompts are sampled."
     )
 
     def objective(self) -> PolicyObjective:
@@ -67,8 +81,8 @@ class DAPO(GRPO):
 class GSPO(GRPO):
     """GRPO on the length-normalised ratio of the whole completion, with a narrow clip (arXiv:2507.18071)."""
 
-    clip: float = hyperparameter(3e-4, above=0, help="How far below 1 the ratio is followed.")
-    clip_high: float | None = hyperparameter(4e-4, above=0, help="How far above 1; as far as below if not given.")
+    clip: float = hyperparameter(3e-4, above=0, help="Lower clip range of the ratio.")
+    clip_high: float | None = hyperparameter(4e-4, above=0, help="Upper clip range; the lower one if not given.")
 
     def objective(self) -> PolicyObjective:
         return dataclasses.replace(super().objective(), ratio=ratios.sequence())
@@ -78,8 +92,8 @@ class GSPO(GRPO):
 class CISPO(GRPO):
     """The importance weight is cut, never the gradient: every token is learned from (arXiv:2506.13585)."""
 
-    clip: float = hyperparameter(1.0, above=0, help="The weight is at least 1 less this.")
-    clip_high: float | None = hyperparameter(0.28, above=0, help="And at most 1 plus this; `clip` if not given.")
+    clip: float = hyperparameter(1.0, above=0, help="Lower clip range of the weight.")
+    clip_high: float | None = hyperparameter(0.28, above=0, help="Upper clip range of the weight; `clip` if not given.")
 
     def objective(self) -> PolicyObjective:
         high = self.clip if self.clip_high is None else self.clip_high
@@ -93,7 +107,11 @@ class CISPO(GRPO):
 
 @dataclass(frozen=True)
 class RLOO(GroupRollout):
-    """REINFORCE on whole completions with the mean of the others as baseline (arXiv:2402.14740)."""
+    """REINFORCE on whole completions with the mean of the others as baseline (arXiv:2402.14740); one step a batch,
+    because there is no ratio that could correct a second one."""
+
+    epochs: int = hyperparameter(1, low=1, high=1, help="Passes over each batch; must be 1.")
+    minibatches: int = hyperparameter(1, low=1, high=1, help="Optimiser steps per pass; must be 1.")
 
     def objective(self) -> PolicyObjective:
         return PolicyObjective(
@@ -127,7 +145,8 @@ class SFT(GroupRollout):
 
     imitates: ClassVar[bool] = True
 
-    samples: int = hyperparameter(0, low=0, high=0, help="Completions of each prompt: none.")
+    samples: int = hyperparameter(0, low=0, high=0, help="Completions per prompt; must be 0.")
+    kl_estimator: str = hyperparameter("k3", choices=("k3",), help="k3: a demonstration was not drawn from the model.")
 
     def objective(self) -> PolicyObjective:
         return PolicyObjective(

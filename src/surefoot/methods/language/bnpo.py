@@ -31,12 +31,12 @@ class BNPO(GroupRollout):
 
     weighs: ClassVar[bool] = False
 
-    prompts: int = hyperparameter(32, low=1, help="Prompts of a step; the density is fitted to them.")
-    samples: int = hyperparameter(16, low=2, help="Completions of each prompt.")
-    clip: float = hyperparameter(0.2, above=0, help="How far below 1 the ratio is followed.")
-    clip_high: float = hyperparameter(0.28, above=0, help="How far above 1.")
-    dual_clip: float = hyperparameter(10.0, above=1, help="Ratio beyond which a bad token stops counting more.")
-    weight_cap: float = hyperparameter(1e6, above=0, help="Largest 1/f(p); 10 to 100 for small batches.")
+    prompts: int = hyperparameter(32, low=1, help="Prompts per step; the density is fitted to them.")
+    samples: int = hyperparameter(16, low=2, help="Completions per prompt.")
+    clip: float = hyperparameter(0.2, above=0, help="Lower clip range of the ratio.")
+    clip_high: float = hyperparameter(0.28, above=0, help="Upper clip range.")
+    dual_clip: float = hyperparameter(10.0, above=1, help="Ratio at which the loss of a bad token is capped.")
+    weight_cap: float = hyperparameter(1e6, above=0, help="Cap on 1/f(p); 10 to 100 for small batches.")
 
     def objective(self) -> PolicyObjective:
         return PolicyObjective(

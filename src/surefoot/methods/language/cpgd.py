@@ -33,12 +33,12 @@ ADVANTAGES = {
 class CPGD(GroupRollout):
     """Group advantage, log-ratio clip, policy drift."""
 
-    minibatches: int = hyperparameter(2, low=1, help="Optimiser steps of each pass; with one the drift does nothing.")
-    max_grad_norm: float | None = hyperparameter(0.5, above=0, help="Longest gradient of a step.")
-    clip: float = hyperparameter(0.2, above=0, below=1, help="How far below 1 the ratio is followed.")
-    clip_high: float | None = hyperparameter(None, above=0, help="How far above 1; as far as below if not given.")
+    minibatches: int = hyperparameter(2, low=1, help="Optimiser steps per pass; with one the drift has no effect.")
+    max_grad_norm: float | None = hyperparameter(0.5, above=0, help="Maximum gradient norm.")
+    clip: float = hyperparameter(0.2, above=0, below=1, help="Lower clip range of the ratio.")
+    clip_high: float | None = hyperparameter(None, above=0, help="Upper clip range; the lower one if not given.")
     drift: float = hyperparameter(1e-3, low=0, help="Weight α of the drift.")
-    drift_cap: float = hyperparameter(2.0, above=0, help="Largest ρ − 1 that it counts.")
+    drift_cap: float = hyperparameter(2.0, above=0, help="Cap on ρ − 1 in the drift.")
     advantage: str = hyperparameter("standardized", choices=tuple(ADVANTAGES), help="How rewards are compared.")
 
     def objective(self) -> PolicyObjective:

@@ -16,18 +16,18 @@ import dataclasses
 from dataclasses import dataclass
 
 from surefoot.hyperparameters import hyperparameter
-from surefoot.methods.language.baselines import GRPO
+from surefoot.methods.language.baselines import ClippedGroups
 from surefoot.objectives import PolicyObjective, aggregation
 from surefoot.objectives.advantages import group_standardized
 
 
 @dataclass(frozen=True)
-class DeltaL(GRPO):
+class DeltaL(ClippedGroups):
     """GRPO's advantage and clip with another aggregation."""
 
-    samples: int = hyperparameter(10, low=2, help="Completions of each prompt.")
-    minibatches: int = hyperparameter(4, low=1, help="Optimiser steps of each pass.")
-    clip_high: float | None = hyperparameter(0.3, above=0, help="How far above 1; as far as below if not given.")
+    samples: int = hyperparameter(10, low=2, help="Completions per prompt.")
+    minibatches: int = hyperparameter(4, low=1, help="Optimiser steps per pass.")
+    clip_high: float | None = hyperparameter(0.3, above=0, help="Upper clip range; the lower one if not given.")
     alpha: float = hyperparameter(1.0, low=0, high=1, help="Power of the length: 1 has the least variance.")
 
     def objective(self) -> PolicyObjective:

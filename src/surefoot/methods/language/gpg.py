@@ -25,12 +25,12 @@ from surefoot.objectives.advantages import among_informative, group_mean, group_
 class GPG(GroupRollout):
     """REINFORCE on groups; one step a batch, because there is no ratio that could correct a second one."""
 
-    epochs: int = hyperparameter(1, low=1, high=1, help="Passes over each batch: one.")
-    minibatches: int = hyperparameter(1, low=1, high=1, help="Optimiser steps of each pass: one.")
-    standardized: bool = hyperparameter(False, help="Divide by the deviation of the group (F = std + 1e-4).")
+    epochs: int = hyperparameter(1, low=1, high=1, help="Passes over each batch; must be 1.")
+    minibatches: int = hyperparameter(1, low=1, high=1, help="Optimiser steps per pass; must be 1.")
+    standardized: bool = hyperparameter(False, help="Divide by the group's standard deviation (F = std + 1e-4).")
     corrected: bool = hyperparameter(True, help="Multiply by B/(B−M).")
     informative: float = hyperparameter(
-        0.0, low=0, high=1, help="Share of prompts whose rewards must differ; below it more prompts are sampled."
+        0.0, low=0, high=1, help="Minimum share of prompts whose rewards differ; below it more prompts are sampled."
     )
 
     def objective(self) -> PolicyObjective:

@@ -1,7 +1,10 @@
 """HPT: imitate what the policy cannot do yet, reinforce what it can, prompt by prompt.
 
-    a prompt whose completions succeed in more than a share γ:  maximise  mean_seq Σ_t ρ(R − mean(R)) / T
+    a prompt whose completions succeed in more than a share γ:  maximise  Σ_seq Σ_t ρ(R − mean(R)) / (N·T)
     any other prompt:                                           maximise  mean_tokens log π of its demonstration
+
+for a batch of N completions of at most T tokens, those of the imitated prompts counted too: what a prompt contributes
+to the policy gradient does not depend on how many others are imitated.
 
 SFT and policy gradients are estimators of one objective, reward plus a KL to the demonstrations, that differ in four
 parts: mask, denominator, advantage, likelihood. So the two can be mixed, and the policy's own success says where. Use
@@ -31,7 +34,7 @@ class HPT(GroupRollout):
 
     imitates: ClassVar[bool] = True
 
-    minibatches: int = hyperparameter(2, low=1, help="Optimiser steps of each pass.")
+    minibatches: int = hyperparameter(2, low=1, help="Optimiser steps per pass.")
     gate: float = hyperparameter(0.0, high=1, help="γ: a share of successes up to this is imitated; below 0 none is.")
     imitation_weight: float = hyperparameter(1.0, low=0, help="Weight of the imitation.")
     entropy: float = hyperparameter(1e-3, help="Weight of the entropy bonus.")
@@ -57,7 +60,9 @@ class HPT(GroupRollout):
         if not bool(shown.all()):
             kept = (~shown).nonzero().squeeze(-1)
             samples = rollout.reward.shape[1]
-            terms.append(self.completions(rollout.prompts(kept), group=kept.repeat_interleave(samples)))
+            share = len(kept) / len(shown)  # a prompt counts the same however many others are imitated
+            group = kept.repeat_interleave(samples)
+            terms.append(self.completions(rollout.prompts(kept), group=group, coefficient=share))
         if bool(shown.any()) and self.imitation_weight:
             terms.append(self.imitation(rollout, shown, coefficient=self.imitation_weight))
         return terms

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.group_rollout.method import Batch, Metrics, Rollout, Term
-from surefoot.methods.language.baselines import GRPO
+from surefoot.methods.language.baselines import ClippedGroups
 from surefoot.models.language.model import LanguageModel
 from surefoot.objectives import PolicyObjective, aggregation, values
 from surefoot.objectives.advantages import gae, standardize
@@ -35,16 +35,16 @@ from surefoot.objectives.values import ValueLoss
 
 
 @dataclass(frozen=True)
-class PPOCritic(GRPO):
+class PPOCritic(ClippedGroups):
     """GRPO's clip with generalised advantages of tokens in place of the group's, every token counted alike."""
 
-    samples: int = hyperparameter(8, low=1, help="Completions of each prompt; they are not compared, so one is enough.")
-    gamma: float = hyperparameter(1.0, low=0, high=1, help="Discount of a token.")
-    lam: float = hyperparameter(0.95, low=0, high=1, help="Mixture of k-step advantages: 1 trusts the reward alone.")
+    samples: int = hyperparameter(8, low=1, help="Completions per prompt; they are not compared, so one is enough.")
+    gamma: float = hyperparameter(1.0, low=0, high=1, help="Discount factor per token.")
+    lam: float = hyperparameter(0.95, low=0, high=1, help="GAE's λ; 1 relies on the rewards alone.")
     standardize: bool = hyperparameter(True, help="Standardise advantages over all tokens of the batch of completions.")
     value_coefficient: float = hyperparameter(0.1, low=0, help="Weight of the critic's loss.")
     value_clip: float | None = hyperparameter(
-        0.2, above=0, help="Clip the critic's move from its old values to this, in units of value."
+        0.2, above=0, help="Clip range of the critic's change, in units of value."
     )
 
     def prepare(self, model: LanguageModel) -> None:
@@ -66,7 +66,7 @@ class PPOCritic(GRPO):
 
     def advantages(self, rollout: Rollout) -> Float[Tensor, "prompts samples length"]:
         gain = self.gain(rollout)
-        gain = standardize(gain, rollout.sequences.valid) if self.standardize else gain
+        gain = standardize(gain.double(), rollout.sequences.valid).float() if self.standardize else gain
         return gain.unflatten(0, rollout.reward.shape)
 
     def completions(self, rollout: Rollout, **changes: Any) -> Term:

@@ -26,10 +26,10 @@ class PSPO(GroupRollout):
     """GRPO's advantage and aggregation on the smoothed ratio (GR-PSPO)."""
 
     epochs: int = hyperparameter(2, low=1, help="Passes over each batch; with a single step α does nothing but scale.")
-    minibatches: int = hyperparameter(2, low=1, help="Optimiser steps of each pass.")
+    minibatches: int = hyperparameter(2, low=1, help="Optimiser steps per pass.")
     alpha: float = hyperparameter(0.1, low=0, high=1, help="Share of the old policy in the mixture.")
     form: str = hyperparameter("plain", choices=("plain", "clip", "log"), help="The paper's, or one of the extensions.")
-    clip: float = hyperparameter(0.2, above=0, help="Of the form clip: how far ρ̃ is followed.")
+    clip: float = hyperparameter(0.2, above=0, help="Clip range of ρ̃, with form=clip.")
 
     def objective(self) -> PolicyObjective:
         inner = {

@@ -30,13 +30,18 @@ class REBEL(GroupRollout):
 
     separable: ClassVar[bool] = False  # the rows of a pair belong together
 
-    prompts: int = hyperparameter(64, low=1, help="Prompts of a step.")
-    samples: int = hyperparameter(2, low=2, help="Completions of each prompt; of more than two the best and the worst.")
+    prompts: int = hyperparameter(64, low=1, help="Prompts per step.")
+    samples: int = hyperparameter(
+        2, low=2, help="Completions per prompt; of more than two the best and the worst are used."
+    )
     epochs: int = hyperparameter(4, low=1, help="Passes over each batch of completions.")
     eta: float = hyperparameter(1.0, above=0, help="Nats of log-ratio for a unit of reward.")
-    entropy: float = hyperparameter(0.0, low=0, high=0, help="None: the loss is a regression.")
-    correction: str = hyperparameter("none", choices=("none",), help="None: no token is weighed by a ratio.")
-    truncation: float | None = hyperparameter(None, help="Reward of a completion that was cut off, if another.")
+    entropy: float = hyperparameter(0.0, low=0, high=0, help="Must be None: the loss is a regression.")
+    kl_estimator: str = hyperparameter(
+        "k3", choices=("k3",), help="Must be None: the divergence is part of the reward."
+    )
+    correction: str = hyperparameter("none", choices=("none",), help="Must be none: no token is weighted by a ratio.")
+    truncation: float | None = hyperparameter(None, help="Reward of a truncated completion, if different.")
 
     def objective(self) -> str:  # type: ignore[override]
         return f"minimise mean_pairs( [log ρ(y) − log ρ(y')] − {self.eta:g}·[r(y) − r(y')] )²"

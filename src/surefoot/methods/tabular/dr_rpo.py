@@ -55,6 +55,8 @@ class DRRPO(Tabular):
 
     default_steps: ClassVar[int] = 200
     needs: ClassVar[tuple[str, ...]] = ("horizon", "features", "rewards of pairs", "rewards of at least 0")
+    default_env: ClassVar[str | None] = "simulated-linear"
+    rectangular: ClassVar[str] = "d"
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         linear.check_set(as_ambiguity(self.ambiguity), mdp)

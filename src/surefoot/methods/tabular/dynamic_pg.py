@@ -28,7 +28,7 @@ from torch import Tensor
 
 from surefoot.envs.tabular import TabularMDP
 from surefoot.envs.tabular.policies import uniform_policy
-from surefoot.envs.tabular.simulate import Transitions, absorbing, rollouts
+from surefoot.envs.tabular.simulate import Transitions, rollouts
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.tabular.gradient import (
@@ -49,10 +49,11 @@ class SimultaneousPG(Tabular):
     """Softmax policy gradient on the tables of all epochs at once; steps of 1/(5H²R*) are those of the theory."""
 
     needs: ClassVar[tuple[str, ...]] = ("horizon", "rewards of at least 0")
+    default_env: ClassVar[str | None] = "optimal-stopping"
     default_steps: ClassVar[int] = 1000
 
     scale: float = hyperparameter(1.0, above=0, help="Step size, in multiples of the theory's; 10 and more are usual.")
-    batch: int | None = hyperparameter(None, low=1, help="Episodes of one update; None: exact gradients.")
+    batch: int | None = hyperparameter(None, low=1, help="Episodes per update; exact gradients if None.")
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         assert mdp.horizon is not None
@@ -137,7 +138,7 @@ class DynamicPG(SimultaneousPG):
     def states(self, mdp: TabularMDP, h: int) -> Tensor:
         """μ_h `[S]`."""
         if self.sampling == "uniform":
-            going = ~absorbing(mdp)
+            going = ~mdp.ended
             weight = (going | ~going.any()).double()
         else:
             weight = occupancy(mdp, uniform_policy(mdp))[h]

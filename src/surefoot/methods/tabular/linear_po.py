@@ -50,6 +50,7 @@ class LinearPO(Tabular):
 
     default_steps: ClassVar[int] = 120
     needs: ClassVar[tuple[str, ...]] = ("horizon", "features")
+    default_env: ClassVar[str | None] = "simulated-linear"
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         exponent = torch.zeros(episodic(mdp).horizon, mdp.states, mdp.actions, dtype=torch.float64)

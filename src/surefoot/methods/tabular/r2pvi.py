@@ -58,6 +58,8 @@ class R2PVI(Tabular):
 
     default_steps: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ("horizon", "features")
+    default_env: ClassVar[str | None] = "simulated-linear"
+    rectangular: ClassVar[str] = "d"
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         linear.check_set(as_ambiguity(self.ambiguity), mdp)
@@ -109,14 +111,17 @@ class R2PVI(Tabular):
         return torch.where(episodic(mdp).over, 0.0, (greedy(mdp, q) * q).sum(-1))
 
     def variance(self, mdp: TabularMDP, state: State, data: Sums, q: Tensor) -> Tensor:
-        """max(1, φᵀz₂ − (φᵀz₁)²) `[K, H]`, regressed moments of the next value of a first pass, in their ranges."""
-        ceiling, phi = linear.ceilings(mdp), self.met(mdp, state)
+        """max(1, φᵀz₂ − (φᵀz₁)²) `[K, H]`, regressed moments of the next value of a first pass, in their ranges.
+
+        Values count from the least that they can be, so that a constant in all rewards makes no difference.
+        """
+        (least, most), phi = linear.limits(mdp), self.met(mdp, state)
         result = torch.ones(phi.shape[:2], dtype=phi.dtype)
         for h in range(len(q) - 1):
-            estimate, values = least_squares.factors(data, h), self.values(mdp, q[h + 1])
+            estimate, values = least_squares.factors(data, h), self.values(mdp, q[h + 1]) - least[h + 1]
             mean, second = (phi[:, h] @ (estimate @ x) for x in (values, values**2))
-            most = float(ceiling[h])
-            result[:, h] = (second.clamp(0, most**2) - mean.clamp(0, most) ** 2).clamp(min=1)
+            span = float(most[h] - least[h])
+            result[:, h] = (second.clamp(0, span**2) - mean.clamp(0, span) ** 2).clamp(min=1)
         return result
 
     def policy(self, mdp: TabularMDP, state: State) -> Tensor:

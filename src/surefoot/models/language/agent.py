@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from surefoot.errors import UsageError
+from surefoot.errors import UsageError, message_of
 from surefoot.hyperparameters import check_count
-from surefoot.models.language.generation import Completions, Engine, generate
+from surefoot.models.language.generation import Completions, Engine, generate, in_pieces
 from surefoot.models.language.loading import load_model
 from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.room import room_of
+from surefoot.models.language.text import TextSettings
 from surefoot.seeding import check_seed, torch_stream
 
 FORMAT = "surefoot-language-agent-1"
-LIMIT = 256  # tokens of a completion where the agent's facts name no other number
+LIMIT = 256  # tokens of a completion where the agent's facts name no other number, or as many as the model reads
+TOGETHER = 256  # completions that are written at a time
 
 
 class LanguageAgent:
@@ -44,12 +48,15 @@ class LanguageAgent:
         was in training.
 
         Raises:
-            UsageError: there is no prompt, or a number is out of range; before anything is written.
+            UsageError: there is no prompt or an empty one, or a number is out of range; before anything is written.
         """
-        limit = self.facts.get("max_tokens", LIMIT) if max_tokens is None else max_tokens
         heat = self.facts.get("temperature", 1.0) if temperature is None else temperature
         if isinstance(prompts, str) or not len(prompts):
             raise UsageError(f"prompts={prompts!r} is not allowed; it must be a list of at least one prompt.")
+        rows = self.model.encode(prompts)
+        left = room_of(self.model) - max(map(len, rows))
+        usual = self.facts.get("max_tokens", max(1, min(LIMIT, left)))
+        limit = usual if max_tokens is None else max_tokens
         check_count("samples", samples)
         check_count("max_tokens", limit)
         if isinstance(heat, bool) or not isinstance(heat, (int, float, np.number)) or not 0 <= heat < math.inf:
@@ -57,7 +64,7 @@ class LanguageAgent:
         check_seed(seed)
         uniform = torch.rand(len(prompts), samples, limit, generator=torch_stream(seed, "evaluation"))
         stop = self.facts.get("stop", ())
-        return engine(self.model, self.model.encode(prompts), uniform, temperature=float(heat), stop=stop)
+        return in_pieces(engine, TOGETHER)(self.model, rows, uniform, temperature=float(heat), stop=stop)
 
     def texts(self, prompts: Sequence[Any], samples: int = 1, **settings: Any) -> list[str]:
         """The same as texts, the samples of a prompt side by side."""
@@ -74,19 +81,34 @@ class LanguageAgent:
         return np.array(texts).reshape(given.shape), None
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model as transformers (or PEFT) keeps it, and `agent.json`."""
+        """Write the model as transformers (or PEFT) does, and `agent.json`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save(folder)
-        (folder / "agent.json").write_text(json.dumps({"format": FORMAT, **self.facts}, indent=2))
+        facts = {"format": FORMAT, **self.facts, **asdict(self.model.settings)}
+        (folder / "agent.json").write_text(json.dumps(facts, indent=2))
         return folder
 
     @classmethod
     def load(cls, folder: str | Path) -> LanguageAgent:
-        """The agent that `save` wrote. No code of the folder is run."""
-        facts = json.loads((Path(folder) / "agent.json").read_text())
+        """The agent that `save` wrote. No code of the folder is run.
+
+        Raises:
+            UsageError: a file is missing or damaged.
+        """
+        file = Path(folder) / "agent.json"
+        try:
+            facts = dict(json.loads(file.read_text()))
+            settings = TextSettings(**{x.name: facts.pop(x.name) for x in fields(TextSettings) if x.name in facts})
+            stop = facts.get("stop", [])
+            if not isinstance(stop, list) or not all(isinstance(one, str) and one for one in stop):
+                raise ValueError(f"stop={stop!r} is no list of texts")
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise UsageError(
+                f"{file} cannot be read as that of a language model ({message_of(error)}); put it back as it was."
+            ) from error
         facts.pop("format", None)
-        return cls(load_model(folder), facts)
+        return cls(load_model(folder, settings=settings), facts)
 
 
 def _prompt(text: str) -> Any:

@@ -40,7 +40,7 @@ def continuous_batching(
         temperature=temperature or 1.0,
         top_k=0,
         top_p=1.0,
-        eos_token_id=model.tokenizer.eos_token_id,
+        eos_token_id=model.ends,
         pad_token_id=model.tokenizer.pad_token_id,
     )
     rows = [list(prompt) for prompt in prompts for _ in range(samples)]
@@ -74,11 +74,11 @@ def _batching(model: LanguageModel, rows: Sequence[Sequence[int]], uniform: Tens
 
 def cut(model: LanguageModel, tokens: list[list[int]], log_prob: list[list[float]], stop: Sequence[str]) -> Completions:
     """Completions up to the end of the first stop text in each."""
-    finished = []
+    finished, ends = [], model.ends
     for i, row in enumerate(tokens):
         lengths = range(1, len(row) + 1) if stop else ()
         end = next((n for n in lengths if any(s in model.tokenizer.decode(row[:n]) for s in stop)), None)
         if end is not None:
             tokens[i], log_prob[i] = row[:end], log_prob[i][:end]
-        finished.append(end is not None or row[-1] == model.tokenizer.eos_token_id)
+        finished.append(end is not None or row[-1] in ends)
     return Completions(tokens, log_prob, finished)

@@ -1,19 +1,23 @@
-"""Writing completions: a group's prompt is read once, then all of its samples go on together.
+"""Writing completions: a group's prompt is read once, then all of its samples are continued together.
 
 Every sample draws from a row of uniform numbers of its own, so what it writes does not depend on who is beside it, and
-the same numbers give the same text. Samples that have finished leave the batch.
+the same numbers give the same text. Samples that have finished leave the batch. The probabilities of all rows never
+exist at once; `in_pieces` bounds the keys and values that do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from surefoot.hyperparameters import check_count
+from surefoot.models.language.head import TILE
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.room import check_room
 from surefoot.models.language.sequences import left_padded
@@ -54,7 +58,7 @@ def generate(
 ) -> Completions:
     """Completions of every prompt, `uniform.shape[1]` each, of at most `uniform.shape[2]` tokens.
 
-    `temperature=0` always takes the likeliest token. A completion ends with the end-of-sequence token, or with the
+    `temperature=0` always takes the likeliest token. A completion ends with any of the model's `ends`, or with the
     first of the `stop` texts that it contains; both stay in it.
     """
     check_room(model, prompts, uniform.shape[2])
@@ -67,7 +71,7 @@ def _written(
 ) -> Completions:
     samples, limit = uniform.shape[1:]
     base, remembered = model.base, cache_name(model.base)
-    draws = uniform.flatten(0, 1).to(model.device)
+    draws, ends = uniform.flatten(0, 1).to(model.device), torch.tensor(model.ends, device=model.device)
     tokens, seen = (x.to(model.device) for x in left_padded(prompts))
     positions = (seen.cumsum(-1) - 1).clamp(min=0)
     out = base.base_model(input_ids=tokens, attention_mask=seen.long(), position_ids=positions, use_cache=True)
@@ -80,9 +84,9 @@ def _written(
     log_prob = torch.zeros(len(rows), limit, device=model.device)
     lengths, done = torch.full((len(rows),), limit), torch.zeros_like(rows, dtype=torch.bool)
     for t in range(limit):
-        choice, chosen = draw(model.next_logits(hidden, temperature or 1.0), draws[rows, t], temperature == 0)
+        choice, chosen = _drawn(model, hidden, draws[rows, t], temperature)
         written[rows, t], log_prob[rows, t] = choice, chosen
-        done = choice == model.tokenizer.eos_token_id
+        done = torch.isin(choice, ends)
         if stop:
             done |= _stopped(model, written[rows, : t + 1], stop)
         lengths[rows[done].cpu()] = t + 1
@@ -109,6 +113,52 @@ def _written(
         [row[:n] for row, n in zip(log_prob.tolist(), lengths.tolist())],
         finished.tolist(),
     )
+
+
+def in_pieces(engine: Engine, rows: int) -> Engine:
+    """An engine that writes at most so many completions at a time, of whole prompts where they fit.
+
+    Raises:
+        UsageError: `rows` is no whole number of at least 1.
+    """
+    check_count("generation_batch", rows)
+    return partial(_in_pieces, engine, rows)
+
+
+def _in_pieces(
+    engine: Engine,
+    rows: int,
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    uniform: Float[Tensor, "prompts samples tokens"],
+    *,
+    temperature: float,
+    stop: Sequence[str] = (),
+) -> Completions:
+    check_room(model, prompts, uniform.shape[2])  # of all of them, before any is written
+    samples = uniform.shape[1]
+    size = max(1, rows // samples)
+    found = [
+        engine(model, prompts[i : i + size], uniform[i : i + size, k : k + rows], temperature=temperature, stop=stop)
+        for i in range(0, len(prompts), size)
+        for k in range(0, samples, rows)
+    ]
+    return Completions(
+        [row for part in found for row in part.tokens],
+        [row for part in found for row in part.log_prob],
+        [one for part in found for one in part.finished],
+    )
+
+
+def _drawn(model: LanguageModel, hidden: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """A token of every row and its log-probability, for as many rows at a time as have `TILE` logits."""
+    size = max(1, TILE // len(model.head()[0]))
+    parts = [
+        draw(model.next_logits(some, temperature or 1.0), numbers, temperature == 0)
+        for some, numbers in zip(hidden.split(size), uniform.split(size), strict=True)
+    ]
+    choice, chosen = zip(*parts, strict=True)
+    return torch.cat(choice), torch.cat(chosen)
 
 
 def draw(logits: Tensor, uniform: Tensor, greedy: bool = False) -> tuple[Tensor, Tensor]:

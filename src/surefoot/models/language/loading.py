@@ -1,65 +1,169 @@
-"""Language models from folders and hub ids, as they are or with an adapter."""
+"""Language models from folders and hub ids, as they are or with an adapter.
+
+Whatever opens the same model does so with the same options: its weights, its tokenizer, the base of its adapter, now
+and when it is loaded again. No code that comes with a model is run, and nothing is asked for on the terminal.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from surefoot.errors import UsageError
-from surefoot.models.language.model import BASE, LanguageModel, chosen_device
+from surefoot.errors import UsageError, message_of
+from surefoot.models.language.model import BASE, LOOK, OPENED, LanguageModel, chosen_device, refuse_virtual_tokens
+from surefoot.models.language.text import TextSettings
 
 EXTRA = 'pip install "surefoot[language]"'
 LORA_TARGETS = "all-linear"
+WHERE = ("revision", "subfolder", "gguf_file", "cache_dir", "local_files_only", "variant")  # which files are read
+ACCESS = ("token", "force_download", "proxies")  # how they are reached; not written down
+DTYPES = ("float32", "bfloat16", "float16")
+INSTEAD = "Give a folder that transformers wrote, a hub id that is reachable, or 'nano'."
 
 
 def load_model(
     name: str | Path,
     *,
     lora: int | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
     seed: int = 0,
     device: str = "auto",
+    settings: TextSettings | None = None,
     **options: Any,
 ) -> LanguageModel:
     """A causal language model from a folder, a hub id, or a folder that holds a PEFT adapter.
 
     Args:
         lora: rank of a new adapter on all linear layers; None learns all weights (or the adapter that was loaded).
-        dtype: of the weights.
+        dtype: of the weights: float32, bfloat16 or float16; if not given, that in which Surefoot saved them, and
+            float32 for others.
         seed: of a new adapter.
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
-        options: go to `from_pretrained`, such as `gguf_file` or `attn_implementation`.
+        settings: how text is read and written.
+        options: go to `from_pretrained`, such as `revision`, `subfolder`, `gguf_file` or `attn_implementation`; those
+            that say where the files are go to the tokenizer too, and of an adapter to its base.
 
     Raises:
-        UsageError: nothing that can be loaded or no such device is there, or the adapter belongs to another base.
+        UsageError: nothing that can be loaded or no such device is there, the adapter belongs to another base, an
+            option is not allowed, or the files are damaged or need code of their own.
     """
-    device, transformers = chosen_device(device), need("transformers")
-    folder = Path(name)
-    try:
+    device = chosen_device(device)
+    check_options(options)
+    need("transformers")
+    place, options = _place(name, options)
+    folder = Path(place)
+    recorded = _recorded(folder)
+    saved = recorded.pop("dtype", "float32")
+    precision = dtype or saved
+    if precision not in DTYPES:
+        raise UsageError(f"dtype={precision!r} is not allowed; it must be one of {', '.join(DTYPES)}.")
+    with _told(str(name)):
         if (folder / "adapter_config.json").exists():
-            network = _adapted(folder, dtype, options)
+            base, found = _base(folder, recorded)
+            base, options = _place(base, {**found, **options})
+            network = _adapted(folder, base, precision, options)
+            tokenizer = _tokenizer([(place, {}), (base, options)])
         else:
-            network = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **options)
-        keep = {key: options[key] for key in ("gguf_file",) if key in options}
-        if keep:
-            _plain(network)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **keep)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"model={str(name)!r} could not be loaded: {str(error).splitlines()[0]} Give a folder that transformers "
-            "wrote, a hub id that is reachable, or 'nano'."
-        ) from error
+            options = {**recorded, **options}
+            network = _network(place, precision, options)
+            root = {key: value for key, value in options.items() if key != "subfolder"}
+            tokenizer = _tokenizer([(place, options), (str(name), root)])
     if lora is not None:
-        network = with_lora(network, lora, seed)
-    return LanguageModel(network, tokenizer).to(device)
+        network = with_lora(network, lora, seed, options.get("revision"))
+    kept = {key: value for key, value in options.items() if key in (*WHERE, *LOOK)}
+    return LanguageModel(network, tokenizer, settings=settings or TextSettings(), opened=kept).to(device)
 
 
-def _plain(network: Any) -> None:
+def check_options(options: Any) -> None:
+    """Raise `UsageError` for options of `from_pretrained` that are not allowed."""
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise UsageError(f"model_options={options!r} is not allowed; give a dictionary of options of from_pretrained.")
+    if options.get("trust_remote_code"):
+        raise UsageError(
+            "trust_remote_code=True is not allowed: no code that comes with a model is run here. Load the model with "
+            "transformers yourself, and give a LanguageModel made of it."
+        )
+    if taken := sorted({"torch_dtype", "output_loading_info", "config", "state_dict"} & {*options}):
+        raise UsageError(f"the option {taken[0]!r} of a model is not allowed; it is set here (dtype is an argument).")
+
+
+def _place(name: str | Path, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A folder as its whole path, which means the same from everywhere, or a hub id; and the options that are left."""
+    options = {key: value for key, value in options.items() if key != "trust_remote_code"}
+    if "cache_dir" in options:
+        options["cache_dir"] = str(Path(options["cache_dir"]).expanduser().absolute())
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        inner = folder.absolute() / options.pop("subfolder", "")
+        if not inner.is_dir():
+            raise UsageError(f"model={str(name)!r} could not be loaded: {inner} is no folder. {INSTEAD}")
+        return str(inner), options
+    if isinstance(name, Path) or folder.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1:
+        raise UsageError(f"model={str(name)!r} could not be loaded: {folder.absolute()} is no folder. {INSTEAD}")
+    return str(name), options
+
+
+def whole_path(name: str | Path) -> str:
+    """What is there as its whole path, which means the same from every folder; another name as it is."""
+    place = Path(name).expanduser()
+    return str(place.absolute()) if place.exists() else str(name)
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """The options that a saved model is to be opened with; only those known here, which run nothing."""
+    try:
+        found = dict(json.loads((folder / OPENED).read_text()))
+        return {key: found[key] for key in ("dtype", *WHERE, *LOOK) if key in found and _plain_value(found[key])}
+    except OSError:
+        return {}  # not saved by Surefoot
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"{folder / OPENED} is damaged ({message_of(error)}); put it back, or remove it.") from error
+
+
+def _plain_value(value: Any) -> bool:
+    return isinstance(value, (str, bool))
+
+
+def _network(place: str, dtype: str, options: Mapping[str, Any]) -> Any:
+    """A network with all of its weights, of a class of transformers."""
+    transformers = need("transformers")
+    given = {"dtype": getattr(torch, dtype), "trust_remote_code": False, **options}
+    with _quiet(Path(place).is_dir()):
+        if "gguf_file" in options:
+            network = transformers.AutoModelForCausalLM.from_pretrained(place, **given)
+            _unmark(network)
+            return network
+        _refuse_kernels(place, options)
+        network, found = transformers.AutoModelForCausalLM.from_pretrained(place, **given, output_loading_info=True)
+    if missing := sorted(found["missing_keys"]):
+        raise UsageError(
+            f"{place} is not whole: {len(missing)} of its weights are missing ({', '.join(missing[:3])}), and would be "
+            "random numbers. Put the files back as they were, or give another model."
+        )
+    return network
+
+
+def _refuse_kernels(place: str, options: Mapping[str, Any]) -> None:
+    """Raise `UsageError` where a model's own configuration names an attention that is code from a hub."""
+    where = {key: options[key] for key in (*WHERE, *ACCESS) if key in options and key != "variant"}
+    config = need("transformers").AutoConfig.from_pretrained(place, trust_remote_code=False, **where)
+    named = getattr(config, "_attn_implementation", None)
+    if "attn_implementation" not in options and "/" in str(named):
+        raise UsageError(
+            f"the configuration of {place} names {named!r} as its attention, which is code from a hub; give "
+            "attn_implementation yourself, such as 'sdpa'."
+        )
+
+
+def _unmark(network: Any) -> None:
     """Let a network that was read from a GGUF file be saved: its weights are quantized no more, but transformers takes
     it for a network that is, and refuses."""
     network.hf_quantizer = None
@@ -67,36 +171,108 @@ def _plain(network: Any) -> None:
         del network.config.quantization_config
 
 
-def _adapted(folder: Path, dtype: str, options: dict[str, Any]) -> Any:
-    peft = need("peft")
-    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] or folder / BASE
-    if base == folder / BASE and not base.exists():
+def _tokenizer(places: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
+    """The tokenizer that lies in the first of these places that has one."""
+    made, failed = need("transformers").AutoTokenizer, list[Exception]()
+    for i, (place, options) in enumerate(places):
+        given = {key: options[key] for key in (*WHERE, *ACCESS) if key in options and key != "variant"}
+        if (place, options) in places[:i]:
+            continue
+        try:
+            return made.from_pretrained(place, trust_remote_code=False, **given)
+        except Exception as error:  # the next place may have one
+            failed.append(error)
+    raise failed[0]
+
+
+def _base(folder: Path, recorded: Mapping[str, Any]) -> tuple[str | Path, dict[str, Any]]:
+    """What the adapter in a folder stands on, and the options to open it with."""
+    file = folder / "adapter_config.json"
+    try:
+        config = need("peft").PeftConfig.from_pretrained(str(folder))
+        base, revision = config.base_model_name_or_path, getattr(config, "revision", None)
+        if not isinstance(base, (str, type(None))) or not isinstance(revision, (str, type(None))):
+            raise ValueError(f"base_model_name_or_path={base!r}, revision={revision!r}")
+    except Exception as error:
+        raise UsageError(f"{file} is damaged or of a kind that PEFT does not know ({message_of(error)}).") from error
+    refuse_virtual_tokens([config])
+    if not base and not (folder / BASE).is_dir():
         raise UsageError(
             f"the adapter in {folder} names no base; put its folder or hub id into base_model_name_or_path."
         )
-    network = need("transformers").AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype), **options)
+    return base or folder / BASE, {**({"revision": revision} if revision else {}), **recorded}
+
+
+def _adapted(folder: Path, base: str, dtype: str, options: Mapping[str, Any]) -> Any:
+    """A network of PEFT: the base with the adapter of a folder, which is trained further."""
     try:
-        return peft.PeftModel.from_pretrained(network, folder, is_trainable=True)
-    except (RuntimeError, ValueError) as error:
+        network = _network(base, dtype, options)
+    except OSError as error:
         raise UsageError(
-            f"the adapter in {folder} does not fit its base {base!r} ({str(error).splitlines()[0]}); it was made for "
-            "another model. Put the right base at that path, or name it in adapter_config.json."
+            f"the base {base!r} of the adapter in {folder} could not be opened: {message_of(error)} It is neither a "
+            f"folder in {Path.cwd()} nor a hub id that is reachable. A relative path counts from the folder in which "
+            "the adapter was made; write the whole path into base_model_name_or_path in its adapter_config.json."
+        ) from error
+    try:
+        with _quiet(True):
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return need("peft").PeftModel.from_pretrained(network, str(folder), is_trainable=True)
+    except (RuntimeError, ValueError, UserWarning) as error:
+        raise UsageError(
+            f"the adapter in {folder} does not fit its base {base!r} ({message_of(error)}); it was made for another "
+            "model, or is not whole. Put the right base at that path, or name it in adapter_config.json."
         ) from error
 
 
-def with_lora(network: Any, rank: int, seed: int = 0) -> Any:
-    """The network with a fresh adapter of this rank on all linear layers, the only part that is learned."""
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Whatever foreign files and libraries run into is told in one paragraph."""
+    try:
+        yield
+    except (UsageError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "UnpicklingError":
+            raise UsageError(
+                f"model={name!r} could not be loaded: its weights are pickled Python objects that would run code, or "
+                f"are damaged. Give a model whose weights are .safetensors files. ({message_of(error)})"
+            ) from error
+        said = message_of(error)
+        if "trust_remote_code" in said:
+            said = "it needs code of its own, and no code that comes with a model is run here."
+        raise UsageError(f"model={name!r} could not be loaded: {said} {INSTEAD}") from error
+
+
+@contextmanager
+def _quiet(local: bool) -> Iterator[None]:
+    """Without the remarks of PEFT on transformers, and without bars where nothing is downloaded."""
+    logging = need("transformers").utils.logging
+    shown = local and logging.is_progress_bar_enabled()
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated")
+            yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def with_lora(network: Any, rank: int, seed: int = 0, revision: str | None = None) -> Any:
+    """The network with a fresh adapter of this rank on all linear layers, the only part that is learned; `revision` is
+    that of the network, for others who load the adapter."""
     peft = need("peft")
     if rank < 1:
         raise UsageError(f"lora={rank} is not allowed; it is the rank of the adapter, a whole number of at least 1.")
     if hasattr(network, "disable_adapter"):
         raise UsageError(
-            f"lora={rank} is not allowed: the model has an adapter already, which goes on; leave lora out."
+            f"lora={rank} is not allowed: the model has an adapter already, which is trained further; leave lora out."
         )
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _quiet(True):
         torch.manual_seed(seed)
-        return peft.get_peft_model(network, config)
+        return peft.get_peft_model(network, config, revision=revision)
 
 
 def need(module: str) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,13 +15,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from surefoot.errors import UsageError
+from surefoot.models.language import text
 from surefoot.models.language.critic import Critic
 from surefoot.models.language.head import logits_of, token_log_probs
 from surefoot.models.language.sequences import Sequences
-from surefoot.models.language.states import split_weight, written_states
+from surefoot.models.language.states import evaluating, split_weight, written_states
+from surefoot.models.language.text import TextSettings
 
 BASE = "base"  # where in the folder of an adapter its base lies that is nowhere else
-LOGITS_AGREE = 0.1  # nats: far above the rounding of bfloat16, far below a scale that was overlooked
+FLOAT16_SCALE = 1024.0  # brings 1e-5 times a probability of 1e-4 above 6e-8, and leaves 64 below 65504
+OPENED = "opened.json"  # with which options the weights that a saved model rests on are to be opened
+LOOK = ("attn_implementation",)  # those of them that hold for saved weights too, wherever they came from
 
 
 class TokenStatistics(NamedTuple):
@@ -44,9 +49,12 @@ class TokenStatistics(NamedTuple):
 class LanguageModel:
     """A model, its tokenizer, what it is compared with, and who judges it.
 
-    `network` is a `PreTrainedModel` or a PEFT model around one. `reference` is a frozen copy; a PEFT model with a fresh
-    adapter needs none: it is its own reference with the adapter off. `critic` is there where a method needs one; it
-    learns with the network and is in checkpoints, but not among the files that `save` writes.
+    `network` is a `PreTrainedModel` or a PEFT model around one; it is put into evaluation mode, in which it learns too,
+    because with dropout or random routing no likelihood would be that of the policy that acted. `reference` is a frozen
+    copy; a PEFT model with a fresh adapter needs none: it is its own reference with the adapter off. `critic` is there
+    where a method needs one; it learns with the network and is in checkpoints, but not among the files that `save`
+    writes. `settings` say how text is read and written, and `opened` are the options with which the weights were found:
+    `save` writes them down, so that the same weights are found again.
     """
 
     sharded: ClassVar[bool] = False  # whether its weights lie in parts, one in each process
@@ -55,9 +63,14 @@ class LanguageModel:
     tokenizer: Any
     reference: Any = None
     critic: Critic | None = None
+    settings: TextSettings = field(default_factory=TextSettings)
+    opened: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         tokenizer = self.tokenizer
+        self.network.eval()
+        if self.adapted:
+            refuse_virtual_tokens(self.network.peft_config.values())
         if tokenizer.eos_token_id is None:
             raise UsageError(
                 f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token, so the model could never "
@@ -71,12 +84,12 @@ class LanguageModel:
                 f"the tokenizer's token {largest} is outside the model's vocabulary of {size}; tokenizer and model do "
                 "not belong together."
             )
-        ends = self._ends()
-        if ends and tokenizer.eos_token_id not in ends:
+        declared = {end for ends in self._declared() for end in ends}
+        if declared and tokenizer.eos_token_id not in declared:
+            named = ", ".join(map(str, sorted(declared)))
             raise UsageError(
-                f"the tokenizer ends with token {tokenizer.eos_token_id}, the model's configuration with "
-                f"{', '.join(map(str, sorted(ends)))}; make them agree: set tokenizer.eos_token, or eos_token_id in "
-                "the model's config.json."
+                f"the tokenizer ends with token {tokenizer.eos_token_id}, the model's configuration with {named}; make "
+                "them agree: set tokenizer.eos_token, or eos_token_id in the model's config.json."
             )
 
     # --- the parts of the network ------------------------------------------------------------------------------------
@@ -91,11 +104,24 @@ class LanguageModel:
         """The transformers model, inside its adapter if it has one."""
         return self.network.get_base_model() if self.adapted else self.network
 
-    def _ends(self) -> set[int]:
-        """The tokens that end a text by the configuration of the model."""
-        configs = (self.base.config, getattr(self.base, "generation_config", None))
-        found = [getattr(config, "eos_token_id", None) for config in configs]
-        return {one for ids in found if ids is not None for one in (ids if isinstance(ids, list) else [ids])}
+    @property
+    def config(self) -> Any:
+        """The configuration of the text part of the model, which may be all of it."""
+        return self.base.config.get_text_config()
+
+    @property
+    def ends(self) -> list[int]:
+        """Every token that ends a completion: the tokenizer's end of sequence, and the ends that the model declares for
+        generation, such as the end of a turn."""
+        generation, config = self._declared()
+        return sorted({self.tokenizer.eos_token_id, *(generation or config)})
+
+    def _declared(self) -> tuple[list[int], list[int]]:
+        """The ends of a text by the model's generation configuration, and by its configuration."""
+        both = (getattr(self.base, "generation_config", None), self.config)
+        found = [getattr(config, "eos_token_id", None) for config in both]
+        generation, config = (_listed(ids) for ids in found)
+        return generation, config
 
     @property
     def device(self) -> torch.device:
@@ -120,51 +146,32 @@ class LanguageModel:
                 f"the adapter changes the output layer of {type(base).__name__}, whose weight is read apart here; "
                 "leave the output layer out of its target_modules (all-linear does)."
             )
-        return layer.weight, getattr(layer, "bias", None), getattr(base.config, "final_logit_softcapping", None)
+        softcap = getattr(base.config.get_text_config(), "final_logit_softcapping", None)
+        return layer.weight, getattr(layer, "bias", None), softcap
+
+    @property
+    def gradient_scale(self) -> float:
+        """What a loss is multiplied by before its gradient is taken in the weights, and the gradient divided by
+        afterwards: 1024 for weights in float16, where the gradient of a token's share of a large batch would be 0."""
+        return FLOAT16_SCALE if self.head()[0].dtype == torch.float16 else 1.0
 
     @property
     def scale(self) -> float:
         """What the outputs of the last layer are multiplied by, in the models that do so."""
-        config = self.base.config
-        up, down = (getattr(config, name, None) for name in ("logit_scale", "logits_scaling"))
+        up, down = (getattr(self.config, name, None) for name in ("logit_scale", "logits_scaling"))
         return (1.0 if up is None else up) / (1.0 if down is None else down)
 
-    @torch.no_grad()
     def check(self) -> LanguageModel:
-        """The model, if what it says of tokens here is what it says by itself.
+        """The model, if it can be read and written with as is done here, and what it says of tokens is then what it
+        says by itself.
 
         Raises:
-            UsageError: it changes its logits in a way that is not known here, or cannot share what it has read.
+            UsageError: its architecture does not fit, or it changes its logits in a way that is not known here.
         """
-        from transformers import DynamicCache
+        from surefoot.models.language.fit import check_fit  # which writes with it, and so knows this module
 
-        layers = getattr(DynamicCache(config=self.base.config), "layers", [])
-        if not all(hasattr(layer, "batch_select_indices") for layer in layers):
-            raise UsageError(
-                f"{type(self.base).__name__} keeps a running state where others keep keys and values, and the samples "
-                "of a prompt cannot share it yet; give a model with attention in all layers."
-            )
-        tokens = torch.arange(8, device=self.device)[None] % len(self.head()[0])
-        with self.evaluating():
-            wanted = self.base(input_ids=tokens, use_cache=False).logits.float().log_softmax(-1)
-            hidden = self.base.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-            off = float((self.next_logits(hidden, 1.0).log_softmax(-1) - wanted).abs().max())
-        if not off < LOGITS_AGREE:
-            raise UsageError(
-                f"{type(self.base).__name__} changes its logits in a way that is not known here: log-probabilities are "
-                f"{off:.2g} away from its own. Give another model."
-            )
+        check_fit(self)
         return self
-
-    def disable_dropout(self) -> None:
-        """Let the model learn as it writes: with dropout no likelihood would be that of the policy that acted, and
-        nothing could be repeated."""
-        for module in self.network.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-            for name, value in vars(module).items():
-                if name.endswith("dropout") and isinstance(value, float):
-                    setattr(module, name, 0.0)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is learned, by name."""
@@ -201,23 +208,20 @@ class LanguageModel:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The network without dropout, as it writes; afterwards it is as it was before."""
-        training = self.network.training
-        self.network.eval()
-        try:
+        """The network in evaluation mode, without dropout or random routing; afterwards it is as it was before."""
+        with evaluating(self.network):
             yield
-        finally:
-            self.network.train(training)
 
     # --- likelihood --------------------------------------------------------------------------------------------------
 
     def statistics(self, sequences: Sequences, *, temperature: float = 1.0, reference: bool = False) -> TokenStatistics:
         """Log-probabilities and entropies of the valid tokens, and values where the model has a critic; with
-        `reference=True` those of the reference, which has none."""
-        if reference:
-            with torch.no_grad(), self.as_reference() as network:
-                return self._statistics(network, None, sequences, temperature)
-        return self._statistics(self.base, self.critic, sequences, temperature)
+        `reference=True` those of the reference, which has none. The same in whatever mode the network is."""
+        with self.evaluating():
+            if reference:
+                with torch.no_grad(), self.as_reference() as network:
+                    return self._statistics(network, None, sequences, temperature)
+            return self._statistics(self.base, self.critic, sequences, temperature)
 
     def _statistics(
         self, network: Any, critic: Critic | None, sequences: Sequences, temperature: float
@@ -244,45 +248,57 @@ class LanguageModel:
     # --- text --------------------------------------------------------------------------------------------------------
 
     def encode(self, prompts: Sequence[Any]) -> list[list[int]]:
-        """Prompts as tokens: texts as they are, lists of messages through the tokenizer's chat template."""
-        rows = []
-        for i, prompt in enumerate(prompts):
-            if isinstance(prompt, str):
-                rows.append(self.tokenizer(prompt).input_ids)
-            elif self.tokenizer.chat_template is None:
-                raise UsageError(
-                    f"prompt {i} is a list of messages, but the tokenizer has no chat template; give text."
-                )
-            else:
-                rows.append(
-                    self.tokenizer.apply_chat_template(
-                        list(prompt), add_generation_prompt=True, tokenize=True, return_dict=False
-                    )
-                )
-        return rows
+        """Prompts as tokens: texts, or lists of messages through the tokenizer's chat template; see `text.encode`.
 
-    def encode_completions(self, texts: Sequence[str]) -> list[list[int]]:
-        """Texts to be written, each with its end of sequence."""
-        end = self.tokenizer.eos_token_id
-        return [[*self.tokenizer(text, add_special_tokens=False).input_ids, end] for text in texts]
+        Raises:
+            UsageError: a prompt is neither, has no token, or does not suit the chat template.
+        """
+        return text.encode(self.tokenizer, prompts, self.settings)
+
+    def encode_completions(self, texts: Sequence[str], prompts: Sequence[Any] | None = None) -> list[list[int]]:
+        """Texts to be written, each with one end: that of the assistant's turn where the prompt is a list of messages,
+        the tokenizer's end of sequence where it is text, or not given."""
+        turns = [False for _ in texts] if prompts is None else [not isinstance(prompt, str) for prompt in prompts]
+        return text.encode_completions(self.tokenizer, texts, self.ends, turns, self.settings)
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
-        """What was written, without special tokens."""
-        if not len(tokens):
-            return []  # which some versions of transformers take for one text without tokens
-        return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        """What was written, without the tokens that begin, end or pad a text; see `TextSettings`."""
+        return text.decode(self.tokenizer, tokens, self.ends, self.settings)
 
     # --- files -------------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> Path:
-        """Write what transformers (or PEFT, of an adapter) loads; beside an adapter its base, where that was made in
-        Python and lies nowhere."""
+        """Write what transformers (or PEFT, of an adapter) loads, and `opened.json`; beside an adapter its base, where
+        that was made in Python and lies nowhere."""
         folder = Path(folder)
         if self.adapted and not self.base.name_or_path:
             deepcopy(self.network).unload().save_pretrained(folder / BASE)
         self.network.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        found = {name: value for name, value in self.opened.items() if self.adapted or name in LOOK}
+        dtype = str(self.head()[0].dtype).removeprefix("torch.")
+        (folder / OPENED).write_text(json.dumps({"dtype": dtype, **found}, indent=2))
         return folder
+
+
+def refuse_virtual_tokens(configs: Iterable[Any]) -> None:
+    """Raise `UsageError` for adapters that put learned vectors before the text instead of changing layers."""
+    for config in configs:
+        if getattr(config, "is_prompt_learning", False):
+            raise UsageError(
+                f"an adapter of the kind {_kind(config)} puts learned vectors before the text, which is not supported; "
+                "give an adapter that changes layers, such as LoRA."
+            )
+
+
+def _kind(config: Any) -> str:
+    """What PEFT calls a kind of adapter."""
+    return str(getattr(config.peft_type, "value", config.peft_type))
+
+
+def _listed(ids: Any) -> list[int]:
+    """Token numbers as transformers writes them: none, one or several."""
+    return [] if ids is None else list(ids) if isinstance(ids, (list, tuple)) else [ids]
 
 
 def _idle(network: Any) -> bool:

@@ -35,13 +35,13 @@ Example = tuple[str, str]
 class Nano:
     """Its size, and how long it is taught by imitation before anything else learns from it."""
 
-    width: int = hyperparameter(192, low=8, help="Units of the hidden states.")
-    layers: int = hyperparameter(3, low=1, help="Blocks.")
-    heads: int = hyperparameter(6, low=1, help="Heads of attention; must divide the width.")
-    context: int = hyperparameter(512, low=8, help="Tokens it reads.")
-    warmup: int = hyperparameter(400, low=0, help="Steps of imitation.")
-    batch: int = hyperparameter(64, low=1, help="Examples of each step.")
-    learning_rate: float = hyperparameter(3e-3, above=0, help="Largest step size of the imitation.")
+    width: int = hyperparameter(192, low=8, help="Width of the hidden states.")
+    layers: int = hyperparameter(3, low=1, help="Number of transformer blocks.")
+    heads: int = hyperparameter(6, low=1, help="Number of attention heads; must divide the width.")
+    context: int = hyperparameter(512, low=8, help="Context length in tokens.")
+    warmup: int = hyperparameter(400, low=0, help="Supervised steps.")
+    batch: int = hyperparameter(64, low=1, help="Examples per step.")
+    learning_rate: float = hyperparameter(3e-3, above=0, help="Peak step size of the supervised steps.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -100,7 +100,6 @@ def imitate(
     weights = list(model.parameters().values())
     optimizer = torch.optim.AdamW(weights, lr=size.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     losses = []
-    model.network.train()
     for step in range(size.warmup):
         risen = min(1.0, (step + 1) / max(1, size.warmup // 10))
         for group in optimizer.param_groups:

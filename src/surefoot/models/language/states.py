@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -15,7 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
+from surefoot.errors import UsageError
 from surefoot.models.language.sequences import left_padded
 
 SHARED = 2  # rows that must share a prompt on average before it is read apart
@@ -56,7 +59,7 @@ def written_states(
 def _prefixes(network: Any, tokens: Tensor, valid: Tensor) -> tuple[list[list[int]], Tensor, Tensor, Tensor] | None:
     """The different beginnings, which of them each row has, the rows with something to predict, and where each goes on
     (its last token before the first valid one); None where reading them apart saves nothing."""
-    if _checkpointing(network) or _sharded(network):
+    if any(map(_checkpointed, network.modules())) or _sharded(network):
         return None  # the one keeps no keys and values; the other is read by all processes equally often
     rows = valid.any(1).nonzero().squeeze(-1)
     first = valid[rows].int().argmax(1) - 1
@@ -71,19 +74,57 @@ def _prefixes(network: Any, tokens: Tensor, valid: Tensor) -> tuple[list[list[in
 
 
 def checkpoint_activations(network: Any) -> None:
-    """Let activations be computed again in the backward pass instead of being kept."""
-    name = _checkpointing_name(network)
-    getattr(network, f"{name}_enable")(**{f"{name}_kwargs": {"use_reentrant": False}})
+    """Let the activations of every block be computed again in the backward pass instead of being held in memory.
+
+    What transformers does for this works in training mode only, in which blocks drop out, skip or route at random.
+
+    Raises:
+        UsageError: the network has no blocks that are made for it.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    blocks = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not blocks:
+        raise UsageError(f"gradient_checkpointing=True is not allowed: {type(network).__name__} does not support it.")
+    for block in blocks:
+        if not _checkpointed(block):
+            block.forward = partial(_recomputed, block, block.forward)
 
 
-def _checkpointing(network: Any) -> bool:
-    """Whether activations are computed again in the backward pass."""
-    return network.training and getattr(network, f"is_{_checkpointing_name(network)}", False)
+def _recomputed(block: nn.Module, forward: Any, *given: Any, **named: Any) -> Any:
+    """A forward pass whose activations are computed again in the backward pass, if there will be one."""
+    if not torch.is_grad_enabled():
+        return forward(*given, **named)
+
+    def read(*given: Any, **named: Any) -> Any:
+        with evaluating(block):  # in the backward pass too, whatever the mode of the network then is
+            return forward(*given, **named)
+
+    return checkpoint(read, *given, use_reentrant=False, preserve_rng_state=False, **named)
 
 
-def _checkpointing_name(network: Any) -> str:
-    """What transformers calls it."""
-    return "activation_checkpointing" if hasattr(network, "is_activation_checkpointing") else "gradient_checkpointing"
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """A network in evaluation mode, without dropout or random routing; afterwards it is as it was before."""
+    training = [module for module in network.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def checkpoints_activations(network: Any) -> bool:
+    """Whether activations are computed again in the backward pass, or whoever made the network asked for it."""
+    return any(
+        _checkpointed(module) or getattr(module, "gradient_checkpointing", False) for module in network.modules()
+    )
+
+
+def _checkpointed(module: nn.Module) -> bool:
+    return getattr(vars(module).get("forward"), "func", None) is _recomputed
 
 
 def _sharded(network: Any) -> bool:
@@ -105,7 +146,8 @@ def split_weight(network: Any, weight: Tensor) -> Iterator[Tensor]:
     """
     embedding = network.get_input_embeddings()
     tied = isinstance(embedding, nn.Embedding) and embedding.weight is weight and weight.requires_grad
-    if not tied or _sharded(network):
+    addable = weight.dtype != torch.float16 or weight.device.type != "cpu"  # where torch adds up sparse gradients
+    if not tied or not addable or _sharded(network):
         yield weight
         return
     own, sparse = embedding._parameters.pop("weight"), embedding.sparse

@@ -72,10 +72,9 @@ class VLLM:
         self.llm = self.llm or self._start(model)
         self.llm.llm_engine.model_executor.driver_worker.model_runner.model.load_weights(weights(model))
         self.llm.reset_prefix_cache()  # which holds what the weights of before made of a prompt
-        end = model.tokenizer.eos_token_id
         sampling = {"temperature": temperature, "max_tokens": limit, "logprobs": 0, "stop": list(stop)}
         sampling["skip_special_tokens"] = False  # a stop text may be one
-        sampling |= {"ignore_eos": True, "stop_token_ids": [end]}  # the tokenizer's end alone, as everywhere here
+        sampling |= {"ignore_eos": True, "stop_token_ids": model.ends}  # the same ends as everywhere here
         seeds = (uniform[..., 0].flatten().double() * 2**31).long().tolist()
         rows = self.llm.generate(
             [{"prompt_token_ids": list(prompt)} for prompt in prompts for _ in range(samples)],

@@ -55,6 +55,7 @@ class AgnosticRL(Tabular):
     alpha: float = hyperparameter(0.1, above=0, high=1, help="α, how far CPI moves.")
 
     needs: ClassVar[tuple[str, ...]] = ("horizon",)
+    default_env: ClassVar[str | None] = "hidden-switch"
 
     def policies(self, mdp: TabularMDP) -> Tensor:
         """Π as actions `[N, H, S]`."""

@@ -44,7 +44,7 @@ class Plan(NamedTuple):
 class BestOfBothWorlds(Tabular):
     """Best-of-both-worlds policy optimisation; an iteration is one episode."""
 
-    regularizer: str = hyperparameter("tsallis", choices=tuple(REGULARIZERS), help="What the leader is held by.")
+    regularizer: str = hyperparameter("tsallis", choices=tuple(REGULARIZERS), help="Regularizer of the leader.")
     offset: float = hyperparameter(1.0, above=0, help="1/η at the start, in units of H√A.")
     growth: float = hyperparameter(0.5, above=0, help="How fast 1/η grows, in units of H.")
     bonus: float = hyperparameter(0.2, low=0, help="The share of a state's regret that its bonus pays.")
@@ -54,6 +54,7 @@ class BestOfBothWorlds(Tabular):
 
     default_steps: ClassVar[int] = 10_000
     needs: ClassVar[tuple[str, ...]] = ("horizon",)
+    default_env: ClassVar[str | None] = "layers"
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         world, rule = episodic(mdp), self.rule(mdp)

@@ -55,10 +55,11 @@ class ECRM(Tabular):
     """Risk-averse policy gradient with expected conditional risk measures."""
 
     needs: ClassVar[tuple[str, ...]] = ("no horizon", "discount", "rewards of pairs")
+    default_env: ClassVar[str | None] = "cliff-walk"
     default_steps: ClassVar[int] = 500
 
     update: str = hyperparameter(
-        "natural", choices=("natural", "projected", "softmax", "reinforce"), help="How the policy moves."
+        "natural", choices=("natural", "projected", "softmax", "reinforce"), help="Form of the policy update."
     )
     lam: float = hyperparameter(0.5, low=0, high=1, help="λ, the share of the CVaR; 0 is the expected cost.")
     alpha: float = hyperparameter(0.95, low=0, below=1, help="α: the tail is the highest share 1 − α of a cost.")
@@ -67,7 +68,7 @@ class ECRM(Tabular):
     tau: float = hyperparameter(1e-3, above=0, help="τ, the weight of the entropy; natural only.")
     kappa: float = hyperparameter(0.0, low=0, help="κ, the weight of the log-barrier; softmax only.")
     episodes: int = hyperparameter(10, low=1, help="Episodes of one step; reinforce only.")
-    length: int = hyperparameter(100, low=1, help="Steps after which an episode is cut; reinforce only.")
+    length: int = hyperparameter(100, low=1, help="Maximum episode length; reinforce only.")
     critic_rate: float = hyperparameter(0.1, above=0, high=1, help="Step size of the critic; reinforce only.")
     trace: float = hyperparameter(1.0, low=0, high=1, help="λ of GAE; reinforce only.")
 

@@ -26,7 +26,6 @@ from surefoot.ambiguity import MeanCVaR, worst_case_value
 from surefoot.envs.tabular import Successors, TabularMDP
 from surefoot.envs.tabular.mdp import distributions
 from surefoot.envs.tabular.policies import greedy, uniform_policy
-from surefoot.envs.tabular.simulate import absorbing
 from surefoot.errors import UsageError
 from surefoot.loops.tabular.gradient import evaluate
 
@@ -55,7 +54,7 @@ def augmented(mdp: TabularMDP, lam: float, alpha: float, points: int | None = No
     """The MDP whose return is −J: states m·S + s, actions a·E + e, for E thresholds η.
 
     m = 0 is the first step, which has no η yet; m = 1 + j is any later one under η_j, chosen at the step before. Where
-    an episode is over (`absorbing`), only η = 0 is legal: any other costs something for nothing.
+    an episode is over (`mdp.ended`), only η = 0 is legal: any other costs something for nothing.
     """
     eta, cost = thresholds(mdp, points), -mdp.expected_reward()
     E, S, A = len(eta), mdp.states, mdp.actions
@@ -65,7 +64,7 @@ def augmented(mdp: TabularMDP, lam: float, alpha: float, points: int | None = No
     state = _successors(mdp)[:, :, None] + S * (1 + torch.arange(E))[:, None]  # [S, A, E, K]
     rows = mdp.rows[:, :, None].expand(state.shape)
     kernel = Successors(*(x.expand(1 + E, *x.shape).flatten(0, 1).flatten(1, 2) for x in (state, rows)))
-    useful = ~absorbing(mdp)[:, None] | (eta == eta.abs().min())  # a grid may miss 0 itself
+    useful = ~mdp.ended[:, None] | (eta == eta.abs().min())  # a grid may miss 0 itself
     legal = (mdp.allowed[..., None] & useful[:, None]).expand(1 + E, S, A, E)
     initial = torch.cat([mdp.initial, torch.zeros(E * S, dtype=torch.float64)])
     table = reward.flatten(0, 1).flatten(1), legal.flatten(0, 1).flatten(1)

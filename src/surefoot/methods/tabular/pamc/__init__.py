@@ -52,6 +52,7 @@ class PAMC(Tabular):
     """Policy-aware matrix completion with a conformal gate; an iteration is some episodes and one completion."""
 
     needs: ClassVar[tuple[str, ...]] = ("no horizon", "discount", "rewards of pairs")
+    default_env: ClassVar[str | None] = "garnet"
     default_steps: ClassVar[int] = 40
 
     reveal: float = hyperparameter(0.1, above=0, high=1, help="Probability that a visit reveals its reward.")

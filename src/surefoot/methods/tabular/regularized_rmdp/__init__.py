@@ -41,6 +41,7 @@ class RegularizedRMDP(Tabular):
     """Projected ascent on the exact gradient, the policy's probabilities being the parameters."""
 
     needs: ClassVar = ("no horizon", "discount", "foresight")
+    default_env: ClassVar[str | None] = "river-swim"
     default_steps: ClassVar[int] = 200
 
     ambiguity: str | Ambiguity = hyperparameter("kl-penalty:1", help="What the adversary may do, and for what price.")
@@ -82,6 +83,7 @@ class SampledGradient(Tabular):
     """The same ascent for D = KL/β on a gradient estimated from episodes of the nominal world alone."""
 
     needs: ClassVar = RegularizedRMDP.needs
+    default_env: ClassVar[str | None] = RegularizedRMDP.default_env
     default_steps: ClassVar[int] = 200
 
     beta: float = hyperparameter(1.0, above=0, help="Temperature of the adversary; 0 would be none.")
@@ -152,6 +154,7 @@ class RFZI(Tabular):
     """Robust fitted-Z iteration on transitions of uniformly drawn pairs, Z being a table (see `loops.fitted_z`)."""
 
     needs: ClassVar = RegularizedRMDP.needs
+    default_env: ClassVar[str | None] = RegularizedRMDP.default_env
     default_steps: ClassVar[int] = 200
 
     beta: float = hyperparameter(1.0, low=0, help="Temperature of the adversary; 0 is fitted-Q iteration.")
@@ -168,6 +171,7 @@ class RFZI(Tabular):
     def step(self, mdp: TabularMDP, state: State, seed: int, iteration: int) -> tuple[State, Metrics]:
         value = (greedy(mdp, state["q"]) * state["q"]).sum(-1)[state["next_state"]] + state["reward"] / mdp.gamma
         q = mdp.gamma * entropic_means(value, state["pair"], state["q"].numel(), self.beta).view_as(state["q"])
+        q = torch.where(mdp.ended[:, None], 0.0, q)  # also where there are no data of them
         policy, set_ = greedy(mdp, q), None if self.beta == 0 else KL(penalty=1 / self.beta)
         metrics = {
             "return_mean": mdp.initial @ evaluate(mdp, policy).value,

@@ -57,11 +57,13 @@ class RobustRVI(Tabular):
     """Robust RVI Q-learning with a simulator of the nominal world; an iteration is a batch of updates of all pairs."""
 
     needs: ClassVar[tuple[str, ...]] = ("no horizon",)
+    default_env: ClassVar[str | None] = "trap"
+    criterion: ClassVar[str | None] = "average"
     default_steps: ClassVar[int] = 200
 
     ambiguity: str | Ambiguity = hyperparameter("kl:0.05", help="The set around each nominal row.")
     offset: str = hyperparameter("mean", choices=tuple(OFFSETS), help="f: the entry that stands for the gain.")
-    rate: float = hyperparameter(1.0, above=0, high=1, help="c, the first step size.")
+    rate: float = hyperparameter(1.0, above=0, high=1, help="c, the initial step size.")
     power: float = hyperparameter(0.7, above=0.5, high=1, help="How fast steps shrink: 1/(n+1)^power.")
     psi: float = hyperparameter(0.5, above=0, below=1, help="Ψ: levels of samples fall by the factor 1 − Ψ.")
     cap: int = hyperparameter(8, low=0, high=30, help="Highest level: at most 2^(cap+1) samples of a pair.")
@@ -99,6 +101,8 @@ class RobustRVI(Tabular):
         value = self.value(mdp, table)
         ahead = value[..., None, None, :] if rows.state is None else value[..., rows.state]
         worst_ahead = worst(ahead + rows.reward if rows.by_outcome else ahead, draws, as_ambiguity(self.ambiguity))
+        if bool(mdp.ended.any()):  # no adversary moves an episode out of them
+            worst_ahead = torch.where(mdp.ended[:, None], value[..., None], worst_ahead)
         target = self.target(mdp, worst_ahead if rows.by_outcome else rows.reward + worst_ahead)
         gain = self.gain(mdp, table)
         gain = gain.reshape(gain.shape + (1,) * (table.ndim - gain.ndim))

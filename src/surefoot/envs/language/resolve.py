@@ -1,0 +1,67 @@
+"""Tasks by name: those made here, those of reasoning-gym, and files of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from surefoot.envs.language import files
+from surefoot.envs.language.task import Task
+from surefoot.errors import UsageError, nearest
+
+MADE_HERE: dict[str, str] = {
+    "arithmetic": "surefoot.envs.language.synthetic:Arithmetic",
+    "countdown": "surefoot.envs.language.synthetic:Countdown",
+    "sorting": "surefoot.envs.language.synthetic:Sorting",
+    "reasoning_gym": "surefoot.envs.language.reasoning:ReasoningGym",
+}
+
+
+def tasks() -> list[str]:
+    """The names of the tasks."""
+    return list(MADE_HERE)
+
+
+def resolve(given: Any, *, test_data: Any = None, held_out: str = "random") -> Task:
+    """The task itself, or the one that is meant: `name`, `name:field=value,…`, a file of prompts, or rows in memory (a
+    list of dictionaries, a `datasets.Dataset`).
+
+    Of rows, `test_data` (a file or rows too) is what is held out; without it that is a tenth of the rows, chosen at
+    random or the last ones (`held_out`).
+
+    Raises:
+        UsageError: there is no such task, or a value is out of range.
+    """
+    task = _resolved(given, held_out)
+    if test_data is None:
+        return task
+    if not isinstance(task, files.Rows):
+        raise UsageError(
+            f"test_data={str(test_data)!r} is not allowed with the task {task}, which makes its own held-out examples; "
+            "it goes with a file of prompts."
+        )
+    return task.tested_on(files.rows(test_data))
+
+
+def _resolved(given: Any, held_out: str) -> Task:
+    if isinstance(given, Task):
+        return given
+    if not isinstance(given, (str, Path)):
+        if isinstance(given, Sequence) or (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
+            return files.made(given, held_out)
+        raise UsageError(f"task={given!r} is not allowed; give a Task, its name, a file of prompts, or a list of rows.")
+    text = str(given)
+    if files.readable(text):
+        return files.read(Path(text), held_out)
+    if text.startswith("<"):
+        raise UsageError(f"the run began with {text[1:-1]} given in Python; give them again: env=… or task=….")
+    name, _, rest = text.partition(":")
+    if name not in MADE_HERE:
+        raise UsageError(
+            f"task {name!r} is unknown. {nearest(name, MADE_HERE)} A file of prompts ends in one of "
+            f"{', '.join(files.READERS)}."
+        )
+    module, _, made = MADE_HERE[name].partition(":")
+    return getattr(import_module(module), made).from_text(rest)

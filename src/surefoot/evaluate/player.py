@@ -1,0 +1,49 @@
+"""Who plays, where: agents, the folders of runs, the files of Stable-Baselines3, and anything that acts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from surefoot.envs.names import remember
+from surefoot.errors import UsageError
+from surefoot.loops.common.kinds import check_trust, loop
+from surefoot.loops.common.run import Run
+from surefoot.models.saved import holds_agent, load_agent
+
+
+def load(path: str | Path, seed: int | None = None) -> Any:
+    """The agent of a run's folder (of one of its seeds), or of an agent's folder."""
+    folder = Path(path)
+    return load_agent(folder) if holds_agent(folder) else Run(folder).agent(seed)
+
+
+def player_of(policy: Any, env: Any, algo: str | None = None, trust: bool = False) -> tuple[Any, Any, Path | None]:
+    """Something that acts, the environment to act in, and the run's folder if one was given."""
+    if env is not None:
+        remember(env)
+    if isinstance(policy, (str, Path)) and Path(policy).is_file():
+        from surefoot.evaluate.foreign import load_zip
+
+        return load_zip(Path(policy), env, algo, trust), loop("on-policy").single(env), None
+    if algo is not None:
+        raise UsageError(f"algo={algo!r} is for the file of a Stable-Baselines3 model; {policy!r} is no file.")
+    if not isinstance(policy, (str, Path)):
+        if env is None:
+            raise UsageError(
+                "env is missing; only a run's folder brings its own environment, other policies need env=."
+            )
+        return policy, loop(getattr(policy, "loop", "on-policy")).single(env), None
+    agent, folder = load(policy), Path(policy)
+    if env is None and "env" not in agent.facts:
+        raise UsageError(f"env is missing: the agent in {folder} does not say what it was trained in; give env=.")
+    kind, trained_in = loop(agent.loop), agent.facts["env"] if env is None else {"env": env}
+    if env is None:
+        check_trust(kind, trained_in, trust)
+    return agent, kind.single(**trained_in), None if holds_agent(folder) else folder
+
+
+def refuse_language(player: Any, argument: str, instead: str) -> None:
+    """Raise `UsageError` for a language model, which `argument` does not go with."""
+    if getattr(player, "loop", "") == "group-rollout":
+        raise UsageError(f"{argument} is not allowed for a language model: {instead}.")

@@ -1,0 +1,179 @@
+"""What a policy that was learned on a finite MDP is worth: exactly, beside the best, and in the worst world."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.envs.tabular import TabularMDP
+from surefoot.errors import UsageError
+from surefoot.evaluate import solutions
+from surefoot.loops.tabular.episodes import episodic
+from surefoot.loops.tabular.method import Tabular, as_ambiguity
+from surefoot.models.tabular_agent import TabularAgent
+from surefoot.solvers import Solution, evaluate_policy, solve
+from surefoot.solvers.solution import default_criterion, measure
+
+FILE = "solution.json"
+SMALL = 4_000_000  # entries of a kernel up to which the exact answers are worked out at the end of a run
+SECONDS = 10.0  # that each of them may take
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Exact figures of a policy: what is measured, its worth, that of the best policy, and both in the worst world."""
+
+    measured: str
+    worth: float
+    best: float | None = None
+    ambiguity: str | None = None
+    robust: float | None = None
+    robust_best: float | None = None
+    table: str = ""
+
+    def lines(self) -> list[str]:
+        """The figures in words."""
+        best = "" if self.best is None else f" · best policy {self.best:.6g}"
+        found = [f"exact {self.measured}: {self.worth:.6g}{best}"]
+        if self.robust is not None:
+            best = "" if self.robust_best is None else f" · best policy {self.robust_best:.6g}"
+            found.append(f"in the worst world of {self.ambiguity}: {self.robust:.6g}{best}")
+        return found
+
+
+def outcome(mdp: TabularMDP, agent: TabularAgent, method: Tabular | None = None, assumed: bool = False) -> Outcome:
+    """The exact figures of an agent on the MDP, and on the worst world of its method's ambiguity set, if it has one.
+
+    What takes too long is left out. assumed: whether nobody gave the discount.
+    """
+    criterion = getattr(method, "criterion", None) or default_criterion(mdp)
+    measured = measure(mdp, criterion, assumed)
+    if agent.policy.ndim == 4 or not _fits(mdp, agent.policy):
+        worth, value = controller_worth(mdp, agent.policy)
+        shown = agent.policy[0].sum(-1) if agent.policy.ndim == 4 else agent.policy
+        shown = Solution(value, shown, 0.0, 0, True, lambda: mdp.transition, criterion=criterion)
+        return Outcome(measured, worth, best(mdp, criterion), table=solutions.table(mdp, shown))
+    own = evaluate_policy(mdp, agent.policy, criterion=criterion, time_limit=SECONDS)
+    found = {"worth": solutions.worth(mdp, own), "best": best(mdp, criterion), "table": solutions.table(mdp, own)}
+    return Outcome(measured, **found, **_robust(mdp, agent.policy, method, criterion))
+
+
+def exact(agent: TabularAgent, mdp: TabularMDP, deterministic: bool = True) -> dict[str, Any]:
+    """What the agent is worth exactly by the criterion of the MDP, as an evaluation plays it; None if it may be
+    infinite."""
+    policy = agent.policy
+    if deterministic:
+        rows = policy.flatten(-2) if policy.ndim == 4 else policy
+        policy = torch.nn.functional.one_hot(rows.argmax(-1), rows.shape[-1]).to(policy.dtype).view(policy.shape)
+    try:
+        worth = outcome(mdp, TabularAgent(policy)).worth
+    except UsageError:
+        worth = None
+    return {"measured": measure(mdp, default_criterion(mdp)), "value": worth}
+
+
+def best(mdp: TabularMDP, criterion: str) -> float | None:
+    """The exact optimum, where that is quick."""
+    if mdp.rows.numel() > SMALL:
+        return None
+    return solutions.worth(mdp, solve(mdp, criterion=criterion, time_limit=SECONDS))
+
+
+def controller_worth(mdp: TabularMDP, policy: Tensor) -> tuple[float, Tensor]:
+    """The return from the start, and from each state in memory 0 `[S]`, of a controller `[M, S, A, M]` or of steps.
+
+    Backward over the horizon, or one linear system without one.
+    """
+    if policy.ndim != 4:
+        policy = _as_controller(policy)
+    M, S = policy.shape[:2]
+    chain, reward = [], []
+    for h in range(mdp.horizon if mdp.stepped and mdp.horizon else 1):
+        one = mdp.at(h) if mdp.horizon is not None else mdp
+        chain.append(torch.einsum("msan,sat->msnt", policy, one.dense_rows).reshape(M * S, M * S))
+        reward.append((policy.sum(-1) * one.expected_reward()).sum(-1).flatten())
+    if mdp.horizon is None:
+        if mdp.gamma >= 1:
+            raise UsageError(f"{mdp.name!r} has gamma=1 and no horizon, so the return of a controller may be infinite.")
+        value = torch.linalg.solve(torch.eye(M * S, dtype=chain[0].dtype) - mdp.gamma * chain[0], reward[0])
+    else:
+        value = torch.zeros(M * S, dtype=torch.float64)
+        for h in reversed(range(mdp.horizon)):
+            value = reward[h % len(reward)] + mdp.gamma * chain[h % len(chain)] @ value
+    value = value.view(M, S)[0]
+    return float(mdp.initial @ value), value
+
+
+def write(folder: Path, mdp: TabularMDP, agent: TabularAgent, method: Tabular, assumed: bool = False) -> Outcome:
+    """Keep the figures of a run in its folder: `solution.json`, `policy.csv` and, of a grid, `grid.png`."""
+    made = outcome(mdp, agent, method, assumed)
+    (folder / FILE).write_text(json.dumps(vars(made), indent=2, ensure_ascii=False), encoding="utf-8")
+    if agent.policy.ndim == 4:
+        return made
+    criterion = getattr(method, "criterion", None) or default_criterion(mdp)
+    if not _fits(mdp, agent.policy):
+        return made
+    own = evaluate_policy(mdp, agent.policy, criterion=criterion, time_limit=SECONDS)
+    solutions.save_policy(mdp, own.value, agent.policy, folder / "policy.csv")
+    if mdp.grid is not None:
+        solutions.picture(mdp, own).savefig(folder / "grid.png", dpi=150)
+    return made
+
+
+def read(folder: Path) -> Outcome | None:
+    """The figures that `write` kept, or None."""
+    try:
+        found = Outcome(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+        "\n".join([found.table, *found.lines()])  # what is damaged is not shown
+    except (OSError, ValueError, TypeError):
+        return None
+    return found
+
+
+def page(folder: Path) -> Iterator[str]:
+    """What a report shows of the figures in a run's folder: the policy, its worth, and the picture of a grid."""
+    if (found := read(folder)) is None:
+        return
+    text = "\n".join([*found.lines(), "", found.table])
+    yield f'<h2>Policy</h2>\n<div class="wide"><pre>{escape(text)}</pre></div>\n'
+    if (folder / "grid.png").is_file():
+        image = base64.b64encode((folder / "grid.png").read_bytes()).decode()
+        yield f'<img alt="policy and values on the grid" style="max-width: 100%" src="data:image/png;base64,{image}">\n'
+
+
+def _fits(mdp: TabularMDP, policy: Tensor) -> bool:
+    """Whether a policy is one of the MDP's: stationary, or with a row for each of its steps."""
+    return policy.ndim == 2 or (mdp.horizon is not None and len(policy) == mdp.horizon)
+
+
+def _as_controller(policy: Tensor) -> Tensor:
+    """A policy `[H, S, A]` as a controller that counts its steps and stays at the last."""
+    steps = len(policy)
+    after = torch.nn.functional.one_hot((torch.arange(steps) + 1).clamp(max=steps - 1), steps)
+    return policy.unsqueeze(-1) * after.to(policy.dtype)[:, None, None, :]
+
+
+def _robust(mdp: TabularMDP, policy: Tensor, method: Tabular | None, criterion: str) -> dict[str, Any]:
+    """The worst case of the policy and of the best one, where the set fits the MDP and is small."""
+    given = getattr(method, "ambiguity", None)
+    if given is None or mdp.states * mdp.actions * mdp.states > SMALL:
+        return {}
+    ambiguity, rectangular = as_ambiguity(given), getattr(method, "rectangular", "sa")
+    options: dict[str, Any] = {"rectangular": rectangular, "criterion": criterion}
+    try:
+        if rectangular == "d":
+            options["factors"] = episodic(mdp).factors
+        own = evaluate_policy(mdp, policy, ambiguity, **options)
+        top = solve(mdp, ambiguity, **options)
+    except UsageError:
+        return {}  # such as a radius by step, which only the method knows
+    found = {"robust": solutions.worth(mdp, own), "robust_best": solutions.worth(mdp, top)}
+    return {"ambiguity": given if isinstance(given, str) else str(ambiguity), **found}

@@ -1,0 +1,135 @@
+"""The folder of a run, as whoever reads it finds it: what was asked, what happened, and the agents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from surefoot.errors import UsageError
+from surefoot.files import read_json
+from surefoot.loops.common import checkpoint
+from surefoot.loops.common.logs import LARGEST, Row, read_rows
+from surefoot.models.saved import holds_agent, load_agent, read_facts
+from surefoot.seeding import MAX_SEED
+
+FORMAT = "surefoot-run-1"
+KINDS: dict[str, tuple[type, ...]] = {  # of the entries of config.json; some of them may be None
+    "id": (str,),
+    "method": (str,),
+    "hyperparameters": (dict,),
+    "objective": (str,),
+    "env": (dict,),
+    "steps": (int,),
+    "seeds": (list,),
+    "compile": (str,),
+    "loggers": (list,),
+    "evaluate_every": (int, type(None)),
+    "evaluate_episodes": (int,),
+    "checkpoint_every": (int,),
+    "threads": (int,),
+    "command": (str,),
+    "versions": (dict,),
+}
+ALWAYS = ("method", "env")  # what the folder of every run says
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or unfinished run; reading it needs neither its environment nor its method."""
+
+    path: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What was asked: method, hyperparameters, environment, seeds, versions.
+
+        Raises:
+            UsageError: the folder is not that of a run, or its `config.json` is damaged.
+        """
+        try:
+            config = read_json(self.path / "config.json")
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{self.path} is not the folder of a run: its config.json cannot be read ({error})."
+            ) from error
+        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            raise UsageError(f"{self.path}/config.json is not of the format {FORMAT!r}; it is not a run of Surefoot.")
+        check_entries(config, ALWAYS, self.path)
+        return config
+
+    def config_with(self, *names: str) -> dict[str, Any]:
+        """The same, once it has the entries of these names; a `UsageError` otherwise."""
+        config = self.config
+        check_entries(config, names, self.path)
+        return config
+
+    def metrics(self) -> list[Row]:
+        """All rows of `metrics.jsonl`: one an iteration and seed."""
+        return read_rows(self.path / "metrics.jsonl")
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
+        return checkpoint.latest(self.path) is not None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every seed was trained to the end and its agent saved."""
+        config = self.config_with("seeds", "steps")
+        agents = [agent_folder(self.path, config["seeds"], seed) for seed in config["seeds"]]
+        return all(holds_agent(p) and read_facts(p).get("steps", 0) >= config["steps"] for p in agents)
+
+    def curve(self, metric: str = "return_mean") -> tuple[np.ndarray, np.ndarray]:
+        """Steps `[iterations]` and a metric `[seeds, iterations]`, NaN where a row does not have it."""
+        rows = self.metrics()
+        seeds, steps = self.config_with("seeds")["seeds"], sorted({row["step"] for row in rows})
+        places = {step: index for index, step in enumerate(steps)}
+        table = np.full((len(seeds), len(steps)), np.nan)
+        for row in rows:
+            if row["seed"] not in seeds:
+                raise UsageError(f"{self.path}/metrics.jsonl has a row of the seed {row['seed']}, not of this run.")
+            if isinstance(value := row.get(metric), (int, float)):
+                table[seeds.index(row["seed"]), places[row["step"]]] = value
+        return np.array(steps), table
+
+    def agent(self, seed: int | None = None) -> Any:
+        """The trained policy; of a run with several seeds, the first one's unless another is asked for."""
+        seeds = self.config_with("seeds")["seeds"]
+        chosen: int = seeds[0] if seed is None else seed
+        if chosen not in seeds:
+            raise UsageError(f"seed={seed!r} is not in this run; it has the seeds {', '.join(map(str, seeds))}.")
+        folder = agent_folder(self.path, seeds, chosen)
+        if not holds_agent(folder) and self.started:
+            raise UsageError(
+                f"{self.path} ended before it saved an agent; resume it with: surefoot train --resume {self.path}."
+            )
+        return load_agent(folder)
+
+
+def agent_folder(run: Path, seeds: Sequence[int], seed: int) -> Path:
+    """Where the agent of a seed lies."""
+    return run / "agent" if len(seeds) == 1 else run / "agent" / f"seed-{seed}"
+
+
+def check_entries(config: Mapping[str, Any], needed: Sequence[str], run: Path) -> None:
+    """Raise `UsageError` for entries of `config.json` that are missing or not of their kind."""
+    if missing := sorted(set(needed) - config.keys()):
+        raise UsageError(f"{run}/config.json lacks {', '.join(missing)}; put it back as it was.")
+    for name, kinds in KINDS.items():
+        if name in config and not (isinstance(config[name], kinds) and _fits(name, config[name])):
+            raise UsageError(f"{run}/config.json: {name}={config[name]!r} is not allowed; put it back as it was.")
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name == "seeds":
+        whole = all(type(seed) is int and 0 <= seed <= MAX_SEED for seed in value)
+        return bool(value) and whole and len({*value}) == len(value)
+    if name == "env":
+        return isinstance(value.get("env"), str)
+    if name == "loggers":
+        return all(isinstance(one, str) for one in value)
+    return type(value) is not bool and not (isinstance(value, int) and not 1 <= value <= LARGEST)

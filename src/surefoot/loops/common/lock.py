@@ -1,0 +1,105 @@
+"""One writer for each run folder: a file lock that the operating system releases when its process ends, however."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import json
+import os
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from surefoot.errors import UsageError, printable
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+NAME = ".lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # a file system that knows none
+
+
+@contextmanager
+def training(run: Path) -> Iterator[None]:
+    """Hold the folder of a run alone, as whoever trains in it must.
+
+    Raises:
+        UsageError: another process trains or evaluates in the folder; the message names it.
+        OSError: the folder cannot be written to.
+    """
+    with _holding(_locked(run, fcntl.LOCK_EX), run, "training"):
+        yield
+
+
+def evaluation(function: Function) -> Function:
+    """Let a function of a policy hold the folder, where the policy is the folder of a run: together with other
+    evaluations, but not while the run is being trained. Where the folder cannot be written to, nothing is held.
+
+    Raises:
+        UsageError: another process trains in the folder; the message names it.
+    """
+
+    @functools.wraps(function)
+    def held(policy: Any, *arguments: Any, **named: Any) -> Any:
+        number = None
+        if isinstance(policy, (str, Path)) and (Path(policy) / "config.json").is_file():
+            with suppress(OSError):
+                number = _locked(Path(policy), fcntl.LOCK_SH)
+        if number is None:
+            return function(policy, *arguments, **named)
+        with _holding(number, Path(policy), "an evaluation"):
+            return function(policy, *arguments, **named)
+
+    return cast(Function, held)
+
+
+@contextmanager
+def _holding(number: int, run: Path, what: str) -> Iterator[None]:
+    try:
+        about = {"pid": os.getpid(), "host": socket.gethostname(), "what": what}
+        os.ftruncate(number, 0)
+        os.pwrite(number, json.dumps({**about, "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode(), 0)
+        yield
+    finally:
+        with suppress(OSError):  # removed by the last one to hold it, while nobody else can take it
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(run / NAME)
+        os.close(number)
+
+
+def _locked(run: Path, kind: int) -> int:
+    """The descriptor of the locked file."""
+    while True:
+        number = os.open(run / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        try:
+            fcntl.flock(number, kind | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(number), os.stat(run / NAME)):
+                    return number
+            os.close(number)  # whoever held it has removed it since it was opened: once more
+        except BlockingIOError as error:
+            holder = _holder(number)
+            os.close(number)
+            raise UsageError(
+                f"{run} is in use by {holder}. Wait until it has ended, or end it. While a run is being trained, "
+                f"{run}/agent and copies of the folder can be evaluated."
+            ) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(number)
+                raise
+            warnings.warn(f"{run} cannot be locked ({error}); let no other process write there.", stacklevel=5)
+            return number
+
+
+def _holder(number: int) -> str:
+    """Who holds the lock, as far as its file says."""
+    try:
+        about = json.loads(os.pread(number, 1000, 0))
+        words = "process {pid} on {host} ({what}, since {since})".format(**about)
+        return printable(words)
+    except (ValueError, KeyError, TypeError, OSError):
+        return "another process"

@@ -1,0 +1,56 @@
+"""Which examples of a task are short enough for a model, before a run and while it goes on."""
+
+from __future__ import annotations
+
+from surefoot.envs.language import Example, Task
+from surefoot.envs.language.files import LOOKED_AT
+from surefoot.errors import UsageError
+from surefoot.loops.group_rollout.method import GroupRollout
+from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.room import check_demonstrations, check_room
+
+TRIED = 64  # examples of an endless task of which one at least must be short enough
+
+
+def check_length(model: LanguageModel, example: Example, method: GroupRollout, where: str = "") -> None:
+    """Raise `UsageError` for an example that is longer than the model reads: its prompt with the tokens to be written,
+    or with its demonstration where the method imitates. The message begins with `where`."""
+    _check(model, method, *_encoded(model, example), where)
+
+
+def fits(model: LanguageModel, example: Example, method: GroupRollout) -> bool:
+    """Whether an example is short enough."""
+    encoded = _encoded(model, example)
+    try:
+        _check(model, method, *encoded)
+    except UsageError:
+        return False
+    return True
+
+
+def _encoded(model: LanguageModel, example: Example) -> tuple[list[list[int]], list[list[int]]]:
+    shown = example.demonstration
+    return model.encode([example.prompt]), [] if shown is None else model.encode_completions([shown], [example.prompt])
+
+
+def _check(
+    model: LanguageModel, method: GroupRollout, prompt: list[list[int]], shown: list[list[int]], where: str = ""
+) -> None:
+    if method.samples:
+        check_room(model, prompt, method.max_tokens, where)
+    if method.imitates and shown:
+        check_demonstrations(model, prompt, shown, where)
+
+
+def check_task(model: LanguageModel, task: Task, method: GroupRollout) -> None:
+    """Raise `UsageError` for the first row of a finite set that is too long, held-out rows included, or where the first
+    examples of an endless task all are. Others of an endless task are passed over when they come."""
+    if task.size is None:
+        first = [task.example(i) for i in range(TRIED)]
+        if not any(fits(model, example, method) for example in first):
+            check_length(model, first[0], method, f"{task}, whose first {TRIED} examples are all too long: ")
+        return
+    rows = [(i, "train") for i in range(min(task.size, LOOKED_AT))]
+    rows += [(i, "test") for i in range(min(task.held_out_size or 0, LOOKED_AT))]
+    for index, split in rows:
+        check_length(model, task.example(index, split), method, f"{task.label(index, split)}: ")

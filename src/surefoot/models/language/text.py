@@ -1,0 +1,152 @@
+"""Text to tokens and back. What begins or ends a text is there once, whoever put it there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from surefoot.errors import UsageError, message_of
+
+PROBE = "a"  # a text that every tokenizer knows
+FRAME = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")  # special tokens that are no part of what is said
+ANSWER = "Surefoot"  # what the assistant says where the end of its turn is looked for
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How prompts become tokens, and what is read of the tokens that were written.
+
+    `chat_template_kwargs` go to the chat template, such as `{"enable_thinking": False}`. With `skip_special_tokens` no
+    special token is part of a text; without it those that begin, end or pad a text are left out, and others that the
+    model may write as part of its answer, such as `<think>`, are read.
+    """
+
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    skip_special_tokens: bool = False
+
+    def __post_init__(self) -> None:
+        given = self.chat_template_kwargs
+        if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+            raise UsageError(
+                f"chat_template_kwargs={given!r} is not allowed; give a dictionary by name, such as "
+                "{'enable_thinking': False}."
+            )
+        try:
+            json.dumps(dict(given))
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"chat_template_kwargs={given!r} is not allowed ({error}); they are written down as JSON, so give "
+                "numbers, texts, truth values, lists and dictionaries."
+            ) from error
+        if taken := sorted({"add_generation_prompt", "continue_final_message", "tokenize", "return_dict"} & {*given}):
+            raise UsageError(f"chat_template_kwargs has {taken[0]!r}, which is set here; leave it out.")
+        if not isinstance(self.skip_special_tokens, bool):
+            raise UsageError(f"skip_special_tokens={self.skip_special_tokens!r} is not allowed; give True or False.")
+
+
+def encode(tokenizer: Any, prompts: Sequence[Any], settings: TextSettings) -> list[list[int]]:
+    """Prompts as tokens: texts, or lists of messages through the chat template.
+
+    A text gets what the tokenizer puts before a text, such as a beginning-of-sequence token, unless it begins with it
+    already. Messages that end with one of the assistant's are the beginning of an answer, which is continued.
+
+    Raises:
+        UsageError: a prompt is neither, has no token, or does not suit the chat template.
+    """
+    start, rows = start_of_text(tokenizer), list[list[int]]()
+    for i, prompt in enumerate(prompts):
+        if isinstance(prompt, str):
+            row = tokenizer(prompt, add_special_tokens=False).input_ids
+            rows.append(row if row[: len(start)] == start else [*start, *row])
+        else:
+            rows.append(_messages(tokenizer, i, prompt, settings))
+    refuse_empty(rows)
+    return rows
+
+
+def refuse_empty(rows: Sequence[Sequence[int]]) -> None:
+    """Raise `UsageError` where a prompt has no token, so that there is nothing that a first token could follow."""
+    if empty := [i for i, row in enumerate(rows) if not len(row)]:
+        raise UsageError(f"prompt {empty[0]} is empty ({len(empty)} have no token); give it at least one character.")
+
+
+def start_of_text(tokenizer: Any) -> list[int]:
+    """The tokens that a tokenizer puts before every text; what it would put behind one has no place in a prompt."""
+    bare, whole = tokenizer(PROBE, add_special_tokens=False).input_ids, tokenizer(PROBE).input_ids
+    places = range(len(whole) - len(bare) + 1)
+    return whole[: next((i for i in places if whole[i : i + len(bare)] == bare), 0)]
+
+
+def _messages(tokenizer: Any, index: int, messages: Any, settings: TextSettings) -> list[int]:
+    if not is_conversation(messages):
+        raise UsageError(
+            f"prompt {index} is {messages!r}; give text, or a list of messages such as "
+            "[{'role': 'user', 'content': '…'}]."
+        )
+    if tokenizer.chat_template is None:
+        raise UsageError(
+            f"prompt {index} is a list of messages, but the tokenizer has no chat template; give text, or set "
+            "tokenizer.chat_template."
+        )
+    begun = messages[-1]["role"] == "assistant" and bool(messages[-1].get("content"))
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages),
+            **settings.chat_template_kwargs,
+            add_generation_prompt=not begun,
+            continue_final_message=begun,
+            tokenize=True,
+            return_dict=False,
+        )
+    except Exception as error:  # of a template that somebody else wrote
+        raise UsageError(
+            f"prompt {index} does not suit the tokenizer's chat template ({message_of(error)}); change the messages, "
+            "or chat_template_kwargs."
+        ) from error
+
+
+def is_conversation(prompt: Any) -> bool:
+    """Whether a prompt is a list of messages, each with its role."""
+    listed = isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes)) and len(prompt) > 0
+    return listed and all(isinstance(one, Mapping) and "role" in one for one in prompt)
+
+
+def encode_completions(
+    tokenizer: Any, texts: Sequence[str], ends: Collection[int], turns: Sequence[bool], settings: TextSettings
+) -> list[list[int]]:
+    """Texts that are to be written, each with one end: the end of the assistant's turn in the chat template where
+    `turns` says that it answers messages, and the tokenizer's end of sequence elsewhere."""
+    turn = turn_end(tokenizer, ends, settings) if any(turns) else tokenizer.eos_token_id
+    rows = []
+    for text, in_turn in zip(texts, turns, strict=True):
+        row = tokenizer(text, add_special_tokens=False).input_ids
+        end = turn if in_turn else tokenizer.eos_token_id
+        rows.append(row if row and row[-1] in ends else [*row, end])
+    return rows
+
+
+def turn_end(tokenizer: Any, ends: Collection[int], settings: TextSettings) -> int:
+    """The one of the model's ends that the chat template puts behind what the assistant says; the tokenizer's end of
+    sequence where it puts none of them there."""
+    if tokenizer.chat_template is None:
+        return tokenizer.eos_token_id
+    asked = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": ANSWER}]
+    try:
+        text = tokenizer.apply_chat_template(asked, **settings.chat_template_kwargs, tokenize=False)
+    except Exception:  # a template for other conversations than this
+        return tokenizer.eos_token_id
+    _, found, behind = text.rpartition(ANSWER)
+    row = tokenizer(behind, add_special_tokens=False).input_ids if found else []
+    return next((token for token in row if token in ends), tokenizer.eos_token_id)
+
+
+def decode(tokenizer: Any, rows: Sequence[Sequence[int]], ends: Collection[int], settings: TextSettings) -> list[str]:
+    """What was written as texts."""
+    if not len(rows):
+        return []  # which some versions of transformers take for one text without tokens
+    special = {getattr(tokenizer, f"{name}_token_id", None) for name in FRAME}
+    frame = {*ends, *special}
+    inner = [[token for token in row if token not in frame] for row in rows]
+    return tokenizer.batch_decode(inner, skip_special_tokens=settings.skip_special_tokens)

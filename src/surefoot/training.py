@@ -1,0 +1,98 @@
+"""The command `surefoot train`: start a run or resume one, and say what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from surefoot.arguments import parsed, typed
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import check_threads
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train METHOD on an environment, or resume a run: train METHOD --env ENV …, train --resume RUN."""
+    import torch
+
+    from surefoot import api, catalogue
+    from surefoot.loops.common.kinds import loop
+
+    if "--resume" in [word.partition("=")[0] for word in arguments]:
+        return _resume(arguments)
+    if not arguments or arguments[0].startswith("-"):
+        known = ", ".join(entry.slug for entry in catalogue.methods())
+        raise UsageError(f"train needs a method first: train METHOD --env ENV. Methods: {known}.")
+    slug, *rest = arguments
+    given = dataclasses.asdict(parsed(typed(catalogue.method_class(slug)), rest, f"surefoot train {slug}"))
+    check_threads(threads := given.pop("threads"))
+    torch.set_num_threads(threads)
+    place = given.pop(loop(catalogue.method_class(slug).loop).place)
+    with _signalled():
+        _ended(api.train(slug, place, **given))
+
+
+@contextmanager
+def _signalled() -> Iterator[None]:
+    """Of a run that a signal ended, say what came out and what to do next; the exit code is 130 or 143."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if not hasattr(ended, "run"):
+            raise
+        from surefoot.loops.common.folder import Run
+
+        _ended(Run(ended.run))  # type: ignore[union-attr]
+        code = ended.code if isinstance(ended, SystemExit) else 130
+        raise SystemExit(code) from None  # what comes after && waits for the whole run
+
+
+def _resume(arguments: Sequence[str]) -> None:
+    """Resume the run of `--resume RUN`, with `--env` or `--task` named once more, or `--trust`."""
+    from surefoot import api
+
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    _ = [parser.add_argument(name) for name in ("--resume", "--env", "--task")]
+    parser.add_argument("--trust", action="store_true")
+    try:
+        given, others = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:  # a value is missing
+        given, others = None, arguments
+    if others or given is None or not given.resume:
+        raise UsageError(
+            "train --resume takes the folder of a run and nothing else (but --env or --trust); its settings are in it."
+        )
+    with _signalled():
+        _ended(api.resume(given.resume, env=given.env or given.task, trust=given.trust))
+
+
+def _ended(run: Any) -> None:
+    from surefoot.evaluate.final import definition, final_returns
+    from surefoot.loops.common import distributed
+    from surefoot.loops.common.kinds import loop
+
+    if distributed.rank() > 0:
+        return
+    rows, agent, solved = run.metrics(), run.agent(), None
+    if agent.loop == "tabular":
+        from surefoot.evaluate.trained import read
+
+        solved = read(run.path)
+    finals = ", ".join(f"{x:.6g}" for x in final_returns(rows).values() if math.isfinite(x)) or "none, no episode ended"
+    said = definition(rows) if solved is None else f"{definition(rows)}; {solved.measured}"
+    print(f"{run.path}: {rows[-1]['step']:,} {loop(agent.loop).measured}, final return {finals} ({said})")
+    if solved is not None:
+        print("\n" + "\n".join([solved.table, "", *solved.lines()]))
+    go_on = "" if run.finished else f"surefoot train --resume {run.path} · "
+    also = f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_attack(run)}"
+    print(f"next: {go_on}surefoot evaluate {run.path} · surefoot {also} · surefoot report {run.path}")
+
+
+def _attack(run: Any) -> str:
+    """What to attack a run with, where the six robust MuJoCo tasks have no uncertainty set for it."""
+    from surefoot.envs.rrls import TASKS
+
+    return "" if run.config["env"]["env"].removeprefix("rrls/") in TASKS else " --perturb sticky-action:0..0.5"
