@@ -77,7 +77,8 @@ def _tilt(gaps: Tensor, nominal: Tensor, radius: Tensor, tolerance: float = 1e-1
     at_least, above = (torch.where(where, nominal, 0.0).sum(-1, keepdim=True) for where in (gaps == 0, gaps > 0))
     total = at_least + above
     full = radius >= torch.log1p(above / at_least)
-    wanted = torch.where(~full & (radius > 0), radius, 1.0)
+    inside = ~full & (radius > 0)
+    wanted = torch.where(inside, radius, 1.0)
 
     def excess(log_tilt: Tensor) -> tuple[Tensor, Tensor]:
         """log KL − log radius and its slope: KL grows from t²·Var/2 to −log of the lowest's mass."""
@@ -90,7 +91,7 @@ def _tilt(gaps: Tensor, nominal: Tensor, radius: Tensor, tolerance: float = 1e-1
     variance = (nominal * (gaps - mean) ** 2).sum(-1, keepdim=True).clamp_(min=1e-300)
     low = 0.5 * torch.log(8 * wanted)  # values in [0, 1] have a variance of at most 1/4
     start = 0.5 * torch.log(2 * wanted / variance)
-    high = torch.full_like(low, 46.0).maximum(low)
+    high = torch.where(inside, 46.0, low).maximum(low)  # the other rows have no root to wait for
     return full, torch.exp(increasing_root(excess, low, high, start, tolerance))
 
 
