@@ -20,7 +20,7 @@ from surefoot.ambiguity.core import REGISTRY
 
 mpmath.mp.dps = 60
 Row = list[Any]
-EPS = mpf(10) ** -45
+EPS = mpf(10) ** -30
 
 
 def root(function: Callable[[Any], Any], low: Any, high: Any) -> Any:
@@ -77,7 +77,8 @@ def scaled(weights: Row) -> Row:
 def along(kind: str, gaps: Row, p: Row) -> Callable[[Any], Row]:
     """The worst case by its strength s: the tilt e^(−s·g) or 1/(g + 1/s)^k, or the projection of p − s·g."""
     if kind == "kl":
-        return lambda s: scaled([b * mpmath.exp(-s * g) for g, b in zip(gaps, p)])
+        # e^−10000 is nothing beside 1e-300, and to take it of a far greater number costs as many digits.
+        return lambda s: scaled([b * mpmath.exp(-s * g) if s * g < 10_000 else mpf(0) for g, b in zip(gaps, p)])
     if kind == "ellipsoid":
         return lambda s: projected([b - s * g for g, b in zip(gaps, p)])
     power = {"reverse-kl": 1, "hellinger": 2}[kind]
@@ -171,7 +172,7 @@ def bounded_ball(gaps: Row, p: Row, radius: Any) -> Any:
 def bounded_penalty(gaps: Row, p: Row, price: Any) -> Any:
     """min over the radius, convex and linear in pieces: by trisection."""
     low, high = mpf(0), mpf(1)
-    for _ in range(150):
+    for _ in range(110):
         a, b = (2 * low + high) / 3, (low + 2 * high) / 3
         lower = bounded_ball(gaps, p, a) + price * a <= bounded_ball(gaps, p, b) + price * b
         low, high = (low, b) if lower else (a, high)

@@ -5,11 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import surefoot as sf
-from surefoot.ambiguity import KL, ChiSquare, LInfinity, TotalVariation, worst_case_value
+from surefoot.ambiguity import (
+    KL,
+    ChiSquare,
+    Ellipsoid,
+    Hellinger,
+    LInfinity,
+    ReverseKL,
+    TotalVariation,
+    worst_case_value,
+)
 from surefoot.solvers.budgets import family
-from surefoot.solvers.states import under_price
+from surefoot.solvers.states import under_budget, under_price
+
+SMOOTH = [KL, ChiSquare, ReverseKL, Hellinger, Ellipsoid]
 
 
 @pytest.mark.filterwarnings("ignore:the gap is")
@@ -34,3 +46,65 @@ def test_the_policy_under_a_price_holds_its_value_wherever_values_lie(make, shif
     rows = worst_case_value(z, p, make(penalty=unit / policy.clamp(min=1e-12)))
     held = torch.where(policy > 1e-12, policy * rows, 0.0).sum(-1)
     torch.testing.assert_close(held, value, rtol=0, atol=1e-9 + 1e-14 * shift)
+
+
+def rare(states: int, most: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Values and nominals `[B, 3, 4]` with probabilities down to 1e-300, policies `[B, 3]` with such down to 1e-30 and
+    budgets `[B, 1]` up to `most`."""
+    rng = np.random.default_rng(1)
+    i = np.arange(states)
+    values = rng.normal(size=(states, 3, 4))
+    values[i % 3 == 1] = rng.integers(0, 3, size=values[i % 3 == 1].shape)
+    depth = np.array([300, 30, 2, 60, 16])[i % 5]
+    nominal = 10 ** (-depth[:, None, None] * rng.random(values.shape))
+    np.put_along_axis(nominal, rng.integers(0, 4, size=(states, 3, 1)), 1.0, -1)
+    policy = rng.dirichlet(np.ones(3), size=states)
+    policy[i % 4 == 3] = 10 ** (-30 * rng.random((states // 4, 3)))
+    parts = values, nominal / nominal.sum(-1, keepdims=True), policy / policy.sum(-1, keepdims=True)
+    values, nominal, policy = map(torch.tensor, parts)
+    return values, nominal, policy, torch.tensor(10 ** rng.uniform(-15, np.log10(most), size=(states, 1)))
+
+
+def guaranteed(make, values: Tensor, nominal: Tensor, policy: Tensor, budget: Tensor) -> Tensor:
+    """The value of policies by duality: max over λ of Σ_a min { π_a·q·z_a + λ·D(q) } − λ·budget, each by itself."""
+    low, high = torch.full_like(budget, -50.0), torch.full_like(budget, 50.0)
+    found = torch.full_like(budget, -torch.inf)
+    for _ in range(9):  # concave in λ: what is looked at is narrowed to the neighbours of the best
+        grid = torch.linspace(0, 1, 31, dtype=low.dtype) * (high - low) + low
+        price = grid.exp().unsqueeze(-1)
+        rows = worst_case_value(values.unsqueeze(1), nominal.unsqueeze(1), make(penalty=price / policy.unsqueeze(1)))
+        dual = (policy.unsqueeze(1) * rows).sum(-1) - grid.exp() * budget
+        best, place = dual.max(-1, keepdim=True)
+        found = found.maximum(best)
+        low, high = grid.gather(-1, (place - 1).clamp(min=0)), grid.gather(-1, (place + 1).clamp(max=30))
+    return found.squeeze(-1)
+
+
+@pytest.mark.parametrize("make", SMOOTH)
+def test_a_shared_budget_is_spent_where_it_hurts_most_on_rare_outcomes(make):
+    values, nominal, policy, budget = rare(60, 1.0 if make is Hellinger else 100.0)
+    share = family(make(1.0), values, nominal).bought(policy, budget)
+    assert (share >= 0).all() and (share.sum(-1, keepdim=True) <= budget * (1 + 1e-9)).all()
+    reached = (policy * worst_case_value(values, nominal, make(share))).sum(-1)
+    torch.testing.assert_close(reached, guaranteed(make, values, nominal, policy, budget), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", SMOOTH)
+def test_the_best_policy_under_a_budget_on_rare_outcomes(make):
+    """What the policy guarantees, and what the adversary can bring all actions down to, are one number."""
+    values, nominal, _, budget = rare(60, 1.0 if make is Hellinger else 100.0)
+    rows = family(make(1.0), values, nominal)
+    value, policy = under_budget(rows, torch.ones_like(rows.mean, dtype=torch.bool), budget)
+    policy = policy.clamp(min=1e-30)
+    torch.testing.assert_close(guaranteed(make, values, nominal, policy, budget), value, rtol=0, atol=1e-9)
+    brought = worst_case_value(values, nominal, make(rows.at_value(value.unsqueeze(-1)).spent)).amax(-1)
+    torch.testing.assert_close(brought, value, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", SMOOTH)
+def test_the_best_policy_under_a_price_on_rare_outcomes(make):
+    values, nominal, _, unit = rare(60, 100.0)
+    rows = family(make(penalty=1.0), values, nominal)
+    value, policy = under_price(rows, torch.ones_like(rows.mean, dtype=torch.bool), unit)
+    rows_held = worst_case_value(values, nominal, make(penalty=unit / policy.clamp(min=1e-30)))
+    torch.testing.assert_close((policy * rows_held).sum(-1), value, rtol=0, atol=1e-9)

@@ -49,35 +49,49 @@ def at_lowest(gaps: Tensor, nominal: Tensor) -> Tensor:
     return mass / mass.sum(-1, keepdim=True)
 
 
+class Exponential(NamedTuple):
+    """A distribution q = p·eˣ: its KL divergence from p, the variance of x under it, both `[..., 1]`, and q."""
+
+    kl: Tensor
+    variance: Tensor
+    q: Tensor
+
+
+def exponential(x: Tensor, normaliser: Tensor, nominal: Tensor) -> Exponential:
+    """p·eˣ with x = x′ − normaliser for x′ ≤ 0, which is overwritten by x.
+
+    KL is the mean of x·eˣ − (eˣ − 1), in which no term is negative: nothing cancels where nearly all mass stays in its
+    place and a rare outcome grows by many orders of magnitude. What rounding leaves of it there must not make the slope
+    of its logarithm: x²·eˣ is at most 2 + max x times that term, so KL is at least that share of the variance.
+    """
+    x = x.sub_(normaliser)
+    gained = nominal * torch.expm1(x.clamp(max=700.0))  # q − p
+    q = nominal + gained
+    kl = torch.addcmul(-gained, q, x).sum(-1, keepdim=True)
+    variance = (q * (x - kl) ** 2).sum(-1, keepdim=True)
+    return Exponential(torch.maximum(kl, variance / (2 - normaliser)).clamp_(min=1e-300), variance, q)
+
+
 def _tilt(gaps: Tensor, nominal: Tensor, radius: Tensor, tolerance: float = 1e-14) -> tuple[Tensor, Tensor]:
     """Whether the KL ball holds the draw of the lowest value alone, else the t of its worst case p·exp(−t·gap)."""
     at_least, above = (torch.where(where, nominal, 0.0).sum(-1, keepdim=True) for where in (gaps == 0, gaps > 0))
     total = at_least + above
     full = radius >= torch.log1p(above / at_least)
-    wanted = torch.where(~full & (radius > 0), radius, 1.0)
+    inside = ~full & (radius > 0)
+    wanted = torch.where(inside, radius, 1.0)
 
     def excess(log_tilt: Tensor) -> tuple[Tensor, Tensor]:
-        """log KL − log radius and its slope: KL grows from t²·Var/2 to −log of the lowest's mass.
-
-        With x = log q/p, KL is the mean of x·eˣ − (eˣ − 1), in which no term is negative: nothing cancels where nearly
-        all mass stays in its place and a rare outcome grows by many orders of magnitude. What rounding leaves of it
-        there must not make the slope: x²·eˣ is at most 2 + max x times that term, so KL is at least that share of Var.
-        """
+        """log KL − log radius and its slope: KL grows from t²·Var/2 to −log of the lowest's mass."""
         x = torch.exp(log_tilt) * gaps
         normaliser = torch.log((nominal * torch.exp(-x)).sum(-1, keepdim=True) / total)
-        x = x.neg_().sub_(normaliser)
-        gained = nominal * torch.expm1(x.clamp(max=700.0))  # q − p
-        q = nominal + gained
-        kl = torch.addcmul(-gained, q, x).sum(-1, keepdim=True)
-        variance = (q * (x - kl) ** 2).sum(-1, keepdim=True)
-        kl = torch.maximum(kl, variance / (2 - normaliser)).clamp_(min=1e-300)
+        kl, variance, _ = exponential(x.neg_(), normaliser, nominal)
         return torch.log(kl / wanted), variance / kl
 
     mean = (nominal * gaps).sum(-1, keepdim=True)
     variance = (nominal * (gaps - mean) ** 2).sum(-1, keepdim=True).clamp_(min=1e-300)
     low = 0.5 * torch.log(8 * wanted)  # values in [0, 1] have a variance of at most 1/4
     start = 0.5 * torch.log(2 * wanted / variance)
-    high = torch.full_like(low, 46.0).maximum(low)
+    high = torch.where(inside, 46.0, low).maximum(low)  # the other rows have no root to wait for
     return full, torch.exp(increasing_root(excess, low, high, start, tolerance))
 
 

@@ -105,29 +105,30 @@ class Cut(Smooth):
         self.least, self.span = least.squeeze(-1), gaps.amax(-1)
         order = torch.where(nominal > 0, gaps, torch.inf).argsort(-1)
         gap, p = gaps.gather(-1, order), nominal.gather(-1, order)
-        self.moments = torch.stack([(p * gap**k).cumsum(-1) for k in range(3)])
-        self.above = torch.nn.functional.pad(p.flip(-1).cumsum(-1).flip(-1)[..., 1:], (0, 1))  # 1 − mass, without noise
-        self.mean = self.least + self.moments[1, ..., -1]
-        # At the level of each outcome, what is below it has this mean under the worst case, and this price.
-        mass, first, second = (torch.nn.functional.pad(m[..., :-1], (1, 0)) for m in self.moments)
-        reach = gap * mass - first
+        mass, first = p.cumsum(-1), (p * gap).cumsum(-1)
+        above = torch.nn.functional.pad(p.flip(-1).cumsum(-1).flip(-1)[..., 1:], (0, 1))  # 1 − mass, without noise
+        # At the level of each outcome E(level − gap)₊ is its reach, and what is below it has this mean under the worst
+        # case, and this price. All sums, of mass·variance too, go from outcome to outcome, and no term is negative.
+        step, before = gap.diff(dim=-1), mass[..., :-1]
+        reach, weighted = (
+            torch.nn.functional.pad((step * moment[..., :-1]).cumsum(-1), (1, 0)) for moment in (mass, first)
+        )
+        spread = reach[..., 1:] / before * reach[..., 1:] * (p / mass)[..., 1:]
+        self.below = above / mass, first / mass, torch.nn.functional.pad(spread.cumsum(-1), (1, 0))
+        self.mean, self.variance = self.least + first[..., -1], self.below[2][..., -1]
         outside = p == 0
         self.level_price = torch.where(outside | (reach <= 0), torch.where(outside, 0.0, torch.inf), 2 / reach)
-        self.level_mean = torch.where(reach > 0, (gap * first - second) / reach, 0.0).masked_fill(outside, torch.inf)
+        self.level_mean = torch.where(reach > 0, weighted / reach, 0.0).masked_fill(outside, torch.inf)
         self.level_mean = self.level_mean.cummax(-1).values
 
-    def _below(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _below(self, index: Tensor) -> list[Tensor]:
         """Of the outcomes up to an index `[B, A]` what it costs to have no others, their mean, and mass·variance."""
-        mass, first, second, above = (
-            m.gather(-1, index.unsqueeze(-1)).squeeze(-1) for m in (*self.moments, self.above)
-        )
-        mean = first / mass
-        return above / mass, mean, (second - first * mean).clamp(min=0)
+        return [x.gather(-1, index.unsqueeze(-1)).squeeze(-1) for x in self.below]
 
     def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:
         index = (self.level_price >= price.unsqueeze(-1)).sum(-1).clamp(min=1) - 1
         cut, _, spread = self._below(index)
-        paid = 0.25 * price * price * spread
+        paid = 0.25 * price * spread * price
         return cut + paid, 2 * paid
 
     def at_value(self, u: Tensor) -> Cost:
@@ -135,8 +136,9 @@ class Cut(Smooth):
         gap = torch.where(touched, u - self.least, 0.0)
         index = (self.level_mean <= gap.unsqueeze(-1)).sum(-1).clamp(min=1) - 1
         cut, mean, spread = self._below(index)
-        half = (mean - gap).clamp(min=0) / spread.clamp(min=TINY)
-        spent = cut + half * half * spread
+        lowered = (mean - gap).clamp(min=0)
+        half = lowered / spread.clamp(min=TINY)
+        spent = cut + half * lowered
         return Cost(*(torch.where(touched, x, 0.0) for x in (spent, 2 * half, 2 / spread.clamp(min=TINY))))
 
 
@@ -153,17 +155,18 @@ class Priced(Smooth):
         self.variance = (nominal * (self.gaps - self.span.unsqueeze(-1)) ** 2).sum(-1)
 
     def _held(self, price: Tensor) -> tuple[Tensor, Tensor]:
-        """How far above the lowest the rows are held at prices, with the penalty and without."""
+        """The divergence of the rows held at prices, and how far above the lowest they are."""
         solved = self.divergence.penalised(self.gaps, self.nominal, 1 / price.clamp(min=TINY).unsqueeze(-1))
-        return solved.value, (solved.distribution() * self.gaps).sum(-1)
+        q = solved.distribution()
+        return self.divergence.divergence(q, self.nominal), (q * self.gaps).sum(-1)
 
     def _slope(self, price: Tensor, mean: Tensor) -> Tensor:
         """How fast a row falls with the logarithm of its price; its difference quotient serves Newton's steps."""
         return ((mean - self._held(price * (1 + STEP))[1]) / STEP).clamp(min=0)
 
     def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:
-        value, mean = self._held(price)
-        return (price * (value - mean)).clamp(min=0), price * self._slope(price, mean)
+        spent, mean = self._held(price)
+        return spent, price * self._slope(price, mean)
 
     def at_value(self, u: Tensor) -> Cost:
         touched = (u < self.mean) & (self.span > 0)
@@ -177,6 +180,10 @@ class Priced(Smooth):
 
         start = torch.where(touched, torch.log((self.mean - u) / self.variance.clamp(min=TINY)), 0.0)
         price = torch.exp(increasing_root(excess, low, high, start, CLOSE))
-        value, mean = self._held(price)
-        bend = price / self._slope(price, mean).clamp(min=TINY)
-        return Cost(*(torch.where(touched, x, 0.0) for x in ((price * (value - gap)).clamp(min=0), price, bend)))
+        spent, mean = self._held(price)
+        missed = mean - gap
+        missed = torch.where(missed.abs() > 1e-15 * (self.span + u.abs()), missed, 0.0)  # less is rounding
+        spent = (spent + price * missed).clamp(min=0)
+        slope = self._slope(price, mean)
+        bend = torch.where(slope > 1e-8 * self.span, price / slope, 0.0)  # a smaller one may be rounding
+        return Cost(*(torch.where(touched, x, 0.0) for x in (spent, price, bend)))

@@ -56,6 +56,9 @@ class Smooth:
     """Base of families whose purchase at a price is known: a budget is bought at the one price at which it is spent."""
 
     mean: Tensor
+    least: Tensor
+    span: Tensor
+    variance: Tensor  # of the values under the nominal
 
     def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:
         """ξ where the rows are held at prices `[B, A]`, and its slope in the logarithm of the price."""
@@ -71,10 +74,14 @@ class Smooth:
             total = bought.clamp(min=TINY)  # where rounding leaves nothing, the slope beside it says nothing either
             return torch.log(total / wanted), torch.where(bought > 0, rise / total, 0.0)
 
-        low, high = self.prices()
-        price = torch.exp(increasing_root(excess, low, high, 0.5 * (low + high), CLOSE))
+        # D is at most what it gains at its price, hence no more than π·s·span, and near the nominal about (π·s)²·Var/2.
+        low = torch.log(wanted / (policy * self.span).sum(-1, keepdim=True).clamp(min=TINY))
+        near = 0.5 * torch.log(2 * wanted / (policy**2 * self.variance).sum(-1, keepdim=True).clamp(min=TINY))
+        high = self.prices()[1].maximum(low)
+        price = increasing_root(excess, low, high, near, CLOSE)
         # What is bought may jump at a price; then every share of the jump hurts alike, and the budget says how much.
-        less, more = (self.at_price(policy * price * side)[0] for side in (1 - 100 * CLOSE, 1 + 100 * CLOSE))
+        around = 10 * CLOSE * (1 + price.abs())
+        less, more = (self.at_price(policy * torch.exp(price + side))[0] for side in (-around, around))
         left = budget - less.sum(-1, keepdim=True)
         return less + (more - less) * (left / (more - less).sum(-1, keepdim=True).clamp(min=TINY)).clamp(0, 1)
 
@@ -82,7 +89,4 @@ class Smooth:
         """Logarithms `[B, 1]` of a price so low that it buys hardly anything, and of one so high that it buys all."""
         span = self.span.amax(-1, keepdim=True)
         span = torch.where(span > 0, span, 1.0)
-        return torch.log(1e-12 / span), torch.log(1e15 / span)
-
-    span: Tensor
-    least: Tensor
+        return torch.log(1e-12 / span), torch.log(1e40 / span)

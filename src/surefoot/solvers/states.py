@@ -27,7 +27,7 @@ from surefoot.ambiguity.operator import solve as worst_case
 from surefoot.ambiguity.search import increasing_root
 from surefoot.envs.tabular import Kernel
 from surefoot.solvers.budgets import family
-from surefoot.solvers.costs import CLOSE, Cost, Family
+from surefoot.solvers.costs import CLOSE, TINY, Cost, Family
 from surefoot.solvers.outcomes import Rows, check_fits, gathered, reach
 from surefoot.solvers.pairs import EVERY, Choice, Followed, made, of_policy
 
@@ -115,7 +115,7 @@ def under_budget(rows: Family, legal: Tensor, budget: Tensor) -> tuple[Tensor, T
 
     def excess(u: Tensor) -> tuple[Tensor, Tensor]:
         cost = _legal(rows.at_value(u), legal)
-        return budget - cost.spent.sum(-1, keepdim=True), cost.price.sum(-1, keepdim=True)
+        return lacking(cost.spent, cost.price, budget)
 
     u = _between(excess, floor, top)
     price = _legal(rows.at_value(u), legal).price
@@ -131,20 +131,34 @@ def under_price(rows: Family, legal: Tensor, unit: Tensor) -> tuple[Tensor, Tens
 
     def excess(u: Tensor) -> tuple[Tensor, Tensor]:
         cost = _legal(rows.at_value(u), legal)
-        return 1 / unit - cost.price.sum(-1, keepdim=True), cost.bend.sum(-1, keepdim=True)
+        return lacking(cost.price, cost.bend, 1 / unit)
 
     u = _between(excess, floor, top)
-    spent = _legal(rows.at_value(u), legal).spent.sum(-1, keepdim=True)
-    value = (u + torch.where(spent > 0, unit * spent, 0.0)).minimum(top)  # to touch nothing is free
-    # Where slopes jump, as much of the jump is taken as makes probabilities sum to one.
+    # Where slopes jump, as much of the jump is taken as makes probabilities sum to one; the value is that of the side
+    # on which it is least, because one slope may be so steep that it counts how nearly the jump is found.
     around = (10 * CLOSE * (top - floor)).maximum(4e-16 * u.abs())
-    above, below = (_legal(rows.at_value(u + side), legal).price for side in (around, -around))
+    sides = u + around, u, (u - around).maximum(floor)
+    costs = [_legal(rows.at_value(side), legal) for side in sides]
+    spent = [cost.spent.sum(-1, keepdim=True) for cost in costs]
+    held = [side + torch.where(some > 0, unit * some, 0.0) for side, some in zip(sides, spent)]  # to touch none is free
+    value = torch.stack([*held, top]).amin(0)
+    above, _, below = (cost.price for cost in costs)
     jump = torch.where(u <= floor + around, lowest, (below - above).clamp(min=0))
     total = jump.sum(-1, keepdim=True)
     jump = torch.where(total > 0, jump / torch.where(total > 0, total, 1.0), highest)
     policy = torch.where(above > 0, unit * above, 0.0)
     policy = policy + (1 - policy.sum(-1, keepdim=True)).clamp(min=0) * jump
     return value.squeeze(-1), policy / policy.sum(-1, keepdim=True)
+
+
+def lacking(parts: Tensor, falls: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """How far the sum of parts, which fall so fast as a value rises, lies below what is wanted, relatively.
+
+    A sum too large may fall by many orders of magnitude and then hardly at all; its logarithm has no such kinks.
+    """
+    total, wanted = parts.sum(-1, keepdim=True), wanted.clamp(min=TINY)
+    short = torch.where(total > wanted, torch.log(wanted / total), 1 - total / wanted)
+    return short, falls.sum(-1, keepdim=True) / total.maximum(wanted)
 
 
 def _between(excess: Callable[[Tensor], tuple[Tensor, Tensor]], floor: Tensor, top: Tensor) -> Tensor:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from surefoot.ambiguity.core import Divergence
-from surefoot.ambiguity.divergences import log_partition, support_gaps
+from surefoot.ambiguity.divergences import exponential, log_partition, support_gaps
 from surefoot.ambiguity.search import increasing_root, lowest
-from surefoot.ambiguity.tilts import PowerTilt
+from surefoot.ambiguity.tilts import FLOOR, PowerTilt
 from surefoot.solvers.costs import CLOSE, TINY, Cost, Smooth
+
+NOISE = 1e-14  # of a mean: what is less than this beside it, and the square of it in a divergence, is rounding
 
 
 class Tilted(Smooth):
@@ -28,15 +30,15 @@ class Tilted(Smooth):
         self.at_least = torch.where(self.gaps == 0, nominal, 0.0).sum(-1)
 
     def _tilt(self, price: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and variance of the gaps under a tilt, and log E exp(−s·gaps)."""
-        log_z, terms = log_partition((price.unsqueeze(-1) * self.gaps).clamp_(max=800.0), self.nominal)
-        q = terms / terms.sum(-1, keepdim=True)
-        mean = (q * self.gaps).sum(-1, keepdim=True)
-        return mean.squeeze(-1), (q * (self.gaps - mean) ** 2).sum(-1), log_z.squeeze(-1)
+        """Mean of the gaps under a tilt, variance of s·gaps, and KL."""
+        x = price.unsqueeze(-1) * self.gaps
+        log_z, _ = log_partition(x, self.nominal)
+        kl, variance, q = exponential(x.neg_(), log_z, self.nominal)
+        return (q * self.gaps).sum(-1), variance.squeeze(-1), kl.squeeze(-1)
 
     def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:
-        mean, variance, log_z = self._tilt(price)
-        return (-price * mean - log_z).clamp(min=0), price * price * variance
+        _, variance, kl = self._tilt(price)
+        return torch.where(price * self.span > 0, kl, 0.0), variance
 
     def at_value(self, u: Tensor) -> Cost:
         need = self.mean - u
@@ -49,12 +51,13 @@ class Tilted(Smooth):
 
         def excess(log_price: Tensor) -> tuple[Tensor, Tensor]:
             mean, variance, _ = self._tilt(torch.exp(log_price))
-            return gap - mean, torch.exp(log_price) * variance
+            return gap - mean, torch.exp(-log_price) * variance
 
         price = torch.exp(increasing_root(excess, low, high.maximum(low), start, CLOSE))
-        _, variance, log_z = self._tilt(price)
-        spent = (-price * gap - log_z).clamp(min=0)
-        return Cost(*(torch.where(touched, x, 0.0) for x in (spent, price, 1 / variance.clamp(min=TINY))))
+        mean, variance, kl = self._tilt(price)
+        spent = (kl + price * (mean - gap)).clamp(min=0)
+        bend = price / (variance / price).clamp(min=TINY)
+        return Cost(*(torch.where(touched, x, 0.0) for x in (spent, price, bend)))
 
 
 class Held(NamedTuple):
@@ -83,13 +86,16 @@ class PowerTilted(Smooth):
         self.unit = torch.where(self.span > 0, self.span, 1.0)
         self.gaps = torch.where(nominal > 0, gaps / self.unit.unsqueeze(-1), 1.0)  # what has no mass must stay finite
         self.middle = (nominal * self.gaps).sum(-1)
-        self.variance = (nominal * (self.gaps - self.middle.unsqueeze(-1)) ** 2).sum(-1)
+        self.spread = (nominal * (self.gaps - self.middle.unsqueeze(-1)) ** 2).sum(-1)
+        self.variance = self.spread * self.unit**2
         self.mean = self.least + self.unit * self.middle
         self.nearest = lowest(self.gaps, nominal > 0).squeeze(-1)
         self.at_least = torch.where(self.gaps == 0, nominal, 0.0).sum(-1)
-        y = self.nearest.unsqueeze(-1) / torch.where(self.gaps > 0, self.gaps, 1.0)  # the tilt at w = 0, if it has one
-        self.full, self.full_less = ((nominal * y**k).sum(-1) for k in (self.power, self.power - 1))
-        self.base = torch.where(self.nearest > 0, self.nearest * self.full_less / self.full, 0.0)  # the mean at w = 0
+        self.end = self.nearest + FLOOR
+        y = self.end.unsqueeze(-1) / (self.gaps + FLOOR)  # the tilt at w = 0, or as near to it as doubles allow
+        terms = nominal * y**self.power
+        self.full = terms.sum(-1)
+        self.base = (terms * self.gaps).sum(-1) / self.full  # the mean there
         self.distance = divergence.distance(y / (nominal * y).sum(-1, keepdim=True), nominal)[0].squeeze(-1)
 
     def _tilt(self, w: Tensor) -> Held:
@@ -108,29 +114,25 @@ class PowerTilted(Smooth):
 
     def _spilled(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """The mean and the divergence of rows of which mass is spilled."""
-        log_mass = torch.log(self.full) + self.power * (level - torch.log(self.nearest))
-        mean = self.full_less * self.nearest * torch.exp(self.power * (level - torch.log(self.nearest)))
-        return mean, self.divergence.of_distance(self.distance - log_mass / self.power)
+        log_mass = torch.log(self.full) + self.power * (level - torch.log(self.end))
+        return self.base * torch.exp(log_mass), self.divergence.of_distance(self.distance - log_mass / self.power)
 
     def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:
         k, price = self.power, (price * self.unit).clamp(min=TINY)
         level = -torch.log(k * price)
-        spills = level < torch.log(self.nearest) - torch.log(self.full) / k
+        spills = level < torch.log(self.end) - torch.log(self.full) / k
         # The power mean of g + w is concave in w, at most w + E g and at most w·P(0)^{-1/k}.
         wanted = torch.exp(level)
         low = torch.stack([wanted - self.middle, wanted * self.at_least ** (1 / k), 1e-18 * self.nearest]).amax(0)
-        low = torch.where(spills, wanted, low.minimum(wanted))
-        unit = torch.maximum(low, self.nearest)
+        low = torch.where(spills, level, torch.log(low.clamp(min=FLOOR)).minimum(level))
 
-        def excess(w: Tensor) -> tuple[Tensor, Tensor]:
-            held = self._tilt(w * unit)
-            reached = torch.exp(held.level) / unit
-            return reached - wanted / unit, reached * held.rise / w
+        def excess(log_w: Tensor) -> tuple[Tensor, Tensor]:
+            held = self._tilt(torch.exp(log_w))
+            return held.level - level, held.rise
 
-        w = increasing_root(excess, low / unit, wanted / unit, low / unit, CLOSE)
-        held = self._tilt(w * unit)
+        held = self._tilt(torch.exp(increasing_root(excess, low, level, low, CLOSE)))
         mean, spent = self._spilled(level)
-        slope = torch.where(spills, k * mean, held.slope / held.rise)
+        slope = torch.where(spills, k * mean, torch.where(held.spent > NOISE**2, held.slope / held.rise, 0.0))
         return torch.where(spills, spent, held.spent), price * slope
 
     def at_value(self, u: Tensor) -> Cost:
@@ -139,9 +141,11 @@ class PowerTilted(Smooth):
         need = torch.where(touched, need, 1.0)
         gap = torch.where(touched, torch.maximum((u - self.least) / self.unit, torch.tensor(1e-14)), self.middle)
         spills = gap <= self.base
-        low = torch.maximum(gap * self.at_least, 1e-18 * self.nearest)  # because the mean is at most w/P(0)
-        high = torch.maximum(self.middle, 8 * self.variance / need.clamp(min=TINY))  # beyond E g it is near E g
-        start = k * self.variance / need.clamp(min=TINY)
+        low = torch.maximum(gap * self.at_least, 1e-18 * self.nearest).clamp(
+            min=FLOOR
+        )  # because the mean is at most w/P(0)
+        high = torch.maximum(self.middle, 8 * self.spread / need.clamp(min=TINY))  # beyond E g it is near E g
+        start = k * self.spread / need.clamp(min=TINY)
         searched = touched & ~spills
         low, high, start = (torch.where(searched, torch.log(x.clamp(min=TINY)), 0.0) for x in (low, high, start))
 
@@ -150,11 +154,12 @@ class PowerTilted(Smooth):
             held = self._tilt(torch.exp(log_w))
             above, below = (held.mean - self.base).clamp(min=TINY), (self.middle - held.mean).clamp(min=TINY)
             odds = torch.log(above / (gap - self.base)) - torch.log(below / need)
-            return odds, held.slope * (self.middle - self.base) / (above * below)
+            steady = (above > NOISE * self.base) & (below > NOISE * self.middle)  # else rounding makes the slope
+            return odds, torch.where(steady, held.slope * (self.middle - self.base) / (above * below), 0.0)
 
         rounding = (4e-16 * torch.maximum(1 / need, self.base / (gap - self.base).clamp(min=TINY))).clamp(CLOSE, 1e-3)
         held = self._tilt(torch.exp(increasing_root(excess, low, high.maximum(low), start, rounding)))
-        level = (torch.log(gap) - torch.log(self.full_less) + (k - 1) * torch.log(self.nearest)) / k
+        level = torch.log(self.end) + (torch.log(gap / self.base) - torch.log(self.full)) / k
         price = torch.exp(-torch.where(spills, level, held.level)) / k
         spent = torch.where(spills, self._spilled(level)[1], held.spent + price * (held.mean - gap))
         bend = price * torch.where(spills, 1 / (k * gap), held.rise / held.slope)
