@@ -1,8 +1,8 @@
 """The worst case of an expectation over an ambiguity set: `min_q q·values`, with the q that attains it.
 
 The sign is the same in the whole package: **values are rewards, and the worst case is the least**. For losses and
-costs, where the worst is the most, pass `maximise=True`: the result is `−worst_case(−values)`, a penalty counted against
-the gain.
+costs, where the worst is the most, pass `maximise=True`: the result is `−worst_case(−values)`, a penalty counted
+against the gain.
 """
 
 from __future__ import annotations

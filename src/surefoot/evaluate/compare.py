@@ -26,8 +26,8 @@ from surefoot.loops.common.run import Run
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of several learners, `[seeds, environments]` each: the final return (`surefoot.loops.common.final`), and the
-    mean return over all of training (`areas`)."""
+    """Scores of several learners, `[seeds, environments]` each: the final return (`surefoot.loops.common.final`), and
+    the mean return over all of training (`areas`)."""
 
     envs: tuple[str, ...]
     seeds: tuple[int, ...]
