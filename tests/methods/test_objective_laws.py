@@ -44,9 +44,9 @@ def same_gradient(one: PolicyObjective, other: PolicyObjective) -> bool:
 
 
 def weights(method: OnPolicy) -> torch.Tensor:
+    """What a method has learned from its first batch."""
     run = make_learner(method, "CartPole-v1", [0], 10**6)
-    for _ in range(2):
-        run.iterate()
+    run.iterate()
     return torch.cat([run.vector.flatten(), *(x.flatten().float() for x in run.extra.values())])
 
 
