@@ -531,3 +531,11 @@ def test_what_the_package_names_is_there():
 def test_a_run_without_a_checkpoint_is_not_started(tmp_path, trained):
     assert trained.started and checkpoint.latest(trained.path) is not None
     assert not Run(tmp_path).started
+
+
+def test_a_run_is_taken_wherever_its_folder_is(trained):
+    run = Run(trained.path)
+    assert sf.evaluate(run, episodes=2)["returns"] == sf.evaluate(run.path, episodes=2)["returns"]
+    assert sf.stress(run, perturb="observation-noise:0..0.2", episodes=2, points=2).nominal is not None
+    assert torch.equal(sf.load(run).vector, sf.load(run.path).vector)
+    assert sf.resume(run).path == run.path

@@ -138,7 +138,7 @@ def _place(method: Method, **given: Any) -> Any:
 
 
 def resume(
-    run: str | Path,
+    run: str | Path | Run,
     *,
     method: Method | None = None,
     env: Any = None,
@@ -156,7 +156,7 @@ def resume(
     `trust=True`. On another `device` what follows is the same up to rounding. Callbacks are not saved and have to be
     given again. Raises `UsageError` where it cannot be resumed.
     """
-    found = Run(Path(run))
+    found = run if isinstance(run, Run) else Run(Path(run))
     config = runs.checked(found)
     if method is None and config["method"] not in {entry.slug for entry in catalogue.methods()}:
         raise UsageError(
@@ -203,7 +203,7 @@ def evaluate(
 
     An interval is `None` from one episode and from returns that do not differ (`surefoot.evaluate.statistics`).
 
-    `policy` is an agent, the folder of a run (whose environment is then the default; the figures are kept there as
+    `policy` is an agent, a run or its folder (whose environment is then the default; the figures are kept there as
     `evaluation.json`), a model of Stable-Baselines3 or its file (`algo` says of which algorithm), anything with
     `predict`, or a callable. Of a language model `env` may be called `task`, episodes are held-out examples, each once
     at most, and `k=(1, 4, 16)` adds the chance that one of k samples succeeds, entropy, lengths and completions to

@@ -12,9 +12,9 @@ from surefoot.loops.common.run import Run
 from surefoot.models.saved import holds_agent, load_agent
 
 
-def load(path: str | Path, seed: int | None = None) -> Any:
-    """The agent of a run's folder (of one of its seeds), or of an agent's folder."""
-    folder = Path(path)
+def load(path: str | Path | Run, seed: int | None = None) -> Any:
+    """The agent of a run or of its folder (of one of its seeds), or of an agent's folder."""
+    folder = path.path if isinstance(path, Run) else Path(path)
     return load_agent(folder) if holds_agent(folder) else Run(folder).agent(seed)
 
 

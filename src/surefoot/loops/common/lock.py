@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from surefoot.errors import UsageError, printable
+from surefoot.loops.common.folder import Run
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 NAME = ".lock"
@@ -35,7 +36,7 @@ def training(run: Path) -> Iterator[None]:
 
 
 def evaluation(function: Function) -> Function:
-    """Let a function of a policy hold the folder, where the policy is the folder of a run: together with other
+    """Let a function of a policy hold the folder, where the policy is a run or its folder: together with other
     evaluations, but not while the run is being trained. Where the folder cannot be written to, nothing is held.
 
     Raises:
@@ -44,7 +45,7 @@ def evaluation(function: Function) -> Function:
 
     @functools.wraps(function)
     def held(policy: Any, *arguments: Any, **named: Any) -> Any:
-        number = None
+        number, policy = None, policy.path if isinstance(policy, Run) else policy
         if isinstance(policy, (str, Path)) and (Path(policy) / "config.json").is_file():
             with suppress(OSError):
                 number = _locked(Path(policy), fcntl.LOCK_SH)
