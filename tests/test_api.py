@@ -148,7 +148,7 @@ def test_load_takes_a_run_one_of_its_seeds_or_an_agent(tmp_path, trained):
     assert (first.facts["seed"], second.facts["seed"]) == (3, 4)
     assert not np.array_equal(first.vector, second.vector)
     assert np.array_equal(sf.load(several.path / "agent" / "seed-4").vector, second.vector)
-    with pytest.raises(UsageError, match="seed=5 is not in this run; it has the seeds 3, 4"):
+    with pytest.raises(UsageError, match="seed=5 is not in this run; its seeds are 3, 4"):
         sf.load(several.path, seed=5)
     with pytest.raises(UsageError, match="not the folder of a run"):
         sf.load(tmp_path / "nowhere")
@@ -186,7 +186,7 @@ def test_one_callback_needs_no_list(tmp_path):
         "ppo", "CartPole-v1", 128, run_dir=tmp_path / "run", callbacks=lambda _, rows: seen.extend(rows), **SETTINGS
     )
     assert len(seen) == 2 and run.finished
-    with pytest.raises(UsageError, match="callbacks has 3, which cannot be called; give functions of"):
+    with pytest.raises(UsageError, match="callbacks has 3, which is not callable; give functions of"):
         sf.train("ppo", "CartPole-v1", 64, run_dir=tmp_path / "other", callbacks=[print, 3], **SETTINGS)
     assert not (tmp_path / "other").exists()
 
@@ -308,7 +308,7 @@ def test_evaluate_takes_any_policy_with_its_environment(trained, tmp_path):
         sf.evaluate(agent)
     agent.facts = {}
     agent.save(tmp_path / "agent")
-    with pytest.raises(UsageError, match="does not say what it was trained in; give env="):
+    with pytest.raises(UsageError, match="does not name its environment; give env="):
         sf.evaluate(tmp_path / "agent")
 
 
@@ -384,9 +384,7 @@ def test_an_evaluation_names_the_agent(tmp_path):
 
 def test_a_run_goes_on_only_with_the_options_that_it_began_with(tmp_path):
     run = sf.train("ppo", Paid, 256, run_dir=tmp_path / "run", callbacks=lambda li, _: li.iteration == 1, **SETTINGS)
-    with pytest.raises(
-        UsageError, match=r"env_kwargs=\{'pay': 7.0\} is not what this run began with, \{\}; leave it out"
-    ):
+    with pytest.raises(UsageError, match=r"env_kwargs=\{'pay': 7.0\} differs from this run's own \{\}; leave it out"):
         sf.resume(run.path, env_kwargs={"pay": 7.0})
     with pytest.raises(
         UsageError, match="learning_rate is not allowed: a run is resumed with .* backend, env_kwargs, wrappers"
@@ -404,7 +402,7 @@ def test_a_longer_run_is_the_one_that_was_begun_longer(tmp_path, trained):
     assert longer.finished and longer.config["steps"] == 256 and rows(longer) == rows(trained)
     assert np.array_equal(sf.load(longer.path).vector, sf.load(trained.path).vector)
     falling = sf.train("ppo", "CartPole-v1", 64, run_dir=tmp_path / "falling", anneal=True, **SETTINGS)
-    with pytest.raises(UsageError, match="steps=128 is not allowed: with anneal=True the learning rate falls to 0"):
+    with pytest.raises(UsageError, match="steps=128 is not allowed: with anneal=True the learning rate decays to 0"):
         sf.resume(falling.path, steps=128)
 
 

@@ -118,7 +118,7 @@ def refused(capsys, *arguments):
 ASKED = {
     "unknown method": (["ppi", "--env", "CartPole-v1"], "No method is called 'ppi'. Did you mean 'ppo'"),
     "planned method": (["rdpo", "--env", "CartPole-v1"], "its method is not built yet. Built: "),
-    "no method": (["--env", "CartPole-v1"], "train needs a method first: train METHOD --env ENV. Methods: "),
+    "no method": (["--env", "CartPole-v1"], "train needs a method as its first argument: train METHOD --env ENV"),
     "no environment": (["ppo"], "--env STR"),
     "unknown environment": (["ppo", "--env", "CartPol-v1"], "'CartPol-v1' is not a known id. Did you mean 'CartPole"),
     "unknown module": (["ppo", "--env", "no.such:Thing"], "the module 'no.such' cannot be imported"),
@@ -142,10 +142,10 @@ ASKED = {
     "episodes": (["ppo", "--env", "CartPole-v1", "--evaluate-episodes", "0"], "evaluate_episodes=0 is not allowed"),
     "backend": (["ppo", "--env", "rrls/Hopper-v5", "--backend", "envpool"], "use 'auto' or 'gymnasium'"),
     "squash": (["ppo", "--env", "CartPole-v1", "--squash"], "squash=True is for continuous actions"),
-    "resume a method": (["ppo", "--resume", "here"], "takes the folder of a run and nothing else"),
-    "resume so": (["ppo", "--resume=here"], "takes the folder of a run and nothing else"),
-    "resume no folder": (["--resume"], "takes the folder of a run and nothing else"),
-    "resume and more": (["--resume", "here", "--steps", "7"], "takes the folder of a run and nothing else"),
+    "resume a method": (["ppo", "--resume", "here"], "takes the folder of a run, which holds the settings"),
+    "resume so": (["ppo", "--resume=here"], "takes the folder of a run, which holds the settings"),
+    "resume no folder": (["--resume"], "takes the folder of a run, which holds the settings"),
+    "resume and more": (["--resume", "here", "--steps", "7"], "takes the folder of a run, which holds the settings"),
     "resume nothing": (["--resume", "nowhere"], "nowhere is not the folder of a run"),
 }  # fmt: skip
 
@@ -175,7 +175,7 @@ def test_steps_that_are_no_number_of_steps(steps, tmp_path):
 
 def test_hyperparameters_beside_a_ready_method(tmp_path):
     ppo = catalogue.method_class("ppo")()
-    with pytest.raises(UsageError, match=r"\['clip'\] come beside a ready PPO; put them into it"):
+    with pytest.raises(UsageError, match=r"\['clip'\] must be set in the PPO instance"):
         sf.train(ppo, "CartPole-v1", 32, run_dir=tmp_path / "run", clip=0.3)
     with pytest.raises(UsageError, match="no hyperparameter 'clp'. Did you mean 'clip'"):
         sf.train("ppo", "CartPole-v1", 32, run_dir=tmp_path / "run", clp=0.3)
@@ -226,7 +226,9 @@ def broken_off(run, kind, words, **options):
         sf.train("ppo", Fragile, 32 * 6, run_dir=run, **{**SETTINGS, "checkpoint_every": 32, **options})
     last, told = checkpoint.latest(run), str(raised.value)
     died = "worker process" in told and "process of the environments died" in told
-    assert f"Nothing up to the checkpoint {last} is lost" in told if died else f"The last checkpoint is {last}." in told
+    assert (
+        f"Nothing before the checkpoint {last} is lost" in told if died else f"The last checkpoint is {last}." in told
+    )
     assert ("--resume" in told) == (kind is EnvError)  # what was not finite would not be finite again
     assert "\n" not in told
     _, facts = checkpoint.read(last)
@@ -262,7 +264,7 @@ def test_the_very_first_observation_is_looked_at(faults, tmp_path, monkeypatch):
 def test_a_run_that_is_there_is_not_written_over(capsys, runs):
     before = {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
     words = refused(capsys, "train", "ppo", "--env", "CartPole-v1", "--run-dir", str(runs / "ppo"))
-    assert f"exists and is not empty. Resume the run in it by `surefoot train --resume {runs / 'ppo'}`" in words
+    assert f"exists and is not empty. Resume the run in it with `surefoot train --resume {runs / 'ppo'}`" in words
     assert before == {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
 
 
@@ -341,7 +343,9 @@ def test_a_disk_that_is_full_for_one_file(name, tmp_path):
             for path in files():
                 fill(path)
 
-    with pytest.raises(UsageError, match=r"could not be written: .*No space left.*Make room.* --resume") as raised:
+    with pytest.raises(
+        UsageError, match=r"could not be written: .*No space left.*Free disk space.* --resume"
+    ) as raised:
         sf.train("ppo", "CartPole-v1", 32 * 6, run_dir=run, callbacks=[full], **options)
     assert str(checkpoint.latest(run)) in str(raised.value)
     for path in files():
@@ -423,7 +427,7 @@ def test_a_checkpoint_of_another_method(runs, capsys):
     before = {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
     words = refused(capsys, "train", "--resume", str(runs / "ppo"))
     assert "00000003 is not a checkpoint of this run: it was written for method='spo'" in words
-    assert "config.json says method='ppo'. Put the files of the run back as they were, or start" in words
+    assert "config.json says method='ppo'. Restore the original files of the run, or start" in words
     assert before == {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
 
 
@@ -467,7 +471,9 @@ def test_a_checkpoint_of_another_kind_even_with_its_checksum(runs, content):
 def test_a_config_that_lacks_something(runs, entry, capsys):
     path = runs / "ppo" / "config.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != entry}))
-    assert f"config.json lacks {entry}; put it back" in refused(capsys, "train", "--resume", str(runs / "ppo"))
+    assert f"config.json lacks {entry}; restore the original file" in refused(
+        capsys, "train", "--resume", str(runs / "ppo")
+    )
 
 
 EDITED = {
@@ -520,7 +526,7 @@ def test_names_from_files_do_not_steer_the_terminal(runs, capsys):
 def test_commands_on_what_is_no_run(command, content, tmp_path, capsys):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
-    assert re_any(refused(capsys, command, str(tmp_path)), "not the folder of a run", "not of the format")
+    assert re_any(refused(capsys, command, str(tmp_path)), "not the folder of a run", "does not have the format")
 
 
 def re_any(text, *words):

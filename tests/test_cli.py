@@ -396,7 +396,7 @@ def test_all_missing_claims(capsys, monkeypatch):
             raise sf.UsageError("1 of 2 claims broke off (ppo: RuntimeError: torn).")
 
     monkeypatch.setattr(claims, "run_missing", missing)
-    assert surefoot(capsys, "claim", "--all").startswith("every claim has a stored result")
+    assert surefoot(capsys, "claim", "--all").startswith("Every claim has a stored result")
     with pytest.raises(SystemExit) as ended:
         cli.main(["claim", "--all", "--workers", "2"])
     assert ended.value.code == 2 and asked == [1, 2]
@@ -408,8 +408,8 @@ def test_all_missing_claims(capsys, monkeypatch):
     [
         ([], "give either the slug of a paper or --all"),
         (["spo", "--all"], "give either the slug of a paper or --all"),
-        (["--all", "--seeds", "2"], "--seeds 2 does not go with --all"),
-        (["spo", "--workers", "2"], "--workers 2 goes with --all"),
+        (["--all", "--seeds", "2"], "--seeds 2 cannot be used with --all"),
+        (["spo", "--workers", "2"], "--workers 2 needs --all"),
         (["--all", "--workers", "0"], "workers=0 is not allowed"),
         (["spp"], "No paper is called 'spp'. Did you mean"),
     ],

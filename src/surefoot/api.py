@@ -16,7 +16,7 @@ from surefoot.configure import make_method
 from surefoot.envs import make_single
 from surefoot.envs.names import remember
 from surefoot.errors import UsageError
-from surefoot.evaluate.periodic import evaluations, keep, seeds_in, spoken
+from surefoot.evaluate.periodic import env_name, evaluations, keep, seeds_in
 from surefoot.evaluate.player import load, player_of, refuse_language
 from surefoot.evaluate.summary import exact_figures, summed_up
 from surefoot.hyperparameters import build
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from surefoot.evaluate.stress import StressReport
     from surefoot.perturbations import Perturbation
 
-LONGEST_NAME = 150  # letters of a file name, which filesystems end at 255 bytes
+LONGEST_NAME = 150  # characters of a file name; file systems allow 255 bytes
 
 __all__ = ["Run", "claim", "compare", "evaluate", "explain", "load", "make_method", "resume", "stress", "train"]
 
@@ -56,28 +56,28 @@ def train(
     time_limit: float | None = None,
     **hyperparameters: Any,
 ) -> Run:
-    """Train a method, and keep everything in a folder.
+    """Train a method and save everything in a folder.
 
     Args:
-        method: a slug of the catalogue, or an instance of a method.
+        method: a slug from the catalogue, or a method instance.
         env: a Gymnasium or EnvPool id, a factory, an Env class, or a ready next-step `VectorEnv`; for a tabular method
-            a `TabularMDP`, a name of the zoo, a file or `gym:ID`.
-        task, data: the same by the names that suit a language model: a task, or a file of prompts.
-        steps: environment steps of each seed, or iterations of a tabular method or of a language model; the method's
+            a `TabularMDP`, the name of a built-in MDP, a file or `gym:ID`.
+        task, data: names of the same argument for language models: a task, or a file of prompts.
+        steps: environment steps per seed, or iterations for a tabular method or a language model; the method's
             `default_steps` if not given.
-        num_seeds: that many consecutive seeds at once, in one process.
-        compile: "on", "off" or "auto" (where it pays off).
+        num_seeds: number of consecutive random seeds trained at once, in one process.
+        compile: "on", "off" or "auto" (on where it saves time).
         callbacks: called after each iteration with the learner and its metrics; True ends the run.
-        loggers: besides `metrics.jsonl`; any of "tensorboard", "wandb", "trackio".
-        evaluate_every: every so many steps, play `evaluate_episodes` deterministic episodes; their mean return is
+        loggers: any of "tensorboard", "wandb" and "trackio", in addition to `metrics.jsonl`.
+        evaluate_every: steps between evaluations of `evaluate_episodes` deterministic episodes; their mean return is
             `evaluation_mean` in the metrics.
-        checkpoint_every: steps between checkpoints; a tenth of the run if not given.
-        time_limit: seconds after which the run ends with a checkpoint; signals do so too, and then end the script.
-        hyperparameters: fields of the method; `objective`, a `PolicyObjective` in place of the method's own; and what
-            its kind needs besides: `device` ("cpu", "cuda" or "auto"), where it learns; of environments `backend`,
+        checkpoint_every: steps between checkpoints; by default a tenth of the run.
+        time_limit: seconds after which the run ends with a checkpoint; a signal does the same and then ends the script.
+        hyperparameters: fields of the method; `objective`, a `PolicyObjective` in place of the method's own; and the
+            options of its kind of loop: `device` ("cpu", "cuda" or "auto") to train on; for environments `backend`,
             `env_kwargs`, `wrappers` (see `surefoot.envs.make`) and `perturb` (a perturbation or its text, as for
-            `stress`; ranges are drawn anew in every episode, and evaluations play the environment itself); of language
-            models the fields of `surefoot.loops.group_rollout.language.LanguageOptions`.
+            `stress`; a range is sampled anew in every episode, and evaluations use the unperturbed environment); for
+            language models the fields of `surefoot.loops.group_rollout.language.LanguageOptions`.
     """
     options = _options(method, hyperparameters)
     made, slug = make_method(method, **hyperparameters)
@@ -93,26 +93,26 @@ def train(
         time_limit=time_limit,
     )
     own = evaluations(made, env, options, settings.evaluate_every, settings.evaluate_episodes)
-    every, seeds = [*own, *_several(callbacks)], runs.seeds_from(seed, num_seeds)
+    every, seeds = [*own, *_callback_list(callbacks)], runs.seeds_from(seed, num_seeds)
     run = runs.start(made, slug, env, settings, seeds=seeds, run_dir=run_dir, callbacks=every, env_options=options)
     return summed_up(run, made, env)
 
 
-def _several(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
-    """One callback needs no list."""
+def _callback_list(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
+    """The callbacks as a sequence; a single one may be given without a list."""
     given = [callbacks] if callable(callbacks) else callbacks
     if wrong := [one for one in given if not callable(one)]:
-        raise UsageError(f"callbacks has {wrong[0]!r}, which cannot be called; give functions of (learner, rows).")
+        raise UsageError(f"callbacks has {wrong[0]!r}, which is not callable; give functions of (learner, rows).")
     return given
 
 
 def _steps(number: Any) -> Any:
-    """1e6 is a whole number."""
+    """The number of steps as an int where it is a whole float such as 1e6; anything else unchanged."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def _options(method: str | Method, given: dict[str, Any]) -> dict[str, Any]:
-    """The options of the method's kind, taken out of all that was given."""
+    """The options of the method's kind of loop, removed from `given`."""
     kind, names = _kind(method), _option_names(method)
     made = build(kind.options, {name: given.pop(name) for name in names if name in given})
     return {name: getattr(made, name) for name in names}
@@ -127,13 +127,15 @@ def _option_names(method: str | Method) -> list[str]:
 
 
 def _place(method: Method, **given: Any) -> Any:
-    """What to learn in, by whichever name it was given."""
+    """The environment, under whichever of its argument names it was given."""
     found = {name: x for name, x in given.items() if x is not None}
     if not found and (default := getattr(method, "default_env", None)) is not None:
         return default
     if len(found) != 1:
-        wanted = loop(method.loop).place
-        raise UsageError(f"give {wanted}=… to say what {type(method).__name__} learns in; given are {sorted(found)}.")
+        wanted = loop(method.loop).env_argument
+        raise UsageError(
+            f"give {wanted}=…, and only that, for {type(method).__name__} to train in, not {sorted(found)}."
+        )
     return next(iter(found.values()))
 
 
@@ -148,13 +150,13 @@ def resume(
     trust: bool = False,
     **options: Any,
 ) -> Run:
-    """Resume an unfinished run; what follows is bit for bit what would have followed. `steps` makes a run longer.
+    """Resume an unfinished run, bit for bit as if it had not been interrupted. A larger `steps` extends a run.
 
-    `method`, `env` and `options` are needed only where the run was given something that its folder cannot name (a
-    method outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python), or that it
-    names as `module:name` and another process has not: nothing is imported or called that only a folder names, unless
-    `trust=True`. On another `device` what follows is the same up to rounding. Callbacks are not saved and have to be
-    given again. Raises `UsageError` where it cannot be resumed.
+    `method`, `env` and `options` are needed only where the run's folder cannot name what the run was given (a method
+    outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python), or names it as
+    `module:name` and this process has not been given it: nothing that only a folder names is imported or called
+    unless `trust=True`. On another `device` results are the same up to rounding. Callbacks are not saved and must be
+    given again. Raises `UsageError` if the run cannot be resumed.
     """
     found = run if isinstance(run, Run) else Run(Path(run))
     config = runs.checked(found)
@@ -170,17 +172,17 @@ def resume(
     names = _option_names(method)
     if unknown := sorted(set(options) - {*names}):
         raise UsageError(
-            f"{unknown[0]} is not allowed: a run is resumed with the hyperparameters that it began with. Besides "
+            f"{unknown[0]} is not allowed: a run is resumed with its original hyperparameters. The arguments are "
             f"method, env, steps, callbacks and time_limit there are {', '.join(names)}."
         )
-    build(_kind(method).options, options)  # which refuses what they do not allow
+    build(_kind(method).options, options)  # refuses invalid options
     remember(env, options.get("reward"))
     described = {**config["env"], **options}
     name = described.pop("env")
     folder = {key: value for key, value in described.items() if key not in options}
     check_trust(_kind(method), {"env": name if env is None else None, **folder}, trust)
     own = evaluations(method, env or name, described, config["evaluate_every"], config["evaluate_episodes"])
-    every = [*own, *_several(callbacks)]
+    every = [*own, *_callback_list(callbacks)]
     given = {"env": env, "steps": _steps(steps), "callbacks": every, "time_limit": time_limit}
     return summed_up(runs.resume(method, found, env_options=options, **given), method, env or name)
 
@@ -199,25 +201,26 @@ def evaluate(
     algo: str | None = None,
     trust: bool = False,
 ) -> dict[str, Any]:
-    """Play episodes and say what they returned, not discounted: mean and interquartile mean with intervals, and each.
+    """Play episodes and report their undiscounted returns: mean and interquartile mean with intervals, and all values.
 
-    An interval is `None` from one episode and from returns that do not differ (`surefoot.evaluate.statistics`).
+    An interval is `None` for a single episode and for returns that do not differ (`surefoot.evaluate.statistics`).
 
-    `policy` is an agent, a run or its folder (whose environment is then the default; the figures are kept there as
-    `evaluation.json`), a model of Stable-Baselines3 or its file (`algo` says of which algorithm), anything with
-    `predict`, or a callable. Of a language model `env` may be called `task`, episodes are held-out examples, each once
-    at most, and `k=(1, 4, 16)` adds the chance that one of k samples succeeds, entropy, lengths and completions to
-    read. Where the run has reward functions they judge, else the task's verifier.
+    `policy` is an agent, a run or its folder (whose environment is then the default; the results are saved there as
+    `evaluation.json`), a Stable-Baselines3 model or its file (`algo` names its algorithm), anything with `predict`,
+    or a callable. For a language model `env` may be called `task`, episodes are held-out examples, each used at most
+    once, and `k=(1, 4, 16)` adds pass@k (the probability that at least one of k samples succeeds), entropy, lengths
+    and sample completions. They are scored by the run's reward functions if it has any, otherwise by the task's
+    verifier.
 
-    An environment or a reward function that the folder names as `module:name` is not imported, unless it was given in
-    this process: give it again as `env`, or say `trust=True`, which also lets a model's file be unpickled, and so run
-    whatever code it holds. Of environments whose `info` says it there is a `success_rate`, and `info/<name>` is the
-    mean of any other number of the last step's `info`.
+    An environment or a reward function that the folder names as `module:name` is not imported unless it was given in
+    this process: give it again as `env`, or pass `trust=True`, which also allows a model's file to be unpickled and
+    so to run whatever code it holds. `success_rate` is reported for environments whose `info` has it, and
+    `info/<name>` is the mean of any other number in the last step's `info`.
     """
     env = env if task is None else task
     if not isinstance(k, (tuple, list)) or k:
         if video is not None:
-            raise UsageError("video is not allowed beside k, which is for language models: there is nothing to film.")
+            raise UsageError("video is not allowed with k, which is for language models: there is nothing to film.")
         return _evaluate_language(policy, env, episodes, k, seed, trust)
     from surefoot.envs.entrance import named_figures
     from surefoot.evaluate.rollout import played, record
@@ -227,10 +230,10 @@ def evaluate(
     filmed = {} if video is None else {"video": str(video)}
     if video is not None:
         refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
-        record(player, env, video, episodes=1, seeds=seed)  # first, because it is what may not work here
+        record(player, env, video, episodes=1, seeds=seed)  # first, because it is the step most likely to fail
     seeds = seeds_in(env, episodes, seed)
     scores, lengths, infos = played(player, env, len(seeds), seeds, deterministic=deterministic)
-    figures: dict[str, Any] = {"env": spoken(env), "episodes": len(seeds), "seed": int(seed)}
+    figures: dict[str, Any] = {"env": env_name(env), "episodes": len(seeds), "seed": int(seed)}
     figures |= {"deterministic": deterministic, "agent_seed": getattr(player, "facts", {}).get("seed")}
     figures |= {**summary(scores), **exact_figures(player, env, deterministic), **filmed}
     figures |= {"length_mean": float(lengths.mean()), "lengths": lengths.tolist(), **named_figures(infos)}
@@ -246,10 +249,10 @@ def _evaluate_language(
 
     agent = load(policy) if isinstance(policy, (str, Path)) else policy
     if getattr(agent, "loop", "") != "group-rollout":
-        raise UsageError(f"k={k!r} is for language models; {str(policy)!r} is none.")
+        raise UsageError(f"k={k!r} is for language models; {str(policy)!r} is not one.")
     trained_in = agent.facts.get("env") if task is None else {"env": task}
     if trained_in is None:
-        raise UsageError("task is missing: the agent does not say what it was trained in; give task=.")
+        raise UsageError("task is missing: the agent does not record its task; give task=….")
     if task is None:
         check_trust(loop(agent.loop), trained_in, trust)
     made = loop(agent.loop).single(**trained_in)().task
@@ -273,14 +276,14 @@ def stress(
     """Play a policy across a sweep of perturbations; see `surefoot.evaluate.stress.stress`, and `evaluate` for `algo`
     and `trust`.
 
-    Of a run's folder the environment is the default, and the report is kept there as `stress-….json`; the name of the
-    file begins with the environment if that was given.
+    For the folder of a run, the run's environment is the default and the report is saved there as `stress-….json`; the
+    file name starts with the environment if `env` was given.
     """
     from surefoot.evaluate.stress import stress as sweep
 
     player, place, folder = player_of(policy, env, algo, trust)
-    refuse_language(player, "perturb", "perturbations are of environments; evaluate it on another task")
-    report = dataclasses.replace(sweep(player, place, perturb, **settings), env=spoken(place))
+    refuse_language(player, "perturb", "perturbations apply to environments; evaluate it on another task")
+    report = dataclasses.replace(sweep(player, place, perturb, **settings), env=env_name(place))
     if folder is not None:
         text = str(perturb) if env is None else f"{report.env}-{perturb}"
         name = "".join(c if c.isalnum() or c in "-." else "-" for c in text)
@@ -301,44 +304,44 @@ def compare(
     out: str | Path | None = None,
     **options: Any,
 ) -> Comparison:
-    """Train several methods on the same environments and seeds, and compare what they reach.
+    """Train several methods on the same environments and seeds, and compare their returns.
 
-    `env` is one that `train` takes (a name, an MDP), or a list of them; of language models it may be called `task`.
-    `methods` are slugs or instances; a mapping gives them names, which tells two settings of one method apart. There
-    are `seeds` seeds from `seed` on, in one run or, of language models, in one run each. The runs and
-    `comparison.json` are kept under `out`; finished runs found there are used again, unfinished ones are resumed, and
-    more `seeds` than they have are trained in further runs.
-    `options` go to `train`, hyperparameters among them to every method that is given by its slug.
+    `env` is an environment as for `train` (a name, an MDP), or a list of them; for language models it may be called
+    `task`. `methods` are slugs or instances; a mapping names them, so that two settings of one method can be compared.
+    There are `seeds` consecutive random seeds starting at `seed`, trained in one run, or in one run per seed for
+    language models. The runs and `comparison.json` are saved under `out`; finished runs found there are reused,
+    unfinished ones are resumed, and additional seeds are trained in further runs.
+    `options` are passed to `train`; hyperparameters among them apply to every method given by its slug.
 
     Raises:
-        UsageError: methods or environments are missing or not told apart, a method has no return, a run found there
-            has other settings, or one ended early.
+        UsageError: methods or environments are missing or not distinct, a method has no return, a run found there has
+            other settings, or one ended early.
     """
     from surefoot.evaluate.compare import check_same, compare_runs, shares
 
     for name, instead in (("num_seeds", "seeds"), ("run_dir", "out")):
         if name in options:
-            raise UsageError(f"{name}={options[name]!r} is not allowed: a comparison sets it; give {instead}=….")
+            raise UsageError(f"{name}={options[name]!r} is not allowed: compare sets it; use {instead}=….")
     pairs = methods.items() if isinstance(methods, Mapping) else [(make_method(m)[1], m) for m in methods]
     beside = {*inspect.signature(train).parameters, *chain.from_iterable(_option_names(m) for _, m in pairs)}
     shared = {name: options.pop(name) for name in [*options] if name not in beside}
     named = [(name, make_method(m, **shared)[0]) for name, m in pairs]
     env = _place(named[0][1], env=env, task=task) if named else env
     envs = list(env) if isinstance(env, (list, tuple)) else [env]
-    names, called = [name for name, _ in named], [runs.spoken(each) for each in envs]
+    names, called = [name for name, _ in named], [runs.env_name(each) for each in envs]
     if not names or not envs or len({*names}) < len(names) or len({*called}) < len(envs):
         raise UsageError(
-            f"A comparison needs methods and environments, each once; given are the methods {names} and the "
-            f"environments {called}. Two settings of one method get names: "
+            f"A comparison needs methods and environments without repeats; got the methods {names} and the "
+            f"environments {called}. To compare two settings of one method, name them: "
             "compare({'one': PPO(…), 'two': PPO(…)}, …)."
         )
     if silent := [name for name, method in named if getattr(method, "samples", 1) == 0]:
         raise UsageError(
-            f"{', '.join(silent)} writes no completions while it learns (samples=0), so it has no return to compare; "
-            "leave it out, and compare what surefoot evaluate says of its run."
+            f"{', '.join(silent)} generates no completions in training (samples=0), so it has no return to compare; "
+            "leave it out, and compare the result of surefoot evaluate for its run."
         )
     every = runs.seeds_from(seed, seeds)
-    again = {name: options[name] for name in ("callbacks", "time_limit") if name in options}  # of no run's folder
+    again = {name: options[name] for name in ("callbacks", "time_limit") if name in options}  # not recorded in a run
     described = {method.loop: _options(method, dict(options)) for _, method in named}
     for kind, each in product(described, envs):
         make_single(loop(kind).single(each, **described[kind])).close()
@@ -346,7 +349,7 @@ def compare(
     runs_of: dict[str, list[Run]] = {}
     for name, method in named:
         kind, given = loop(method.loop), described[method.loop]
-        places = [(each, f"{name}-{runs.spoken(each).replace('/', '-')}") for each in envs]
+        places = [(each, f"{name}-{runs.env_name(each).replace('/', '-')}") for each in envs]
         for each, run, share in ((e, *found) for e, place in places for found in shares(folder / place, every, kind)):
             if not run.started:
                 train(method, each, steps, seed=share[0], num_seeds=len(share), run_dir=run.path, **options)
@@ -359,8 +362,8 @@ def compare(
                     resume(run.path, method=method, env=None if isinstance(each, str) else each, **again, **given)
             if not run.finished:
                 raise UsageError(
-                    f"{run.path} ended before its {run.config['steps']} steps, so there is nothing to compare yet; the "
-                    f"same comparison with out={str(folder)!r} continues from here."
+                    f"{run.path} ended before its {run.config['steps']} steps, so there is nothing to compare yet; run "
+                    f"the same comparison with out={str(folder)!r} to continue."
                 )
             runs_of.setdefault(name, []).append(run)
     comparison = compare_runs(runs_of)

@@ -17,31 +17,31 @@ from surefoot.hyperparameters import MOST_THREADS, allowed, hyperparameter
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What a run starts from, besides its settings and its method."""
+    """Where and from which random seeds a run starts, besides its settings and its method."""
 
     seed: int = hyperparameter(0, help="First random seed.")
     num_seeds: int = hyperparameter(1, help="Number of consecutive seeds trained at once, in one process.")
     run_dir: Path | None = hyperparameter(None, help="Folder of the run; runs/METHOD-ENV-SEED-TIME by default.")
     threads: int = hyperparameter(
-        1, low=1, high=MOST_THREADS, help="Number of torch threads; small networks are fastest on one."
+        1, low=1, high=MOST_THREADS, help="Number of torch threads; small networks are fastest with one."
     )
 
 
 def typed(method: type) -> type:
-    """One dataclass with the settings of a run and the hyperparameters of a method, as tyro reads it."""
+    """A dataclass with the settings of a run and the hyperparameters of a method, for tyro to parse."""
     from surefoot.ambiguity import Ambiguity
     from surefoot.loops.common.kinds import loop
     from surefoot.loops.common.run import Settings
 
     kind = loop(getattr(method, "loop"))  # noqa: B009
-    place = (kind.place, Annotated[str, arg(help=kind.place_help)])
+    place = (kind.env_argument, Annotated[str, arg(help=kind.env_help)])
     default = getattr(method, "default_env", None)
     made: list[Any] = [place if default is None else (*place, dataclasses.field(default=default))]
     for source in (Start, kind.options, Settings, method):
         hints = get_type_hints(source)
         for field in dataclasses.fields(source):
             if source is kind.options and "help" not in field.metadata:
-                continue  # what only Python can give
+                continue  # can be given only in Python
             if source is method and field.name in (*getattr(method, "without_effect", ()), "parts"):
                 continue
             annotation, choices, help = hints[field.name], field.metadata.get("choices"), field.metadata.get("help", "")
@@ -73,7 +73,7 @@ def whole(text: str) -> int:
 
 
 def parsed(what: Callable[..., Any], arguments: Sequence[str], program: str) -> Any:
-    """What tyro makes of the arguments."""
+    """The result of calling `what` with the arguments as tyro parses them."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
     registry = ConstructorRegistry()

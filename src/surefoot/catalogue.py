@@ -1,7 +1,7 @@
-"""The catalogue: which papers there are, and how far each one has come.
+"""The catalogue: the papers in scope and the status of each.
 
-`papers.toml` says what a paper is. How far it has come is never written down: it is read off the method modules, claim
-modules and claim results that exist. Reading imports no method and no torch; only `method_class` imports one module.
+`papers.toml` describes the papers. The status of a paper is not stored but derived from the method modules, claim
+modules and claim results that exist. This imports neither methods nor torch; only `method_class` imports a module.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _exists(module: str) -> bool:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper in scope; `module` is where its method lives once it is built."""
+    """A paper in scope; `module` is the module of its method, whether built yet or not."""
 
     slug: str
     title: str
@@ -41,7 +41,7 @@ class Paper:
 
     @property
     def claim_module(self) -> str:
-        """Where the experiment on the paper's headline claim lives."""
+        """The module of the experiment on the paper's headline claim."""
         return self.module.replace(".methods.", ".claims.", 1)
 
     @property
@@ -71,7 +71,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method that has no row of its own among the papers: `attribute` of `module`."""
+    """A method that is not one of the papers in scope: `attribute` of `module`."""
 
     slug: str
     title: str
@@ -90,7 +90,7 @@ def _data() -> dict[str, list[dict[str, Any]]]:
 
 @cache
 def papers() -> tuple[Paper, ...]:
-    """Every paper in scope, setting by setting."""
+    """Every paper in scope, grouped by setting."""
     return tuple(Paper(**row) for row in _data()["paper"])
 
 
@@ -101,7 +101,7 @@ def baselines() -> tuple[Baseline, ...]:
 
 
 def paper(slug: str) -> Paper:
-    """The paper of that slug; a `UsageError` with the nearest slugs if there is none."""
+    """The paper with this slug; a `UsageError` with the nearest slugs if there is none."""
     known = {p.slug: p for p in papers()}
     if slug not in known:
         raise UsageError(f"No paper is called {slug!r}. {nearest(slug, known)}")
@@ -109,7 +109,7 @@ def paper(slug: str) -> Paper:
 
 
 def methods() -> tuple[Paper | Baseline, ...]:
-    """What can be trained today: the papers and baselines whose method is built."""
+    """The methods that can be trained: the papers and baselines whose method is built."""
     return tuple(entry for entry in (*papers(), *baselines()) if entry.built)
 
 

@@ -1,4 +1,4 @@
-"""The command line: `surefoot COMMAND …`; every command and every flag is typed from the same code as Python's."""
+"""The command line: `surefoot COMMAND …`. Commands and options are derived from the same code as the Python API."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from surefoot.training import train
 
 
 def methods(setting: str | None = None) -> None:
-    """List the methods, what each is for, and how its claim stands.
+    """List the methods, the purpose of each, and the status of its claim.
 
     Args:
-        setting: Only those of one setting, such as control.
+        setting: List only the methods of one setting, such as control.
     """
     from surefoot import catalogue
 
@@ -36,7 +36,7 @@ def methods(setting: str | None = None) -> None:
     for slug, status, words in rows:
         print(f"{slug:<{width}}  {status:<9}  {words}")
     planned = sum(not p.built for p in catalogue.papers() if setting in (None, p.setting))
-    print(f"\n{len(built)} papers built, {planned} planned.  One of them in full: surefoot explain SLUG")
+    print(f"\n{len(built)} papers built, {planned} planned.  For details of one: surefoot explain SLUG")
 
 
 def evaluate(
@@ -56,13 +56,13 @@ def evaluate(
     Args:
         run: Folder of a run or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
         episodes: Number of episodes.
-        seed: Random seed; episode i is the same in every evaluation with it.
-        env: Another environment than the one it was trained in.
-        task: Another task, for a language model.
-        k: For a language model, also pass@k, lengths, entropy and samples to read for these k, such as 1,4,16.
+        seed: Random seed; the same seed gives the same episodes in every evaluation.
+        env: Environment, if not the one it was trained in.
+        task: Task of a language model, if not the one it was trained on.
+        k: For a language model, values of k for pass@k, such as 1,4,16; adds lengths, entropy and sample completions.
         video: Film one episode, as video.mp4 in RUN.
-        algo: Algorithm of a Stable-Baselines3 model given by its file, such as ppo.
-        trust: Import and call what RUN names as module:name, and unpickle a model's file, which runs whatever it holds.
+        algo: Algorithm of a Stable-Baselines3 model file, such as ppo.
+        trust: Import and call what RUN names as module:name, and unpickle a model file, which can run any code.
     """
     from surefoot import api
 
@@ -94,19 +94,19 @@ def chat(
     temperature: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Write to the language model of RUN, a line at a time, and read what it answers; an empty line ends.
+    """Chat with the language model of RUN, one line at a time; an empty line ends the chat.
 
     Args:
         run: Folder of a run or of an agent.
-        max_tokens: Maximum number of tokens of an answer; as in training by default.
-        temperature: Sampling temperature; 0 is greedy; the one used in training by default.
-        seed: Random seed of the sampling.
+        max_tokens: Maximum number of tokens in an answer; by default as in training.
+        temperature: Sampling temperature, 0 for greedy decoding; by default as in training.
+        seed: Random seed for sampling.
     """
     from surefoot import api
 
     agent = api.load(run)
     if getattr(agent, "loop", "") != "group-rollout":
-        raise UsageError(f"{run} holds no language model; chat is for those.")
+        raise UsageError(f"{run} is not a language-model run; chat needs one.")
     templated = agent.model.tokenizer.chat_template is not None
     for turn, line in enumerate(iter(lambda: sys.stdin.readline().rstrip("\n"), "")):
         prompt = [{"role": "user", "content": line}] if templated else line
@@ -131,15 +131,15 @@ def stress(
     Args:
         run: Folder of a run or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
         perturb: rrls:1d|2d|3d|rarl on the six robust MuJoCo tasks (also rrls:2d,friction_mode=all_geoms and
-            rrls:rarl,force_axes=xz), or any perturbation with its range, such as observation-noise:0..0.3,
-            action-delay:0..4 or param:gravity=5..15; of MuJoCo also param:mass=0.5..2,torso.mass=1..5 and the like.
+            rrls:rarl,force_axes=xz), or any perturbation with a range, such as observation-noise:0..0.3,
+            action-delay:0..4 or param:gravity=5..15; for MuJoCo also such as param:mass=0.5..2,torso.mass=1..5.
         episodes: Episodes per cell of the grid.
         points: Values per dimension of the grid.
         grid: closed includes both bounds; rrls is the published half-open grid.
-        seed: Random seed of the episodes, which are the same in every cell.
-        env: Another environment than the one it was trained in.
-        algo: Algorithm of a Stable-Baselines3 model given by its file, such as ppo.
-        trust: Import and call what RUN names as module:name, and unpickle a model's file, which runs whatever it holds.
+        seed: Random seed of the episodes; every cell uses the same ones.
+        env: Environment, if not the one it was trained in.
+        algo: Algorithm of a Stable-Baselines3 model file, such as ppo.
+        trust: Import and call what RUN names as module:name, and unpickle a model file, which can run any code.
     """
     from surefoot import api
 
@@ -157,16 +157,16 @@ def compare(
     steps: int | None = None,
     out: Path | None = None,
 ) -> None:
-    """Train METHODS on the same environments and seeds, and compare what they reach.
+    """Train METHODS on the same environments and seeds, and compare their returns.
 
     Args:
         methods: Two or more slugs; the others are compared with the first.
         env: One or more environments.
         task: One or more language-model tasks.
-        model: Language model that all start from; nano by default.
-        seeds: Number of random seeds, from 0 on; seeds beyond those found in OUT are added.
-        steps: Steps per seed; the method's own default if not given.
-        out: Folder of the runs and of comparison.json; finished runs found there are reused.
+        model: Language model that all methods start from; nano by default.
+        seeds: Number of random seeds, starting at 0; seeds that OUT does not have yet are trained and added.
+        steps: Steps per seed; by default the method's own number.
+        out: Folder for the runs and comparison.json; finished runs found there are reused.
     """
     from surefoot import api
 
@@ -178,22 +178,22 @@ def compare(
 def claim(
     slug: Annotated[str, arg(metavar="[SLUG]")] = "", /, all: bool = False, seeds: int | None = None, workers: int = 1
 ) -> None:
-    """Run a paper's headline claim as an experiment; --all runs those without a result, in parallel WORKERS.
+    """Run a paper's headline claim as an experiment; --all runs every claim without a stored result.
 
     Args:
         slug: Slug of the paper.
         all: Run every claim without a stored result.
-        seeds: Number of random seeds, if not the claim's own; the result is then shown but not stored.
-        workers: Number of claims run at a time, with --all.
+        seeds: Number of random seeds, if not the claim's own; the result is then printed but not stored.
+        workers: Number of claims to run in parallel, with --all.
     """
     from surefoot.claims.claim import run_claim, run_missing
 
     if bool(slug) == all:
         raise UsageError("give either the slug of a paper or --all.")
     if all and seeds is not None:
-        raise UsageError(f"--seeds {seeds} does not go with --all: stored results stand on the seeds each claim names.")
+        raise UsageError(f"--seeds {seeds} cannot be used with --all: stored results use each claim's own seeds.")
     if slug and workers != 1:
-        raise UsageError(f"--workers {workers} goes with --all; one claim runs in one process.")
+        raise UsageError(f"--workers {workers} needs --all; a single claim runs in one process.")
     result = None
     for result in run_missing(workers) if all else [run_claim(slug, seeds)]:
         print(f"{result['slug']}: {result['verdict'].upper()}\n  {result['claim']}")
@@ -201,14 +201,14 @@ def claim(
             interval = "no interval" if e["low"] is None else f"[{e['low']:.4g}, {e['high']:.4g}]"
             print(f"  {name:<44}{e['value']:>10.4g}  {interval}")
     if result is None:
-        print("every claim has a stored result; surefoot claim SLUG runs one of them again.")
+        print("Every claim has a stored result; surefoot claim SLUG runs one again.")
 
 
 def report(run: Annotated[Path, arg(metavar="RUN")], /) -> None:
     """Write report.html into RUN: curves, stress results, configuration, one self-contained file.
 
     Args:
-        run: The folder of a run.
+        run: Folder of a run.
     """
     from surefoot.evaluate.report import write_report
 
@@ -231,24 +231,24 @@ def solve(
     top: int = 10,
     out: Path | None = None,
 ) -> None:
-    """Solve MDP exactly against the worst case of an ambiguity set: value, policy, and the worst world.
+    """Solve MDP exactly against the worst case of an ambiguity set: value, policy, and worst-case transitions.
 
     Args:
-        mdp: A name of the zoo with its numbers, such as garnet:50,4,8 (surefoot zoo lists them), a .npz or .csv file,
+        mdp: A built-in MDP with its parameters, such as garnet:50,4,8 (surefoot zoo lists them), a .npz or .csv file,
             or gym:FrozenLake-v1.
-        ambiguity: A set or risk measure, such as kl:0.1, l1:0.2,support=nominal or cvar:0.05; the nominal MDP alone if
-            not given. With a range of sizes, such as kl:0..1, a sweep: the price of robustness.
-        rectangular: Who shares the set: sa, every pair of state and action has its own; s, the actions of a state.
-        criterion: What is summed; if not given, finite for a horizon, total for a gamma of 1, otherwise discounted.
-        nature: worst is an adversary; best is the most favourable world of the set, an upper bound.
-        gamma: Another discount than the MDP's own.
-        horizon: Another number of steps; gamma is then 1 if not given.
-        tolerance: The gap between the bounds of the value at which to stop.
-        time_limit: Seconds after which to stop with the bounds found so far.
-        points: Sizes of the set in a sweep.
-        states: States to show in the table; 0 shows all.
-        top: How many changes of the worst world to show.
-        out: Folder for solution.npz, policy.csv, worst_case.csv and, of a grid, grid.png; of a sweep sweep.csv and
+        ambiguity: An ambiguity set or risk measure, such as kl:0.1, l1:0.2,support=nominal or cvar:0.05; by default
+            only the nominal MDP is solved. A range of radii, such as kl:0..1, gives a sweep: the price of robustness.
+        rectangular: Rectangularity: sa, one set per state-action pair; s, one set shared by the actions of a state.
+        criterion: Optimality criterion; by default finite with a horizon, total with gamma 1, otherwise discounted.
+        nature: worst for an adversary; best for the most favourable model of the set, an upper bound.
+        gamma: Discount factor, if not the MDP's own.
+        horizon: Number of steps, if not the MDP's own; gamma is then 1 by default.
+        tolerance: Stop when the gap between the bounds on the value is at most this.
+        time_limit: Time limit in seconds; the bounds found so far are then reported.
+        points: Number of radii in a sweep.
+        states: Number of states in the table; 0 shows all.
+        top: Number of changes to show between the nominal and the worst-case transitions.
+        out: Folder for solution.npz, policy.csv, worst_case.csv and, for a grid, grid.png; for a sweep, sweep.csv and
             price.png.
     """
     from surefoot.envs.tabular import resolve
@@ -267,7 +267,7 @@ def solve(
     if swept(ambiguity):
         found = price_of_robustness(made, str(ambiguity), points, assumed=assumed, **options)
         print(f"{mdp} · {made.states:,} states, {made.actions:,} actions · {ambiguity}\n\n{found.table()}")
-        return print("\n" + "\n".join(map(str, found.save(out))) if out else "\n--out FOLDER draws it and keeps it.")
+        return print("\n" + "\n".join(map(str, found.save(out))) if out else "\n--out FOLDER saves the result.")
     with solutions.watched(tolerance) as progress:
         solution = solve(made, ambiguity, **options, progress=progress)
     shown: Any = {"nature": nature, "states": states or None, "assumed": assumed}
@@ -277,17 +277,17 @@ def solve(
 
 
 def zoo() -> None:
-    """List the MDPs that have a name, and their numbers."""
+    """List the built-in MDPs and their parameters."""
     from surefoot.evaluate import solutions
 
-    print(f"{solutions.zoo()}\n\nOne of them: surefoot solve NAME:number,…,key=number --ambiguity kl:0.1")
+    print(f"{solutions.zoo()}\n\nTo solve one: surefoot solve NAME:number,…,key=number --ambiguity kl:0.1")
 
 
 def explain(slug: Annotated[str, arg(metavar="SLUG")], /) -> None:
-    """The method on one screen: purpose, formula, steps, hyperparameters.
+    """Describe a method on one screen: purpose, formula, steps, hyperparameters.
 
     Args:
-        slug: The method; surefoot methods lists them.
+        slug: Slug of the method; surefoot methods lists them.
     """
     from surefoot import api
 
@@ -310,7 +310,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def _help() -> str:
-    lines = ["usage: surefoot COMMAND …   (surefoot COMMAND --help tells more)", ""]
+    lines = ["usage: surefoot COMMAND …   (surefoot COMMAND --help for details)", ""]
     return "\n".join(lines + [f"  {name:<10}{(f.__doc__ or '').splitlines()[0]}" for name, f in COMMANDS.items()])
 
 
@@ -320,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, *rest = arguments or ["--help"]
     try:
         if _names_a_module(rest) and os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # last, so that it hides nothing
+            sys.path.append(os.getcwd())  # last, so that it shadows no installed package
         if name in ("-h", "--help"):
             print(_help())
         elif name == "--version":
@@ -333,11 +333,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             train(rest)
         elif name == "train":
             print(f"usage: surefoot train METHOD --env ENV [options]\n\n{train.__doc__}")
-            print("surefoot train METHOD --help lists all.")
+            print("surefoot train METHOD --help lists all options.")
         else:
             parsed(COMMANDS[name], rest, f"surefoot {name}")
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has seen enough
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
     except KeyboardInterrupt:
@@ -345,22 +345,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
     except (UsageError, OSError, MemoryError, _env_error()) as error:
         words = textwrap.fill(printable(f"surefoot: {error}"), 100, break_long_words=False, break_on_hyphens=False)
-        print(words, file=sys.stderr)  # paths and commands are whole, to be copied
+        print(words, file=sys.stderr)  # paths and commands stay on one line for copying
         raise SystemExit(2) from None
 
 
 def _names_a_module(words: Sequence[str]) -> bool:
-    """Whether this very command names a module, which may lie in the current folder, or lets a run's folder name it."""
+    """Whether the command names a module, which may be in the current folder, or trusts a run's folder to name one."""
     pairs = [(w.partition("=")[0], w.partition("=")[2] or after) for w, after in zip(words, [*words[1:], ""])]
     return any(name == "--trust" or (name in ("--env", "--reward") and ":" in value) for name, value in pairs)
 
 
 def _env_error() -> type[Exception]:
-    """`EnvError` if environments were ever imported; nothing to catch otherwise."""
+    """`EnvError` if its module has been imported; otherwise a class that nothing raises."""
     module = sys.modules.get("surefoot.envs.vector")
     return module.EnvError if module is not None else UsageError
 
 
 if __name__ == "__main__":
-    sys.path[:] = [path for path in sys.path if path not in ("", os.getcwd())]  # where python -m has put it, first
+    sys.path[:] = [path for path in sys.path if path not in ("", os.getcwd())]  # python -m puts it first
     main()

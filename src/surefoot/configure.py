@@ -1,4 +1,4 @@
-"""A method from its name and its hyperparameters, as Python, the command line and a run's configuration give them."""
+"""Make a method from its name and hyperparameters, given in Python, on the command line or by a run's configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from surefoot.loops.common.kinds import Method
 
 
 def make_method(method: str | Method, **hyperparameters: Any) -> tuple[Method, str]:
-    """The method with these hyperparameters, and its slug. A method given as an instance is taken as it is."""
+    """The method with these hyperparameters, and its slug. A method instance is returned unchanged."""
     if isinstance(method, str):
         found = catalogue.method_class(method)
         return build(found, revived(found, _with_parts(found, hyperparameters))), method
@@ -20,23 +20,23 @@ def make_method(method: str | Method, **hyperparameters: Any) -> tuple[Method, s
         wanted = f"{method.__name__}()" if isinstance(method, type) else "a method such as PPO()"
         raise UsageError(f"method={method!r} is not allowed; give the name of a method, such as 'ppo', or {wanted}.")
     if hyperparameters:
-        raise UsageError(f"{sorted(hyperparameters)} come beside a ready {type(method).__name__}; put them into it.")
+        raise UsageError(f"{sorted(hyperparameters)} must be set in the {type(method).__name__} instance itself.")
     here = [entry.slug for entry in catalogue.methods() if entry.module == type(method).__module__]
     known = [slug for slug in here if catalogue.method_class(slug) is type(method)]
     return method, known[0] if known else type(method).__name__.lower()
 
 
 def _with_parts(method: type, values: dict[str, Any]) -> dict[str, Any]:
-    """`objective=…` as the field that holds it, `parts`: `objective()` is what a method defines."""
+    """The hyperparameters with `objective=…` stored in the field `parts`; a method itself defines `objective()`."""
     if "objective" not in values:
         return values
     if "parts" not in {field.name for field in dataclasses.fields(method)}:
-        raise UsageError(f"objective=… is not allowed: {method.__name__} is defined by an objective of its own.")
+        raise UsageError(f"objective=… is not allowed: {method.__name__} is defined by its own objective.")
     return {name if name != "objective" else "parts": value for name, value in values.items()}
 
 
 def revived(method: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Hyperparameters from JSON: its lists are tuples, its objects what the annotation of their field says."""
+    """Hyperparameters read from JSON: lists become tuples, and objects the type that their field is annotated with."""
     kinds = {field.name: get_args(kind) or (kind,) for field, kind in declared(method)}
 
     def one(name: str, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The one error that a user's mistake raises, and how names and foreign texts are shown in messages and terminals."""
+"""The error that a user's mistake raises, and how names and text from elsewhere are shown in messages and terminals."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ LONGEST_MESSAGE = 600  # characters of another library's message
 
 
 class UsageError(ValueError):
-    """Something the user gave cannot work: the message names it, its value, what is allowed and what to do."""
+    """An argument cannot work: the message gives its name, its value, what is allowed and what to do."""
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """A half-sentence that offers the known names closest to `name`, or lists all when none is close."""
+    """A sentence that suggests the known names closest to `name`, or lists known names if none is close."""
     known = sorted(known)
     if not known:
         return "There are none."
@@ -29,9 +29,9 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with its control characters written as escapes, so that a terminal shows them instead of obeying them.
+    """The text with its control characters written as escapes, so that a terminal shows them instead of acting on them.
 
-    Line feeds and tabs stay; so do all letters, marks and symbols of any language.
+    Line feeds and tabs are unchanged, as are letters, marks and symbols of all languages.
     """
     return "".join(c if c in "\n\t" or not _controls(c) else c.encode("unicode_escape").decode() for c in text)
 
@@ -41,7 +41,7 @@ def _controls(character: str) -> bool:
 
 
 def message_of(error: BaseException) -> str:
-    """What another library's error says, in one paragraph: all of it, or its beginning and its end if it is long."""
+    """The message of another library's error in one paragraph; the middle of a long one is omitted."""
     said = " ".join(printable(str(error)).split()) or type(error).__name__
     if isinstance(error, (KeyError, AttributeError, TypeError, ArithmeticError, LookupError)):
         said = f"{type(error).__name__}: {said}"

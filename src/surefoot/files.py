@@ -1,4 +1,4 @@
-"""Files that somebody else may have written: only regular files are read, and files are written whole or not at all."""
+"""Reading files of unknown origin, which must be regular files, and writing files atomically."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-DEEPEST = 100  # levels of nested JSON; what is written here has fewer than ten
+DEEPEST = 100  # levels of nested JSON; Surefoot itself writes fewer than ten
 
 
 def opened(path: str | Path) -> BufferedReader:
     """The file, open for reading.
 
     Raises:
-        OSError: it is missing, unreadable, or not a regular file (a named pipe is waited for, a device has no end).
+        OSError: it is missing, unreadable, or not a regular file (reading a named pipe blocks, a device has no end).
     """
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -39,7 +39,7 @@ def read_text(path: str | Path) -> str:
 
 
 def parsed_json(text: str) -> Any:
-    """What a text in JSON says; `ValueError` where it is not JSON, or nested more than a hundred levels deep."""
+    """The value of a JSON text; `ValueError` if it is not JSON or is nested more than a hundred levels deep."""
     try:
         found = json.loads(text)
     except RecursionError as error:
@@ -54,16 +54,16 @@ def parsed_json(text: str) -> Any:
 
 
 def read_json(path: str | Path) -> Any:
-    """What a regular file in JSON says; `OSError` or `ValueError` where there is none."""
+    """The value in a regular JSON file; `OSError` or `ValueError` if there is none."""
     return parsed_json(read_text(path))
 
 
 def write_whole(path: str | Path, data: str | bytes) -> None:
-    """Write a file so that after a crash at any moment it has the old content or the new: a draft is written beside
-    it, flushed to the disk, and renamed.
+    """Write a file atomically: after a crash at any moment it has either the old content or the new. A draft is written
+    next to it, flushed to disk, and renamed.
 
     Raises:
-        OSError: it could not be written; the draft is removed and the old content stays.
+        OSError: it could not be written; the draft is removed and the old content remains.
     """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -78,12 +78,12 @@ def write_whole(path: str | Path, data: str | bytes) -> None:
 
 
 def is_draft(path: Path) -> bool:
-    """Whether a file is what a process that was killed had begun to write."""
+    """Whether a file is a draft, which a killed process leaves behind."""
     return path.name.startswith(".") and path.name.endswith(".part")
 
 
 def write_durably(path: Path, data: str | bytes) -> None:
-    """Write a file and flush it to the disk."""
+    """Write a file and flush it to disk."""
     with open(path, "wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
@@ -91,7 +91,7 @@ def write_durably(path: Path, data: str | bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush to the disk what is in a file, or the names in a folder, where the file system can."""
+    """Flush the content of a file or the entries of a folder to disk, if the file system supports it."""
     with suppress(OSError):
         number = os.open(path, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Hyperparameters as dataclass fields with declared ranges, checked in one voice before any work."""
+"""Hyperparameters as dataclass fields with declared ranges, checked before any work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from surefoot.errors import UsageError, nearest
 
 LIMITS = ("low", "high", "above", "below")
-MOST_THREADS = 1024  # of torch
+MOST_THREADS = 1024  # for torch
 
 
 def hyperparameter(
@@ -29,15 +29,15 @@ def hyperparameter(
 ) -> Any:
     """A dataclass field with a default, an allowed range and a sentence of help.
 
-    `low`/`high` are inclusive bounds, `above`/`below` exclusive ones; of a tuple they hold for every element. `None` as
-    a value is allowed only where the annotation names it or it is the default.
+    `low`/`high` are inclusive bounds, `above`/`below` exclusive ones; for a tuple they apply to every element. `None`
+    is allowed only if the annotation includes it or it is the default.
     """
     limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices, "help": help}
     return dataclasses.field(default=default, metadata={k: v for k, v in limits.items() if v not in (None, "")})
 
 
 def allowed(meta: Mapping[str, Any], kind: Any = float) -> str:
-    """What a field with this metadata and annotation may be, in words, for messages and `--help`."""
+    """The allowed values of a field with this metadata and annotation, in words, for messages and `--help`."""
     if "choices" in meta:
         return "one of " + ", ".join(repr(c) for c in meta["choices"])
     return " or ".join(_words(one, meta) for one in _alternatives(kind))
@@ -64,7 +64,7 @@ def _range(meta: Mapping[str, Any]) -> str:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of the annotated type: whole numbers pass as floats, booleans never as numbers."""
+    """Whether a value has the annotated type: integers are accepted as floats, booleans are not accepted as numbers."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in arguments)
@@ -84,7 +84,7 @@ def _inside(value: Any, meta: Mapping[str, Any]) -> bool:
     if isinstance(value, tuple):
         return all(_inside(element, meta) for element in value)
     if not isinstance(value, (int, float)):
-        return True  # limits are limits of numbers
+        return True  # only numbers have limits
     return (
         ("low" not in meta or value >= meta["low"])
         and ("high" not in meta or value <= meta["high"])
@@ -101,7 +101,7 @@ def declared(cls: type) -> tuple[tuple[dataclasses.Field[Any], Any], ...]:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers, which are no `int` or `float` to Python, as Python's."""
+    """NumPy numbers, which are not `int` or `float` instances, as Python numbers."""
     if isinstance(value, np.generic):
         return value.item()
     numbers = type(value) is tuple and any(isinstance(x, np.generic) for x in value)
@@ -109,20 +109,20 @@ def _plain(value: Any) -> Any:
 
 
 def check_count(name: str, value: Any) -> None:
-    """Raise `UsageError` for what is no whole number of at least 1."""
+    """Raise `UsageError` unless the value is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise UsageError(f"{name}={value!r} is not allowed; it must be a whole number of at least 1.")
 
 
 def check_threads(value: Any) -> None:
-    """Raise `UsageError` for what is no number of threads."""
+    """Raise `UsageError` unless the value is an allowed number of threads."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 1 <= value <= MOST_THREADS:
         raise UsageError(f"threads={value!r} is not allowed; it must be a whole number in [1, {MOST_THREADS}].")
 
 
 def check(instance: Any) -> None:
-    """Raise `UsageError` for the first field of a dataclass instance that has not its annotated type or is outside its
-    declared range. Numbers of NumPy become Python's."""
+    """Raise `UsageError` for the first field of a dataclass instance that has the wrong type or is outside its declared
+    range. NumPy numbers are replaced by Python numbers."""
     for field, kind in declared(type(instance)):
         given = getattr(instance, field.name)
         value = _plain(given)
@@ -139,7 +139,7 @@ def check(instance: Any) -> None:
 
 
 def build(cls: type, values: Mapping[str, Any]) -> Any:
-    """`cls(**values)` after misspelled names have been refused with the nearest known ones, and missing ones named."""
+    """`cls(**values)`; a `UsageError` for an unknown name, with the nearest known ones, and for a missing value."""
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for name in values:
         if name not in fields:

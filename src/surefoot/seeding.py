@@ -1,7 +1,7 @@
 """Named random streams from one seed.
 
-A stream is derived, never advanced by somebody else: `torch_stream(seed, "action noise", iteration)` gives the same
-generator whoever asks and whenever. A resumed run therefore needs no generator state, only its counters.
+Every consumer derives its own stream: `torch_stream(seed, "action noise", iteration)` gives the same generator
+wherever and whenever it is called. A resumed run therefore needs no generator state, only its counters.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_SEED = 2**31 - 1
 
 
 def check_seed(seed: int) -> int:
-    """The seed itself if it is a whole number in [0, 2**31 - 1]; a `UsageError` otherwise."""
+    """The seed, if it is a whole number in [0, 2**31 - 1]; a `UsageError` otherwise."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= MAX_SEED:
         raise UsageError(f"seed={seed!r} is not allowed; it must be a whole number in [0, {MAX_SEED}].")
     return int(seed)

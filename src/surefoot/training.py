@@ -1,4 +1,4 @@
-"""The command `surefoot train`: start a run or resume one, and say what came of it."""
+"""The command `surefoot train`: start a run or resume one, and print a summary of its result."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def train(arguments: Sequence[str]) -> None:
         return _resume(arguments)
     if not arguments or arguments[0].startswith("-"):
         known = ", ".join(entry.slug for entry in catalogue.methods())
-        raise UsageError(f"train needs a method first: train METHOD --env ENV. Methods: {known}.")
+        raise UsageError(f"train needs a method as its first argument: train METHOD --env ENV. Methods: {known}.")
     slug, *rest = arguments
     given = dataclasses.asdict(parsed(typed(catalogue.method_class(slug)), rest, f"surefoot train {slug}"))
     check_threads(threads := given.pop("threads"))
     torch.set_num_threads(threads)
-    place = given.pop(loop(catalogue.method_class(slug).loop).place)
-    with _signalled():
-        _ended(api.train(slug, place, **given))
+    place = given.pop(loop(catalogue.method_class(slug).loop).env_argument)
+    with _summary_after_signal():
+        _print_summary(api.train(slug, place, **given))
 
 
 @contextmanager
-def _signalled() -> Iterator[None]:
-    """Of a run that a signal ended, say what came out and what to do next; the exit code is 130 or 143."""
+def _summary_after_signal() -> Iterator[None]:
+    """If a signal ends the run, print its summary and the next commands; the exit code is 130 or 143."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as ended:
@@ -45,13 +45,13 @@ def _signalled() -> Iterator[None]:
             raise
         from surefoot.loops.common.folder import Run
 
-        _ended(Run(ended.run))  # type: ignore[union-attr]
+        _print_summary(Run(ended.run))  # type: ignore[union-attr]
         code = ended.code if isinstance(ended, SystemExit) else 130
-        raise SystemExit(code) from None  # what comes after && waits for the whole run
+        raise SystemExit(code) from None  # so that a command after && runs only if the run finished
 
 
 def _resume(arguments: Sequence[str]) -> None:
-    """Resume the run of `--resume RUN`, with `--env` or `--task` named once more, or `--trust`."""
+    """Resume the run of `--resume RUN`; `--env`, `--task` and `--trust` are the only other options."""
     from surefoot import api
 
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
@@ -63,13 +63,14 @@ def _resume(arguments: Sequence[str]) -> None:
         given, others = None, arguments
     if others or given is None or not given.resume:
         raise UsageError(
-            "train --resume takes the folder of a run and nothing else (but --env or --trust); its settings are in it."
+            "train --resume takes the folder of a run, which holds the settings, and no options but --env, --task "
+            "and --trust."
         )
-    with _signalled():
-        _ended(api.resume(given.resume, env=given.env or given.task, trust=given.trust))
+    with _summary_after_signal():
+        _print_summary(api.resume(given.resume, env=given.env or given.task, trust=given.trust))
 
 
-def _ended(run: Any) -> None:
+def _print_summary(run: Any) -> None:
     from surefoot.loops.common import distributed
     from surefoot.loops.common.final import definition, final_returns
     from surefoot.loops.common.kinds import loop
@@ -81,18 +82,18 @@ def _ended(run: Any) -> None:
         from surefoot.evaluate.trained import read
 
         solved = read(run.path)
-    finals = ", ".join(f"{x:.6g}" for x in final_returns(rows).values() if math.isfinite(x)) or "none, no episode ended"
+    finals = ", ".join(f"{x:.6g}" for x in final_returns(rows).values() if math.isfinite(x)) or "none: no episode ended"
     said = definition(rows) if solved is None else f"{definition(rows)}; {solved.measured}"
     print(f"{run.path}: {rows[-1]['step']:,} {loop(agent.loop).measured}, final return {finals} ({said})")
     if solved is not None:
         print("\n" + "\n".join([solved.table, "", *solved.lines()]))
-    go_on = "" if run.finished else f"surefoot train --resume {run.path} · "
-    also = f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_attack(run)}"
-    print(f"next: {go_on}surefoot evaluate {run.path} · surefoot {also} · surefoot report {run.path}")
+    resume = "" if run.finished else f"surefoot train --resume {run.path} · "
+    also = f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_perturb_option(run)}"
+    print(f"next: {resume}surefoot evaluate {run.path} · surefoot {also} · surefoot report {run.path}")
 
 
-def _attack(run: Any) -> str:
-    """What to attack a run with, where the six robust MuJoCo tasks have no uncertainty set for it."""
+def _perturb_option(run: Any) -> str:
+    """The `--perturb` option to suggest for a run; empty for the six robust MuJoCo tasks, whose default applies."""
     from surefoot.envs.rrls import TASKS
 
     return "" if run.config["env"]["env"].removeprefix("rrls/") in TASKS else " --perturb sticky-action:0..0.5"

@@ -124,7 +124,7 @@ def test_what_does_not_fit_is_refused_everywhere_and_named(case, how):
 
 @pytest.mark.parametrize("how", ["gymnasium", "evaluate"])
 def test_the_old_interface_and_other_answers_are_recognised(how):
-    assert "the form of the old Gym" in refusal(how, answer=lambda o: (o, 1.0, False, {}))
+    assert "the form of old Gym" in refusal(how, answer=lambda o: (o, 1.0, False, {}))
     assert "it must return (observation, reward, terminated" in refusal(how, answer=lambda o: None)
     assert "it must return (observation, info)" in refusal(how, reset_answer=np.zeros(2, np.uint8))
 

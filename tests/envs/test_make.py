@@ -248,7 +248,7 @@ def test_what_envpool_alone_has_is_played_alone_too():
 @pytest.mark.parametrize(
     ("env", "kwargs", "message"),
     [
-        ("CheetahRun-v1", {"render_mode": "rgb_array"}, "cannot be filmed: EnvPool draws it with OpenGL"),
+        ("CheetahRun-v1", {"render_mode": "rgb_array"}, "cannot be filmed: EnvPool renders it with OpenGL"),
         ("Catch-v0", {"hight": 3}, "cannot be made with env_kwargs={'hight': 3}"),
     ],
 )
@@ -492,7 +492,7 @@ def test_an_observation_of_another_shape_is_not_spread_over_the_row():
 def test_a_description_holds_what_a_text_can():
     assert envs.describe(Countdown, env_kwargs={"length": np.int64(5)})["env_kwargs"] == {"length": 5}
     for name, value in {"env_kwargs": {"length": {5}}, "wrappers": [("time_limit", {"steps": print})]}.items():
-        with pytest.raises(UsageError, match=f"{name}=.* cannot be written down with a run: it holds a (set|builtin)"):
+        with pytest.raises(UsageError, match=f"{name}=.* cannot be recorded with a run: it contains a (set|builtin)"):
             envs.describe(Countdown, **{name: value})
 
 
@@ -595,7 +595,7 @@ def test_a_mistake_is_refused_with_what_to_do(arguments, words):
 def test_an_environment_that_raises_is_named(backend, call):
     kwargs = {"break_in": call, "break_seed": 11}
     vec = envs.make(Countdown, 3, seed=[10, 11, 12], env_kwargs=kwargs, backend=backend)
-    words = rf"Environment 1 failed in {call}\(\): ZeroDivisionError: the wheel came off.*run that one alone"
+    words = rf"Environment 1 failed in {call}\(\): ZeroDivisionError: the wheel came off.*run it alone"
     with pytest.raises(envs.EnvError, match=words):
         vec.reset()
         vec.step(np.zeros((3, 1)))

@@ -226,12 +226,12 @@ def test_tuples_are_the_lists_that_json_has(out):
 
 
 BAD = {
-    "no method": ({"methods": []}, "needs methods and environments, each once"),
-    "a method twice": ({"methods": ["ppo", "ppo"]}, "each once; given are the methods \\['ppo', 'ppo'\\]"),
+    "no method": ({"methods": []}, "needs methods and environments without repeats"),
+    "a method twice": ({"methods": ["ppo", "ppo"]}, "without repeats; got the methods \\['ppo', 'ppo'\\]"),
     "no environment": ({"env": []}, "needs methods and environments"),
-    "no place at all": ({"env": None}, "give env=… to say what PPO learns in"),
-    "two places": ({"task": "arithmetic"}, r"given are \['env', 'task'\]"),
-    "an environment twice": ({"env": ["CartPole-v1"] * 2}, "needs methods and environments, each once"),
+    "no place at all": ({"env": None}, "give env=…, and only that, for PPO to train in"),
+    "two places": ({"task": "arithmetic"}, r"not \['env', 'task'\]"),
+    "an environment twice": ({"env": ["CartPole-v1"] * 2}, "needs methods and environments without repeats"),
     "an unknown method": ({"methods": ["ppi"]}, "No method is called 'ppi'"),
     "an unknown environment": ({"env": ["CartPole-v1", "CartPol-v1"]}, "'CartPol-v1' is not a known id"),
     "no seeds": ({"seeds": 0}, "num_seeds=0 is not allowed"),
@@ -242,7 +242,7 @@ BAD = {
     "no steps": ({"steps": 0}, "steps=0 is not allowed"),
     "an unknown option": ({"logger": ()}, "logger"),
     "an unknown hyperparameter": ({"methods": ["ppo", "spo"], "clipp": 1}, "PPO has no hyperparameter 'clipp'"),
-    "a hyperparameter beside an instance": ({"gamma": 0.5}, r"\['gamma'\] come beside a ready PPO; put them into it"),
+    "a hyperparameter beside an instance": ({"gamma": 0.5}, r"\['gamma'\] must be set in the PPO; put them into it"),
     "what a comparison sets": ({"num_seeds": 2}, "num_seeds=2 is not allowed: a comparison sets it; give seeds="),
     "where it puts runs": ({"run_dir": "x"}, "run_dir='x' is not allowed: a comparison sets it; give out="),
 }

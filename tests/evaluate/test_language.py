@@ -123,7 +123,7 @@ def test_what_only_environments_have_is_refused(agent, tmp_path):
         sf.stress(agent, "arithmetic", perturb="observation-noise:0.1")
     with pytest.raises(UsageError, match="video is not allowed for a language model: there is nothing to film"):
         sf.evaluate(agent, "arithmetic", 1, video=tmp_path / "film.gif")
-    with pytest.raises(UsageError, match="video is not allowed beside k"):
+    with pytest.raises(UsageError, match="video is not allowed with k"):
         sf.evaluate(agent, "arithmetic", 1, k=1, video=tmp_path / "film.gif")
 
 

@@ -109,7 +109,7 @@ def test_a_configuration_may_say_less_and_numbers_may_be_huge(tmp_path, made_up_
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     assert "spo on Hopper-v5" in " ".join(read(run).words)
     (run / "metrics.jsonl").write_text("[1, 2]\n{}\n")
-    with pytest.raises(UsageError, match="metrics.jsonl, line 1 is no row of metrics"):
+    with pytest.raises(UsageError, match="metrics.jsonl, line 1 is not a row of metrics"):
         write_report(run)
 
 

@@ -153,7 +153,7 @@ def test_what_was_given_in_this_process_needs_no_second_naming(tmp_path, module)
 def test_another_process_names_it_again_or_trusts(tmp_path, module, monkeypatch):
     run = sf.train("ppo", module, 64, run_dir=tmp_path / "run", env_kwargs={"pay": 3.0}, **SETTINGS)
     names._GIVEN.clear()  # what another process is like
-    with pytest.raises(UsageError, match="env='mine:Own' is what the files .* --env mine:Own, or say trust=True"):
+    with pytest.raises(UsageError, match="env='mine:Own' is named by the files .* --env mine:Own, or pass trust=True"):
         sf.evaluate(run.path, episodes=1)
     with pytest.raises(UsageError, match="trust=True"):
         sf.stress(run.path, perturb="action-delay:0..1", episodes=1, points=2)

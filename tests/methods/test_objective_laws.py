@@ -70,7 +70,7 @@ def test_a_ready_objective_is_optimised_or_refused(slug):
     own = small(slug)
     objective = dataclasses.replace(own.objective(), advantage=-1.0 * own.objective().advantage)
     if slug in OWN_OBJECTIVE:
-        with pytest.raises(UsageError, match="objective of its own"):
+        with pytest.raises(UsageError, match="defined by its own objective"):
             dataclasses.replace(own, parts=objective)
         return
     method = dataclasses.replace(own, parts=objective)

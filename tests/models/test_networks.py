@@ -130,9 +130,9 @@ def test_dict_observations_are_joined_in_the_order_of_the_space_and_without_the_
 def test_other_spaces_are_refused():
     with pytest.raises(UsageError, match=r"MultiDiscrete \(1-D\)"):
         make(gym.spaces.MultiDiscrete([[2, 3], [4, 5]]))
-    with pytest.raises(UsageError, match="observations of 4 axes of bytes .* as the wrapper frame_stack does"):
+    with pytest.raises(UsageError, match="byte observations with 4 axes .* as the wrapper frame_stack does"):
         make(gym.spaces.Box(0, 255, (2, 8, 8, 3), np.uint8))
-    with pytest.raises(UsageError, match="holds nothing to see besides 'action_mask'"):
+    with pytest.raises(UsageError, match="has no entry besides 'action_mask'"):
         make(gym.spaces.Dict(action_mask=gym.spaces.MultiBinary(2)), gym.spaces.Discrete(2))
     with pytest.raises(UsageError, match=r"'action_mask' of the shape \(4,\), but .* needs \(3,\)"):
         make(gym.spaces.Dict(x=VECTOR, action_mask=gym.spaces.MultiBinary(4)), gym.spaces.Discrete(3))

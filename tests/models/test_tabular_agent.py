@@ -69,7 +69,7 @@ def test_it_is_loaded_as_it_was_saved(policy, tmp_path):
         (torch.ones(3), r"policy has shape \[3\]; it must be \[S, A\], \[H, S, A\] or \[M, S, A, M\]"),
         (torch.ones(2, 2, 2, 3) / 6, r"policy has shape \[2, 2, 2, 3\]"),
         (torch.ones(0, 2), r"policy has shape \[0, 2\]"),
-        ([[0.5, 0.5], [0.5, 0.6]], r"policy\[1\] = \[0.5, 0.6\] is no distribution .*\(1 rows are not\)"),
+        ([[0.5, 0.5], [0.5, 0.6]], r"policy\[1\] = \[0.5, 0.6\] is not a distribution .*\(1 such rows\)"),
         ([[1.5, -0.5]], r"policy\[0\] = \[1.5, -0.5\]"),
         ([[[0.5, 0.5]], [[float("nan"), 1.0]]], r"policy\[1, 0\] = \[nan, 1.0\]"),
         (torch.ones(2, 1, 2, 2) / 2, r"policy\[0, 0\] = \[0.5, 0.5, 0.5, 0.5\]"),
@@ -83,7 +83,7 @@ def test_what_is_no_policy_is_refused_with_its_place(policy, words):
 @pytest.mark.parametrize("state", [2, -1, 0.5, np.zeros((2, 2), int), np.array([0, 7])])
 def test_what_is_no_state_is_refused(state):
     with pytest.raises(
-        UsageError, match="is no state, nor a batch of them: this policy is a table of the states 0 … 1"
+        UsageError, match="is neither a state nor a batch of states: this policy is a table for the states 0 … 1"
     ):
         TabularAgent(STATIONARY).predict(state)
 
@@ -99,15 +99,15 @@ def test_damaged_and_foreign_folders_are_refused(tmp_path):
     save_file({"policy": 2 * STATIONARY}, folder / "agent.safetensors")
     refused(r"agent.safetensors is damaged: policy\[0\]")
     save_file({"policy": STATIONARY[:1].clone()}, folder / "agent.safetensors")
-    refused("is not the table that agent.json names")
+    refused("is not the table described in agent.json")
     (folder / "agent.safetensors").unlink()
-    refused("holds no readable agent")
+    refused("has no readable agent")
     (folder / "agent.json").write_text(json.dumps({**about, "format": "another"}))
-    refused("is of no format known here")
+    refused("has none of the known formats")
     (folder / "agent.json").write_text("[")
-    refused("holds no readable agent")
+    refused("has no readable agent")
     (folder / "agent.json").write_text("[]")
-    refused("is of no format known here")
+    refused("has none of the known formats")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -376,7 +376,7 @@ WRONG = [
     (lambda: solve(SPLIT, criterion="average"), r"2 recurrent classes .*\{0\} with 1; \{1\} with 0\. Solve each class"),
     (lambda: solve(small(), criterion="average", method="gauss-seidel"), "leave method out for 'average'"),
     (lambda: solve(TabularMDP(BY_NEXT.transition, torch.rand(6, 3, 3)), TotalVariation(0.1)), "support='nominal'"),
-    (lambda: evaluate_policy(small(), [[0.5, 0.6], [1, 0]]), r"policy\[0\] is no distribution"),
+    (lambda: evaluate_policy(small(), [[0.5, 0.6], [1, 0]]), r"policy\[0\] is not a distribution"),
     (lambda: evaluate_policy(small(), [0, 2]), "from 0 to 1"),
     (lambda: evaluate_policy(small(), [0.5, 0.5]), r"policy has shape \[2\]"),
     (lambda: evaluate_policy(small(legal=[[True, False], [True, True]]), [1, 0]), "takes action 1 in state 0"),
@@ -405,7 +405,7 @@ def test_nested_risks_are_recursions_on_risks():
 def test_an_mdp_may_be_named():
     value = solve("river-swim", KL(0.1)).value
     torch.testing.assert_close(value, solve(resolve("river-swim"), KL(0.1)).value)
-    with pytest.raises(UsageError, match="env=3 is not allowed; give a TabularMDP, a name of the zoo"):
+    with pytest.raises(UsageError, match="env=3 is not allowed; give a TabularMDP, a built-in MDP's name"):
         solve(3)
 
 

@@ -1,4 +1,4 @@
-"""Where a policy acts: one maker, micro-environments with known answers, robust MuJoCo tasks."""
+"""Environments: one function that makes them all, micro-environments with known answers, robust MuJoCo tasks."""
 
 from surefoot.envs import micro as _micro
 from surefoot.envs import rrls as _rrls

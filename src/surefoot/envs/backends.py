@@ -1,4 +1,4 @@
-"""The other backends: a process for each environment, EnvPool, and what a caller has made."""
+"""The other backends: one process per environment, EnvPool, and a caller's own vector environment."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ from surefoot.errors import UsageError
 
 
 def available_threads() -> int:
-    """How many processors this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def _first(observation: Observation) -> Any:
-    """What the first environment of a batch has observed."""
+    """The observation of the first environment in a batch."""
     if isinstance(observation, dict):
         return {name: _first(inner) for name, inner in observation.items()}
     return observation[0]
 
 
 class _Worker(gymnasium.Env):
-    """The environment of a worker process, which is made at the first reset, so that a constructor that breaks or hangs
-    is told like any other call. What goes wrong is sent back in `info["failure"]` rather than raised, because Gymnasium
-    would print the worker's traceback.
+    """The environment in a worker process, made at the first reset, so that a constructor that fails or hangs is
+    reported like any other call. Errors are returned in `info["failure"]` rather than raised, because Gymnasium would
+    print the worker's traceback.
     """
 
     def __init__(self, factory: EnvFactory, index: int, caller: int, observation: gymnasium.Space, action: Any):
         if os.getpid() != caller and hasattr(os, "setpgid"):
-            # Signals that a terminal sends to all processes reach the caller alone, which ends the workers once it has
-            # written down what was learned.
+            # Workers ignore the signals that a terminal sends to all processes; the caller ends the workers once it
+            # has saved its state.
             os.setpgid(0, 0)
         self._factory, self._index, self._env, self._steps = factory, index, None, 0
         self.observation_space, self.action_space = observation, action
         self._discrete = isinstance(action, spaces.Discrete)
 
     def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
-        step = None if arguments else self._steps  # without any it follows the end of an episode
+        step = None if arguments else self._steps  # without arguments it is the auto-reset after an episode
         self._steps = 0 if arguments else self._steps + 1
         try:
             if self._env is None:
@@ -103,14 +103,14 @@ class _Worker(gymnasium.Env):
 
 
 class ProcessEnvs(Envs):
-    """Every environment in a process of its own (Gymnasium's `AsyncVectorEnv`): for slow ones.
+    """Every environment in its own process (Gymnasium's `AsyncVectorEnv`), for slow environments.
 
-    Handing a step over costs about 0.2 ms, so that it pays from about 0.3 ms a step on, given the processors. A process
-    that does not answer within `timeout` seconds is given up.
+    Communication costs about 0.2 ms per step, so this saves time from about 0.3 ms per step, given enough processors. A
+    process that does not answer within `timeout` seconds is killed.
     """
 
     def __init__(self, factories: Sequence[EnvFactory], seeds: Sequence[int], timeout: float):
-        first = factories[0]()  # in this process, where what its constructor raises is seen as it is
+        first = factories[0]()  # in this process, so that errors of its constructor are raised here
         observation, action = rounded(first.observation_space), first.action_space
         first.close()
         super().__init__(len(factories), seeds, observation, action)
@@ -128,19 +128,19 @@ class ProcessEnvs(Envs):
         except multiprocessing.TimeoutError as error:
             silent = [i for i, pipe in enumerate(self._workers.parent_pipes) if not pipe.poll()]
             for i in silent:
-                self._workers.processes[i].kill()  # it may not listen to anything less
+                self._workers.processes[i].kill()  # it may ignore milder signals
             self.close(terminate=True)
             raise EnvError(
                 f"Environment {', '.join(map(str, silent))} has not answered {call}(){at} for {self._timeout:g} "
-                "seconds, so it is taken to hang. Give it longer with step_timeout=…, or find out with that one alone "
+                "seconds and is assumed to hang. Increase step_timeout, or run that environment alone to find out "
                 "why it does not return."
             ) from error
         except (EOFError, ConnectionError, OSError) as error:
             self.close(terminate=True)
             dead = {i: p.exitcode for i, p in enumerate(self._workers.processes) if p.exitcode not in (0, -15)}
             raise EnvError(
-                f"A worker process died during {call}(){at}: environment index -> exit code {dead}. Memory running out "
-                "is the usual cause; fewer environments, or backend='gymnasium', shows the reason in this process."
+                f"A worker process died during {call}(){at}: environment index -> exit code {dead}. The usual cause "
+                "is a lack of memory: use fewer environments. backend='gymnasium' shows the reason in this process."
             ) from error
         failures = [f for f in answer[-1].get("failure", ()) if f] if call != "call" else []
         if failures:
@@ -164,18 +164,19 @@ class ProcessEnvs(Envs):
         return self._ask("call", name, *args, **kwargs)
 
     def close_extras(self, **kwargs: Any) -> None:
-        with warnings.catch_warnings():  # about a call that was under way
+        with warnings.catch_warnings():  # about a pending call
             warnings.simplefilter("ignore")
             try:
                 self._workers.close(**kwargs)
-            except (EOFError, ConnectionError):  # they are gone already, by a signal that all processes got
+            except (EOFError, ConnectionError):  # they have already ended, by a signal sent to all processes
                 self._workers.close(terminate=True)
 
 
 class PoolEnvs(Envs):
-    """EnvPool's C++ environments: the fastest where it has the environment, and the only one for its Atari games.
+    """EnvPool's C++ environments: the fastest backend for the environments it has, and the only one for its Atari
+    games.
 
-    EnvPool hands out fresh arrays, so that none is copied here. It reports a step that both terminates and reaches the
+    EnvPool returns fresh arrays, so none is copied here. It reports a step that both terminates and reaches the
     time limit as truncated only.
     """
 
@@ -184,17 +185,17 @@ class PoolEnvs(Envs):
         self._id = env_id
         self._pool = self._make(seeds)
         super().__init__(num_envs, seeds, self._pool.observation_space, self._pool.action_space)
-        self._seeds, self._steps = None, 0  # the pool has the seeds
+        self._seeds, self._steps = None, 0  # the pool already has the seeds
 
     def _make(self, seeds: Sequence[int]) -> Any:
         import envpool
 
-        with warnings.catch_warnings():  # about bounds that its own spaces round
+        with warnings.catch_warnings():  # about rounded bounds of its own spaces
             warnings.simplefilter("ignore")
             try:
                 pool: Any = envpool.make_gymnasium(self._id, seed=list(seeds), **self._build)
             except (ImportError, RuntimeError) as error:
-                raise UsageError(f"env={self._id!r}: EnvPool cannot make it here: {error}") from error
+                raise UsageError(f"env={self._id!r}: EnvPool cannot make it: {error}") from error
             _ = pool.observation_space, pool.action_space
         return pool
 
@@ -202,7 +203,7 @@ class PoolEnvs(Envs):
         seeds = self._reset_seeds(seed)
         if options:
             raise UsageError(f"options={options!r}: EnvPool environments take none; use backend='gymnasium'.")
-        if seeds is not None:  # a pool is seeded when it is made
+        if seeds is not None:  # a pool can be seeded only when it is made
             self._pool.close()
             self._pool = self._make(seeds)
         observation, _ = self._pool.reset()
@@ -232,15 +233,15 @@ class PoolEnvs(Envs):
 
 
 class PoolEnv(gymnasium.Env):
-    """One environment that EnvPool alone has, for whoever needs it by itself: evaluations, perturbations, wrappers."""
+    """A single environment that only EnvPool has, for evaluations, perturbations and wrappers."""
 
     def __init__(self, env_id: str, render_mode: str | None = None, **kwargs: Any):
         from envpool.registration import registry
 
         if render_mode and registry.specs[env_id][0].startswith("envpool.mujoco"):
             raise UsageError(
-                f"env={env_id!r} cannot be filmed: EnvPool draws it with OpenGL, and ends the process where there is "
-                "none. Film an environment that Gymnasium has."
+                f"env={env_id!r} cannot be filmed: EnvPool renders it with OpenGL, and ends the process if that is "
+                "missing. Film an environment that Gymnasium has."
             )
         drawn = {} if render_mode is None else {"render_mode": render_mode}
         self._envs = PoolEnvs(env_id, 1, env_seeds(0, 1), {**kwargs, **drawn}, threads=1)
@@ -264,9 +265,9 @@ class PoolEnv(gymnasium.Env):
 
 
 class ReadyEnvs(Envs):
-    """A vector environment that a caller has made, held to what the others keep.
+    """A vector environment made by the caller, checked against the contract of all backends.
 
-    Gymnasium's own ones take a seed for each environment; another is given the first of them alone.
+    Gymnasium's own ones take a seed per environment; any other is given only the first seed.
     """
 
     def __init__(self, envs: VectorEnv, seeds: Sequence[int]):
@@ -298,7 +299,7 @@ class ReadyEnvs(Envs):
         return converted(observation, self.single_observation_space, (self.num_envs,))
 
     def _checked(self, call: str, take: Callable[[], Any]) -> Any:
-        """What the call gives; what breaks in it or cannot be taken names it."""
+        """The result of the call; an error in it, or an invalid result, raises `EnvError` with the name of the call."""
         try:
             return take()
         except (EnvError, UsageError):

@@ -1,4 +1,4 @@
-"""Environments that can be made anew with other numbers for their constructor, and the perturbations of a run's."""
+"""Environments that can be remade with other numbers for their constructor, so that perturbations can set them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ EnvLike = str | Callable[..., gymnasium.Env]
 
 
 def constructor_numbers(env: EnvLike, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of what makes `env` that are numbers, with the values they have by default or by `env_kwargs`.
+    """The numeric arguments of the function or class that makes `env`, with their defaults or their values in
+    `env_kwargs`.
 
-    What is taken by `**kwargs` alone is not known and left out.
+    Arguments that are accepted only through `**kwargs` are unknown and not included.
     """
     creator: Any = creator_of(env) if isinstance(env, str) else env
     given = dict(env_kwargs)
@@ -34,7 +35,7 @@ def constructor_numbers(env: EnvLike, env_kwargs: Mapping[str, Any]) -> dict[str
         creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
     try:
         expected = inspect.signature(creator).parameters.values()
-    except (TypeError, ValueError):  # written in C
+    except (TypeError, ValueError):  # it is written in C
         return {}
     named = [p for p in expected if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     values = {p.name: given.get(p.name, p.default) for p in named}
@@ -42,10 +43,10 @@ def constructor_numbers(env: EnvLike, env_kwargs: Mapping[str, Any]) -> dict[str
 
 
 class Constructed(gymnasium.Wrapper):
-    """An environment whose constructor's numbers can be changed between episodes: it is then made anew.
+    """An environment whose constructor's numbers can be changed between episodes; it is then remade.
 
-    `make(**arguments)` makes it, `arguments` are the numbers it takes, with their nominal values. The environment that
-    was made last is used again while its numbers stay; the first one, with the nominal numbers, always.
+    `make(**arguments)` makes it, `arguments` are its numeric arguments with their nominal values. The environment made
+    last is reused while its numbers are unchanged; the first one, with the nominal numbers, is always reused.
     """
 
     def __init__(self, make: Callable[..., gymnasium.Env], arguments: Mapping[str, Any]) -> None:
@@ -54,11 +55,11 @@ class Constructed(gymnasium.Wrapper):
         self._make, self._nominal, self._first = make, dict(arguments), self.env
         self._last: gymnasium.Env | None = None
         self._last_arguments: dict[str, Any] = {}
-        self._begun: list[gymnasium.Env] = []  # those that were reset with a seed, whose own generators go on
+        self._begun: list[gymnasium.Env] = []  # those that were reset with a seed, whose generators continue
         self._seed, self._made = 0, 0
 
     def remake(self, **values: Any) -> None:
-        """Make the environment with these numbers, and the nominal ones for all others."""
+        """Make the environment with these numbers, and the nominal values of all others."""
         self.arguments = {**self._nominal, **values}
         if self.arguments == self._nominal:
             self.env = self._first
@@ -66,13 +67,13 @@ class Constructed(gymnasium.Wrapper):
             changed = {name: x for name, x in self.arguments.items() if x != self._nominal[name]}
             made = self._make(**changed)
             first = self._first
-            for name, same in (  # bounds count for actions only
+            for name, same in (  # bounds matter only for actions
                 ("observation_space", _size(made.observation_space) == _size(first.observation_space)),
                 ("action_space", made.action_space == first.action_space),
             ):
                 if not same:
                     made.close()
-                    raise UsageError(f"{changed} changes the {name} of the environment, which a policy is made for.")
+                    raise UsageError(f"{changed} changes the {name} of the environment, for which a policy is made.")
             self._drop()
             self._last = self.env = made
             self._last_arguments = self.arguments
@@ -80,7 +81,7 @@ class Constructed(gymnasium.Wrapper):
             self.env = self._last
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset; an environment that has just been made and is given no seed takes one that follows from the last."""
+        """Reset; a newly made environment that is given no seed gets one derived from the last seed."""
         if seed is not None:
             self._seed, self._made = seed, 0
         elif not any(env is self.env for env in self._begun):
@@ -106,7 +107,7 @@ def _size(space: gymnasium.Space) -> tuple[type, int]:
 
 
 def make_settable(env: EnvLike, env_kwargs: Mapping[str, Any], wrappers: Wrappers, **more: Any) -> gymnasium.Env:
-    """`make_as`, with the numbers of the constructor as parameters that a perturbation can set."""
+    """`make_as`, with the constructor's numbers as parameters that a perturbation can set."""
     given = {**env_kwargs, **more}
     arguments = constructor_numbers(env, given)
     make = functools.partial(make_single, env)

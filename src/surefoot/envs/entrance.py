@@ -1,9 +1,9 @@
-"""What an environment gives, converted and checked once: the same way in training, evaluation and stress tests.
+"""Converting and checking the outputs of environments, in the same way in training, evaluation and stress tests.
 
 Observations arrive in the types of their space: floats are rounded to float32, whole numbers keep the declared type. A
-value that the declared type cannot hold (0.3 in a space of bytes, 7 in `Discrete(5)`) is an error, never cut. Rewards
-are single numbers, 0-d and one-element arrays among them; flags are truth values or single numbers 0 and 1. Everything
-that is refused raises `ValueError` with the reason; callers add environment, episode and step.
+value that the declared type cannot hold (0.3 in a space of bytes, 7 in `Discrete(5)`) is an error; it is never clipped.
+Rewards are single numbers, including 0-d and one-element arrays; flags are booleans or single numbers 0 and 1. Invalid
+values raise `ValueError` with the reason; callers add environment, episode and step.
 """
 
 from __future__ import annotations
@@ -18,13 +18,18 @@ from gymnasium import spaces
 from surefoot.errors import UsageError
 
 Observation = Any  # an array [B, ...] or a (nested) dict of such arrays
-MASK_KEY = "action_mask"  # under which an observation holds which actions are allowed
-NUMBERS = "fiub"  # the kinds of NumPy types that count as numbers
-BOOKKEEPING = {"env_id", "elapsed_step", "reward", "terminated"}  # what EnvPool's infos repeat of the step itself
+MASK_KEY = "action_mask"  # the key of an observation's mask of allowed actions
+NUMBERS = "fiub"  # the kinds of NumPy types that are numeric
+BOOKKEEPING = {
+    "env_id",
+    "elapsed_step",
+    "reward",
+    "terminated",
+}  # repeated from the step in EnvPool's infos
 
 
 def rounded(space: gymnasium.Space) -> gymnasium.Space:
-    """`space` with every float Box in float32; a `UsageError` for a kind of space that arrays cannot carry."""
+    """`space` with every float Box in float32; a `UsageError` for a kind of space that arrays cannot represent."""
     if isinstance(space, spaces.Dict):
         return spaces.Dict({name: rounded(inner) for name, inner in space.spaces.items()})
     if isinstance(space, spaces.Box) and space.dtype.kind == "f" and space.dtype != np.float32:
@@ -32,33 +37,33 @@ def rounded(space: gymnasium.Space) -> gymnasium.Space:
     if isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         return space
     cure = (
-        "wrappers=['flatten'] makes one vector of the whole observation"
+        "wrappers=['flatten'] turns the whole observation into one vector"
         if flattenable(space)
-        else "leave it out with gymnasium.wrappers.FilterObservation, or convert it with a gymnasium.ObservationWrapper"
+        else "remove it with gymnasium.wrappers.FilterObservation, or convert it with a gymnasium.ObservationWrapper"
     )
     raise UsageError(
         f"A space of type {type(space).__name__} ({space}) is not supported; allowed are Box, Discrete, MultiDiscrete, "
-        f"MultiBinary and, for observations, a Dict of these. Here {cure}."
+        f"MultiBinary and, for observations, a Dict of these. For this one, {cure}."
     )
 
 
 def flattenable(space: gymnasium.Space) -> bool:
-    """Whether Gymnasium can make one vector of the values of this space."""
+    """Whether Gymnasium can flatten the values of this space into one vector."""
     try:
         return isinstance(spaces.flatten_space(space), spaces.Box)
-    except NotImplementedError:  # a space of somebody's own
+    except NotImplementedError:  # a custom space
         return False
 
 
 def empty(space: gymnasium.Space, n: int) -> Observation:
-    """Room for a batch of `n` observations of `space`, to be filled by `write`."""
+    """An uninitialised batch of `n` observations of `space`, to be filled by `write`."""
     if isinstance(space, spaces.Dict):
         return {name: empty(inner, n) for name, inner in space.spaces.items()}
     return np.empty((n, *space.shape), space.dtype)  # type: ignore[misc]
 
 
 def write(out: Observation, index: int, observation: Any, space: gymnasium.Space, name: str = "observation") -> None:
-    """Put one observation of `space` into row `index` of the batch `out`."""
+    """Write one observation of `space` into row `index` of the batch `out`."""
     if isinstance(space, spaces.Dict):
         for key, part in _parts(observation, space):
             write(out[key], index, part, space.spaces[key], f"{name} {key!r}")
@@ -66,7 +71,7 @@ def write(out: Observation, index: int, observation: Any, space: gymnasium.Space
     row = np.asarray(observation)
     same = row.dtype == out.dtype or (row.dtype.kind == "f" and out.dtype.kind == "f")
     if same and row.shape == space.shape and isinstance(space, spaces.Box):
-        out[index] = row  # nearly always; the rest converts and finds the reason
+        out[index] = row  # the usual case; the rest converts, or finds the reason
     else:
         out[index] = converted(row, space, name=name)
 
@@ -74,7 +79,7 @@ def write(out: Observation, index: int, observation: Any, space: gymnasium.Space
 def converted(
     values: Any, space: gymnasium.Space, batch: tuple[int, ...] = (), name: str = "observation"
 ) -> Observation:
-    """One observation, or a batch `[*batch, ...]` of them, in the types of `space`. `name` is what errors call it."""
+    """One observation, or a batch `[*batch, ...]` of them, in the types of `space`. `name` is its name in errors."""
     if isinstance(space, spaces.Dict):
         parts = _parts(values, space)
         return {key: converted(part, space.spaces[key], batch, f"{name} {key!r}") for key, part in parts}
@@ -100,13 +105,13 @@ def converted(
         whose = f" in environment {where[0]}" if where else ""
         raise ValueError(
             f"{name}{component or ''} is {array[tuple(place)]}{whose}, which the declared {space} cannot hold; return "
-            "what the space says, or declare the space of what is returned (a float Box holds fractions)"
+            "values of that space, or declare the space of the returned values (a float Box holds fractions)"
         )
     return found
 
 
 def _inside(array: np.ndarray, space: gymnasium.Space) -> np.ndarray:
-    """Which values a discrete space has. The bounds of a Box are not looked at: environments state them loosely."""
+    """Which values are in a discrete space. The bounds of a Box are not checked, as environments often exceed them."""
     match space:
         case spaces.Discrete():
             return (array >= space.start) & (array < space.start + space.n)
@@ -130,18 +135,18 @@ def _short(value: Any) -> str:
 
 
 def begun(answer: Any) -> tuple[Any, dict[str, Any]]:
-    """What `reset()` returned, as `(observation, info)`."""
+    """The result of `reset()`, as `(observation, info)`."""
     if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], Mapping):
         raise ValueError(f"reset() returned {_short(answer)}; it must return (observation, info), with info a dict")
     return answer  # type: ignore[return-value]
 
 
 def stepped(answer: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-    """What `step()` returned, reward and flags converted: `(observation, reward, terminated, truncated, info)`."""
+    """The result of `step()`, with reward and flags converted: `(observation, reward, terminated, truncated, info)`."""
     if not isinstance(answer, tuple) or len(answer) != 5:
         old = isinstance(answer, tuple) and len(answer) == 4
         raise ValueError(
-            "step() returned (observation, reward, done, info), the form of the old Gym; Gymnasium's is (observation, "
+            "step() returned (observation, reward, done, info), the form of old Gym; Gymnasium's is (observation, "
             "reward, terminated, truncated, info): return it, or wrap the environment with shimmy.GymV21CompatibilityV0"
             if old
             else f"step() returned {_short(answer)}; it must return (observation, reward, terminated, truncated, info)"
@@ -172,7 +177,7 @@ def _flag(value: Any, name: str) -> bool:
 
 
 def batch_of_numbers(values: Any, n: int, name: str, dtype: type) -> np.ndarray:
-    """Rewards or flags of a batch as `[n]` of `dtype`; `[n, 1]` is taken for it."""
+    """Rewards or flags of a batch as `[n]` of `dtype`; `[n, 1]` is accepted too."""
     array = np.asarray(values)
     if array.size != n or array.shape[:1] != (n,) or array.dtype.kind not in NUMBERS:
         raise ValueError(f"{name} has shape {array.shape} and type {array.dtype}; {n} numbers are needed")
@@ -182,11 +187,11 @@ def batch_of_numbers(values: Any, n: int, name: str, dtype: type) -> np.ndarray:
     return array.astype(dtype, copy=False)
 
 
-# --- what the info of an episode's last step says ---
+# --- the info of an episode's last step ---
 
 
 def figures(info: Any) -> dict[str, float]:
-    """The finite single numbers (truth values among them) of an `info`, by name."""
+    """The finite single numbers (including booleans) of an `info`, by name."""
     found = {}
     for name, value in info.items() if isinstance(info, Mapping) else ():
         if not isinstance(value, (bool, int, float, np.number, np.bool_, np.ndarray)) or np.size(value) != 1:
@@ -198,8 +203,8 @@ def figures(info: Any) -> dict[str, float]:
 
 
 def batch_figures(info: Mapping[str, Any], ended: np.ndarray) -> dict[str, Any]:
-    """The same of a vector environment's `info`, of the environments that `ended`: arrays `[n]` by name, and under the
-    name with `_` before it where they hold, as Gymnasium does."""
+    """The same for the environments that `ended`, from a vector environment's `info`: arrays `[n]` by name, and under
+    the name prefixed by `_` where they are valid, as in Gymnasium."""
     found: dict[str, Any] = {}
     if not ended.any():
         return found
@@ -216,8 +221,8 @@ def batch_figures(info: Mapping[str, Any], ended: np.ndarray) -> dict[str, Any]:
 
 
 def named_figures(episodes: list[dict[str, float]]) -> dict[str, float]:
-    """Means over episodes of what the last infos say: `success_rate` of `is_success` or `success`, all else as
-    `info/<name>`; of each over the episodes that have it."""
+    """Means over episodes of the figures in the last infos: `is_success` or `success` as `success_rate`, any other as
+    `info/<name>`; each over the episodes that have it."""
     values: dict[str, list[float]] = {}
     for episode in episodes:
         for name, value in episode.items():
@@ -225,13 +230,13 @@ def named_figures(episodes: list[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean(each)) for name, each in values.items()}
 
 
-# --- what no policy can act on ---
+# --- outputs on which no policy can act ---
 
 
 def all_forbidden(observation: Observation, space: gymnasium.Space, acting: np.ndarray) -> int | None:
-    """The first of the `acting` rows of a batch whose action mask leaves nothing to choose; None where there is none.
+    """The first of the `acting` rows of a batch whose action mask forbids every action; None if there is none.
 
-    Of a space of several choices every one needs an allowed value. A last observation of an episode may forbid all.
+    In a space of several choices each needs an allowed value. The last observation of an episode may forbid all.
     """
     if not isinstance(observation, Mapping) or MASK_KEY not in observation:
         return None
@@ -249,16 +254,17 @@ def all_forbidden(observation: Observation, space: gymnasium.Space, acting: np.n
 
 
 def check_masks(observation: Observation, space: gymnasium.Space, acting: np.ndarray, step: int) -> None:
-    """Raise `UsageError` where an environment asks for an action and its mask forbids every one."""
+    """Raise `UsageError` if an environment's mask forbids every action although it needs one."""
     if (env := all_forbidden(observation, space, acting)) is not None:
         raise UsageError(
             f"the action mask of environment {env} at step {step} forbids every action of {space}, so there is nothing "
-            "to choose; allow at least one, or end the episode (terminated=True) where no action is left."
+            "to choose; allow at least one, or end the episode (terminated=True) if no action is left."
         )
 
 
 def not_finite(observation: Observation, reward: Any) -> tuple[str, tuple[int, ...], float] | None:
-    """The first number that is NaN or infinite: what it is part of, where, and its value; None where there is none."""
+    """The first number that is NaN or infinite: the name of its array, its place and its value; None if there is
+    none."""
     parts = observation if isinstance(observation, Mapping) else {"": observation}
     for name, given in [
         *((f"observation {n!r}" if n else "observation", v) for n, v in parts.items()),
@@ -268,7 +274,7 @@ def not_finite(observation: Observation, reward: Any) -> tuple[str, tuple[int, .
         if values.dtype.kind != "f":
             continue
         with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(values.sum()):  # one pass, no temporary; a sum that overflows falls through
+            if np.isfinite(values.sum()):  # one pass without a temporary; an overflowing sum is checked below
                 continue
         if len(bad := np.argwhere(~np.isfinite(values))):
             where = tuple(int(k) for k in bad[0])
@@ -280,7 +286,7 @@ def check_finite(observation: Observation, reward: Any, first_step: int = 0) -> 
     """Raise `UsageError` for the first observation or reward that is NaN or infinite.
 
     `reward` is `[B]` (one step) or `[T, B]` (a rollout), arrays or CPU tensors; `observation` has the same leading
-    axes, or is a dict of such arrays. `first_step` is added to the step that the message names.
+    axes, or is a dict of such arrays. `first_step` is added to the step in the message.
     """
     if (found := not_finite(observation, reward)) is None:
         return
@@ -295,8 +301,8 @@ def check_finite(observation: Observation, reward: Any, first_step: int = 0) -> 
 
 
 class Rows:
-    """The observations of environments that are stepped one by one, a row each, checked and converted; texts stay as
-    they are."""
+    """The observations of environments that are stepped one by one, one row each, checked and converted; texts are
+    unchanged."""
 
     def __init__(self, space: gymnasium.Space, count: int) -> None:
         self._text = isinstance(space, spaces.Text)
@@ -305,7 +311,7 @@ class Rows:
         self._one = None if self._text else empty(self._space, 1)
 
     def put(self, index: int, observation: Any, where: str, reward: float = 0.0, keep: bool = True) -> None:
-        """Check an observation and the reward that came with it, and `keep` it as row `index`."""
+        """Check an observation and its reward, and store it as row `index` if `keep`."""
         if self._text:
             observation = str(observation)
         else:
@@ -326,7 +332,7 @@ class Rows:
             self.rows[index] = observation if self._text else observation[0]
 
     def copy(self) -> Any:
-        """The rows, which a policy may keep."""
+        """A copy of the rows, which a policy may store."""
         if self._text:
             return np.stack(list(self.rows))
         return {k: x.copy() for k, x in self.rows.items()} if isinstance(self.rows, dict) else self.rows.copy()

@@ -1,4 +1,4 @@
-"""One maker for every environment, and the description from which a run can make it again."""
+"""Making every kind of environment, and the description from which a run can remake it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from surefoot.envs.vector import SyncEnvs, cause, env_seeds
 from surefoot.envs.wrappers import Wrappers, normalised, wrap
 from surefoot.errors import UsageError, nearest
 
-MOST = 2**16  # environments at a time
-PATIENCE = 600.0  # seconds that a worker process is waited for
+MOST = 2**16  # environments in parallel
+PATIENCE = 600.0  # seconds to wait for a worker process
 BACKENDS = ("auto", "gymnasium", "process", "envpool")
 EnvLike = str | Callable[..., gymnasium.Env] | type[gymnasium.Env] | VectorEnv
 
@@ -38,19 +38,20 @@ def make(
 ) -> VectorEnv:
     """A vector environment in next-step auto-reset mode.
 
-    `env`: a Gymnasium id, an id that EnvPool has, `"module:name"` of a factory or class, a factory or an Env class
-    (called with `env_kwargs`), or a ready next-step VectorEnv, which is given the seeds and legal actions.
-    `seed`: an int, from which environment i gets `derive(seed, "env", i)`, or one seed an environment. They are used
-    at the first `reset()`; a later one without a seed goes on with the environments' generators.
-    `backend`: `"gymnasium"` steps in this process, `"process"` gives each environment its own (for slow ones),
-    `"envpool"` is C++ on `threads` threads (default: the processors this process may use). `"auto"` takes EnvPool
-    where it has the environment as asked for, and this process otherwise. Of the steps a second that one thread
-    makes, EnvPool has about 1.3 to 1.8 times as many on MuJoCo tasks, as many on CartPole, 5 times as many on Acrobot.
+    `env`: a Gymnasium id, an EnvPool id, `"module:name"` of a factory or class, a factory or an Env class
+    (called with `env_kwargs`), or a ready next-step VectorEnv, which receives the seeds and legal actions.
+    `seed`: an int, from which environment i gets `derive(seed, "env", i)`, or one seed per environment. They are
+    used at the first `reset()`; a later one without a seed continues with the environments' generators.
+    `backend`: `"gymnasium"` steps in this process, `"process"` gives each environment its own process (for slow
+    ones), `"envpool"` is C++ on `threads` threads (default: the number of processors this process may use). `"auto"`
+    takes EnvPool if it has the environment as requested, and this process otherwise. With one thread, EnvPool makes
+    about 1.3 to 1.8 times as many steps per second on MuJoCo tasks, as many on CartPole, 5 times as many on Acrobot.
     `wrappers`: names, or pairs of a name and keyword arguments; the first one is innermost.
-    `step_timeout`: seconds that a process of `"process"` may take for a step or a reset before it is taken to hang.
-    `origin`: the package and version that a record says the environment came from; another package's of the same name
-    is refused.
-    Raises `UsageError` for what cannot work, and `EnvError` later for an environment that breaks as it runs.
+    `step_timeout`: seconds that a process of `"process"` may take for a step or a reset before it is assumed to hang.
+    `origin`: the recorded package and version of the environment; another package's environment of the same name is
+    refused.
+    Raises `UsageError` for arguments that cannot work, and later `EnvError` for an environment that fails while
+    running.
     """
     if isinstance(num_envs, bool) or not isinstance(num_envs, int) or not 1 <= num_envs <= MOST:
         raise UsageError(f"num_envs={num_envs!r} is not allowed; it must be a whole number in [1, {MOST}].")
@@ -88,7 +89,7 @@ def make_single(env: EnvLike, env_kwargs: Mapping[str, Any] | None = None, wrapp
 
 
 def make_as(env: EnvLike, env_kwargs: Mapping[str, Any], wrappers: Wrappers, **more: Any) -> gymnasium.Env:
-    """`make_single` with arguments that can be added to; partly applied it is a factory whose environment is known."""
+    """`make_single` with additional arguments; with `partial` it gives a factory whose environment is known."""
     return make_single(env, {**env_kwargs, **more}, wrappers)
 
 
@@ -103,12 +104,12 @@ def describe(
     step_timeout: float = PATIENCE,
     origin: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The arguments of `make` as JSON holds them, with the backend that "auto" stands for: `make(**describe(…))`.
+    """The arguments of `make` in JSON form, with "auto" replaced by the actual backend: `make(**describe(…))`.
 
-    `origin` is there where the environment comes from another package than the backend's own, Gymnasium or Surefoot:
-    that package with its version, which `make` holds the name to.
+    `origin` is present if the environment comes from a package other than the backend's own, Gymnasium or Surefoot:
+    that package and its version, which `make` checks.
     A factory or class is recorded as `"module:name"`. One that has no importable name (a lambda, a local function, a
-    ready VectorEnv) is recorded all the same, and `make` then says that it has to be given again.
+    ready VectorEnv) is recorded too, and `make` then says that it must be given again.
     """
     kwargs, pairs = _plain("env_kwargs", dict(env_kwargs or {})), _plain("wrappers", normalised(wrappers))
     chosen = backend if isinstance(env, VectorEnv) else _backend(env, backend, kwargs, pairs)
@@ -126,14 +127,14 @@ def describe(
 
 
 def _plain(name: str, value: Any) -> Any:
-    """What JSON gives back of it; NumPy's numbers become Python's."""
+    """The value after a round trip through JSON; NumPy numbers become Python numbers."""
 
     def number(part: Any) -> Any:
         if isinstance(part, np.generic):
             return part.item()
         raise UsageError(
-            f"{name}={value!r} cannot be written down with a run: it holds a {type(part).__name__}. Give numbers, "
-            "texts, lists and dicts of them, or env as a factory that makes the rest itself."
+            f"{name}={value!r} cannot be recorded with a run: it contains a {type(part).__name__}. Give numbers, "
+            "texts, lists and dicts of them, or give env as a factory that creates the rest itself."
         )
 
     return json.loads(json.dumps(value, default=number))
@@ -143,8 +144,8 @@ def _check_ready(env: VectorEnv, num_envs: int, env_kwargs: Mapping[str, Any] | 
     mode = env.metadata.get("autoreset_mode")
     if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.NEXT_STEP.value):
         raise UsageError(
-            f"The given VectorEnv has autoreset_mode={mode!r}; only AutoresetMode.NEXT_STEP keeps the last observation "
-            "of an episode apart from the first of the next. Make it in that mode, or give its id or factory instead."
+            f"The given VectorEnv has autoreset_mode={mode!r}; only AutoresetMode.NEXT_STEP separates the last "
+            "observation of an episode from the first of the next. Make it in that mode, or give its id or factory."
         )
     if env.num_envs != num_envs:
         raise UsageError(f"num_envs={num_envs}, but the given VectorEnv has {env.num_envs}; give the same number.")
@@ -160,13 +161,13 @@ def _pool_options(env_id: str) -> frozenset[str]:
 
 
 def _backend(env: EnvLike, backend: str, kwargs: Mapping[str, Any], wrappers: Wrappers) -> str:
-    """The backend that will step `env`: "auto" resolved, and a demand that cannot be met refused."""
+    """The backend that will step `env`: "auto" resolved, and impossible requests refused."""
     if backend not in BACKENDS:
         raise UsageError(f"backend={backend!r} is not known; it must be one of {', '.join(map(repr, BACKENDS))}.")
     if backend in ("gymnasium", "process"):
         return backend
     if not isinstance(env, str):
-        obstacle = "it has no factories and classes"
+        obstacle = "it does not run factories and classes"
     elif backend == "auto" and not same_in_pool(env):
         obstacle = "it is not known to have the same environment"
     elif env not in pool_ids():

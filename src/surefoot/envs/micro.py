@@ -1,7 +1,7 @@
-"""Micro-environments with known answers. Each isolates one thing that an implementation gets wrong.
+"""Micro-environments with known answers. Each isolates one possible error of an implementation.
 
 `optimal_return` is the mean undiscounted return of the best policy; `value(observation, gamma)` is the value of an
-observation, where it does not depend on the policy or where the policy is the best one. Registered as
+observation if it does not depend on the policy, or else under the best policy. Registered as
 `surefoot/<Name>-v0`. Images are channel-first uint8, 36 x 36, the smallest that the Nature CNN accepts.
 """
 
@@ -22,7 +22,7 @@ def _vector(size: int) -> spaces.Box:
 
 
 class MicroEnv(gymnasium.Env):
-    """Draws a sign at reset; a subclass says what is seen and what is paid."""
+    """Draws a sign at reset; a subclass defines observations and rewards."""
 
     optimal_return: ClassVar[float] = 1.0
     observation_space: spaces.Space = _vector(1)
@@ -37,12 +37,12 @@ class MicroEnv(gymnasium.Env):
         return self.observe(), {}
 
     def observe(self) -> Any:
-        """What the agent sees now."""
+        """The current observation."""
         return np.array([self.sign], np.float32)
 
 
 class Constant(MicroEnv):
-    """One step, reward 1 whatever is done. Catches: a critic that does not learn at all, a bootstrap after the end."""
+    """One step, reward 1 for any action. Catches: a critic that does not learn at all, a bootstrap after the end."""
 
     def observe(self) -> Any:
         return np.zeros(1, np.float32)
@@ -96,7 +96,8 @@ class ActionReward(Constant):
 
 
 class ContextualAction(MicroEnv):
-    """One step; action 1 is right when 1 is seen, action 0 when -1 is: 1 or -1. Catches: advantages of other rows."""
+    """One step; action 1 is right if 1 is observed, action 0 if -1 is; reward 1 or -1. Catches: advantages of other
+    rows."""
 
     @staticmethod
     def value(observation: Any, gamma: float) -> float:
@@ -107,7 +108,8 @@ class ContextualAction(MicroEnv):
 
 
 class ContinuousTarget(gymnasium.Env):
-    """One step; the action a in [-1, 1] pays -(a - x/2)² for the x seen. Catches: log-probabilities of Box actions."""
+    """One step; the action a in [-1, 1] pays -(a - x/2)² for the observed x. Catches: log-probabilities of Box
+    actions."""
 
     optimal_return = 0.0
     observation_space = _vector(1)
@@ -131,9 +133,10 @@ class ContinuousTarget(gymnasium.Env):
 
 
 class MemoryCue(MicroEnv):
-    """A sign is shown once, then `blanks` empty steps, then the action must repeat it (1 for 1, 0 for -1): 1 or -1.
+    """A sign is shown once, then `blanks` empty steps, then the action must repeat it (1 for 1, 0 for -1); reward 1 or
+    -1.
 
-    Observation: (cue or 0, whether this is the question). Without memory the mean return is 0. Catches: recurrent
+    Observation: (cue or 0, whether the answer is due). Without memory the mean return is 0. Catches: recurrent
     state that is lost, not reset, or trained from the wrong start.
     """
 
@@ -155,8 +158,8 @@ class MemoryCue(MicroEnv):
 class MaskedAction(gymnasium.Env):
     """Four steps; each pays 1/4 for a legal action, and an illegal one ends the episode with -1.
 
-    Which actions are legal is drawn anew every step and stands in the mask only, so that only a policy that obeys the
-    mask gets 1, and it does so untrained. Catches: masks dropped, shifted by a step, or ignored in the update.
+    The legal actions are drawn anew at every step and appear only in the mask, so that only a policy that respects the
+    mask gets 1, and does so untrained. Catches: masks dropped, shifted by a step, or ignored in the update.
     """
 
     optimal_return = 1.0
@@ -176,7 +179,7 @@ class MaskedAction(gymnasium.Env):
         return {"observation": np.zeros(1, np.float32), "action_mask": self._mask.copy()}
 
     def action_masks(self) -> np.ndarray:
-        """The legal actions now: int8 `[5]`."""
+        """The currently legal actions: int8 `[5]`."""
         return self._mask
 
     def step(self, action: Any) -> Step:
@@ -187,9 +190,9 @@ class MaskedAction(gymnasium.Env):
 
 
 class DictContext(MicroEnv):
-    """One step; the right action is 1 when the sign of the vector equals the brightness of the image: 1 or -1.
+    """One step; the right action is 1 if the sign of the vector equals the brightness of the image; reward 1 or -1.
 
-    Neither part tells anything alone. Catches: a part of a dict observation that is dropped or not scaled.
+    Neither part is informative alone. Catches: a part of a dict observation that is dropped or not scaled.
     """
 
     observation_space = spaces.Dict({"vector": _vector(1), "image": spaces.Box(0, 255, IMAGE, np.uint8)})
@@ -209,7 +212,8 @@ class DictContext(MicroEnv):
 
 
 class ImageTarget(gymnasium.Env):
-    """One step; the action names the bright quadrant of a noisy image: 1 or 0. Catches: image layout and scaling."""
+    """One step; the action names the bright quadrant of a noisy image; reward 1 or 0. Catches: image layout and
+    scaling."""
 
     optimal_return = 1.0
     observation_space = spaces.Box(0, 255, IMAGE, np.uint8)
@@ -232,9 +236,10 @@ class ImageTarget(gymnasium.Env):
 
 
 class TruncatedConstant(Constant):
-    """Reward 1 a step, never terminates, truncated after `steps`. Catches: treating truncation as termination.
+    """Reward 1 per step, never terminates, truncated after `steps`. Catches: treating truncation as termination.
 
-    The value of the process is 1/(1 - gamma) everywhere; who stops bootstrapping at the truncation gets less.
+    The value of the process is 1/(1 - gamma) everywhere; an implementation that does not bootstrap at the truncation
+    gets less.
     """
 
     optimal_return = 10.0

@@ -1,8 +1,8 @@
-"""What the name of an environment means, what it meant when a run was made, and what a folder may name.
+"""The meaning of an environment's name, now and when a run was made, and the names that a folder may use.
 
-A name is an id of Gymnasium's registry, an id that EnvPool has, or `"module:name"`, which imports the module. What a
-run's folder says is data from somebody else: it may name what is registered here already, and what the user has named
-in this process, but nothing that would have to be imported.
+A name is an id in Gymnasium's registry, an EnvPool id, or `"module:name"`, which imports the module. The content of a
+run's folder is untrusted data: it may name what is already registered here, and what the user has named in this
+process, but nothing that would have to be imported.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from surefoot.envs.registered import make_registered
 from surefoot.errors import UsageError, nearest
 
 FOREIGN_MAKERS = {"GymV21Environment-v0", "GymV26Environment-v0"}  # ids that import what their arguments name
-_GIVEN: dict[str, Any] = {}  # what the user has given in this process, by the name under which it is recorded
+_GIVEN: dict[str, Any] = {}  # objects that the user has given in this process, by recorded name
 
 
 def name_of(env: Any) -> str:
     """The name under which an environment or a function is recorded: its id, or `"module:name"`.
 
-    One that cannot be found again by its name (a lambda, a local function, an instance) has `<` in it.
+    The name of an object that cannot be found by name (a lambda, a local function, an instance) contains `<`.
     """
     if isinstance(env, str):
         return env
@@ -40,8 +40,8 @@ def name_of(env: Any) -> str:
 
 
 def remember(*things: Any) -> None:
-    """Note what the user has given (lists are looked into), so that its `module:name` in a folder stands for that very
-    thing."""
+    """Register objects that the user has given (also those in lists), so that their `module:name` in a folder means
+    these objects."""
     for thing in things:
         if isinstance(thing, (list, tuple)):
             remember(*thing)
@@ -52,15 +52,15 @@ def remember(*things: Any) -> None:
 
 
 def remembered(name: str) -> Any:
-    """What the user has given under this name in this process; None where nothing was."""
+    """The object that the user has given under this name in this process; None if there is none."""
     return _GIVEN.get(name)
 
 
 def imported(name: str, argument: str) -> Any:
-    """What `"module:name"` stands for.
+    """The object that `"module:name"` names.
 
     Raises:
-        UsageError: there is no such module, or nothing of that name in it.
+        UsageError: there is no such module, or no such name in it.
     """
     module, _, qualified = name.partition(":")
     try:
@@ -72,7 +72,7 @@ def imported(name: str, argument: str) -> Any:
 
 def _again(name: str, argument: str) -> str:
     where = (
-        "It was defined in a script or session, which has no name in another one: move it into a module, or give"
+        "It was defined in a script or session, which cannot be imported elsewhere: move it into a module, or give"
         if name.startswith("__main__:")
         else "Give"
     )
@@ -87,9 +87,10 @@ def _nameless(name: str, argument: str) -> UsageError:
 
 
 def check_named(name: Any, argument: str = "env") -> None:
-    """Raise `UsageError` where a folder names something that would have to be imported.
+    """Raise `UsageError` if a folder names something that would have to be imported.
 
-    Allowed is what Gymnasium's registry or EnvPool has at this moment, and what the user has named in this process.
+    Names that Gymnasium's registry or EnvPool has at this moment, or that the user has given in this process, are
+    allowed.
     """
     if not isinstance(name, str):
         raise UsageError(f"{argument}={name!r} in the files of the run is not a name; give {argument}=… again.")
@@ -101,20 +102,20 @@ def check_named(name: Any, argument: str = "env") -> None:
         script = name.startswith("__main__:")
         again = f"{argument}=…" if script else f"{argument}={name!r} or --{argument} {name}"
         raise UsageError(
-            f"{argument}={name!r} is what the files of the run name, and it would have to be imported and called. What "
-            f"only a folder says is not run: give it again by {again}, or say trust=True (--trust), which keeps its "
+            f"{argument}={name!r} is named by the files of the run and would have to be imported and called. Code that "
+            f"only a folder names is not run: give it again by {again}, or pass trust=True (--trust), which keeps its "
             f"recorded arguments, if you trust the folder.{' ' + _again(name, argument) if script else ''}"
         )
     raise _unknown(name, argument)
 
 
 def registered(name: str) -> bool:
-    """Whether Gymnasium or EnvPool has an environment of this name now, without importing anything that it names."""
+    """Whether Gymnasium or EnvPool has an environment of this name now, without importing anything."""
     return name not in FOREIGN_MAKERS and (_identity(name) in gymnasium.registry or name in pool_ids())
 
 
 def same_name(env: Any, recorded: Any) -> bool:
-    """Whether what is given goes by the recorded name; `package:Id` is `Id` once more, with the package to import."""
+    """Whether a given environment has the recorded name; `package:Id` equals `Id`, with a package to import."""
     name = name_of(env)
     if not isinstance(recorded, str) or (":" in name and ":" in recorded):
         return name == recorded
@@ -122,14 +123,14 @@ def same_name(env: Any, recorded: Any) -> bool:
 
 
 def _identity(name: str) -> str:
-    """The registered id that a name stands for: `package:Id` needs no import where the package is there already."""
+    """The registered id that a name means: `package:Id` needs no import if the package is already imported."""
     package, _, identity = name.rpartition(":")
     spec = gymnasium.registry.get(identity)
     return identity if package and spec is not None and _module(spec) == package.partition(".")[0] else name
 
 
 def creator(env: str) -> Callable[..., gymnasium.Env]:
-    """What makes the environment of this name."""
+    """The function or class that makes the environment of this name."""
     if env in _GIVEN and callable(_GIVEN[env]):
         return _GIVEN[env]
     identity = _identity(env)
@@ -168,17 +169,17 @@ def pool_ids() -> frozenset[str]:
 
 
 def same_in_pool(env_id: str) -> bool:
-    """Whether EnvPool's environment of this name is Gymnasium's own one, or the only one of this name."""
+    """Whether EnvPool's environment of this name is the same as Gymnasium's own, or the only one of this name."""
     spec = gymnasium.registry.get(env_id)
     return spec is None or str(spec.entry_point).startswith("gymnasium.envs.")
 
 
-# --- what a name meant when a run was made ---
+# --- the meaning of a name when a run was made ---
 
 
 def origin_of(env: Any, backend: str) -> dict[str, Any]:
-    """The package that the environment comes from (the module at its top), and its version if it has one; empty where
-    the backend's own, Gymnasium's or Surefoot's, whose versions every run has anyway."""
+    """The top-level package of the environment, and its version if it has one; empty for the backend's own, Gymnasium's
+    and Surefoot's environments, whose versions every run records anyway."""
     package = "envpool" if backend == "envpool" else _package(env)
     own = package in ("gymnasium", "surefoot", None) or backend == "envpool"
     return {} if own else {"package": package, "version": _version(package)}
@@ -214,11 +215,11 @@ def _version(package: str | None) -> str | None:
 
 
 def check_recorded(env: Any, *, backend: str = "auto", origin: Any = None, **_: Any) -> None:
-    """Raise `UsageError` where the environment that a folder describes may not be made from its name: it would have to
-    be imported, or it is another package's here. `env` is None where the user has given it.
+    """Raise `UsageError` if the environment that a folder describes must not be made from its name: it would have to be
+    imported, or the name belongs to another package here. `env` is None if the user has given the environment.
 
-    Where no origin is recorded it was the backend's own, Gymnasium's or ours, or the run is of an older version; what
-    EnvPool alone has is then not taken for what it did not step."""
+    Without a recorded origin, it was the backend's own, Gymnasium's or Surefoot's, or the run is of an older version;
+    an environment that only EnvPool has is then refused if another backend stepped it."""
     if env is None:
         return
     check_named(env)
@@ -230,40 +231,41 @@ def check_recorded(env: Any, *, backend: str = "auto", origin: Any = None, **_: 
 
 
 def import_origin(env: Any = None, *, origin: Any = None, **_: Any) -> None:
-    """Import the package that a trusted folder says its environment came from, where nothing has that name yet."""
+    """Import the package that a trusted folder records as its environment's origin, if the name is not registered
+    yet."""
     if (
         isinstance(origin, Mapping)
         and isinstance(env, str)
         and ":" not in env
         and _package(env) != origin.get("package")
     ):
-        with suppress(ImportError, ValueError, AttributeError):  # what is missing is told when it is made
+        with suppress(ImportError, ValueError, AttributeError):  # making the environment reports what is missing
             importlib.import_module(str(origin.get("package")))
 
 
 def check_origin(env: Any, recorded: Any) -> None:
-    """Raise `UsageError` where a recorded name means another package's environment here; warn where only the version is
-    another one. EnvPool's environments that are Gymnasium's own are played by either."""
+    """Raise `UsageError` if a recorded name means another package's environment here; warn if only the version differs.
+    Either backend may step an EnvPool environment that is the same as Gymnasium's."""
     if not isinstance(recorded, Mapping) or not isinstance(env, str) or env in _GIVEN:
         return
     then, now = recorded.get("package"), _package(env)
     if (":" in env and not registered(env)) or (then == "envpool" and now == "gymnasium"):
         return
     if then != now:
-        has = "nothing has that name" if now is None else f"that name belongs to {now}"
+        has = "that name is not registered" if now is None else f"that name belongs to {now}"
         whose = "a package that was not recorded" if then is None else f"the package {then!r}"
         cure = (
-            "Register it again before, or give its class: env=…."
+            "Register it again first, or give its class: env=…."
             if then in (None, "__main__")
             else f"Import that package first, or name it: env='{then}:{env}' (--env {then}:{env})."
         )
         raise UsageError(
-            f"env={env!r} came from {whose} when the run was made; here {has}, and another environment is not played "
+            f"env={env!r} came from {whose} when the run was made; here {has}, and another environment is not used "
             f"instead. {cure}"
         )
     if recorded.get("version") != (version_now := _version(now)):
         warnings.warn(
             f"env={env!r} comes from {now} {version_now} here; the run was made with {recorded.get('version')}. "
-            "Another version may play differently.",
+            "Another version may behave differently.",
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""Environments under a perturbation that is given as text: what the text means there, and how they are made."""
+"""Making environments under a perturbation that is given as text, and interpreting that text for an environment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Made = tuple[EnvLike, Mapping[str, Any], Wrappers]
 
 
 def perturbation_for(perturbation: Perturbation | str, env: EnvLike) -> Perturbation:
-    """The perturbation that a text means for `env`, the sets of the robust MuJoCo tasks among them."""
+    """The perturbation that a text means for `env`, including the sets of the robust MuJoCo tasks."""
     if isinstance(perturbation, str):
         return parse(perturbation, boxes={"rrls": functools.partial(_box, env)})
     if not isinstance(perturbation, Perturbation):
@@ -30,8 +30,8 @@ def perturbation_for(perturbation: Perturbation | str, env: EnvLike) -> Perturba
 
 
 def settable(env: EnvLike, perturbation: Perturbation | None) -> EnvLike:
-    """`env`, in the form whose parameters can be set where the perturbation needs it: the robust form of a MuJoCo task,
-    or one that is made anew with other arguments of its constructor."""
+    """`env`, in a form with settable parameters if the perturbation needs them: the robust form of a MuJoCo task, or
+    one that is remade with other constructor arguments."""
     if perturbation is None or "dynamics" not in perturbation.channels:
         return env
     single, kwargs, wrappers = _parts(env)
@@ -47,7 +47,7 @@ def settable(env: EnvLike, perturbation: Perturbation | None) -> EnvLike:
 def make_perturbed(
     env: EnvLike, perturbation: str, env_kwargs: Mapping[str, Any], wrappers: Wrappers = ()
 ) -> gymnasium.Env:
-    """One environment under a perturbation, which is drawn anew in every episode."""
+    """One environment under a perturbation, which is sampled anew in every episode."""
     made = functools.partial(make_as, env, env_kwargs, wrappers)
     attack = perturbation_for(perturbation, made)
     return attack.wrap(make_single(settable(made, attack)))
@@ -63,9 +63,9 @@ def under(
     origin: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> tuple[EnvLike | VectorEnv, dict[str, Any]]:
-    """What `envs.make` is given so that a run learns under a perturbation: the environment, and the other arguments.
+    """The arguments of `envs.make` for training under a perturbation: the environment, and the other arguments.
 
-    Perturbations act on environments of Gymnasium's kind, so that "auto" never takes EnvPool's own vector environments.
+    Perturbations act on Gymnasium environments, so "auto" never selects EnvPool's vector environments.
     Raises `UsageError` for a backend or a ready environment that cannot be perturbed.
     """
     if perturb is None:
@@ -86,7 +86,7 @@ def under(
 
 
 def _parts(env: EnvLike) -> Made:
-    """What a factory of ours makes an environment of; any other is itself."""
+    """The arguments of one of Surefoot's own factories; any other environment by itself."""
     if isinstance(env, functools.partial) and env.func is make_as:
         single, kwargs, wrappers = env.args
         return single, kwargs, wrappers

@@ -1,4 +1,4 @@
-"""Environments of Gymnasium's registry, made without what MuJoCo says about the model files that come with them."""
+"""Environments in Gymnasium's registry, made without MuJoCo's deprecation warnings about their model files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 
 
 def make_registered(env: str | EnvSpec, **kwargs: Any) -> gymnasium.Env:
-    """`gymnasium.make` without the checking wrapper; of MuJoCo's own environments without deprecations."""
+    """`gymnasium.make` without the checking wrapper; for MuJoCo environments without deprecation warnings."""
     spec = gymnasium.spec(env) if isinstance(env, str) else env
     with _undeprecated() if str(spec.entry_point).startswith("gymnasium.envs.mujoco.") else nullcontext():
         return gymnasium.make(env, disable_env_checker=True, **kwargs)
@@ -21,9 +21,9 @@ def make_registered(env: str | EnvSpec, **kwargs: Any) -> gymnasium.Env:
 
 @contextmanager
 def _undeprecated() -> Iterator[None]:
-    """MuJoCo says nothing of what is deprecated in a model, which else comes once for every environment that is made,
-    and into a file beside it."""
-    mujoco: Any = importlib.import_module("mujoco")  # its stubs lack what is used here
+    """Suppress MuJoCo's deprecation warnings, which otherwise appear for every environment that is made, and in a log
+    file as well."""
+    mujoco: Any = importlib.import_module("mujoco")  # its stubs lack the functions used here
     before = mujoco.get_mju_user_warning()
 
     say = before or (lambda text: print(f"WARNING: {text}", file=sys.stderr))

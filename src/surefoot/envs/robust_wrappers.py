@@ -28,12 +28,14 @@ def _uncertainty(env: gymnasium.Env, set: str | UncertaintyBox) -> UncertaintyBo
 
 def _agent_box(env: gymnasium.Env) -> spaces.Box:
     if not isinstance(env.action_space, spaces.Box) or len(env.action_space.shape) != 1:
-        raise UsageError(f"An adversary needs a vector of continuous actions; this environment has {env.action_space}.")
+        raise UsageError(
+            f"An adversary needs a vector of continuous actions, not this environment's {env.action_space}."
+        )
     return env.action_space
 
 
 class _Seeded(gymnasium.Wrapper):
-    """A wrapper with a random stream of its own, derived from the seed of the reset, so that the inner one's stays."""
+    """A wrapper with its own random stream, derived from the seed of the reset, so that the inner one is unchanged."""
 
     _rng: np.random.Generator | None = None
 
@@ -91,8 +93,8 @@ class DynamicAdversarial(gymnasium.Wrapper):
 class ProbabilisticActionRobust(_Seeded):
     """An adversary with a share `alpha` in the executed action (action-robust MDPs, arXiv:1901.09184).
 
-    `mode="mix"` executes (1 - alpha) a + alpha b, the noisy-action MDP, which is what the suite does under this name;
-    `mode="probability"` executes b with probability alpha and a otherwise, the probabilistic-action MDP.
+    `mode="mix"` executes (1 - alpha) a + alpha b, the noisy-action MDP, which is what the suite implements under this
+    name; `mode="probability"` executes b with probability alpha and a otherwise, the probabilistic-action MDP.
     """
 
     def __init__(self, env: gymnasium.Env, alpha: float = 0.15, mode: str = "mix"):

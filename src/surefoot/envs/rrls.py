@@ -1,8 +1,8 @@
 """The six robust MuJoCo tasks of RRLS (arXiv:2406.08406) on Gymnasium's v5 environments.
 
 A task exposes physical parameters by name: body masses (kg), the sliding friction of the ground contact, and forces
-(N) at the centre of mass of a body, in the world frame. `uncertainty(task, set)` is the box that a policy has to hold
-in; the sets "1d", "2d", "3d" are those of M2TD3 (arXiv:2211.03413), "rarl" is the set of forces.
+(N) at the centre of mass of a body, in the world frame. `uncertainty(task, set)` is the box in which a policy must be
+robust; the sets "1d", "2d", "3d" are those of M2TD3 (arXiv:2211.03413), "rarl" is the set of forces.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class UncertaintyBox:
         return np.array([high for _, high in self.bounds.values()])
 
     def named(self, values: Sequence[float] | np.ndarray) -> dict[str, float]:
-        """A vector in the order of the bounds, as a dict."""
+        """A vector in the order of the bounds, as a dict by name."""
         return {name: float(value) for name, value in zip(self.bounds, values, strict=True)}
 
     def grid(self, points: int = 10, kind: str = "closed") -> Iterator[dict[str, float]]:
@@ -72,7 +72,7 @@ class UncertaintyBox:
         return (self.named(values) for values in itertools.product(*axes))
 
     def sample(self, rng: np.random.Generator) -> dict[str, float]:
-        """Parameters drawn uniformly from the box."""
+        """Parameters sampled uniformly from the box."""
         return self.named(rng.uniform(self.low, self.high))
 
     def scaled(self, unit: Sequence[float] | np.ndarray) -> dict[str, float]:
@@ -86,12 +86,12 @@ class Task:
 
     bodies: tuple[str, ...]
     sets: Mapping[str, Bounds]
-    nominal: Parameters  # of the stock v5 model
+    nominal: Parameters  # in the standard v5 model
     pushed: tuple[str, ...]
     friction: bool = False
     planar: bool = True  # moves in a vertical plane, so that forces along y do nothing
-    every_geom: bool = False  # whether the suite itself sets the friction of all geoms, not just of the floor
-    published: Parameters = field(default_factory=dict)  # where the published package's defaults differ
+    every_geom: bool = False  # whether the suite itself sets the friction of all geoms, not only the floor's
+    published: Parameters = field(default_factory=dict)  # if the published package's defaults differ
 
 
 def _sets(*bounds: Bounds) -> dict[str, Bounds]:
@@ -191,15 +191,15 @@ def uncertainty(env_id: str, set: str = "2d", *, force_axes: str = "xy", force: 
         names = [f"{body}force_{axis}" for body in task.pushed for axis in force_axes]
         return UncertaintyBox(dict.fromkeys(names, (-float(force), float(force))), dict.fromkeys(names, 0.0))
     if set not in task.sets:
-        raise UsageError(f"set={set!r} is not one of {env_id}; it must be one of {[*task.sets, 'rarl']}.")
+        raise UsageError(f"set={set!r} is not a set of {env_id}; it must be one of {[*task.sets, 'rarl']}.")
     return UncertaintyBox(task.sets[set], {name: task.nominal[name] for name in task.sets[set]})
 
 
 def named_bounds(env_id: str, text: str = "2d") -> Bounds:
     """The bounds of a set by its text: `"2d"`, `"2d,friction_mode=all_geoms"`, `"rarl,force_axes=xz"`.
 
-    `friction_mode=all_geoms` puts `allfriction` in the place of `worldfriction`. `force_axes` is `xy` or `xz`; unless
-    it is given, forces along y are left out of planar tasks, in which they change nothing.
+    `friction_mode=all_geoms` replaces `worldfriction` by `allfriction`. `force_axes` is `xy` or `xz`; by default,
+    forces along y, which have no effect in planar tasks, are omitted there.
     """
     name, *given = [part.strip() for part in text.split(",")] if text.strip() else ["2d"]
     options = {key.strip(): value.strip() for key, _, value in (part.partition("=") for part in given)}
@@ -213,26 +213,26 @@ def named_bounds(env_id: str, text: str = "2d") -> Bounds:
         return {name: ends for name, ends in bounds.items() if not name.endswith("force_y")}
     if options.get("friction_mode") == "all_geoms":
         if not _task(env_id).friction:
-            raise UsageError(f"rrls:{text}: {env_id} has no friction among its parameters; leave friction_mode out.")
+            raise UsageError(f"rrls:{text}: {env_id} has no friction parameter; leave friction_mode out.")
         return {name.replace("worldfriction", "allfriction"): ends for name, ends in bounds.items()}
     return bounds
 
 
 class RobustMujoco(gymnasium.Wrapper):
-    """A stock MuJoCo task whose masses, friction and forces can be set at reset or between steps.
+    """A standard MuJoCo task whose masses, friction and forces can be set at reset or between steps.
 
-    Parameters: `<body>mass` of every body, `worldfriction` and `allfriction` (that of every geom) where the task has
-    friction, `<body>force_x|y|z` of the pushed bodies. Masses and friction stay until they are set again; MuJoCo clears
-    forces at every reset. `info["params"]` of `reset` and `step` holds all of them.
+    Parameters: `<body>mass` of every body, `worldfriction` and `allfriction` (that of every geom) if the task has
+    friction, `<body>force_x|y|z` of the pushed bodies. Masses and friction persist until they are set again; MuJoCo
+    clears forces at every reset. `info["params"]` of `reset` and `step` holds all of them.
 
     A mass is changed as in the suite: the body's inertia (`body_inertia`) is not rescaled, and the constants that
     MuJoCo derives from masses keep their old values: `body_subtreemass` (from which centres of mass, hence the inertias
     that Ant and HumanoidStandup observe, are computed), `body_invweight0` and `dof_invweight0` (by which contacts and
-    joint limits are scaled). Inertias stay as they are in any case; `recompute=True` computes the derived constants
-    anew (`mj_setConst`). `param:torso.mass=…` sets a mass in any MuJoCo environment with both rescaled.
+    joint limits are scaled). Inertias are unchanged in any case; `recompute=True` recomputes the derived constants
+    (`mj_setConst`). `param:torso.mass=…` sets a mass in any MuJoCo environment with both rescaled.
 
     `friction_mode="floor"` is the suite's: on Hopper and Walker2d it sets the floor only, and MuJoCo takes the larger
-    of two touching frictions, so values below the foot's own (2.0 and 1.9) change nothing. `"all_geoms"` sets every
+    of two touching frictions, so values below the foot's own (2.0 and 1.9) have no effect. `"all_geoms"` sets every
     geom (what the suite does for HalfCheetah). `rrls_compat=True` starts from the published package's defaults, which
     swap the pendulum's two masses and give Hopper's floor 0.7, instead of the model's.
     """
@@ -263,14 +263,14 @@ class RobustMujoco(gymnasium.Wrapper):
         return [*self._masses, *self._frictions, *self._forces]
 
     def get_params(self) -> dict[str, float]:
-        """All parameters as they are now."""
+        """The current values of all parameters."""
         mass, force = self._model.body_mass, self._data.xfrc_applied
         params = {name: float(mass[body]) for name, body in self._masses.items()}
         params |= dict.fromkeys(self._frictions, float(self._model.geom_friction[0, 0]))
         return params | {name: float(force[where]) for name, where in self._forces.items()}
 
     def set_params(self, **params: float | None) -> None:
-        """Set the named parameters; `None` keeps one as it is. Nothing is set unless all of them are allowed."""
+        """Set the named parameters; `None` leaves one unchanged. Nothing is set unless all values are allowed."""
         given = {name: value for name, value in params.items() if value is not None}
         for name, value in given.items():
             if name not in self.names:
@@ -278,7 +278,7 @@ class RobustMujoco(gymnasium.Wrapper):
             lowest = -math.inf if name in self._forces else 0.0
             if not math.isfinite(value) or value < lowest or (value == 0 and name in self._masses):
                 raise UsageError(
-                    f"{name}={value!r} is not allowed: masses are above 0, friction at least 0, all finite."
+                    f"{name}={value!r} is not allowed: masses are above 0, friction at least 0, all values finite."
                 )
         for name, value in given.items():
             if name in self._masses:
@@ -292,13 +292,13 @@ class RobustMujoco(gymnasium.Wrapper):
         self._now = self.get_params()
 
     def restore(self) -> None:
-        """Back to the nominal task, to the bit: masses, friction, no forces."""
+        """Restore the nominal task exactly: masses, friction, no forces."""
         self._put_back()
         self._data.xfrc_applied[:] = 0.0
         self.set_params(**self._published)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset after setting the parameters in `options`; forces among them act from the first step on."""
+        """Reset after setting the parameters in `options`; forces among them act from the first step."""
         params = {name: value for name, value in (options or {}).items() if name in self.names}
         rest = {name: value for name, value in (options or {}).items() if name not in params}
         self.set_params(**params)
@@ -313,9 +313,9 @@ class RobustMujoco(gymnasium.Wrapper):
 
 
 def set_params(env: gymnasium.Env | VectorEnv, params: Parameters | Sequence[Parameters]) -> None:
-    """Set parameters of a (wrapped) robust task, or of every one in a vector environment.
+    """Set parameters of a (wrapped) robust task, or of every environment in a vector environment.
 
-    A sequence of dicts gives each environment of an in-process vector environment its own.
+    A sequence of dicts sets those of each environment in an in-process vector environment separately.
     """
     any_env: Any = env
     try:
@@ -336,7 +336,7 @@ def set_params(env: gymnasium.Env | VectorEnv, params: Parameters | Sequence[Par
 def make_robust(
     task: str, friction_mode: str = "floor", rrls_compat: bool = False, recompute: bool = False, **kwargs: Any
 ) -> gymnasium.Env:
-    """The Gymnasium task inside `RobustMujoco`; what the ids `rrls/<task>` stand for."""
+    """The Gymnasium task inside `RobustMujoco`; the entry point of the ids `rrls/<task>`."""
     single = make_registered(task, **kwargs)
     return RobustMujoco(single, friction_mode=friction_mode, rrls_compat=rrls_compat, recompute=recompute)
 

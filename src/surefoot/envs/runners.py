@@ -1,7 +1,7 @@
-"""Gymnasium's planar MuJoCo runners, stepped together: the same bits as one by one, in about two thirds of the time.
+"""Gymnasium's planar MuJoCo runners, stepped together: bit-identical to stepping one by one, in two thirds of the time.
 
-What is left out: the wrappers' layers, the `info` dicts, and `mj_rnePostConstraint`, whose contact forces no runner
-observes. Rewards, observations and terminations of all environments are computed at once.
+It omits the wrappers' layers, the `info` dicts, and `mj_rnePostConstraint`, whose contact forces no runner observes.
+Rewards, observations and terminations of all environments are computed at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from surefoot.envs.entrance import Observation
 from surefoot.envs.vector import EnvFactory, SyncEnvs, fail
 
 RUNNERS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
-ENDLESS = {"max_episode_steps": -1}  # what Gymnasium takes for an episode without a time limit
+ENDLESS = {"max_episode_steps": -1}  # Gymnasium's value for an episode without a time limit
 
 
 def is_runner(env: Any, kwargs: Mapping[str, Any], wrappers: Sequence[Any]) -> bool:
@@ -24,7 +24,7 @@ def is_runner(env: Any, kwargs: Mapping[str, Any], wrappers: Sequence[Any]) -> b
 
 
 class RunnerEnvs(SyncEnvs):
-    """Runners of one kind in this process; `is_runner` says which."""
+    """Runners of one kind in this process; see `is_runner`."""
 
     def __init__(self, factories: Sequence[EnvFactory], seeds: Sequence[int]):
         from mujoco import mj_step  # type: ignore[attr-defined]
@@ -77,7 +77,7 @@ class RunnerEnvs(SyncEnvs):
         return self._observation(healthy is not None), reward, terminated, truncated, {}
 
     def _healthy(self) -> np.ndarray | None:
-        """Which runners stand as they should; None for the cheetah, which cannot fall."""
+        """Which runners are upright; None for the cheetah, which cannot fall."""
         env = self._bare[0]
         if not hasattr(env, "_healthy_z_range"):
             return None

@@ -1,12 +1,12 @@
-"""Vector environments in next-step auto-reset mode: what all backends share, and the one in this process.
+"""Vector environments in next-step auto-reset mode: what all backends share, and the in-process backend.
 
-All backends keep one contract. The observation that comes with `terminated | truncated` is the true last one of the
+All backends have the same contract. The observation returned with `terminated | truncated` is the true last one of the
 episode; the next `step` ignores that environment's action and returns its reset observation with reward 0. Every
-returned array is fresh, so a caller may keep it. Float observations and rewards are float32, images stay uint8,
+returned array is fresh, so a caller may store it. Float observations and rewards are float32, images stay uint8,
 discrete observations are integers (`envs.entrance`). Actions of a Box space are clipped to the box here, in the number
-type that the environment gave it (to the nearest number where that is whole), so that what a caller stores is what it
-sampled. The `info` of a step holds the numbers of the infos of the episodes that it ended: arrays `[B]` by name, and
-under the name with `_` before it which environments have it.
+type that the environment declares (to the nearest whole number if that is an integer type), so that a caller stores the
+action that it sampled. The `info` of a step has the numbers in the infos of the episodes that ended: arrays `[B]` by
+name, and under the name prefixed by `_` which environments have it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ EnvFactory = Callable[[], gymnasium.Env]
 
 
 class EnvError(RuntimeError):
-    """An environment broke while it ran: the message names the environment, the call, the cause and what to do."""
+    """An environment failed while running: the message names the environment, the call, the cause and what to do."""
 
 
 def env_seeds(seed: int | Sequence[int], num_envs: int) -> list[int]:
-    """One seed an environment: derived from an int, or the given sequence itself once its length is checked."""
+    """One seed per environment: derived from an int, or the given sequence, whose length is checked."""
     if isinstance(seed, (int, np.integer)):
         return [derive(check_seed(seed), "env", i) for i in range(num_envs)]
     if not isinstance(seed, (Sequence, np.ndarray)) or isinstance(seed, (str, bytes)):
@@ -43,13 +43,13 @@ def env_seeds(seed: int | Sequence[int], num_envs: int) -> list[int]:
 
 
 def fail(index: int, call: str, error: BaseException, where: str = "", step: int | None = None) -> NoReturn:
-    """Raise what an environment broke of as an `EnvError` that names the environment, the call and the step."""
-    if isinstance(error, UsageError):  # of a wrapper of ours, which says what to do
+    """Raise an environment's error as an `EnvError` that names the environment, the call and the step."""
+    if isinstance(error, UsageError):  # raised by one of Surefoot's wrappers; it says what to do
         raise error
     at = "" if step is None else f" at step {step}"
     raise EnvError(
         f"Environment {index}{where} failed in {call}(): {cause(error)}{at}. The fault is in the "
-        "environment or in a wrapper around it; run that one alone with the same seed and actions to find it."
+        "environment or in a wrapper around it; run it alone with the same seed and actions to find it."
     ) from error
 
 
@@ -59,13 +59,13 @@ def cause(error: BaseException) -> str:
 
 
 def clipped(actions: np.ndarray, box: spaces.Box) -> np.ndarray:
-    """Actions within the bounds of their Box, in its type; the nearest whole numbers where that is whole."""
+    """Actions within the bounds of their Box, in its type; the nearest whole numbers if that is an integer type."""
     within = np.clip(actions, box.low, box.high)
     return (within if box.dtype.kind == "f" else np.rint(within)).astype(box.dtype, copy=False)
 
 
 class Envs(VectorEnv):
-    """What all kinds share: spaces, seeds for the first reset, clipping."""
+    """What all backends share: spaces, seeds for the first reset, clipping."""
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
 
@@ -82,7 +82,8 @@ class Envs(VectorEnv):
         self._action_shape = (num_envs, *self.single_action_space.shape)  # type: ignore[misc]
 
     def _reset_seeds(self, seed: int | Sequence[int] | None) -> Sequence[int] | None:
-        """The caller's seeds; else the maker's, once; else none, and the environments' own generators go on."""
+        """The caller's seeds; or those given at creation, once; or none, so that the environments' generators
+        continue."""
         if seed is not None:
             self._seeds = env_seeds(seed, self.num_envs)
         seeds, self._seeds = self._seeds, None
@@ -92,8 +93,8 @@ class Envs(VectorEnv):
         actions = np.asarray(actions)
         if actions.shape != self._action_shape:
             raise UsageError(
-                f"actions have shape {actions.shape}; {self._action_shape} is needed: one action an environment, each "
-                f"of the space {self.single_action_space}."
+                f"actions have shape {actions.shape}; {self._action_shape} is needed: one action per environment, each "
+                f"in the space {self.single_action_space}."
             )
         if self._box is not None:
             return clipped(actions, self._box)
@@ -103,8 +104,8 @@ class Envs(VectorEnv):
 class SyncEnvs(Envs):
     """Environments stepped one after the other in this process.
 
-    Leaner than `gymnasium.vector.SyncVectorEnv`: no deep copies, infos of ended episodes only, one fresh array a step
-    that each environment writes its row into.
+    Leaner than `gymnasium.vector.SyncVectorEnv`: no deep copies, infos of ended episodes only, and one fresh array per
+    step, in which each environment writes its row.
     """
 
     def __init__(self, factories: Sequence[EnvFactory], seeds: Sequence[int]):
@@ -131,7 +132,7 @@ class SyncEnvs(Envs):
         legal, space, infos = self._legal(actions), self.single_observation_space, dict[str, Any]()
         if legal.ndim > 1:
             rows: Any = legal
-        else:  # of a Discrete space, which is fastest on ints, or of a Box without axes
+        else:  # for a Discrete space, which is fastest on ints, or a Box without axes
             rows = legal.tolist() if self._box is None else [np.asarray(action) for action in legal]
         observations = empty(space, self.num_envs)
         rewards = np.zeros(self.num_envs, np.float32)
@@ -154,7 +155,7 @@ class SyncEnvs(Envs):
         return observations, rewards, terminated, truncated, infos
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """The attribute `name` of every (wrapped) environment, called with the arguments where it is callable."""
+        """The attribute `name` of every (wrapped) environment, called with the arguments if it is callable."""
         found = [env.get_wrapper_attr(name) for env in self.envs]
         return tuple(f(*args, **kwargs) if callable(f) else f for f in found)
 

@@ -1,4 +1,4 @@
-"""Single-environment wrappers by name, so that a list of them fits into `config.json`."""
+"""Single-environment wrappers by name, so that a list of them can be stored in `config.json`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from surefoot.envs.vector import cause
 from surefoot.errors import UsageError, nearest
 
 Wrapping = Callable[..., gymnasium.Env]
-Wrappers = Sequence[str | tuple[str, dict[str, Any]] | list[Any]]  # a list is what JSON makes of a pair
+Wrappers = Sequence[str | tuple[str, dict[str, Any]] | list[Any]]  # JSON turns a pair into a list
 
 _REGISTRY: dict[str, Wrapping] = {}
 
@@ -25,14 +25,14 @@ def register_wrapper(name: str) -> Callable[[Wrapping], Wrapping]:
 
     def register(wrapping: Wrapping) -> Wrapping:
         if _REGISTRY.setdefault(name, wrapping) is not wrapping:
-            raise UsageError(f"A wrapper named {name!r} exists already ({_REGISTRY[name]!r}); choose another name.")
+            raise UsageError(f"A wrapper named {name!r} already exists ({_REGISTRY[name]!r}); choose another name.")
         return wrapping
 
     return register
 
 
 def normalised(wrappers: Wrappers) -> list[list[Any]]:
-    """`wrappers` as `[[name, kwargs], …]`, the form that JSON keeps; unknown names are refused."""
+    """`wrappers` as `[[name, kwargs], …]`, the form stored in JSON; unknown names are refused."""
     if isinstance(wrappers, str):
         wrappers = (wrappers,)
     pairs = []
@@ -59,7 +59,7 @@ def wrap(env: gymnasium.Env, wrappers: Wrappers) -> gymnasium.Env:
             raise
         except Exception as error:
             raise UsageError(
-                f"wrapper {name!r} with {kwargs!r} does not fit the environment {env}: {cause(error)}."
+                f"wrapper {name!r} with {kwargs!r} does not apply to the environment {env}: {cause(error)}."
             ) from error
     return env
 
@@ -72,8 +72,9 @@ def time_limit(env: gymnasium.Env, steps: int) -> gymnasium.Env:
 
 @register_wrapper("frame_stack")
 def frame_stack(env: gymnasium.Env, n: int = 4) -> gymnasium.Env:
-    """The last `n` observations: vectors as one, which is normalised like any other, images with three axes along that
-    of their channels, all else along a new first axis; the first one is repeated at the start of an episode."""
+    """The last `n` observations: vectors concatenated into one, which is normalised like any other, images with three
+    axes along their channel axis, all others along a new first axis; the first one is repeated at the start of an
+    episode."""
     stacked, space = gw.FrameStackObservation(env, n, padding_type="reset"), env.observation_space
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
         axis = 0
@@ -101,7 +102,7 @@ def flatten(env: gymnasium.Env) -> gymnasium.Env:
         wrong = [name for name, part in parts.items() if not flattenable(part)]
         raise UsageError(
             f"wrapper 'flatten' cannot make a vector of {f'the entries {wrong} of ' if wrong else ''}the observation "
-            f"space {space}: leave them out before with gymnasium.wrappers.FilterObservation, or convert them with a "
+            f"space {space}: remove them first with gymnasium.wrappers.FilterObservation, or convert them with a "
             "gymnasium.ObservationWrapper."
         )
     return gw.FlattenObservation(env)
@@ -117,13 +118,15 @@ def time_aware(env: gymnasium.Env) -> gymnasium.Env:
 class ActionMask(gymnasium.Wrapper):
     """The legal actions as part of the observation: `{"observation": …, "action_mask": int8 [n]}`.
 
-    The mask is what `env.action_masks()` returns, or else `info["action_mask"]`. It reaches a policy by this key only.
+    The mask is what `env.action_masks()` returns, or else `info["action_mask"]`. A policy receives it only by this key.
     """
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
         if not isinstance(env.action_space, spaces.Discrete):
-            raise UsageError(f"An action mask needs a Discrete action space; this environment has {env.action_space}.")
+            raise UsageError(
+                f"An action mask needs a Discrete action space, not this environment's {env.action_space}."
+            )
         self._mask = spaces.MultiBinary(int(env.action_space.n))
         self.observation_space = spaces.Dict({"observation": env.observation_space, "action_mask": self._mask})
 

@@ -52,10 +52,10 @@ def seeds_in(env: Any, episodes: int, seed: int) -> list[int]:
     return seeds if few is None else numpy_stream(seed, "held-out examples").permutation(few)[:episodes].tolist()
 
 
-def spoken(env: Any) -> str:
-    """What a report calls an environment that was made ready by `Loop.single`; tasks by the text that names them."""
+def env_name(env: Any) -> str:
+    """The name in reports of an environment prepared by `Loop.single`; a task is named by its text."""
     inner = _inner(env)
-    return str(inner) if isinstance(inner, Task) else runs.spoken(inner)
+    return str(inner) if isinstance(inner, Task) else runs.env_name(inner)
 
 
 def _inner(env: Any) -> Any:

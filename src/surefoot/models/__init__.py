@@ -1,1 +1,1 @@
-"""Who acts and who judges: action distributions, networks, normalisers, and modules as functions of a flat vector."""
+"""Actors and critics: action distributions, networks, normalisers, and modules as functions of a flat vector."""

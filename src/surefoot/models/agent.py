@@ -24,13 +24,13 @@ from surefoot.models.normalizers import normalize
 from surefoot.models.saved import read_agent, write_agent
 
 FORMAT = "surefoot-agent-1"
-WIDEST = 2**16  # units of a layer
-MOST_ENTRIES = 2**20  # of the bounds of a space, besides as many as there are weights
+WIDEST = 2**16  # units per layer
+MOST_ENTRIES = 2**20  # in the bounds of a space, in addition to the number of weights
 
 
 @dataclass(frozen=True)
 class Network:
-    """The shape of an actor-critic."""
+    """The architecture of an actor-critic."""
 
     hidden: tuple[int, ...] = hyperparameter((64, 64), low=1, high=WIDEST, help="Sizes of the hidden layers.")
     critic_hidden: tuple[int, ...] | None = hyperparameter(
@@ -42,7 +42,7 @@ class Network:
     core_size: int = hyperparameter(64, low=1, high=WIDEST, help="Units of the recurrent core.")
     shared: bool = hyperparameter(False, help="Share one encoder between actor and critic.")
     log_std_init: float = hyperparameter(0.0, help="Initial log standard deviation of a Gaussian policy.")
-    squash: bool = hyperparameter(False, help="Squash a Gaussian's actions into the action box by tanh.")
+    squash: bool = hyperparameter(False, help="Squash a Gaussian policy's actions into the action box by tanh.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -54,14 +54,15 @@ class Network:
 
 
 def _entries(space: gym.Space) -> dict[str, Any]:
-    """The spaces of a dict by key; '' stands for the whole of any other."""
+    """The spaces of a dict space by key; any other space under the key ''."""
     return dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {"": space}
 
 
 def normalized_shapes(space: gym.Space) -> dict[str, tuple[int, ...]]:
-    """The observation entries that a running normaliser treats, with their shapes; '' is the whole.
+    """The observation entries that are normalised by running statistics, with their shapes; '' is the whole
+    observation.
 
-    These are all Boxes of numbers but images (which are divided by 255) and the action mask.
+    These are all numeric Boxes except images (which are divided by 255) and the action mask.
     """
     return {
         key: s.shape
@@ -71,12 +72,12 @@ def normalized_shapes(space: gym.Space) -> dict[str, tuple[int, ...]]:
 
 
 def normalized_keys(space: gym.Space) -> dict[str, int]:
-    """The same entries with how many numbers each holds."""
+    """The normalised entries with their sizes."""
     return {key: math.prod(shape) for key, shape in normalized_shapes(space).items()}
 
 
 def normalized_since(space: gym.Space) -> list[str]:
-    """Those of them that older versions left as they were: they knew float vectors only."""
+    """The normalised entries that older versions, which normalised only float vectors, left unchanged."""
     entries = _entries(space)
     return [k for k, shape in normalized_shapes(space).items() if len(shape) != 1 or entries[k].dtype.kind != "f"]
 
@@ -89,7 +90,7 @@ def normalize_observation(observation: Observation, scales: dict[str, tuple[Tens
 
 
 class Agent:
-    """A policy with everything it needs to act; `predict` has the form that Stable-Baselines3 users know."""
+    """A policy with everything it needs to act; `predict` has the same signature as in Stable-Baselines3."""
 
     loop: ClassVar[str] = "on-policy"  # the kind of environments in which it acts
 
@@ -120,7 +121,7 @@ class Agent:
     ) -> tuple[np.ndarray | np.generic, np.ndarray | None]:
         """Actions for a batch of observations (or one), and the new recurrent state.
 
-        `deterministic=True` gives the most likely action; otherwise one is drawn with torch's global generator.
+        `deterministic=True` gives the most likely action; otherwise one is sampled with torch's global generator.
         """
         with torch.inference_mode():
             tensors, single = self._read(observation)
@@ -148,7 +149,7 @@ class Agent:
         ):
             got = {key: x.shape for key, x in arrays.items()}
             raise UsageError(
-                f"observation has shape {got.get('', got)}, expected is {wanted.get('', wanted)} or a batch of it."
+                f"observation has shape {got.get('', got)}; it must be {wanted.get('', wanted)} or a batch of that."
             )
         batch = {k: arrays[k][None] if single else arrays[k] for k in wanted}
         every = np.ones(len(next(iter(batch.values()))), bool)
@@ -213,8 +214,8 @@ class Agent:
         layers = network.hidden + (network.critic_hidden or ())
         widest = max((*layers, 0 if network.core is None else network.core_size), default=0)
         if len(layers) > len(tensors) or widest > numbers:
-            raise UsageError(f"{folder}/agent.json names more or wider layers than agent.safetensors has weights for.")
-        with torch.device("meta"):  # shapes alone, which take no memory
+            raise UsageError(f"{folder}/agent.json describes a larger network than agent.safetensors has weights for.")
+        with torch.device("meta"):  # only shapes, which take no memory
             flat = Flat(network.make(space, action_space))
         wanted = {f"weights/{name}": shape for name, shape in flat.shapes.items()}
         shapes = normalized_shapes(space)
@@ -225,8 +226,8 @@ class Agent:
         if wrong:
             named = [name.removeprefix("weights/") for name in wrong[:8]]
             raise UsageError(
-                f"{folder}/agent.safetensors lacks weights that agent.json names, has others besides, or one has "
-                f"another shape or type than float32: {named}."
+                f"{folder}/agent.safetensors lacks weights that agent.json describes, has additional ones, or one has "
+                f"the wrong shape or is not float32: {named}."
             )
         if wrong := [name for name, x in tensors.items() if not bool(torch.isfinite(x).all())]:
             raise UsageError(f"{folder}/agent.safetensors is damaged: {wrong[:8]} have numbers that are not finite.")

@@ -1,4 +1,4 @@
-"""Where tensors are computed: the option that every kind of loop has, and the context in which its updates run."""
+"""The device option of every kind of loop, and the context in which its updates run on that device."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def device_option(default: str) -> Any:
 
 
 def chosen_device(name: str) -> str:
-    """`cpu` or `cuda`; `auto` is a GPU where there is one.
+    """`cpu` or `cuda`; `auto` is a GPU if there is one.
 
     Raises:
-        UsageError: there is no GPU that could be used.
+        UsageError: there is no usable GPU.
     """
     found = torch.cuda.is_available()
     if name == "cuda" and not found:
@@ -55,7 +55,7 @@ def computing_on(device: torch.device) -> Iterator[None]:
 
 
 class _Draws(TorchFunctionMode):
-    """Draws where the generator is."""
+    """Samples random numbers on the generator's device."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Action distributions as pure functions on one parameter tensor `[..., size]`.
 
-A distribution is a frozen dataclass that knows how to read its parameters. Sampling takes its randomness as an
-argument, so a rollout draws all its noise at once and a stored action can be rebuilt. The action that is stored is the
-one that was sampled; `to_env` is what the environment receives.
+A distribution is a frozen dataclass that interprets its parameters. Sampling takes its randomness as an argument, so a
+rollout draws all its noise at once and a stored action can be reproduced. Actions are stored as sampled; `to_env`
+converts them to what the environment receives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ IMPOSSIBLE = -1e8  # the logit of a masked action: its probability is exactly 0 
 class Gaussian:
     """Diagonal Gaussian over `dim` actions; parameters are the means, then the log standard deviations.
 
-    Actions are stored as vectors; the environment receives them in its `shape`, if that is another one.
+    Actions are stored as vectors; the environment receives them in its `shape`, if that differs.
     """
 
     dim: int
@@ -63,7 +63,7 @@ class Gaussian:
         return (self.split(params)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
     def kl(self, p: Tensor, q: Tensor) -> Tensor:
-        """KL(p ‖ q) of every state."""
+        """KL(p ‖ q) for every state."""
         return gaussian_kl(*self.split(p), *self.split(q))
 
     def to_env(self, action: Tensor) -> Tensor:
@@ -84,13 +84,13 @@ def _log_tanh_slope(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SquashedGaussian(Gaussian):
-    """A Gaussian through tanh into the box [low, high]. The stored action is the one before the tanh."""
+    """A Gaussian through tanh into the box [low, high]. The stored action is the value before the tanh."""
 
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
 
     def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
-        """Log density of the action inside (−1, 1), that is before it is scaled to the box."""
+        """Log density of the action inside (−1, 1), that is, before it is scaled to the box."""
         return super().log_prob(params, action) - _log_tanh_slope(action).sum(-1)
 
     def entropy(self, params: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class SquashedGaussian(Gaussian):
 
 @dataclass(frozen=True)
 class MultiDiscrete:
-    """Independent categorical choices; parameters are the logits of one after the other."""
+    """Independent categorical choices; parameters are their concatenated logits."""
 
     choices: tuple[int, ...]
     start: tuple[int, ...] = ()
@@ -138,7 +138,7 @@ class MultiDiscrete:
         return torch.stack([-(log.exp() * log).sum(-1) for log in logs]).sum(0)
 
     def kl(self, p: Tensor, q: Tensor) -> Tensor:
-        """KL(p ‖ q) of every state."""
+        """KL(p ‖ q) for every state."""
         parts = zip(p.split(self.choices, -1), q.split(self.choices, -1), strict=True)
         return torch.stack([categorical_kl(a, b) for a, b in parts]).sum(0)
 
@@ -171,7 +171,7 @@ def for_space(space: gym.Space, squash: bool = False) -> Distribution:
     """The distribution that fits a Gymnasium action space.
 
     Raises:
-        UsageError: a space that no policy here can act in, or `squash` for an unbounded or discrete one.
+        UsageError: no distribution here fits the space, or `squash` is set for an unbounded or discrete one.
     """
     if isinstance(space, gym.spaces.Box):
         dim, shape = math.prod(space.shape), None if len(space.shape) == 1 else space.shape
@@ -191,17 +191,17 @@ def for_space(space: gym.Space, squash: bool = False) -> Distribution:
     raise UsageError(f"action space {space} is not supported; use Box, Discrete, MultiDiscrete or MultiBinary (1-D).")
 
 
-REACH = 10.0  # standard deviations that are hardly ever left
+REACH = 10.0  # standard deviations that samples hardly ever exceed
 
 
 def check_reach(space: gym.Space, squash: bool, log_std: float) -> None:
-    """Warn where the first policy, a Gaussian around 0, comes nowhere near most of a bounded action space."""
+    """Warn if the initial policy, a Gaussian around 0, does not reach most of a bounded action space."""
     if squash or not isinstance(space, gym.spaces.Box) or not space.is_bounded():
         return
     farthest = float(np.maximum(np.abs(space.low), np.abs(space.high)).max())
     if farthest > REACH * (deviation := math.exp(log_std)):
         warnings.warn(
-            f"actions of {space} reach up to {farthest:g}, but the first policy acts around 0 with a standard "
+            f"actions of {space} reach up to {farthest:g}, but the initial policy acts around 0 with a standard "
             f"deviation of {deviation:g}, so most of them are never tried. Use squash=True, which covers the whole "
             "box, or rescale the actions in the environment (gymnasium.wrappers.RescaleAction).",
             stacklevel=3,

@@ -18,10 +18,10 @@ from surefoot.models.networks import ActorCritic
 
 
 class Flat:
-    """A module seen as a function of the vector of all its parameters.
+    """A module as a function of the vector of all its parameters.
 
-    One vector makes optimisers, clipping, line searches, Fisher products and checkpoints plain vector operations.
-    `split` (and not slicing) takes it apart: its gradient is a single concatenation.
+    With one vector, optimisers, clipping, line searches, Fisher products and checkpoints are plain vector operations.
+    It is divided by `split`, not by slicing, so that its gradient is a single concatenation.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -46,11 +46,11 @@ class Flat:
 
     def __call__(self, vector: Float[Tensor, "size"], *args: Any) -> Any:
         """`module(*args)` with the given parameters."""
-        # A module used twice is swapped once: tying would swap it twice, and leave a tensor where its parameter was.
+        # A module used twice is swapped once: tying would swap it twice, and leave a tensor in place of its parameter.
         return functional_call(self.module, self.unflatten(vector), args, tie_weights=False)
 
     def bind(self, vector: Float[Tensor, "size"]) -> nn.Module:
-        """The module itself, its parameters turned into views of the vector: calling it costs no swap."""
+        """The module itself, with its parameters replaced by views of the vector: calling it needs no swap."""
         for name, view in self.unflatten(vector).items():
             self.module.get_parameter(name).data = view
         return self.module
@@ -80,16 +80,16 @@ class Model(Flat):
     def evaluate(self, vector: Float[Tensor, "size"], batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Distribution parameters `[..., size]` and values `[...]` for the observations of a batch.
 
-        A recurrent model unrolls `[time, batch]` from the batch's `state`, forgetting at its `starts`.
+        A recurrent model unrolls `[time, batch]` from the batch's `state`, which is reset at its `starts`.
         """
         params, values, _ = self(vector, batch["observation"], batch.get("state"), batch.get("starts"))
         return params, values
 
 
 def over_seeds(function: Callable[..., Any], seeds: int, shared: int = 0) -> Callable[..., Any]:
-    """The function mapped over a leading seed axis of all its arguments but the last `shared` ones.
+    """The function mapped over a leading seed axis of all its arguments except the last `shared` ones.
 
-    With one seed the axis is dropped and put back instead: the same numbers without the cost of mapping.
+    With one seed the axis is removed and restored instead: the same numbers without the cost of mapping.
     """
     if seeds > 1:
         return lambda *args: torch.func.vmap(function, (0,) * (len(args) - shared) + (None,) * shared)(*args)

@@ -50,7 +50,7 @@ class NatureCNN(nn.Module):
         )
         if min(shape[1:]) < 36:
             raise UsageError(f"cnn='nature' needs images of at least 36×36, got {shape[1:]}; use cnn='impala'.")
-        inputs = 64 * math.prod(((n - 8) // 4 + 1 - 4) // 2 + 1 - 2 for n in shape[1:])  # what the convolutions leave
+        inputs = 64 * math.prod(((n - 8) // 4 + 1 - 4) // 2 + 1 - 2 for n in shape[1:])  # outputs of the convolutions
         self.linear = orthogonal(nn.Linear(inputs, 512))
         self.features = 512
 
@@ -100,9 +100,7 @@ class Encoder(nn.Module):
         spaces = space.spaces if isinstance(space, gym.spaces.Dict) else {"": space}
         self.spaces = {key: s for key, s in spaces.items() if key != MASK_KEY}
         if not self.spaces:
-            raise UsageError(
-                f"observation space {space} holds nothing to see besides {MASK_KEY!r}; add an entry to it."
-            )
+            raise UsageError(f"observation space {space} has no entry besides {MASK_KEY!r}; add an observation to it.")
         self.images = nn.ModuleDict()
         width = 0
         for key, s in self.spaces.items():
@@ -140,13 +138,13 @@ def _part(key: str) -> str:
 
 
 def one_hot(x: Tensor, n: int) -> Tensor:
-    """True at the index `x`, along a new last axis of length `n`. Unlike torch's, it never looks at the values, and so
+    """True at the index `x`, along a new last axis of length `n`. Unlike torch's, it does not inspect the values, so it
     can be traced."""
     return x.unsqueeze(-1) == torch.arange(n)
 
 
 def is_image(space: gym.Space) -> bool:
-    """A Box of bytes with three axes."""
+    """Whether a space is a Box of bytes with three axes."""
     return isinstance(space, gym.spaces.Box) and len(space.shape) == 3 and space.dtype == "uint8"
 
 
@@ -166,14 +164,14 @@ def flat_size(space: gym.Space) -> int:
         return int(sum(space.nvec))
     if isinstance(space, gym.spaces.Box) and space.dtype == "uint8" and len(space.shape) > 3:
         raise UsageError(
-            f"observations of {len(space.shape)} axes of bytes {space.shape} are no images to an encoder; make them "
+            f"byte observations with {len(space.shape)} axes {space.shape} are not supported as images; make them "
             "[channels, height, width], as the wrapper frame_stack does."
         )
     if isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
         return math.prod(space.shape)
     raise UsageError(
         f"observation space {space} is not supported; use Box, Discrete, MultiDiscrete (1-D), MultiBinary or a Dict of "
-        "them, or wrappers=['flatten'], which makes one vector of the whole observation."
+        "them, or wrappers=['flatten'], which turns the whole observation into one vector."
     )
 
 
@@ -210,7 +208,7 @@ class LSTM(nn.Module):
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         hidden, cell = state.chunk(2, -1)
         i, f, g, o = (self.input(x) + self.hidden(hidden)).chunk(4, -1)
-        cell = torch.sigmoid(f + 1) * cell + torch.sigmoid(i) * torch.tanh(g)  # +1: remember at first
+        cell = torch.sigmoid(f + 1) * cell + torch.sigmoid(i) * torch.tanh(g)  # +1: remember initially
         hidden = torch.sigmoid(o) * torch.tanh(cell)
         return hidden, torch.cat([hidden, cell], -1)
 
@@ -234,7 +232,7 @@ class Head(nn.Module):
         self, observation: Observation, state: Tensor | None = None, starts: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Outputs and new core state. With a core, observations are `[time, batch, ...]` and `starts` marks the steps
-        before which the state is forgotten; without one, any leading axes will do."""
+        before which the state is reset; without one, any leading axes are allowed."""
         if self.core is not None:
             assert state is not None and starts is not None
             x, state = self._unroll(observation, state, starts)
@@ -259,14 +257,14 @@ def _check_mask(shape: tuple[int, ...] | None, distribution: Distribution) -> No
     if shape != (distribution.size,):
         raise UsageError(
             f"observations carry {MASK_KEY!r} of the shape {shape}, but {distribution} needs ({distribution.size},): "
-            "one entry for each action, those of one part of the action space after the other."
+            "one entry per action, concatenated over the parts of the action space."
         )
 
 
 class ActorCritic(nn.Module):
     """Actor and critic side by side; with `shared=True` one encoder (and core) serves both.
 
-    The state of a recurrent pair is the actor's and the critic's side by side, `[batch, state_size]`.
+    The recurrent state is the concatenation of the actor's and the critic's, `[batch, state_size]`.
     """
 
     def __init__(

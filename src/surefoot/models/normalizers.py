@@ -1,4 +1,4 @@
-"""Running normalisation, kept as plain tensors so that it is part of every checkpoint."""
+"""Running normalisation, stored as plain tensors so that it is part of every checkpoint."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ class Moments(NamedTuple):
 
 
 def normalize(x: Float[Tensor, "..."], mean: Tensor, inverse_std: Tensor) -> Float[Tensor, "..."]:
-    """(x − mean) / std, kept within ±10, as floats."""
+    """(x − mean) / std, clipped to ±10, as floats."""
     x = x if x.is_floating_point() else x.to(mean.dtype)
     return ((x - mean) * inverse_std).clamp(-CLIP, CLIP)

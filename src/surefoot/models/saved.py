@@ -1,4 +1,4 @@
-"""Agents in their folders: `agent.json` says what they are, `agent.safetensors` holds their numbers."""
+"""Saved agents: `agent.json` describes an agent, `agent.safetensors` holds its tensors."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ KINDS = {
     "surefoot-tabular-agent-1": ("surefoot.models.tabular_agent", "TabularAgent"),
     "surefoot-language-agent-1": ("surefoot.models.language.agent", "LanguageAgent"),
 }
-FACTS: dict[str, type] = {"method": str, "env": dict, "steps": int, "seed": int, "ended": str}  # if they are there
+FACTS: dict[str, type] = {"method": str, "env": dict, "steps": int, "seed": int, "ended": str}  # where present
 
 
 def holds_agent(folder: str | Path) -> bool:
-    """Whether a folder is that of an agent, and not that of a run."""
+    """Whether a folder is that of an agent, not of a run."""
     return (Path(folder) / "agent.json").exists()
 
 
 def load_agent(folder: str | Path) -> Any:
-    """The agent that lies in a folder, of the kind that its `agent.json` names. No code is run.
+    """The agent in a folder, of the kind named in its `agent.json`. No code is run.
 
     Raises:
-        UsageError: the folder holds no agent, or one that is damaged or of another format.
+        UsageError: the folder has no agent, or one that is damaged or has another format.
     """
     kind = read_facts(folder).get("format")
     if not isinstance(kind, str) or kind not in KINDS:
         raise UsageError(
-            f"{folder}/agent.json is of no format known here ({', '.join(KINDS)}); it was written by something else."
+            f"{folder}/agent.json has none of the known formats ({', '.join(KINDS)}); another program wrote it."
         )
     module, name = KINDS[kind]
     return getattr(import_module(module), name).load(folder)
 
 
 def write_agent(folder: str | Path, description: Mapping[str, Any], tensors: dict[str, Tensor]) -> Path:
-    """Write the two files into a folder, which is made."""
+    """Write the two files into a folder, which is created."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "agent.safetensors", save(tensors))
@@ -52,23 +52,24 @@ def write_agent(folder: str | Path, description: Mapping[str, Any], tensors: dic
 
 
 def read_agent(folder: str | Path, format: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What the two files hold, without the format. No code is run.
+    """The content of the two files, without the format. No code is run.
 
     Raises:
-        UsageError: a file is missing or damaged, or they are of another format.
+        UsageError: a file is missing or damaged, or has another format.
     """
     folder = Path(folder)
     description = read_facts(folder)
     if description.pop("format", None) != format:
-        raise UsageError(f"{folder}/agent.json is not a {format} file; it was written by something else.")
+        raise UsageError(f"{folder}/agent.json is not a {format} file; another program wrote it.")
     try:
         return description, load(read_bytes(folder / "agent.safetensors"))
-    except Exception as error:  # whatever safetensors makes of bytes that are none of its own
+    except Exception as error:  # safetensors may raise anything on bytes that it did not write
         raise _unreadable(folder, error) from error
 
 
 def read_facts(folder: str | Path) -> dict[str, Any]:
-    """What `agent.json` says; of what every agent may say, method, env, steps, seed and ended, the types are checked.
+    """The content of `agent.json`; the types of method, env, steps, seed and ended, which any agent may have, are
+    checked.
 
     Raises:
         UsageError: it is missing or damaged.
@@ -95,4 +96,4 @@ def _damaged(folder: Path, name: str, value: Any) -> UsageError:
 
 
 def _unreadable(folder: Path, error: Exception) -> UsageError:
-    return UsageError(f"{folder} holds no readable agent ({error}); give the `agent` folder of a run.")
+    return UsageError(f"{folder} has no readable agent ({error}); give the `agent` folder of a run.")

@@ -1,4 +1,4 @@
-"""Gymnasium spaces as JSON data, so that an agent is rebuilt without its environment and without pickle."""
+"""Gymnasium spaces as JSON data, so that an agent can be restored without its environment and without pickle."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def from_json(data: Any, most: int = 2**31) -> gym.Space:
     """The space that `to_json` wrote, if it has at most `most` entries.
 
     Raises:
-        UsageError: the description is damaged, of a newer version, or of a larger space; before memory is taken.
+        UsageError: the description is damaged, of a newer version, or of a larger space; raised before memory is
+            allocated.
     """
     try:
         if (size := _size(data)) > most:
@@ -52,7 +53,7 @@ def from_json(data: Any, most: int = 2**31) -> gym.Space:
 
 
 def _size(data: Mapping[str, Any]) -> int:
-    """How many numbers a value of the described space has; `ValueError` for one that has no such number."""
+    """The number of entries in a value of the described space; `ValueError` if the description gives none."""
     kind = data.get("kind")
     if kind == "Dict":
         return sum(_size(inner) for inner in data["spaces"].values())
@@ -61,7 +62,7 @@ def _size(data: Mapping[str, Any]) -> int:
         shown = reprlib.repr(data)
         raise UsageError(f"space description {shown} is damaged or of a newer version; 'kind' is {kind!r}.")
     if wrong := [n for n in axes if type(n) is not int or n < 0]:
-        raise ValueError(f"{wrong[0]!r} is no size")
+        raise ValueError(f"{wrong[0]!r} is not a size")
     return sum(axes) if kind == "MultiDiscrete" else math.prod(axes)
 
 
@@ -70,10 +71,10 @@ def _space(data: Mapping[str, Any]) -> gym.Space:
         case "Box":
             dtype, shape = np.dtype(data["dtype"]), tuple(data["shape"])
             if dtype.kind not in "iuf" or str(dtype) != data["dtype"]:
-                raise ValueError(f"{data['dtype']!r} is no type of numbers")
+                raise ValueError(f"{data['dtype']!r} is not a numeric type")
             low, high = (np.broadcast_to(np.array(data[k], dtype), shape) for k in ("low", "high"))
-            if not bool((low <= high).all()):  # of which NaN is neither
-                raise ValueError("a lower bound is not below its upper one")
+            if not bool((low <= high).all()):  # False for NaN too
+                raise ValueError("a lower bound exceeds its upper one")
             return gym.spaces.Box(low, high, shape, dtype)  # type: ignore[arg-type]
         case "Discrete":
             return gym.spaces.Discrete(_whole(data["n"]), start=_whole(data["start"]))
@@ -84,17 +85,17 @@ def _space(data: Mapping[str, Any]) -> gym.Space:
             return gym.spaces.MultiBinary(data["shape"] if len(data["shape"]) > 1 else data["shape"][0])
         case _:
             pairs = [(key, _space(s)) for key, s in data["spaces"].items()]
-            return gym.spaces.Dict(pairs)  # the keys of a dict it would sort
+            return gym.spaces.Dict(pairs)  # of a dict it would sort the keys
 
 
 def _whole(value: Any) -> int:
     if type(value) is not int or abs(value) >= 2**62:
-        raise ValueError(f"{value!r} is no whole number")
+        raise ValueError(f"{value!r} is not a whole number")
     return value
 
 
 def _numbers(bound: np.ndarray) -> Any:
-    """A bound as one number where it is the same everywhere (images), otherwise as nested lists; inf as a string."""
+    """A bound as one number if it is the same everywhere (images), otherwise as nested lists; inf as a string."""
     if bound.size and (bound == bound.flat[0]).all():
         value = bound.flat[0].item()
         return value if np.isfinite(value) else str(value)

@@ -1,4 +1,4 @@
-"""A policy as a table that acts, saved as safetensors and JSON."""
+"""An agent whose policy is a table, saved as safetensors and JSON."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from surefoot.errors import UsageError
 from surefoot.models.saved import read_agent, write_agent
 
 FORMAT = "surefoot-tabular-agent-1"
-TOLERANCE = 1e-6  # how far the probabilities of a state may be from one
+TOLERANCE = 1e-6  # largest allowed difference of a state's total probability from one
 
 
 class TabularAgent:
-    """Probabilities of actions; `predict` has the form that Stable-Baselines3 users know, on numbers of states.
+    """A table of action probabilities; `predict` has the same signature as in Stable-Baselines3, on state indices.
 
     policy: float64, in one of three shapes.
         `[S, A]`: a stationary policy.
-        `[H, S, A]`: one for each step of an episode; the last goes on when the episode does.
-        `[M, S, A, M]`: a controller with M memories: in memory m and state s the joint distribution of the action and
-        of the next memory. Episodes start in memory 0.
+        `[H, S, A]`: one for each step of an episode; the last one also applies to any further steps.
+        `[M, S, A, M]`: a controller with M memory states: in memory m and state s the joint distribution of the action
+        and of the next memory. Episodes start in memory 0.
 
-    Raises `UsageError` for a table of another shape, or with rows that are no distributions.
+    Raises `UsageError` for a table of another shape, or with rows that are not distributions.
     """
 
     loop: ClassVar[str] = "tabular"  # the kind of environments in which it acts
@@ -44,9 +44,9 @@ class TabularAgent:
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray | np.generic, np.ndarray | None]:
-        """Actions for a batch of states `[B]` (or one state), and the memory `[B]` of a policy that has one.
+        """Actions for a batch of states `[B]` (or one state), and the memory `[B]` if the policy has one.
 
-        `deterministic=True` gives the most likely action (of a controller, with its memory); otherwise one is drawn
+        `deterministic=True` gives the most likely action (for a controller, with its memory); otherwise one is sampled
         with torch's global generator.
         """
         given = np.asarray(observation)
@@ -68,8 +68,8 @@ class TabularAgent:
         whole = observation.ndim <= 1 and np.issubdtype(observation.dtype, np.integer)
         if not whole or (observation < 0).any() or (observation >= states).any():
             raise UsageError(
-                f"observation={observation!r} is no state, nor a batch of them: this policy is a table of the states "
-                f"0 … {states - 1}."
+                f"observation={observation!r} is neither a state nor a batch of states: this policy is a table for the "
+                f"states 0 … {states - 1}."
             )
         return observation
 
@@ -83,12 +83,12 @@ class TabularAgent:
         """The agent that `save` wrote. Reads tensors and JSON only; no code is run.
 
         Raises:
-            UsageError: the folder holds no such agent, or one that is damaged.
+            UsageError: the folder has no such agent, or a damaged one.
         """
         description, tensors = read_agent(folder, FORMAT)
         shape = {name: list(x.shape) for name, x in tensors.items()}
         if shape != {"policy": description.pop("shape", None)}:
-            raise UsageError(f"{folder}/agent.safetensors is not the table that agent.json names: it holds {shape}.")
+            raise UsageError(f"{folder}/agent.safetensors is not the table described in agent.json: it has {shape}.")
         try:
             return cls(tensors["policy"], description)
         except UsageError as error:
@@ -96,17 +96,17 @@ class TabularAgent:
 
 
 def check_policy(policy: Tensor) -> Tensor:
-    """The table of a policy as float64; a `UsageError` for a wrong shape or a row that is no distribution."""
+    """The table of a policy as float64; a `UsageError` for a wrong shape or a row that is not a distribution."""
     table = tensor(policy, "policy").detach()
     shape = tuple(table.shape)
     if not 2 <= table.ndim <= 4 or 0 in shape or (table.ndim == 4 and shape[0] != shape[3]):
         raise UsageError(f"policy has shape {list(shape)}; it must be [S, A], [H, S, A] or [M, S, A, M].")
     rows = normalised(table.flatten(2) if table.ndim == 4 else table)
-    wrong = ~((rows >= 0).all(-1) & ((rows.sum(-1) - 1).abs() <= TOLERANCE))  # NaN is wrong as well
+    wrong = ~((rows >= 0).all(-1) & ((rows.sum(-1) - 1).abs() <= TOLERANCE))  # catches NaN too
     if bool(wrong.any()):
         place = tuple(int(i) for i in wrong.nonzero()[0])
         raise UsageError(
-            f"policy[{', '.join(map(str, place))}] = {rows[place].tolist()} is no distribution over the actions "
-            f"({int(wrong.sum())} rows are not); probabilities are at least 0 and sum to one."
+            f"policy[{', '.join(map(str, place))}] = {rows[place].tolist()} is not a distribution over the actions "
+            f"({int(wrong.sum())} such rows); probabilities must be at least 0 and sum to one."
         )
     return rows.reshape(shape).contiguous().clone()

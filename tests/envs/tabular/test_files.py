@@ -138,10 +138,13 @@ def test_columns_stand_in_any_order_and_have_the_names_of_other_tools(tmp_path):
         ("0,0,0,1,0\n\n0,1,0,one,0\n", "row 4: probability 'one' is not a finite number"),
         ("0,0,0,1,nan\n", "row 2: reward 'nan' is not a finite number"),
         ("0,0,0,1.5,0\n0,0,0,-0.5,0\n", "row 3: probability -0.5 is below 0"),
-        ("0,0,0,0.5,0\n0,0,1,0.4,0\n1,0,1,1,0\n", r"state 0, action 0 sum to 0.9, not to one \(rows 2, 3; 1 pairs"),
-        ("0,0,1,1,0\n", "state 1 has no row of its own"),
-        ("1,0,1,1,0\n", "state 0 has no row of its own.*numbered from 0 on"),
-        ("a,go,b,1,0\n", "state b has no row of its own"),
+        (
+            "0,0,0,0.5,0\n0,0,1,0.4,0\n1,0,1,1,0\n",
+            r"state 0, action 0 sum to 0.9, not to one \(rows 2, 3; 1 such pairs",
+        ),
+        ("0,0,1,1,0\n", "state 1 has no row, so"),
+        ("1,0,1,1,0\n", "state 0 has no row, so.*numbered from 0 without gaps"),
+        ("a,go,b,1,0\n", "state b has no row, so"),
         ("", "a header but no transitions"),
     ],
 )
@@ -151,7 +154,7 @@ def test_mistakes_in_a_table_are_named_with_their_rows(rows, message, tmp_path):
 
 
 def test_a_table_needs_its_columns(tmp_path):
-    with pytest.raises(UsageError, match="no column 'next_state'.*must name state,action,next_state"):
+    with pytest.raises(UsageError, match="no column 'next_state'.*must have state,action,next_state"):
         from_csv(write(tmp_path, "state,action,to,probability,reward\n0,0,0,1,0\n"))
 
 
@@ -175,9 +178,12 @@ def test_archives_of_other_makers_are_read(tmp_path):
     [
         ({"R": np.ones((1, 1))}, "no array 'transition'"),
         ({"P": np.ones((1, 1, 1))}, "no array 'reward'"),
-        ({"P": np.ones((1, 1, 1)), "R": np.ones((1, 1)), "rewrd": np.ones(1)}, "holds 'rewrd'.*Did you mean 'reward'"),
-        ({"P": np.full((1, 1, 1), 0.5), "R": np.ones((1, 1))}, "holds no MDP: the probabilities of state 0"),
-        ({"P": np.array([object()]), "R": np.ones((1, 1))}, "no readable .npz file"),
+        ({"P": np.ones((1, 1, 1)), "R": np.ones((1, 1)), "rewrd": np.ones(1)}, "has 'rewrd'.*Did you mean 'reward'"),
+        (
+            {"P": np.full((1, 1, 1), 0.5), "R": np.ones((1, 1))},
+            "does not contain a valid MDP: the probabilities of state 0",
+        ),
+        ({"P": np.array([object()]), "R": np.ones((1, 1))}, "not a readable .npz file"),
     ],
 )
 def test_archives_that_hold_no_mdp_are_refused(arrays, message, tmp_path):
@@ -188,7 +194,7 @@ def test_archives_that_hold_no_mdp_are_refused(arrays, message, tmp_path):
 
 def test_files_that_are_none_are_refused(tmp_path):
     (tmp_path / "model.npz").write_text("no archive")
-    with pytest.raises(UsageError, match="no readable .npz"):
+    with pytest.raises(UsageError, match="not a readable .npz"):
         from_npz(tmp_path / "model.npz")
     with pytest.raises(UsageError, match="does not exist. Did you mean 'model.npz'"):
         from_npz(tmp_path / "modl.npz")

@@ -66,13 +66,13 @@ def test_rounded_tables_are_divided_by_their_sums_with_a_word(tmp_path):
     path = tmp_path / "third.csv"
     rows = "".join(f"0,0,{n},0.333333,1\n" for n in range(3)) + "1,0,1,1,0\n2,0,2,1,0\n"
     path.write_text(HEADER + rows)
-    with pytest.warns(RuntimeWarning, match="1 pairs do not quite sum to one.*0.999999"):
+    with pytest.warns(RuntimeWarning, match="1 pairs do not exactly sum to one.*0.999999"):
         assert from_csv(path).rows[0, 0].tolist() == pytest.approx([1 / 3] * 3, abs=1e-15)
     path.write_text(HEADER + rows.replace("0.333333", "0.33333300000"))  # more digits explain less
     with pytest.raises(UsageError, match="sum to 0.999999"):
         from_csv(path)
     path.write_text(HEADER + "0,0,0,1,0\n")
-    with pytest.raises(UsageError, match="holds no discount; say it after the name"):
+    with pytest.raises(UsageError, match="has no discount; add it after the name"):
         resolve(str(path))
     assert resolve(f"{path},horizon=3").horizon == 3 and resolve(str(path), gamma=0.5).gamma == 0.5
 
@@ -108,7 +108,7 @@ def test_tables_of_dicts_and_lists_with_and_without_ended_states(table):
         ({0: {3: [(1.0, 0, 0.0, False)]}}, r"P\[0\]\[3\] holds"),
         ({0: {0: [(1.0, 1, 2.0, False)]}}, "leads from state 0 to state 1 without ending the episode"),
         ({0: None}, r"P\[0\] is None"),
-        ({}, "P holds no transition"),
+        ({}, "P has no transitions"),
     ],
 )
 def test_other_tables_are_refused_with_the_place(table, message):

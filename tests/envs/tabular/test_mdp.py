@@ -71,7 +71,7 @@ def test_steps_are_given_to_all_once_one_has_them():
         ({"initial": [0.5, 0.6]}, "sums to 1.1"),
         ({"legal": [[True, False], [False, False]]}, "state 1 has no legal action"),
         ({"legal": [True, False]}, r"it must be \[S, A\]"),
-        ({"transition": Successors(torch.tensor([[[2]]]), [[[1.0]]]), "reward": [0.0]}, "name state 2"),
+        ({"transition": Successors(torch.tensor([[[2]]]), [[[1.0]]]), "reward": [0.0]}, "include state 2"),
         ({"transition": np.float32(P) * np.float32(1.01)}, r"sum to 1.01\d*, \+0.01 from one \(4 rows"),
         ({"initial": np.float32([0.5, 0.6])}, "sums to 1.1"),
         ({"transition": [[[1, 0], [1]]]}, "transition is no array of numbers .* lists of equal length"),

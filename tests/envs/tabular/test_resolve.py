@@ -135,7 +135,7 @@ def with_table(table: dict):
 
 def test_an_end_that_is_no_state_is_refused():
     loop = {0: {0: [(0.5, 1, 1.0, True), (0.5, 1, 1.0, False)]}, 1: {0: [(1.0, 0, 0.0, False)]}}
-    with pytest.raises(UsageError, match="ends when it enters state 1 in one way, but goes on"):
+    with pytest.raises(UsageError, match="ends on one transition into state 1, but continues"):
         tabular_from_gym(with_table(loop))
 
 

@@ -118,7 +118,7 @@ def test_the_same_stream_gives_the_same_draws():
     [
         ({"policy": torch.ones(2, 3) / 3}, "policy has shape"),
         ({"policy": torch.ones(4, 2, 2).double() / 2}, "4 steps, but 5 are played"),
-        ({"horizon": None}, "goes on for ever"),
+        ({"horizon": None}, "has an infinite horizon"),
         ({"horizon": 0}, "horizon=0"),
         ({"start": torch.zeros(3, dtype=torch.int64)}, "start has shape"),
         ({"generator": None}, "needs a generator"),
@@ -237,11 +237,11 @@ def test_illegal_actions_are_refused_and_masked():
     state, info = env.reset(options={"state": 2})
     assert state == 2 and info["action_mask"].tolist() == [1, 1, 0, 0]
     for action in (2, -1, 4):
-        with pytest.raises(UsageError, match=r"not legal in state 2; legal are \[0, 1\]"):
+        with pytest.raises(UsageError, match=r"not legal in state 2; the legal ones are \[0, 1\]"):
             env.step(action)
     with pytest.raises(UsageError, match="before reset"):
         TabularEnv(TWO).step(0)
-    with pytest.raises(UsageError, match="is no state"):
+    with pytest.raises(UsageError, match="is not a state"):
         env.reset(options={"state": 9})
 
 

@@ -163,7 +163,7 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path):
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     with pytest.raises(UsageError, match="exists and is not empty"):
         begin(run)
-    with pytest.raises(UsageError, match="holds no checkpoint, so there is nothing to resume"):
+    with pytest.raises(UsageError, match="has no checkpoint, so there is nothing to resume"):
         sf.resume(run)
     assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
 

@@ -12,7 +12,7 @@ from surefoot.loops.common.kinds import LOOPS, Loop, loop
 @pytest.mark.parametrize("name", ["on-policy", "tabular"])
 def test_a_kind_is_imported_by_its_name(name):
     kind = loop(name)
-    assert isinstance(kind, Loop) and kind.place == "env" and kind.measured and kind.place_help
+    assert isinstance(kind, Loop) and kind.env_argument == "env" and kind.measured and kind.env_help
 
 
 def test_an_unknown_kind_gets_the_nearest():

@@ -115,7 +115,7 @@ def test_a_file_system_without_locks_is_warned_of(run, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with pytest.warns(UserWarning, match="cannot be locked .*No locks available.*let no other process write there"):
+    with pytest.warns(UserWarning, match="cannot be locked .*No locks available.*let no other process write to it"):
         assert sf.resume(run).finished
 
 

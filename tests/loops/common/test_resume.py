@@ -170,7 +170,7 @@ def test_where_all_checkpoints_are_damaged_that_is_said_and_nothing_is_touched(f
     for place in checkpoint.found(finished):
         flip(place / "meta.json")
     before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
-    with pytest.raises(UsageError, match="has no checkpoint that is whole.*00000004/meta.json.*00000002/meta.json"):
+    with pytest.raises(UsageError, match="has no undamaged checkpoint.*00000004/meta.json.*00000002/meta.json"):
         sf.resume(finished)
     assert before == {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
 
@@ -232,9 +232,9 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
 def test_a_run_goes_on_as_it_began(tmp_path):
     cli.main(flags(tmp_path / "run", 512))
     for given, message in [
-        ({"method": SPO()}, "was begun with 'ppo', not with 'spo'"),
-        ({"method": PPO(epochs=1)}, "was begun with .*epochs=4.* given is .*epochs=1"),
-        ({"env": "CartPole-v0"}, "env='CartPole-v0' is not what this run began in, 'CartPole-v1'"),
+        ({"method": SPO()}, "was started with 'ppo', not with 'spo'"),
+        ({"method": PPO(epochs=1)}, "was started with .*epochs=4.* not with .*epochs=1"),
+        ({"env": "CartPole-v0"}, "env='CartPole-v0' is not this run's environment, 'CartPole-v1'"),
         ({"method": "ppo"}, "epochs=4"),
     ]:
         with pytest.raises(UsageError, match=message):
@@ -244,5 +244,5 @@ def test_a_run_goes_on_as_it_began(tmp_path):
 def test_a_run_that_was_cut_off_says_how_to_go_on(tmp_path):
     cli.main(flags(tmp_path / "run", 512))
     shutil.rmtree(tmp_path / "run" / "agent")
-    with pytest.raises(UsageError, match="ended before it saved an agent; resume it with: surefoot train --resume"):
+    with pytest.raises(UsageError, match="stopped before it saved an agent; resume it with: surefoot train --resume"):
         sf.evaluate(tmp_path / "run")

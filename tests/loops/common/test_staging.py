@@ -142,5 +142,5 @@ def streams(learner):
 
 
 def test_what_would_be_another_number_at_the_next_step_is_no_constant():
-    with pytest.raises(AssertionError, match="reads numbers out of tensors"):
+    with pytest.raises(AssertionError, match="reads values out of tensors"):
         staged(lambda early, late: (late[0] * float(early[0]),), (torch.ones(()),), (torch.ones(2),))

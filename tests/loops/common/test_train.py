@@ -181,8 +181,8 @@ def test_it_runs_in_a_thread_where_signals_are_somebody_elses(tmp_path):
 # --- what breaks -----------------------------------------------------------------------------------------------------
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
-RESUMES = "Nothing up to the checkpoint {last} is lost; resume from there with: surefoot train --resume {run}"
-MENDED = "The last checkpoint is {last}. Once the environment is mended, resume with: surefoot train --resume {run}"
+RESUMES = "Nothing before the checkpoint {last} is lost; resume from it with: surefoot train --resume {run}"
+MENDED = "The last checkpoint is {last}. Once the environment is fixed, resume with: surefoot train --resume {run}"
 BREAKS = {
     "the environment": (
         EnvError("Environment 1 failed in step()."),
@@ -236,7 +236,7 @@ def test_what_breaks_in_the_first_iteration_does_not_praise_an_empty_checkpoint(
 def test_a_sink_that_cannot_write_says_what_is_kept(tmp_path):
     full = raising(OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(
-        UsageError, match=r"metrics could not be written: .*No space.* Nothing had been trained yet; begin.*--resume"
+        UsageError, match=r"metrics could not be written: .*No space.* Nothing had been trained yet; start it.*--resume"
     ):
         train(Counter(), tmp_path, 100, sinks=[full], checkpoint_every=20)
 
@@ -270,7 +270,7 @@ def test_what_callbacks_add_is_written_as_plain_numbers(tmp_path):
 def test_a_callbacks_own_error_is_its_own(tmp_path):
     for error in (OSError("mine"), RuntimeError("mine")):
         learner, sink = Counter(), Kept()
-        with pytest.raises(type(error), match=r"^mine\nNothing up to the checkpoint .*00000001 is lost"):
+        with pytest.raises(type(error), match=r"^mine\nNothing before the checkpoint .*00000001 is lost"):
             train(learner, tmp_path, 100, sinks=[sink], callbacks=[raising(error)], checkpoint_every=100)
         assert [row["iteration"] for row in sink.rows] == [1, 1]
         shutil.rmtree(tmp_path / "checkpoints")

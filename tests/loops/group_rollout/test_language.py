@@ -167,7 +167,7 @@ def test_a_reward_object_is_not_taken_for_its_class(folder, tmp_path):
             {"reward": lambda completions, **_: [0.5] * len(completions), "patience": 3},
             "first 3 iterations.*reward 0.5.*patience=3",
         ),
-        ({"reward": None, "max_tokens": 1, "patience": 3}, "cut off after max_tokens=1; raise max_tokens"),
+        ({"reward": None, "max_tokens": 1, "patience": 3}, "cut off after max_tokens=1; increase max_tokens"),
         ({"reward": lambda completions, colour, **_: digits(completions)}, "'colour'"),
         ({"reward": lambda completions, trainer_state, **_: digits(completions)}, "takes trainer_state"),
         ({"test_data": "a.jsonl"}, "test_data='a.jsonl' is not allowed with the task arithmetic"),
@@ -242,7 +242,7 @@ def test_a_run_that_collapses_warns_and_ends_naming_its_last_good_checkpoint(fol
             UsageError, match=r"in the last 5 iterations: .*until iteration 2.*learning_rate \(it is 0.01\)"
         ) as e,
     ):
-        patch.setattr("surefoot.loops.group_rollout.learner.UNEASY", 2)
+        patch.setattr("surefoot.loops.group_rollout.learner.WARN_AFTER", 2)
         train(folder, tmp_path / "run", steps=20, reward=once, patience=5, checkpoint_every=6)
     assert len(batches) == 7 and f"whose last checkpoint here is {checkpoint.found(tmp_path / 'run')[0]}" in str(
         e.value
@@ -307,7 +307,7 @@ def test_a_file_that_has_grown_is_not_gone_on_with(folder, tmp_path):
     data = rows_of(tmp_path / "a.jsonl", {"prompt": "1"})
     train(folder, tmp_path / "run", task=None, data=data, callbacks=[stop_at(1)])
     rows_of(data, {"prompt": "1"}, times=40)
-    with pytest.raises(UsageError, match="a.jsonl has 36 rows to learn from now, and had 18 when the run began"):
+    with pytest.raises(UsageError, match="a.jsonl has 36 training rows now, and had 18 when the run began"):
         sf.resume(tmp_path / "run")
 
 

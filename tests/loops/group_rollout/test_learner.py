@@ -80,7 +80,7 @@ def test_an_engine_with_other_weights_is_found_out_before_a_step_is_taken():
 
     run = learner(write)
     before = [w.detach().clone() for w in run.weights.values()]
-    with pytest.raises(UsageError, match="did not write with the model's weights"):
+    with pytest.raises(UsageError, match="did not generate with the model's weights"):
         run.iterate()
     assert all(torch.equal(w, x) for w, x in zip(run.weights.values(), before, strict=True))
 

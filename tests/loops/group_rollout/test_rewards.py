@@ -91,7 +91,7 @@ def test_coroutines_are_awaited_together_even_where_a_loop_runs():
 def test_what_only_trls_trainer_has_is_refused_before_anything_is_written(name):
     scope = {}
     exec(f"def f(completions, {name}=None, **fields): return [0.0 for _ in completions]", scope)
-    with pytest.raises(UsageError, match=f"'f' takes {name}, which TRL's trainer gives"):
+    with pytest.raises(UsageError, match=f"'f' takes {name}, which TRL's trainer passes"):
         make_rewards(TASK, scope["f"], None).check()
     with pytest.raises(UsageError, match="missing a required argument: 'colour'"):
         make_rewards(TASK, lambda completions, colour, **_: [0, 0], None).check()
@@ -136,10 +136,10 @@ def test_completions_of_messages_are_messages():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda **_: [1], r"'<lambda>' gave 1 numbers for 2 completions"),
-        (lambda **_: [], "gave 0 numbers"),
-        (lambda **_: 1.0, "gave 1.0; give a list of 2 numbers"),
-        (lambda **_: None, "gave None; give a list"),
+        (lambda **_: [1], r"'<lambda>' returned 1 numbers for 2 completions"),
+        (lambda **_: [], "returned 0 numbers"),
+        (lambda **_: 1.0, "returned 1.0; return a list of 2 numbers"),
+        (lambda **_: None, "returned None; return a list"),
         (lambda **_: [1, math.nan], "gave nan for the completion '17'"),
         (lambda **_: [math.inf, 1], "gave inf for the completion '2'"),
         (lambda **_: [1e39, 1], r"gave 1e\+39 for the completion '2'; .* of at most 3.4e\+38"),

@@ -102,7 +102,7 @@ def test_a_resumed_run_is_the_whole_run_to_the_bit(text, backend, tmp_path):
     assert not cut.finished
     resumed = sf.resume(cut.path)
     assert torch.equal(whole.agent().vector, resumed.agent().vector)
-    with pytest.raises(UsageError, match="perturb='observation-noise:9.* is not what this run began with"):
+    with pytest.raises(UsageError, match="perturb='observation-noise:9.* differs from this run's own"):
         sf.resume(cut.path, perturb="observation-noise:9")
 
 
@@ -112,7 +112,7 @@ def test_perturbed_and_plain_runs_are_told_apart_and_evaluated_plainly(tmp_path)
     for run in (attacked, plain):
         assert sf.evaluate(run.path, Tall, 2)["mean"] == pytest.approx(LENGTH)
     assert attacked.metrics()[-1]["return_mean"] == pytest.approx(5 * LENGTH)
-    with pytest.raises(UsageError, match="is not what this run began with"):
+    with pytest.raises(UsageError, match="differs from this run's own"):
         sf.resume(plain.path, env=Tall, perturb="param:height=5")
 
 

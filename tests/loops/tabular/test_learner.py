@@ -236,7 +236,7 @@ def test_what_a_method_needs_of_its_mdp_is_said(need, mdp, tmp_path):
     [
         ({"compile": "on"}, "compile='on' is not allowed: Noisy has no gradient step"),
         ({"backend": "envpool"}, "'backend'"),
-        ({"env": 7}, "env=7 is not allowed; give a TabularMDP, a name of the zoo, a file or gym:ID"),
+        ({"env": 7}, "env=7 is not allowed; give a TabularMDP, a built-in MDP's name, a file or gym:ID"),
     ],
 )
 def test_what_only_stepped_environments_have_is_refused(options, words, tmp_path):

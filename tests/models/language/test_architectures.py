@@ -67,7 +67,7 @@ def test_likelihoods_are_those_of_its_own_logits(name):
 def test_logits_that_are_changed_in_an_unknown_way_are_refused():
     model = made("gemma2")
     model.network.lm_head.register_forward_hook(lambda layer, given, logits: 3 * logits)
-    with pytest.raises(UsageError, match="changes its logits in a way that is not known here"):
+    with pytest.raises(UsageError, match="changes its logits in an unsupported way"):
         make_model(model, None, LanguageOptions(device="cpu"), 0)
 
 
@@ -149,7 +149,7 @@ def test_one_adapter_is_enough_and_leaves_the_output_layer_alone():
     plain = made("gemma2")
     given, rate = make_model(plain, None, LanguageOptions(lora=2, device="cpu"), 0)
     assert given.adapted and not plain.adapted and rate == 1e-5
-    with pytest.raises(UsageError, match="the model has an adapter already"):
+    with pytest.raises(UsageError, match="the model already has an adapter"):
         make_model(given, None, LanguageOptions(lora=2, device="cpu"), 0)
     targets = peft.LoraConfig(r=2, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
     with pytest.raises(UsageError, match="leave the output layer out of its target_modules"):

@@ -83,8 +83,8 @@ def test_adapters_that_put_vectors_before_the_text_are_refused_as_a_kind(tiny, k
     network = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     config = getattr(peft, kind)(num_virtual_tokens=3, task_type="CAUSAL_LM")
     adapted = peft.get_peft_model(network, config)
-    with pytest.raises(UsageError, match="puts learned vectors before the text"):
+    with pytest.raises(UsageError, match="prepends learned vectors to the text"):
         LanguageModel(adapted, tiny.tokenizer)
     adapted.save_pretrained(tmp_path / "adapter")
-    with pytest.raises(UsageError, match="puts learned vectors before the text"):
+    with pytest.raises(UsageError, match="prepends learned vectors to the text"):
         load_model(tmp_path / "adapter")

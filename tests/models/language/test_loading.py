@@ -147,7 +147,7 @@ def test_code_in_the_folder_is_not_run_and_nothing_is_asked(base, file, tmp_path
     ("options", "message"),
     [
         ({"trust_remote_code": True}, "trust_remote_code=True is not allowed"),
-        ({"output_loading_info": True}, "the option 'output_loading_info' of a model is not allowed"),
+        ({"output_loading_info": True}, "the model option 'output_loading_info' is not allowed"),
         ({"dtype": "float8"}, "dtype='float8' is not allowed"),
         ({"subfolder": "nothing"}, "nothing is no folder"),
         ({"subfolder": "nothing", "lora": 2}, "nothing is no folder"),
@@ -161,7 +161,7 @@ def test_options_that_are_not_allowed(base, options, message):
 def test_options_that_the_record_of_a_run_cannot_hold():
     for options, message in (
         ({"token": "hf_secret"}, "HF_TOKEN"),
-        ({"device_map": print}, "config.json cannot hold it"),
+        ({"device_map": print}, "cannot be stored in the run's config.json"),
         ({"trust_remote_code": True}, "trust_remote_code=True is not allowed"),
         (["revision"], r"model_options=\['revision'\] is not allowed"),
     ):
@@ -171,7 +171,7 @@ def test_options_that_the_record_of_a_run_cannot_hold():
 
 def test_an_attention_from_a_hub_is_not_taken_from_a_configuration(base):
     edited(base / "config.json", attn_implementation="someone/attention")
-    with pytest.raises(UsageError, match="names 'someone/attention' as its attention, which is code from a hub"):
+    with pytest.raises(UsageError, match="names the attention 'someone/attention', which is code from a hub"):
         load_model("base")
     assert load_model("base", attn_implementation="sdpa").base.config._attn_implementation == "sdpa"
 
@@ -249,7 +249,9 @@ def test_a_relative_base_that_is_not_there_says_what_it_is_relative_to(adapter, 
     monkeypatch.setattr(
         transformers.AutoConfig, "from_pretrained", lambda *_, **__: (_ for _ in ()).throw(OSError("no"))
     )
-    with pytest.raises(UsageError, match=f"neither a folder in {tmp_path} nor a hub id .* relative path counts from"):
+    with pytest.raises(
+        UsageError, match=f"neither a folder in {tmp_path} nor a reachable hub id.* relative path is relative to"
+    ):
         load_model("adapter")
 
 

@@ -66,8 +66,8 @@ def test_options_of_the_chat_template(chatty, tmp_path):
     ("given", "message"),
     [
         ("quiet", "chat_template_kwargs='quiet' is not allowed; give a dictionary"),
-        ({"add_generation_prompt": True}, "has 'add_generation_prompt', which is set here"),
-        ({"now": print}, "written down as JSON"),
+        ({"add_generation_prompt": True}, "has 'add_generation_prompt', which Surefoot sets"),
+        ({"now": print}, "saved as JSON"),
     ],
 )
 def test_options_of_the_chat_template_that_cannot_be(given, message):

@@ -139,7 +139,7 @@ def test_an_adapter_is_handed_over_inside_the_weights():
 
 def test_completions_that_were_not_written_are_an_error(stand_in, tiny):
     stand_in(reason="abort")
-    with pytest.raises(UsageError, match=r"left 6 of 6 completions unwritten \(abort\)"):
+    with pytest.raises(UsageError, match=r"failed to generate 6 of 6 completions \(abort\)"):
         VLLM()(tiny, PROMPTS, numbers(), temperature=1.0)
 
 
@@ -160,7 +160,7 @@ def test_it_is_refused_before_any_work(stand_in, monkeypatch, tmp_path):
     stand_in(version="0.22.0+cu129")
     assert "could not be loaded" in refused(tmp_path)  # it would do, so the model is looked for
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "writes on a GPU, and torch finds none here" in refused(tmp_path)
+    assert "needs a GPU, and torch finds none here" in refused(tmp_path)
 
 
 def test_a_run_learns_from_what_it_writes(stand_in, tmp_path):

@@ -1,8 +1,7 @@
-"""Language tasks: prompts with a verifier, and where there are some, demonstrations.
+"""Language tasks: prompts with a verifier and, for some, demonstrations.
 
-`task` holds what a task is, `synthetic` the tasks that are made here, `reasoning` those of reasoning-gym, `files` rows
-of prompts, `answers` how a completion's answer is found and compared; `resolve`, which knows them all, finds one by
-name.
+`task` defines tasks, `synthetic` has Surefoot's own tasks, `reasoning` those of reasoning-gym, `files` rows of prompts,
+`answers` finds a completion's answer and compares it; `resolve` finds any of these tasks by name.
 """
 
 from surefoot.envs.language.resolve import resolve, tasks

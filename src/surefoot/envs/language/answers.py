@@ -1,7 +1,7 @@
-"""What a completion gives as its answer, and whether that is the right one.
+"""Finding a completion's answer, and comparing it with the known one.
 
 `final_answer` finds the answer: after the thoughts, between answer tags, in a box. `mathematics` compares it with the
-one that is known: as a formula where the known answer is one as a whole, else as text.
+known answer: as a formula if the whole known answer is one, otherwise as text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BOX = re.compile(r"\\f?boxed\s*\{")
 CONNECTOR = re.compile(r"\b(?:is|was|are|were|be|equals|answer|option|choice)\b:?|(?<=[^\W\d]):|=|→|⇒")
 NEGATION = re.compile(r"(?:\bnot|\bnever|n't)$")
 WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf)\s*\{([^{}]*)\}")
-# What has numbers in it and is no formula: a time, a date, a list of numbers, a quotient with a remainder.
+# Texts with numbers that are not formulas: a time, a date, a list of numbers, a quotient with a remainder.
 DATE = r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}"
 COMPOUND = re.compile(
     rf"(?<![\d.])(?:\d+(?::\d+)+|{DATE}|\d[\d.,]*(?:[ \t]+[-−]?\d[\d.,]*)+|\d+[ \t]+[A-Za-z][ \t]+\d+)(?![\d])"
@@ -26,12 +26,12 @@ LIST = re.compile(r"[\[({][^\[\](){}\n]{0,1000},[^\[\](){}\n]{0,1000}[\])}]")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 SCIENTIFIC = re.compile(r"(?<![\w.])\d+(?:\.\d+)?[eE][+-]?\d{1,2}(?!\w)")
 FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "pi", "max", "min", "gcd", "lcm"}
-LONGEST = 1000  # characters of an answer that may be a formula
+LONGEST = 1000  # maximum number of characters of a formula
 
 
 def final_answer(completion: str) -> str:
-    """The answer in a completion: what comes after `</think>`, between the last `<answer>` tags if there are any, and
-    there in the last `\\boxed{}` if there is one. Thoughts that were never ended hold no answer."""
+    """The answer in a completion: the text after `</think>`, between the last `<answer>` tags if there are any, and in
+    the last `\\boxed{}` therein if there is one. Unfinished thoughts have no answer."""
     text = completion.rpartition("</think>")[2].partition("<think>")[0]
     tagged = ANSWER.findall(text)
     return _unboxed(tagged[-1] if tagged else text).strip()
@@ -40,9 +40,9 @@ def final_answer(completion: str) -> str:
 def mathematics(completion: str, answer: str) -> float:
     """1 if the answer in a completion is the known one, else 0.
 
-    A known answer that is one formula as a whole (`1/2`, `$x+1$`, `1,000`, what follows `####`) is compared by value
-    with the last formula of the completion, by math-verify where that is installed. Any other (a time, a date, a list,
-    a letter, words) is compared as normalised text: with the whole answer, or what it ends in after "is", "=", ":".
+    A known answer that is a single formula (`1/2`, `$x+1$`, `1,000`, the text after `####`) is compared by value
+    with the last formula of the completion, by math-verify if that is installed. Any other (a time, a date, a list,
+    a letter, words) is compared as normalised text: with the whole answer, or its end after "is", "=" or ":".
     """
     wanted, given = _gold(answer), final_answer(completion)
     if _same_text(given, wanted):
@@ -51,7 +51,7 @@ def mathematics(completion: str, answer: str) -> float:
 
 
 def _unboxed(text: str) -> str:
-    """What is in the last `\\boxed{…}` of a text; the text itself where there is none, or where it never ends."""
+    """The content of the last `\\boxed{…}` in a text; the text itself if there is none, or if it is not closed."""
     for begin in reversed([match.end() for match in BOX.finditer(text)]):
         depth = 1
         for place in range(begin, len(text)):
@@ -62,7 +62,7 @@ def _unboxed(text: str) -> str:
 
 
 def _gold(answer: str) -> str:
-    """The known answer itself: what follows `####` (GSM8K) or is in a box (MATH)."""
+    """The known answer itself: the text after `####` (GSM8K) or in a box (MATH)."""
     return final_answer(answer.rpartition("####")[2])
 
 
@@ -78,7 +78,7 @@ def _same_text(given: str, wanted: str) -> bool:
 
 
 def _normalized(text: str) -> str:
-    """A text without case, surplus space, marks around it and the full stop; "(B)" is "b", "[1, 2]" is "[1,2]"."""
+    """A text without case, surplus space, enclosing marks and full stop; "(B)" is "b", "[1, 2]" is "[1,2]"."""
     text = unicodedata.normalize("NFKC", WRAPPED.sub(r"\1", text)).casefold()
     text = re.sub(r"\s*([,;])\s*", r"\1", re.sub(r"\s+", " ", text))
     text = text.strip(" .!?;,*_`'\"$“”‘’")
@@ -87,7 +87,7 @@ def _normalized(text: str) -> str:
 
 
 def _is_formula(text: str) -> bool:
-    """Whether a text is one formula from its beginning to its end, as far as its tokens tell."""
+    """Whether a whole text is one formula, judging by its tokens."""
     text = THOUSANDS.sub("", _bare(text))
     if not text or len(text) > LONGEST or not re.search(r"[\d+*/^=<>\\-]", text):
         return False
@@ -98,7 +98,7 @@ def _is_formula(text: str) -> bool:
 
 
 def _bare(text: str) -> str:
-    """A formula without the marks of mathematics around it, a currency and the full stop; powers of ten written out."""
+    """A formula without enclosing maths delimiters, currency and full stop; powers of ten are written out."""
     text = text.strip().rstrip(".").strip()
     for left, right in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
         if len(text) > len(left + right) and text.startswith(left) and text.endswith(right):
@@ -112,12 +112,12 @@ def _written_out(text: str) -> str:
 
 
 def _same_value(given: str, wanted: str) -> bool:
-    """Whether the last formula of a text has the value of another one; False without math-verify."""
+    """Whether the last formula of a text equals another formula in value; False without math-verify."""
     try:
         from math_verify import parse, verify
     except ImportError:
         return False
-    seconds: Any = 5 if threading.current_thread() is threading.main_thread() else None  # its alarm needs that
+    seconds: Any = 5 if threading.current_thread() is threading.main_thread() else None  # for its alarm
     gold = _bare(wanted)
     found = f"${_bare(given)}$" if _is_formula(given) else _after_compounds(given, lists="," not in gold)
     known, seen = (parse(text, parsing_timeout=seconds) for text in (f"${gold}$", found))
@@ -125,7 +125,7 @@ def _same_value(given: str, wanted: str) -> bool:
 
 
 def _after_compounds(text: str, lists: bool) -> str:
-    """What follows the last time, date or list: a number that is a part of one is not the answer."""
+    """The text after the last time, date or list: a number inside one of these is not the answer."""
     text = _written_out(text)
     kinds = [COMPOUND, LIST] if lists else [COMPOUND]
     return text[max([match.end() for kind in kinds for match in kind.finditer(text)], default=0) :]

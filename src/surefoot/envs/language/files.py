@@ -1,4 +1,4 @@
-"""Rows of prompts: files of JSON lines, JSON, CSV or Parquet, or rows in memory; one problem a row."""
+"""Rows of prompts: files of JSON lines, JSON, CSV or Parquet, or rows in memory; one problem per row."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from surefoot.envs.language.task import Example, Task
 from surefoot.errors import UsageError
 from surefoot.seeding import numpy_stream
 
-LOOKED_AT = 10_000  # rows that are checked before anything starts; the others when they are used
-HELD_OUT = 0.1  # the share of the rows that nothing learns from
-ORDERS = ("random", "last")  # which rows those are
-ENCODING = "utf-8-sig"  # of every text file; a byte-order mark at its beginning is no part of it
+LOOKED_AT = 10_000  # rows checked at the start; further rows are checked when used
+HELD_OUT = 0.1  # the share of the rows held out from training
+ORDERS = ("random", "last")  # which rows are held out
+ENCODING = "utf-8-sig"  # of every text file; skips a byte-order mark at its beginning
 PROMPT, ANSWER, DEMONSTRATION = ("prompt", "question"), ("answer", "solution"), ("demonstration", "completion")
-GIVEN = {"prompt", "prompts", "completion", "completions"}  # under these names reward functions get no columns
+GIVEN = {"prompt", "prompts", "completion", "completions"}  # columns of these names are not passed to reward functions
 
 
 @dataclass(frozen=True, eq=False)
 class Rows(Task):
-    """Rows with a prompt (text, or a list of chat messages), and if they have them an answer and a demonstration.
+    """Rows with a prompt (text, or a list of chat messages), and optionally an answer and a demonstration.
 
-    A tenth of the rows is held out: chosen at random, always the same ones of as many rows, or the last ones; or all
-    the rows of `tested`. The columns go to the reward functions by their names. Without any reward function the reward
-    is that of `mathematics`: whether the answer in the completion is the row's.
+    A tenth of the rows is held out: chosen at random, always the same for the same number of rows, or the last ones; or
+    all the rows of `tested`. The columns are passed to reward functions by name. Without any reward function the reward
+    is that of `mathematics`: whether the completion's answer is the row's.
     """
 
     name: ClassVar[str] = "rows"
@@ -47,25 +47,25 @@ class Rows(Task):
         if self.held_out_rows not in ORDERS:
             raise UsageError(f"held_out={self.held_out_rows!r} is not allowed; it must be one of {', '.join(ORDERS)}.")
         if len(self.rows) < 2 and self.tested is None:
-            raise UsageError(f"{self.source} has {len(self.rows)} rows; one is learned from and one held out at least.")
+            raise UsageError(f"{self.source} has {len(self.rows)} rows; it needs one to learn from and one held out.")
         if not set(PROMPT) & set(self.rows[0]):
             raise UsageError(
                 f"{self.source} has no column {' or '.join(map(repr, PROMPT))}; its columns are "
-                f"{', '.join(map(repr, self.rows[0]))}. Rename the one that holds the prompts."
+                f"{', '.join(map(repr, self.rows[0]))}. Rename the column with the prompts."
             )
         for place in range(min(len(self.rows), LOOKED_AT)):
             self._read(place)
 
     def tested_on(self, other: Rows) -> Rows:
-        """The same rows, all of them to learn from, with all the rows of another one held out."""
+        """The same rows, all of them for training, with all the rows of another set held out."""
         if other.verified != self.verified:
             has, lacks = (self, other) if self.verified else (other, self)
-            raise UsageError(f"{lacks} has no answers, and {has} has some; both need what one has.")
+            raise UsageError(f"{lacks} has no answers, but {has} has; both must have them, or neither.")
         return replace(self, tested=other)
 
     @property
     def size(self) -> int:  # type: ignore[override]
-        """How many rows are learned from."""
+        """The number of training rows."""
         return len(self.rows) - (0 if self.tested is not None else self._few)
 
     @property
@@ -78,7 +78,7 @@ class Rows(Task):
 
     @cached_property
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
-        """The places of the rows to learn from and of those held out, each in the order of the rows."""
+        """The indices of the training rows and of the held-out rows, each in row order."""
         count = len(self.rows)
         order = np.arange(count)
         if self.held_out_rows == "random":
@@ -86,7 +86,7 @@ class Rows(Task):
         return np.sort(order[: count - self._few]), np.sort(order[count - self._few :])
 
     def _place(self, index: int, split: str) -> tuple[Rows, int]:
-        """Where an example is: the rows it is in, and its number there."""
+        """The location of an example: its rows, and its index there."""
         held_out = self.held_out(split)
         if self.tested is not None:
             return (self.tested, index % len(self.tested.rows)) if held_out else (self, index % len(self.rows))
@@ -100,7 +100,7 @@ class Rows(Task):
 
     @cached_property
     def _has(self) -> dict[Sequence[str], bool]:
-        """Which of the two that may be missing the rows have: what the first one has, all must have."""
+        """Which of the two optional columns the rows have: all rows must have those of the first one."""
         return {names: _first(self.rows[0], names) is not None for names in (ANSWER, DEMONSTRATION)}
 
     def _read(self, place: int) -> Example:
@@ -142,10 +142,10 @@ class Rows(Task):
 
 
 def read(path: Path, held_out: str = "random") -> Rows:
-    """The rows of a file. Of JSON lines and Parquet only those that are asked for are in memory.
+    """The rows of a file. From JSON lines and Parquet files, only the rows that are used are loaded.
 
     Raises:
-        UsageError: it cannot be read, or a row of it is damaged.
+        UsageError: it cannot be read, or one of its rows is damaged.
     """
     try:
         return Rows(READERS[path.suffix.lower()](path), str(path), held_out)
@@ -154,7 +154,7 @@ def read(path: Path, held_out: str = "random") -> Rows:
 
 
 def made(rows: Any, held_out: str = "random") -> Rows:
-    """Rows in memory: a list of dictionaries, or anything that gives them by number, such as a `datasets.Dataset`."""
+    """Rows in memory: a list of dictionaries, or any other sequence of them, such as a `datasets.Dataset`."""
     if wrong := [i for i in range(min(len(rows), LOOKED_AT)) if not isinstance(rows[i], Mapping)]:
         kind = type(rows[wrong[0]]).__name__
         raise UsageError(f"row {wrong[0] + 1} of the task is a {kind}; every row must be a dictionary.")
@@ -162,7 +162,7 @@ def made(rows: Any, held_out: str = "random") -> Rows:
 
 
 def rows(given: Any) -> Rows:
-    """Rows from a file or in memory, whichever is given, however few."""
+    """Rows from a file or in memory, of any number."""
     if isinstance(given, Rows):
         return given
     if not isinstance(given, (str, Path)):
@@ -173,12 +173,12 @@ def rows(given: Any) -> Rows:
 
 
 def readable(name: str) -> bool:
-    """Whether a name is that of a file of prompts, by its ending."""
+    """Whether a name has the extension of a file of prompts."""
     return name.lower().endswith(tuple(READERS))
 
 
 class Lines(Sequence[Mapping[str, Any]]):
-    """A file of JSON lines: where each begins is remembered, what it says is read when it is asked for."""
+    """A file of JSON lines: the start of each line is stored, its content is read when it is used."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.starts, self.numbers, start = path, array("Q"), array("Q"), 0
@@ -200,7 +200,7 @@ class Lines(Sequence[Mapping[str, Any]]):
         try:
             row = json.loads(line.decode(ENCODING))
         except ValueError as error:
-            raise UsageError(f"{where} is not JSON ({error}); mend or remove it.") from error
+            raise UsageError(f"{where} is not JSON ({error}); correct or remove it.") from error
         if not isinstance(row, dict):
             raise UsageError(f"{where} is a {type(row).__name__}; every line must be an object.")
         return row
@@ -210,9 +210,9 @@ def _json(path: Path) -> list[Any]:
     try:
         rows = json.loads(path.read_text(encoding=ENCODING))
     except ValueError as error:
-        raise UsageError(f"{path} is not JSON ({error}); mend it.") from error
+        raise UsageError(f"{path} is not JSON ({error}); correct it.") from error
     if not isinstance(rows, list):
-        raise UsageError(f"{path} is a {type(rows).__name__}; it must hold a list of objects, one a problem.")
+        raise UsageError(f"{path} is a {type(rows).__name__}; it must be a list of objects, one per problem.")
     if wrong := [i for i, row in enumerate(rows, 1) if not isinstance(row, dict)]:
         kind = type(rows[wrong[0] - 1]).__name__
         raise UsageError(f"{path}, row {wrong[0]} is a {kind}; every row must be an object.")
@@ -231,7 +231,7 @@ def _csv(path: Path) -> list[Any]:
                     )
                 rows.append(row)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}, row {len(rows) + 1} cannot be read ({error}); mend or remove it.") from error
+        raise UsageError(f"{path}, row {len(rows) + 1} cannot be read ({error}); correct or remove it.") from error
     return rows
 
 
@@ -242,9 +242,9 @@ def _parquet(path: Path) -> Any:
     except ImportError as error:
         raise UsageError('Parquet files need datasets: pip install "surefoot[language]".') from error
     try:
-        return Dataset.from_parquet(str(path))  # stays on disk: rows are read when they are asked for
+        return Dataset.from_parquet(str(path))  # stays on disk: rows are read when they are used
     except (DatasetGenerationError, ValueError) as error:
-        raise UsageError(f"{path} is not a Parquet file ({error}); write it anew.") from error
+        raise UsageError(f"{path} is not a Parquet file ({error}); write it again.") from error
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

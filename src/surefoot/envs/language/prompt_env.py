@@ -1,6 +1,7 @@
-"""A language task as a Gymnasium environment: the observation is a prompt, the action a completion, then it is over.
+"""A language task as a Gymnasium environment: the observation is a prompt, the action a completion, which ends the
+episode.
 
-So whatever evaluates policies evaluates language models too.
+Thus everything that evaluates policies can evaluate language models too.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ CHARACTERS = string.printable
 
 
 class PromptEnv(gymnasium.Env):
-    """One held-out example an episode, chosen by the seed; the reward is the task's.
+    """One held-out example per episode, chosen by the seed; the reward is the task's.
 
-    Of a finite set the seed is the number of the example, so that different ones can be asked for.
+    For a finite set the seed is the number of the example, so that distinct ones can be selected.
     """
 
     def __init__(self, task: Task) -> None:
@@ -34,13 +35,13 @@ class PromptEnv(gymnasium.Env):
         drawn = int(self.np_random.integers(2**31))
         chosen = drawn if seed is None or self.task.held_out_size is None else seed
         self.example = self.task.example(chosen, "test")
-        return spoken(self.example.prompt), {}
+        return prompt_text(self.example.prompt), {}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        assert self.example is not None, "reset comes first"
-        return spoken(self.example.prompt), self.task.reward(self.example, str(action)), True, False, {}
+        assert self.example is not None, "call reset first"
+        return prompt_text(self.example.prompt), self.task.reward(self.example, str(action)), True, False, {}
 
 
-def spoken(prompt: Any) -> str:
+def prompt_text(prompt: Any) -> str:
     """A prompt as one text; chat messages as JSON."""
     return prompt if isinstance(prompt, str) else json.dumps(prompt)

@@ -10,13 +10,13 @@ from surefoot.envs.language.answers import final_answer
 from surefoot.envs.language.task import Example, Task, number
 from surefoot.errors import UsageError, nearest
 
-FAR = 2**30  # the held-out examples begin here
-FEW = 10_000, 1_000  # how many there are, and are held out, of the tasks that make theirs beforehand
+FAR = 2**30  # number of the first held-out example
+FEW = 10_000, 1_000  # training and held-out examples of tasks that generate theirs in advance
 
 
 @dataclass(frozen=True)
 class ReasoningGym(Task):
-    """A task of reasoning-gym by its name, such as `reasoning_gym:chain_sum,max_terms=3`; `options` are its settings.
+    """A task of reasoning-gym by name, such as `reasoning_gym:chain_sum,max_terms=3`; `options` are its settings.
 
     The reward is the task's own score of the answer in a completion, which may be partial.
     """
@@ -32,7 +32,7 @@ class ReasoningGym(Task):
             raise UsageError(
                 f"task {str(self)!r} is not allowed: a setting is a number, True, False, or a text without a comma."
             )
-        _ = self._made  # an unknown name or setting says so now
+        _ = self._made  # raises an error for an unknown name or setting now
 
     @classmethod
     def from_text(cls, text: str) -> ReasoningGym:
@@ -43,7 +43,7 @@ class ReasoningGym(Task):
 
     @cached_property
     def _made(self) -> tuple[Any, bool]:
-        """The data set, and whether it has an example for every number."""
+        """The data set, and whether it is infinite."""
         try:
             from reasoning_gym.factory import DATASETS, create_dataset
         except ImportError as error:
@@ -79,12 +79,12 @@ class ReasoningGym(Task):
     def reward(self, example: Example, completion: str) -> float:
         try:
             return float(self._made[0].score_answer(final_answer(completion), example.fields["entry"]))
-        except Exception:  # some verifiers break on what they cannot read, each in its own way: no answer
+        except Exception:  # verifiers raise various errors on unreadable answers, which count as none
             return 0.0
 
 
 def _parsed(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
-    """The name of a data set and its settings."""
+    """The name of a data set, and its settings."""
     dataset, *options = text.split(",")
     pairs = [option.partition("=") for option in options]
     return dataset, tuple((name, number(value)) for name, _, value in pairs)

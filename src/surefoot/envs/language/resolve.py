@@ -1,4 +1,4 @@
-"""Tasks by name: those made here, those of reasoning-gym, and files of prompts."""
+"""Tasks by name: Surefoot's own, those of reasoning-gym, and files of prompts."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def tasks() -> list[str]:
 
 
 def resolve(given: Any, *, test_data: Any = None, held_out: str = "random") -> Task:
-    """The task itself, or the one that is meant: `name`, `name:field=value,…`, a file of prompts, or rows in memory (a
-    list of dictionaries, a `datasets.Dataset`).
+    """The task itself, or the one named by a text: `name`, `name:field=value,…`, a file of prompts, or rows in memory
+    (a list of dictionaries, a `datasets.Dataset`).
 
-    Of rows, `test_data` (a file or rows too) is what is held out; without it that is a tenth of the rows, chosen at
-    random or the last ones (`held_out`).
+    For rows, `test_data` (also a file or rows) is held out; by default a tenth of the rows is, chosen at random or the
+    last ones (`held_out`).
 
     Raises:
         UsageError: there is no such task, or a value is out of range.
@@ -39,8 +39,8 @@ def resolve(given: Any, *, test_data: Any = None, held_out: str = "random") -> T
         return task
     if not isinstance(task, files.Rows):
         raise UsageError(
-            f"test_data={str(test_data)!r} is not allowed with the task {task}, which makes its own held-out examples; "
-            "it goes with a file of prompts."
+            f"test_data={str(test_data)!r} is not allowed with the task {task}, which has its own held-out examples; "
+            "it is for files of prompts."
         )
     return task.tested_on(files.rows(test_data))
 
@@ -56,7 +56,7 @@ def _resolved(given: Any, held_out: str) -> Task:
     if files.readable(text):
         return files.read(Path(text), held_out)
     if text.startswith("<"):
-        raise UsageError(f"the run began with {text[1:-1]} given in Python; give them again: env=… or task=….")
+        raise UsageError(f"the run was started with {text[1:-1]} given in Python; give them again: env=… or task=….")
     name, _, rest = text.partition(":")
     if name not in MADE_HERE:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Tasks made here: arithmetic, countdown, sorting."""
+"""Surefoot's own tasks: arithmetic, countdown, sorting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from surefoot.hyperparameters import hyperparameter
 class Arithmetic(Task):
     """`12+7-30=` → `-11`: sums and differences of `terms` whole numbers of up to `digits` digits.
 
-    How many terms and digits an example has is drawn evenly between the least and the most, so that some are easy.
+    The numbers of terms and digits of an example are sampled uniformly up to the maximum, so that some are easy.
     """
 
     name: ClassVar[str] = "arithmetic"
@@ -38,7 +38,7 @@ class Arithmetic(Task):
 
 @dataclass(frozen=True)
 class Sorting(Task):
-    """`sort 31 4 15:` → `4 15 31`. The reward is the share of right places, if all the numbers are there."""
+    """`sort 31 4 15:` → `4 15 31`. The reward is the share of correct positions, if all the numbers occur."""
 
     name: ClassVar[str] = "sorting"
 
@@ -91,11 +91,11 @@ class Countdown(Task):
 
 
 OPERATIONS = {ast.Add: "__add__", ast.Sub: "__sub__", ast.Mult: "__mul__", ast.Div: "__truediv__"}
-LONGEST = 200  # characters of an expression that is looked at
+LONGEST = 200  # maximum number of characters of an expression
 
 
 def evaluated(text: str) -> tuple[Fraction, list[int]] | None:
-    """The value of an expression of whole numbers, + - * / and brackets, and its numbers; None if it is not one."""
+    """The value and the numbers of an expression of whole numbers, + - * / and brackets; None if it is not one."""
     if len(text) > LONGEST or not re.fullmatch(r"[0-9+\-*/() ]+", text):
         return None
     try:

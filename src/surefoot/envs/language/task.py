@@ -1,4 +1,4 @@
-"""What a language task is: examples by number, and how well a completion solves one."""
+"""The definition of a language task: examples by number, and the reward of a completion."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class Example:
-    """One problem. `prompt` is text, or a list of chat messages; `fields` go to reward functions by name."""
+    """One problem. `prompt` is text, or a list of chat messages; `fields` are passed to reward functions by name."""
 
     prompt: Any
     answer: str = ""
@@ -29,16 +29,16 @@ class Example:
 
 @dataclass(frozen=True)
 class Task:
-    """Examples by number, the same for the same number, and a reward in [0, 1] for what is written.
+    """Examples by number, always the same for the same number, and a reward in [0, 1] for completions.
 
-    A subclass writes `make(rng)` (or `example`, where the examples come from elsewhere) and, where writing the answer
-    is not all there is to it, `reward`. Its fields are its difficulty.
+    A subclass defines `make(rng)` (or `example`, if the examples come from elsewhere) and, if the reward is not simply
+    whether the answer is right, `reward`. Its fields set its difficulty.
     """
 
     name: ClassVar[str] = ""
-    size: ClassVar[int | None] = None  # how many training examples there are; None: as many as are asked for
-    held_out_size: ClassVar[int | None] = None  # how many there are that nothing learns from
-    verified: ClassVar[bool] = True  # whether it knows itself what a completion is worth
+    size: ClassVar[int | None] = None  # number of training examples; None: infinite
+    held_out_size: ClassVar[int | None] = None  # number of held-out examples; None: infinite
+    verified: ClassVar[bool] = True  # whether it has its own verifier
 
     def __post_init__(self) -> None:
         check(self)
@@ -48,20 +48,20 @@ class Task:
         raise NotImplementedError
 
     def example(self, index: int, split: str = "train") -> Example:
-        """The example of that number; those of the two splits come from different streams."""
+        """The example with this number; the two splits use different random streams."""
         self.held_out(split)
         return self.make(numpy_stream(0, f"{self} {split}", index))
 
     @staticmethod
     def held_out(split: str) -> bool:
-        """Whether a split is the one that nothing learns from."""
+        """Whether a split is the held-out one."""
         if split not in SPLITS:
             raise UsageError(f"split={split!r} is not allowed; it must be one of {', '.join(SPLITS)}.")
         return split == "test"
 
     @classmethod
     def from_text(cls, text: str) -> Task:
-        """The task whose fields a text names, such as `digits=2,terms=3`; the first may stand without its name."""
+        """The task with the fields in a text, such as `digits=2,terms=3`; the first one needs no name."""
         values: dict[str, Any] = {}
         fields = [f.name for f in dataclasses.fields(cls)]
         for part in filter(None, text.split(",")):
@@ -73,7 +73,7 @@ class Task:
 
     @property
     def judge(self) -> str:
-        """Who says what a completion is worth, as a report names it."""
+        """The source of the rewards, for reports."""
         return f"the verifier of {self}"
 
     def reward(self, example: Example, completion: str) -> float:
@@ -81,7 +81,7 @@ class Task:
         return float(final_answer(completion) == example.answer)
 
     def label(self, index: int, split: str = "train") -> str:
-        """What a message calls an example."""
+        """The name of an example in messages."""
         return f"{self}, example {index}"
 
     def __str__(self) -> str:
@@ -91,7 +91,7 @@ class Task:
 
 
 def number(text: str) -> Any:
-    """A number or truth value if the text is one, the text if not."""
+    """The number or boolean that a text represents, otherwise the text."""
     if text in ("True", "False"):
         return text == "True"
     for kind in (int, float):

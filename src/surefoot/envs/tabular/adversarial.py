@@ -1,4 +1,4 @@
-"""MDPs whose rewards change from episode to episode, and instances to learn in while they do."""
+"""MDPs whose rewards change from episode to episode, and instances of them."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ NOISES = ("none", "bernoulli")
 class AdversarialMDP(TabularMDP):
     """An MDP with a horizon whose rewards change: N tables, each for `length` episodes, then from the first again.
 
-    stages: `[N, S, A]`, or `[N, H, S, A]` with an axis of steps. `reward` is their mean (see `adversarial`): whoever
-    does not look at the stages sees the average MDP, whose best policy is the best in hindsight over whole rounds.
-    bounds: the least and the greatest reward that can occur; None: those of the stages.
-    noise: "bernoulli" draws each reward from the two bounds, with the mean that the stage has.
+    stages: `[N, S, A]`, or `[N, H, S, A]` with an axis of steps. `reward` is their mean (see `adversarial`): a method
+    that ignores the stages sees the average MDP, whose best policy is the best in hindsight over whole rounds.
+    bounds: the least and the greatest reward that can occur; None: taken from the stages.
+    noise: "bernoulli" samples each reward from the two bounds, with the mean given by the stage.
 
     Raises `UsageError` for stages of another shape or outside the bounds.
     """
 
     stages: Any = None
-    length: int = hyperparameter(1, low=1, help="Episodes that a table of rewards lasts.")
-    noise: str = hyperparameter("none", choices=NOISES, help="How rewards are drawn around their means.")
+    length: int = hyperparameter(1, low=1, help="Number of episodes per table of rewards.")
+    noise: str = hyperparameter("none", choices=NOISES, help="Distribution of rewards around their means.")
     bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.horizon is None:
-            return  # the MDP of one step
+            return  # the MDP of a single step
         stages = tensor(self.stages, "stages", torch.float64)
         pairs = (self.states, self.actions)
         if not len(stages) or tuple(stages.shape[1:]) not in (pairs, (self.horizon, *pairs)):
@@ -52,7 +52,9 @@ class AdversarialMDP(TabularMDP):
         least, greatest = float(stages.min()), float(stages.max())
         low, high = self.bounds or (least, greatest)
         if not low <= least <= greatest <= high:
-            raise UsageError(f"bounds={self.bounds!r} do not hold the stages, which go from {least:g} to {greatest:g}.")
+            raise UsageError(
+                f"bounds={self.bounds!r} do not contain the stages, which go from {least:g} to {greatest:g}."
+            )
         object.__setattr__(self, "stages", stages)
         object.__setattr__(self, "bounds", (low, high))
 
@@ -69,10 +71,10 @@ def adversarial(mdp: TabularMDP, stages: Any, **changes: Any) -> AdversarialMDP:
     Raises `UsageError` without a horizon.
     """
     if mdp.horizon is None:
-        raise UsageError(f"{mdp.name!r} has no horizon; rewards that change with the episode need one: horizon=H.")
+        raise UsageError(f"{mdp.name!r} has no horizon; rewards that change between episodes need one: horizon=H.")
     stages = tensor(stages, "stages", torch.float64)
     fields = {field.name: getattr(mdp, field.name) for field in dataclasses.fields(TabularMDP)}
-    if stages.ndim == 4:  # their mean has an axis of steps, and so has everything
+    if stages.ndim == 4:  # their mean has an axis of steps, so everything else needs one
         fields["transition"] = each_step(mdp.transition, 3, mdp.horizon)
     return AdversarialMDP(**{**fields, "reward": stages.mean(0)}, stages=stages, **changes)
 
@@ -82,10 +84,10 @@ def adversarial(mdp: TabularMDP, stages: Any, **changes: Any) -> AdversarialMDP:
 
 @entry
 def layers(depth: int = 3, states: int = 3, actions: int = 2, gap: float = 0.2, seed: int = 0) -> AdversarialMDP:
-    """Losses of 0 or 1 with mean 0.5, or 0.5 − gap for the last action, in states that are drawn at random.
+    """Losses of 0 or 1 with mean 0.5, or 0.5 − gap for the last action, in random states.
 
     The kernel of each of `depth` steps is drawn from Dirichlet(1, …, 1), the first state is uniform. An episode's
-    regret is `gap` times the expected number of other actions than the last.
+    regret is `gap` times the expected number of actions other than the last.
     """
     means = torch.full((1, states, actions), -0.5, dtype=torch.float64)
     means[..., -1] += gap
@@ -98,7 +100,7 @@ def shifting_trap(
 ) -> AdversarialMDP:
     """The layers with a trap: for `length` episodes action 1 is better by `early`, then action 0 by `late`.
 
-    Over both stages action 0 is best; who has settled on action 1 pays for it.
+    Over both stages action 0 is best; a method that has committed to action 1 pays for it.
     """
     means = torch.full((2, states, 2), -0.5, dtype=torch.float64)
     means[0, :, 1] += early
@@ -115,11 +117,11 @@ def _in_layers(means: Tensor, depth: int, seed: int, name: str, length: int = 1)
 
 @entry
 def myopic_loop(chain: int = 6, swing: float = 0.05, period: int = 997) -> AdversarialMDP:
-    """Walk on along a chain for 0.5 a step to an end that is free, or turn off into a loop that costs 0.45 for ever.
+    """Walk along a chain for 0.5 per step to an end without cost, or turn off into a loop that costs 0.45 forever.
 
-    Action 0 walks on, action 1 turns off at 0.45. Costs on the chain swing by `swing` in a sine of `period` episodes.
-    With as many steps as the chain is long, walking on costs 2.5 of the default chain and turning off at once 2.7, but
-    to those who act at random later, turning off looks better. Features are one-hot in state and action.
+    Action 0 continues, action 1 turns off at 0.45. Costs on the chain swing by `swing` in a sine of `period` episodes.
+    With as many steps as the chain is long, on the default chain continuing costs 2.5 and turning off at once
+    2.7, but for a policy that later acts at random, turning off looks better. Features are one-hot in state and action.
     """
     whole("chain", chain, 2)
     whole("period", period, 1)

@@ -1,4 +1,4 @@
-"""MDPs in files: `.npz` holds all of one, `.csv` is a table of transitions that other tools read and write."""
+"""MDPs in files: `.npz` stores a whole MDP, `.csv` is a table of transitions that other tools read and write."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from surefoot.envs.tabular.transitions import from_transitions
 from surefoot.errors import UsageError, nearest
 
 COLUMNS = ("state", "action", "next_state", "probability", "reward")
-ALSO = {"idstatefrom": "state", "idaction": "action", "idstateto": "next_state"}  # the headers of craam's files
-KEYS = {"P": "transition", "R": "reward"}  # what people call them
+ALSO = {"idstatefrom": "state", "idaction": "action", "idstateto": "next_state"}  # the column names of craam's files
+KEYS = {"P": "transition", "R": "reward"}  # common other names
 PARTS = ("transition", "successor_state", "successor_probability", "reward", "initial", "legal", "features")
-ROUNDED = 2e-4  # how far the rounded probabilities of a pair may be from one
+ROUNDED = 2e-4  # largest deviation from one of a pair's rounded probabilities
 FACTS = ("gamma", "horizon", "name", "grid", "states_named", "actions_named")
 
 
 def load(path: str | Path) -> TabularMDP:
-    """The MDP of a `.npz` or a `.csv` file, by the end of its name."""
+    """The MDP in a `.npz` or `.csv` file, by its extension."""
     return from_csv(path) if str(path).lower().endswith(".csv") else from_npz(path)
 
 
 def holds_discount(path: str | Path) -> bool:
-    """Whether a file says how its MDP is discounted; a .csv file has no place for it."""
+    """Whether a file contains the discount of its MDP; a .csv file cannot."""
     if str(path).lower().endswith(".csv"):
         return False
     with np.load(path) as archive:
@@ -44,7 +44,7 @@ def holds_discount(path: str | Path) -> bool:
 
 
 def to_npz(mdp: TabularMDP, path: str | Path) -> Path:
-    """Write all of an MDP; `from_npz` reads the same one. Raises `UsageError` for one that is more than a table."""
+    """Write a whole MDP, which `from_npz` reads back. Raises `UsageError` for a subclass with more fields."""
     _check_plain(mdp)
     kernel = mdp.transition
     parts: dict[str, Any] = {"transition": kernel}
@@ -63,7 +63,7 @@ def from_npz(path: str | Path) -> TabularMDP:
     `successor_probability` `[S, A, K]`), `reward`, and other fields of `TabularMDP`; `P` and `R` are understood.
 
     Raises:
-        UsageError: it is no such file, lacks an array, does not fit the memory, or holds no MDP.
+        UsageError: it is not such a file, lacks an array, does not fit into memory, or does not contain an MDP.
     """
     path = _existing(path)
     try:
@@ -74,9 +74,9 @@ def from_npz(path: str | Path) -> TabularMDP:
     except UsageError:
         raise
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
-        raise UsageError(f"{path} is no readable .npz file: {error}") from error
+        raise UsageError(f"{path} is not a readable .npz file: {error}") from error
     if unknown := sorted(held.keys() - {*PARTS, *FACTS}):
-        raise UsageError(f"{path} holds {unknown[0]!r}, which no MDP has. {nearest(unknown[0], {*PARTS, *FACTS})}")
+        raise UsageError(f"{path} has {unknown[0]!r}, which no MDP has. {nearest(unknown[0], {*PARTS, *FACTS})}")
     pair = [held.pop(name, None) for name in PARTS[1:3]]
     if all(x is not None for x in pair):
         held["transition"] = Successors(torch.from_numpy(pair[0]), torch.from_numpy(pair[1]))
@@ -91,7 +91,7 @@ def _check_plain(mdp: TabularMDP) -> None:
     if more:
         raise UsageError(
             f"{mdp.name!r} is an {type(mdp).__name__}; a file would lose its {', '.join(sorted(more))}. Write those "
-            "arrays beside a TabularMDP of the rest."
+            "arrays separately from a TabularMDP of the rest."
         )
 
 
@@ -103,7 +103,7 @@ def _made(path: Path, **fields: Any) -> TabularMDP:
     try:
         return TabularMDP(**{"name": path.stem, **fields})
     except (UsageError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} holds no MDP: {error}") from error
+        raise UsageError(f"{path} does not contain a valid MDP: {error}") from error
 
 
 def _existing(path: str | Path) -> Path:
@@ -119,14 +119,14 @@ def _existing(path: str | Path) -> Path:
 
 
 def to_csv(mdp: TabularMDP, path: str | Path) -> Path:
-    """Write the possible transitions of legal pairs, a row each, under the header `state,action,next_state,…`.
+    """Write the possible transitions of legal pairs, one per row, under the header `state,action,next_state,…`.
 
-    Names of states and actions stand in place of their numbers. What else an MDP holds (discount, first state,
-    horizon, features) has no place there: `to_npz` keeps it. Raises `UsageError` for a kernel with steps.
+    Names of states and actions replace their numbers. The other fields of an MDP (discount, first state, horizon,
+    features) are not written: `to_npz` stores them. Raises `UsageError` for a kernel with steps.
     """
     _check_plain(mdp)
     if mdp.stepped:
-        raise UsageError(f"{mdp.name!r} changes with the step, which a .csv file cannot say; write it with to_npz.")
+        raise UsageError(f"{mdp.name!r} changes with the step, which a .csv file cannot store; write it with to_npz.")
     rows = mdp.rows > 0 if mdp.legal is None else (mdp.rows > 0) & mdp.legal.unsqueeze(-1)
     state, action, column = rows.nonzero().T
     after = mdp.transition.state[state, action, column] if mdp.sparse else column
@@ -147,13 +147,13 @@ def to_csv(mdp: TabularMDP, path: str | Path) -> Path:
 def from_csv(path: str | Path, **fields: Any) -> TabularMDP:
     """The MDP of a table of transitions with the columns `state,action,next_state,probability,reward`.
 
-    States and actions are whole numbers from 0 on, or names, which are numbered in the order in which they appear.
+    States and actions are whole numbers starting at 0, or names, which are numbered in the order of appearance.
     Pairs without a row are not legal. Probabilities that were rounded when they were written, so that those of a pair
-    do not quite sum to one, are divided by their sum, with a warning; what rounding took below 0 is 0. `fields` are
-    those that the file does not hold: `gamma`, `initial`, `horizon` …
+    do not quite sum to one, are divided by their sum, with a warning; values that rounding made negative become 0.
+    `fields` are those that the file does not have: `gamma`, `initial`, `horizon` …
 
     Raises:
-        UsageError: a column is missing, or a row is wrong (its number in the file is named).
+        UsageError: a column is missing, or a row is wrong (the message gives its number).
     """
     path = _existing(path)
     check_memory(20 * path.stat().st_size, str(path))
@@ -170,25 +170,25 @@ def from_csv(path: str | Path, **fields: Any) -> TabularMDP:
     rows["probability"] = _normalised(path, columns, lines, state * actions + action, rows["probability"])
     if (idle := np.setdiff1d(np.arange(states), state)).size:
         name = states_named[idle[0]] if states_named else idle[0]
-        hint = "" if states_named else " States are numbered from 0 on, without gaps."
+        hint = "" if states_named else "States are numbered from 0 without gaps."
         raise UsageError(
-            f"{path}: state {name} has no row of its own, so no action is legal there; give it one, such as staying "
-            f"where it is with probability 1 and reward 0.{hint}"
+            f"{path}: state {name} has no row, so no action is legal there; give it one, such as staying "
+            f"there with probability 1 and reward 0.{hint}"
         )
     named = {"states_named": states_named, "actions_named": actions_named, "name": path.stem, **fields}
     return from_transitions(state, action, after, **rows, states=states, actions=actions, **named)
 
 
 def _read(path: Path) -> tuple[dict[str, list[str]], list[int]]:
-    """The columns of a file, and the number in the file of each of their rows."""
+    """The columns of a file, and the line number of each row."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
         try:
             header = [ALSO.get(name.strip().lower(), name.strip().lower()) for name in next(reader, [])]
             if missing := [name for name in COLUMNS if name not in header]:
                 raise UsageError(
-                    f"{path} has no column {missing[0]!r} in its first row, which reads {','.join(header)!r}; it must "
-                    f"name {','.join(COLUMNS)}."
+                    f"{path} has no column {missing[0]!r} in its first row, which is {','.join(header)!r}; it must "
+                    f"have {','.join(COLUMNS)}."
                 )
             read, lines = [], []
             for row in reader:
@@ -201,9 +201,9 @@ def _read(path: Path) -> tuple[dict[str, list[str]], list[int]]:
                 read.append(row)
                 lines.append(reader.line_num)
         except (UnicodeDecodeError, csv.Error) as error:
-            raise UsageError(f"{path} is no readable .csv file: {error}") from error
+            raise UsageError(f"{path} is not a readable .csv file: {error}") from error
     if not read:
-        raise UsageError(f"{path} has a header but no transitions; give one row for each.")
+        raise UsageError(f"{path} has a header but no transitions; give one row per transition.")
     return {name: [row[header.index(name)].strip() for row in read] for name in COLUMNS}, lines
 
 
@@ -225,7 +225,7 @@ def _number(text: str) -> float:
 
 
 def _labels(columns: list[list[str]]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """The numbers that two columns of labels stand for, and the labels by number (none if they are numbers)."""
+    """The numbers of the labels in two columns, and the labels by number (none if they are numbers)."""
     first, second = columns
     if all(text.isdecimal() for column in columns for text in column):
         return np.array(first, dtype=np.int64), np.array(second, dtype=np.int64), ()
@@ -236,9 +236,9 @@ def _labels(columns: list[list[str]]) -> tuple[np.ndarray, np.ndarray, tuple[str
 def _normalised(
     path: Path, columns: dict[str, list[str]], lines: list[int], pair: np.ndarray, probability: np.ndarray
 ) -> np.ndarray:
-    """The probabilities, those of a pair divided by their sum where that is as far from one as their digits explain.
+    """The probabilities, divided by their sum for pairs whose sum deviates from one by no more than rounding explains.
 
-    Raises `UsageError` where it is further away, with the rows of the pair.
+    Raises `UsageError` with the rows of the pair if the deviation is larger.
     """
     _, where = np.unique(pair, return_inverse=True)
     total = np.bincount(where, probability)
@@ -248,18 +248,18 @@ def _normalised(
     unit = np.zeros(len(probability))
     which = np.flatnonzero(off[where])
     unit[which] = [10.0 ** int(Decimal(columns["probability"][row]).as_tuple().exponent) for row in which]
-    explained = np.minimum(0.51 * np.bincount(where, unit), ROUNDED)  # half of the last digit, of each number
+    explained = np.minimum(0.51 * np.bincount(where, unit), ROUNDED)  # half of the last digit of each number
     if (wrong := np.flatnonzero(off & (np.abs(total - 1) > explained))).size:
         rows = np.flatnonzero(where == wrong[0])
         shown = ", ".join(str(lines[row]) for row in rows[:8]) + (" …" if len(rows) > 8 else "")
         pair_named = f"state {columns['state'][rows[0]]}, action {columns['action'][rows[0]]}"
         raise UsageError(
             f"{path}: the probabilities of {pair_named} sum to {total[wrong[0]]:.9g}, not to one (rows {shown}; "
-            f"{len(wrong)} pairs are off)."
+            f"{len(wrong)} such pairs)."
         )
     first = np.flatnonzero(where == np.flatnonzero(off)[0])[0]
     warnings.warn(
-        f"{path}: the probabilities of {int(off.sum())} pairs do not quite sum to one, as rounded numbers do; each was "
+        f"{path}: the probabilities of {int(off.sum())} pairs do not exactly sum to one because of rounding; each was "
         f"divided by its sum (the first: state {columns['state'][first]}, action {columns['action'][first]}, "
         f"{total[where[first]]:.9g}).",
         RuntimeWarning,

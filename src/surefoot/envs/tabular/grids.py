@@ -1,4 +1,4 @@
-"""Grid worlds of the zoo: states are cells, row by row; a move into a wall stays where it is."""
+"""Grid worlds of the zoo: states are cells, row by row; a move into a wall has no effect."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def grid_kernel(rows: int, columns: int, after: Callable[[Cell, Cell], Cell], sl
 
 @entry
 def cliff(rows: int = 4, columns: int = 12, slip: float = 0.0, gamma: float = 0.99) -> TabularMDP:
-    """Along a cliff from corner to corner: −1 a step, −100 for a fall.
+    """Along a cliff from corner to corner: −1 per step, −100 for a fall.
 
     Start and goal are the lower corners; a fall ends at the start. `slip` replaces moves at random. Source: Sutton and
     Barto, "Reinforcement Learning", Example 6.6; 13 steps at best.
@@ -47,7 +47,7 @@ def cliff(rows: int = 4, columns: int = 12, slip: float = 0.0, gamma: float = 0.
         return (rows - 1, 0) if aim in deep or cell in deep else aim
 
     transition = grid_kernel(rows, columns, after, slip)
-    fall[start + 1 : goal] = 0  # nobody is ever in the cliff: a fall has led to the start
+    fall[start + 1 : goal] = 0  # the cliff's cells are never entered: a fall leads to the start
     reward, to_start = np.full(transition.shape, -1.0), transition[:, :, start]
     reward[:, :, start] -= 99 * np.divide(fall, to_start, out=np.zeros_like(fall), where=to_start > 0)
     transition[goal], reward[goal] = point(rows * columns, goal), 0
@@ -59,7 +59,7 @@ def cliff(rows: int = 4, columns: int = 12, slip: float = 0.0, gamma: float = 0.
 
 @entry
 def windy(slip: float = 0.0, gamma: float = 0.99) -> TabularMDP:
-    """Across a 7 × 10 grid with a wind upwards in its middle: −1 a step.
+    """Across a 7 × 10 grid with an upward wind in its middle: −1 per step.
 
     Source: Sutton and Barto, "Reinforcement Learning", Example 6.5; 15 steps at best. `slip` replaces moves at random.
     """

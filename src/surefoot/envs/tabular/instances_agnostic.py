@@ -1,4 +1,4 @@
-"""Layered instances for learning with nothing but a class of policies: one of many switches is worth pressing."""
+"""Layered instances for learning from nothing but a policy class: one of many switches is worth pressing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from surefoot.seeding import check_seed, numpy_stream
 
 @entry
 def hidden_switch(layers: int = 8, states: int = 8, layer: int = 4, seed: int = 0) -> TabularMDP:
-    """In state 0 of one layer action 1 leads to where the last step pays; everywhere else it is best to play 0.
+    """In state 0 of one layer action 1 leads to the state that pays in the last step; everywhere else action 0 is best.
 
-    Each pair leads to a state of its own with 0.7 and to a uniform one otherwise: state 0 under action 0 to itself,
-    every other pair to one drawn from 1 … S−1. The switch leads to state 1 with 0.9 instead, and from then on state 1
-    stays under action 0 with 0.9. Only the last step pays, 1 or 0: with mean 1 for action 0 in state 1, 0.3 for action
-    1 there and in state 0, and a mean drawn from [0, 0.5] elsewhere. The last next state is the reward's coin: 0 where
-    it is paid, 1 where not. Episodes start in state 0; `layer` counts from 0.
+    Each pair leads to its own target state with probability 0.7 and to a uniform one otherwise: state 0 under action 0
+    to itself, every other pair to one drawn from 1 … S−1. The switch leads to state 1 with 0.9 instead, and from then
+    on state 1 stays under action 0 with 0.9. Only the last step pays, 1 or 0: with mean 1 for action 0 in state 1, 0.3
+    for action 1 there and in state 0, and a mean drawn from [0, 0.5] elsewhere. The last next state tells whether the
+    reward was paid: 0 if so, 1 if not. Episodes start in state 0; `layer` counts from 0.
     """
     whole("layers", layers, 2)
     whole("states", states, 2)

@@ -1,4 +1,4 @@
-"""Instances with a deadline: what is best depends on the time that is left, or on what is done with it."""
+"""Instances with a deadline: the best action depends on the remaining time, or on how it is used."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from surefoot.envs.tabular.zoo import entry, share, whole
 
 @entry
 def optimal_stopping(prices: int = 11, horizon: int = 10, up: float = 0.6, start: int | None = None) -> TabularMDP:
-    """Sell once, at the price of the day, or never and get nothing.
+    """Sell once, at the current price, or never and get nothing.
 
-    States 0 … prices−1 are prices from 0 to 1, the last state is "sold". Action 0 waits: the price goes one up with
-    probability `up`, one down otherwise, and stays at the ends. Action 1 sells. `start`: the first price; None: the
-    middle.
+    States 0 … prices−1 are prices from 0 to 1, the last state is "sold". Action 0 waits: the price goes up by one
+    with probability `up`, down by one otherwise, and stays at the ends. Action 1 sells. `start`: the first price; None:
+    the middle.
     """
     whole("prices", prices, 2)
     whole("horizon", horizon, 1)
@@ -37,10 +37,10 @@ def optimal_stopping(prices: int = 11, horizon: int = 10, up: float = 0.6, start
 
 @entry
 def delayed_trust(other: float = 0.6) -> TabularMDP:
-    """Two steps: a gate whose second action alone pays 0, or a sure reward that is less than the gate's first.
+    """Two steps: a gate whose first action pays 1 and whose second pays 0, or a sure reward of less than 1.
 
     States 0 (first), 1 (gate), 2 (sure). In state 0 action 0 leads to the gate, action 1 to the sure reward `other`;
-    the gate pays 1 for action 0. Who still chooses badly at the gate does better without it.
+    the gate pays 1 for action 0. A policy that still chooses badly at the gate does better without it.
     """
     transition = torch.zeros(3, 2, 3, dtype=torch.float64)
     transition[0, 0, 1] = transition[0, 1, 2] = 1

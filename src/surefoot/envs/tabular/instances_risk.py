@@ -1,4 +1,4 @@
-"""Instances for risk-averse methods: a short way that is dangerous, and a longer one that is not."""
+"""Instances for risk-averse methods: a short dangerous path, and a longer safe one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def cliff_walk(rows: int = 4, columns: int = 6, slip: float = 0.1, gamma: float 
     """From the lower left corner to the lower right one; the cells of the last row between them are a cliff.
 
     A step costs 0.1; with probability `slip` the move is one of the four at random. Being in the cliff costs 1, and
-    from there every action leads back to the start. The goal is never left and costs nothing. States are the cells, row
+    from there every action leads back to the start. The goal is absorbing and costs nothing. States are the cells, row
     by row. Unlike the zoo's `cliff`, costs belong to states, so that a fall is a cost of its own.
 
     J* of the default under expected conditional risk (λ, α): 0.8925 (0, any), 1.1121 (0.5, 0.9), 1.2675 (1, 0.9),

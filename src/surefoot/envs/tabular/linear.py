@@ -17,7 +17,7 @@ from surefoot.envs.tabular.mdp import Successors, TabularMDP
 from surefoot.envs.tabular.zoo import entry, share, whole
 from surefoot.errors import UsageError
 
-KEPT = 0.999  # of the mass that goes on in the nominal world; the rest fails
+SURVIVING = 0.999  # of the mass that survives each step in the nominal MDP; the rest fails
 
 
 def linear_mdp(features: Any, factors: Any, reward: Any, **settings: Any) -> TabularMDP:
@@ -34,8 +34,8 @@ def linear_mdp(features: Any, factors: Any, reward: Any, **settings: Any) -> Tab
 def shifted_factors(shift: float | None = None) -> Tensor:
     """The factors `[3, 4, 5]` of `simulated_linear`; see there."""
     factors = torch.zeros(3, 4, 5, dtype=torch.float64)
-    factors[:, 0, 1] = factors[:, 1, 2] = KEPT
-    factors[:, 0, 3] = factors[:, 1, 3] = 1 - KEPT
+    factors[:, 0, 1] = factors[:, 1, 2] = SURVIVING
+    factors[:, 0, 3] = factors[:, 1, 3] = 1 - SURVIVING
     factors[:, 2, 3] = factors[:, 3, 4] = 1
     if shift is not None:
         share("shift", shift)
@@ -46,11 +46,11 @@ def shifted_factors(shift: float | None = None) -> Tensor:
 
 @entry
 def simulated_linear(shift: float | None = None, delta: float = 0.3, xi: float = 0.2) -> TabularMDP:
-    """Three steps, five states, 16 actions: greed for the good state x5 pays, until it is found to be a way to fail.
+    """Three steps, five states, 16 actions: heading for the good state x5 pays off, unless that becomes a way to fail.
 
-    Action a ∈ {−1, 1}⁴ goes with u = delta + xi·mean(a) for x5, which pays 1 a step, else one state further; x4 fails.
-    In x2 and x3 an action pays u. shift: None for the nominal world; q for the tested one, where the first step reaches
-    the failed state instead of x5 with probability q.
+    Action a ∈ {−1, 1}⁴ leads with probability u = delta + xi·mean(a) to x5, which pays 1 per step, else one state
+    further; x4 is failure. In x2 and x3 an action pays u. shift: None for the nominal MDP; q for the test MDP, where
+    the first step reaches the failed state instead of x5 with probability q.
     """
     signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4)), dtype=torch.float64)
     u = delta + xi * signs.mean(-1)
@@ -69,7 +69,8 @@ def simulated_linear(shift: float | None = None, delta: float = 0.3, xi: float =
 
 @entry
 def american_put(up: float = 0.5, horizon: int = 20, starts: int = 20, dimension: int = 30) -> TabularMDP:
-    """Sell at the strike 100 or wait, while the price goes up or down by 2 % a step; a linear method learns waiting.
+    """Sell at the strike 100 or wait, while the price goes up or down by 2 % per step; a linear method learns the value
+    of waiting.
 
     up: the probability of a rise. The first price is one of `starts` midpoints of [95, 105] (the source draws it from
     the whole interval). Action 0 waits and has `dimension` hat functions of the price as features, action 1 exercises

@@ -1,4 +1,4 @@
-"""Finite Markov decision processes: kernel, rewards and what else belongs to them, dense or sparse, checked once."""
+"""Finite Markov decision processes: kernel, rewards and the rest, dense or sparse, validated once."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from surefoot.envs.tabular.memory import check_memory
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 
-TOLERANCE = 1e-8  # how far a row of probabilities may be from one
+TOLERANCE = 1e-8  # largest deviation from one of a row's total probability
 
 
 class Successors(NamedTuple):
-    """A sparse kernel: where each pair of state and action may lead, padded by entries of probability 0."""
+    """A sparse kernel: the successors of each state-action pair, padded by entries of probability 0."""
 
     state: Tensor  # [..., S, A, K] whole numbers
     probability: Tensor  # [..., S, A, K] float64
 
     def dense(self, states: int) -> Tensor:
-        """The same probabilities `[..., S, A, S']`, of all states."""
+        """The same probabilities `[..., S, A, S']`, over all states."""
         none = self.probability.new_zeros(*self.probability.shape[:-1], states)
         return none.scatter_add_(-1, self.state.long(), self.probability)
 
@@ -41,27 +41,27 @@ class TabularMDP:
     """States 0 … S−1, actions 0 … A−1, the probabilities of the next state and the rewards of each pair.
 
     `transition`: `[S, A, S']`, a `Successors`, a scipy.sparse matrix `[S·A, S']` (rows s·A + a), or a list (or object
-    array) of matrices `[S, S']`, dense or sparse, one an action. One array `[A, S, S']` needs `np.moveaxis(P, 0, 1)`:
-    where there are as many actions as states nothing tells it from `[S, A, S']`. `reward`: `[S]`, `[S, A]` or, where
+    array) of matrices `[S, S']`, dense or sparse, one per action. One array `[A, S, S']` needs `np.moveaxis(P, 0, 1)`:
+    with as many actions as states it could not be told from `[S, A, S']`. `reward`: `[S]`, `[S, A]` or, where
     it depends on the next state, `[S, A, S']`, a list of `[S, S']` as well (`[S, A, K]` beside a sparse kernel of K
-    successors). Probabilities that rounding took below 0 become 0. `features`: `[S, A, d]`. With a
+    successors). Probabilities that rounding made negative become 0. `features`: `[S, A, d]`. With a
     `horizon` H each of the three may have a first axis of H steps (the reward then `[H, S, A]` or `[H, S, A, S']`);
-    once one has it, all are given it. All become float64.
+    once one has it, all get it. All become float64.
 
-    Raises `UsageError` for what is no MDP, with its place.
+    Raises `UsageError` for anything that is not an MDP, with the place of the error.
     """
 
     transition: Any
     reward: Any
     gamma: float = hyperparameter(
-        0.95, low=0, high=1, help="Discount factor; 1 for finite horizons, averages and totals."
+        0.95, low=0, high=1, help="Discount factor; 1 for finite horizons, average and total reward."
     )
     initial: Any = None  # [S] the distribution of the first state; None: uniform
     horizon: int | None = hyperparameter(None, low=1, high=10**6, help="Steps of an episode; infinite if None.")
     legal: Any = None  # [S, A] whether a state allows an action; None: all are allowed
     features: Any = None  # [S, A, d] (with a horizon also [H, S, A, d]) for linear methods
     name: str = "mdp"
-    grid: tuple[int, int] | None = None  # rows and columns, where the states are the cells of a picture
+    grid: tuple[int, int] | None = None  # rows and columns, if the states are the cells of a grid
     states_named: Sequence[str] = field(default=())
     actions_named: Sequence[str] = field(default=())
 
@@ -75,7 +75,7 @@ class TabularMDP:
         features = None if features is None else _features(features, rows, self.horizon)
         initial = _initial(self.initial, rows.shape[-3])
         pairs, shape = tuple(rows.shape[-3:-1]), tuple(reward.shape)
-        # [S, A, S'] and [H, S, A] may be one shape: a reward is of the steps if the kernel is, or nothing else fits.
+        # [S, A, S'] and [H, S, A] may coincide: a reward has steps if the kernel has, or if nothing else fits.
         by_step = reward.ndim == 4 or (shape == (self.horizon, *pairs) and (rows.ndim == 4 or shape != rows.shape))
         if self.horizon is not None and (rows.ndim == 4 or by_step or (features is not None and features.ndim == 4)):
             kernel = each_step(kernel, 3, self.horizon)
@@ -93,12 +93,12 @@ class TabularMDP:
 
     @property
     def rows(self) -> Tensor:
-        """The probabilities of the next states, `[S, A, S']` or, of a sparse kernel, `[S, A, K]`."""
+        """The probabilities of the next states, `[S, A, S']` or, for a sparse kernel, `[S, A, K]`."""
         return self.transition.probability if self.sparse else self.transition
 
     @property
     def dense_rows(self) -> Tensor:
-        """The probabilities `[S, A, S']`, also of a sparse kernel."""
+        """The probabilities `[S, A, S']`, also for a sparse kernel."""
         return self.transition.dense(self.states) if self.sparse else self.transition
 
     @property
@@ -128,20 +128,20 @@ class TabularMDP:
     def ended(self) -> Tensor:
         """The states `[S]` in which an episode is over: no legal action leaves them or earns anything, at any step.
 
-        Their value is 0 whatever the world, so no ambiguity set is put around their rows, and simulators stop there.
+        Their value is 0 in every model, so no ambiguity set is put around their rows, and simulators stop there.
         """
         rows, reward = self.rows, self.reward
         unpaid = reward == 0 if reward.ndim < rows.ndim else ((reward == 0) | (rows == 0)).all(-1)
         found = (unpaid | ~self.allowed).all(-1)
         found = found.all(0) if self.stepped else found
-        which = found.nonzero().flatten()  # few, in most MDPs none
+        which = found.nonzero().flatten()  # few; in most MDPs none
         after = self.transition.state[..., which, :, :] if self.sparse else torch.arange(self.states).to(which)
         stays = (rows[..., which, :, :] * (after != which.view(-1, 1, 1))).sum(-1) == 0
         stays = (stays | ~self.allowed[which]).all(-1)
         found[which] = stays.all(0) if self.stepped else stays
         return found
 
-    # --- what follows from them --------------------------------------------------------------------------------------
+    # --- derived quantities ------------------------------------------------------------------------------------------
 
     def at(self, step: int) -> TabularMDP:
         """The MDP of one step of the horizon, without a horizon; `step` counts from 0."""
@@ -155,7 +155,7 @@ class TabularMDP:
         )
 
     def successors(self, values: Tensor) -> Tensor:
-        """The values `[S]` of the next states, as they stand beside `rows`: shared `[S']`, or `[S, A, K]` if sparse."""
+        """The values `[S]` of the next states, aligned with `rows`: shared `[S']`, or `[S, A, K]` if sparse."""
         return values[self.transition.state] if self.sparse else values
 
     def expectation(self, values: Tensor) -> Tensor:
@@ -163,12 +163,12 @@ class TabularMDP:
         return (self.rows * self.successors(values)).sum(-1) if self.sparse else self.rows @ values
 
     def expected_reward(self) -> Tensor:
-        """The rewards `[S, A]`, averaged over the next state where they depend on it."""
+        """The rewards `[S, A]`, averaged over the next state if they depend on it."""
         return self.reward if self.reward.ndim < self.rows.ndim else (self.rows * self.reward).sum(-1)
 
 
 def distributions(rows: Tensor, legal: Tensor | None) -> Tensor:
-    """Rows `[..., S, A, K]` that are distributions for pairs that are not legal too, as the ambiguity sets expect."""
+    """Rows `[..., S, A, K]` that are distributions also for illegal pairs, as the ambiguity sets expect."""
     if legal is None or not bool((off := ~legal & ((rows.sum(-1) - 1).abs() > TOLERANCE)).any()):
         return rows
     return torch.where(off[..., None], 1 / rows.shape[-1], rows)
@@ -196,14 +196,14 @@ def _kernel(given: Any) -> Kernel:
 
 
 def _parts(given: Any) -> Sequence[Any]:
-    """What a container holds; one thing holds itself."""
+    """The elements of a container; a single object as a sequence of one."""
     if isinstance(given, np.ndarray) and given.dtype == object and given.ndim == 1:
         return list(given)
     return given if isinstance(given, (list, tuple)) else [given]
 
 
 def _by_action(given: Any) -> Any:
-    """`[S, A, S']` of a list of square matrices, one an action; anything else as it is."""
+    """`[S, A, S']` of a list of square matrices, one per action; anything else unchanged."""
     parts = _parts(given)
     if parts is not given and not (isinstance(given, np.ndarray) and given.dtype == object):
         return given
@@ -214,13 +214,13 @@ def _by_action(given: Any) -> Any:
 
 
 def _probabilities(given: Tensor) -> Tensor:
-    """Rows in float64, in which entries that rounding left just below 0 are 0."""
+    """Rows in float64, in which entries just below 0 through rounding are 0."""
     slight = (given < 0) & (given >= -ROUNDING.get(given.dtype, TOLERANCE))
     return normalised(torch.where(slight, 0, given) if bool(slight.any()) else given)
 
 
 def _from_sparse(parts: Sequence[Any]) -> Successors:
-    """scipy.sparse matrices, one an action or one of all pairs, as successors padded to the longest row."""
+    """scipy.sparse matrices, one per action or one for all pairs, as successors padded to the longest row."""
     from scipy import sparse
 
     states = parts[0].shape[1]
@@ -241,7 +241,7 @@ def _from_sparse(parts: Sequence[Any]) -> Successors:
     check_memory(
         17 * len(counts) * width,
         f"a sparse kernel of {len(counts):,} rows, of which the longest has {width:,} entries,",
-        "All rows are padded to the longest: give it fewer successors, or a smaller MDP.",
+        "All rows are padded to the longest: give that row fewer successors, or use a smaller MDP.",
     )
     where = np.arange(width) < counts[:, None]
     state, probability = np.zeros(where.shape, np.int64), np.zeros(where.shape, rows.dtype)
@@ -262,26 +262,26 @@ def _check_kernel(kernel: Kernel, legal: Tensor | None, horizon: int | None) -> 
     if not isinstance(kernel, Successors) and rows.shape[-1] != rows.shape[-3]:
         hint = ""
         if rows.ndim == 3 and rows.shape[1] == rows.shape[2]:
-            hint = " Of one matrix [S, S'] an action, stacked, give np.moveaxis(P, 0, 1), or a list of the matrices."
+            hint = "For stacked matrices [S, S'], one per action, give np.moveaxis(P, 0, 1), or a list of the matrices."
         raise UsageError(f"transition has shape {list(rows.shape)}; its first and last state axes must agree.{hint}")
     if legal is not None:
         if legal.shape != rows.shape[-3:-1]:
             raise UsageError(f"legal has shape {list(legal.shape)}; it must be [S, A] = {list(rows.shape[-3:-1])}.")
         if not bool(legal.any(-1).all()):
             state = int((~legal.any(-1)).nonzero()[0])
-            raise UsageError(f"state {state} has no legal action; give it one, such as staying where it is.")
+            raise UsageError(f"state {state} has no legal action; give it one, such as staying there.")
     if isinstance(kernel, Successors):
         outside = (kernel.state < 0) | (kernel.state >= rows.shape[-3])
         if bool(outside.any()):
             raise UsageError(
-                f"the successors name state {int(kernel.state[outside][0])}, but there are {rows.shape[-3]} states."
+                f"the successors include state {int(kernel.state[outside][0])}, but there are {rows.shape[-3]} states."
             )
     wrong = ~(torch.isfinite(rows) & (rows >= 0))
     if bool(wrong.any()):
         place = tuple(int(i) for i in wrong.nonzero()[0])
         raise UsageError(
             f"transition[{', '.join(map(str, place))}] = {float(rows[place]):g} is not a probability "
-            f"({int(wrong.sum())} entries are not); probabilities are finite and at least 0."
+            f"({int(wrong.sum())} such entries); probabilities must be finite and at least 0."
         )
     off = (rows.sum(-1) - 1).abs()
     if legal is not None:
@@ -293,7 +293,7 @@ def _check_kernel(kernel: Kernel, legal: Tensor | None, horizon: int | None) -> 
         raise UsageError(
             f"the probabilities of {step}state {state}, action {action} sum to {total:.9g}, {total - 1:+.3g} from one "
             f"({int((off > TOLERANCE).sum())} rows do not sum to one). Divide each row by its sum if only the scale is "
-            "off; mark pairs that do not exist as not legal."
+            "wrong; mark pairs that do not exist as not legal."
         )
 
 
@@ -304,8 +304,8 @@ def _reward(given: Any, rows: Tensor, horizon: int | None) -> Tensor:
         allowed += [(horizon, S, A), (horizon, S, A, K)]
     shape = tuple(reward.shape)
     if shape not in allowed:
-        hint = " Turn it round with reward.T." if shape == (A, S) else ""
-        hint = " Turn it round with np.moveaxis(R, 0, 1)." if shape == (A, S, S) else hint
+        hint = "Transpose it with reward.T." if shape == (A, S) else ""
+        hint = "Transpose it with np.moveaxis(R, 0, 1)." if shape == (A, S, S) else hint
         raise UsageError(
             f"reward has shape {list(shape)}, which does not fit S={S} states and A={A} actions; allowed are "
             f"{', '.join(str(list(a)) for a in allowed)}.{hint}"

@@ -1,4 +1,4 @@
-"""Sizes that do not fit the memory, said before anything is allocated."""
+"""Refusing sizes that do not fit into memory before anything is allocated."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from surefoot.errors import UsageError
 
 
 def check_memory(wanted: int, what: str, remedy: str = "Give a smaller one, or a sparse one.") -> None:
-    """Raise `UsageError` if so many bytes are not free, before anything is allocated."""
+    """Raise `UsageError` unless `wanted` bytes are free, before anything is allocated."""
     free = _free_memory()
     if wanted > free:
         raise UsageError(f"{what} needs {wanted / 2**30:,.1f} GiB, but {free / 2**30:,.1f} GiB are free. {remedy}")
 
 
 def _free_memory() -> int:
-    """Bytes that can be used without swapping: what the system says is available, or else all it has."""
+    """Bytes usable without swapping: the memory that the system reports as available, or else its total memory."""
     try:
         with open("/proc/meminfo") as lines:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

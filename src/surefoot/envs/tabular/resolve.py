@@ -1,12 +1,12 @@
-"""MDPs from text: a name of the zoo with its numbers, a file, or a Gymnasium environment.
+"""MDPs from text: a built-in MDP with its parameters, a file, or a Gymnasium environment.
 
     text     = name [":" argument ("," argument)*] | "gym:" id ("," argument)* | file ("," argument)*
     argument = value | key "=" value
 
 `river-swim` · `garnet:50,4,8,seed=3` · `gym:FrozenLake-v1,map_name=8x8,gamma=0.99` · `model.npz` ·
-`model.csv,gamma=0.9`. Every one takes `gamma`, `horizon` (without a gamma it makes that 1) and `rewards=expected`,
-which averages rewards that depend on the next state. A file that holds no discount needs one of the first two; an
-environment of Gymnasium has none, and gets that of `tabular_from_gym` if no other is given.
+`model.csv,gamma=0.9`. All take `gamma`, `horizon` (which makes gamma 1 by default) and `rewards=expected`, which
+averages rewards that depend on the next state. A file without a discount needs one of the first two; a Gymnasium
+environment has none, and gets the default of `tabular_from_gym`.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from surefoot.envs.tabular.zoo import ZOO
 from surefoot.errors import UsageError, nearest
 
 _FILE = re.compile(r"(.*\.(?:npz|csv))(?:,(.*))?", re.IGNORECASE | re.DOTALL)
-OWN: dict[str, type] = {"gamma": float, "horizon": int, "rewards": str}  # what every MDP takes
+OWN: dict[str, type] = {"gamma": float, "horizon": int, "rewards": str}  # arguments of every MDP
 _WORDS = {"true": True, "false": False}
 
 
 def resolve(text: str, *, gamma: float | None = None, horizon: int | None = None) -> TabularMDP:
-    """The MDP that `text` stands for; `gamma` and `horizon` go before those of the text.
+    """The MDP that `text` describes; `gamma` and `horizon` take precedence over those in the text.
 
-    Raises `UsageError` for an unknown name (with the nearest ones), a wrong argument or a file that is none.
+    Raises `UsageError` for an unknown name (with the nearest ones), a wrong argument or an invalid file.
     """
     text = text.strip() if isinstance(text, str) else text
     if not isinstance(text, str) or not text:
-        raise UsageError(f"env={text!r} is not allowed; give a name of the zoo, a .npz or .csv file, or gym:ID.")
+        raise UsageError(f"env={text!r} is not allowed; give a built-in MDP's name, a .npz or .csv file, or gym:ID.")
     mdp, fields = _found(text)
     fields |= {key: value for key, value in (("gamma", gamma), ("horizon", horizon)) if value is not None}
     if (file := _FILE.fullmatch(text)) and not {"gamma", "horizon"} & fields.keys() and not holds_discount(file[1]):
         raise UsageError(
-            f"{file[1]} holds no discount; say it after the name, such as {file[1]},gamma=0.95, or give horizon=H, or "
-            "gamma=1 for a total or an average."
+            f"{file[1]} has no discount; add it after the name, such as {file[1]},gamma=0.95, or give horizon=H, or "
+            "gamma=1 for total or average reward."
         )
     if (rewards := fields.pop("rewards", None)) is not None:
         if rewards != "expected":
@@ -57,13 +57,13 @@ def resolve(text: str, *, gamma: float | None = None, horizon: int | None = None
 
 
 def assumes_gamma(text: str) -> bool:
-    """Whether nothing but a default says how the MDP of a text is discounted."""
+    """Whether the discount of a text's MDP is only a default."""
     kind, _, rest = text.strip().partition(":")
     return kind == "gym" and not {"gamma", "horizon"} & _arguments(rest.partition(",")[2], text)[1].keys()
 
 
 def _found(text: str) -> tuple[TabularMDP, dict[str, Any]]:
-    """The MDP, and what the text says of `OWN`."""
+    """The MDP, and the text's values of the arguments in `OWN`."""
     if file := _FILE.fullmatch(text):
         values = _bare(*_arguments(file[2] or "", text), text)
         fields = _fields(values)
@@ -82,13 +82,13 @@ def _found(text: str) -> tuple[TabularMDP, dict[str, Any]]:
         mdp = ZOO[name](**values)
     else:
         raise UsageError(
-            f"env={text!r} is no name of the zoo, no .npz or .csv file and no gym:ID. {nearest(name, ZOO)}"
+            f"env={text!r} is neither a built-in MDP nor a .npz or .csv file nor gym:ID. {nearest(name, ZOO)}"
         )
     return replace(mdp, name=text), fields
 
 
 def _fields(values: dict[str, Any]) -> dict[str, Any]:
-    """What every MDP takes, out of the arguments."""
+    """The arguments in `OWN`, with their types."""
     return {key: values.pop(key) for key in OWN if key in values}
 
 
@@ -97,7 +97,7 @@ def _arguments(rest: str, text: str) -> tuple[list[str], dict[str, str]]:
     for argument in filter(None, (part.strip() for part in rest.split(","))):
         key, equals, value = (part.strip() for part in argument.partition("="))
         if not equals and named:
-            raise UsageError(f"{text!r}: {argument!r} must come before the arguments with a name.")
+            raise UsageError(f"{text!r}: {argument!r} must come before the named arguments.")
         if key in named:
             raise UsageError(f"{text!r} gives {key!r} twice.")
         if equals:
@@ -110,7 +110,7 @@ def _arguments(rest: str, text: str) -> tuple[list[str], dict[str, str]]:
 def _typed(
     factory: Callable[..., TabularMDP], positional: list[str], named: dict[str, str], text: str
 ) -> dict[str, Any]:
-    """The arguments of a factory by name, each of the kind that it is annotated with."""
+    """The arguments of a factory by name, each converted to its annotated type."""
     hints = get_type_hints(factory)
     fields = list(inspect.signature(factory).parameters)
     if len(positional) > len(fields):
@@ -138,14 +138,14 @@ def _as(value: str, kind: Any, key: str, text: str) -> Any:
 
 
 def _bare(positional: list[str], named: dict[str, str], text: str) -> dict[str, Any]:
-    """Arguments of something that does not say of what kind they are."""
+    """Arguments of something without annotated types."""
     if positional:
         raise UsageError(f"{text!r}: {positional[0]!r} has no name; write name=value, such as gamma=0.9.")
     return {key: _as(v, OWN[key], key, text) if key in OWN else _value(v) for key, v in named.items()}
 
 
 def _value(text: str) -> Any:
-    """A number as Python writes it, true or false, or else the word itself."""
+    """The number or boolean that a text represents, otherwise the text itself."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -155,13 +155,13 @@ def _value(text: str) -> Any:
 
 
 def resolved(env: Any, fingerprint: str | None = None) -> TabularMDP:
-    """The MDP itself, or the one that a name of the zoo, a file or `gym:ID` stands for.
+    """The MDP itself, or the one given by the name of a built-in MDP, a file or `gym:ID`.
 
     Raises:
-        UsageError: there is none of that name, or it is not the one of the fingerprint that a run has kept.
+        UsageError: there is no such MDP, or it does not match the fingerprint recorded by a run.
     """
     if not isinstance(env, (str, TabularMDP)):
-        raise UsageError(f"env={env!r} is not allowed; give a TabularMDP, a name of the zoo, a file or gym:ID.")
+        raise UsageError(f"env={env!r} is not allowed; give a TabularMDP, a built-in MDP's name, a file or gym:ID.")
     again = "If the run was given an MDP made in Python, give that one again: env=…."
     try:
         mdp = resolve(env) if isinstance(env, str) else env
@@ -173,10 +173,10 @@ def resolved(env: Any, fingerprint: str | None = None) -> TabularMDP:
 
 
 def digest(mdp: TabularMDP) -> str:
-    """A hash of all that an MDP holds, by which a resumed run knows that it is the same one."""
+    """A hash of an MDP's content, by which a resumed run recognises the same MDP."""
     found = hashlib.sha256()
     for one in fields_of(mdp):
-        if one.name in ("name", "grid", "states_named", "actions_named"):  # how it is shown
+        if one.name in ("name", "grid", "states_named", "actions_named"):  # only for display
             continue
         value = getattr(mdp, one.name)
         for x in value if isinstance(value, Successors) else (value,):

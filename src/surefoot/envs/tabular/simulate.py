@@ -1,4 +1,5 @@
-"""Draws from a finite MDP: one step for many pairs, many episodes at once, offline data, a Gymnasium environment."""
+"""Sampling from a finite MDP: single steps of many pairs, many episodes at once, offline data, a Gymnasium
+environment."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ _cumulated: WeakKeyDictionary[TabularMDP, Tensor] = WeakKeyDictionary()
 
 
 class Transitions(NamedTuple):
-    """What was met, all of one shape: `[N, T]` in episodes, `[N]` in offline data."""
+    """Sampled transitions, all of one shape: `[N, T]` in episodes, `[N]` in offline data."""
 
     states: Tensor
     actions: Tensor
@@ -29,20 +30,20 @@ class Transitions(NamedTuple):
 def sample_next(
     mdp: TabularMDP, states: Tensor, actions: Tensor, generator: torch.Generator, *, step: int | Tensor = 0
 ) -> Tensor:
-    """A next state for each legal pair; `states`, `actions` and the answer have one shape.
+    """A sampled next state for each legal pair; `states`, `actions` and the result have the same shape.
 
-    `step` counts from 0 and matters where the kernel has steps. The first call for an MDP makes a table as large as
-    its kernel, which is kept as long as the MDP is. Raises `UsageError` for a pair that is not legal.
+    `step` counts from 0 and matters if the kernel has steps. The first call for an MDP makes a table as large as its
+    kernel, which is stored as long as the MDP exists. Raises `UsageError` for a pair that is not legal.
     """
     if mdp.legal is not None and not bool(mdp.legal[states, actions].all()):
         place = (~mdp.legal[states, actions]).nonzero()[0]
         state, action = int(states[tuple(place)]), int(actions[tuple(place)])
-        raise UsageError(f"action {action} is not legal in state {state}, so nothing comes after it.")
+        raise UsageError(f"action {action} is not legal in state {state}, so it has no next state.")
     return _next(mdp, states, actions, generator, step)[0]
 
 
 def sample_actions(policy: Tensor, states: Tensor, generator: torch.Generator) -> Tensor:
-    """An action of `policy [S, A]` for each of the states, in their shape."""
+    """An action sampled from `policy [S, A]` for each of the states, in their shape."""
     return _draw(_cumulate(policy), states, generator)
 
 
@@ -56,12 +57,12 @@ def rollouts(
     start: Tensor | None = None,
     first_step: int = 0,
 ) -> Transitions:
-    """`[N, T]` transitions of `N` episodes of `T = horizon` steps (None: those that the MDP's horizon leaves).
+    """`[N, T]` transitions of `N` episodes of `T = horizon` steps (None: the remaining steps of the MDP's horizon).
 
-    `policy`: `[S, A]`, or `[H, S, A]` with one row a step. `start`: first states `[N]`; None draws from
-    `mdp.initial`. `first_step`: the step of policy and MDP at which the episodes start, from 0.
+    `policy`: `[S, A]`, or `[H, S, A]` with one policy per step. `start`: first states `[N]`; None samples them
+    from `mdp.initial`. `first_step`: the step of policy and MDP, counting from 0, at which the episodes start.
 
-    Raises `UsageError` for a policy of another shape, one that takes actions that are not legal, or too few steps.
+    Raises `UsageError` for a policy of another shape, illegal actions, or too few steps.
     """
     if generator is None:
         raise UsageError("rollouts needs a generator; give surefoot.seeding.torch_stream(seed, name, counter).")
@@ -95,8 +96,8 @@ def offline(
 ) -> Transitions:
     """`count` transitions `[N]` under a behaviour `policy [S, A]`, independent or along one trajectory.
 
-    `states`: a distribution `[S]` that draws the state of each transition for itself. None: one trajectory from
-    `mdp.initial` on, which starts anew with probability `restart` after each step, or every `mdp.horizon` steps.
+    `states`: a distribution `[S]` from which the state of each transition is sampled independently. None: one
+    trajectory from `mdp.initial`, restarted with probability `restart` after each step, or every `mdp.horizon` steps.
     """
     check_policy(mdp, policy, 1)
     if states is not None:
@@ -119,13 +120,14 @@ def offline(
 
 
 def check_policy(mdp: TabularMDP, policy: Tensor, steps: int) -> None:
-    """Raise `UsageError` unless `policy` fits the MDP, has a row for each of the steps and takes legal actions only."""
+    """Raise `UsageError` unless `policy` fits the MDP, has an entry for each of the steps and takes only legal
+    actions."""
     if policy.shape[-2:] != (mdp.states, mdp.actions) or policy.ndim not in (2, 3):
         raise UsageError(
             f"policy has shape {list(policy.shape)}; it must be [S, A] = {[mdp.states, mdp.actions]}, or [H, S, A]."
         )
     if policy.ndim == 3 and len(policy) < steps:
-        raise UsageError(f"policy has {len(policy)} steps, but {steps} are played; give one row a step, or [S, A].")
+        raise UsageError(f"policy has {len(policy)} steps, but {steps} are played; give one per step, or [S, A].")
     if mdp.legal is not None and bool((policy * ~mdp.legal > 0).any()):
         *_, state, action = (policy * ~mdp.legal > 0).nonzero()[0].tolist()
         raise UsageError(f"policy takes action {action} in state {state}, which is not legal there.")
@@ -138,22 +140,22 @@ def _steps(mdp: TabularMDP, horizon: int | None, first_step: int) -> int:
         raise UsageError(f"{mdp.name!r} has an infinite horizon; give horizon, the number of steps of an episode.")
     if steps < 1 or (mdp.stepped and left is not None and steps > left):
         raise UsageError(
-            f"horizon={horizon} is not allowed from step {first_step} on; {mdp.name!r} has {mdp.horizon} steps."
+            f"horizon={horizon} is not allowed starting at step {first_step}; {mdp.name!r} has {mdp.horizon} steps."
         )
     return steps
 
 
 def _cumulate(rows: Tensor) -> Tensor:
-    """Distribution functions along the last axis, the last entry exactly 1."""
+    """Cumulative distribution functions along the last axis, the last entry exactly 1."""
     sums = rows.double().cumsum(-1)
     return sums / sums[..., -1:]
 
 
 def _draw(table: Tensor, row: Tensor, generator: torch.Generator) -> Tensor:
-    """For each entry of `row` the number of a column, drawn from that row of `table [R, K]` by inversion.
+    """For each entry of `row` the index of a column, sampled from that row of `table [R, K]` by inversion.
 
-    A uniform number below 1 lies under an entry that is larger than the one before it: what has probability 0 is never
-    drawn.
+    A uniform number below 1 selects an entry that is larger than its predecessor: entries of probability 0 are never
+    sampled.
     """
     level = torch.rand(row.shape, generator=generator, dtype=torch.float64)
     return torch.searchsorted(table.reshape(-1, table.shape[-1])[row], level.unsqueeze(-1), right=True).squeeze(-1)
@@ -162,7 +164,7 @@ def _draw(table: Tensor, row: Tensor, generator: torch.Generator) -> Tensor:
 def _next(
     mdp: TabularMDP, states: Tensor, actions: Tensor, generator: torch.Generator, step: int | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The next states, and their places in `mdp.rows`."""
+    """The next states, and their indices in `mdp.rows`."""
     table = cumulated(mdp)
     row = (step * mdp.states + states if mdp.stepped else states) * mdp.actions + actions
     which = _draw(table, row, generator)
@@ -177,18 +179,18 @@ def _reward(mdp: TabularMDP, states: Tensor, actions: Tensor, which: Tensor, ste
 
 
 def cumulated(mdp: TabularMDP) -> Tensor:
-    """The distribution functions of the next states, shaped as `mdp.rows`, made once for each MDP."""
+    """The cumulative distribution functions of the next states, in the shape of `mdp.rows`, computed once per MDP."""
     if mdp not in _cumulated:
         _cumulated[mdp] = _cumulate(mdp.rows).contiguous()
     return _cumulated[mdp]
 
 
 class TabularEnv(gymnasium.Env):
-    """A finite MDP as an environment: states are observed, actions are numbers.
+    """A finite MDP as an environment: observations are states, actions are numbers.
 
-    An episode terminates at the MDP's horizon, or in a state that no action leaves and no reward is given in; without
-    either it is truncated after `max_steps`. Where not all actions are legal, `info["action_mask"]` (int8 `[A]`) says
-    which are; another one raises `UsageError`.
+    An episode terminates at the MDP's horizon, or in a state that no action leaves and that has no reward; otherwise it
+    is truncated after `max_steps`. If not all actions are legal, `info["action_mask"]` (int8 `[A]`) says which are; an
+    illegal one raises `UsageError`.
     """
 
     metadata = {"render_modes": []}
@@ -201,12 +203,12 @@ class TabularEnv(gymnasium.Env):
         self._state, self._time = -1, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-        """A first state from `mdp.initial`, or `options={"state": s}`."""
+        """A first state sampled from `mdp.initial`, or given by `options={"state": s}`."""
         super().reset(seed=seed)
         given = (options or {}).get("state")
         self._state = self._drawn(self._initial) if given is None else int(given)
         if not 0 <= self._state < self.mdp.states:
-            raise UsageError(f"options['state']={given!r} is no state; they are 0 … {self.mdp.states - 1}.")
+            raise UsageError(f"options['state']={given!r} is not a state; states are 0 … {self.mdp.states - 1}.")
         self._time = 0
         return self._state, self._info()
 
@@ -216,7 +218,7 @@ class TabularEnv(gymnasium.Env):
             raise UsageError("step was called before reset; call reset first.")
         if not 0 <= action < mdp.actions or not (mdp.legal is None or mdp.legal[state, action]):
             allowed = range(mdp.actions) if mdp.legal is None else mdp.legal[state].nonzero().flatten().tolist()
-            raise UsageError(f"action={action} is not legal in state {state}; legal are {list(allowed)}.")
+            raise UsageError(f"action={action} is not legal in state {state}; the legal ones are {list(allowed)}.")
         step = min(self._time, (mdp.horizon or 1) - 1)
         place = (step, state, action) if mdp.stepped else (state, action)
         which = self._drawn(self._rows[place])

@@ -12,7 +12,7 @@ from surefoot.envs.tabular.mdp import TabularMDP
 from surefoot.envs.tabular.transitions import from_transitions
 from surefoot.errors import UsageError
 
-ACTIONS = {  # by class, since the environments do not name them
+ACTIONS = {  # by class, as the environments do not name them
     "FrozenLakeEnv": ("left", "down", "right", "up"),
     "CliffWalkingEnv": ("up", "right", "down", "left"),
     "TaxiEnv": ("down", "up", "right", "left", "pick up", "drop off"),
@@ -22,22 +22,22 @@ ACTIONS = {  # by class, since the environments do not name them
 def tabular_from_gym(
     env: str | gymnasium.Env, *, gamma: float = 0.95, horizon: int | None = None, **kwargs: Any
 ) -> TabularMDP:
-    """The MDP of a Gymnasium environment that has its transitions in a table `P`, such as `"FrozenLake-v1"`.
+    """The MDP of a Gymnasium environment with its transitions in a table `P`, such as `"FrozenLake-v1"`.
 
     `P[state][action]` lists `(probability, next state, reward, terminated)`; `P` and its entries may be dicts or lists.
-    States in which an episode ends become absorbing with reward 0, and need no entry. Time limits are left out:
-    `horizon` sets one. `kwargs` go to the environment (`map_name="8x8"`, `is_slippery=False`).
+    States in which an episode ends become absorbing with reward 0, and need no entry. Time limits are ignored:
+    `horizon` sets one. `kwargs` are passed to the environment (`map_name="8x8"`, `is_slippery=False`).
 
     Raises `UsageError` for an environment that does not exist or has no such table, or whose episodes may both end and
-    go on in the same state.
+    continue in the same state.
     """
     made = _made(env, kwargs) if isinstance(env, str) else env
     name = env if isinstance(env, str) else str(made.spec.id if made.spec else type(made.unwrapped).__name__)
     table: Any = getattr(made.unwrapped, "P", None)
     if table is None or not isinstance(made.action_space, gymnasium.spaces.Discrete):
         raise UsageError(
-            f"env={name!r} has no table P of its transitions, so it is no finite MDP that can be read; FrozenLake-v1, "
-            "CliffWalking-v1 and Taxi-v4 have one. Others are learned in by methods that sample."
+            f"env={name!r} has no table P of its transitions, so it cannot be read as a finite MDP; FrozenLake-v1, "
+            "CliffWalking-v1 and Taxi-v4 have one. Use a method that samples for others."
         )
     actions = int(made.action_space.n)
     entries = _entries(table, actions, name)
@@ -80,11 +80,11 @@ def _initial(env: Any, states: int) -> np.ndarray | None:
 def _entries(table: Any, actions: int, name: str) -> np.ndarray:
     """The rows (state, action, next state, probability, reward, terminated) of a table P.
 
-    Raises `UsageError` for a table of another form, with the place.
+    Raises `UsageError` for a table of another form, with the place of the error.
     """
     form = (
         f"env={name!r}: P[state][action] must list tuples (probability, next state, reward, terminated), with whole "
-        f"numbers from 0 on for states and for the {actions} actions"
+        f"numbers starting at 0 for states and for the {actions} actions"
     )
     if isinstance(table, np.ndarray) and table.dtype != object:
         raise UsageError(
@@ -106,7 +106,7 @@ def _entries(table: Any, actions: int, name: str) -> np.ndarray:
                     raise UsageError(f"{form}, but {place} holds {outcome!r}.")
                 found.append(row)
     if not found:
-        raise UsageError(f"{form}, but P holds no transition.")
+        raise UsageError(f"{form}, but P has no transitions.")
     return np.array(found)
 
 
@@ -120,7 +120,7 @@ def _items(table: Any, place: str, form: str) -> Iterable[tuple[Any, Any]]:
 
 
 def _absorbing(entries: np.ndarray, initial: np.ndarray | None, states: int, name: str) -> np.ndarray:
-    """Whether an episode is over in each state `[S]`: it ends there, or nothing leads there or on from there."""
+    """Whether an episode is over in each state `[S]`: it ends there, or nothing leads to or from it."""
     state, after, end = entries[:, 0].astype(int), entries[:, 2].astype(int), entries[:, 5].astype(bool)
     possible = entries[:, 3] > 0
     ends = np.zeros(states, bool)
@@ -129,18 +129,18 @@ def _absorbing(entries: np.ndarray, initial: np.ndarray | None, states: int, nam
     if (dangling := possible & ~end & idle[after] & ~ends[state]).any():
         raise UsageError(
             f"env={name!r}: P leads from state {state[dangling][0]} to state {after[dangling][0]} without ending the "
-            "episode, but has no entry for that one; give it one, or set terminated in the transitions to it."
+            "episode, but has no entry for that state; give it one, or set terminated in the transitions to it."
         )
     ends |= idle
     reached, found = np.zeros(states, bool), (np.ones(states) if initial is None else initial) > 0
-    while (found & ~reached).any():  # of the states that episodes pass through, ended ones lead nowhere
+    while (found & ~reached).any():  # among the states that episodes visit, ended ones lead nowhere
         reached = found.copy()
         found[after[(reached & ~ends)[state] & possible]] = True
     both = ends[after] & ~end & possible & (reached & ~ends)[state]
     if both.any():
         raise UsageError(
-            f"env={name!r} ends when it enters state {after[both][0]} in one way, but goes on when it enters it from "
-            f"state {state[both][0]}; such an end cannot be written as a state. Give the two ways a state each."
+            f"env={name!r} ends on one transition into state {after[both][0]}, but continues when it is entered from "
+            f"state {state[both][0]}; such an end is not a property of the state. Use a separate state for each case."
         )
     return ends
 

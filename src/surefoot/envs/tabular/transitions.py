@@ -1,4 +1,4 @@
-"""From a list of transitions to an MDP, dense where that is small and sparse where it is not."""
+"""From a list of transitions to an MDP, dense if that is small and sparse otherwise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from surefoot.envs.tabular.mdp import Kernel, Successors, TabularMDP
 from surefoot.envs.tabular.memory import check_memory
 from surefoot.errors import UsageError
 
-DENSE = 4_000_000  # entries of a kernel [S, A, S'] up to which it is kept whole: 32 MB
+DENSE = 4_000_000  # maximum number of entries of a dense kernel [S, A, S']: 32 MB
 
 
 def from_transitions(
@@ -28,9 +28,9 @@ def from_transitions(
 ) -> TabularMDP:
     """The MDP of `n` transitions, each array `[n]`; `rest` are other fields of `TabularMDP`.
 
-    Entries of the same state, action and next state are added up, and their rewards averaged by probability. Pairs
-    of which there is no entry are not legal. With `probability=None`, `count` says how often each transition was seen
-    (1 for a list of what happened), and probabilities are their shares; `count_transitions` and
+    Entries of the same state, action and next state are added, and their rewards averaged by probability. Pairs
+    without an entry are not legal. With `probability=None`, `count` says how often each transition was seen
+    (1 for a list of observed transitions), and probabilities are their shares; `count_transitions` and
     `surefoot.ambiguity.from_counts` make an ambiguity set of the same data.
 
     Raises `UsageError` unless one of `probability` and `count` is given, and for counts below 0.
@@ -54,7 +54,7 @@ def from_transitions(
     precision = np.asarray(probability).dtype
     probability, reward = np.asarray(probability, np.float64), np.asarray(reward, np.float64)
     total = np.bincount(where, probability)
-    drift = np.bincount(where, probability * (reward - reward[first][where]))  # so that equal rewards stay as they are
+    drift = np.bincount(where, probability * (reward - reward[first][where]))  # so that equal rewards are unchanged
     mean = reward[first] + np.divide(drift, total, out=np.zeros_like(total), where=total > 0)
 
     keep = total != 0
@@ -89,7 +89,7 @@ def count_transitions(
 ) -> np.ndarray:
     """How often each transition was seen, `[S, A, S']`, in a list of them, each array of one shape.
 
-    Raises `UsageError` for numbers that are no states or actions, and where the counts do not fit the memory.
+    Raises `UsageError` for numbers that are not states or actions, and if the counts do not fit into memory.
     """
     given = [np.asarray(x).reshape(-1) for x in (state, action, next_state)]
     for name, x, most in zip(("state", "action", "next_state"), given, (states, actions, states)):
@@ -107,6 +107,6 @@ def _table(pair: np.ndarray, column: np.ndarray, values: np.ndarray, shape: tupl
 
 
 def kernel_of(successors: Successors) -> Kernel:
-    """The same kernel `[S, A, S']` if that is small, the successors themselves if it is not."""
+    """The same kernel `[S, A, S']` if that is small, otherwise the successors themselves."""
     states, actions, _ = successors.probability.shape
     return successors if states * actions * states > DENSE else successors.dense(states)

@@ -1,8 +1,8 @@
-"""Finite MDPs by name, each with its source and, in the tests, its optimal value. `ZOO` holds them all.
+"""Built-in finite MDPs, each with its source and, in the tests, its optimal value. `ZOO` contains them all.
 
 `surefoot.envs.tabular.resolve("river-swim:6")` makes one from text; other modules add theirs with `@entry`. Rewards
-are maximised: where a source has costs, these are their negatives. What a transition pays depends on the next state
-where it does so in the source: an adversary who changes the one changes the other.
+are maximised: if a source has costs, rewards are their negatives. Rewards depend on the next state if they do so in the
+source: an adversary who changes the transition changes the reward too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ZOO: dict[str, Callable[..., TabularMDP]] = {}
 
 
 def entry(factory: Factory) -> Factory:
-    """Put a factory into the zoo, under its name with hyphens."""
+    """Add a factory to the zoo, under its name with hyphens."""
     ZOO[factory.__name__.replace("_", "-")] = factory
     return factory
 
@@ -59,9 +59,9 @@ def two_state(gamma: float = 0.9) -> TabularMDP:
 
 @entry
 def trap(gamma: float = 0.95) -> TabularMDP:
-    """Work riskily for 1 and fall into a pit now and then, or safely for 0.7.
+    """Work riskily for 1 and sometimes fall into a pit, or safely for 0.7.
 
-    Ambiguity turns the choice round. States (work, pit); in the pit both actions are the same. Average reward 0.8 of
+    Ambiguity reverses the best choice. States (work, pit); in the pit both actions are the same. Average reward 0.8 of
     risky work, 0.7 of safe work.
     """
     transition = [[[0.95, 0.05], [1, 0]], [[0.2, 0.8], [0.2, 0.8]]]
@@ -74,10 +74,10 @@ def trap(gamma: float = 0.95) -> TabularMDP:
 
 @entry
 def chain(states: int = 5, slip: float = 0.2, gamma: float = 0.95) -> TabularMDP:
-    """Walk on for 10 at the end, or go back to the start for 2 at once.
+    """Walk forward for 10 at the end, or return to the start for 2 at once.
 
-    An action slips into the other one. Source: Strens, "A Bayesian framework for reinforcement learning", ICML 2000;
-    walking on is best, 3.677 a step.
+    An action may slip into the other one. Source: Strens, "A Bayesian framework for reinforcement learning", ICML 2000;
+    walking forward is best, 3.677 per step.
     """
     whole("states", states, 2)
     share("slip", slip)
@@ -120,9 +120,9 @@ def river_swim(states: int = 6, gamma: float = 0.95) -> TabularMDP:
 def machine_replacement(wear: int = 8, gamma: float = 0.8) -> TabularMDP:
     """A machine wears out: run it, or repair it before it breaks.
 
-    States 0 … wear − 1 of wear, the last broken (cost 20 a step), then a short (cost 2) and a long repair (cost 10).
+    States 0 … wear − 1 of wear, the last broken (cost 20 per step), then a short (cost 2) and a long repair (cost 10).
     Source: Delage and Mannor, "Percentile optimization for Markov decision processes with parameter uncertainty",
-    Operations Research 2010, Figure 3; a cost is paid in the state that has it.
+    Operations Research 2010, Figure 3; a cost is paid in its state.
     """
     whole("wear", wear, 2)
     short, long = wear, wear + 1
@@ -147,9 +147,9 @@ def machine_replacement(wear: int = 8, gamma: float = 0.8) -> TabularMDP:
 
 @entry
 def forest(ages: int = 3, fire: float = 0.1, gamma: float = 0.9) -> TabularMDP:
-    """Let a forest grow, which a fire may end, or cut it.
+    """Let a forest grow, at the risk of fire, or cut it.
 
-    Cutting pays 1, or 2 of the oldest; keeping the oldest pays 4. Source: the forest of Chadès et al., "MDPtoolbox",
+    Cutting pays 1, or 2 for the oldest; keeping the oldest pays 4. Source: the forest of Chadès et al., "MDPtoolbox",
     Ecography 2014.
     """
     whole("ages", ages, 2)
@@ -169,7 +169,7 @@ def inventory(
     capacity: int = 3, demand: int = 2, price: float = 8, fixed: float = 4, unit: float = 2, holding: float = 1,
     gamma: float = 0.95,
 ) -> TabularMDP:  # fmt: skip
-    """Order stock before an uncertain demand; what cannot be met is lost.
+    """Order stock before an uncertain demand; unmet demand is lost.
 
     State: units in stock, action: units ordered. Demand is binomial(`demand`, 1/2). A step earns price · sold −
     fixed · [ordered > 0] − unit · ordered − holding · stock after the order. Source: Puterman, "Markov Decision
@@ -185,7 +185,7 @@ def inventory(
         for order in range(size - stock):
             full, legal[stock, order] = stock + order, True
             cost = fixed * (order > 0) + unit * order + holding * full
-            reward[stock, order] = price * (full - np.arange(size)) - cost  # what is no longer there was sold
+            reward[stock, order] = price * (full - np.arange(size)) - cost  # units no longer in stock were sold
             for units, probability in enumerate(wanted):
                 transition[stock, order, max(full - units, 0)] += probability
     return TabularMDP(transition, reward, gamma, legal=legal, name="inventory")
@@ -217,10 +217,10 @@ def gambler(goal: int = 100, heads: float = 0.4, gamma: float = 1.0) -> TabularM
 
 @entry
 def garnet(states: int = 20, actions: int = 4, branching: int = 5, seed: int = 0, gamma: float = 0.95) -> TabularMDP:
-    """A random MDP: each pair of state and action leads to so many states.
+    """A random MDP: each state-action pair leads to `branching` states.
 
-    They are drawn without replacement, and their probabilities are the gaps between uniform cuts of [0, 1]; rewards of
-    pairs are uniform on [0, 1]. Dense where that is small, sparse otherwise. Source: Archibald, McKinnon and Thomas,
+    They are sampled without replacement, and their probabilities are the gaps between uniform cuts of [0, 1]; rewards
+    of pairs are uniform on [0, 1]. Dense if that is small, sparse otherwise. Source: Archibald, McKinnon and Thomas,
     "On the generation of Markov decision processes", 1995.
     """
     whole("states", states, 1)

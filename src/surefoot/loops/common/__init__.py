@@ -1,1 +1,1 @@
-"""What serves every kind of loop: runs, the outer loop, checkpoints, logs, processes, compilation, the optimiser."""
+"""What all kinds of loops share: runs, the outer loop, checkpoints, logs, processes, compilation, the optimiser."""

@@ -1,4 +1,4 @@
-"""The card of an agent: a README beside its weights that says what it is, how it was made, and how to use it."""
+"""The card of an agent: a README next to its weights that says what it is, how it was trained and how to use it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from surefoot.loops.common.folder import Run
 
 
 def card(run: Run, facts: Mapping[str, Any], unit: str) -> str:
-    """The card of the agent of one seed, in Markdown; `unit` says what the steps are."""
+    """The card of one seed's agent, in Markdown; `unit` is the unit of the steps."""
     config = run.config_with("seeds", "steps", "versions")
     rows = run.metrics()
     value = final_returns(rows).get(facts["seed"], math.nan)
-    final = f"{value:.6g}" if math.isfinite(value) else "none, no episode ended"
+    final = f"{value:.6g}" if math.isfinite(value) else "none: no episode ended"
     planned = "" if facts["steps"] >= config["steps"] else f" of {config['steps']:,} planned ({facts['ended']})"
     others = "" if len(config["seeds"]) == 1 else f", one of {len(config['seeds'])} of the run"
     packages = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
@@ -24,7 +24,7 @@ def card(run: Run, facts: Mapping[str, Any], unit: str) -> str:
     again = "" if len(config["seeds"]) == 1 else f", seed={facts['seed']}"
     return f"""# {config["method"]} on {env}
 
-An agent that Surefoot trained.
+An agent trained by Surefoot.
 
 | | |
 |---|---|
@@ -35,7 +35,7 @@ An agent that Surefoot trained.
 | final return | {final} ({definition(rows)}) |
 | versions | {packages} |
 
-The final return is that of the policy as it acted while it learned. To measure the agent: `surefoot evaluate {place}`.
+The final return is that of the policy as it acted during training. To measure the agent: `surefoot evaluate {place}`.
 
 ```python
 import surefoot as sf

@@ -1,7 +1,8 @@
-"""Checkpoints: one safetensors file and one JSON file in a folder that appears whole or not at all.
+"""Checkpoints: one safetensors file and one JSON file in a folder that is written atomically.
 
-Nothing is pickled and loading runs no code. A checkpoint is written beside its final place, flushed to the disk and
-renamed, and an old one is renamed before it is removed: a kill at any moment leaves the last whole one.
+Nothing is pickled and loading runs no code. A checkpoint is written next to its final place, flushed to disk and
+renamed, and an old one is renamed before it is removed: if the process is killed at any moment, the last complete
+checkpoint remains.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ COUNTERS = ("iteration", "steps", "logged")
 
 
 class Checkpoint(NamedTuple):
-    """A whole checkpoint: where it is, its tensors by name, and what its `meta.json` says."""
+    """A complete checkpoint: its folder, its tensors by name, and the content of its `meta.json`."""
 
     place: Path
     state: dict[str, Tensor]
@@ -37,14 +38,14 @@ class Checkpoint(NamedTuple):
 
 
 def write(run: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
-    """Write a checkpoint of `run` for `facts["iteration"]`, and remove all but the newest two. Where the same one is
-    there already, nothing is written.
+    """Write a checkpoint of `run` for `facts["iteration"]`, and remove all but the newest two. If the same checkpoint
+    already exists, nothing is written.
 
     Raises:
         UsageError: it could not be written (a full disk, no permission); earlier checkpoints are untouched.
     """
     place = run / "checkpoints" / f"{facts['iteration']:08d}"
-    draft, aside = _draft(place), _aside(place)
+    draft, aside = _draft(place), _backup(place)
     with writing(place, run):
         data = save({name: x.contiguous() for name, x in state.items()})
         meta = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), **facts}
@@ -57,7 +58,7 @@ def write(run: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> P
                 shutil.rmtree(rest, ignore_errors=True)
             draft.mkdir(parents=True)
             for name in ("metrics.jsonl", "actions.bin"):
-                sync(run / name)  # what a checkpoint counts is on the disk before it
+                sync(run / name)  # what a checkpoint refers to must be on disk before it
             write_durably(draft / "state.safetensors", data)
             write_durably(draft / "meta.json", json.dumps(meta, indent=2))
             sync(draft)
@@ -82,8 +83,8 @@ def _draft(place: Path) -> Path:
     return place.with_name(f".{place.name}.part")
 
 
-def _aside(place: Path) -> Path:
-    """Where a checkpoint is while another takes its place."""
+def _backup(place: Path) -> Path:
+    """The name of a checkpoint while it is being replaced."""
     return place.with_name(f".{place.name}.old")
 
 
@@ -93,27 +94,27 @@ def _digest(meta: Mapping[str, Any]) -> str:
 
 @contextmanager
 def writing(what: Path, run: Path) -> Iterator[None]:
-    """Turns a failure to write (a full disk, no permission) into a `UsageError` that says what the run has saved."""
+    """Turn a failure to write (a full disk, no permission) into a `UsageError` that says what the run has saved."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         raise UsageError(
-            f"{what} could not be written: {error}. Make room or set the permissions right. {resumable(run)}"
+            f"{what} could not be written: {error}. Free disk space or correct the permissions. {resumable(run)}"
         ) from error
 
 
 def resumable(run: Path) -> str:
-    """How to resume a run that broke off for a reason that does not come again, and from where."""
+    """How to resume a run that stopped for a reason that need not recur, and from which checkpoint."""
     last = latest(run)
     if last is None:
         return "Nothing had been trained yet; start the run again."
     if not int(last.name):
-        return f"Nothing had been trained yet; begin with: surefoot train --resume {run}"
-    return f"Nothing up to the checkpoint {last} is lost; resume from there with: surefoot train --resume {run}"
+        return f"Nothing had been trained yet; start it with: surefoot train --resume {run}"
+    return f"Nothing before the checkpoint {last} is lost; resume from it with: surefoot train --resume {run}"
 
 
 def last_saved(run: Path) -> str:
-    """What a run that broke off has saved, where it would break off again."""
+    """What a run has saved that stopped for a reason that would recur."""
     last = latest(run)
     if last is None or not int(last.name):
         return "Nothing had been trained yet."
@@ -121,17 +122,17 @@ def last_saved(run: Path) -> str:
 
 
 def found(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first, damaged ones among them."""
+    """The checkpoints of a run, oldest first, including damaged ones."""
     folder = run / "checkpoints"
     places = {p.name: p for p in folder.glob("[0-9]*") if p.name.isdecimal()}
-    for aside in folder.glob(".[0-9]*.old"):  # alone there after a kill between the two renames of a replacement
+    for aside in folder.glob(".[0-9]*.old"):  # left by a kill between the two renames of a replacement
         if (name := aside.name.split(".")[1]).isdecimal():
             places.setdefault(name, aside)
     return [places[name] for name in sorted(places, key=int)]
 
 
 def latest(run: Path) -> Path | None:
-    """The newest whole checkpoint of a run, if there is one."""
+    """The newest complete checkpoint of a run, if there is one."""
     for place in reversed(found(run)):
         with suppress(UsageError):
             _facts(place)
@@ -140,7 +141,7 @@ def latest(run: Path) -> Path | None:
 
 
 def newest(run: Path) -> Checkpoint | None:
-    """The newest whole checkpoint of a run; None where it has none at all. Damaged ones are passed over with a warning
+    """The newest complete checkpoint of a run; None if it has no checkpoints. Damaged ones are skipped with a warning
     that names them.
 
     Raises:
@@ -157,12 +158,12 @@ def newest(run: Path) -> Checkpoint | None:
             warnings.warn(f"{' '.join(damaged)} The run is resumed from {place}.", stacklevel=4)
         return checkpoint
     if damaged:
-        raise UsageError(f"{run} has no checkpoint that is whole. {' '.join(damaged)} Start a new run.")
+        raise UsageError(f"{run} has no undamaged checkpoint. {' '.join(damaged)} Start a new run.")
     return None
 
 
 def set_aside(run: Path, iteration: int) -> None:
-    """Rename what lies beyond a checkpoint from which the run is resumed, all of it damaged."""
+    """Rename the damaged checkpoints that are newer than the one from which the run is resumed."""
     for place in found(run):
         if _number(place) > iteration:
             os.replace(place, place.with_name(f"damaged-{place.name.strip('.')}-{os.getpid()}"))
@@ -186,11 +187,11 @@ def read(place: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _facts(place: Path) -> dict[str, Any]:
-    """What `meta.json` says, once both files have their checksums; the state is not taken into memory."""
+    """The content of `meta.json`, once the checksums of both files are verified; the state is not loaded."""
     try:
         facts = read_json(place / "meta.json")
         if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-            raise ValueError(f"it is not of the format {FORMAT!r}")
+            raise ValueError(f"its format is not {FORMAT!r}")
         if lacking := sorted({*COUNTERS, "seeds", "sha256", "meta_sha256"} - facts.keys()):
             raise ValueError(f"it lacks {', '.join(lacking)}")
         if _digest({name: x for name, x in facts.items() if name != "meta_sha256"}) != facts["meta_sha256"]:
@@ -198,7 +199,7 @@ def _facts(place: Path) -> dict[str, Any]:
         if wrong := [name for name in COUNTERS if type(facts[name]) is not int or facts[name] < 0]:
             raise ValueError(f"{wrong[0]}={facts[wrong[0]]!r} is not a count")
         if facts["iteration"] != _number(place):
-            raise ValueError(f"it is of iteration {facts['iteration']}")
+            raise ValueError(f"it belongs to iteration {facts['iteration']}")
     except (OSError, ValueError) as error:
         raise UsageError(f"{place}/meta.json is damaged: {error}.") from error
     try:

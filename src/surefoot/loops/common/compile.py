@@ -1,7 +1,7 @@
 """Compiling a pure function of tensors for one set of shapes.
 
-The function is traced once, through its gradient and its map over seeds, into a graph of tensor operations; the graph
-goes straight to the Inductor. Against `torch.compile` this leaves out Python tracing and the guards that are checked at
+The function is traced once, through its gradient and its map over seeds, into a graph of tensor operations, which is
+passed straight to Inductor. Unlike `torch.compile`, this needs neither Python tracing nor guards that are checked at
 every call, which for networks of this size take longer than the arithmetic.
 """
 
@@ -20,7 +20,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from surefoot.errors import UsageError
 
 INDUCTOR = {
-    "cpp_wrapper": True,  # one native call a step, not one for each kernel
+    "cpp_wrapper": True,  # one native call per step instead of one per kernel
     "cpp.vec_isa_ok": True,  # a dry run that asks whether vector instructions work costs seconds; the flags are enough
     "size_asserts": False,
     "alignment_asserts": False,
@@ -29,14 +29,14 @@ INDUCTOR = {
 
 
 def _tanh(x: Tensor) -> Tensor:
-    """tanh through the logistic function, which vectorises better; equal to 1e-7."""
+    """tanh by the logistic function, which vectorises better; accurate to 1e-7."""
     return 2 * torch.sigmoid(2 * x) - 1
 
 
 def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
     """The function, compiled for arguments of the shapes and types of `example`.
 
-    Arguments and results are nested tuples and dicts of tensors; Python numbers among them become constants. The
+    Arguments and results are nested tuples and dicts of tensors; Python numbers in them become constants. The
     results equal the function's up to rounding.
 
     Raises:
@@ -60,7 +60,7 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
 
     def call(*arguments: Any) -> Any:
         for i, argument in enumerate(arguments):
-            if argument is not seen[i]:  # a batch stays the same object for many steps: it is taken apart once
+            if argument is not seen[i]:  # a batch stays the same object for many steps: flatten it once
                 seen[i], parts[i] = argument, _leaves(argument)
         return _filled(form, iter(run(*chain.from_iterable(parts))))  # type: ignore[operator,arg-type]
 
@@ -68,7 +68,7 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
 
 
 def as_set(setting: str, function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
-    """The function compiled if the setting is "on", as it is if it is "off", and with "auto" compiled if that works."""
+    """The function, compiled if the setting is "on", unchanged if "off", and with "auto" compiled if that succeeds."""
     if setting == "off":
         return function
     try:
@@ -111,5 +111,5 @@ def traced(
         outputs, result = tree_flatten(function(*tree_unflatten(tensors, form)))
         return outputs
 
-    # Of tensors with data it would make a world of its own for every operation, and note the stack of calls with it.
+    # With real tensors, tracing would create a fake mode per operation and record the call stack each time.
     return make_fx(flat, decompositions, tracing_mode="fake")(*leaves), leaves, result

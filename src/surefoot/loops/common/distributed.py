@@ -1,7 +1,7 @@
-"""Several processes that train one model: each does its share of the work, and all know the same afterwards.
+"""Several processes that train one model: each does its share of the work, and all end up with the same result.
 
-`torchrun` (or `accelerate launch`) starts them; alone, everything here is the identity. Only numbers travel, as
-tensors: nothing is pickled. On the CPU gloo carries them, between GPUs NCCL.
+`torchrun` (or `accelerate launch`) starts them; in a single process, every function here is the identity. Only tensors
+are communicated, nothing is pickled: by gloo on CPUs, by NCCL between GPUs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Row = dict[str, float]
 
 
 def start() -> None:
-    """Meet the other processes, if this is one of several; to be called before the model is made."""
+    """Connect to the other processes, if there are any; call it before the model is made."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
     if torch.cuda.is_available():
@@ -29,28 +29,28 @@ def start() -> None:
 
 
 def rank() -> int:
-    """The number of this process; process 0 is the one that writes files."""
+    """The rank of this process; process 0 writes the files."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def block(count: int) -> slice:
-    """This process's part of `count` things that stay in order: `gather` puts the parts together again."""
+    """This process's contiguous slice of `count` items; `gather` joins the slices in order."""
     ends = [count * i // world_size() for i in (rank(), rank() + 1)]
     return slice(*ends)
 
 
 def share(rows: Tensor) -> Tensor:
-    """Every n-th of some rows, from the rank on, for n processes: of rows by length an even share of the work."""
+    """Every n-th row starting at the rank, for n processes: an even share of the work if rows are sorted by length."""
     return rows[rank() :: world_size()]
 
 
 def gather(x: Tensor) -> Tensor:
-    """The rows of all processes one after another, `[sum of rows, ...]`; each may bring another number of rows."""
+    """The rows of all processes concatenated, `[sum of rows, ...]`; processes may have different numbers of rows."""
     if world_size() == 1:
         return x
     counts = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
@@ -70,7 +70,7 @@ def add(tensors: Iterable[Tensor]) -> None:
 
 
 def add_gradients(weights: Iterable[Tensor]) -> None:
-    """Sum the gradients; a process that had none for a weight brings 0."""
+    """Sum the gradients; a process that has none for a weight contributes 0."""
     if world_size() > 1:
         weights = list(weights)
         for weight in weights:
@@ -79,7 +79,7 @@ def add_gradients(weights: Iterable[Tensor]) -> None:
 
 
 def gather_row(row: Mapping[str, float]) -> list[Row]:
-    """The metrics of every process; they need not have the same names."""
+    """The metrics of every process; their names may differ."""
     if world_size() == 1:
         return [dict(row)]
     text = torch.frombuffer(bytearray(json.dumps(dict(row)).encode() + b"\n"), dtype=torch.uint8)
@@ -95,21 +95,21 @@ def agree(tensors: Iterable[Tensor]) -> None:
 
 
 def whole(x: Any) -> Tensor:
-    """All of a tensor that lies in parts, one in each process; all of them have to ask. Another is as it is."""
+    """The full tensor of a sharded one, to be called in all processes; any other tensor unchanged."""
     return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
 def part(x: Tensor, like: Any) -> Tensor:
-    """This process's part of a tensor that all processes have, divided `like` another; the inverse of `whole`."""
+    """This process's shard of a tensor that all processes have, sharded `like` another; the inverse of `whole`."""
     if not hasattr(like, "full_tensor"):
         return x
-    from torch.distributed.tensor import distribute_tensor  # whose import takes seconds
+    from torch.distributed.tensor import distribute_tensor  # its import takes seconds
 
     return distribute_tensor(x.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def largest(count: int) -> int:
-    """The largest of the numbers that the processes bring."""
+    """The largest of the processes' numbers."""
     if world_size() == 1:
         return count
     found = torch.tensor([count])
@@ -118,19 +118,19 @@ def largest(count: int) -> int:
 
 
 def anywhere(flag: bool) -> bool:
-    """Whether it is so in any process."""
+    """Whether the flag is set in any process."""
     return bool(largest(int(flag)))
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Wait until all processes arrive here."""
     if world_size() > 1:
         anywhere(False)
 
 
 @contextmanager
 def first() -> Iterator[None]:
-    """Process 0 does this before the others, who then find what it has put into a cache."""
+    """Process 0 runs the block before the others, which then find its results in a cache."""
     if rank() > 0:
         wait()
     yield

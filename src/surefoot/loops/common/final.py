@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-SHARE = 0.1  # of the iterations of a run, over which returns are averaged
+SHARE = 0.1  # share of a run's iterations over which returns are averaged
 OF_EPISODES = "mean return of the training episodes that ended in the last tenth of training, sampled actions"
 OF_ITERATIONS = "mean training return of the last tenth of the iterations"
 
 
 def definition(rows: Iterable[Mapping[str, Any]]) -> str:
-    """What the final return of a run with these metrics is, in words: of episodes, or of iterations of other loops."""
+    """The definition of the final return of a run with these metrics, in words: over episodes, or over iterations."""
     return OF_EPISODES if any("episodes" in row for row in rows) else OF_ITERATIONS
 
 

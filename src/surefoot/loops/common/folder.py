@@ -1,4 +1,4 @@
-"""The folder of a run, as whoever reads it finds it: what was asked, what happened, and the agents."""
+"""Reading the folder of a run: its configuration, its metrics and its agents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from surefoot.models.saved import holds_agent, load_agent, read_facts
 from surefoot.seeding import MAX_SEED
 
 FORMAT = "surefoot-run-1"
-KINDS: dict[str, tuple[type, ...]] = {  # of the entries of config.json; some of them may be None
+KINDS: dict[str, tuple[type, ...]] = {  # types of the entries of config.json; some may be None
     "id": (str,),
     "method": (str,),
     "hyperparameters": (dict,),
@@ -34,21 +34,21 @@ KINDS: dict[str, tuple[type, ...]] = {  # of the entries of config.json; some of
     "command": (str,),
     "versions": (dict,),
 }
-ALWAYS = ("method", "env")  # what the folder of every run says
+ALWAYS = ("method", "env")  # entries that every run has
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished or unfinished run; reading it needs neither its environment nor its method."""
+    """A finished or unfinished run; reading it requires neither its environment nor its method."""
 
     path: Path
 
     @property
     def config(self) -> dict[str, Any]:
-        """What was asked: method, hyperparameters, environment, seeds, versions.
+        """The configuration: method, hyperparameters, environment, seeds, versions.
 
         Raises:
-            UsageError: the folder is not that of a run, or its `config.json` is damaged.
+            UsageError: it is not the folder of a run, or its `config.json` is damaged.
         """
         try:
             config = read_json(self.path / "config.json")
@@ -57,18 +57,18 @@ class Run:
                 f"{self.path} is not the folder of a run: its config.json cannot be read ({error})."
             ) from error
         if not isinstance(config, dict) or config.get("format") != FORMAT:
-            raise UsageError(f"{self.path}/config.json is not of the format {FORMAT!r}; it is not a run of Surefoot.")
+            raise UsageError(f"{self.path}/config.json does not have the format {FORMAT!r}; it is not a Surefoot run.")
         check_entries(config, ALWAYS, self.path)
         return config
 
     def config_with(self, *names: str) -> dict[str, Any]:
-        """The same, once it has the entries of these names; a `UsageError` otherwise."""
+        """The configuration, which must have the entries with these names; a `UsageError` otherwise."""
         config = self.config
         check_entries(config, names, self.path)
         return config
 
     def metrics(self) -> list[Row]:
-        """All rows of `metrics.jsonl`: one an iteration and seed."""
+        """All rows of `metrics.jsonl`: one per iteration and seed."""
         return read_rows(self.path / "metrics.jsonl")
 
     @property
@@ -84,44 +84,44 @@ class Run:
         return all(holds_agent(p) and read_facts(p).get("steps", 0) >= config["steps"] for p in agents)
 
     def curve(self, metric: str = "return_mean") -> tuple[np.ndarray, np.ndarray]:
-        """Steps `[iterations]` and a metric `[seeds, iterations]`, NaN where a row does not have it."""
+        """Steps `[iterations]` and a metric `[seeds, iterations]`, NaN where a row lacks it."""
         rows = self.metrics()
         seeds, steps = self.config_with("seeds")["seeds"], sorted({row["step"] for row in rows})
         places = {step: index for index, step in enumerate(steps)}
         table = np.full((len(seeds), len(steps)), np.nan)
         for row in rows:
             if row["seed"] not in seeds:
-                raise UsageError(f"{self.path}/metrics.jsonl has a row of the seed {row['seed']}, not of this run.")
+                raise UsageError(f"{self.path}/metrics.jsonl has a row for seed {row['seed']}, not a seed of this run.")
             if isinstance(value := row.get(metric), (int, float)):
                 table[seeds.index(row["seed"]), places[row["step"]]] = value
         return np.array(steps), table
 
     def agent(self, seed: int | None = None) -> Any:
-        """The trained policy; of a run with several seeds, the first one's unless another is asked for."""
+        """The trained policy; for a run with several seeds, that of the first seed unless `seed` names another."""
         seeds = self.config_with("seeds")["seeds"]
         chosen: int = seeds[0] if seed is None else seed
         if chosen not in seeds:
-            raise UsageError(f"seed={seed!r} is not in this run; it has the seeds {', '.join(map(str, seeds))}.")
+            raise UsageError(f"seed={seed!r} is not in this run; its seeds are {', '.join(map(str, seeds))}.")
         folder = agent_folder(self.path, seeds, chosen)
         if not holds_agent(folder) and self.started:
             raise UsageError(
-                f"{self.path} ended before it saved an agent; resume it with: surefoot train --resume {self.path}."
+                f"{self.path} stopped before it saved an agent; resume it with: surefoot train --resume {self.path}."
             )
         return load_agent(folder)
 
 
 def agent_folder(run: Path, seeds: Sequence[int], seed: int) -> Path:
-    """Where the agent of a seed lies."""
+    """The folder of a seed's agent."""
     return run / "agent" if len(seeds) == 1 else run / "agent" / f"seed-{seed}"
 
 
 def check_entries(config: Mapping[str, Any], needed: Sequence[str], run: Path) -> None:
-    """Raise `UsageError` for entries of `config.json` that are missing or not of their kind."""
+    """Raise `UsageError` for entries of `config.json` that are missing or of the wrong type."""
     if missing := sorted(set(needed) - config.keys()):
-        raise UsageError(f"{run}/config.json lacks {', '.join(missing)}; put it back as it was.")
+        raise UsageError(f"{run}/config.json lacks {', '.join(missing)}; restore the original file.")
     for name, kinds in KINDS.items():
         if name in config and not (isinstance(config[name], kinds) and _fits(name, config[name])):
-            raise UsageError(f"{run}/config.json: {name}={config[name]!r} is not allowed; put it back as it was.")
+            raise UsageError(f"{run}/config.json: {name}={config[name]!r} is not allowed; restore the original file.")
 
 
 def _fits(name: str, value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The kinds of loops: what the machinery of runs asks of each, and where each is.
+"""The kinds of loops: the interface that each provides for running it, and its module.
 
 A method names its kind (`method.loop`); the module of a kind ends with `LOOP = Loop(…)`. Folder, configuration,
 checkpoints, logs, time limits and signals are the same for all of them.
@@ -23,32 +23,32 @@ LOOPS = {
 
 
 class Method(Protocol):
-    """What the machinery of runs reads of a method: a frozen dataclass of hyperparameters."""
+    """The interface of a method: a frozen dataclass of hyperparameters."""
 
-    loop: ClassVar[str]  # its kind, a name of `LOOPS`
-    default_steps: ClassVar[int]  # of a run that names none
+    loop: ClassVar[str]  # its kind, a key of `LOOPS`
+    default_steps: ClassVar[int]  # used if a run gives none
 
     @property
-    def pace(self) -> int: ...  # steps of one iteration
+    def pace(self) -> int: ...  # steps per iteration
 
     def objective(self) -> Any: ...  # prints as a formula
 
-    def algorithm(self) -> list[str]: ...  # one iteration in words, a line a step
+    def algorithm(self) -> list[str]: ...  # one iteration in words, one line per step
 
-    def gradient_steps(self, total_steps: int) -> float: ...  # how many a compiler could fuse
+    def gradient_steps(self, total_steps: int) -> float: ...  # number that a compiler could fuse
 
 
 @dataclass(frozen=True)
 class Loop:
-    """How a kind of methods meets what it learns in.
+    """How methods of one kind are connected to their environments.
 
-    `describe(env, **options)` is `env` as JSON holds it, under the key "env" its name; the rest are options again.
-    `learner(method, env, seeds, steps, compile=…, log=…, **options)` is a fresh learner.
-    `single(env, **options)` is what an agent is evaluated in: the name of an environment, or a factory.
-    `measured` says what steps are; `place` is what the argument is called that says what it learns
-    in, and `options` the dataclass of what `describe`, `learner` and `single` take besides. The command line has those
-    of its fields that are hyperparameters. `many_seeds` is whether a run can train several seeds.
-    `check_recorded(env, **options)` raises `UsageError` where making again what a folder describes would import or call
+    `describe(env, **options)` returns `env` in a JSON form, its name under the key "env", the rest again options.
+    `learner(method, env, seeds, steps, compile=…, log=…, **options)` returns a fresh learner.
+    `single(env, **options)` returns what an agent is evaluated in: the name of an environment, or a factory.
+    `measured` says what steps are, `env_argument` is the name of the argument that takes the environment, `env_help`
+    its help text, and `options` is the dataclass of the other arguments of `describe`, `learner` and `single`; its
+    hyperparameter fields are command-line options. `many_seeds` is whether a run can train several seeds.
+    `check_recorded(env, **options)` raises `UsageError` if remaking what a folder describes would import or call
     something that the user has not named.
     """
 
@@ -57,25 +57,23 @@ class Loop:
     single: Callable[..., Any]
     measured: str
     options: type
-    place: str = "env"
-    place_help: str = ""
+    env_argument: str = "env"
+    env_help: str = ""
     many_seeds: bool = True
     check_recorded: Callable[..., None] = lambda env, **options: None
 
 
 def loop(name: str) -> Loop:
-    """The kind of that name, imported on demand."""
+    """The kind with this name, imported on demand."""
     if name not in LOOPS:
         raise UsageError(f"loop={name!r} is not known. {nearest(name, LOOPS)}")
     return import_module(LOOPS[name]).LOOP
 
 
 def check_trust(kind: Loop, description: Any, trust: bool) -> None:
-    """Nothing that only a folder names is imported or called, except with `trust`."""
+    """Raise `UsageError` if something that only a folder names would be imported or called, unless `trust` is set."""
     if not isinstance(description, Mapping) or "env" not in description:
-        raise UsageError(
-            f"env={description!r} in the files of the run does not say what it was trained in; give env=…."
-        )
+        raise UsageError(f"env={description!r} in the files of the run does not name its environment; give env=….")
     if trust:
         import_origin(**description)
     else:

@@ -1,4 +1,4 @@
-"""One writer for each run folder: a file lock that the operating system releases when its process ends, however."""
+"""One writer per run folder: a file lock that the operating system releases when its process ends for any reason."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from surefoot.loops.common.folder import Run
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 NAME = ".lock"
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # a file system that knows none
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # the file system does not support locks
 
 
 @contextmanager
 def training(run: Path) -> Iterator[None]:
-    """Hold the folder of a run alone, as whoever trains in it must.
+    """Hold an exclusive lock on the folder of a run, as training requires.
 
     Raises:
         UsageError: another process trains or evaluates in the folder; the message names it.
@@ -36,8 +36,8 @@ def training(run: Path) -> Iterator[None]:
 
 
 def evaluation(function: Function) -> Function:
-    """Let a function of a policy hold the folder, where the policy is a run or its folder: together with other
-    evaluations, but not while the run is being trained. Where the folder cannot be written to, nothing is held.
+    """Make a function of a policy hold a shared lock on the folder if the policy is a run or its folder, so that other
+    evaluations may run but training may not. A folder that cannot be written to is not locked.
 
     Raises:
         UsageError: another process trains in the folder; the message names it.
@@ -65,7 +65,7 @@ def _holding(number: int, run: Path, what: str) -> Iterator[None]:
         os.pwrite(number, json.dumps({**about, "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode(), 0)
         yield
     finally:
-        with suppress(OSError):  # removed by the last one to hold it, while nobody else can take it
+        with suppress(OSError):  # the last holder removes it while nobody else can acquire it
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(run / NAME)
         os.close(number)
@@ -80,24 +80,24 @@ def _locked(run: Path, kind: int) -> int:
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(number), os.stat(run / NAME)):
                     return number
-            os.close(number)  # whoever held it has removed it since it was opened: once more
+            os.close(number)  # its holder removed it after it was opened: try again
         except BlockingIOError as error:
             holder = _holder(number)
             os.close(number)
             raise UsageError(
-                f"{run} is in use by {holder}. Wait until it has ended, or end it. While a run is being trained, "
+                f"{run} is in use by {holder}. Wait until that has ended, or stop it. While a run is being trained, "
                 f"{run}/agent and copies of the folder can be evaluated."
             ) from error
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 os.close(number)
                 raise
-            warnings.warn(f"{run} cannot be locked ({error}); let no other process write there.", stacklevel=5)
+            warnings.warn(f"{run} cannot be locked ({error}); let no other process write to it.", stacklevel=5)
             return number
 
 
 def _holder(number: int) -> str:
-    """Who holds the lock, as far as its file says."""
+    """The holder of the lock according to the file."""
     try:
         about = json.loads(os.pread(number, 1000, 0))
         words = "process {pid} on {host} ({what}, since {since})".format(**about)

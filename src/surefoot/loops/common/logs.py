@@ -1,4 +1,4 @@
-"""Where metrics go: always `metrics.jsonl`; TensorBoard, Weights & Biases and trackio where asked for."""
+"""Logging of metrics: always to `metrics.jsonl`, optionally to TensorBoard, Weights & Biases and trackio."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from surefoot.errors import UsageError, nearest
 from surefoot.files import parsed_json, read_bytes
 
 Row = dict[str, Any]
-LARGEST = 2**63 - 1  # whole numbers of a row
+LARGEST = 2**63 - 1  # greatest whole number in a row
 
 
 class Sink(Protocol):
@@ -32,10 +32,10 @@ class Sink(Protocol):
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a `metrics.jsonl`; a last line that a kill cut short is left out.
+    """The rows of a `metrics.jsonl`; an incomplete last line, left by a killed process, is ignored.
 
     Raises:
-        UsageError: the file is missing, or holds something else.
+        UsageError: the file is missing or has another content.
     """
     return [row for row, _ in _read(path)]
 
@@ -54,12 +54,12 @@ def _read(path: Path) -> list[tuple[Row, int]]:
         try:
             rows.append((_row(parsed_json(line.decode())), end))
         except ValueError as error:
-            raise UsageError(f"{path}, line {number} is no row of metrics ({error}); remove that line.") from error
+            raise UsageError(f"{path}, line {number} is not a row of metrics ({error}); remove that line.") from error
     return rows
 
 
 def check_row(found: Any) -> None:
-    """Raise `ValueError` for what is no row of metrics: an object of finite numbers and texts."""
+    """Raise `ValueError` unless it is a row of metrics: an object of finite numbers and texts."""
     if not isinstance(found, dict):
         raise ValueError("it is not an object")
     for name, value in found.items():
@@ -69,7 +69,7 @@ def check_row(found: Any) -> None:
 
 
 def _row(found: Any) -> Row:
-    """A row itself, once it has its counters; `ValueError` otherwise."""
+    """The row, if it has its counters; `ValueError` otherwise."""
     check_row(found)
     for name in ("iteration", "step", "seed"):
         if type(found.get(name)) is not int or found[name] < 0:
@@ -78,15 +78,15 @@ def _row(found: Any) -> Row:
 
 
 class JsonLines:
-    """One JSON object a line. On resume the rows after the checkpoint are cut off, so that they are not there twice."""
+    """One JSON object per line. On resuming, rows after the checkpoint are removed, so that none appears twice."""
 
     def __init__(self, path: Path, iteration: int) -> None:
         rows = _read(path) if path.exists() else []
         before = [(row["iteration"], end) for row, end in rows if row["iteration"] <= iteration]
         if iteration and (not before or before[-1][0] < iteration):
-            warnings.warn(f"{path} lacks its last rows before the iteration {iteration}.", stacklevel=2)
+            warnings.warn(f"{path} lacks the last rows before iteration {iteration}.", stacklevel=2)
         self._file = open(path, "a")  # noqa: SIM115 (it stays open for the whole run)
-        self._file.truncate(before[-1][1] if before else 0)  # a kill here loses nothing, as rewriting would
+        self._file.truncate(before[-1][1] if before else 0)  # unlike rewriting, safe against a kill
 
     def __call__(self, rows: Sequence[Row]) -> None:
         self._file.write(_text(rows))
@@ -97,7 +97,7 @@ class JsonLines:
 
 
 def plain(row: Mapping[str, Any]) -> Row:
-    """The row with single numbers of NumPy and torch as Python's; a `UsageError` for what a row cannot hold."""
+    """The row with NumPy and torch scalars as Python numbers; a `UsageError` for values that a row cannot hold."""
     found = {
         k: v.item() if isinstance(v, (np.generic, np.ndarray, Tensor)) and v.shape == () else v for k, v in row.items()
     }
@@ -108,15 +108,15 @@ def plain(row: Mapping[str, Any]) -> Row:
 
 
 def _text(rows: Sequence[Row]) -> str:
-    """Rows as lines of ASCII, numbers that are not finite left out."""
+    """Rows as lines of ASCII, without numbers that are not finite."""
     finite = ({k: v for k, v in row.items() if not (isinstance(v, float) and not math.isfinite(v))} for row in rows)
     return "".join(json.dumps(row) + "\n" for row in finite)
 
 
 class TensorBoard:
-    """TensorBoard events under `tensorboard/`, a tag a metric, a sub-folder a seed when there are several.
+    """TensorBoard events under `tensorboard/`: one tag per metric, and one sub-folder per seed if there are several.
 
-    The first event says where the run (re)starts: TensorBoard forgets what an earlier, killed process wrote after it.
+    The first event marks where the run (re)starts: TensorBoard then discards later events of an earlier process.
     """
 
     def __init__(self, run: Path, config: Mapping[str, Any]) -> None:
@@ -147,8 +147,8 @@ class TensorBoard:
 
 
 class Tracker:
-    """Weights & Biases, or trackio, which has the same calls: one run, several seeds apart by prefix. Step and time are
-    the tracker's own.
+    """Weights & Biases, or trackio, which has the same interface: one run, in which several seeds are told apart by a
+    prefix. Step and time are the tracker's own.
 
     A resumed run continues in the same place, under the same `config["id"]`.
     """
@@ -162,8 +162,8 @@ class Tracker:
             )
         except Exception as error:
             raise UsageError(
-                f"loggers={module!r}: {module}.init failed ({type(error).__name__}: {error}). Log in first, or let it "
-                f"work without a network ({OFFLINE[module]}), or leave it out of loggers."
+                f"loggers={module!r}: {module}.init failed ({type(error).__name__}: {error}). Log in first, or use it "
+                f"offline ({OFFLINE[module]}), or leave it out of loggers."
             ) from error
 
     def __call__(self, rows: Sequence[Row]) -> None:
@@ -178,7 +178,7 @@ class Tracker:
 
 
 class Progress:
-    """One live line in a terminal, silence elsewhere."""
+    """One live line in a terminal, nothing elsewhere."""
 
     def __init__(self, total: int) -> None:
         from rich.console import Console
@@ -227,7 +227,7 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 def sinks(names: Sequence[str], run: Path, config: Mapping[str, Any], iteration: int) -> Iterator[Sink]:
-    """The sinks of a run one by one, `metrics.jsonl` first; `names` are the optional ones."""
+    """The sinks of a run, `metrics.jsonl` first; `names` are the optional ones."""
     yield JsonLines(run / "metrics.jsonl", iteration)
     for name in names:
         yield SINKS[name](run, config)

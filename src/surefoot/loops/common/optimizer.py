@@ -1,4 +1,4 @@
-"""Adam and norm clipping on flat vectors: a handful of vector operations that a compiler fuses into one pass."""
+"""Adam and gradient-norm clipping on flat vectors: a few vector operations that a compiler fuses into one pass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Adam(NamedTuple):
     def step(
         self, vector: Float[Tensor, "size"], gradient: Float[Tensor, "size"], lr: Tensor | float, epsilon: float = 1e-8
     ) -> tuple[Float[Tensor, "size"], Adam]:
-        """The vector one descent step on, and the new averages (arXiv:1412.6980)."""
+        """The vector after one descent step, and the new running means (arXiv:1412.6980)."""
         count = self.count + 1
         mean = torch.lerp(self.mean, gradient, 1 - BETA1)
         square = torch.lerp(self.square, gradient * gradient, 1 - BETA2)
@@ -34,6 +34,6 @@ class Adam(NamedTuple):
 
 
 def clip_norm(gradient: Float[Tensor, "size"], limit: float | None) -> tuple[Float[Tensor, "size"], Float[Tensor, ""]]:
-    """The gradient scaled down to norm `limit` where it is longer, and its norm before that."""
+    """The gradient scaled down to norm `limit` if its norm is greater, and its norm before that."""
     norm = torch.linalg.vector_norm(gradient)
     return (gradient if limit is None else gradient * (limit / (norm + 1e-6)).clamp(max=1.0)), norm

@@ -1,4 +1,4 @@
-"""Starting and resuming a run: a folder that says what was asked, what happened, and holds what it takes to resume."""
+"""Starting and resuming a run, whose folder holds its configuration, its metrics and what is needed to resume it."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from surefoot.loops.common.logs import Sink, check_loggers, sinks
 from surefoot.loops.common.train import Callback, Trainable, check_ended, train
 from surefoot.seeding import MAX_SEED, check_seed
 
-OF_A_START = ("id", "threads", "command", "versions")  # what may differ when the same run is started again
-# Options of how a run is computed, which may change on resuming.
+MAY_DIFFER = ("id", "threads", "command", "versions")  # entries that may differ when the same run is started again
+# Options of how a run is computed, which may be changed when it is resumed.
 FREE = {"backend", "device", "engine", "sharding", "patience", "step_timeout", "generation_batch"}
-MOST_SEEDS = 10_000  # that one run trains side by side
-PAYS_OFF = 6_000  # gradient steps from which compiling them takes less time than it saves (see benchmarks/)
+MOST_SEEDS = 10_000  # trained in parallel by one run
+PAYS_OFF = 6_000  # gradient steps from which compilation saves more time than it takes (see benchmarks/)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long a run lasts, and what it saves on the way."""
+    """The length of a run, and what it logs and saves."""
 
     steps: int | None = hyperparameter(
-        None, low=1, help="Environment steps (or iterations) per seed; the method's own default if not given."
+        None, low=1, help="Environment steps (or iterations) per seed; by default the method's own number."
     )
     compile: str = hyperparameter(
-        "auto", choices=("auto", "on", "off"), help="Compile the gradient step; auto compiles where it pays off."
+        "auto", choices=("auto", "on", "off"), help="Compile the gradient step; auto compiles if that saves time."
     )
     loggers: tuple[str, ...] = hyperparameter(
         ("tensorboard",), help="Loggers besides metrics.jsonl: tensorboard, wandb, trackio."
@@ -54,7 +54,7 @@ class Settings:
     evaluate_every: int | None = hyperparameter(None, low=1, help="Steps between deterministic evaluations.")
     evaluate_episodes: int = hyperparameter(10, low=1, help="Episodes per evaluation.")
     checkpoint_every: int | None = hyperparameter(
-        None, low=1, help="Steps between checkpoints; a tenth of the run by default."
+        None, low=1, help="Steps between checkpoints; by default a tenth of the run."
     )
     time_limit: float | None = hyperparameter(
         None, above=0, help="Time limit in seconds; the run then ends with a checkpoint."
@@ -72,14 +72,14 @@ def as_json(method: Method) -> dict[str, Any]:
     return {**values, **{name: one.to_dict() for name, one in sets.items()}}
 
 
-def spoken(env: Any) -> str:
-    """What folders and reports call an environment."""
+def env_name(env: Any) -> str:
+    """The name of an environment in folders and reports."""
     names = (getattr(env, name, None) for name in ("__qualname__", "name"))
     return env if isinstance(env, str) else next(filter(None, names), type(env).__name__)
 
 
 def versions() -> dict[str, str]:
-    """What a result may depend on."""
+    """The versions of the packages that a result may depend on."""
     packages = ("surefoot", "torch", "numpy", "gymnasium", "mujoco", "envpool")
     found = {"python": platform.python_version()}
     for package in packages:
@@ -91,16 +91,16 @@ def versions() -> dict[str, str]:
 
 
 def seeds_from(seed: int, num_seeds: int) -> list[int]:
-    """`num_seeds` consecutive seeds from `seed` on."""
+    """`num_seeds` consecutive seeds starting at `seed`."""
     seed = check_seed(seed)
     most = min(MOST_SEEDS, MAX_SEED - seed)
     if isinstance(num_seeds, bool) or not isinstance(num_seeds, (int, np.integer)) or not 1 <= num_seeds <= most:
-        raise UsageError(f"num_seeds={num_seeds!r} is not allowed from seed={seed} on; it must be in [1, {most}].")
+        raise UsageError(f"num_seeds={num_seeds!r} is not allowed with seed={seed}; it must be in [1, {most}].")
     return list(range(seed, seed + num_seeds))
 
 
 def compiles(setting: str, method: Method, total_steps: int) -> str:
-    """Whether the gradient step is compiled: as set, but "off" for "auto" where it does not pay off or there is no C++
+    """The setting of `compile`, with "auto" replaced by "off" where compiling does not save time or there is no C++
     compiler."""
     worth = method.gradient_steps(total_steps) >= PAYS_OFF and shutil.which("g++") is not None
     return "off" if setting == "auto" and not worth else setting
@@ -122,15 +122,15 @@ def start(
     callbacks: Sequence[Callback] = (),
     env_options: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Train in a new folder, or in that of the same run where it was killed before its first checkpoint. A run that
-    breaks off before its first checkpoint leaves no folder behind.
+    """Train in a new folder, or in the folder of the same run if it was killed before its first checkpoint. A run that
+    fails before its first checkpoint leaves no folder behind.
 
     Raises:
-        UsageError: the folder is taken, or anything asked for cannot work; before any work.
+        UsageError: the folder is taken, or an argument cannot work; raised before any work.
         KeyboardInterrupt, SystemExit: a signal ended the run, after it was saved.
     """
     options, number = dict(env_options or {}), uuid.uuid4().hex[:8]
-    path = Path(run_dir or Path("runs") / dated(f"{slug}-{spoken(env).replace('/', '-')}-{seeds[0]}", number))
+    path = Path(run_dir or Path("runs") / dated(f"{slug}-{env_name(env).replace('/', '-')}-{seeds[0]}", number))
     steps = settings.steps or method.default_steps
     compile = compiles(settings.compile, method, steps)
     config = {
@@ -155,10 +155,10 @@ def start(
     config = json.loads(text)
     _check_free(path, config)
     learner = make_learner(method, env, seeds, steps, compile=compile, log=path / "actions.bin", **options)
-    writes = distributed.rank() == 0  # known now: processes find each other when the learner is made
-    with _closing_if_broken([learner]), _claimed(path, config, text) if writes else nullcontext():
+    writes = distributed.rank() == 0  # known now: processes connect when the learner is made
+    with _closing_if_broken([learner]), _new_folder(path, config, text) if writes else nullcontext():
         try:
-            return _go(learner, Run(path), config, callbacks, settings.time_limit)
+            return _train(learner, Run(path), config, callbacks, settings.time_limit)
         except BaseException:
             if writes and not checkpoint.found(path):
                 shutil.rmtree(path, ignore_errors=True)
@@ -166,25 +166,25 @@ def start(
 
 
 def dated(name: str, number: str | None = None) -> str:
-    """The name of a folder that nothing else has: with the time and a random number."""
+    """A unique folder name, with the time and a random number."""
     return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{number or uuid.uuid4().hex[:8]}"
 
 
 @contextmanager
-def _claimed(path: Path, config: Mapping[str, Any], text: str) -> Iterator[None]:
-    """Holds the folder of a run, made with its `config.json`."""
+def _new_folder(path: Path, config: Mapping[str, Any], text: str) -> Iterator[None]:
+    """Create the folder of a run with its `config.json`, and hold its lock."""
     with ExitStack() as held:
         with checkpoint.writing(path, path):
             path.mkdir(parents=True, exist_ok=True)
             held.enter_context(lock.training(path))
-            _check_free(path, config)  # once more, alone now
+            _check_free(path, config)  # again, now that it is locked
             (path / "actions.bin").unlink(missing_ok=True)
             write_whole(path / "config.json", text)
         yield
 
 
 def _check_free(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise `UsageError` for a folder that is taken: neither empty, nor that of the same run before it was trained."""
+    """Raise `UsageError` for a folder that is taken: neither empty nor that of the same run before a checkpoint."""
     if path.is_file():
         raise UsageError(f"run_dir={str(path)!r} is a file; a run needs a folder of its own.")
     if not path.is_dir() or all(p.name == lock.NAME or is_draft(p) for p in path.iterdir()):
@@ -192,45 +192,45 @@ def _check_free(path: Path, config: Mapping[str, Any]) -> None:
     with suppress(UsageError):
         begun = Run(path).config
         if untrained(path) and all(
-            begun.get(name) == value for name, value in config.items() if name not in OF_A_START
+            begun.get(name) == value for name, value in config.items() if name not in MAY_DIFFER
         ):
             return
     raise UsageError(
-        f"The folder {path} exists and is not empty. Resume the run in it by `surefoot train --resume {path}`, give "
+        f"The folder {path} exists and is not empty. Resume the run in it with `surefoot train --resume {path}`, give "
         "another run_dir, or remove the folder."
     )
 
 
 def untrained(path: Path) -> bool:
-    """Whether a run ended before its first checkpoint, so that it can begin anew and nothing is lost."""
+    """Whether a run stopped before its first checkpoint, so that restarting it loses nothing."""
     rows = path / "metrics.jsonl"
     return not checkpoint.found(path) and not (path / "agent").exists() and not (rows.exists() and rows.stat().st_size)
 
 
 def check_same_method(run: Run, method: Method, slug: str) -> None:
-    """Raise `UsageError` where a method is not the one that a run was begun with."""
+    """Raise `UsageError` if a method is not the one that a run was started with."""
     config = run.config_with("hyperparameters")
     mine, other = json.loads(json.dumps(as_json(method))), config["hyperparameters"]
     if slug != config["method"]:
-        raise UsageError(f"{run.path} was begun with {config['method']!r}, not with {slug!r}; leave method out.")
+        raise UsageError(f"{run.path} was started with {config['method']!r}, not with {slug!r}; leave method out.")
     if begun := differing(other, mine):
         raise UsageError(
-            f"{run.path} was begun with {begun}, given is {differing(mine, other)}; a run is resumed as it began. "
+            f"{run.path} was started with {begun}, not with {differing(mine, other)}; resuming cannot change it. "
             "Leave method out, or start a new run."
         )
 
 
 def differing(some: Mapping[str, Any], others: Mapping[str, Any]) -> str:
-    """The entries that are not the same in two mappings, with the values of the first."""
+    """The entries that differ between two mappings, with the values of the first."""
     names = sorted(name for name in some.keys() | others.keys() if some.get(name) != others.get(name))
     return ", ".join(f"{name}={some.get(name)!r}" for name in names)
 
 
 def checked(run: Run) -> dict[str, Any]:
-    """The configuration of a run that is to be resumed, once it holds what a fresh start would take.
+    """The configuration of a run that is to be resumed, checked as on a fresh start.
 
     Raises:
-        UsageError: an entry is missing, of another type, or out of its range.
+        UsageError: an entry is missing, has the wrong type, or is out of range.
     """
     config = run.config_with(*KINDS)
     settings: dict[str, Any] = {f.name: config[f.name] for f in dataclasses.fields(Settings) if f.name in config}
@@ -238,7 +238,7 @@ def checked(run: Run) -> dict[str, Any]:
         Settings(**{**settings, "loggers": tuple(config["loggers"])})
         check_threads(config["threads"])
     except UsageError as error:
-        raise UsageError(f"{run.path}/config.json: {error} Put it back as it was.") from error
+        raise UsageError(f"{run.path}/config.json: {error} Restore the original file.") from error
     return config
 
 
@@ -252,14 +252,14 @@ def resume(
     time_limit: float | None = None,
     env_options: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Resume a run from its newest whole checkpoint, to the bit as if it had never stopped; from the start where it was
-    killed before its first.
+    """Resume a run from its newest complete checkpoint, bit for bit as if it had not been interrupted; from the start
+    if it was killed before its first checkpoint.
 
-    `env` and `env_options` are needed only where the run was given something that cannot be made again by name: a
-    ready vector environment, a lambda. `steps` makes the run longer.
+    `env` and `env_options` are needed only where the run was given something that cannot be remade from a name: a
+    ready vector environment, a lambda. A larger `steps` extends the run.
 
     Raises:
-        UsageError: the folder is in use or damaged, or what is given is not what the run began with.
+        UsageError: the folder is in use or damaged, or an argument differs from the run's own.
         KeyboardInterrupt, SystemExit: a signal ended the run, after it was saved.
     """
     config = checked(run)
@@ -273,13 +273,14 @@ def resume(
         described = loop(method.loop).describe(env or name, **options)
         if env is not None and not same_name(described["env"], name):
             raise UsageError(
-                f"env={described['env']!r} is not what this run began in, {name!r}; give the same again, or a new run."
+                f"env={described['env']!r} is not this run's environment, {name!r}; give the same one, or start a new "
+                "run."
             )
         for option in sorted((env_options or {}).keys() - FREE):
             given, begun = described.get(option), config["env"].get(option)
             if given != begun:
                 raise UsageError(
-                    f"{option}={given!r} is not what this run began with, {begun!r}; leave it out, or start a new run."
+                    f"{option}={given!r} differs from this run's own {begun!r}; leave it out, or start a new run."
                 )
     log, compile = run.path / "actions.bin", config["compile"]
     learner = make_learner(method, env or name, config["seeds"], config["steps"], compile=compile, log=log, **options)
@@ -291,56 +292,56 @@ def resume(
         if steps is not None and distributed.rank() == 0:
             with checkpoint.writing(run.path / "config.json", run.path):
                 write_whole(run.path / "config.json", json.dumps(config, indent=2))
-        return _go(learner, run, config, callbacks, time_limit)
+        return _train(learner, run, config, callbacks, time_limit)
 
 
 def _longer(run: Run, method: Method, steps: int, begun: int) -> int:
     if Settings(steps=steps).steps is None or steps < begun:
-        raise UsageError(f"steps={steps!r} is not allowed; {run.path} has {begun} steps, and can only get longer.")
+        raise UsageError(f"steps={steps!r} is not allowed; {run.path} has {begun} steps and can only be extended.")
     if steps > begun and getattr(method, "anneal", False):
         raise UsageError(
-            f"steps={steps!r} is not allowed: with anneal=True the learning rate falls to 0 over the {begun} steps "
-            f"that {run.path} began with. Start a new run."
+            f"steps={steps!r} is not allowed: with anneal=True the learning rate decays to 0 over the original {begun} "
+            f"steps of {run.path}. Start a new run."
         )
     return steps
 
 
 def _load(learner: Trainable, run: Run, config: Mapping[str, Any]) -> None:
-    """Give a learner the newest whole checkpoint, if the run has one."""
+    """Load the newest complete checkpoint into a learner, if the run has one."""
     found = checkpoint.newest(run.path)
     if found is None:
         if not untrained(run.path):
-            raise UsageError(f"{run.path} holds no checkpoint, so there is nothing to resume; start a new run.")
+            raise UsageError(f"{run.path} has no checkpoint, so there is nothing to resume; start a new run.")
         return
     place, state, facts = found
     about = {name: facts.get(name) for name in ("method", "env", "seeds")}
     if about != (now := {name: config[name] for name in about}):
         raise UsageError(
             f"{place} is not a checkpoint of this run: it was written for {differing(about, now)}, config.json says "
-            f"{differing(now, about)}. Put the files of the run back as they were, or start a new run."
+            f"{differing(now, about)}. Restore the original files of the run, or start a new one."
         )
     if (begun := facts.get("hyperparameters")) != (now := config["hyperparameters"]):
         begun = begun if isinstance(begun, dict) else {}
         raise UsageError(
-            f"{place} was written with {differing(begun, now)}, config.json says {differing(now, begun)}. Put "
-            "config.json back as it was, or start a new run."
+            f"{place} was written with {differing(begun, now)}, config.json says {differing(now, begun)}. Restore "
+            "the original config.json, or start a new run."
         )
     if (log := run.path / "actions.bin").exists() and not log.is_file():
-        raise UsageError(f"{log} is not a file; put it back as it was, or start a new run.")
+        raise UsageError(f"{log} is not a file; restore it, or start a new run.")
     if distributed.rank() == 0:
         with checkpoint.writing(run.path / "checkpoints", run.path):
             checkpoint.set_aside(run.path, facts["iteration"])
     learner.load(state, facts["iteration"], facts["logged"])
 
 
-def _go(
+def _train(
     learner: Trainable,
     run: Run,
     config: Mapping[str, Any],
     callbacks: Sequence[Callback],
     time_limit: float | None,
 ) -> Run:
-    """Train to the end. Of several processes one writes the files."""
+    """Train to the end. Among several processes, one writes the files."""
     opened, writes = list[Sink](), distributed.rank() == 0
     with _closing([learner], run), _closing(opened, run):
         with checkpoint.writing(run.path / "metrics", run.path):
@@ -371,7 +372,7 @@ def _go(
 
 @contextmanager
 def _closing_if_broken(things: Sequence[Any]) -> Iterator[None]:
-    """When something breaks, that is what is told, not what closing then runs into."""
+    """On an error, close all things; errors in closing do not hide the first one."""
     try:
         yield
     except BaseException:
@@ -383,7 +384,7 @@ def _closing_if_broken(things: Sequence[Any]) -> Iterator[None]:
 
 @contextmanager
 def _closing(things: Sequence[Any], run: Run) -> Iterator[None]:
-    """Closes all things in the end, whatever happens."""
+    """Close all things at the end, whatever happens."""
     with _closing_if_broken(things):
         yield
     for thing in things:

@@ -1,8 +1,8 @@
-"""Running a pure function in two stages: what depends on the weights once a rollout, the rest at every step.
+"""Running a pure function in two stages: what depends only on the weights once per rollout, the rest at every step.
 
-The step of a small policy is a dozen operations on a few hundred numbers. There, getting to the arithmetic costs more
-than the arithmetic: the function is therefore traced into a graph of operations once, and the graph of a step runs on
-NumPy, whose calls are short, or, where an operation has no counterpart here (a convolution), on torch.
+The step of a small policy is a dozen operations on a few hundred numbers, for which call overhead costs more than the
+arithmetic. The function is therefore traced once into a graph of operations, and the graph of a step runs on NumPy,
+whose calls have little overhead, or on torch if an operation has no counterpart here (a convolution).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def staged(
 ) -> tuple[Callable[[tuple[Any, ...]], Prepared], Callable[..., list[np.ndarray]]]:
     """`(prepare, run)` such that `run(prepare(early), *late)` is `function(early, late)` up to rounding.
 
-    `early` and `late` are tuples of tensors or dicts of them, here examples of the shapes and types; to `run`, `late`
-    comes as arrays, and so do its results.
+    `early` and `late` are tuples of tensors or dicts of them, here examples of the shapes and types; `run` takes
+    `late` as arrays and returns arrays.
     """
     graph = _recorded(function, early, late)
     graph.graph.eliminate_dead_code()
@@ -53,24 +53,24 @@ def staged(
 
 
 class _Recorder(TorchDispatchMode):
-    """A graph of the operations that are done meanwhile, on the tensors that were `given`.
+    """Records a graph of the operations done in its context on the tensors in `given`.
 
-    `make_fx` records more, for compilers, and loads them: longer than the first iteration of many a run.
+    `make_fx` records more, for compilers, and loads them, which takes longer than the first iteration of many runs.
     """
 
     def __init__(self, given: list[Tensor]):
         super().__init__()
         self.graph, self.constants = fx.Graph(), dict[str, Tensor]()
-        self.known: dict[int, tuple[fx.Node, Tensor]] = {}  # by the id of a tensor, which is its own while it is held
+        self.known: dict[int, tuple[fx.Node, Tensor]] = {}  # by the id of a tensor, unique while it is referenced
         for i, x in enumerate(given):
             self.known[id(x)] = self.graph.placeholder(f"given{i}"), x
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here; to skip the compiler, torch would load it
+        return False  # nothing is compiled here, and to skip the compiler torch would load it
 
     def node(self, x: Tensor) -> fx.Node:
-        """What has made a tensor; one that was there before is a constant."""
+        """The node that produced a tensor; a tensor from outside the graph is a constant."""
         if id(x) not in self.known:
             name = f"constant{len(self.constants)}"
             self.constants[name] = x
@@ -84,7 +84,7 @@ class _Recorder(TorchDispatchMode):
         if isinstance(result, (list, tuple)):
             parts = [(self.graph.call_function(operator.getitem, (made, i)), x) for i, x in enumerate(result)]
         for node, x in parts:
-            assert isinstance(x, Tensor), f"{func} reads numbers out of tensors, which are others at the next step"
+            assert isinstance(x, Tensor), f"{func} reads values out of tensors, which differ at the next step"
             self.known[id(x)] = node, x
         return result
 
@@ -99,8 +99,8 @@ def _recorded(function: Callable[..., tuple[Tensor, ...]], *example: Any) -> fx.
 
 
 def _cut(graph: fx.GraphModule, early: int) -> tuple[fx.Graph, fx.Graph]:
-    """The graph as two: the operations that need only the first `early` inputs, and the rest of them, which takes the
-    results of the first and then the other inputs."""
+    """The graph split in two: the operations that need only the first `early` inputs, and the rest, which takes the
+    results of the first part and then the other inputs."""
     inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
     late = set(inputs[early:])
     for node in graph.graph.nodes:
@@ -122,7 +122,7 @@ def _cut(graph: fx.GraphModule, early: int) -> tuple[fx.Graph, fx.Graph]:
 
 
 def _to_numpy(graph: fx.Graph) -> bool:
-    """Put NumPy in the place of torch throughout the graph; where that cannot be, change nothing and say False."""
+    """Replace torch by NumPy throughout the graph; if that is impossible, change nothing and return False."""
     calls = [node for node in graph.nodes if node.op == "call_function" and node.target is not operator.getitem]
     if any(node.target not in NUMPY for node in calls):
         return False

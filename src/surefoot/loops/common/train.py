@@ -1,4 +1,4 @@
-"""The outer loop of every run: iterate, log, checkpoint, stop well."""
+"""The outer loop of every run: iterate, log, checkpoint, stop cleanly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from surefoot.loops.common.logs import Row, Sink, plain
 
 
 class Trainable(Protocol):
-    """What the outer loop needs of a learner, whatever it learns."""
+    """The interface of a learner for the outer loop."""
 
     seeds: list[int]
     iteration: int
@@ -32,9 +32,9 @@ class Trainable(Protocol):
 
     def load(self, state: Mapping[str, Tensor], iteration: int, logged: int) -> None: ...
 
-    def lost(self) -> list[int]: ...  # the seeds whose numbers are no longer usable
+    def lost(self) -> list[int]: ...  # the seeds whose weights are no longer finite
 
-    def flush(self) -> int: ...  # how much of what `load` plays forward lies safe on the disk
+    def flush(self) -> int: ...  # how many logged steps, which `load` replays, are safely on disk
 
     def close(self) -> None: ...
 
@@ -59,19 +59,19 @@ def train(
     time_limit: float | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> str:
-    """Iterate until `total_steps` of each seed, and say why it ended: "finished", "stopped" (by a callback or the time
+    """Iterate until `total_steps` per seed, and return why it ended: "finished", "stopped" (by a callback or the time
     limit), "interrupted" (Ctrl-C) or "terminated" (SIGTERM).
 
     A checkpoint is written at the start of a new run, every `checkpoint_every` steps and at the end, whatever ends it
-    short of a kill; `facts` go into its JSON. A signal ends the run after the iteration under way; a second one at
-    once.
+    except a kill; `facts` go into its JSON. A signal ends the run after the current iteration, a second one
+    immediately.
 
     Raises:
-        UsageError, EnvError: the environment broke, numbers are not finite, or the disk is full; the message says
-            which checkpoint is the last.
+        UsageError, EnvError: the environment failed, numbers are not finite, or the disk is full; the message names
+            the last checkpoint.
     """
     began, due, reason = time.monotonic(), learner.steps + checkpoint_every, "finished"
-    saved = learner.iteration  # that of the checkpoint of which a run is resumed
+    saved = learner.iteration  # that of the checkpoint from which a run is resumed
     if saved == 0:
         _checkpoint(learner, run, facts)
     with _signals() as caught:
@@ -86,7 +86,7 @@ def train(
             try:
                 stop = any([callback(learner, rows) for callback in callbacks])  # noqa: C419 (every one is called)
                 rows = [plain(row) for row in rows]
-            except Exception as error:  # theirs; what was learned until then is saved
+            except Exception as error:  # raised by a callback; what was learned so far is saved
                 _log(sinks, learned, run)
                 _checkpoint(learner, run, facts)
                 error.add_note(checkpoint.resumable(run))
@@ -104,16 +104,16 @@ def train(
 
 
 def _ended_by(caught: Sequence[int]) -> str | None:
-    """What a signal that came to any of the processes makes of the run."""
+    """Why the run ends, if any of the processes received a signal."""
     return ENDINGS.get(distributed.largest(max(caught, default=0)))
 
 
 def check_ended(reason: str, run: Path) -> None:
-    """Let a script end that a signal was to end, once its run is saved; the error has the folder as `run`.
+    """End the script after a signal, once its run is saved; the error has the folder as its attribute `run`.
 
     Raises:
         KeyboardInterrupt: Ctrl-C ended the run.
-        SystemExit: SIGTERM did; the exit code is 143.
+        SystemExit: SIGTERM ended the run; the exit code is 143.
     """
     resumed = f"{run} was interrupted; resume it with: surefoot train --resume {run}"
     errors = {"interrupted": KeyboardInterrupt(resumed), "terminated": SystemExit(128 + signal.SIGTERM)}
@@ -130,7 +130,7 @@ def _log(sinks: Sequence[Sink], rows: Sequence[Row], run: Path) -> None:
 
 
 def _iterate(learner: Trainable, run: Path) -> list[Row]:
-    """One iteration; whatever breaks it names the last checkpoint, and resuming where that can help."""
+    """One iteration; errors name the last checkpoint, and how to resume where that can help."""
     with checkpoint.writing(run / "actions.bin", run):
         try:
             rows = learner.iterate()
@@ -138,13 +138,13 @@ def _iterate(learner: Trainable, run: Path) -> list[Row]:
             raise UsageError(f"{error} {checkpoint.last_saved(run)}") from error
         except EnvError as error:
             raise EnvError(
-                f"{error} {checkpoint.last_saved(run)} Once the environment is mended, resume with: surefoot train "
+                f"{error} {checkpoint.last_saved(run)} Once the environment is fixed, resume with: surefoot train "
                 f"--resume {run}"
             ) from error
-        except (EOFError, ConnectionError) as error:  # a pipe to a process that is no more
+        except (EOFError, ConnectionError) as error:  # a pipe to a process that has died
             raise EnvError(
-                f"A worker process of the environments died ({type(error).__name__}). Memory running out is the usual "
-                f"cause; fewer environments, or backend='gymnasium', shows the reason. {checkpoint.resumable(run)}"
+                f"A worker process of the environments died ({type(error).__name__}). The usual cause is a lack "
+                f"of memory: use fewer environments. backend='gymnasium' shows the reason. {checkpoint.resumable(run)}"
             ) from error
     _check_finite(learner, run)
     return rows
@@ -165,14 +165,14 @@ def _check_finite(learner: Trainable, run: Path) -> None:
         return
     raise UsageError(
         f"The weights of seed {', '.join(map(str, lost))} are no longer finite after {learner.steps:,} steps; the run "
-        f"ends here. {checkpoint.last_saved(run)} A smaller learning_rate, a smaller max_grad_norm, or normalised "
+        f"stops here. {checkpoint.last_saved(run)} A smaller learning_rate, a smaller max_grad_norm, or normalised "
         "rewards and observations usually help."
     )
 
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """A list that a signal to end is put into; the second signal acts as it would have."""
+    """A list that collects the signals to end; from the second one on, signals have their usual effect."""
     caught: list[int] = []
 
     def note(number: int, frame: Any) -> None:
@@ -183,7 +183,7 @@ def _signals() -> Iterator[list[int]]:
     for number in ENDINGS:
         try:
             previous[number] = signal.signal(number, note)
-        except ValueError:  # not in the main thread: signals are somebody else's
+        except ValueError:  # not in the main thread, which handles the signals
             break
     try:
         yield caught

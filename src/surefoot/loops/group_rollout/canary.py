@@ -1,4 +1,4 @@
-"""What is said of a run in which there is nothing to learn, at its start or once its policy has collapsed."""
+"""The warning about a run with nothing to learn from, at its start or once its policy has collapsed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from surefoot.loops.group_rollout.rollout import Rollout
 def nothing_to_learn(
     rollout: Rollout, silent: int, learned: int, learning_rate: float, max_tokens: int, run: Path | None
 ) -> str:
-    """Why the last `silent` iterations had nothing to learn, and what to do; `learned` counts the iterations until the
-    last one in which there was something."""
+    """Why there was nothing to learn from in the last `silent` iterations, and what to do; `learned` is the number of
+    iterations up to the last one in which there was something."""
     first = float(rollout.reward.flatten()[0])
     cause = f"every completion had the reward {first:g}"
     if bool((rollout.reward != first).any()):
@@ -20,7 +20,7 @@ def nothing_to_learn(
     if bool(rollout.truncated.all()):
         cause += f", and every one was cut off after max_tokens={max_tokens}"
     return (
-        f"There has been nothing to learn in the {'last' if learned else 'first'} {silent} iterations: {cause}; "
+        f"There has been nothing to learn from in the {'last' if learned else 'first'} {silent} iterations: {cause}; "
         f"{_advice(rollout, learned, learning_rate, run)}. The last one was {rollout.texts[-1]!r}, for the prompt "
         f"{rollout.examples[-1].prompt!r}."
     )
@@ -31,9 +31,9 @@ def _advice(rollout: Rollout, learned: int, learning_rate: float, run: Path | No
         earlier = [] if run is None else [place for place in checkpoint.found(run) if int(place.name) <= learned]
         before = f", whose last checkpoint here is {earlier[-1]}" if earlier else ""
         return (
-            f"until iteration {learned}{before}, there was. A policy that collapses like this was mostly trained with "
+            f"until iteration {learned}{before}, there was. The usual cause of such a collapse is "
             f"too large a learning_rate (it is {learning_rate:g}): start again with a smaller one"
         )
     if bool(rollout.truncated.all()):
-        return "raise max_tokens, or name a stop text"
-    return "take an easier task, a longer warm-up or more samples, and look at what the reward function gives"
+        return "increase max_tokens, or set a stop string"
+    return "use an easier task, a longer warm-up or more samples, and check the values of the reward function"

@@ -1,5 +1,5 @@
-"""What a model says of tokens, and the gradient of a method's loss on them: a piece of the rows at a time, and a share
-of the rows in every process. The sums are those of all rows at once.
+"""A model's statistics of tokens, and the gradient of a method's loss on them, computed for some rows at a time and
+for a share of the rows in every process. The sums equal those of all rows at once.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ PULL = "pull_max"
 
 @dataclass(frozen=True)
 class LanguageEstimator:
-    """The losses of a method on a model."""
+    """Losses of a method on a model, and their gradients."""
 
     method: GroupRollout
     model: LanguageModel
 
     def judged(self, rollout: Rollout) -> Rollout:
-        """The rollout with what the model says of it, without dropout, where that has a critic."""
+        """The rollout with the model's statistics of it, without dropout, if the model has a critic."""
         if self.model.critic is None:
             return rollout
         with self.model.evaluating():
             return dataclasses.replace(rollout, judged=self.statistics(rollout.sequences))
 
     def statistics(self, sequences: Sequences, reference: bool = False) -> TokenStatistics:
-        """What the model, or the reference, says of every token, without a gradient."""
+        """The statistics of every token under the model, or under the reference, without a gradient."""
         fields = 2 if reference or self.model.critic is None else 3
         found = torch.zeros(fields, *sequences.valid.shape)
         with torch.no_grad():
@@ -48,8 +48,8 @@ class LanguageEstimator:
         return TokenStatistics(*found)
 
     def batch(self, term: Term, again: bool) -> Batch:
-        """A term with all that its loss needs; `again` says that there are several steps, so that the likelihoods
-        before the first have to be kept."""
+        """A term with everything its loss needs; `again` is True if there are several steps, so that the likelihoods
+        before the first one must be stored."""
         valid = term.sequences.valid
         weights = term.coefficient * term.objective.aggregation.weights(valid)
         old = torch.full(valid.shape, torch.nan)
@@ -68,11 +68,11 @@ class LanguageEstimator:
 
     def backward(self, term: Term, batch: Batch, sequences: Sequences) -> Row:
         """Add this process's share of the gradient of these rows, times the model's `gradient_scale`, to the weights';
-        returns the metrics of all of it."""
+        returns the metrics of the whole term."""
         pieces, tokens = self._pieces(sequences), int(batch.valid.sum())
         whole = self.method.separable or (len(pieces) == 1 and distributed.world_size() == 1)
         if whole and not self.method.separable:
-            pieces = [torch.arange(len(sequences))]  # as they stand: the rows of a pair are neighbours
+            pieces = [torch.arange(len(sequences))]  # in their order: the rows of a pair are adjacent
         slopes, metrics = (None, {}) if whole else self._slopes(term, batch, self.statistics(sequences), tokens)
         found: list[Row] = []
         for rows in self.in_step(sequences, pieces):
@@ -91,9 +91,9 @@ class LanguageEstimator:
         return summed(distributed.gather_row(summed(found))) if slopes is None else metrics
 
     def in_step(self, sequences: Sequences, pieces: Sequence[Tensor], reference: bool = False) -> Iterator[Tensor]:
-        """The pieces that this process reads, one after another. A sharded model is read by all processes at a time,
-        so there it then goes on, as long as another process has a piece to read, with the shortest row, whose gradient
-        it makes 0."""
+        """The pieces that this process reads, one after another. All processes must read a sharded model equally often,
+        so a process that has finished repeats the shortest row, with gradient 0, while another still has a piece to
+        read."""
         passes = distributed.largest(len(pieces)) if self.model.sharded else 0
         yield from pieces
         for _ in range(passes - len(pieces)):
@@ -113,11 +113,11 @@ class LanguageEstimator:
     def _slopes(
         self, term: Term, batch: Batch, statistics: TokenStatistics, tokens: int
     ) -> tuple[Sequence[Tensor | None], Row]:
-        """The slopes of the loss of some rows in what the model says of them, None for what it does not depend on, and
-        its metrics. With those of all rows the model can be read a piece at a time.
+        """The derivatives of the loss of some rows with respect to the model's statistics, None for those that it does
+        not depend on, and its metrics. Given these for all rows, the model can be read in pieces.
 
-        `PULL` among the metrics is the largest slope in the log-probability of a token that is not certain: what should
-        give the weights a gradient.
+        `PULL` among the metrics is the largest derivative with respect to the log-probability of a token that is not
+        certain: if it is not 0, the weights should have a gradient.
         """
         given = statistics.each(lambda x: x.detach().requires_grad_())
         loss, metrics = self._loss(term, batch, given, tokens)
@@ -128,7 +128,7 @@ class LanguageEstimator:
         return slopes, {**metrics, PULL: pull}
 
     def _loss(self, term: Term, batch: Batch, statistics: TokenStatistics, tokens: int) -> tuple[Tensor, Row]:
-        """The loss of some rows and their part of the metrics of a batch of so many tokens."""
+        """The loss of some rows, and their part of the metrics of a batch of `tokens` tokens."""
         log_prob, entropy, value = statistics
         batch = batch.to(log_prob.device)
         if bool(batch.old_log_prob.isnan().any()):  # the first step on the rows
@@ -145,7 +145,7 @@ class LanguageEstimator:
         return loss, {name: float(x) for name, x in {**metrics, **gaps}.items()}
 
     def _correction(self, gap: Tensor) -> Tensor | float:
-        """What a token counts by which the model finds exp(gap) times as likely as the engine that drew it."""
+        """The weight of a token that the model finds exp(gap) times as likely as the engine that sampled it."""
         if self.method.correction == "none":
             return 1.0
         weight, cap = gap.exp(), self.method.correction_cap
@@ -153,11 +153,11 @@ class LanguageEstimator:
 
 
 def total(parts: Iterable[Tensor]) -> Tensor:
-    """The sum of all numbers of several tensors; 0 of none."""
+    """The sum of all numbers in several tensors; 0 if there are none."""
     return sum((x.sum() for x in parts), torch.zeros(()))
 
 
 def summed(rows: Sequence[Row]) -> Row:
-    """The metrics of a batch from those of its parts: sums, and the largest of what is a maximum."""
+    """The metrics of a batch from those of its parts: sums, and maxima for the metrics that are maxima."""
     names = {name for row in rows for name in row}
     return {n: (max if n.endswith("_max") else sum)(row[n] for row in rows if n in row) for n in sorted(names)}

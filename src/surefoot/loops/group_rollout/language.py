@@ -1,4 +1,4 @@
-"""How a run meets its language model, its task and its reward."""
+"""Connecting a run with its language model, its task and its reward."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from surefoot.models.language.states import checkpoint_activations, checkpoints_
 from surefoot.models.language.text import TextSettings
 from surefoot.models.language.vllm_engine import VLLM
 
-WARMUP_EXAMPLES = 2**40  # where the numbers of those begin that a nano model is taught, far from those it learns from
-RATES = {"nano": 3e-4, "lora": 1e-5, "all": 1e-6}  # step sizes where none is given
+WARMUP_EXAMPLES = 2**40  # first number of a nano model's warm-up examples, far from those of training
+RATES = {"nano": 3e-4, "lora": 1e-5, "all": 1e-6}  # default learning rates
 RUNNING = {"trust_remote_code", "attn_implementation", "experts_implementation", "quantization_config", "use_kernels"}
 PLAIN_ATTENTION = {"eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"}  # no code from a hub
 ENGINES: dict[str, Callable[[], Engine]] = {
@@ -48,12 +48,12 @@ ENGINES: dict[str, Callable[[], Engine]] = {
 
 @dataclass(frozen=True)
 class LanguageOptions:
-    """What a run of a language model starts from, besides its task and its method."""
+    """The options of a language-model run besides its task and its method."""
 
     model: Any = hyperparameter(
-        "nano", help="Folder or hub id of a causal language model, or nano for a small one made on the spot."
+        "nano", help="Folder or hub id of a causal language model, or nano for a small new one."
     )
-    lora: int | None = hyperparameter(None, low=1, help="LoRA rank; all weights are trained if not given.")
+    lora: int | None = hyperparameter(None, low=1, help="LoRA rank; by default all weights are trained.")
     dtype: str = hyperparameter("float32", choices=("float32", "bfloat16", "float16"), help="Data type of the weights.")
     device: str = device_option("auto")
     gradient_checkpointing: bool = hyperparameter(
@@ -62,30 +62,30 @@ class LanguageOptions:
     engine: str = hyperparameter("own", choices=tuple(ENGINES), help="Generation engine.")
     stop: tuple[str, ...] = hyperparameter((), help="Stop strings: texts that end a completion.")
     generation_batch: int | None = hyperparameter(
-        None, low=1, help="Completions generated at a time; all of a step by default."
+        None, low=1, help="Completions generated at a time; by default all of a step."
     )
     skip_special_tokens: bool = hyperparameter(
         False,
-        help="Whether reward functions read no special tokens at all; if not, none that begin, end or pad a text.",
+        help="Remove all special tokens from texts for reward functions; if not, only those that begin, end or pad.",
     )
     sharding: str = hyperparameter("none", choices=("none", "full"), help="Shard the weights over several processes.")
     nano_warmup: int = hyperparameter(
         400, low=0, help="Supervised warm-up steps of a nano model before it learns from rewards."
     )
     patience: int | None = hyperparameter(
-        PATIENCE, low=1, help="End the run after this many consecutive iterations without any difference in reward."
+        PATIENCE, low=1, help="Stop the run after this many consecutive iterations without any difference in reward."
     )
     reward: Any = hyperparameter(
-        None, help="Reward functions as module:function, separated by commas; the task's own verifier by default."
+        None, help="Reward functions as module:function, separated by commas; by default the task's own verifier."
     )
     reward_weights: Any = hyperparameter(
-        None, help="Weights of the reward functions, such as 1,0.5; 1 each by default."
+        None, help="Weights of the reward functions, such as 1,0.5; by default 1 each."
     )
     test_data: Any = hyperparameter(
-        None, help="File of prompts for evaluation; a held-out tenth of the data by default."
+        None, help="File of prompts for evaluation; by default a held-out tenth of the data."
     )
     held_out: str = hyperparameter(
-        "random", choices=("random", "last"), help="Which tenth of a file's rows is held out for evaluation."
+        "random", choices=("random", "last"), help="The tenth of a file's rows that is held out for evaluation."
     )
     model_options: Any = None
     chat_template_kwargs: Any = None
@@ -98,26 +98,27 @@ class LanguageOptions:
 
 
 def _check_model_options(options: Any) -> None:
-    """Raise `UsageError` for options of a model that are not allowed, or that `config.json` cannot or must not hold."""
+    """Raise `UsageError` for options of a model that are not allowed, or that `config.json` cannot or must not
+    contain."""
     check_options(options)
     if "token" in options:
         raise UsageError(
-            "model_options has a token, which would stand in the run's config.json for all to read; put it into the "
-            "environment variable HF_TOKEN."
+            "model_options has a token, which anyone could read in the run's config.json; put it into the environment "
+            "variable HF_TOKEN."
         )
     try:
         json.dumps(dict(options))
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"model_options={options!r} is not allowed: the run's config.json cannot hold it ({error}). Give texts, "
-            "numbers and truth values, or a LanguageModel that you made with such options."
+            f"model_options={options!r} is not allowed: it cannot be stored in the run's config.json ({error}). Give "
+            "texts, numbers and booleans, or a LanguageModel that you made with such options."
         ) from error
 
 
 def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tuple[LanguageModel, float]:
-    """The model, and the step size that suits it."""
+    """The model, and its default learning rate."""
     if isinstance(model, LanguageModel):
-        made = deepcopy(model)  # which another run may start from too
+        made = deepcopy(model)  # another run may start from the same model
         made.network = made.network if options.lora is None else with_lora(made.network, options.lora, seed)
         kind = "lora" if made.adapted else "all"
     elif model == "nano":
@@ -127,7 +128,7 @@ def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tu
         made.network = made.network if options.lora is None else with_lora(made.network, options.lora, seed)
     elif isinstance(model, str) and model.startswith("<"):
         raise UsageError(
-            f"the run began with a {model[1:-1]} made in Python; give it again: surefoot.resume(run, model=…)."
+            f"the run was started with a {model[1:-1]} made in Python; give it again: surefoot.resume(run, model=…)."
         )
     elif isinstance(model, (str, Path)):
         kind = "all" if options.lora is None else "lora"
@@ -156,7 +157,8 @@ def _demonstrations(task: Any) -> Callable[[int], tuple[str, str]] | None:
 
 
 def _digested(task: Task, example: Callable[[int], tuple[str, str]], count: int) -> str:
-    """The name of a finite set with a digest of the first `count` examples: a file may change and keep its name."""
+    """The name of a finite set with a digest of its first `count` examples, as a file may change under the same
+    name."""
     digest = sha256()
     for index in range(min(task.size or 0, count)):
         digest.update(json.dumps(example(index)).encode())
@@ -178,19 +180,20 @@ def _describe(env: Any, **options: Any) -> dict[str, Any]:
 
 
 def _model_name(model: Any) -> str:
-    """A model as `config.json` names it: by a path that means the same from every folder, or a hub id."""
+    """The name of a model in `config.json`: an absolute path, or a hub id."""
     if not isinstance(model, (str, Path)):
         return f"<{type(model).__name__}>"
     return "nano" if model == "nano" else whole_path(model)
 
 
 def _file_name(test: Any) -> str:
-    """Held-out rows as `config.json` names them."""
+    """The name of held-out rows in `config.json`."""
     return whole_path(test if isinstance(test, (str, Path)) else str(rows(test)))
 
 
 def _task(env: Any, options: Mapping[str, Any]) -> Task:
-    """The task of a run with what it holds out. A run from before that could be chosen held out the last rows."""
+    """The task of a run with its held-out examples. Runs of older versions, without this option, held out the last
+    rows."""
     held_out = options.get("held_out", "last" if "model" in options else "random")
     return resolve(env, test_data=options.get("test_data"), held_out=held_out)
 
@@ -203,27 +206,27 @@ def _listed(reward: Any) -> list[Any] | None:
 
 
 def _weights(given: Any) -> list[Any] | None:
-    """The weights of reward functions; from the shell they come as text."""
+    """The weights of reward functions; on the command line they are given as text."""
     if isinstance(given, str):
         return [number(word) for word in given.split(",")]
     return None if given is None else list(given)
 
 
 def _name(function: Any) -> str:
-    """`module:function`, or in angle brackets what cannot be found again by its name."""
+    """`module:function`, or a name in angle brackets if the function cannot be found by its name."""
     if not hasattr(function, "__qualname__") or not inspect.isroutine(function) or inspect.ismethod(function):
         return f"<{getattr(function, '__qualname__', type(function).__qualname__)}>"
     return f"{function.__module__}:{function.__qualname__}"
 
 
 def _functions(reward: Any) -> Any:
-    """Reward functions, found by their names where names are given."""
+    """Reward functions; those given by name are looked up."""
     listed = _listed(reward)
     return None if listed is None else [_imported(f) if isinstance(f, str) else f for f in listed]
 
 
 def _imported(name: str) -> Any:
-    """The reward function of that name: what the user has given under it in this process, or what it imports."""
+    """The reward function of this name: the one that the user has given in this process, or an imported one."""
     found = imported(name, "reward") if (known := remembered(name)) is None or isinstance(known, str) else known
     if not callable(found):
         raise UsageError(f"reward={name!r} is a {type(found).__name__}, not a function; give a function.")
@@ -231,7 +234,7 @@ def _imported(name: str) -> Any:
 
 
 def _check_recorded(env: Any, *, reward: Any = None, model_options: Any = None, **_: Any) -> None:
-    """Reward functions would be imported, and some options of models run code that comes with the weights."""
+    """Raise `UsageError` for reward functions that would be imported, and for model options that run a model's code."""
     for name in [] if reward is None else reward if isinstance(reward, list) else [reward]:
         check_named(name, "reward")
     options = dict(model_options or {})
@@ -239,9 +242,9 @@ def _check_recorded(env: Any, *, reward: Any = None, model_options: Any = None, 
         del options["attn_implementation"]
     if running := sorted(RUNNING & set(options)):
         raise UsageError(
-            f"model_options={model_options!r} is what the files of the run say, and {running[0]} can run code that "
-            "comes with a model. What a folder says is not run: give model_options=… again, or say trust=True "
-            "(--trust) if you trust the folder."
+            f"model_options={model_options!r} comes from the files of the run, and {running[0]} can run code that "
+            "comes with a model. Code that only a folder names is not run: give model_options=… again, or pass "
+            "trust=True (--trust) if you trust the folder."
         )
 
 
@@ -270,7 +273,7 @@ def _learner(
     if not method.weighs and len({*rewards.weights}) > 1:
         raise UsageError(
             f"reward_weights={list(rewards.weights)} is not allowed: {type(method).__name__} normalises every reward "
-            "function by itself and counts all alike; leave reward_weights out."
+            "function separately and weights all equally; leave reward_weights out."
         )
     if method.samples:
         rewards.check()
@@ -295,7 +298,7 @@ def _learner(
 
 def _single(env: Any, *, reward: Any = None, reward_weights: Any = None, **options: Any) -> Callable[..., Any]:
     task = _task(env, options)
-    if reward is not None or not task.verified:  # what was trained for is what is judged
+    if reward is not None or not task.verified:  # evaluated by the rewards it was trained for
         task = Judged(make_rewards(task, _functions(reward), _weights(reward_weights)).check())
     return partial(PromptEnv, task)
 
@@ -305,8 +308,8 @@ LOOP = Loop(
     _learner,
     _single,
     measured="iterations",
-    place="task",
-    place_help="A task such as arithmetic, reasoning_gym:chain_sum, or a file of prompts (.jsonl).",
+    env_argument="task",
+    env_help="A task such as arithmetic, reasoning_gym:chain_sum, or a file of prompts (.jsonl).",
     options=LanguageOptions,
     many_seeds=False,
     check_recorded=_check_recorded,

@@ -1,8 +1,8 @@
-"""One run of a method on groups of completions: write, reward, compare, learn; again.
+"""One run of a method on groups of completions: generate, reward, compare, learn, repeat.
 
-A step of the run is one iteration. Everything random is drawn from streams named by the seed and a counter, so a
-resumed run writes what it would have written. Of several processes each writes and learns from its share; what is
-learned from is known to all of them, so they take the same step that one alone would have taken.
+A step of the run is one iteration. All randomness comes from streams named by the seed and a counter, so a resumed run
+generates what it would have generated without interruption. Each of several processes generates and learns from its
+share; all of them know the whole batch, so they take the same step as a single process would.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.sequences import join
 from surefoot.seeding import torch_stream
 
-PATIENCE = 20  # iterations in a row in which there may be nothing to learn
-UNEASY = 5  # of them there is a warning
-LONG = 1000  # prompts in a row that may be too long for the model
-LARGEST_GAP = 1.0  # nats between engine and model, on average, that can be rounding
+PATIENCE = 20  # consecutive iterations in which there may be nothing to learn from
+WARN_AFTER = 5  # such iterations, before a warning
+MAX_SKIPPED = 1000  # consecutive prompts that may be too long for the model
+LARGEST_GAP = 1.0  # mean difference in nats between engine and model that rounding can explain
 
 
 class LanguageLearner:
@@ -68,18 +68,18 @@ class LanguageLearner:
         self.iteration = self.drawn = self.batches = 0
         self.solved = None if task.size is None else Solved.start(task.size)
         self.patience, self.run = patience, run
-        self.learned = 0  # iterations until the last one in which there was something to learn
+        self.learned = 0  # iterations up to the last one in which there was something to learn from
         self.skipped = 0  # prompts that were too long
-        self.checked = False  # whether the method's loss was seen to be what it says
-        self.trusted = False  # whether the engine was seen to write with the model's weights
+        self.checked = False  # whether the method's loss was checked
+        self.trusted = False  # whether the engine was found to generate with the model's weights
         method.prepare(model)
         distributed.agree(model.parameters().values())
         if method.kl:
             model.keep_reference()
         if model.adapted and model.reference is not None and sharding == "full":
-            raise UsageError("sharding='full' is not allowed with kl above 0 and an adapter that has learned already.")
+            raise UsageError("sharding='full' is not allowed with kl above 0 and an adapter that is already trained.")
         if sharding == "full" and distributed.world_size() > 1:
-            from surefoot.loops.group_rollout.sharding import shard  # which loads parts of torch that take seconds
+            from surefoot.loops.group_rollout.sharding import shard  # it loads parts of torch, which takes seconds
 
             model = shard(model)
         self.model = model
@@ -102,7 +102,7 @@ class LanguageLearner:
     # --- one iteration -----------------------------------------------------------------------------------------------
 
     def iterate(self) -> list[Row]:
-        """Write, reward and learn once; one row of metrics."""
+        """Generate, reward and learn once; returns one row of metrics."""
         rollout, row = self.collect()
         terms = self.method.terms(self.estimator.judged(rollout))
         self._check_advantages(terms, rollout)
@@ -112,7 +112,7 @@ class LanguageLearner:
         return [row]
 
     def collect(self) -> tuple[Rollout, Row]:
-        """The rollout to learn from, and metrics of all that was written for it."""
+        """The rollout to learn from, and metrics of all completions generated for it."""
         method, kept, written = self.method, list[Rollout](), list[Rollout]()
         while True:
             rollout = self.write(self._next_prompts())
@@ -128,15 +128,15 @@ class LanguageLearner:
         return rollout, measured(written)
 
     def _next_prompts(self) -> Tensor:
-        """The numbers of the next prompts; those that are too long for the model are passed over."""
-        method, found, left = self.method, list[int](), LONG
+        """The numbers of the next prompts; those that are too long for the model are skipped."""
+        method, found, left = self.method, list[int](), MAX_SKIPPED
         while len(found) < method.prompts:
             wanted = method.prompts - len(found)
             index = choose(method.sampler, wanted, self.seeds[0], self.drawn, self.task.size, self.solved)
             self.drawn += wanted
             fitting = [int(i) for i in index if fits(self.model, self.task.example(int(i)), method)]
             self.skipped += wanted - len(fitting)
-            left = LONG if fitting else left - wanted
+            left = MAX_SKIPPED if fitting else left - wanted
             if left <= 0:
                 check_length(self.model, self.task.example(int(index[-1])), method, f"{self.task}: ")
             found += fitting
@@ -190,18 +190,18 @@ class LanguageLearner:
             return
         raise UsageError(
             f"The advantages of iteration {self.iteration} are not finite: its rewards are between "
-            f"{float(rollout.reward.min()):.3g} and {float(rollout.reward.max()):.3g}; rescale them, to [0, 1] say."
+            f"{float(rollout.reward.min()):.3g} and {float(rollout.reward.max()):.3g}; rescale them, such as to [0, 1]."
         )
 
     def _check_learnable(self, terms: list[Term], rollout: Rollout) -> None:
-        """The canary: where no completion is better than another nothing is learned, and nothing will change that."""
+        """Warn, and finally stop, if no completion is better than another, so that nothing can be learned."""
         if any(bool((term.advantage != 0).any()) for term in terms):
             self.learned = self.iteration + 1
             return
         silent = self.iteration + 1 - self.learned
         ends, uneasy = (
             self.patience is not None and silent >= self.patience,
-            silent == min(UNEASY, self.patience or UNEASY),
+            silent == min(WARN_AFTER, self.patience or WARN_AFTER),
         )
         if not (ends or uneasy):
             return
@@ -209,15 +209,15 @@ class LanguageLearner:
         said = nothing_to_learn(rollout, silent, self.learned, rate, self.method.max_tokens, self.run)
         if ends:
             raise UsageError(
-                f"{said} The run ends here, after patience={silent} such iterations; a larger one waits longer."
+                f"{said} The run stops here, after patience={silent} such iterations; increase patience to wait longer."
             )
-        ending = "" if self.patience is None else f" The run ends after patience={self.patience} of them."
+        ending = "" if self.patience is None else f" The run will stop after patience={self.patience} such iterations."
         warnings.warn(f"{said}{ending}", stacklevel=2)
 
     # --- learning ----------------------------------------------------------------------------------------------------
 
     def update(self, terms: list[Term]) -> Row:
-        """The optimiser steps on a rollout; metrics are means over them."""
+        """The optimiser steps on a rollout; returns the means of their metrics."""
         method, rows = self.method, list[Row]()
         if not terms:
             return {}
@@ -237,7 +237,7 @@ class LanguageLearner:
         return {n: sum(r[n] for r in rows if n in r) / sum(n in r for r in rows) for n in sorted(names)}
 
     def step(self, terms: list[Term], batches: list[Batch], groups: Tensor, scale: float) -> Row:
-        """One step on the rows of some groups; `scale` makes up for the groups that are left out."""
+        """One step on the rows of some groups; `scale` compensates for the omitted groups."""
         self._set_learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
         row, pull = Row(), 0.0
@@ -251,7 +251,7 @@ class LanguageLearner:
             pull = max(pull, found.pop(PULL, 0.0))
             row |= {f"{term.name}/{name}" if term.name else name: value for name, value in found.items()}
         self._check_engine(row)
-        if not self.model.sharded:  # whose passes have added them
+        if not self.model.sharded:  # a sharded model's passes have summed them
             distributed.add_gradients(self.weights.values())
         for name, weight in self.weights.items():
             if self.masters[name] is not weight and weight.grad is not None:
@@ -265,13 +265,13 @@ class LanguageLearner:
         if not bool(torch.isfinite(norm)):
             raise UsageError(
                 f"The gradient of iteration {self.iteration} is not finite; a smaller learning_rate helps, or "
-                "dtype='bfloat16' in place of float16, whose numbers end at 65504."
+                "dtype='bfloat16' instead of float16, whose largest number is 65504."
             )
         if not norm and pull:
             raise UsageError(
                 f"The loss of iteration {self.iteration} should move the model, but its gradient is 0 in all weights "
-                f"that learn ({', '.join([*self.weights][:2])}, …): what the model says does not depend on them. Give "
-                "an adapter of a kind that changes the model's layers, such as LoRA."
+                f"that learn ({', '.join([*self.weights][:2])}, …): its outputs do not depend on them. Use "
+                "a kind of adapter that changes the model's layers, such as LoRA."
             )
         self.optimizer.step()
         for name, weight in self.weights.items():
@@ -280,14 +280,14 @@ class LanguageLearner:
         return {**row, "grad_norm": float(norm), "learning_rate": self.optimizer.param_groups[0]["lr"]}
 
     def _check_engine(self, row: Row) -> None:
-        """The canary: what the engine says of its tokens and what the model says of them must be nearly the same."""
+        """Raise `UsageError` unless engine and model give the generated tokens nearly the same likelihoods."""
         if self.trusted or "engine_gap" not in row:
             return
         if not row["engine_gap"] <= LARGEST_GAP:
             raise UsageError(
-                f"The engine did not write with the model's weights: it finds the tokens that it wrote "
+                f"The engine did not generate with the model's weights: it finds the tokens that it generated "
                 f"{row['engine_gap']:.2g} nats more or less likely than the model does, on average ({LARGEST_GAP:g} is "
-                "allowed). Look at the hand-over of the weights, or use engine='own'."
+                "allowed). Check the transfer of the weights, or use engine='own'."
             )
         self.trusted = True
 
@@ -301,7 +301,7 @@ class LanguageLearner:
     # --- checkpoints and agents --------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, optimiser, prompts and counters as tensors by name, in process 0; all of them have to ask."""
+        """Weights, optimiser, prompts and counters as tensors by name, in process 0; to be called in all processes."""
         state = {"counters": torch.tensor([self.drawn, self.batches, self.learned, self.skipped])}
         if self.solved is not None:
             state |= {f"prompts/{name}": x for name, x in self.solved._asdict().items()}
@@ -313,26 +313,26 @@ class LanguageLearner:
         return {name: x.cpu().clone() for name, x in whole if distributed.rank() == 0}
 
     def load(self, state: Mapping[str, Tensor], iteration: int, logged: int) -> None:
-        """Take over a saved state.
+        """Load a saved state.
 
         Raises:
-            UsageError: it is of another model, adapter or task.
+            UsageError: it belongs to another model, adapter or task.
         """
         mine = {f"weights/{name}": w.shape for name, w in self.weights.items()}
         other = {name: x.shape for name, x in state.items() if name.startswith("weights/")}
         if wrong := sorted(n for n in mine.keys() | other.keys() if mine.get(n) != other.get(n)):
             raise UsageError(
                 f"the checkpoint does not fit this model: {', '.join(wrong[:3])} differ ({len(wrong)} tensors do). "
-                "Resume with the model and adapter that the run's config.json names."
+                "Resume with the model and adapter named in the run's config.json."
             )
         if self.solved is not None and (begun := len(state["prompts/mean"])) != self.task.size:
             raise UsageError(
-                f"{self.task} has {self.task.size} rows to learn from now, and had {begun} when the run began; put it "
-                "back as it was, or start a new run."
+                f"{self.task} has {self.task.size} training rows now, and had {begun} when the run began; restore "
+                "the original rows, or start a new run."
             )
         self.iteration = iteration
         self.drawn, self.batches, *others = state["counters"].tolist()
-        # A run from before `learned` was counted has whether there was ever something to learn in its place.
+        # Older runs have a flag in its place: whether there was ever something to learn from.
         self.learned, self.skipped = others if len(others) == 2 else (iteration * others[0], 0)
         if self.solved is not None:
             self.solved = Solved(*(state[f"prompts/{name}"].clone() for name in Solved._fields))
@@ -348,7 +348,7 @@ class LanguageLearner:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
     def agent(self, index: int = 0, **facts: Any) -> LanguageAgent:
-        """The model as it stands, and how it is sampled."""
+        """The current model, and its sampling settings."""
         sampling = {"max_tokens": self.method.max_tokens, "temperature": self.method.temperature}
         return LanguageAgent(self.model.whole(), {**sampling, "stop": list(self.stop), **facts})
 

@@ -1,4 +1,4 @@
-"""Which examples of a task are short enough for a model, before a run and while it goes on."""
+"""Which examples of a task are short enough for a model, before and during a run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.room import check_demonstrations, check_room
 
-TRIED = 64  # examples of an endless task of which one at least must be short enough
+TRIED = 64  # examples of an infinite task of which at least one must be short enough
 
 
 def check_length(model: LanguageModel, example: Example, method: GroupRollout, where: str = "") -> None:
-    """Raise `UsageError` for an example that is longer than the model reads: its prompt with the tokens to be written,
-    or with its demonstration where the method imitates. The message begins with `where`."""
+    """Raise `UsageError` for an example that exceeds the model's context: its prompt with the tokens to be generated,
+    or with its demonstration if the method imitates. The message starts with `where`."""
     _check(model, method, *_encoded(model, example), where)
 
 
@@ -43,8 +43,8 @@ def _check(
 
 
 def check_task(model: LanguageModel, task: Task, method: GroupRollout) -> None:
-    """Raise `UsageError` for the first row of a finite set that is too long, held-out rows included, or where the first
-    examples of an endless task all are. Others of an endless task are passed over when they come."""
+    """Raise `UsageError` for the first row of a finite set that is too long, held-out rows included, or if the first
+    examples of an infinite task are all too long. Later ones of an infinite task are skipped."""
     if task.size is None:
         first = [task.example(i) for i in range(TRIED)]
         if not any(fits(model, example, method) for example in first):

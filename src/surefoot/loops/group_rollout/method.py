@@ -1,7 +1,7 @@
-"""The base of methods on groups of completions: several of each prompt, rewarded, and compared with one another.
+"""The base of methods on groups of completions: several per prompt, rewarded and compared with one another.
 
-`GroupRollout` holds the hyperparameters that all of them share and the steps that one may replace. What is learned from
-is a list of `Term`s, each with an objective of its own: usually one, the completions; a method that also imitates
+`GroupRollout` has the hyperparameters that all of them share and the steps that a method may replace. A method learns
+from a list of `Term`s, each with its own objective: usually one, the completions; a method that also imitates
 demonstrations has two. Tokens are `[batch, length]` (see `models.language.sequences`), groups `[prompts, samples]`.
 """
 
@@ -31,21 +31,21 @@ Metrics = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Term:
-    """Sequences to learn from, and how."""
+    """Sequences to learn from, and their objective."""
 
     sequences: Sequences
-    advantage: Float[Tensor, "rows *length"]  # of each row, or of each token
+    advantage: Float[Tensor, "rows *length"]  # per row, or per token
     objective: PolicyObjective
-    group: Int[Tensor, " rows"]  # rows of one group are learned from in one minibatch
-    name: str = ""  # goes before the names of its metrics
+    group: Int[Tensor, " rows"]  # the rows of a group are in the same minibatch
+    name: str = ""  # prefix of the names of its metrics
     coefficient: float = 1.0
-    sampled: Float[Tensor, "rows length"] | None = None  # log-probabilities of the engine, where it wrote the rows
-    extra: dict[str, Tensor] = field(default_factory=dict)  # more of each row or token, for a loss that needs it
-    judged: TokenStatistics | None = None  # of the model before it learns, where it is known already
+    sampled: Float[Tensor, "rows length"] | None = None  # log-probabilities of the engine, if it generated the rows
+    extra: dict[str, Tensor] = field(default_factory=dict)  # more data per row or token, for a loss that needs it
+    judged: TokenStatistics | None = None  # of the model before the update, if already computed
 
     def standardized(self) -> Term:
-        """The same with the advantages of all its tokens standardised, where its objective asks for that: once, before
-        the rows are divided among minibatches, pieces and processes."""
+        """The term with the advantages of all its tokens standardised, if its objective asks for that: once, before the
+        rows are divided among minibatches, pieces and processes."""
         if not self.objective.standardize:
             return self
         valid = self.sequences.valid
@@ -56,29 +56,29 @@ class Term:
 
 
 def per_token(advantage: Float[Tensor, "rows *length"], valid: Bool[Tensor, "rows length"]) -> Tensor:
-    """The advantage of every token, `[rows, length]`, from that of every row or token."""
+    """The advantage of every token, `[rows, length]`, from advantages per row or per token."""
     return advantage if advantage.ndim == 2 else advantage[:, None].expand(valid.shape)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of a term as its loss sees them, `[rows, length]` each; all constant."""
+    """The rows of a term as inputs of its loss, `[rows, length]` each, without gradients."""
 
     valid: Bool[Tensor, "rows length"]
     old_log_prob: Float[Tensor, "rows length"]
     advantage: Float[Tensor, "rows length"]
-    weights: Float[Tensor, "rows length"]  # of the aggregation over all rows of the term
+    weights: Float[Tensor, "rows length"]  # for the aggregation over all rows of the term
     reference: Float[Tensor, "rows length"] | None
     group: Int[Tensor, " rows"]
     extra: dict[str, Tensor]
-    sampled: Float[Tensor, "rows length"] | None = None  # of the engine, where it wrote the rows
+    sampled: Float[Tensor, "rows length"] | None = None  # by the engine, if it generated the rows
 
     def __getitem__(self, rows: Tensor) -> Batch:
         """Some of the rows."""
         return self._each(lambda x: x[rows])
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """The batch on a device."""
         return self._each(lambda x: x.to(device))
 
     def trimmed(self, length: int) -> Batch:
@@ -86,7 +86,7 @@ class Batch:
         return self._each(lambda x: x[:, :length] if x.ndim > 1 else x)
 
     def padded(self) -> Batch:
-        """The same with one more token at the end of every row, which is not valid."""
+        """The batch with one more token, not valid, at the end of every row."""
         return self._each(lambda x: torch.nn.functional.pad(x, (0, 1)) if x.ndim > 1 else x)
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
@@ -99,51 +99,56 @@ class Batch:
 
 @dataclass(frozen=True)
 class GroupRollout:
-    """What every method on groups of completions has. Steps a method may replace, from small to large: `objective`,
-    `advantages`, `terms`, `loss`; with a critic `prepare` and `critic_loss` too."""
+    """The base of every method on groups of completions. Steps that a method may replace, from small to large:
+    `objective`, `advantages`, `terms`, `loss`; with a critic `prepare` and `critic_loss` too."""
 
     loop: ClassVar[str] = "group-rollout"
     pace: ClassVar[int] = 1
     default_steps: ClassVar[int] = 200
-    separable: ClassVar[bool] = True  # the loss of a batch is the sum of those of its rows; checked when a run starts
+    separable: ClassVar[bool] = True  # the loss of a batch is the sum of its rows' losses; checked when a run starts
     imitates: ClassVar[bool] = False  # whether it learns from demonstrations
-    weighs: ClassVar[bool] = True  # whether several reward functions count by their weights
+    weighs: ClassVar[bool] = True  # whether reward functions are weighted
 
     prompts: int = hyperparameter(16, low=1, help="Prompts per step.")
     samples: int = hyperparameter(8, low=1, help="Completions per prompt.")
-    max_tokens: int = hyperparameter(64, low=1, help="Maximum number of tokens of a completion.")
+    max_tokens: int = hyperparameter(64, low=1, help="Maximum number of tokens per completion.")
     temperature: float = hyperparameter(
         1.0, above=0, help="Sampling temperature; likelihoods are computed at the same temperature."
     )
     epochs: int = hyperparameter(1, low=1, help="Passes over each batch of completions.")
     minibatches: int = hyperparameter(1, low=1, help="Optimiser steps per pass.")
     learning_rate: float | None = hyperparameter(
-        None, above=0, help="AdamW's step size; by default 1e-6, with LoRA 1e-5, for nano 3e-4."
+        None, above=0, help="AdamW's learning rate; by default 1e-6, with LoRA 1e-5, for nano 3e-4."
     )
-    warmup: int = hyperparameter(0, low=0, help="Warm-up: iterations over which the step size rises.")
-    anneal: bool = hyperparameter(False, help="Decay the step size linearly to 0 over the run.")
+    warmup: int = hyperparameter(0, low=0, help="Warm-up iterations, over which the learning rate rises.")
+    anneal: bool = hyperparameter(False, help="Decay the learning rate linearly to 0 over the run.")
     weight_decay: float = hyperparameter(0.0, low=0, help="AdamW's weight decay.")
     max_grad_norm: float | None = hyperparameter(1.0, above=0, help="Maximum gradient norm.")
-    kl: float = hyperparameter(0.0, low=0, help="Weight of the KL from the reference, the model before training.")
+    kl: float = hyperparameter(
+        0.0, low=0, help="Weight of the KL divergence from the reference, the model before training."
+    )
     kl_estimator: str = hyperparameter(
-        "k3", choices=("k3", "weighted"), help="k3, as in GRPO's paper; or weighted by the ratio, right off-policy too."
+        "k3",
+        choices=("k3", "weighted"),
+        help="KL estimator: k3 as in the GRPO paper, or weighted by the ratio, which is also unbiased off-policy.",
     )
     entropy: float = hyperparameter(
-        0.0, help="Weight of the entropy bonus; tokens count as in the objective (a sum in RLOO, a mean in DAPO)."
+        0.0,
+        help="Weight of the entropy bonus; aggregated over tokens as the objective is (a sum in RLOO, a mean in DAPO).",
     )
     informative: float = hyperparameter(
-        0.0, low=0, high=1, help="Minimum share of prompts whose rewards differ; below it more prompts are sampled."
+        0.0, low=0, high=1, help="Minimum share of prompts whose rewards differ; below it, more prompts are sampled."
     )
-    resamples: int = hyperparameter(20, low=1, help="Maximum number of batches sampled for one step.")
+    resamples: int = hyperparameter(20, low=1, help="Maximum number of batches sampled per step.")
     sampler: str = hyperparameter(
-        "uniform", choices=("uniform", "hard", "soft", "medium"), help="How prompts of a finite set are chosen."
+        "uniform", choices=("uniform", "hard", "soft", "medium"), help="How prompts are chosen from a finite set."
     )
     correction: str = hyperparameter(
         "none",
         choices=("none", "truncate", "mask"),
-        help="Correction for tokens whose likelihood differs between engine and model.",
+        help="Importance correction where engine and model give a token different likelihoods.",
     )
-    correction_cap: float = hyperparameter(2.0, above=0, help="Cap on the weight of that correction.")
+    correction_cap: float = hyperparameter(2.0, above=0, help="Maximum weight of that correction.")
     micro_tokens: int | None = hyperparameter(
         8192, low=1, help="Tokens (padding included) processed at a time; the gradient does not depend on it."
     )
@@ -154,7 +159,7 @@ class GroupRollout:
     # --- what is optimised -------------------------------------------------------------------------------------------
 
     def prepare(self, model: LanguageModel) -> None:
-        """Called once, before anything is learned: the model gets the critic that the method needs, or none."""
+        """Called once before training; gives the model a critic if the method needs one."""
         model.critic = None
 
     def objective(self) -> PolicyObjective:
@@ -166,7 +171,7 @@ class GroupRollout:
         return self.objective().advantage(rollout.reward)
 
     def terms(self, rollout: Rollout) -> list[Term]:
-        """What is learned from. Empty where there is nothing: the step is then left out."""
+        """The terms to learn from. If there are none, the step is skipped."""
         return [self.completions(rollout)]
 
     def completions(self, rollout: Rollout, **changes: Any) -> Term:
@@ -178,10 +183,10 @@ class GroupRollout:
         return dataclasses.replace(Term(rollout.sequences, advantage, self.objective(), group, **known), **changes)
 
     def imitation(self, rollout: Rollout, keep: Tensor | None = None, **changes: Any) -> Term:
-        """The demonstrations (of the prompts that a mask keeps) as a term of maximum likelihood.
+        """The demonstrations (of the prompts selected by a mask) as a maximum-likelihood term.
 
         Raises:
-            UsageError: the task has none.
+            UsageError: the task has no demonstrations.
         """
         if rollout.demonstrations is None:
             raise UsageError(
@@ -196,11 +201,12 @@ class GroupRollout:
     def loss(
         self, objective: PolicyObjective, batch: Batch, log_prob: Tensor, entropy: Tensor
     ) -> tuple[Float[Tensor, ""], Metrics]:
-        """The loss of some rows, which is differentiated in `log_prob` and `entropy` `[rows, length]`, and metrics,
-        weighted sums like it (`…_max`: a maximum).
+        """The loss of some rows, differentiated with respect to `log_prob` and `entropy` `[rows, length]`, and metrics,
+        which are weighted sums as well (`…_max`: maxima).
 
-        It is given some rows at a time, so it must be a sum over rows and valid tokens, weighted by `batch.weights`; a
-        mean over rows, or anything else in which rows depend on one another, needs `separable = False` in the class.
+        It is called with some rows at a time, so it must be a sum over rows and valid tokens, weighted by
+        `batch.weights`; a mean over rows, or anything else in which rows depend on one another, needs `separable =
+        False` in the class.
         """
         divergence = None if batch.reference is None else k3(batch.reference - log_prob)
         if batch.reference is not None and self.kl_estimator == "weighted":
@@ -216,21 +222,21 @@ class GroupRollout:
         )
 
     def critic_loss(self, batch: Batch, value: Tensor) -> tuple[Float[Tensor, ""], Metrics]:
-        """What is added to the loss of some rows where the model has a critic; differentiated in its `value`
-        `[rows, length]`. Like `loss` a sum over the rows where that is `separable`."""
+        """The term added to the loss of some rows if the model has a critic; differentiated with respect to its `value`
+        `[rows, length]`. Like `loss`, a sum over the rows if that is `separable`."""
         return torch.zeros(()), {}
 
-    # --- for the machinery of runs -----------------------------------------------------------------------------------
+    # --- for running a method ----------------------------------------------------------------------------------------
 
     def steps(self) -> list[str]:
-        """One iteration in words, for `explain`: one line a step."""
+        """One iteration in words, for `explain`: one line per step."""
         again = (
-            f", again until {self.informative:g} of the prompts have rewards that differ" if self.informative else ""
+            f", repeated until {self.informative:g} of the prompts have rewards that differ" if self.informative else ""
         )
-        limit = "" if self.max_grad_norm is None else f" on the gradient cut to norm {self.max_grad_norm:g}"
+        limit = "" if self.max_grad_norm is None else f" on the gradient clipped to norm {self.max_grad_norm:g}"
         return [
-            f"write {self.samples} completions of each of {self.prompts} prompts, at temperature {self.temperature:g}"
-            f"{again}; reward them",
+            f"generate {self.samples} completions for each of {self.prompts} prompts at temperature "
+            f"{self.temperature:g}{again}; reward them",
             f"{self.epochs} × {self.minibatches} steps of AdamW{limit}: minimise −objective",
         ]
 
@@ -244,7 +250,7 @@ class GroupRollout:
 
 
 def micro_batches(lengths: Int[Tensor, " rows"], tokens: int | None) -> list[Tensor]:
-    """The rows in pieces of at most `tokens` tokens with padding (or of one longer row), the short ones first."""
+    """The rows in pieces of at most `tokens` tokens including padding (or of one longer row), short rows first."""
     if tokens is None:
         return [torch.arange(len(lengths))]
     order = lengths.argsort(stable=True)

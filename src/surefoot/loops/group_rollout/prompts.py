@@ -1,4 +1,4 @@
-"""Which prompts come next: by number, from the iteration and what their completions were worth so far."""
+"""The numbers of the next prompts, from the iteration and the rewards of their completions so far."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from surefoot.seeding import numpy_stream
 
 
 class Solved(NamedTuple):
-    """The running mean reward of every prompt of a finite set, and of how many batches it is."""
+    """The running mean reward of every prompt of a finite set, and the number of batches in it."""
 
     mean: Float[Tensor, " prompts"]
     count: Int[Tensor, " prompts"]
@@ -23,9 +23,9 @@ class Solved(NamedTuple):
         return Solved(torch.zeros(size), torch.zeros(size, dtype=torch.int64))
 
     def update(self, index: Int[Tensor, " batch"], reward: Float[Tensor, "batch samples"]) -> Solved:
-        """With the mean rewards of some prompts taken in; one may be there several times."""
+        """Updated with the mean rewards of some prompts; a prompt may occur several times."""
         if not reward.shape[1]:
-            return self  # nothing was written
+            return self  # nothing was generated
         count = self.count.index_add(0, index, torch.ones_like(index))
         total = (self.mean * self.count).index_add(0, index, reward.mean(1))
         return Solved(total / count.clamp(min=1), count)
@@ -36,9 +36,9 @@ def choose(
 ) -> Int[Tensor, " count"]:
     """The numbers of the next `count` prompts, after `drawn` of them.
 
-    "uniform" goes through a finite set in a new random order each time, and along an endless one. The others draw from
-    a finite set with weights by the mean reward p so far (arXiv:2504.02546): "hard" 1 − p, "soft" the same where
-    0 < p < 1, "medium" evenly where 0 < p < 1; a prompt not seen yet counts as p = ½.
+    "uniform" passes through a finite set in a new random order each time, and through an infinite one in order. The
+    others sample from a finite set with weights given by the mean reward p so far (arXiv:2504.02546): "hard" 1 − p,
+    "soft" the same where 0 < p < 1, "medium" evenly where 0 < p < 1; a prompt not seen yet counts as p = ½.
     """
     if sampler == "uniform":
         if size is None:
@@ -54,6 +54,6 @@ def choose(
     between = (p > 0) & (p < 1)
     weight = {"hard": 1 - p, "soft": torch.where(between, 1 - p, 0.0), "medium": between.double()}[sampler]
     if int((weight > 0).sum()) < min(count, size):
-        weight = weight + 1e-9  # too few are left that the sampler wants: the others fill up
+        weight = weight + 1e-9  # if fewer prompts have weight than are needed, others fill up
     rng = numpy_stream(seed, "prompts", drawn)
     return torch.from_numpy(rng.choice(size, count, replace=count > size, p=(weight / weight.sum()).numpy()))

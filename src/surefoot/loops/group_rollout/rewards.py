@@ -1,4 +1,4 @@
-"""What completions are worth: the task's own verifier, or reward functions of the form that TRL's users write."""
+"""Rewards of completions: the task's own verifier, or reward functions of the form used with TRL."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ names. `log_metric(name, value)` adds `log/name` to the metrics, `log_extra(colu
 numbers as `log/extra/column`."""
 
 Log = Callable[[str, Sequence[Any]], None]
-OFFERED = ("completion_ids", "log_metric", "log_extra")  # given to a function that takes them
-TRAINERS = ("trainer_state", "environments")  # what TRL's trainer gives besides, which there is none of here
+OFFERED = ("completion_ids", "log_metric", "log_extra")  # passed to a function that takes them
+TRAINERS = ("trainer_state", "environments")  # what TRL's trainer passes as well, which does not exist here
 LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
 class Rewards:
-    """The components of the reward by name, and their weights. No function at all: the verifier of the task."""
+    """The components of the reward by name, and their weights; without any function, the task's verifier."""
 
     task: Task
     functions: Mapping[str, RewardFunction]
@@ -48,11 +48,11 @@ class Rewards:
     ) -> tuple[Float[Tensor, " rows"], dict[str, Float[Tensor, " rows"]]]:
         """The weighted sum for every completion, and its components.
 
-        `tokens` are those of each completion, which functions get as `completion_ids`; where only texts are known they
-        are the bytes of their UTF-8. `log` receives what the functions log, by name.
+        `tokens` are the tokens of each completion, passed to functions as `completion_ids`; if only texts are known,
+        they are their UTF-8 bytes. `log` receives what the functions log, by name.
 
         Raises:
-            UsageError: a function gives another number of rewards, or one that is not finite in float32.
+            UsageError: a function returns the wrong number of rewards, or one that is not finite in float32.
         """
         if not self.functions:
             values = [self.task.reward(e, c) for e, c in zip(examples, completions, strict=True)]
@@ -86,8 +86,8 @@ class Rewards:
         return any("completion_ids" in inspect.signature(f).parameters for f in self.functions.values())
 
     def check(self) -> Rewards:
-        """The rewards; a `UsageError` where nothing says what a completion is worth, or where a function asks for what
-        it will not be given."""
+        """The rewards; a `UsageError` if nothing defines the reward of a completion, or if a function takes an argument
+        that it will not be passed."""
         columns = dict.fromkeys(("prompts", "completions", "answer", *OFFERED, *self.task.example(0).fields))
         for name, function in self.functions.items():
             _accepted(name, function, columns)
@@ -99,7 +99,7 @@ class Rewards:
         return self
 
     def __str__(self) -> str:
-        """Who judges, as a report says it."""
+        """The source of the rewards, for reports."""
         if not self.functions:
             return self.task.judge
         weighted = [name if w == 1 else f"{w:g}·{name}" for name, w in zip(self.functions, self.weights, strict=True)]
@@ -108,7 +108,7 @@ class Rewards:
 
 @dataclass(frozen=True)
 class Judged(Task):
-    """A task as a run with reward functions is evaluated: completions are worth what the functions say."""
+    """A task whose completions are rewarded by reward functions, for evaluating a run that was trained with them."""
 
     rewards: Rewards
 
@@ -130,8 +130,8 @@ class Judged(Task):
     def reward(self, example: Example, completion: str) -> float:
         if self.rewards.ask_for_tokens:
             warnings.warn(
-                "A reward function takes completion_ids, and an environment knows texts only: it is given the bytes of "
-                "the text. evaluate(…, k=(1,)) gives it the tokens.",
+                "A reward function takes completion_ids, but an environment has only texts: it is passed the bytes of "
+                "the text. evaluate(…, k=(1,)) passes it the tokens.",
                 stacklevel=2,
             )
         return float(self.rewards([example], [completion])[0])
@@ -162,8 +162,8 @@ def _as_prompted(prompt: Any, text: str) -> Any:
 
 
 def _accepted(name: str, function: RewardFunction, columns: Mapping[str, Any]) -> dict[str, Any]:
-    """What a function is called with: all columns, and of what is offered that which it takes; a `UsageError` where
-    that cannot be."""
+    """The arguments of a function: all columns, and those of `OFFERED` that it takes; a `UsageError` if it cannot be
+    called with them."""
     try:
         signature = inspect.signature(function)
         parameters = signature.parameters
@@ -171,8 +171,8 @@ def _accepted(name: str, function: RewardFunction, columns: Mapping[str, Any]) -
         accepted = {n: x for n, x in columns.items() if every or n in parameters or n not in OFFERED}
         if foreign := [n for n in TRAINERS if n in parameters]:
             raise UsageError(
-                f"the reward function {name!r} takes {foreign[0]}, which TRL's trainer gives and there is none of "
-                "here; leave it out. What changes over a run can be written as a callback: train(callbacks=…)."
+                f"the reward function {name!r} takes {foreign[0]}, which TRL's trainer passes but does not exist "
+                "here; leave it out. What changes over a run can be done in a callback: train(callbacks=…)."
             )
         signature.bind(**accepted)
     except UsageError:
@@ -185,7 +185,7 @@ def _accepted(name: str, function: RewardFunction, columns: Mapping[str, Any]) -
 
 
 def _awaited(given: Mapping[str, Awaitable[Any]]) -> dict[str, Any]:
-    """What some coroutines give, which wait at the same time; in a thread, as an event loop may run in this one."""
+    """The results of coroutines, run concurrently; in a thread, as an event loop may be running in this one."""
     if not given:
         return {}
 
@@ -197,14 +197,14 @@ def _awaited(given: Mapping[str, Awaitable[Any]]) -> dict[str, Any]:
 
 
 def _numbers(name: str, values: Any, completions: Sequence[Any]) -> Tensor:
-    """What a function gave, as one number for each completion."""
+    """The values of a function, as one number per completion."""
     rows = len(completions)
     if not isinstance(values, Iterable) or isinstance(values, str):
-        raise UsageError(f"the reward function {name!r} gave {values!r}; give a list of {rows} numbers.")
+        raise UsageError(f"the reward function {name!r} returned {values!r}; return a list of {rows} numbers.")
     values = list(values)
     if len(values) != rows:
         raise UsageError(
-            f"the reward function {name!r} gave {len(values)} numbers for {rows} completions; give one for each."
+            f"the reward function {name!r} returned {len(values)} numbers for {rows} completions; return one for each."
         )
     return _finite_numbers(f"the reward function {name!r}", values, completions)
 
@@ -215,7 +215,7 @@ def _finite_numbers(who: str, values: Sequence[Any], completions: Sequence[Any])
         if value is not None and not _finite(value):
             raise UsageError(
                 f"{who} gave {value!r} for the completion {completion!r}; rewards must be finite numbers of at most "
-                f"{LARGEST:.2g} in size, which float32 can hold, or None where it does not apply."
+                f"{LARGEST:.2g} in size, which float32 can represent, or None where they do not apply."
             )
     return torch.tensor([math.nan if value is None else float(value) for value in values], dtype=torch.float32)
 

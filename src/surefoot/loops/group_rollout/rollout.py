@@ -1,4 +1,4 @@
-"""What was written for some prompts, what it was worth, and how it looks in numbers."""
+"""Completions of some prompts, their rewards, and metrics of them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from surefoot.models.language.sequences import Sequences, concatenate
 
 @dataclass(frozen=True)
 class Logged:
-    """What reward functions log of a batch: the sum and the count of the numbers by name."""
+    """The numbers that reward functions log for a batch: sum and count by name."""
 
     numbers: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def add(self, name: str, values: Sequence[Any]) -> None:
-        """Take in some values; those that are no numbers are left out."""
+        """Add some values; those that are not numbers are ignored."""
         known = [float(x) for x in values if isinstance(x, Real)]
         total, count = self.numbers.get(name, (0.0, 0))
         if known:
             self.numbers[name] = total + sum(known), count + len(known)
 
     def gathered(self) -> Logged:
-        """That of all processes together."""
+        """The sums and counts over all processes."""
         mine = {f"{place} {name}": x for name, pair in self.numbers.items() for place, x in enumerate(pair)}
         together = Logged()
         for row in distributed.gather_row(mine):
@@ -51,18 +51,18 @@ class Logged:
 
 @dataclass(frozen=True)
 class Rollout:
-    """What was written for some prompts, and what it was worth."""
+    """Completions of some prompts, and their rewards."""
 
-    examples: list[Example]  # one a prompt
+    examples: list[Example]  # one per prompt
     index: Int[Tensor, " prompts"]  # their numbers in the task
-    sequences: Sequences  # prompts · samples rows, the samples of a prompt side by side
-    texts: list[str]  # one a row
-    log_prob: Float[Tensor, "rows length"]  # of the engine that wrote them
+    sequences: Sequences  # prompts · samples rows, the samples of a prompt adjacent
+    texts: list[str]  # one per row
+    log_prob: Float[Tensor, "rows length"]  # by the engine that generated them
     reward: Float[Tensor, "prompts samples"]  # the weighted sum of the components
     components: dict[str, Float[Tensor, "prompts samples"]]
-    truncated: Bool[Tensor, "prompts samples"]  # cut off by the limit, not finished
-    demonstrations: Sequences | None = None  # one row a prompt, where all of them have one
-    judged: TokenStatistics | None = None  # what the model says of the tokens before it learns, where it has a critic
+    truncated: Bool[Tensor, "prompts samples"]  # stopped by the limit, not finished
+    demonstrations: Sequences | None = None  # one row per prompt, if all prompts have one
+    judged: TokenStatistics | None = None  # the model's statistics before the update, if it has a critic
     logged: Logged = field(default_factory=Logged)  # by the reward functions
 
     @property
@@ -72,13 +72,13 @@ class Rollout:
 
     @property
     def degenerate(self) -> Bool[Tensor, " prompts"]:
-        """The prompts whose completions all have the same reward: they say nothing about what is better."""
+        """The prompts whose completions all have the same reward: they do not show what is better."""
         return (self.reward == self.reward[:, :1]).all(1)
 
     @property
     def value(self) -> Float[Tensor, "rows length"]:
         """The critic's value of the state before every token."""
-        assert self.judged is not None and self.judged.value is not None, "only a model with a critic gives values"
+        assert self.judged is not None and self.judged.value is not None, "only a model with a critic has values"
         return self.judged.value
 
     def prompts(self, keep: Tensor) -> Rollout:
@@ -122,7 +122,7 @@ def joined(rollouts: Sequence[Rollout]) -> Rollout:
 
 
 def measured(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """What was written, in numbers."""
+    """Metrics of rollouts."""
     every = joined(rollouts)
     if not every.texts:
         return {"batches": len(rollouts)}

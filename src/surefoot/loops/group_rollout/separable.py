@@ -1,7 +1,7 @@
-"""Whether the loss of a method may be taken a piece of the rows at a time, and whether its settings reach it.
+"""Checks that the loss of a method can be computed for some rows at a time, and that its settings have an effect.
 
-Both are asked of the loss itself, for the rows of a batch and random likelihoods, before the first step is taken; no
-pass through the model is needed.
+Both are tested on the loss itself, for the rows of a batch and random likelihoods, before the first step; no forward
+pass of the model is needed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from surefoot.loops.group_rollout.method import Batch, GroupRollout, Term
 from surefoot.models.language.model import TokenStatistics
 from surefoot.seeding import torch_stream
 
-TOLERANCE = 1e-3  # of the largest slope, or of a metric; rounding is of order 1e-6
+TOLERANCE = 1e-3  # relative to the largest slope, or to a metric; rounding is of order 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """A term of a method, and numbers to try its loss at."""
+    """A term of a method, and values at which to test its loss."""
 
     method: GroupRollout
     term: Term
@@ -32,8 +32,8 @@ class Probe:
 
     @staticmethod
     def of(method: GroupRollout, term: Term, batch: Batch, device: torch.device, critic: bool) -> Probe:
-        """Random advantages and likelihoods, so that nothing cancels out; the rows are one token longer than they
-        need to be, as they are beside a longer row."""
+        """Random advantages and likelihoods, so that nothing cancels out; rows are padded by one token, as they are
+        next to a longer row."""
         batch, stream = batch.padded(), torch_stream(0, "probe of a loss")
         drawn = torch.where(batch.valid, torch.rand(5, *batch.valid.shape, generator=stream), 0.0)
         advantage = torch.randn(batch.valid.shape, generator=stream)
@@ -49,7 +49,7 @@ class Probe:
         return dataclasses.replace(self, batch=self.batch.to(device), statistics=statistics)
 
     def part(self, rows: Tensor) -> Probe:
-        """Some of the rows, as far as the longest of them goes."""
+        """Some of the rows, trimmed to the longest of them."""
         used = self.batch.valid[rows].any(0).nonzero()
         width = int(used.max()) + 1 if len(used) else 1
         statistics = self.statistics.each(lambda x: x[rows, :width])
@@ -62,15 +62,16 @@ class Probe:
         if self.statistics.value is not None:
             error, errors = self.method.critic_loss(self.batch, known[2])
             loss, metrics = loss + error, metrics | errors
-        loss = loss + sum(0 * x.sum() for x in known)  # which may be a constant
+        loss = loss + sum(0 * x.sum() for x in known)  # the loss may be a constant
         return list(torch.autograd.grad(loss, known)), {name: float(x) for name, x in metrics.items()}
 
 
 def check_loss(
     method: GroupRollout, terms: Sequence[Term], batches: Sequence[Batch], device: torch.device, critic: bool
 ) -> bool:
-    """Raise `UsageError` where a loss that is said to be separable is not, or `kl` or `entropy` has no effect on it.
-    Whether all could be asked: a term with several rows, and one of the method's own objective, are needed."""
+    """Raise `UsageError` if a loss declared separable is not, or if `kl` or `entropy` has no effect on it. Returns
+    whether everything could be checked, which needs a term with several rows and one with the method's own
+    objective."""
     probes = [Probe.of(method, term, batch, device, critic) for term, batch in zip(terms, batches, strict=True)]
     if method.separable:
         for probe in probes:
@@ -101,7 +102,7 @@ def _check_separable(probe: Probe) -> None:
         size, gap = (float((valid * z).abs().max()) for z in (x, x - y))
         if not gap <= TOLERANCE * size:
             raise _mixed(
-                probe, f"its gradient is another one in two parts (by {gap / size if size else 1:.2g} of its size)"
+                probe, f"its gradient differs if computed in two parts (by {gap / size if size else 1:.2g} of its size)"
             )
     for name, value in of_whole.items():
         several = [row.get(name, 0.0) for row in of_parts]
@@ -124,7 +125,7 @@ def _check_effect(method: GroupRollout, probes: Sequence[Probe]) -> None:
     for weight in {probe.term.objective.divergence for probe in probes} - {0.0}:
         if not method.kl:
             raise UsageError(
-                f"the objective of {name} has divergence={weight:g} while kl=0, so that there is no reference to "
+                f"the objective of {name} has divergence={weight:g} while kl=0, so there is no reference to "
                 f"diverge from; set kl={weight:g}."
             )
     if method.kl and not any(_moves(probe) for probe in probes):
@@ -134,9 +135,9 @@ def _check_effect(method: GroupRollout, probes: Sequence[Probe]) -> None:
 
 
 def _moves(probe: Probe) -> bool:
-    """Whether another reference gives another gradient."""
+    """Whether a different reference gives a different gradient."""
     reference = probe.batch.reference
-    assert reference is not None, "where kl is set there is one"
+    assert reference is not None, "if kl is set there is a reference"
     other = dataclasses.replace(probe, batch=dataclasses.replace(probe.batch, reference=1.5 * reference))
     return any(not torch.equal(x, y) for x, y in zip(probe.slopes()[0], other.slopes()[0], strict=True))
 

@@ -1,8 +1,8 @@
-"""A language model whose weights lie in parts, one in each process: `fully_shard` of torch, a block at a time.
+"""A language model whose weights are sharded over processes, block by block, by torch's `fully_shard`.
 
-Weights, gradients and the optimiser's moments are divided evenly. To learn, all processes read at the same time and
-put one block after another together, so they must read equally often (`LanguageEstimator.in_step`). To write, which
-takes a pass for every token, each puts the whole model together once and lets it go afterwards.
+Weights, gradients and the optimiser's moments are divided evenly. In training, all processes run the model at the same
+time and gather one block after another, so they must run it equally often (`LanguageEstimator.in_step`). In
+generation, which takes a pass per token, each process gathers the whole model once and frees it afterwards.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from surefoot.models.language.sequences import Sequences
 
 @dataclass
 class ShardedModel(LanguageModel):
-    """A model in parts, and `form`, its network without weights."""
+    """A sharded model, and `form`, its network without weights."""
 
     sharded: ClassVar[bool] = True
     form: Any = None
 
     def whole(self) -> LanguageModel:
-        """A model of its own with all the weights of the network as they stand; there is no critic in it."""
+        """A separate model with all current weights of the network, without a critic."""
         weights = {name: distributed.whole(w.detach()) for name, w in self.network.named_parameters()}
         return LanguageModel(_filled(self.form, weights), self.tokenizer, settings=self.settings, opened=self.opened)
 
@@ -45,7 +45,7 @@ class ShardedModel(LanguageModel):
 
 
 def shard(model: LanguageModel) -> ShardedModel:
-    """Leave each process its part of a model, which is not to be used otherwise any more.
+    """Shard a model over the processes; the model given must not be used afterwards.
 
     Raises:
         UsageError: torch is too old.
@@ -64,14 +64,14 @@ def shard(model: LanguageModel) -> ShardedModel:
 
 
 def _filled(network: Any, weights: Mapping[str, Tensor]) -> Any:
-    """A copy of a network with other weights; what was tied stays tied."""
+    """A copy of a network with other weights; tied weights stay tied."""
     others = {id(w): nn.Parameter(weights[name], w.requires_grad) for name, w in network.named_parameters()}
     return deepcopy(network, others)
 
 
 def _divide_network(network: Any, mesh: DeviceMesh) -> None:
-    """Divide each block of a network and the rest of it, which `network.within(function, …)` puts together around what
-    a function does: embedding and output layer are read outside `forward`."""
+    """Shard each block of a network and the rest of it; `network.within(function, …)` gathers the rest while a function
+    runs, since embedding and output layer are read outside `forward`."""
     blocks = [module for module in network.modules() if type(module).__name__ in (network._no_split_modules or ())]
     for module in (*blocks, network):
         _divide(module, mesh)
@@ -80,7 +80,7 @@ def _divide_network(network: Any, mesh: DeviceMesh) -> None:
 
 
 def _divide(module: Any, mesh: DeviceMesh) -> None:
-    """Divide the weights of a module that no part of it has divided yet."""
+    """Shard the weights of a module that are not yet sharded by one of its parts."""
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
     module.set_gradient_divide_factor(1.0)  # a sum: the parts of a loss add up
     module.set_force_sum_reduction_for_comms(True)  # gloo can only sum

@@ -1,8 +1,9 @@
-"""Collecting rollouts from a vector environment, and keeping what it takes to collect them again.
+"""Collecting rollouts from a vector environment, and logging what is needed to replay them.
 
-An environment's inner state can rarely be saved, but the same seeds and the same actions give the same bits. So the
-collector appends every action to a log, and a resumed run plays the log back to stand where it stood. Checksums of the
-actions and of all that came back are part of every checkpoint, so that a replay that arrives elsewhere is found out.
+An environment's internal state can rarely be saved, but the same seeds and the same actions give the same bits. So the
+collector appends every action to a log, and a resumed run replays the log to restore the state of the environments.
+Every checkpoint contains checksums of the actions and of the environments' answers, so that a replay that diverges is
+detected.
 """
 
 from __future__ import annotations
@@ -49,17 +50,18 @@ Arrays = np.ndarray | dict[str, np.ndarray]
 """An observation as the environments give it."""
 
 
-SUMS = ("actions", "observations", "rewards", "ends")  # what a checkpoint has a checksum of
+SUMS = ("actions", "observations", "rewards", "ends")  # what a checkpoint has checksums of
 
 
 class Seen:
-    """Running checksums of the actions taken and of the observations, rewards and ends that came back."""
+    """Running checksums of the actions taken and of the observations, rewards and ends that the environments
+    returned."""
 
     def __init__(self) -> None:
         self._parts: dict[tuple[str, str], Any] = {}
 
     def add(self, observation: Arrays, **others: np.ndarray) -> None:
-        """Take in arrays of one step or of several; in whichever pieces, the sums of the same steps are the same."""
+        """Add arrays of one or several steps; the sums do not depend on how the steps are split."""
         parts = observation if isinstance(observation, dict) else {"": observation}
         named = [("observations", key, x) for key, x in parts.items()] + [(name, "", x) for name, x in others.items()]
         for name, key, array in named:
@@ -74,7 +76,7 @@ class Seen:
 
 
 class Collector:
-    """A vector environment, where it stands, and its log of actions."""
+    """A vector environment, its current observation, and its log of actions."""
 
     def __init__(self, envs: VectorEnv, log: Path | None = None) -> None:
         self.envs, self.log_path, self.logged = envs, log, 0
@@ -123,8 +125,8 @@ class Collector:
             self._figures.append((env, {name: float(info[name][env]) for name in names if info[f"_{name}"][env]}))
 
     def figures(self, seeds: int) -> list[dict[str, float]]:
-        """What the infos of the episodes say that ended in the last rollout, for each of `seeds` seeds, whose
-        environments are side by side; see `named_figures`."""
+        """The figures in the infos of the episodes that ended in the last rollout, for each of `seeds` seeds, whose
+        environments are adjacent; see `named_figures`."""
         each = self.envs.num_envs // seeds
         return [named_figures([found for env, found in self._figures if env // each == seed]) for seed in range(seeds)]
 
@@ -136,19 +138,20 @@ class Collector:
             self._log.write(np.ascontiguousarray(actions).tobytes())
 
     def flush(self) -> int:
-        """Make the log durable; returns how many steps it holds."""
+        """Flush the log to disk and return the number of steps in it."""
         if self._log is not None:
             self._log.flush()
             os.fsync(self._log.fileno())
         return self.logged
 
     def replay(self, steps: int, sums: Tensor | None = None) -> None:
-        """Stand where the environments stood after the first `steps` logged steps, and forget the rest of the log.
+        """Restore the environments' state after the first `steps` logged steps, and discard the rest of the log.
 
-        `sums` are the checksums `seen.sums()` of then; without them (of a run of an older version) nothing is compared.
+        `sums` are the checksums `seen.sums()` at that step; without them (a run of an older version) nothing is
+        compared.
 
         Raises:
-            UsageError: the log is damaged, or the environments answer it with something else than they did.
+            UsageError: the log is damaged, or the environments' answers differ from the original ones.
         """
         if self.log_path is None:
             return
@@ -160,7 +163,7 @@ class Collector:
         if held < size:
             raise UsageError(
                 f"{self.log_path} holds {held} bytes, but the checkpoint was written after {size}: the log of actions "
-                "is damaged or missing. Resume from an older checkpoint whose log is whole, or start a new run."
+                "is damaged or missing. Restore the original file, or start a new run."
             )
         logged = np.memmap(self.log_path, dtype, "r", shape=shape) if steps else np.empty(shape, dtype)
         taken = Seen()
@@ -168,8 +171,8 @@ class Collector:
             taken.add({}, actions=actions)
         if sums is not None and (sums.shape != (len(SUMS), 32) or not torch.equal(taken.sums()[0], sums[0])):
             raise UsageError(
-                f"{self.log_path} does not hold the actions of this checkpoint's first {steps} steps: its checksum is "
-                "another one, so the log of actions is damaged. Put the file back as it was, or start a new run."
+                f"{self.log_path} does not hold the actions of this checkpoint's first {steps} steps: its checksum "
+                "differs, so the log of actions is damaged. Restore the original file, or start a new run."
             )
         observation = self.observation
         for actions in logged:
@@ -187,10 +190,10 @@ class Collector:
         if differ:
             raise UsageError(
                 f"The environments answered the first {steps} steps of the run with other {' and '.join(differ)} than "
-                "when it was trained, so resuming would not give the run that was begun. Either they are not "
+                "when it was trained, so resuming would not continue the same run. Either they are not "
                 "reproducible (they draw from numpy.random or the clock, not from self.np_random, which "
                 "reset(seed=…) seeds), or something has changed: their code, their package's version, the backend or "
-                "the machine. Put that back as it was, or start a new run."
+                "the machine. Undo that change, or start a new run."
             )
 
     def close(self) -> None:
@@ -201,7 +204,7 @@ class Collector:
 
 
 class Episodes:
-    """Returns and lengths of finished episodes, with a window of the last 100 for each seed, as tensors."""
+    """Returns and lengths of finished episodes, with a window of the last 100 per seed, as tensors."""
 
     def __init__(self, seeds: int, envs: int) -> None:
         self.running = torch.zeros(2, seeds, envs, dtype=torch.float64)  # return and length so far
@@ -209,7 +212,7 @@ class Episodes:
         self.count = torch.zeros(seeds, dtype=torch.int64)
 
     def add(self, reward: Tensor, ended: Tensor, truncated: Tensor, valid: Tensor) -> list[dict[str, float]]:
-        """Account for `[time, seeds, envs]` of raw rewards; one row of metrics a seed."""
+        """Add raw rewards `[time, seeds, envs]`; returns one row of metrics per seed."""
         reward, ended, truncated, valid = (x.cpu() for x in (reward, ended, truncated, valid))
         totals = torch.stack([reward.double() * valid, valid.double()]).cumsum(1) + self.running.unsqueeze(1)
         base = torch.zeros_like(self.running)
@@ -248,7 +251,7 @@ def map_arrays(function: Callable[[np.ndarray], Any], observation: Arrays) -> An
 
 
 def tensors(observation: Arrays) -> Observation:
-    """The observation as tensors on the same memory."""
+    """The observation as tensors that share its memory."""
     return map_arrays(torch.from_numpy, observation)
 
 

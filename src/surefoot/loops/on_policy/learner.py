@@ -48,9 +48,9 @@ REWARD_CLIP = 10.0
 class Learner:
     """Weights, optimiser, normalisers and environments of a run; `iterate()` advances it by one batch.
 
-    `envs` holds `len(seeds) · method.num_envs` environments, those of a seed side by side. `compile="on"` fuses the
-    gradient step into native code: the same numbers up to rounding, faster once it has compiled. "auto" goes on
-    without, and warns, where that fails.
+    `envs` holds `len(seeds) · method.num_envs` environments, those of a seed adjacent. `compile="on"` fuses the
+    gradient step into native code: the same numbers up to rounding, faster once compiled. "auto" continues
+    without it, with a warning, if that fails.
 
     Policies act on the CPU. All else is computed on `device`, to which complete rollouts are moved.
     """
@@ -102,7 +102,7 @@ class Learner:
 
     @property
     def steps(self) -> int:
-        """Environment steps of each seed so far, the steps in which an environment only resets itself included."""
+        """Environment steps per seed so far, including the steps in which an environment only resets itself."""
         return self.collector.logged * self.method.num_envs
 
     @property
@@ -114,7 +114,7 @@ class Learner:
     # --- one iteration -----------------------------------------------------------------------------------------------
 
     def iterate(self) -> list[dict[str, float]]:
-        """Collect and update once; one row of metrics a seed."""
+        """Collect and update once; returns one row of metrics per seed."""
         with computing_on(self.device):
             self.lr_tensor = torch.tensor(self.lr)
             metrics = self.method.iterate(self)
@@ -185,8 +185,8 @@ class Learner:
     def estimate(self, rollout: Rollout) -> Batch:
         """The batch of an update: one pass of the acting weights over all observations, advantages and targets.
 
-        Log-probabilities and distribution parameters are those of the weights that acted, on the observations as they
-        were normalised then. Afterwards the normalisers take the rollout in, for the next one.
+        Log-probabilities and distribution parameters are those of the acting weights, on the observations as they were
+        normalised while acting. Afterwards the normalisers are updated with the rollout, for the next one.
         """
         method, distribution = self.method, self.model.distribution
         observation = map_observation(lambda x: x.transpose(0, 1), rollout.observation)  # [seeds, time + 1, envs, ...]
@@ -225,7 +225,8 @@ class Learner:
         return {k: map_observation(lambda x: x.flatten(1, 2), part) for k, part in batch.items()}
 
     def _scaled_reward(self, rollout: Rollout) -> Tensor:
-        """Rewards over the running deviation of the discounted return, within ±10; raw where that is off."""
+        """Rewards divided by the running deviation of the discounted return, within ±10; raw if that is switched
+        off."""
         if not self.method.normalize_rewards:
             return rollout.reward
         goes_on = (~(rollout.terminated | rollout.truncated)).float()
@@ -241,16 +242,16 @@ class Learner:
         return (rollout.reward * inverse_std).clamp(-REWARD_CLIP, REWARD_CLIP)
 
     def _observe(self, observation: Observation) -> None:
-        """Take the raw observations `[seeds, time, envs, ...]` into the running moments."""
+        """Update the running moments with the raw observations `[seeds, time, envs, ...]`."""
         for key, moments in self.moments.items():
             data = (observation[key] if isinstance(observation, dict) else observation).flatten(1, 2)
             data = data.reshape(*data.shape[:2], -1)
             self.moments[key] = moments.update(data, torch.ones(data.shape[:2], dtype=torch.bool))
 
-    # --- what methods use --------------------------------------------------------------------------------------------
+    # --- for methods -------------------------------------------------------------------------------------------------
 
     def samples(self, batch: Batch) -> int:
-        """How many samples a batch holds: steps, or whole sequences for a recurrent network."""
+        """The number of samples in a batch: steps, or whole sequences for a recurrent network."""
         return batch["valid"].shape[2 if "state" in batch else 1]
 
     def metric_names(self, batch: Batch) -> list[str]:
@@ -266,7 +267,7 @@ class Learner:
     def gradient_step(self, active: Tensor, batch: Batch, index: Tensor) -> Tensor:
         """One Adam step of every active seed on the samples `index [seeds, size]` of the batch: changes the weights and
         the optimiser, returns metrics `[seeds, names]`."""
-        # A compiled step knows its arguments by identity, and what is in `extra` may change from step to step.
+        # A compiled step recognises its arguments by identity, and the entries of `extra` may change between steps.
         arguments = (self.vector, self.adam, active, index, {**self.extra}, batch, self.lr_tensor)
         with torch.no_grad():
             if self._step is None:
@@ -304,12 +305,12 @@ class Learner:
         return {name: x.detach().cpu().contiguous().clone() for name, x in parts.items()}
 
     def load(self, state: Mapping[str, Tensor], iteration: int, logged: int) -> None:
-        """Take over a saved state and play the environments forward to where they stood.
+        """Load a saved state and replay the environments to their state at that time.
 
         Raises:
             UsageError: tensors are missing, unknown, or of another type or shape.
         """
-        for key in normalized_since(self.observation_space):  # and not yet in a run of an older version
+        for key in normalized_since(self.observation_space):  # missing in a run of an older version
             if f"observations/{key}/mean" not in state:
                 self.moments.pop(key, None)
         mine, sums = self.state(), state.get("replay/sums")
@@ -319,7 +320,7 @@ class Learner:
         if wrong:
             raise UsageError(
                 f"the checkpoint does not fit this method, network or number of seeds: {', '.join(wrong)} differ. "
-                "Resume with the configuration that the run's config.json holds."
+                "Resume with the configuration in the run's config.json."
             )
         here = {name: x.to(self.device, copy=True) for name, x in state.items()}
         self.vector = here["weights"]
@@ -340,7 +341,7 @@ class Learner:
         return [seed for seed, v in zip(self.seeds, self.vector, strict=True) if not torch.isfinite(v).all()]
 
     def flush(self) -> int:
-        """Write the log of actions out to the disk, and say how many steps it holds."""
+        """Flush the log of actions to disk, and return the number of steps in it."""
         return self.collector.flush()
 
     def close(self) -> None:
@@ -348,13 +349,13 @@ class Learner:
         self.collector.close()
 
     def agent(self, index: int = 0, **facts: Any) -> Agent:
-        """The policy of one seed as it stands."""
+        """The current policy of one seed."""
         scales = {key: tuple(x[index, 0].cpu() for x in pair) for key, pair in self.scales().items()}
         vector = self.vector[index].cpu()[self.model.mask(lambda name: not name.startswith("multipliers."))]
         return Agent(self.network, self.observation_space, self.action_space, vector, scales, facts)  # type: ignore[arg-type]
 
 
-# --- how a run meets its environments --------------------------------------------------------------------------------
+# --- connecting a run and its environments ---------------------------------------------------------------------------
 
 
 def _learner(
@@ -368,16 +369,16 @@ def _learner(
     device: str = "cpu",
     **options: Any,
 ) -> Learner:
-    """`options` are those of `EnvOptions`. Each seed's environments are those it has alone."""
+    """`options` are those of `EnvOptions`. Each seed has the same environments as in a run of its own."""
     device = chosen_device(device)
     if device != "cpu" and compile == "on":
         raise UsageError(
-            f"compile='on' is not allowed with device={device!r}: what is compiled runs on the CPU. Leave compile out."
+            f"compile='on' is not allowed with device={device!r}: compiled code runs on the CPU. Leave compile out."
         )
     env, options = under(env, **options)
     each = [s for seed in seeds for s in env_seeds(seed, method.num_envs)]
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:  # worker processes inherit the mask: Ctrl-C is the loop's to answer, which still needs them
+    try:  # worker processes inherit the mask: the loop, which still needs them, handles Ctrl-C
         envs = make(env, len(each), seed=each, **options)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, masked)
@@ -394,7 +395,7 @@ LOOP = Loop(
     _learner,
     single,
     measured="steps",
-    place_help="Gymnasium or EnvPool id, or module:factory.",
+    env_help="Gymnasium or EnvPool id, or module:factory.",
     options=EnvOptions,
     check_recorded=check_recorded,
 )

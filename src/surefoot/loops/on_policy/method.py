@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from surefoot.loops.on_policy.learner import Learner
 
 Batch = dict[str, Any]
-"""Samples of an update: observation, action, old_params, old_log_prob, old_value, advantage, target, valid, each
+"""The samples of an update: observation, action, old_params, old_log_prob, old_value, advantage, target, valid, each
 `[samples, ...]`; for a recurrent network `[time, samples, ...]` with starts, and state `[samples, width]`."""
 
 MULTIPLIER_FLOOR = 1e-8
@@ -37,29 +37,31 @@ MULTIPLIER_FLOOR = 1e-8
 
 @dataclass(frozen=True)
 class OnPolicy:
-    """What every on-policy method has. Steps a method may replace, from small to large: `objective`, `value_loss`,
-    `loss`, `after_step`, `after_epoch`, `after_update`, `update`, `iterate`."""
+    """The base of every on-policy method. Steps that a method may replace, from small to large: `objective`,
+    `value_loss`, `loss`, `after_step`, `after_epoch`, `after_update`, `update`, `iterate`."""
 
     loop: ClassVar[str] = "on-policy"
     default_steps: ClassVar[int] = 100_000
-    without_effect: ClassVar[tuple[str, ...]] = ()  # hyperparameters of the base that this method does not use
+    without_effect: ClassVar[tuple[str, ...]] = ()  # hyperparameters of the base class that this method does not use
 
     num_envs: int = hyperparameter(8, low=1, high=MOST, help="Number of parallel environments.")
-    num_steps: int = hyperparameter(256, low=1, high=2**24, help="Steps of each environment per update.")
+    num_steps: int = hyperparameter(256, low=1, high=2**24, help="Steps per environment and update.")
     gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount factor.")
-    lam: float = hyperparameter(0.95, low=0, high=1, help="GAE's λ; 0 relies on the critic, 1 on the returns.")
-    learning_rate: float = hyperparameter(3e-4, above=0, help="Adam's step size.")
-    anneal: bool = hyperparameter(False, help="Decay the step size linearly to 0 over the run.")
+    lam: float = hyperparameter(0.95, low=0, high=1, help="GAE's λ; 0 relies on the critic, 1 on returns.")
+    learning_rate: float = hyperparameter(3e-4, above=0, help="Adam's learning rate.")
+    anneal: bool = hyperparameter(False, help="Decay the learning rate linearly to 0 over the run.")
     epochs: int = hyperparameter(10, low=1, help="Passes over each batch.")
     minibatch_size: int = hyperparameter(64, low=1, help="Samples per gradient step; must divide the batch size.")
     standardize: bool = hyperparameter(True, help="Standardise advantages within the minibatch.")
     entropy: float = hyperparameter(0.0, low=0, help="Weight of the entropy bonus.")
     value_coefficient: float = hyperparameter(0.5, low=0, help="Weight of the critic's loss.")
     value_clip: float | None = hyperparameter(
-        None, above=0, help="Clip range of the critic's change, in units of value; no clipping if None."
+        None, above=0, help="Clip range of the change in value; None for no clipping."
     )
     max_grad_norm: float | None = hyperparameter(0.5, above=0, help="Maximum gradient norm.")
-    target_kl: float | None = hyperparameter(None, above=0, help="Stop the epochs early once the mean KL exceeds this.")
+    target_kl: float | None = hyperparameter(
+        None, above=0, help="Stop the epochs once the mean KL divergence exceeds this."
+    )
     normalize_observations: bool = hyperparameter(
         True, help="Normalise observations by their running mean and standard deviation."
     )
@@ -76,8 +78,8 @@ class OnPolicy:
     core_size: int = hyperparameter(64, low=1, high=WIDEST, help="Units of the recurrent core.")
     shared: bool = hyperparameter(False, help="Share one encoder between actor and critic.")
     log_std_init: float = hyperparameter(0.0, help="Initial log standard deviation of a Gaussian policy.")
-    squash: bool = hyperparameter(False, help="Squash a Gaussian's actions into the action box by tanh.")
-    parts: PolicyObjective | None = hyperparameter(None, help="An objective in place of the method's own.")
+    squash: bool = hyperparameter(False, help="Squash a Gaussian policy's actions into the action box by tanh.")
+    parts: PolicyObjective | None = hyperparameter(None, help="Objective in place of the method's own.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -89,41 +91,41 @@ class OnPolicy:
         if self.core is None and (self.num_envs * self.num_steps) % self.minibatch_size:
             batch = self.num_envs * self.num_steps
             raise UsageError(
-                f"minibatch_size={self.minibatch_size} does not divide the batch of num_envs × num_steps = "
+                f"minibatch_size={self.minibatch_size} does not divide the batch size num_envs × num_steps = "
                 f"{self.num_envs} × {self.num_steps} = {batch}; use a divisor "
                 f"such as {_divisor(batch, self.minibatch_size)}."
             )
         if self.standardize and self.core is None and self.minibatch_size == 1:
             raise UsageError(
-                "minibatch_size=1 is not allowed with standardize=True: an advantage less its own mean is 0, and so is "
-                "what is learned from it. Use a larger minibatch_size, or standardize=False."
+                "minibatch_size=1 is not allowed with standardize=True: an advantage minus its own mean is 0, so "
+                "nothing would be learned. Use a larger minibatch_size, or standardize=False."
             )
 
     def network(self) -> Network:
-        """The network these settings describe."""
+        """The network described by these settings."""
         return Network(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Network)})
 
     # --- what is optimised -------------------------------------------------------------------------------------------
 
     def objective(self) -> PolicyObjective:
-        """What the policy maximises, the advantage and its standardisation included: the only place that says so.
+        """What the policy maximises, including the advantage and its standardisation; nothing else defines them.
 
         A method returns `self.parts or PolicyObjective(…)`, so that a user's objective can take the place of its own.
         """
         raise NotImplementedError
 
     def target(self) -> Advantage:
-        """What the critic regresses to, less its old value."""
+        """The critic's regression target minus its old value."""
         return gae(self.gamma, self.lam)
 
     def estimates(self, reward: Tensor, **signals: Tensor) -> tuple[Tensor, Tensor]:
-        """Advantages, and targets of the critic less its old values, both shaped as `reward`."""
+        """Advantages, and the critic's targets minus its old values, both of the shape of `reward`."""
         part, target = self.objective().advantage, self.target()
         advantage = part(reward, **signals)
         return advantage, advantage if target == part else target(reward, **signals)
 
     def divergence_weight(self, extra: dict[str, Tensor]) -> Tensor | None:
-        """The weight of the divergence, where it changes in the run and is not the objective's own."""
+        """The weight of the divergence, if it changes during the run instead of being the objective's own."""
         return extra.get("divergence_weight")
 
     def value_loss(self) -> ValueLoss:
@@ -133,8 +135,8 @@ class OnPolicy:
     def policy_loss(
         self, model: Model, params: Tensor, batch: Batch, extra: dict[str, Tensor], *, standardized: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of the policy with these distribution parameters, and its metrics: the objective, negated. Where the
-        batch's advantages are `standardized` already, the objective does not do it again."""
+        """The loss of the policy with these distribution parameters, and its metrics: the negated objective. If the
+        batch's advantages are `standardized` already, the objective does not standardise them again."""
         objective, distribution, weight = self.objective(), model.distribution, self.divergence_weight(extra)
         objective = dataclasses.replace(objective, standardize=objective.standardize and not standardized)
         penalized = objective.divergence > 0 or weight is not None
@@ -149,7 +151,7 @@ class OnPolicy:
         )
 
     def critic_loss(self, value: Tensor, batch: Batch) -> Tensor:
-        """The critic's loss, aggregated as the policy's."""
+        """The critic's loss, aggregated like the policy's."""
         error = self.value_loss()(value, batch["target"], batch["old_value"])
         return self.objective().aggregation(error, batch["valid"])
 
@@ -162,15 +164,15 @@ class OnPolicy:
         value_loss = self.critic_loss(value, batch)
         return loss + self.value_coefficient * value_loss, {**metrics, "value_loss": value_loss.detach()}
 
-    # --- how ---------------------------------------------------------------------------------------------------------
+    # --- training ----------------------------------------------------------------------------------------------------
 
     def multipliers(self, distribution: Distribution) -> dict[str, float]:
-        """Positive numbers learned with the weights, by first value: `multipliers.<name>` of `model.unflatten`. A step
-        never leaves them below `MULTIPLIER_FLOOR`."""
+        """Initial values of positive numbers learned with the weights: `multipliers.<name>` in `model.unflatten`. A
+        step never reduces them below `MULTIPLIER_FLOOR`."""
         return {}
 
     def extra_state(self, model: Model) -> dict[str, Tensor]:
-        """What the method keeps for one seed besides weights and Adam, as tensors by name."""
+        """The state of the method for one seed besides weights and Adam's moments, as tensors by name."""
         return {}
 
     def after_step(self, learner: Learner, step: Tensor, names: list[str]) -> None:
@@ -182,14 +184,14 @@ class OnPolicy:
         return {}
 
     def after_update(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
-        """Called when the epochs are over; may change `learner.extra`. Returns more metrics, `[seeds]` each."""
+        """Called after the last epoch; may change `learner.extra`. Returns more metrics, `[seeds]` each."""
         return {}
 
     def update(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Epochs of minibatch gradient steps on all seeds at once. Metrics are means over the steps, `[seeds]` each."""
         seeds, samples = learner.num_seeds, learner.samples(batch)
         size = self.minibatch_size if self.core is None else min(samples, max(1, self.minibatch_size // self.num_steps))
-        minibatches = samples // size  # of sequences, the rest of an epoch's order is left out
+        minibatches = samples // size  # for sequences, the remainder of an epoch's order is unused
         streams = [torch_stream(seed, "minibatches", learner.iteration) for seed in learner.seeds]
         active = torch.ones(seeds)
         total, count, names = torch.zeros(()), torch.zeros(seeds, 1), learner.metric_names(batch)
@@ -215,25 +217,25 @@ class OnPolicy:
 
     @property
     def pace(self) -> int:
-        """Environment steps of one iteration."""
+        """Environment steps per iteration."""
         return self.num_envs * self.num_steps
 
     def gradient_steps(self, total_steps: int) -> float:
-        """How many gradient steps a run takes."""
+        """The number of gradient steps in a run."""
         return total_steps * self.epochs / self.minibatch_size
 
     def algorithm(self) -> list[str]:
-        """The loop as this method runs it, for `explain`: its own description of its steps where it replaces them."""
+        """The loop of this method, for `explain`; a method that replaces the steps describes its own."""
         collect = f"collect {self.num_envs} envs × {self.num_steps} steps = {self.pace} with the current policy"
         lines = [collect, f"Â = {self.objective().advantage};  G = V + {self.target()}", *self.steps()]
         if self.normalize_observations or self.normalize_rewards:
             parts = (("observation", self.normalize_observations), ("reward", self.normalize_rewards))
             which = " and ".join(name for name, on in parts if on)
-            lines.append(f"take the batch into the running {which} statistics")
+            lines.append(f"update the running {which} statistics with the batch")
         return lines
 
     def steps(self) -> list[str]:
-        """The update in words, for `explain`: one line a step."""
+        """The update in words, for `explain`: one line per step."""
         standard = "with Â standardised, " if self.objective().standardize else ""
         return self.minibatch_steps(f"{standard}−objective + {self.value_coefficient:g}·mean {self.value_loss()}")
 
@@ -287,8 +289,8 @@ def gradient_step(method: OnPolicy, model: Model, names: tuple[str, ...], epsilo
 
 
 def in_turn(function: Any, learner: Learner, batch: Batch) -> dict[str, Tensor]:
-    """For updates that are no plain gradient step: `function(learner, vector, adam, extra, batch, seed_index)` for one
-    seed after the other, returning `(vector, adam, extra, metrics)`; the learner is changed to the results."""
+    """For updates that are not a plain gradient step: `function(learner, vector, adam, extra, batch, seed_index)` for
+    one seed after another, returning `(vector, adam, extra, metrics)`; the results are stored in the learner."""
     results = []
     for index in range(learner.num_seeds):
         adam = Adam(*(x[index] for x in learner.adam))

@@ -1,4 +1,4 @@
-"""What may stand beside an objective: nothing that would have no effect."""
+"""Refusing hyperparameters that have no effect on a method's objective."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from surefoot.objectives.part import Part
 
 
 def check_objective(method: Any) -> None:
-    """Raise `UsageError` where something that is given beside an on-policy method's objective would have no effect.
+    """Raise `UsageError` if a hyperparameter given with an on-policy method's objective would have no effect.
 
-    A ready objective (`parts`) must be the one that the method optimises, hyperparameters that only the method's own
-    objective reads cannot be given beside it, and every discount in the objective is that of the run.
+    A given objective (`parts`) must be the one that the method optimises, hyperparameters that only the method's own
+    objective reads cannot be given with it, and every discount factor in the objective must be that of the run.
     """
     name, objective = type(method).__name__, method.objective()
     defaults = {field.name: field.default for field in dataclasses.fields(method)}
@@ -24,19 +24,19 @@ def check_objective(method: Any) -> None:
     if method.parts is not None:
         if objective is not method.parts:
             raise UsageError(
-                f"{name}: objective={str(method.parts)!r} is not allowed; {name} is defined by an objective of its "
-                "own. Give yours to a method that takes any, such as ppo."
+                f"{name}: objective={str(method.parts)!r} is not allowed; {name} is defined by its own "
+                "objective. Use a method that accepts any objective, such as ppo."
             )
         for field, value in _without_effect(method):
             raise UsageError(
-                f"{name}: {field}={value!r} has no effect beside a ready objective; leave it out, and put it into the "
-                "objective."
+                f"{name}: {field}={value!r} has no effect when an objective is given; leave it out, and set it in "
+                "the objective."
             )
     for part in _within(objective.advantage):
         gamma = getattr(part, "gamma", method.gamma)
         if gamma != method.gamma:
             raise UsageError(
-                f"{name}: gamma={method.gamma:g} is not the discount of the objective's advantage {part}; give both "
+                f"{name}: gamma={method.gamma:g} is not the discount factor of the objective's advantage {part}; use "
                 f"the same, such as {type(part).__name__}(gamma={method.gamma:g}) in the objective."
             )
 
@@ -45,19 +45,19 @@ def _without_effect(method: Any) -> Iterator[tuple[str, Any]]:
     """The hyperparameters, not at their defaults, that change the method's own objective and nothing else."""
     own = dataclasses.replace(method, parts=None)
     for field in dataclasses.fields(method):
-        value, shared = getattr(method, field.name), field.name in ("gamma", "lam")  # the critic's target has those too
+        value, shared = getattr(method, field.name), field.name in ("gamma", "lam")  # the critic's target uses them too
         if field.name == "parts" or shared or value == field.default:
             continue
         try:
             other = dataclasses.replace(own, **{field.name: field.default}).objective()
-        except UsageError:  # a size that goes only with others that were given
+        except UsageError:  # its default is not valid with the other values
             continue
         if other != own.objective():
             yield field.name, value
 
 
 def _within(part: Part) -> Iterator[Part]:
-    """The part, and all parts that it is made of."""
+    """The part, and all parts that it contains."""
     yield part
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)

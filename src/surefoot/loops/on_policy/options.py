@@ -1,4 +1,4 @@
-"""What a run is told of its environments and its device, and how it writes that down."""
+"""The environment and device options of a run, and how they are recorded."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from surefoot.perturbations import Perturbation
 
 
 def described(env: Any, *, perturb: str | None = None, device: str = "cpu", **options: Any) -> dict[str, Any]:
-    """What `envs.describe` says of the environment and the options, without what the method and the run say, and the
-    device."""
+    """The description of `envs.describe`, without the entries that the method and the run determine, and the device."""
     _, chosen = under(env, perturb, **options)
     description = describe(env, **{**options, "backend": chosen["backend"]})
     description |= {"device": device} if perturb is None else {"device": device, "perturb": perturb}
@@ -35,7 +34,7 @@ def single(
 
 @dataclass(frozen=True)
 class EnvOptions:
-    """What `envs.make` is told besides the environment, and where the method learns."""
+    """The arguments of `envs.make` besides the environment, and the device of the method."""
 
     backend: str = hyperparameter(
         "auto", choices=("auto", "gymnasium", "process", "envpool"), help="Backend that steps the environments."
@@ -45,11 +44,11 @@ class EnvOptions:
     device: str = device_option("cpu")
     perturb: str | None = hyperparameter(
         None,
-        help="Perturbation to train under, as for stress: observation-noise:0.1; a range such as 0..0.2 is drawn from "
-        "uniformly in every episode. Evaluations play the environment itself.",
+        help="Perturbation to train under, as for stress, such as observation-noise:0.1; a range such as 0..0.2 is "
+        "sampled uniformly in every episode. Evaluations use the unperturbed environment.",
     )
     step_timeout: float = hyperparameter(
-        PATIENCE, above=0, help="Seconds that a process of backend=process may take for a step before it is given up."
+        PATIENCE, above=0, help="Timeout in seconds for a step of an environment with backend=process."
     )
 
     def __post_init__(self) -> None:

@@ -4,8 +4,8 @@
 
 A is never formed: conjugate gradient needs only its products with vectors. It is the curvature JᵀMJ of a distance
 between old and new outputs of a network, J being the outputs' Jacobian and M the Hessian of the distance in the outputs
-(the Fisher matrix, where the distance is the mean KL between action distributions). A backtracking search then holds
-the step to the true distance and the true improvement.
+(the Fisher matrix, where the distance is the mean KL between action distributions). A backtracking line search
+then checks the step against the true distance and the true improvement.
 """
 
 from __future__ import annotations

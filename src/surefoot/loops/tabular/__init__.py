@@ -1,1 +1,1 @@
-"""The loop of methods on finite MDPs, and the parts that several of them use."""
+"""The loop of methods on finite MDPs, and the parts that several methods share."""

@@ -1,4 +1,4 @@
-"""One run of a method on a finite MDP, for one seed or several; an iteration is one step of the method.
+"""A run of a method on a finite MDP, for one or several seeds; an iteration is one step of the method.
 
 `surefoot train SLUG --env ENV --steps ITERATIONS`.
 """
@@ -46,7 +46,7 @@ class TabularLearner:
         return self.iteration
 
     def iterate(self) -> list[Metrics]:
-        """One iteration of every seed; one row of metrics a seed."""
+        """One iteration of every seed; returns one row of metrics per seed."""
         pairs = zip(self.states, self.seeds, strict=True)
         with computing_on(self.device):
             results = [self.method.step(self.mdp, state, seed, self.iteration) for state, seed in pairs]
@@ -60,24 +60,24 @@ class TabularLearner:
         return {f"{seed}/{name}": x.detach().cpu().clone() for seed, state in pairs for name, x in state.items()}
 
     def load(self, state: Mapping[str, Tensor], iteration: int, logged: int) -> None:
-        """Take over a saved state.
+        """Load a saved state.
 
         Raises:
-            UsageError: tensors are missing, unknown, or of another kind.
+            UsageError: tensors are missing, unknown, or of another type or shape.
         """
         mine = {name: (x.dtype, x.ndim) for name, x in self.state().items()}
         other = {name: (x.dtype, x.ndim) for name, x in state.items()}
         if wrong := sorted(name for name in mine.keys() | other.keys() if mine.get(name) != other.get(name)):
             raise UsageError(
                 f"the checkpoint does not fit this method or number of seeds: {', '.join(wrong)} differ. Resume with "
-                "the configuration that the run's config.json holds."
+                "the configuration in the run's config.json."
             )
         here = {name: x.to(self.device, copy=True) for name, x in state.items()}
         self.states = [{n: here[f"{seed}/{n}"] for n in mine} for seed, mine in zip(self.seeds, self.states)]
         self.iteration = iteration
 
     def lost(self) -> list[int]:
-        """The seeds whose state holds something that is not a number."""
+        """The seeds whose state contains NaN."""
         pairs = zip(self.seeds, self.states, strict=True)
         return [seed for seed, state in pairs if any(bool(torch.isnan(x).any()) for x in state.values())]
 
@@ -89,7 +89,7 @@ class TabularLearner:
         """Nothing is held open."""
 
     def agent(self, index: int = 0, **facts: Any) -> TabularAgent:
-        """The policy of one seed as it stands."""
+        """The current policy of one seed."""
         with computing_on(self.device):
             policy = self.method.policy(self.mdp, self.states[index])
         policy = check_policy(policy.cpu())
@@ -101,14 +101,14 @@ class TabularLearner:
 
 
 def _moved(mdp: TabularMDP, device: torch.device) -> TabularMDP:
-    """The MDP with all its tensors on a device; the same object if they are there already."""
+    """The MDP with all its tensors on a device; the same object if they are already there."""
     if mdp.rows.device == device:
         return mdp
     fields = {field.name: getattr(mdp, field.name) for field in dataclasses.fields(mdp)}
     return dataclasses.replace(mdp, **tree_map_only(Tensor, lambda x: x.to(device), fields))
 
 
-# --- how a run meets its MDP -----------------------------------------------------------------------------------------
+# --- connecting a run and its MDP ------------------------------------------------------------------------------------
 
 
 def _describe(env: Any, *, device: str = "cpu", fingerprint: str | None = None) -> dict[str, Any]:
@@ -138,14 +138,14 @@ def _single(env: Any, *, fingerprint: str | None = None, **_: Any) -> Callable[.
 
 
 def _check_recorded(env: Any, **_: Any) -> None:
-    """Names of the zoo and files are read; `gym:module:ID` would import the module."""
+    """Built-in MDPs and files import nothing; `gym:module:ID` would import the module."""
     if isinstance(env, str) and env.strip().startswith("gym:"):
         check_named(env.strip().removeprefix("gym:").partition(",")[0])
 
 
 @dataclass(frozen=True)
 class TabularOptions:
-    """What a run on a finite MDP is told besides the MDP and its method."""
+    """The options of a run on a finite MDP besides the MDP and its method."""
 
     device: str = device_option("cpu")
 
@@ -159,7 +159,7 @@ LOOP = Loop(
     _learner,
     _single,
     measured="iterations",
-    place_help="A name of the zoo with its numbers, a .npz or .csv file, or gym:ID.",
+    env_help="A built-in MDP with its parameters (see surefoot zoo), a .npz or .csv file, or gym:ID.",
     options=TabularOptions,
     check_recorded=_check_recorded,
 )

@@ -19,7 +19,7 @@ Given = TypeVar("Given", bound=Ambiguity | None)
 
 
 class Need(NamedTuple):
-    """Something that a method needs of its MDP: how it is seen, and what to do where it is missing."""
+    """A requirement of a method on its MDP: how to test it, and what to do if it is not met."""
 
     met: Callable[[TabularMDP], bool]
     otherwise: str
@@ -44,36 +44,37 @@ NEEDS = {
 
 @dataclass(frozen=True)
 class Tabular:
-    """What every method on finite MDPs has.
+    """The base of every method on finite MDPs.
 
-    A method declares its hyperparameters as fields and what it `needs` of an MDP by names of `NEEDS`, and writes the
-    steps `start`, `step`, `policy`, and for `explain` `objective` and `steps`. All of them are pure: what a step draws
-    comes from `surefoot.seeding` streams named by seed and iteration, so a resumed run is the same run.
+    A method declares its hyperparameters as fields and its requirements on an MDP, `needs`, by keys of `NEEDS`, and
+    defines the steps `start`, `step`, `policy`, and for `explain` `objective` and `steps`. All of them are pure: the
+    randomness of a step comes from `surefoot.seeding` streams named by seed and iteration, so a resumed run is the same
+    run.
     """
 
     loop: ClassVar[str] = "tabular"
     default_steps: ClassVar[int] = 100
-    default_env: ClassVar[str | None] = None  # an MDP of the zoo that fits, taken where none is given
+    default_env: ClassVar[str | None] = None  # a suitable built-in MDP, used if none is given
     needs: ClassVar[tuple[str, ...]] = ()
-    criterion: ClassVar[str | None] = None  # what "return_mean" and the policy's worth are; None: that of the MDP
+    criterion: ClassVar[str | None] = None  # of "return_mean" and the policy's value; None: the MDP's
     rectangular: ClassVar[str] = "sa"  # of its ambiguity set
 
     def __post_init__(self) -> None:
         check(self)
         if isinstance(text := getattr(self, "ambiguity", None), str):
-            parse(text)  # one that means nothing says so now
+            parse(text)  # raises an error for an invalid one now
 
     def admit(self, mdp: TabularMDP) -> None:
-        """Raise `UsageError` unless the MDP is of the kind that the method is for."""
+        """Raise `UsageError` unless the MDP meets the method's requirements."""
         for name in self.needs:
             if not NEEDS[name].met(mdp):
-                fits = f" Of the zoo, {self.default_env} fits." if self.default_env else ""
+                fits = f"The built-in MDP {self.default_env} fits." if self.default_env else ""
                 raise UsageError(
                     f"{type(self).__name__} cannot learn in {mdp.name!r}: it {NEEDS[name].otherwise}.{fits}"
                 )
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
-        """What the method knows before the first step, as tensors by name; a name is never added later."""
+        """The method's state before the first step, as tensors by name; no name is added later."""
         raise NotImplementedError
 
     def step(self, mdp: TabularMDP, state: State, seed: int, iteration: int) -> tuple[State, Metrics]:
@@ -82,15 +83,15 @@ class Tabular:
         raise NotImplementedError
 
     def policy(self, mdp: TabularMDP, state: State) -> Tensor:
-        """The policy as it stands: `[S, A]`, `[H, S, A]`, or a controller with memory (see `TabularAgent`)."""
+        """The current policy: `[S, A]`, `[H, S, A]`, or a controller with memory (see `TabularAgent`)."""
         raise NotImplementedError
 
     def objective(self) -> str:
-        """What is optimised, as a formula."""
+        """The objective as a formula."""
         raise NotImplementedError
 
     def steps(self) -> list[str]:
-        """One iteration in words, for `explain`: one line a step."""
+        """One iteration in words, for `explain`: one line per step."""
         raise NotImplementedError
 
     def algorithm(self) -> list[str]:
@@ -99,7 +100,7 @@ class Tabular:
 
     @property
     def pace(self) -> int:
-        """Steps of one iteration."""
+        """Steps per iteration."""
         return 1
 
     def gradient_steps(self, total_steps: int) -> float:
@@ -108,5 +109,5 @@ class Tabular:
 
 
 def as_ambiguity(given: str | Given) -> Ambiguity | Given:
-    """The set of a hyperparameter `ambiguity: str | Ambiguity`, which the command line gives as text; None is None."""
+    """The set of a hyperparameter `ambiguity: str | Ambiguity`, which may be given as text; None stays None."""
     return parse(given) if isinstance(given, str) else given

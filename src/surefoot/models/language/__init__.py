@@ -1,5 +1,5 @@
-"""Causal language models of transformers as policies.
+"""Causal language models from transformers as policies.
 
 `sequences` holds the padding, `head` the log-probabilities in tiles, `critic` the values, `model` the wrapper,
-`generation` the engines, `nano` a small model that is made here. transformers is imported only when a model is.
+`generation` the engines, `nano` a small model made here. transformers is imported only when a model is loaded.
 """

@@ -1,4 +1,4 @@
-"""A language model that acts: text in, text out, in a folder that transformers loads."""
+"""A language model as an agent: text in, text out, saved in a folder that transformers can load."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from surefoot.models.language.text import TextSettings
 from surefoot.seeding import check_seed, torch_stream
 
 FORMAT = "surefoot-language-agent-1"
-LIMIT = 256  # tokens of a completion where the agent's facts name no other number, or as many as the model reads
-TOGETHER = 256  # completions that are written at a time
+LIMIT = 256  # default limit of tokens per completion, if the agent's facts have none; at most the model's context
+TOGETHER = 256  # completions generated at a time
 
 
 class LanguageAgent:
-    """A model and how it was sampled while it learned; `predict` has the form that evaluations know."""
+    """A model and the sampling settings of its training; `predict` has the form that evaluations expect."""
 
     loop: ClassVar[str] = "group-rollout"
 
@@ -44,11 +44,11 @@ class LanguageAgent:
         seed: int = 0,
         engine: Engine = generate,
     ) -> Completions:
-        """`samples` completions of every prompt; `temperature=0` takes the likeliest token. What is not given is as it
-        was in training.
+        """`samples` completions of every prompt; `temperature=0` is greedy decoding. Settings not given are those
+        of training.
 
         Raises:
-            UsageError: there is no prompt or an empty one, or a number is out of range; before anything is written.
+            UsageError: there is no prompt or an empty one, or a number is out of range; raised before generation.
         """
         heat = self.facts.get("temperature", 1.0) if temperature is None else temperature
         if isinstance(prompts, str) or not len(prompts):
@@ -67,7 +67,7 @@ class LanguageAgent:
         return in_pieces(engine, TOGETHER)(self.model, rows, uniform, temperature=float(heat), stop=stop)
 
     def texts(self, prompts: Sequence[Any], samples: int = 1, **settings: Any) -> list[str]:
-        """The same as texts, the samples of a prompt side by side."""
+        """The completions as texts, the samples of a prompt adjacent."""
         return self.model.decode(self.write(prompts, samples, **settings).tokens)
 
     def predict(
@@ -91,7 +91,7 @@ class LanguageAgent:
 
     @classmethod
     def load(cls, folder: str | Path) -> LanguageAgent:
-        """The agent that `save` wrote. No code of the folder is run.
+        """The agent that `save` wrote. No code from the folder is run.
 
         Raises:
             UsageError: a file is missing or damaged.
@@ -102,17 +102,17 @@ class LanguageAgent:
             settings = TextSettings(**{x.name: facts.pop(x.name) for x in fields(TextSettings) if x.name in facts})
             stop = facts.get("stop", [])
             if not isinstance(stop, list) or not all(isinstance(one, str) and one for one in stop):
-                raise ValueError(f"stop={stop!r} is no list of texts")
+                raise ValueError(f"stop={stop!r} is not a list of texts")
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise UsageError(
-                f"{file} cannot be read as that of a language model ({message_of(error)}); put it back as it was."
+                f"{file} cannot be read as that of a language model ({message_of(error)}); restore the original file."
             ) from error
         facts.pop("format", None)
         return cls(load_model(folder, settings=settings), facts)
 
 
 def _prompt(text: str) -> Any:
-    """A prompt from its text; chat messages come as JSON."""
+    """A prompt from its text; chat messages are given as JSON."""
     if not text.startswith("[{"):
         return text
     try:

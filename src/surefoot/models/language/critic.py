@@ -1,4 +1,5 @@
-"""A critic of tokens on the hidden states of the policy: one column beside the output layer, one trunk for both."""
+"""A token-level critic on the policy's hidden states: a single output unit next to the output layer, with a shared
+trunk."""
 
 from __future__ import annotations
 
@@ -10,9 +11,8 @@ from torch import Tensor, nn
 class Critic(nn.Module):
     """V of the state before a token, `w·h + b` of the last hidden state h, from which the policy predicts that token.
 
-    It starts at 0 everywhere, so at first its error moves `w` and `b` alone and leaves the trunk as it was. Its weights
-    and its values are float32, whatever the network computes in: a value is a number, not a choice. `b` is a row of one
-    number, because processes that share the model divide rows.
+    It is initialised to 0, so at first its error changes only `w` and `b`, not the trunk. Its weights and values are
+    float32 whatever the data type of the network. `b` is a row of one number, because sharding divides rows.
     """
 
     def __init__(self, width: int, device: torch.device | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Engines of others behind the interface of `generation`: what they write is learned from like our own."""
+"""Engines of other libraries behind the interface of `generation`; training treats their completions like our own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from surefoot.models.language.loading import need
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.room import check_room
 
-PAGE = 32  # tokens of a page of the cache
+PAGE = 32  # tokens per page of the cache
 
 
 def continuous_batching(
@@ -27,9 +27,9 @@ def continuous_batching(
 ) -> Completions:
     """Completions by the continuous batching of transformers, with the model's own weights in this process.
 
-    Rows that end make room for others, which pays on a GPU and where lengths vary widely. The same `uniform` gives the
-    same text, through the seed it is turned into; what a sample says depends on those beside it. A stop text is looked
-    for afterwards, so it saves no work.
+    Rows that end make room for others, which saves time on a GPU and if lengths vary widely. The same `uniform` gives
+    the same text, as it determines the seed; a sample also depends on the others in its batch. Stop strings are applied
+    afterwards, so they save no work.
     """
     transformers = need("transformers")
     samples, limit = uniform.shape[1:]
@@ -52,14 +52,14 @@ def continuous_batching(
     broken = [x.error for x in written if x.error is not None] + ["no answer"] * (len(rows) - len(written))
     if broken:
         raise UsageError(
-            f"engine='transformers' left {len(broken)} of {len(rows)} completions unwritten ({broken[0]}); fewer "
+            f"engine='transformers' failed to generate {len(broken)} of {len(rows)} completions ({broken[0]}); fewer "
             "prompts, samples or max_tokens need less memory, or use engine='own'."
         )
     return cut(model, [x.generated_tokens for x in written], [x.logprobs for x in written], stop)
 
 
 def _batching(model: LanguageModel, rows: Sequence[Sequence[int]], uniform: Tensor) -> Any:
-    """Its settings. A GPU's cache is sized by transformers, that of a CPU holds all rows."""
+    """The settings of continuous batching. On a GPU transformers sizes the cache; on a CPU it holds all rows."""
     made = need("transformers.generation.configuration_utils").ContinuousBatchingConfig
     seed = int(uniform.flatten()[0].double() * 2**31)
     longest = max(map(len, rows))
@@ -73,7 +73,7 @@ def _batching(model: LanguageModel, rows: Sequence[Sequence[int]], uniform: Tens
 
 
 def cut(model: LanguageModel, tokens: list[list[int]], log_prob: list[list[float]], stop: Sequence[str]) -> Completions:
-    """Completions up to the end of the first stop text in each."""
+    """Completions truncated at the end of the first stop string in each."""
     finished, ends = [], model.ends
     for i, row in enumerate(tokens):
         lengths = range(1, len(row) + 1) if stop else ()

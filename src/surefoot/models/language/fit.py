@@ -1,4 +1,4 @@
-"""Whether a model can be read and written with as is done here: it is tried on a few tokens."""
+"""Checking that a model works with this package's way of scoring and generating, on a few tokens."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from surefoot.models.language.generation import generate
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.sequences import join
 
-AGREE = {torch.float32: 0.01}  # nats between two ways to the same number: far above what rounding makes of it
-HALF_AGREE = 0.1  # the same where numbers have 8 or 11 bits
-SHARED = [0, 1, 2, 3]  # tokens of a prompt that two completions have in common
+AGREE = {torch.float32: 0.01}  # nats between two ways to compute a number: far above rounding errors
+HALF_AGREE = 0.1  # the same for numbers with 8 or 11 bits of precision
+SHARED = [0, 1, 2, 3]  # tokens of a prompt shared by two completions
 WRITTEN = [[4, 5, 6], [7]]
 
 
 @torch.no_grad()
 def check_fit(model: LanguageModel) -> None:
-    """Compare the likelihoods of completions that share a prompt, and those of a step of writing, with what the network
-    as a whole says of the same tokens.
+    """Compare the likelihoods of completions that share a prompt, and those of a generation step, with the likelihoods
+    of the same tokens under the network as a whole.
 
     Raises:
-        UsageError: the architecture does not fit, or changes its logits in a way that is not known here.
+        UsageError: the architecture is not supported, or changes its logits in an unknown way.
     """
     kind = type(model.base).__name__
     try:
@@ -33,14 +33,14 @@ def check_fit(model: LanguageModel) -> None:
             off = float(torch.stack([_likelihoods_off(model), _writing_off(model)]).max())
     except (UsageError, torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:  # whatever an architecture does that was not made for this
+    except Exception as error:  # an unsuitable architecture may raise anything
         raise UsageError(
             f"the architecture {kind} is not supported: a trial on a few tokens failed ({message_of(error)}). Give "
-            "another causal language model of transformers, with attention in all layers."
+            "another causal language model from transformers, with attention in all layers."
         ) from error
     if not off < AGREE.get(model.head()[0].dtype, HALF_AGREE):
         raise UsageError(
-            f"{kind} changes its logits in a way that is not known here: log-probabilities are {off:.2g} away from its "
+            f"{kind} changes its logits in an unsupported way: log-probabilities differ by {off:.2g} from its "
             "own. Give another model."
         )
 
@@ -51,13 +51,13 @@ def _check_cache(model: LanguageModel, kind: str) -> None:
     layers = getattr(DynamicCache(config=model.base.config), "layers", [])
     if not all(hasattr(layer, "batch_select_indices") for layer in layers):
         raise UsageError(
-            f"{kind} keeps a running state where others keep keys and values, and the samples of a prompt cannot share "
-            "it yet; give a model with attention in all layers."
+            f"{kind} has a recurrent state instead of keys and values, which the samples of a prompt cannot share "
+            "yet; give a model with attention in all layers."
         )
 
 
 def _likelihoods_off(model: LanguageModel) -> Tensor:
-    """The largest difference between the likelihoods found with a shared prompt and the network's own."""
+    """The largest difference between the likelihoods computed with a shared prompt and the network's own."""
     prompt, completions = _known(model, SHARED), [_known(model, row) for row in WRITTEN]
     batch = join([prompt] * len(completions), completions)
     found = model.statistics(batch).log_prob
@@ -71,7 +71,7 @@ def _likelihoods_off(model: LanguageModel) -> Tensor:
 
 
 def _writing_off(model: LanguageModel) -> Tensor:
-    """The same of the likeliest next two tokens of two prompts, one of them longer."""
+    """The same for the two most likely next tokens of two prompts, one of them longer."""
     prompts = [_known(model, SHARED), _known(model, SHARED[:2])]
     written = generate(model, prompts, torch.rand(2, 1, 2), temperature=0.0)
     off = torch.zeros(())
@@ -88,7 +88,7 @@ def _known(model: LanguageModel, tokens: list[int]) -> list[int]:
 
 
 def _log_probs(model: LanguageModel, tokens: list[int]) -> Tensor:
-    """What the network as a whole says of the token behind each of these, in float32."""
+    """The network's log-probabilities of the tokens after each of these, in float32."""
     network: Any = model.network
     row = torch.tensor([tokens], device=model.device)
     return network(input_ids=row, use_cache=False).logits[0].float().log_softmax(-1)

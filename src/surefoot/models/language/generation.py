@@ -1,8 +1,8 @@
-"""Writing completions: a group's prompt is read once, then all of its samples are continued together.
+"""Generating completions: a group's prompt is read once, then all of its samples are continued together.
 
-Every sample draws from a row of uniform numbers of its own, so what it writes does not depend on who is beside it, and
-the same numbers give the same text. Samples that have finished leave the batch. The probabilities of all rows never
-exist at once; `in_pieces` bounds the keys and values that do.
+Every sample has its own row of uniform numbers, so it does not depend on the other samples in the batch, and the same
+numbers give the same text. Samples that have finished leave the batch. The probabilities of all rows never exist at
+once; `in_pieces` limits the keys and values that do.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from surefoot.models.language.states import cache_name
 
 @dataclass(frozen=True)
 class Completions:
-    """What was written, prompt by prompt: `samples` in a row for each."""
+    """Completions, prompt by prompt: `samples` consecutive ones for each."""
 
     tokens: list[list[int]]
-    log_prob: list[list[float]]  # of every token, under the distribution that it was drawn from
-    finished: list[bool]  # False where the limit cut it off
+    log_prob: list[list[float]]  # of every token, under the distribution that it was sampled from
+    finished: list[bool]  # False if the limit stopped it
 
 
 class Engine(Protocol):
-    """What writes completions."""
+    """The interface of a generation engine."""
 
     def __call__(
         self,
@@ -58,8 +58,8 @@ def generate(
 ) -> Completions:
     """Completions of every prompt, `uniform.shape[1]` each, of at most `uniform.shape[2]` tokens.
 
-    `temperature=0` always takes the likeliest token. A completion ends with any of the model's `ends`, or with the
-    first of the `stop` texts that it contains; both stay in it.
+    `temperature=0` is greedy decoding. A completion ends with any of the model's `ends`, or with the first of the
+    `stop` strings that it contains; both remain part of it.
     """
     check_room(model, prompts, uniform.shape[2])
     with model.evaluating():
@@ -116,10 +116,10 @@ def _written(
 
 
 def in_pieces(engine: Engine, rows: int) -> Engine:
-    """An engine that writes at most so many completions at a time, of whole prompts where they fit.
+    """An engine that generates at most `rows` completions at a time, keeping those of a prompt together if they fit.
 
     Raises:
-        UsageError: `rows` is no whole number of at least 1.
+        UsageError: `rows` is not a whole number of at least 1.
     """
     check_count("generation_batch", rows)
     return partial(_in_pieces, engine, rows)
@@ -135,7 +135,7 @@ def _in_pieces(
     temperature: float,
     stop: Sequence[str] = (),
 ) -> Completions:
-    check_room(model, prompts, uniform.shape[2])  # of all of them, before any is written
+    check_room(model, prompts, uniform.shape[2])  # for all of them, before any is generated
     samples = uniform.shape[1]
     size = max(1, rows // samples)
     found = [
@@ -151,7 +151,7 @@ def _in_pieces(
 
 
 def _drawn(model: LanguageModel, hidden: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """A token of every row and its log-probability, for as many rows at a time as have `TILE` logits."""
+    """A sampled token for every row and its log-probability, for as many rows at a time as have `TILE` logits."""
     size = max(1, TILE // len(model.head()[0]))
     parts = [
         draw(model.next_logits(some, temperature or 1.0), numbers, temperature == 0)
@@ -162,7 +162,7 @@ def _drawn(model: LanguageModel, hidden: Tensor, uniform: Tensor, temperature: f
 
 
 def draw(logits: Tensor, uniform: Tensor, greedy: bool = False) -> tuple[Tensor, Tensor]:
-    """A token of every row by the inverse of its distribution function at a uniform number, and its log-probability."""
+    """A token for every row by inverse transform sampling from a uniform number, and its log-probability."""
     log_probs = logits.log_softmax(-1)
     if greedy:
         chosen, choice = log_probs.max(-1)
@@ -174,7 +174,7 @@ def draw(logits: Tensor, uniform: Tensor, greedy: bool = False) -> tuple[Tensor,
 
 
 def _stopped(model: LanguageModel, written: Tensor, stop: Sequence[str]) -> Tensor:
-    """Which rows have just completed one of the stop texts."""
-    reach = 2 + max(len(text.encode()) for text in stop)  # tokens that can be part of it: of a byte each, at worst
-    texts = model.tokenizer.batch_decode(written[:, -reach:].tolist())  # a special token may be one
+    """The rows that have just completed one of the stop strings."""
+    reach = 2 + max(len(text.encode()) for text in stop)  # most tokens that can be part of it: one byte each
+    texts = model.tokenizer.batch_decode(written[:, -reach:].tolist())  # a stop string may be a special token
     return torch.tensor([any(s in text for s in stop) for text in texts], device=written.device)

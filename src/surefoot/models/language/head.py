@@ -1,8 +1,8 @@
 """Log-probabilities and entropies of tokens from hidden states, a tile of the logits at a time.
 
-The logits of a batch, `[tokens, vocabulary]`, weigh more than the model that made them. Here only a tile of them, some
-tokens by some of the vocabulary, exists at once, in the forward pass and in the backward pass, which computes it again.
-A tile has as many tokens as it can: with few of them the weights would be read from memory again and again.
+The logits of a batch, `[tokens, vocabulary]`, take more memory than the model that computed them. Here only a tile of
+them, some tokens by some of the vocabulary, exists at a time, in the forward pass and in the backward pass, which
+recomputes it. A tile has as many tokens as possible: with few, the weights would be read from memory many times.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-TILE, CPU_TILE = 2**24, 2**20  # logits at a time: 64 MiB in float32; 4 MiB where that is about what the cache holds
-ROWS = 1024  # tokens of a tile at most
+TILE, CPU_TILE = 2**24, 2**20  # logits at a time: 64 MiB in float32; 4 MiB on a CPU, about the size of its cache
+ROWS = 1024  # maximum number of tokens per tile
 
 
 def token_log_probs(
@@ -31,7 +31,7 @@ def token_log_probs(
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
     """log softmax(z)[target] and the entropy of softmax(z), in float32, for z = softcap·tanh((W·h + b)/softcap)/T.
 
-    Differentiable in `hidden`, `weight` and `bias`. `tile` is how many logits there may be at once.
+    Differentiable in `hidden`, `weight` and `bias`. `tile` is the maximum number of logits at a time.
     """
     if not len(target):
         none = hidden.new_zeros(0, dtype=torch.float32)
@@ -44,7 +44,7 @@ def token_log_probs(
 def logits_of(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, softcap: float | None
 ) -> Float[Tensor, "tokens vocabulary"]:
-    """The logits over the temperature, in float32."""
+    """The logits divided by the temperature, in float32."""
     logits = torch.nn.functional.linear(hidden, weight, bias).float()
     if softcap is not None:
         logits = logits.div_(softcap).tanh_().mul_(softcap)
@@ -52,7 +52,7 @@ def logits_of(
 
 
 class _Tiles(NamedTuple):
-    """Tokens and logits of a tile, and what is done to them."""
+    """The sizes of a tile in tokens and logits, and how its logits are computed."""
 
     rows: int
     columns: int
@@ -64,7 +64,7 @@ class _Tiles(NamedTuple):
         return logits_of(hidden, weight[columns], some, self.temperature, self.softcap)
 
     def slope(self, logits: Tensor) -> Tensor | None:
-        """∂z/∂(W·h + b) beside the temperature: 1 − tanh² of what was not capped yet."""
+        """∂z/∂(W·h + b) up to the temperature: 1 − tanh² of the logits before capping."""
         return None if self.softcap is None else 1 - (logits * (self.temperature / self.softcap)) ** 2
 
 
@@ -110,7 +110,7 @@ class _TokenLogProbs(torch.autograd.Function):
             for rows in _slices(len(target), tiles.rows):
                 logits = tiles.logits(hidden[rows], weight, bias, columns)
                 slope = tiles.slope(logits)
-                # ∂log π(y)/∂z = 1[y] − π and ∂H/∂z = −π(log π + H), both in place of the logits.
+                # ∂log π(y)/∂z = 1[y] − π and ∂H/∂z = −π(log π + H), both computed in place of the logits.
                 by_logits = logits.sub_(normaliser[rows, None])
                 scale = by_log_prob[rows, None]
                 if with_entropy:
@@ -139,7 +139,7 @@ class _TokenLogProbs(torch.autograd.Function):
 
 
 def _sums(logits: Tensor) -> Float[Tensor, "3 tokens"]:
-    """m = max z, Σ exp(z − m) and Σ exp(z − m)·(z − m) of every row; in place. What is impossible adds nothing."""
+    """m = max z, Σ exp(z − m) and Σ exp(z − m)·(z − m) of every row; in place. Impossible tokens add nothing."""
     least = torch.finfo(logits.dtype).min
     top = logits.amax(-1).clamp_(min=least)
     likely = logits.sub_(top[:, None]).exp()

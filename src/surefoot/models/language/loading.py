@@ -1,7 +1,7 @@
-"""Language models from folders and hub ids, as they are or with an adapter.
+"""Loading language models from folders and hub ids, with or without an adapter.
 
-Whatever opens the same model does so with the same options: its weights, its tokenizer, the base of its adapter, now
-and when it is loaded again. No code that comes with a model is run, and nothing is asked for on the terminal.
+A model's weights, its tokenizer and the base of its adapter are opened with the same options, now and when it is loaded
+again. No code that comes with a model is run, and nothing is asked for on the terminal.
 """
 
 from __future__ import annotations
@@ -24,10 +24,17 @@ from surefoot.models.language.text import TextSettings
 
 EXTRA = 'pip install "surefoot[language]"'
 LORA_TARGETS = "all-linear"
-WHERE = ("revision", "subfolder", "gguf_file", "cache_dir", "local_files_only", "variant")  # which files are read
-ACCESS = ("token", "force_download", "proxies")  # how they are reached; not written down
+WHERE = (
+    "revision",
+    "subfolder",
+    "gguf_file",
+    "cache_dir",
+    "local_files_only",
+    "variant",
+)  # select the files
+ACCESS = ("token", "force_download", "proxies")  # for access to them; not saved
 DTYPES = ("float32", "bfloat16", "float16")
-INSTEAD = "Give a folder that transformers wrote, a hub id that is reachable, or 'nano'."
+INSTEAD = "Give a folder written by transformers, a reachable hub id, or 'nano'."
 
 
 def load_model(
@@ -40,21 +47,21 @@ def load_model(
     settings: TextSettings | None = None,
     **options: Any,
 ) -> LanguageModel:
-    """A causal language model from a folder, a hub id, or a folder that holds a PEFT adapter.
+    """A causal language model from a folder, a hub id, or a folder with a PEFT adapter.
 
     Args:
-        lora: rank of a new adapter on all linear layers; None learns all weights (or the adapter that was loaded).
-        dtype: of the weights: float32, bfloat16 or float16; if not given, that in which Surefoot saved them, and
-            float32 for others.
-        seed: of a new adapter.
+        lora: rank of a new adapter on all linear layers; None trains all weights (or the loaded adapter).
+        dtype: data type of the weights: float32, bfloat16 or float16; by default the one in which Surefoot saved them,
+            and float32 for other models.
+        seed: random seed of a new adapter.
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
-        settings: how text is read and written.
-        options: go to `from_pretrained`, such as `revision`, `subfolder`, `gguf_file` or `attn_implementation`; those
-            that say where the files are go to the tokenizer too, and of an adapter to its base.
+        settings: how text is encoded and decoded.
+        options: passed to `from_pretrained`, such as `revision`, `subfolder`, `gguf_file` or `attn_implementation`;
+            those that locate the files are passed to the tokenizer too, and for an adapter to its base.
 
     Raises:
-        UsageError: nothing that can be loaded or no such device is there, the adapter belongs to another base, an
-            option is not allowed, or the files are damaged or need code of their own.
+        UsageError: there is no loadable model or no such device, the adapter belongs to another base, an option is not
+            allowed, or the files are damaged or need their own code.
     """
     device = chosen_device(device)
     check_options(options)
@@ -66,7 +73,7 @@ def load_model(
     precision = dtype or saved
     if precision not in DTYPES:
         raise UsageError(f"dtype={precision!r} is not allowed; it must be one of {', '.join(DTYPES)}.")
-    with _told(str(name)):
+    with _as_usage_errors(str(name)):
         if (folder / "adapter_config.json").exists():
             base, found = _base(folder, recorded)
             base, options = _place(base, {**found, **options})
@@ -86,18 +93,18 @@ def load_model(
 def check_options(options: Any) -> None:
     """Raise `UsageError` for options of `from_pretrained` that are not allowed."""
     if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
-        raise UsageError(f"model_options={options!r} is not allowed; give a dictionary of options of from_pretrained.")
+        raise UsageError(f"model_options={options!r} is not allowed; give a dictionary of options for from_pretrained.")
     if options.get("trust_remote_code"):
         raise UsageError(
             "trust_remote_code=True is not allowed: no code that comes with a model is run here. Load the model with "
-            "transformers yourself, and give a LanguageModel made of it."
+            "transformers yourself, and give a LanguageModel made from it."
         )
     if taken := sorted({"torch_dtype", "output_loading_info", "config", "state_dict"} & {*options}):
-        raise UsageError(f"the option {taken[0]!r} of a model is not allowed; it is set here (dtype is an argument).")
+        raise UsageError(f"the model option {taken[0]!r} is not allowed; Surefoot sets it (dtype is an argument).")
 
 
 def _place(name: str | Path, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A folder as its whole path, which means the same from everywhere, or a hub id; and the options that are left."""
+    """A folder as its absolute path, or a hub id; and the remaining options."""
     options = {key: value for key, value in options.items() if key != "trust_remote_code"}
     if "cache_dir" in options:
         options["cache_dir"] = str(Path(options["cache_dir"]).expanduser().absolute())
@@ -105,28 +112,28 @@ def _place(name: str | Path, options: Mapping[str, Any]) -> tuple[str, dict[str,
     if folder.is_dir():
         inner = folder.absolute() / options.pop("subfolder", "")
         if not inner.is_dir():
-            raise UsageError(f"model={str(name)!r} could not be loaded: {inner} is no folder. {INSTEAD}")
+            raise UsageError(f"model={str(name)!r} could not be loaded: {inner} is not a folder. {INSTEAD}")
         return str(inner), options
     if isinstance(name, Path) or folder.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1:
-        raise UsageError(f"model={str(name)!r} could not be loaded: {folder.absolute()} is no folder. {INSTEAD}")
+        raise UsageError(f"model={str(name)!r} could not be loaded: {folder.absolute()} is not a folder. {INSTEAD}")
     return str(name), options
 
 
 def whole_path(name: str | Path) -> str:
-    """What is there as its whole path, which means the same from every folder; another name as it is."""
+    """The absolute path of an existing file or folder; any other name unchanged."""
     place = Path(name).expanduser()
     return str(place.absolute()) if place.exists() else str(name)
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
-    """The options that a saved model is to be opened with; only those known here, which run nothing."""
+    """The recorded options for opening a saved model; only known ones, which run no code."""
     try:
         found = dict(json.loads((folder / OPENED).read_text()))
         return {key: found[key] for key in ("dtype", *WHERE, *LOOK) if key in found and _plain_value(found[key])}
     except OSError:
         return {}  # not saved by Surefoot
     except (ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"{folder / OPENED} is damaged ({message_of(error)}); put it back, or remove it.") from error
+        raise UsageError(f"{folder / OPENED} is damaged ({message_of(error)}); restore or remove it.") from error
 
 
 def _plain_value(value: Any) -> bool:
@@ -134,7 +141,7 @@ def _plain_value(value: Any) -> bool:
 
 
 def _network(place: str, dtype: str, options: Mapping[str, Any]) -> Any:
-    """A network with all of its weights, of a class of transformers."""
+    """A network of a transformers class, with all of its weights."""
     transformers = need("transformers")
     given = {"dtype": getattr(torch, dtype), "trust_remote_code": False, **options}
     with _quiet(Path(place).is_dir()):
@@ -146,34 +153,34 @@ def _network(place: str, dtype: str, options: Mapping[str, Any]) -> Any:
         network, found = transformers.AutoModelForCausalLM.from_pretrained(place, **given, output_loading_info=True)
     if missing := sorted(found["missing_keys"]):
         raise UsageError(
-            f"{place} is not whole: {len(missing)} of its weights are missing ({', '.join(missing[:3])}), and would be "
-            "random numbers. Put the files back as they were, or give another model."
+            f"{place} is incomplete: {len(missing)} of its weights are missing ({', '.join(missing[:3])}) and would be "
+            "random numbers. Restore the files, or give another model."
         )
     return network
 
 
 def _refuse_kernels(place: str, options: Mapping[str, Any]) -> None:
-    """Raise `UsageError` where a model's own configuration names an attention that is code from a hub."""
+    """Raise `UsageError` if a model's configuration names an attention implementation that is code from a hub."""
     where = {key: options[key] for key in (*WHERE, *ACCESS) if key in options and key != "variant"}
     config = need("transformers").AutoConfig.from_pretrained(place, trust_remote_code=False, **where)
     named = getattr(config, "_attn_implementation", None)
     if "attn_implementation" not in options and "/" in str(named):
         raise UsageError(
-            f"the configuration of {place} names {named!r} as its attention, which is code from a hub; give "
+            f"the configuration of {place} names the attention {named!r}, which is code from a hub; give "
             "attn_implementation yourself, such as 'sdpa'."
         )
 
 
 def _unmark(network: Any) -> None:
-    """Let a network that was read from a GGUF file be saved: its weights are quantized no more, but transformers takes
-    it for a network that is, and refuses."""
+    """Allow a network that was read from a GGUF file to be saved: its weights are no longer quantized, but transformers
+    takes them to be, and refuses."""
     network.hf_quantizer = None
     if hasattr(network.config, "quantization_config"):
         del network.config.quantization_config
 
 
 def _tokenizer(places: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
-    """The tokenizer that lies in the first of these places that has one."""
+    """The tokenizer from the first of these places that has one."""
     made, failed = need("transformers").AutoTokenizer, list[Exception]()
     for i, (place, options) in enumerate(places):
         given = {key: options[key] for key in (*WHERE, *ACCESS) if key in options and key != "variant"}
@@ -187,7 +194,7 @@ def _tokenizer(places: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
 
 
 def _base(folder: Path, recorded: Mapping[str, Any]) -> tuple[str | Path, dict[str, Any]]:
-    """What the adapter in a folder stands on, and the options to open it with."""
+    """The base model of the adapter in a folder, and the options for opening it."""
     file = folder / "adapter_config.json"
     try:
         config = need("peft").PeftConfig.from_pretrained(str(folder))
@@ -195,7 +202,7 @@ def _base(folder: Path, recorded: Mapping[str, Any]) -> tuple[str | Path, dict[s
         if not isinstance(base, (str, type(None))) or not isinstance(revision, (str, type(None))):
             raise ValueError(f"base_model_name_or_path={base!r}, revision={revision!r}")
     except Exception as error:
-        raise UsageError(f"{file} is damaged or of a kind that PEFT does not know ({message_of(error)}).") from error
+        raise UsageError(f"{file} is damaged or of a kind unknown to PEFT ({message_of(error)}).") from error
     refuse_virtual_tokens([config])
     if not base and not (folder / BASE).is_dir():
         raise UsageError(
@@ -205,14 +212,14 @@ def _base(folder: Path, recorded: Mapping[str, Any]) -> tuple[str | Path, dict[s
 
 
 def _adapted(folder: Path, base: str, dtype: str, options: Mapping[str, Any]) -> Any:
-    """A network of PEFT: the base with the adapter of a folder, which is trained further."""
+    """A PEFT network: the base with the adapter in a folder, which is trained further."""
     try:
         network = _network(base, dtype, options)
     except OSError as error:
         raise UsageError(
             f"the base {base!r} of the adapter in {folder} could not be opened: {message_of(error)} It is neither a "
-            f"folder in {Path.cwd()} nor a hub id that is reachable. A relative path counts from the folder in which "
-            "the adapter was made; write the whole path into base_model_name_or_path in its adapter_config.json."
+            f"folder in {Path.cwd()} nor a reachable hub id. A relative path is relative to the folder in which "
+            "the adapter was made; put the absolute path into base_model_name_or_path in its adapter_config.json."
         ) from error
     try:
         with _quiet(True):
@@ -221,13 +228,13 @@ def _adapted(folder: Path, base: str, dtype: str, options: Mapping[str, Any]) ->
     except (RuntimeError, ValueError, UserWarning) as error:
         raise UsageError(
             f"the adapter in {folder} does not fit its base {base!r} ({message_of(error)}); it was made for another "
-            "model, or is not whole. Put the right base at that path, or name it in adapter_config.json."
+            "model, or is incomplete. Put the right base at that path, or name it in adapter_config.json."
         ) from error
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Whatever foreign files and libraries run into is told in one paragraph."""
+def _as_usage_errors(name: str) -> Iterator[None]:
+    """Turn errors of other libraries, and of files from elsewhere, into a `UsageError` of one paragraph."""
     try:
         yield
     except (UsageError, torch.OutOfMemoryError, MemoryError):
@@ -240,13 +247,13 @@ def _told(name: str) -> Iterator[None]:
             ) from error
         said = message_of(error)
         if "trust_remote_code" in said:
-            said = "it needs code of its own, and no code that comes with a model is run here."
+            said = "it needs its own code, and no code that comes with a model is run here."
         raise UsageError(f"model={name!r} could not be loaded: {said} {INSTEAD}") from error
 
 
 @contextmanager
 def _quiet(local: bool) -> Iterator[None]:
-    """Without the remarks of PEFT on transformers, and without bars where nothing is downloaded."""
+    """Suppress PEFT's warnings about transformers, and progress bars if nothing is downloaded."""
     logging = need("transformers").utils.logging
     shown = local and logging.is_progress_bar_enabled()
     if shown:
@@ -261,14 +268,14 @@ def _quiet(local: bool) -> Iterator[None]:
 
 
 def with_lora(network: Any, rank: int, seed: int = 0, revision: str | None = None) -> Any:
-    """The network with a fresh adapter of this rank on all linear layers, the only part that is learned; `revision` is
-    that of the network, for others who load the adapter."""
+    """The network with a new adapter of this rank on all linear layers, the only part that is trained; `revision` is
+    that of the network, recorded for loading the adapter elsewhere."""
     peft = need("peft")
     if rank < 1:
         raise UsageError(f"lora={rank} is not allowed; it is the rank of the adapter, a whole number of at least 1.")
     if hasattr(network, "disable_adapter"):
         raise UsageError(
-            f"lora={rank} is not allowed: the model has an adapter already, which is trained further; leave lora out."
+            f"lora={rank} is not allowed: the model already has an adapter, which is trained further; leave lora out."
         )
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
     with torch.random.fork_rng(), _quiet(True):
@@ -280,7 +287,7 @@ def need(module: str) -> Any:
     """An optional module.
 
     Raises:
-        UsageError: it is not installed; the message says how.
+        UsageError: it is not installed; the message says how to install it.
     """
     try:
         found = import_module(module)

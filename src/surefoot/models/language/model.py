@@ -1,4 +1,4 @@
-"""A causal language model of transformers as a policy: what it would write, and how likely it is to write it."""
+"""A causal language model from transformers as a policy: its completions and their likelihoods."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ from surefoot.models.language.sequences import Sequences
 from surefoot.models.language.states import evaluating, split_weight, written_states
 from surefoot.models.language.text import TextSettings
 
-BASE = "base"  # where in the folder of an adapter its base lies that is nowhere else
-FLOAT16_SCALE = 1024.0  # brings 1e-5 times a probability of 1e-4 above 6e-8, and leaves 64 below 65504
-OPENED = "opened.json"  # with which options the weights that a saved model rests on are to be opened
-LOOK = ("attn_implementation",)  # those of them that hold for saved weights too, wherever they came from
+BASE = "base"  # sub-folder of an adapter's folder for a base that is saved nowhere else
+FLOAT16_SCALE = 1024.0  # raises 1e-5 times a probability of 1e-4 above 6e-8, and keeps 64 below 65504
+OPENED = "opened.json"  # the options for opening the weights that a saved model is based on
+LOOK = ("attn_implementation",)  # those that apply to saved weights too, whatever their origin
 
 
 class TokenStatistics(NamedTuple):
-    """Of every token `[batch, length]`; 0 where `valid` is False."""
+    """Statistics of every token `[batch, length]`; 0 where `valid` is False."""
 
     log_prob: Float[Tensor, "batch length"]
     entropy: Float[Tensor, "batch length"]
-    value: Float[Tensor, "batch length"] | None = None  # of the state before the token, where the model has a critic
+    value: Float[Tensor, "batch length"] | None = None  # of the state before the token, if the model has a critic
 
     @property
     def known(self) -> list[Tensor]:
-        """The fields that are there."""
+        """The fields that are not None."""
         return [x for x in self if x is not None]
 
     def each(self, function: Callable[[Tensor], Tensor]) -> TokenStatistics:
-        """The same of every field that is there."""
+        """The function applied to every field that is not None."""
         return TokenStatistics(*map(function, self.known))
 
 
 @dataclass
 class LanguageModel:
-    """A model, its tokenizer, what it is compared with, and who judges it.
+    """A model, its tokenizer, its reference and its critic.
 
-    `network` is a `PreTrainedModel` or a PEFT model around one; it is put into evaluation mode, in which it learns too,
-    because with dropout or random routing no likelihood would be that of the policy that acted. `reference` is a frozen
-    copy; a PEFT model with a fresh adapter needs none: it is its own reference with the adapter off. `critic` is there
-    where a method needs one; it learns with the network and is in checkpoints, but not among the files that `save`
-    writes. `settings` say how text is read and written, and `opened` are the options with which the weights were found:
-    `save` writes them down, so that the same weights are found again.
+    `network` is a `PreTrainedModel` or a PEFT model around one; it is put into evaluation mode, also for training,
+    because with dropout or random routing no likelihood would be that of the acting policy. `reference` is a frozen
+    copy; a PEFT model with a fresh adapter needs none: it is its own reference with the adapter off. `critic` is
+    present if a method needs one; it is trained with the network and is in checkpoints, but not among the files that
+    `save` writes. `settings` say how text is encoded and decoded, and `opened` are the options with which the weights
+    were opened: `save` records them, so that the same weights are found again.
     """
 
-    sharded: ClassVar[bool] = False  # whether its weights lie in parts, one in each process
+    sharded: ClassVar[bool] = False  # whether its weights are sharded over processes
 
     network: Any
     tokenizer: Any
@@ -74,8 +74,8 @@ class LanguageModel:
             refuse_virtual_tokens(self.network.peft_config.values())
         if tokenizer.eos_token_id is None:
             raise UsageError(
-                f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token, so the model could never "
-                "finish; set one: tokenizer.eos_token = '…'."
+                f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token, so completions could never "
+                "end; set one: tokenizer.eos_token = '…'."
             )
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -83,7 +83,7 @@ class LanguageModel:
         if largest >= size:
             raise UsageError(
                 f"the tokenizer's token {largest} is outside the model's vocabulary of {size}; tokenizer and model do "
-                "not belong together."
+                "not match."
             )
         declared = {end for ends in self._declared() for end in ends}
         if declared and tokenizer.eos_token_id not in declared:
@@ -107,7 +107,7 @@ class LanguageModel:
 
     @property
     def config(self) -> Any:
-        """The configuration of the text part of the model, which may be all of it."""
+        """The configuration of the text part of the model, or of the whole model."""
         return self.base.config.get_text_config()
 
     @property
@@ -118,7 +118,7 @@ class LanguageModel:
         return sorted({self.tokenizer.eos_token_id, *(generation or config)})
 
     def _declared(self) -> tuple[list[int], list[int]]:
-        """The ends of a text by the model's generation configuration, and by its configuration."""
+        """The end tokens in the model's generation configuration, and in its configuration."""
         both = (getattr(self.base, "generation_config", None), self.config)
         found = [getattr(config, "eos_token_id", None) for config in both]
         generation, config = (_listed(ids) for ids in found)
@@ -129,7 +129,7 @@ class LanguageModel:
         return next(self.network.parameters()).device
 
     def to(self, device: str) -> LanguageModel:
-        """The model moved to `auto` (a GPU where there is one), `cpu` or `cuda`."""
+        """The model moved to `auto` (a GPU if there is one), `cpu` or `cuda`."""
         device = chosen_device(device)
         if device != self.device.type:
             for part in filter(None, (self.network, self.reference, self.critic)):
@@ -144,38 +144,39 @@ class LanguageModel:
             raise UsageError(f"{type(base).__name__} has no output layer; give a causal language model.")
         if hasattr(layer, "lora_A"):
             raise UsageError(
-                f"the adapter changes the output layer of {type(base).__name__}, whose weight is read apart here; "
-                "leave the output layer out of its target_modules (all-linear does)."
+                f"the adapter changes the output layer of {type(base).__name__}, whose weight is used separately here; "
+                "leave the output layer out of its target_modules (as all-linear does)."
             )
         softcap = getattr(base.config.get_text_config(), "final_logit_softcapping", None)
         return layer.weight, getattr(layer, "bias", None), softcap
 
     @property
     def gradient_scale(self) -> float:
-        """What a loss is multiplied by before its gradient is taken in the weights, and the gradient divided by
-        afterwards: 1024 for weights in float16, where the gradient of a token's share of a large batch would be 0."""
+        """The factor by which a loss is multiplied before its gradient in the weights is computed, and the gradient
+        divided
+        afterwards: 1024 for float16 weights, where the gradient of a token's share of a large batch would be 0."""
         return FLOAT16_SCALE if self.head()[0].dtype == torch.float16 else 1.0
 
     @property
     def scale(self) -> float:
-        """What the outputs of the last layer are multiplied by, in the models that do so."""
+        """The factor of the last layer's outputs, in models that scale them; 1 in others."""
         up, down = (getattr(self.config, name, None) for name in ("logit_scale", "logits_scaling"))
         return (1.0 if up is None else up) / (1.0 if down is None else down)
 
     def check(self) -> LanguageModel:
-        """The model, if it can be read and written with as is done here, and what it says of tokens is then what it
-        says by itself.
+        """The model, once it is checked that this package scores and generates with it, with the same likelihoods as
+        the network itself.
 
         Raises:
-            UsageError: its architecture does not fit, or it changes its logits in a way that is not known here.
+            UsageError: its architecture is not supported, or it changes its logits in an unknown way.
         """
-        from surefoot.models.language.fit import check_fit  # which writes with it, and so knows this module
+        from surefoot.models.language.fit import check_fit  # imports this module
 
         check_fit(self)
         return self
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is learned, by name."""
+        """The trained parameters by name."""
         critic = {} if self.critic is None else dict(self.critic.named_parameters(prefix="critic"))
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad} | critic
 
@@ -185,39 +186,39 @@ class LanguageModel:
 
     @contextmanager
     def as_reference(self) -> Iterator[Any]:
-        """The network to compare with: the frozen copy, or the model without its adapter."""
+        """The reference network: the frozen copy, or the model without its adapter."""
         if self.reference is not None:
             yield self.reference
         elif self.adapted:
             with self.network.disable_adapter():
                 yield self.base
         else:
-            raise UsageError("there is no reference model: keep_reference() makes one, before learning starts.")
+            raise UsageError("there is no reference model: call keep_reference() before training starts.")
 
     def keep_reference(self) -> None:
-        """Freeze a copy of the network as it stands, of an adapter beside the same base; nothing to do where the
-        adapter does nothing yet and can be switched off."""
+        """Freeze a copy of the current network, or of its adapter on the same base; not needed if the adapter has no
+        effect yet and can be switched off."""
         if self.reference is not None or (self.adapted and _idle(self.network)):
             return
         kept = {id(w): w for w in self.network.parameters() if self.adapted and not w.requires_grad}
         self.reference = deepcopy(self.base, kept).requires_grad_(False).eval()
 
     def add_critic(self) -> None:
-        """Give the model a critic that has learned nothing."""
+        """Give the model an untrained critic."""
         weight, _, _ = self.head()
         self.critic = Critic(weight.shape[1], weight.device)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The network in evaluation mode, without dropout or random routing; afterwards it is as it was before."""
+        """The network in evaluation mode, without dropout or random routing; its mode is restored afterwards."""
         with evaluating(self.network):
             yield
 
     # --- likelihood --------------------------------------------------------------------------------------------------
 
     def statistics(self, sequences: Sequences, *, temperature: float = 1.0, reference: bool = False) -> TokenStatistics:
-        """Log-probabilities and entropies of the valid tokens, and values where the model has a critic; with
-        `reference=True` those of the reference, which has none. The same in whatever mode the network is."""
+        """Log-probabilities and entropies of the valid tokens, and values if the model has a critic; with
+        `reference=True` those of the reference, which has none. They do not depend on the mode of the network."""
         with self.evaluating():
             if reference:
                 with torch.no_grad(), self.as_reference() as network:
@@ -229,7 +230,7 @@ class LanguageModel:
     ) -> TokenStatistics:
         tokens, valid = sequences.tokens.to(self.device), sequences.valid.to(self.device)
         blank = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
-        if not self.sharded and not bool(valid.any()):  # what is sharded is read by all processes at a time
+        if not self.sharded and not bool(valid.any()):  # all processes must run a sharded model
             return TokenStatistics(blank, blank, None if critic is None else blank)
         weight, bias, softcap = self.head(network)
         with split_weight(network, weight) as weight:
@@ -242,7 +243,7 @@ class LanguageModel:
         return found.each(lambda x: blank.index_put(place, x))
 
     def next_logits(self, hidden: Tensor, temperature: float) -> Float[Tensor, "batch vocabulary"]:
-        """The logits of the next token over the temperature, in float32, from the last hidden states."""
+        """The logits of the next token divided by the temperature, in float32, from the last hidden states."""
         weight, bias, softcap = self.head()
         return logits_of(hidden, weight, bias, temperature / self.scale, softcap)
 
@@ -257,20 +258,20 @@ class LanguageModel:
         return text.encode(self.tokenizer, prompts, self.settings)
 
     def encode_completions(self, texts: Sequence[str], prompts: Sequence[Any] | None = None) -> list[list[int]]:
-        """Texts to be written, each with one end: that of the assistant's turn where the prompt is a list of messages,
-        the tokenizer's end of sequence where it is text, or not given."""
+        """Completions as tokens, each with one end token: that of the assistant's turn if the prompt is a list of
+        messages, the tokenizer's end of sequence if it is text or not given."""
         turns = [False for _ in texts] if prompts is None else [not isinstance(prompt, str) for prompt in prompts]
         return text.encode_completions(self.tokenizer, texts, self.ends, turns, self.settings)
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
-        """What was written, without the tokens that begin, end or pad a text; see `TextSettings`."""
+        """Completions as texts, without the tokens that begin, end or pad a text; see `TextSettings`."""
         return text.decode(self.tokenizer, tokens, self.ends, self.settings)
 
     # --- files -------------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> Path:
-        """Write what transformers (or PEFT, of an adapter) loads, and `opened.json`; beside an adapter its base, where
-        that was made in Python and lies nowhere."""
+        """Write files that transformers (or PEFT, for an adapter) loads, and `opened.json`; for an adapter also its
+        base, if that was made in Python and is saved nowhere."""
         folder = Path(folder)
         if self.adapted and not self.base.name_or_path:
             deepcopy(self.network).unload().save_pretrained(folder / BASE)
@@ -283,26 +284,26 @@ class LanguageModel:
 
 
 def refuse_virtual_tokens(configs: Iterable[Any]) -> None:
-    """Raise `UsageError` for adapters that put learned vectors before the text instead of changing layers."""
+    """Raise `UsageError` for adapters that prepend learned vectors to the text instead of changing layers."""
     for config in configs:
         if getattr(config, "is_prompt_learning", False):
             raise UsageError(
-                f"an adapter of the kind {_kind(config)} puts learned vectors before the text, which is not supported; "
+                f"an adapter of the kind {_kind(config)} prepends learned vectors to the text, which is not supported; "
                 "give an adapter that changes layers, such as LoRA."
             )
 
 
 def _kind(config: Any) -> str:
-    """What PEFT calls a kind of adapter."""
+    """PEFT's name of a kind of adapter."""
     return str(getattr(config.peft_type, "value", config.peft_type))
 
 
 def _listed(ids: Any) -> list[int]:
-    """Token numbers as transformers writes them: none, one or several."""
+    """Token ids as a list; transformers stores None, one or several."""
     return [] if ids is None else list(ids) if isinstance(ids, (list, tuple)) else [ids]
 
 
 def _idle(network: Any) -> bool:
-    """Whether an adapter changes nothing: the second of its two factors is 0, as in a fresh one."""
+    """Whether an adapter has no effect: the second of its two factors is 0, as in a new one."""
     second = [w for name, w in network.named_parameters() if "lora_B" in name]
     return bool(second) and not any(bool(w.any()) for w in second)

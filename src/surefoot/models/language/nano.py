@@ -25,15 +25,15 @@ from surefoot.models.language.sequences import join
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 ALPHABET = tuple(string.ascii_letters + string.digits + string.punctuation + " \n")
-VERSION = 1  # of what is cached
+VERSION = 1  # of the cache's format
 
 Example = tuple[str, str]
-"""A prompt and what should be written after it."""
+"""A prompt and its desired completion."""
 
 
 @dataclass(frozen=True)
 class Nano:
-    """Its size, and how long it is taught by imitation before anything else learns from it."""
+    """The size of a nano model, and its supervised warm-up."""
 
     width: int = hyperparameter(192, low=8, help="Width of the hidden states.")
     layers: int = hyperparameter(3, low=1, help="Number of transformer blocks.")
@@ -41,16 +41,16 @@ class Nano:
     context: int = hyperparameter(512, low=8, help="Context length in tokens.")
     warmup: int = hyperparameter(400, low=0, help="Supervised steps.")
     batch: int = hyperparameter(64, low=1, help="Examples per step.")
-    learning_rate: float = hyperparameter(3e-3, above=0, help="Peak step size of the supervised steps.")
+    learning_rate: float = hyperparameter(3e-3, above=0, help="Peak learning rate of the supervised steps.")
 
     def __post_init__(self) -> None:
         check(self)
         if self.width % self.heads or (self.width // self.heads) % 2:
-            raise UsageError(f"heads={self.heads} must divide width={self.width} into an even number of units a head.")
+            raise UsageError(f"heads={self.heads} must divide width={self.width} into an even number per head.")
 
 
 def characters() -> Any:
-    """A tokenizer with one token a character."""
+    """A tokenizer with one token per character."""
     tokenizers, transformers = need("tokenizers"), need("transformers")
     vocabulary = {token: i for i, token in enumerate((*SPECIAL, *ALPHABET))}
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -93,9 +93,9 @@ def fresh(size: Nano = Nano(), seed: int = 0) -> LanguageModel:
 def imitate(
     model: LanguageModel, example: Callable[[int], Example], size: Nano, seed: int = 0, on_step: Any = None
 ) -> list[float]:
-    """Teach the model to write the examples `example(0), example(1), …`; returns the loss of every step.
+    """Train the model on the examples `example(0), example(1), …` by imitation; returns the loss of every step.
 
-    The step size rises over the first tenth and then falls to 0 along a cosine.
+    The learning rate rises over the first tenth of the steps and then decays to 0 along a cosine.
     """
     weights = list(model.parameters().values())
     optimizer = torch.optim.AdamW(weights, lr=size.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -123,16 +123,16 @@ def imitate(
 def nano(
     example: Callable[[int], Example] | None, task: str, *, size: Nano = Nano(), seed: int = 0, on_step: Any = None
 ) -> LanguageModel:
-    """A nano model taught the examples of a task (none if `size.warmup` is 0), from the cache if it was made before.
+    """A nano model trained on the examples of a task (not if `size.warmup` is 0), from the cache if it is there.
 
-    `task` names the examples: the same name must mean the same ones. The cache is `$SUREFOOT_CACHE`, by default
+    `task` identifies the examples: the same name must mean the same ones. The cache is `$SUREFOOT_CACHE`, by default
     `~/.cache/surefoot`.
 
     Raises:
-        UsageError: the task has no demonstrations to teach.
+        UsageError: the task has no demonstrations.
     """
     if size.warmup and example is None:
-        raise UsageError(f"the task {task!r} has no demonstrations, so a nano model cannot be taught it; give a model.")
+        raise UsageError(f"the task {task!r} has no demonstrations, so a nano model cannot learn it; give a model.")
     made_of = {"version": VERSION, "task": task, "seed": seed, "threads": torch.get_num_threads(), **asdict(size)}
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
     place = cache_folder() / "nano" / key
@@ -153,5 +153,5 @@ def nano(
 
 
 def cache_folder() -> Path:
-    """Where made models are kept."""
+    """The folder of cached models."""
     return Path(os.environ.get("SUREFOOT_CACHE") or Path.home() / ".cache" / "surefoot")

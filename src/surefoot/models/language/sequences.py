@@ -1,8 +1,8 @@
-"""Token sequences: prompts and what was written after them, padded in one place.
+"""Token sequences: prompts and completions, and their padding.
 
-For learning everything is padded on the right: a causal model never looks there, so no attention mask is needed. For
-generation prompts are padded on the left. Every per-token tensor is `[batch, length]` and aligned with the token it is
-about: the log-probability at position t is that of token t given those before it.
+For training, sequences are padded on the right: a causal model does not attend there, so no attention mask is needed.
+For generation, prompts are padded on the left. Every per-token tensor is `[batch, length]` and aligned with the token
+that it describes: the log-probability at position t is that of token t given those before it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from surefoot.errors import UsageError
 
 @dataclass(frozen=True)
 class Sequences:
-    """`tokens` `[batch, length]`, padded on the right, and `valid`, True at the tokens that are learned from."""
+    """`tokens` `[batch, length]`, padded on the right, and `valid`, True at the tokens to learn from."""
 
     tokens: Int[Tensor, "batch length"]
     valid: Bool[Tensor, "batch length"]
@@ -29,22 +29,22 @@ class Sequences:
         return len(self.tokens)
 
     def __getitem__(self, rows: Tensor | slice) -> Sequences:
-        """Some rows, no longer than they need to be."""
+        """Some rows, trimmed to the longest of them."""
         lengths = self.lengths[rows]
         longest = int(lengths.max()) if len(lengths) else 0
         return Sequences(self.tokens[rows, :longest], self.valid[rows, :longest], lengths)
 
     @property
     def written(self) -> Int[Tensor, " batch"]:
-        """How many tokens of each row are learned from."""
+        """The number of valid tokens in each row."""
         return self.valid.sum(-1)
 
 
 def join(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Sequences:
-    """Prompts with their completions, which are learned from.
+    """Prompts joined with their completions, which are the valid tokens.
 
     Raises:
-        UsageError: a prompt has no token, so there is nothing that the first written token could follow.
+        UsageError: a prompt has no token, so the first token of its completion would have no predecessor.
     """
     if empty := [i for i, prompt in enumerate(prompts) if not len(prompt)]:
         raise UsageError(f"prompt {empty[0]} has no token ({len(empty)} have none); give it at least one character.")

@@ -1,7 +1,7 @@
-"""The hidden states from which the written tokens are predicted, with no more work than they need.
+"""The hidden states from which completions' tokens are predicted, without redundant work.
 
-The completions of a group have their prompt in common. It is read once: its keys and values, and their gradients, are
-shared by all of them. The result is that of reading every row as a whole.
+The completions of a group share their prompt. It is read once: its keys and values, and their gradients, are shared by
+all of them. The result is the same as from reading every row as a whole.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from surefoot.errors import UsageError
 from surefoot.models.language.sequences import left_padded
 
-SHARED = 2  # rows that must share a prompt on average before it is read apart
+SHARED = 2  # mean number of rows per prompt from which prompts are read separately
 
 
 def written_states(
@@ -57,10 +57,10 @@ def written_states(
 
 
 def _prefixes(network: Any, tokens: Tensor, valid: Tensor) -> tuple[list[list[int]], Tensor, Tensor, Tensor] | None:
-    """The different beginnings, which of them each row has, the rows with something to predict, and where each goes on
-    (its last token before the first valid one); None where reading them apart saves nothing."""
+    """The distinct prefixes, the index of each row's prefix, the rows with something to predict, and where each of them
+    continues (its last token before the first valid one); None if reading prefixes separately saves nothing."""
     if any(map(_checkpointed, network.modules())) or _sharded(network):
-        return None  # the one keeps no keys and values; the other is read by all processes equally often
+        return None  # the first has no keys and values; the second must run equally often in all processes
     rows = valid.any(1).nonzero().squeeze(-1)
     first = valid[rows].int().argmax(1) - 1
     if not len(rows) or int(first.min()) < 1:
@@ -74,12 +74,13 @@ def _prefixes(network: Any, tokens: Tensor, valid: Tensor) -> tuple[list[list[in
 
 
 def checkpoint_activations(network: Any) -> None:
-    """Let the activations of every block be computed again in the backward pass instead of being held in memory.
+    """Recompute the activations of every block in the backward pass instead of storing them.
 
-    What transformers does for this works in training mode only, in which blocks drop out, skip or route at random.
+    The implementation in transformers works only in training mode, in which blocks use dropout, skipping or random
+    routing.
 
     Raises:
-        UsageError: the network has no blocks that are made for it.
+        UsageError: the network has no blocks that support it.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -92,12 +93,12 @@ def checkpoint_activations(network: Any) -> None:
 
 
 def _recomputed(block: nn.Module, forward: Any, *given: Any, **named: Any) -> Any:
-    """A forward pass whose activations are computed again in the backward pass, if there will be one."""
+    """A forward pass whose activations are recomputed in the backward pass, if there will be one."""
     if not torch.is_grad_enabled():
         return forward(*given, **named)
 
     def read(*given: Any, **named: Any) -> Any:
-        with evaluating(block):  # in the backward pass too, whatever the mode of the network then is
+        with evaluating(block):  # also in the backward pass, whatever the network's mode is then
             return forward(*given, **named)
 
     return checkpoint(read, *given, use_reentrant=False, preserve_rng_state=False, **named)
@@ -105,7 +106,7 @@ def _recomputed(block: nn.Module, forward: Any, *given: Any, **named: Any) -> An
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """A network in evaluation mode, without dropout or random routing; afterwards it is as it was before."""
+    """A network in evaluation mode, without dropout or random routing; its mode is restored afterwards."""
     training = [module for module in network.modules() if module.training]
     for module in training:
         module.training = False
@@ -117,7 +118,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def checkpoints_activations(network: Any) -> bool:
-    """Whether activations are computed again in the backward pass, or whoever made the network asked for it."""
+    """Whether activations are recomputed in the backward pass, here or by the network's own setting."""
     return any(
         _checkpointed(module) or getattr(module, "gradient_checkpointing", False) for module in network.modules()
     )
@@ -128,25 +129,25 @@ def _checkpointed(module: nn.Module) -> bool:
 
 
 def _sharded(network: Any) -> bool:
-    """Whether its weights lie in parts, one in each process."""
+    """Whether the network's weights are sharded over processes."""
     return hasattr(network, "unshard")
 
 
 def cache_name(network: Any) -> str:
-    """What transformers calls the keys and values, as an argument and as a result."""
+    """The name in transformers of the keys and values, as an argument and as a result."""
     return "cache" if "cache" in signature(network.base_model.forward).parameters else "past_key_values"
 
 
 @contextmanager
 def split_weight(network: Any, weight: Tensor) -> Iterator[Tensor]:
-    """The weight of the output layer, with a gradient that takes less memory where the embedding has the same weight.
+    """The weight of the output layer, with a gradient that takes less memory if the weight is tied to the embedding.
 
-    The gradient of the embedding is then of the rows that were read only, and is added in place; otherwise there would
-    be two of the size of the weight. Inside, the network reads with its share.
+    The embedding's gradient then covers only the rows that were read, and is added in place; otherwise there would be
+    two gradients of the size of the weight. Inside the context, the network uses its own view of the weight.
     """
     embedding = network.get_input_embeddings()
     tied = isinstance(embedding, nn.Embedding) and embedding.weight is weight and weight.requires_grad
-    addable = weight.dtype != torch.float16 or weight.device.type != "cpu"  # where torch adds up sparse gradients
+    addable = weight.dtype != torch.float16 or weight.device.type != "cpu"  # where torch can add sparse gradients
     if not tied or not addable or _sharded(network):
         yield weight
         return
@@ -161,7 +162,7 @@ def split_weight(network: Any, weight: Tensor) -> Iterator[Tensor]:
 
 
 class _Split(torch.autograd.Function):
-    """A tensor twice; the gradient of the second belongs to nobody else."""
+    """A tensor twice; the gradient of the second is not shared with anything else."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor]:

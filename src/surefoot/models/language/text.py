@@ -1,4 +1,4 @@
-"""Text to tokens and back. What begins or ends a text is there once, whoever put it there."""
+"""Text to tokens and back. Tokens that begin or end a text occur once, whichever component added them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from surefoot.errors import UsageError, message_of
 
-PROBE = "a"  # a text that every tokenizer knows
-FRAME = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")  # special tokens that are no part of what is said
-ANSWER = "Surefoot"  # what the assistant says where the end of its turn is looked for
+PROBE = "a"  # a text that every tokenizer can encode
+FRAME = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")  # special tokens that are not part of the text
+ANSWER = "Surefoot"  # the assistant's message used to find the end of its turn
 
 
 @dataclass(frozen=True)
 class TextSettings:
-    """How prompts become tokens, and what is read of the tokens that were written.
+    """How prompts become tokens, and how generated tokens become text.
 
-    `chat_template_kwargs` go to the chat template, such as `{"enable_thinking": False}`. With `skip_special_tokens` no
-    special token is part of a text; without it those that begin, end or pad a text are left out, and others that the
-    model may write as part of its answer, such as `<think>`, are read.
+    `chat_template_kwargs` are passed to the chat template, such as `{"enable_thinking": False}`. With
+    `skip_special_tokens` texts contain no special tokens; without it only those that begin, end or pad a text are
+    removed, and others that may be part of an answer, such as `<think>`, remain.
     """
 
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -37,11 +37,11 @@ class TextSettings:
             json.dumps(dict(given))
         except (TypeError, ValueError) as error:
             raise UsageError(
-                f"chat_template_kwargs={given!r} is not allowed ({error}); they are written down as JSON, so give "
-                "numbers, texts, truth values, lists and dictionaries."
+                f"chat_template_kwargs={given!r} is not allowed ({error}); they are saved as JSON, so give "
+                "numbers, texts, booleans, lists and dictionaries."
             ) from error
         if taken := sorted({"add_generation_prompt", "continue_final_message", "tokenize", "return_dict"} & {*given}):
-            raise UsageError(f"chat_template_kwargs has {taken[0]!r}, which is set here; leave it out.")
+            raise UsageError(f"chat_template_kwargs has {taken[0]!r}, which Surefoot sets; leave it out.")
         if not isinstance(self.skip_special_tokens, bool):
             raise UsageError(f"skip_special_tokens={self.skip_special_tokens!r} is not allowed; give True or False.")
 
@@ -49,8 +49,8 @@ class TextSettings:
 def encode(tokenizer: Any, prompts: Sequence[Any], settings: TextSettings) -> list[list[int]]:
     """Prompts as tokens: texts, or lists of messages through the chat template.
 
-    A text gets what the tokenizer puts before a text, such as a beginning-of-sequence token, unless it begins with it
-    already. Messages that end with one of the assistant's are the beginning of an answer, which is continued.
+    A text is preceded by the tokenizer's start tokens, such as a beginning-of-sequence token, unless it already starts
+    with them. If the last message is the assistant's, it is the beginning of an answer, which is continued.
 
     Raises:
         UsageError: a prompt is neither, has no token, or does not suit the chat template.
@@ -67,13 +67,13 @@ def encode(tokenizer: Any, prompts: Sequence[Any], settings: TextSettings) -> li
 
 
 def refuse_empty(rows: Sequence[Sequence[int]]) -> None:
-    """Raise `UsageError` where a prompt has no token, so that there is nothing that a first token could follow."""
+    """Raise `UsageError` for a prompt without tokens, which the first generated token could not follow."""
     if empty := [i for i, row in enumerate(rows) if not len(row)]:
         raise UsageError(f"prompt {empty[0]} is empty ({len(empty)} have no token); give it at least one character.")
 
 
 def start_of_text(tokenizer: Any) -> list[int]:
-    """The tokens that a tokenizer puts before every text; what it would put behind one has no place in a prompt."""
+    """The tokens that a tokenizer puts before every text; those that it would append do not belong in a prompt."""
     bare, whole = tokenizer(PROBE, add_special_tokens=False).input_ids, tokenizer(PROBE).input_ids
     places = range(len(whole) - len(bare) + 1)
     return whole[: next((i for i in places if whole[i : i + len(bare)] == bare), 0)]
@@ -100,7 +100,7 @@ def _messages(tokenizer: Any, index: int, messages: Any, settings: TextSettings)
             tokenize=True,
             return_dict=False,
         )
-    except Exception as error:  # of a template that somebody else wrote
+    except Exception as error:  # a template may raise anything
         raise UsageError(
             f"prompt {index} does not suit the tokenizer's chat template ({message_of(error)}); change the messages, "
             "or chat_template_kwargs."
@@ -116,8 +116,8 @@ def is_conversation(prompt: Any) -> bool:
 def encode_completions(
     tokenizer: Any, texts: Sequence[str], ends: Collection[int], turns: Sequence[bool], settings: TextSettings
 ) -> list[list[int]]:
-    """Texts that are to be written, each with one end: the end of the assistant's turn in the chat template where
-    `turns` says that it answers messages, and the tokenizer's end of sequence elsewhere."""
+    """Completions as tokens, each with one end token: the end of the assistant's turn in the chat template if `turns`
+    is True for it, as the answer to messages, and the tokenizer's end of sequence otherwise."""
     turn = turn_end(tokenizer, ends, settings) if any(turns) else tokenizer.eos_token_id
     rows = []
     for text, in_turn in zip(texts, turns, strict=True):
@@ -128,14 +128,14 @@ def encode_completions(
 
 
 def turn_end(tokenizer: Any, ends: Collection[int], settings: TextSettings) -> int:
-    """The one of the model's ends that the chat template puts behind what the assistant says; the tokenizer's end of
-    sequence where it puts none of them there."""
+    """The model's end token that the chat template puts after the assistant's message; the tokenizer's end of sequence
+    if it puts none of them there."""
     if tokenizer.chat_template is None:
         return tokenizer.eos_token_id
     asked = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": ANSWER}]
     try:
         text = tokenizer.apply_chat_template(asked, **settings.chat_template_kwargs, tokenize=False)
-    except Exception:  # a template for other conversations than this
+    except Exception:  # the template does not support this conversation
         return tokenizer.eos_token_id
     _, found, behind = text.rpartition(ANSWER)
     row = tokenizer(behind, add_special_tokens=False).input_ids if found else []
@@ -143,9 +143,9 @@ def turn_end(tokenizer: Any, ends: Collection[int], settings: TextSettings) -> i
 
 
 def decode(tokenizer: Any, rows: Sequence[Sequence[int]], ends: Collection[int], settings: TextSettings) -> list[str]:
-    """What was written as texts."""
+    """Generated tokens as texts."""
     if not len(rows):
-        return []  # which some versions of transformers take for one text without tokens
+        return []  # some versions of transformers take an empty batch for one empty text
     special = {getattr(tokenizer, f"{name}_token_id", None) for name in FRAME}
     frame = {*ends, *special}
     inner = [[token for token in row if token not in frame] for row in rows]

@@ -1,8 +1,8 @@
-"""vLLM as an engine: in this process, on this process's GPU, handed the model's weights before each writing.
+"""vLLM as an engine: in this process, on this process's GPU, given the model's weights before each generation.
 
 Written against the offline interface of vLLM 0.22 to 0.31: `LLM.generate` on tokens, `load_weights` of its model in
-this process, `reset_prefix_cache`. Nothing here could be run without a GPU; what the engine says of its own tokens is
-compared with what the model says of them in every step, and a run in which they disagree ends at once.
+this process, `reset_prefix_cache`. In every step the engine's likelihoods of its tokens are compared with the model's,
+and a run in which they disagree stops at once. Nothing here could be tested without a GPU.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.room import check_room
 
 OLDEST, NEWEST = (0, 22), (0, 31)
-MEMORY = 0.3  # share of the GPU for its weights and cache; the rest is for learning
+MEMORY = 0.3  # share of the GPU's memory for its weights and cache; the rest is for training
 INSTEAD = "use engine='own' or engine='transformers'"
 
 
 class VLLM:
-    """The engine; vLLM itself starts when it first writes, with the form of the model that it is given."""
+    """The engine; vLLM itself is started at the first generation, with the architecture of the given model."""
 
     def __init__(self) -> None:
         """
         Raises:
-            UsageError: vLLM or a GPU is missing, or its version is another.
+            UsageError: vLLM or a GPU is missing, or vLLM's version is not supported.
         """
         try:
             self.vllm = import_module("vllm")
@@ -48,13 +48,13 @@ class VLLM:
         if not OLDEST <= found <= NEWEST:
             low, high = (".".join(map(str, version)) for version in (OLDEST, NEWEST))
             raise UsageError(
-                f"engine='vllm' knows vLLM {low} to {high}, but {self.vllm.__version__} is installed: pip install "
+                f"engine='vllm' supports vLLM {low} to {high}, but {self.vllm.__version__} is installed: pip install "
                 f"'vllm>={low},<={high}.*', or {INSTEAD}."
             )
         if not torch.cuda.is_available():
-            raise UsageError(f"engine='vllm' writes on a GPU, and torch finds none here; {INSTEAD}.")
+            raise UsageError(f"engine='vllm' needs a GPU, and torch finds none here; {INSTEAD}.")
         self.llm: Any = None
-        self.folder = tempfile.TemporaryDirectory()  # of the form of the model, while vLLM may look there
+        self.folder = tempfile.TemporaryDirectory()  # with the model's configuration, which vLLM may read later
 
     def __call__(
         self,
@@ -65,15 +65,16 @@ class VLLM:
         temperature: float,
         stop: Sequence[str] = (),
     ) -> Completions:
-        """Completions with the weights that the model has now. Every sample has a seed of its own from `uniform`; what
-        it says may still depend on those beside it, by rounding. A group's prompt is read once, from the cache."""
+        """Completions with the model's current weights. Every sample has its own seed, from `uniform`; it may still
+        depend on the others in its batch through rounding. A group's prompt is read once and then taken from the
+        cache."""
         samples, limit = uniform.shape[1:]
         check_room(model, prompts, limit)
         self.llm = self.llm or self._start(model)
         self.llm.llm_engine.model_executor.driver_worker.model_runner.model.load_weights(weights(model))
-        self.llm.reset_prefix_cache()  # which holds what the weights of before made of a prompt
+        self.llm.reset_prefix_cache()  # it holds the keys and values of earlier weights
         sampling = {"temperature": temperature, "max_tokens": limit, "logprobs": 0, "stop": list(stop)}
-        sampling["skip_special_tokens"] = False  # a stop text may be one
+        sampling["skip_special_tokens"] = False  # a stop string may be a special token
         sampling |= {"ignore_eos": True, "stop_token_ids": model.ends}  # the same ends as everywhere here
         seeds = (uniform[..., 0].flatten().double() * 2**31).long().tolist()
         rows = self.llm.generate(
@@ -84,7 +85,7 @@ class VLLM:
         written = [row.outputs[0] for row in rows]
         if broken := [one.finish_reason for one in written if one.finish_reason not in ("stop", "length")]:
             raise UsageError(
-                f"engine='vllm' left {len(broken)} of {len(written)} completions unwritten ({broken[0]}); fewer "
+                f"engine='vllm' failed to generate {len(broken)} of {len(written)} completions ({broken[0]}); fewer "
                 f"prompts or max_tokens need less memory, or {INSTEAD}."
             )
         return Completions(
@@ -94,12 +95,12 @@ class VLLM:
         )
 
     def _start(self, model: LanguageModel) -> Any:
-        """vLLM with a model of this form; its weights are handed over before it writes."""
+        """vLLM with a model of this architecture; its weights are transferred before generation."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
             alone["MASTER_PORT"] = str(free.getsockname()[1])
-        for name, value in alone.items():  # where torchrun has not said it
+        for name, value in alone.items():  # if torchrun has not set it
             os.environ.setdefault(name, value)
         config = deepcopy(model.base.config)
         config.architectures = [type(model.base).__name__]
@@ -109,15 +110,15 @@ class VLLM:
             model=self.folder.name,
             load_format="dummy",
             dtype=str(model.head()[0].dtype).removeprefix("torch."),
-            distributed_executor_backend="external_launcher",  # in this process, one for each of several
-            logprobs_mode="processed_logprobs",  # of the distribution that is sampled: after the temperature
+            distributed_executor_backend="external_launcher",  # in this process, or one in each of several
+            logprobs_mode="processed_logprobs",  # of the sampled distribution, after the temperature
             gpu_memory_utilization=MEMORY,
         )
 
 
 @torch.no_grad()
 def weights(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
-    """All weights by the names that transformers saves them under; an adapter's are added to those that it adapts."""
+    """All weights under their names in transformers' files; an adapter's are merged into those that it adapts."""
     for name, weight in model.base.named_parameters():
         layer, adapted, kind = name.partition(".base_layer.")
         if ".lora_" in name:
