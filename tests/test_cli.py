@@ -148,7 +148,7 @@ def test_help_of_training_has_every_setting_and_its_range(capsys):
 
 def test_help_of_a_tabular_method_asks_for_an_mdp(capsys):
     page = help_of(capsys, "train", "ecrm")
-    assert "--env STR A name of the zoo with its numbers" in page and "--num-envs" not in page
+    assert "--env STR A built-in MDP with its parameters" in page and "--num-envs" not in page
 
 
 def test_methods_are_listed_in_columns(capsys):
@@ -223,7 +223,7 @@ def test_every_kind_of_flag_reaches_the_run(tmp_path, capsys):
 def test_a_million_may_be_written_in_any_way(tmp_path, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr("surefoot.api.train", lambda slug, env, **given: asked.append(given["steps"]))
-    monkeypatch.setattr("surefoot.training._ended", lambda run: None)
+    monkeypatch.setattr("surefoot.training._print_summary", lambda run: None)
     for steps in ("1e6", "1000000", "1_000_000", "1.0E6", "10e5"):
         surefoot(capsys, "train", "ppo", "--env", "CartPole-v1", "--steps", steps)
     surefoot(capsys, "train", "ppo", "--env", "CartPole-v1")
