@@ -215,8 +215,9 @@ def check_own(
     ours = torch.func.grad(loss)(vector, batch)[mask]
     if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6 * float(theirs.abs().max())):
         raise UsageError(
-            f"{type(method).__name__} does not step along the gradient of its objective, and only the objective's curvature "
-            "is known, so its subspaces would be wrong. Analyse a method whose loss is its objective, such as PPO."
+            f"{type(method).__name__} does not step along the gradient of its objective, and only the objective's "
+            "curvature is known, so the subspaces would be wrong. Analyse a method whose loss is its objective, such "
+            "as PPO."
         )
 
 

@@ -59,7 +59,7 @@ class TwinStep(NamedTuple):
 
 
 def twin_step(first: Point, second: Point, c: float = 1.0, cap: float = torch.inf) -> TwinStep:
-    """One step of the point of lower value, with the other's value for V*; at a tie the first is better and none moves."""
+    """One step of the point of lower value, with the other's value for V*; at a tie the first is better, none moves."""
     swapped = second.value > first.value
     choose = swapped.unsqueeze(-1)
     gap = (first.value - second.value).abs()

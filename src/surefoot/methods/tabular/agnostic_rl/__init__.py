@@ -49,7 +49,7 @@ class AgnosticRL(Tabular):
     learner: str = hyperparameter(
         "trees",
         choices=("trees", "importance", "popler", "psdp", "cpi"),
-        help="Learner, by the access to the environment that it needs.",
+        help="Learner, by its kind of access.",
     )
     policy_class: str = hyperparameter("singletons", choices=tuple(CLASSES), help="Policy class Π to choose from.")
     episodes: int = hyperparameter(10, low=1, help="Trees, or episodes of each kind, per iteration.")
