@@ -160,7 +160,7 @@ def load_zip(path: Path, env: Any, algo: str | None = None, trust: bool = False)
         single.close()
 
 
-# --- models in memory ----------------------------------------------------------------------------------------------
+# --- models in memory ------------------------------------------------------------------------------------------------
 
 
 def _of_library(thing: Any) -> bool:
@@ -251,7 +251,7 @@ def _wrappers(env: Any) -> list[str]:
     return found
 
 
-# --- saved models --------------------------------------------------------------------------------------------------
+# --- saved models ----------------------------------------------------------------------------------------------------
 
 
 def _contents(path: Path) -> tuple[dict[str, Any], Any]:

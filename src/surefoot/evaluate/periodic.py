@@ -23,7 +23,7 @@ from surefoot.seeding import numpy_stream
 def evaluations(
     method: Method, env: Any, options: Mapping[str, Any], every: int | None, episodes: int
 ) -> list[Callback]:
-    """A callback that plays deterministic episodes with every seed's agent every `every` steps; no callback for None."""
+    """A callback that plays deterministic episodes with every seed's agent every `every` steps; none for None."""
     if every is None:
         return []
     if isinstance(env, VectorEnv):

@@ -125,7 +125,7 @@ def _policy(model: Model, vector: Tensor, batch: Batch) -> tuple[Tensor, Tensor]
     return params, model.distribution.log_prob(params, batch["action"])
 
 
-# --- distance of a sample from its policy --------------------------------------------------------------------------
+# --- distance of a sample from its policy ----------------------------------------------------------------------------
 
 
 def tabular_sampling_error(

@@ -44,7 +44,7 @@ def thresholds(mdp: TabularMDP, points: int | None = None) -> Tensor:
         return torch.linspace(float(costs[0]), float(costs[-1]), points, dtype=torch.float64)
     if len(costs) > MOST_THRESHOLDS:
         raise UsageError(
-            f"{mdp.name!r} has {len(costs)} different costs, too many for a threshold each; give points=20, for example."
+            f"{mdp.name!r} has {len(costs)} costs, too many for a threshold each; give points=20, for example."
         )
     return costs
 
