@@ -165,7 +165,8 @@ class StressReport:
         actions = "deterministic" if self.deterministic else "sampled"
         notes = [
             f"{cells} cells ({self.grid} grid), {episodes} episode{'s'[: episodes > 1]} per cell with {actions} "
-            f"actions, same seeds in every cell: {', '.join(map(str, self.seeds[:10]))}{', …' if episodes > 10 else ''}.",
+            "actions, the same seeds in every cell: "
+            f"{', '.join(map(str, self.seeds[:10]))}{', …' if episodes > 10 else ''}.",
             f"The worst cell's mean is a minimum of {cells} noisy means, hence biased low, more so with fewer"
             " episodes. But points between and beyond the cells may be worse: it is not a bound for the whole range.",
             "Intervals are 95 % t-intervals over the episodes of this one policy, not over training seeds; those of"

@@ -169,7 +169,7 @@ class Total:
         for states in recurrent_classes(kernel, policy):
             if bool((reward[states] >= 0).all()) and bool((reward[states] > 0).any()):
                 raise UsageError(
-                    f"{ENDLESS}, a policy can stay in the states {listed(states)} forever and earn rewards there, so the "
+                    f"{ENDLESS}, a policy can stay in the states {listed(states)} forever and earn rewards, so the "
                     "sum is infinite."
                 )
 
