@@ -320,7 +320,7 @@ def test_files_that_do_not_fit_are_refused(saved):
         (lambda: sf.evaluate(saved, Far, algo="sac"), "holds a ActorCriticPolicy, which is not a policy of that"),
         (lambda: sf.evaluate(saved, "Pendulum-v1"), r"observation_space of shape \[4\]; the environment has Box"),
         (lambda: sf.evaluate(saved, lambda: Masked()), "observation_space of shape"),
-        (lambda: sf.evaluate(lambda o: o, Far, algo="ppo"), "is no file"),
+        (lambda: sf.evaluate(lambda o: o, Far, algo="ppo"), "is not a file"),
         (lambda: load_zip(rewritten(saved, policy_class=evil), Far), "class of its own"),
         (lambda: load_zip(rewritten(saved, policy_class="x"), Far), "names no policy class"),
         (lambda: load_zip(rewritten(saved, policy_kwargs={"net_arch": [3]}), Far), "weights do not fit"),

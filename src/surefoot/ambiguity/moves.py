@@ -160,8 +160,8 @@ class LInfinity(Supported):
 def within_distance(v: Tensor, p: Tensor, allowed: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     """The worst case of ascending values within an L∞ distance, and the rate at which its value falls with it.
 
-    Every place gives up what it may, and the sum is poured back from the lowest value on; the place where it runs out
-    is the pivot: growing the distance by one moves mass one from each place above it and one to each place below it.
+    Every place gives up the mass it may, and the sum is redistributed from the lowest value on; the place where it runs
+    out is the pivot: a unit more distance moves one unit of mass from each place above it and to each place below it.
     """
     given = torch.minimum(p, radius)
     poured = filled(torch.where(allowed, radius + given, 0.0), given.sum(-1, keepdim=True))
