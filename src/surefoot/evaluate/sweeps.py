@@ -112,7 +112,7 @@ def price_of_robustness(
     """
     parts = swept(ambiguity)
     if parts is None:
-        raise UsageError(f"ambiguity={ambiguity!r} has no range of sizes; write one, such as kl:0..1.")
+        raise UsageError(f"ambiguity={ambiguity!r} has no range; write a range of sizes, such as kl:0..1.")
     before, interval, after = parts
     own = {name: x for name, x in options.items() if name != "method"}
     nominal = solve(mdp, **{**options, "rectangular": "sa"})

@@ -107,7 +107,7 @@ class Cut(Smooth):
         gap, p = gaps.gather(-1, order), nominal.gather(-1, order)
         mass, first = p.cumsum(-1), (p * gap).cumsum(-1)
         above = torch.nn.functional.pad(p.flip(-1).cumsum(-1).flip(-1)[..., 1:], (0, 1))  # 1 − mass, without noise
-        # At the level of each outcome E(level − gap)₊ is its reach, and the outcomes below have this mean and this price
+        # At the level of each outcome E(level − gap)₊ is its reach; the outcomes below have this mean and price
         # under the worst case. All sums, of mass·variance too, go from outcome to outcome, and no term is negative.
         step, before = gap.diff(dim=-1), mass[..., :-1]
         reach, weighted = (

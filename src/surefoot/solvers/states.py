@@ -134,7 +134,7 @@ def under_price(rows: Family, legal: Tensor, unit: Tensor) -> tuple[Tensor, Tens
         return lacking(cost.price, cost.bend, 1 / unit)
 
     u = _between(excess, floor, top)
-    # Where slopes jump, the part of the jump is taken that makes probabilities sum to one; the value is that of the side
+    # Where slopes jump, take the part that makes probabilities sum to one; the value is that of the side
     # on which it is least, because a steep slope makes it sensitive to the accuracy of the jump.
     around = (10 * CLOSE * (top - floor)).maximum(4e-16 * u.abs())
     sides = u + around, u, (u - around).maximum(floor)

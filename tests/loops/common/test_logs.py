@@ -56,7 +56,7 @@ def test_a_torn_last_line_is_no_row(tmp_path):
 @pytest.mark.parametrize("line", ["{broken", "[1, 2]", '{"step": 3}', "7"])
 def test_a_damaged_file_is_named_with_its_line(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_text(json.dumps(row(1)) + "\n" + line + "\n")
-    with pytest.raises(UsageError, match=r"metrics\.jsonl, line 2 is not a row of metrics.*remove that line"):
+    with pytest.raises(UsageError, match=r"metrics\.jsonl, line 2 is no row of metrics.*remove that line"):
         JsonLines(tmp_path / "metrics.jsonl", 1)
     with pytest.raises(UsageError, match="cannot be read.*folder of a run"):
         read_rows(tmp_path / "nowhere.jsonl")
