@@ -203,7 +203,7 @@ def test_what_cannot_be_known_is_said(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         returns(model, Far, 1)
-    with pytest.warns(UserWarning, match="trained inside Far, which the environment at hand does not have"):
+    with pytest.warns(UserWarning, match="trained inside Far, which this environment does not have"):
         returns(model, "CartPole-v1", 1)
 
     class Odd(vec_env.VecEnvWrapper):
@@ -297,7 +297,7 @@ def test_statistics_beside_the_file_are_read_with_trust_only(tmp_path):
 
 
 def test_of_a_file_it_is_said_that_normalisation_is_unknown(saved):
-    with pytest.warns(UserWarning, match="nobody knows whether its observations were normalised"):
+    with pytest.warns(UserWarning, match="it is unknown whether its observations were normalised"):
         sf.stress(saved, Far, "observation-noise:1", algo="ppo", points=2, episodes=2)
 
 
@@ -349,7 +349,7 @@ def test_a_library_that_would_unpickle_weights_is_not_asked(saved, monkeypatch):
             with pytest.raises(UsageError, match="so does the installed Stable-Baselines3 2.7.1 with weights"):
                 load_zip(saved, Far)
         else:
-            with pytest.warns(UserWarning, match="nobody knows"):
+            with pytest.warns(UserWarning, match="it is unknown"):
                 load_zip(saved, Far)
 
 
