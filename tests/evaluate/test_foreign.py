@@ -187,7 +187,7 @@ def test_masks_come_from_the_environment():
     for env in (Masked, lambda: sf.envs.wrap(Masked(), ["action_mask"])):
         assert returns(Maskable(), env, 5, slots=2).tolist() == [6] * 5
     assert returns(Maskable(), Masked, 3, perturbation="observation-noise:0.1").tolist() == [6] * 3
-    with pytest.raises(UsageError, match="does not allow all of them"):
+    with pytest.raises(UsageError, match="does not allow all actions"):
         returns(Maskable(), Masked, 1, perturbation="action-random:0.5")
     unmasked = type("Unmasked", (Masked,), {"action_masks": property()})
     with pytest.warns(UserWarning, match="plays without masks"):
