@@ -1,5 +1,5 @@
 # Everything runs in .venv, made here on first use; only python3 (3.11 or newer) and make are needed.
-#   make quickstart   train SPO on Hopper, attack it, write a report
+#   make quickstart   train SPO on Hopper, run a stress test, write a report
 #   make test         install what the checks need, then make check
 #   make check        ruff, pyright, import-linter, pytest: what CI runs
 #   make lint | bench | claims | docs | clean
@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Without compiling: Python compiles what is imported, less than half of what the checks install.
+# --no-compile: Python compiles modules on import, which is less than half of what the checks install.
 PIP := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 RUN := runs/quickstart
 JOBS ?= 2
@@ -18,7 +18,7 @@ JOBS ?= 2
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
-# Runs every time and forces nothing: a .venv that cannot work is named before anything fails strangely.
+# Checked every time without forcing a rebuild: a broken .venv is reported before anything else fails.
 venv-works:
 	@if [ -e $(VENV) ]; then \
 	  $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -30,8 +30,8 @@ venv-works:
 	    echo "$(PYTHON) cannot make a virtual environment (on Debian and Ubuntu: apt-get install python3-venv)."; exit 1; }; \
 	fi
 
-# The pip that comes with Python 3.11 takes twice as long as a newer one. torch goes first and alone, so that the pinned
-# build is taken before another package can ask for a newer one.
+# The pip of Python 3.11 takes twice as long as a newer one. torch is installed first and alone, so that the pinned build
+# is chosen before another package can require a newer one.
 $(VENV)/.torch: constraints.txt | venv-works
 	$(PIP) --upgrade pip
 	$(PIP) torch

@@ -370,7 +370,7 @@ def test_what_was_measured_is_told_where_it_cannot_be_kept(trained, monkeypatch)
         raise OSError("No space left on device")
 
     monkeypatch.setattr("os.replace", full)
-    with pytest.warns(UserWarning, match="evaluation.json could not be written: No space left.*Make room"):
+    with pytest.warns(UserWarning, match="evaluation.json could not be written: No space left.*Free disk space"):
         assert len(sf.evaluate(trained.path, episodes=np.int64(2), seed=np.int64(1))["returns"]) == 2
     assert not list(trained.path.glob("*.part"))
 

@@ -76,8 +76,8 @@ def test_rows_without_data_hold_everything(name):
     [
         (lambda: from_counts([1, 2], "weissman"), "set='weissman' is not allowed"),
         (lambda: from_counts([1, 2], confidence=1), "confidence=1 is not allowed"),
-        (lambda: from_counts([0.5, 0.5]), r"counts\[0\] = 0.5 is no count"),
-        (lambda: from_counts([1, -1]), r"counts\[1\] = -1 is no count"),
+        (lambda: from_counts([0.5, 0.5]), r"counts\[0\] = 0.5 is not a count"),
+        (lambda: from_counts([1, -1]), r"counts\[1\] = -1 is not a count"),
         (lambda: from_counts([3, 1, 0], outcomes=1), "whole number from 2"),
         (lambda: from_counts([3, 1], "box-dirichlet", prior=0), "prior=0"),
         (lambda: from_counts(3), r"counts has shape \[\]"),

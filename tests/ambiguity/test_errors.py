@@ -68,9 +68,9 @@ def test_values_whose_differences_may_overflow():
 
 def test_complex_numbers_are_refused():
     for one in (V + 1j, torch.tensor([1.0, 2.0, 4.0 + 0j])):
-        with says("values is no array of numbers", "complex", "real part"):
+        with says("values is not an array of numbers", "complex", "real part"):
             worst_case(one, UNIFORM, KL(0.1))
-    with says("nominal is no array of numbers", "complex"):
+    with says("nominal is not an array of numbers", "complex"):
         worst_case(V, UNIFORM + 0j, KL(0.1))
     with says("Wasserstein: cost", "complex"):
         Wasserstein(0.1, cost=np.zeros((2, 2), dtype=complex))
@@ -246,11 +246,11 @@ def test_arrays_may_run_backwards_and_lists_are_arrays():
 
 
 def test_what_is_no_array_of_numbers():
-    with says("nominal is no array of numbers", "lists of equal length"):
+    with says("nominal is not an array of numbers", "lists of equal length"):
         worst_case([1, 2, 4], [[0.2, 0.3, 0.5], [0.5, 0.5]], KL(0.1))
-    with says("values is no array of numbers"):
+    with says("values is not an array of numbers"):
         worst_case(["a", "b"], None, KL(0.1))
-    with says("values is no array of numbers"):
+    with says("values is not an array of numbers"):
         worst_case(None, None, KL(0.1))
-    with says("Box: lower is no array of numbers"):
+    with says("Box: lower is not an array of numbers"):
         Box(lower=[[0.1], [0.2, 0.3]], upper=[1.0])

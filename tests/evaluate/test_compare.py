@@ -76,7 +76,9 @@ def test_runs_that_differ_are_not_compared(tmp_path):
 
 
 def test_a_seed_without_an_episode_has_no_score(tmp_path):
-    with pytest.raises(UsageError, match="No episode ended in the last tenth of training .*train for more steps"):
+    with pytest.raises(
+        UsageError, match="a seed finished no episode in the last tenth of training.*train for more steps"
+    ):
         compare_runs({"a": [run_of(tmp_path / "a", [[1.0, 2.0], [None, None]])]})
 
 
@@ -221,7 +223,9 @@ def test_more_seeds_are_added_to_those_that_are_there(tmp_path):
 def test_tuples_are_the_lists_that_json_has(out):
     run = Run(out / "small-CartPole-v1")
     check_same(run, {"seeds": (0, 1)})
-    with pytest.raises(UsageError, match=r"holds a run with \{'seeds': \[0, 1\]\}; asked for is \{'seeds': \[0\]\}"):
+    with pytest.raises(
+        UsageError, match=r"holds a run with \{'seeds': \[0, 1\]\}; this comparison needs \{'seeds': \[0\]\}"
+    ):
         check_same(run, {"seeds": (0,)})
 
 
@@ -242,7 +246,7 @@ BAD = {
     "no steps": ({"steps": 0}, "steps=0 is not allowed"),
     "an unknown option": ({"logger": ()}, "logger"),
     "an unknown hyperparameter": ({"methods": ["ppo", "spo"], "clipp": 1}, "PPO has no hyperparameter 'clipp'"),
-    "a hyperparameter beside an instance": ({"gamma": 0.5}, r"\['gamma'\] must be set in the PPO; put them into it"),
+    "a hyperparameter beside an instance": ({"gamma": 0.5}, r"\['gamma'\] must be set in the PPO instance itself"),
     "what a comparison sets": ({"num_seeds": 2}, "num_seeds=2 is not allowed: a comparison sets it; give seeds="),
     "where it puts runs": ({"run_dir": "x"}, "run_dir='x' is not allowed: a comparison sets it; give out="),
 }

@@ -187,7 +187,7 @@ def test_masks_come_from_the_environment():
     for env in (Masked, lambda: sf.envs.wrap(Masked(), ["action_mask"])):
         assert returns(Maskable(), env, 5, slots=2).tolist() == [6] * 5
     assert returns(Maskable(), Masked, 3, perturbation="observation-noise:0.1").tolist() == [6] * 3
-    with pytest.raises(UsageError, match="does not allow all of them"):
+    with pytest.raises(UsageError, match="does not allow all actions"):
         returns(Maskable(), Masked, 1, perturbation="action-random:0.5")
     unmasked = type("Unmasked", (Masked,), {"action_masks": property()})
     with pytest.warns(UserWarning, match="plays without masks"):
@@ -203,7 +203,7 @@ def test_what_cannot_be_known_is_said(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         returns(model, Far, 1)
-    with pytest.warns(UserWarning, match="trained inside Far, which the environment at hand does not have"):
+    with pytest.warns(UserWarning, match="trained inside Far, which this environment does not have"):
         returns(model, "CartPole-v1", 1)
 
     class Odd(vec_env.VecEnvWrapper):
@@ -297,7 +297,7 @@ def test_statistics_beside_the_file_are_read_with_trust_only(tmp_path):
 
 
 def test_of_a_file_it_is_said_that_normalisation_is_unknown(saved):
-    with pytest.warns(UserWarning, match="nobody knows whether its observations were normalised"):
+    with pytest.warns(UserWarning, match="it is unknown whether its observations were normalised"):
         sf.stress(saved, Far, "observation-noise:1", algo="ppo", points=2, episodes=2)
 
 
@@ -320,7 +320,7 @@ def test_files_that_do_not_fit_are_refused(saved):
         (lambda: sf.evaluate(saved, Far, algo="sac"), "holds a ActorCriticPolicy, which is not a policy of that"),
         (lambda: sf.evaluate(saved, "Pendulum-v1"), r"observation_space of shape \[4\]; the environment has Box"),
         (lambda: sf.evaluate(saved, lambda: Masked()), "observation_space of shape"),
-        (lambda: sf.evaluate(lambda o: o, Far, algo="ppo"), "is no file"),
+        (lambda: sf.evaluate(lambda o: o, Far, algo="ppo"), "is not a file"),
         (lambda: load_zip(rewritten(saved, policy_class=evil), Far), "class of its own"),
         (lambda: load_zip(rewritten(saved, policy_class="x"), Far), "names no policy class"),
         (lambda: load_zip(rewritten(saved, policy_kwargs={"net_arch": [3]}), Far), "weights do not fit"),
@@ -349,7 +349,7 @@ def test_a_library_that_would_unpickle_weights_is_not_asked(saved, monkeypatch):
             with pytest.raises(UsageError, match="so does the installed Stable-Baselines3 2.7.1 with weights"):
                 load_zip(saved, Far)
         else:
-            with pytest.warns(UserWarning, match="nobody knows"):
+            with pytest.warns(UserWarning, match="it is unknown"):
                 load_zip(saved, Far)
 
 

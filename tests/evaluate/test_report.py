@@ -71,7 +71,7 @@ def test_a_damaged_stress_report_is_named(tmp_path, made_up_run, content):
     run = made_up_run(tmp_path / "run")
     (tmp_path / "run" / "stress-half.json").write_text(content)
     with pytest.raises(
-        UsageError, match="stress-half.json is no stress report .*remove it, and run surefoot stress again"
+        UsageError, match="stress-half.json is not a stress report .*remove it, and run surefoot stress again"
     ):
         write_report(run)
 
@@ -91,7 +91,7 @@ def test_stress_that_does_not_fit_together_is_refused(tmp_path, made_up_run):
     }
     for name, value in changes.items():
         path.write_text(json.dumps({**about, name: value}))
-        with pytest.raises(UsageError, match="stress-rrls-2d.json is no stress report"):
+        with pytest.raises(UsageError, match="stress-rrls-2d.json is not a stress report"):
             write_report(run)
     path.write_text(json.dumps({**about, "env": "$x^", "perturbation": "\\frac{$"}))
     assert "Under stress on $x^" in " ".join(read(run).words)
@@ -119,9 +119,9 @@ def test_stress_is_told_by_its_worst_cell(tmp_path, made_up_run):
     away, far = (scipy.stats.t.ppf(1 - 0.025 / cells, 1) for cells in (1, 9))  # of ±1 the standard error is 1
     assert f"worst, at friction=0.1, torsomass=0.1 0 [{-away:.6g}, {far:.6g}]" in words
     assert f"nominal 3000 [{3000 - away:.6g}, {3000 + away:.6g}]" in words
-    assert f"mean, of all cells 400 [{400 - away:.6g}, {400 + away:.6g}]" in words
+    assert f"mean, over all cells 400 [{400 - away:.6g}, {400 + away:.6g}]" in words
     assert "worst change, worst - nominal, paired by seed -3000" in words
-    assert "9 cells (closed grid), 2 episodes a cell" in words
+    assert "9 cells (closed grid), 2 episodes per cell" in words
 
 
 def test_nothing_from_the_run_becomes_markup_and_nothing_is_fetched(tmp_path, made_up_run):
@@ -144,7 +144,7 @@ def test_a_run_that_has_only_begun_has_a_report(tmp_path, made_up_run):
     (run / "metrics.jsonl").write_text('{"step": 10, "seed": 0, "return_mean": 1.0}\n{"step": 20, "se')
     assert "last tenth of the iterations): 1." in "".join(read(run).words)
     (run / "metrics.jsonl").write_text('{"step": 1\n{"step": 20, "seed": 0}\n')
-    with pytest.raises(UsageError, match=r"metrics.jsonl, line 1 is no valid JSON"):
+    with pytest.raises(UsageError, match=r"metrics.jsonl, line 1 is not valid JSON"):
         write_report(run)
 
 

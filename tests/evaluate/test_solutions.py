@@ -114,7 +114,7 @@ def test_actions_without_a_direction_are_written_out():
 @pytest.mark.parametrize(
     ("mdp", "values", "policy", "message"),
     [
-        (TRAP, torch.zeros(2), None, "'trap' is no grid"),
+        (TRAP, torch.zeros(2), None, "'trap' is not a grid"),
         (grid(), torch.zeros(3, 6), None, "values has shape"),
         (grid(), torch.zeros(6), torch.zeros(3, 6, 4), "policy has shape"),
     ],
@@ -131,7 +131,7 @@ def test_tables_name_states_and_actions_and_say_what_is_left_out():
     solution = solve(TRAP, "kl:0.05", criterion="average", tolerance=1e-8)
     lines = [line.split() for line in table(TRAP, solution).splitlines()]
     assert lines[0] == ["state", "value", "policy"] and lines[1] == ["work", "0", "safe"]
-    assert summary(TRAP, solution).startswith("reward of a step 0.7 · gap")
+    assert summary(TRAP, solution).startswith("average reward per step 0.7 · gap")
     many = resolve("river-swim:30")
     assert table(many, solve(many), 4).splitlines()[-1] == "… and 26 more states"
     lake = resolve("gym:FrozenLake-v1")
@@ -225,7 +225,7 @@ def test_solve_from_the_shell(tmp_path, capsys):
 
 def test_criteria_from_the_shell(capsys):
     cli.main(["solve", "trap", "--ambiguity", "kl:0.05", "--criterion", "average"])
-    assert "reward of a step 0.7 " in capsys.readouterr().out
+    assert "average reward per step 0.7 " in capsys.readouterr().out
     cli.main(["solve", "inventory", "--horizon", "3"])
     printed = capsys.readouterr().out
     assert [float(x.split()[1]) * 16 for x in printed.splitlines()[3:7]] == [67, 129, 194, 227]

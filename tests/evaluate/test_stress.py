@@ -205,7 +205,7 @@ def test_a_perturbation_without_effect_is_no_robustness():
 
     one = stress(lambda o: np.zeros((len(o), 1)), Deaf, "param:mass=1..4", points=3, episodes=3)
     (words,) = [note for note in one.notes if "no effect" in note]
-    assert words.startswith("The perturbation had no effect: in every cell every episode returns exactly")
+    assert words.startswith("The perturbation had no effect: every episode in every cell has exactly")
     assert words in one.table() and one.nominal_point == (2.0,)
     assert not [note for note in swept([[1, 2], [1, 3]]).notes if "effect" in note]
 
@@ -237,7 +237,7 @@ def test_cells_that_are_the_nominal_one_are_counted():
     table = np.random.default_rng(0).normal(size=(5, 2))
     table[1] = table[3]
     words = remarks(swept(table, nominal=table[1], axes=("x",)))
-    assert words[-1] == "2 of 5 cells return in every episode what it returns unperturbed." and len(words) == 2
+    assert words[-1] == "2 of 5 cells have the unperturbed return in every episode." and len(words) == 2
     assert remarks(swept(table[:3], nominal=table[1])) == []  # one cell is the nominal strength itself
 
 
@@ -249,10 +249,10 @@ def test_what_the_sweep_was_of_is_said():
         "at length=0.5, observation-noise=0" in one.table()
         and "Axes: length (absolute value), observation-noise (standard" in one.table()
     )
-    assert "2 episodes a cell with deterministic actions" in one.table()
+    assert "2 episodes per cell with deterministic actions" in one.table()
     drawn = stress(lazy, "CartPole-v1", "observation-noise:0.2", episodes=1, points=2, deterministic=False)
-    assert "1 episode a cell with sampled actions" in drawn.table()
-    assert "no bound for the whole range" in drawn.table() and "there are no intervals" in drawn.table()
+    assert "1 episode per cell with sampled actions" in drawn.table()
+    assert "not a bound for the whole range" in drawn.table() and "there are no intervals" in drawn.table()
 
 
 def test_the_parameters_of_a_robust_task_have_units():

@@ -43,7 +43,7 @@ def test_ranges_are_read_wherever_the_size_stands(capsys):
     before, interval, after = swept("l1:0..0.5,support=nominal")
     assert (before, interval.low, interval.high, after) == ("l1:", 0, 0.5, ",support=nominal")
     assert swept("kl:radius=0..1")[0] == "kl:radius=" and swept("kl:0.1") is None and swept(None) is None
-    with pytest.raises(UsageError, match="a..b is no range of numbers"):
+    with pytest.raises(UsageError, match="a..b is not a range of numbers"):
         swept("kl:a..b")
     with pytest.raises(UsageError, match="write a range of sizes"):
         price_of_robustness(TRAP, "kl:0.1")

@@ -297,7 +297,7 @@ class Forgetful(Cart):
 @pytest.mark.filterwarnings("ignore:param")
 @pytest.mark.parametrize("env", [Forgetful, lambda: Forgetful(), lambda: gymnasium.wrappers.TimeLimit(Forgetful(), 9)])
 def test_what_the_reset_sets_back_is_an_error(env):
-    with pytest.raises(UsageError, match="does not keep mass: its reset, .* nothing would be attacked"):
+    with pytest.raises(UsageError, match="does not keep mass: its reset, .* nothing would be perturbed"):
         returns(idle, env, 1, perturbation="param:mass=2")
     with pytest.raises(UsageError, match="does not keep t"):
         returns(idle, lambda: Cart(), 1, perturbation="param:t=2")

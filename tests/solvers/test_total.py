@@ -63,7 +63,7 @@ def test_walks_that_bump_into_walls_for_ever_do_not_matter():
     [
         ([[[1.0, 0]], [[0, 1.0]]], [[-1.0], [0.0]], None, r"from the states \{0\}, no policy is sure to reach an end"),
         ([[[0.9, 0.1]], [[0, 1.0]]], [[-1.0], [0.0]], "tv:0.1", "no policy is sure to reach an end in the worst world"),
-        ([[[1.0, 0]], [[0, 1.0]]], [[1.0], [0.0]], None, r"stay in the states \{0\} for ever and be paid there"),
+        ([[[1.0, 0]], [[0, 1.0]]], [[1.0], [0.0]], None, r"stay in the states \{0\} forever and earn rewards"),
         (ROUND, [[1.0, 0], [-2.0, -2.0], [0, 0]], None, "rewards have both signs"),
     ],
 )

@@ -5,10 +5,10 @@
     CVaR(0.1)(samples).value
     parse("tv:0.2")
 
-`operator` holds the operator and its sign, `contract` what it asks of a set, `core` what all sets share. The sets:
+`operator` has the operator and its sign convention, `contract` its interface to a set, `core` the base of all sets:
 `moves` (total variation, L1, L∞), `divergences` (KL, χ²), `tilts` (reverse KL, Hellinger), `mixtures` (contamination,
 boxes, scenarios), `transport` (Wasserstein), `ellipsoid`; `counts` makes some of them from data. The risk measures:
-`spectral` (CVaR and its kin), `risk`.
+`spectral` (CVaR and related ones), `risk`.
 """
 
 from surefoot.ambiguity.core import Ambiguity, Divergence

@@ -1,4 +1,4 @@
-"""What can be wrong with values and a nominal distribution, said with its place and its remedy."""
+"""Checks of values and nominal distributions; errors name the place and the remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from surefoot.ambiguity.arrays import TOLERANCE
 from surefoot.ambiguity.contract import Array, Problem
 from surefoot.errors import UsageError
 
-LARGEST = 1e300  # of values: sums and differences of a few of them are finite
+LARGEST = 1e300  # maximum size of values: sums and differences of a few of them are finite
 
 
 def check_nominal(nominal: Tensor, name: str = "nominal") -> None:
@@ -23,7 +23,7 @@ def check_nominal(nominal: Tensor, name: str = "nominal") -> None:
         )
     if not nominal.is_floating_point():
         nominal = nominal.double()
-    # The sum finds every NaN and infinity by itself, so a good nominal is read only twice.
+    # The sum detects every NaN and infinity, so a valid nominal is read only twice.
     total = nominal.sum(-1, dtype=torch.promote_types(nominal.dtype, torch.float64))
     off = (total - 1).abs()
     if bool((off <= TOLERANCE[nominal.dtype]).all()) and not bool((nominal < 0).any()):
@@ -34,7 +34,7 @@ def check_nominal(nominal: Tensor, name: str = "nominal") -> None:
         raise UsageError(
             f"{name}[{_index(place)}] = {nominal[place].item():g} is not a probability; entries must be finite and "
             f">= 0 ({int(wrong.sum())} of {nominal.numel()} are not). Clip and renormalise the rows, or correct the "
-            "model they come from."
+            "model that produced them."
         )
     worst = _first(off == off.max())
     raise UsageError(
@@ -45,7 +45,7 @@ def check_nominal(nominal: Tensor, name: str = "nominal") -> None:
 
 
 def check_values(values: Tensor) -> None:
-    """Raise `UsageError` unless all values are finite, and so small that their differences are."""
+    """Raise `UsageError` unless all values and their differences are finite."""
     if not values.numel():
         return
     least, most = values.aminmax()  # NaN if there is one
@@ -56,7 +56,7 @@ def check_values(values: Tensor) -> None:
         place = _first(values.abs() > LARGEST)
         raise UsageError(
             f"values[{_index(place)}] = {values[place].item():g} is not allowed; values must lie between "
-            f"-{LARGEST:g} and {LARGEST:g}. Divide them all, and a penalty with them, by one number."
+            f"-{LARGEST:g} and {LARGEST:g}. Divide all of them, and a penalty, by the same number."
         )
     place = _first(wrong)
     raise UsageError(
@@ -66,12 +66,12 @@ def check_values(values: Tensor) -> None:
 
 
 def checked(values: Tensor, nominal: Tensor, ambiguity: Problem, strength: Any) -> None:
-    """Raise `UsageError` unless the operator can work on these."""
+    """Raise `UsageError` unless the operator supports these inputs."""
     check_nominal(nominal)
     shapes = f"values {list(values.shape)} and nominal {list(nominal.shape)}"
     if values.ndim == 0 or values.shape[-1] != nominal.shape[-1]:
         raise UsageError(
-            f"{shapes} do not fit; the last axis of both is the outcomes and must be equally long, such as values [n] "
+            f"{shapes} do not fit; the last axis of both are the outcomes and must be equally long, such as values [n] "
             "or [..., n] with nominal [..., n]."
         )
     for part in ambiguity.parts:

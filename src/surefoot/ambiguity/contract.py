@@ -1,4 +1,4 @@
-"""What the operator needs to know of an ambiguity set, so that neither has to import the other."""
+"""The interface between the operator and ambiguity sets, so that neither has to import the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T", Tensor, np.ndarray)
 
 
 class Solution(NamedTuple):
-    """The least value `[...]` over a set, and a function that makes the distribution `[..., n]` that attains it."""
+    """The minimum value `[...]` over a set, and a function that makes the distribution `[..., n]` that attains it."""
 
     value: Tensor
     distribution: Callable[[], Tensor]
@@ -26,9 +26,9 @@ NO_OUTCOMES = torch.arange(0)
 class Plan(NamedTuple):
     """How a set solves many rows that share their values, reading the nominal once.
 
-    columns: `[n, m]`, what every row is multiplied by. finish: (products `[R, m]`, probabilities `[R, w]` of the
-    `outcomes` `[w]`, strength `[R, 1]` or `[1, 1]` or None) -> the least values `[R]`, and in which rows `[R]` they are
-    certain to be right.
+    columns: `[n, m]`, the factors by which every row is multiplied. finish: (products `[R, m]`, probabilities `[R, w]`
+    of the `outcomes` `[w]`, strength `[R, 1]` or `[1, 1]` or None) -> the least values `[R]`, and in which rows `[R]`
+    they are certain to be right.
     """
 
     columns: Tensor
@@ -41,27 +41,27 @@ class Problem:
 
     @property
     def strength(self) -> float | Array | None:
-        """The number by which the set grows or shrinks and which may be a tensor over the leading axes, if any."""
+        """The radius or penalty, if any, which may be a tensor over the leading axes."""
         return None
 
     @property
     def parts(self) -> tuple[Problem, ...]:
-        """The sets that it is made of: itself, unless it mixes others."""
+        """The sets that it consists of: itself, unless it mixes others."""
         return (self,)
 
     @property
     def outcomes(self) -> int | None:
-        """How many outcomes the set was made for, if it holds arrays over them."""
+        """The number of outcomes of the set, if it has arrays over outcomes."""
         return None
 
     @property
     def leading(self) -> torch.Size:
-        """The leading axes of the arrays that it holds, but for its strength; they broadcast with those of the rows."""
+        """The leading axes of its arrays except its strength; they broadcast with those of the rows."""
         return torch.Size()
 
     @property
     def same_for_all_rows(self) -> bool:
-        """Whether the set is one for all leading axes, but for its strength; False where arrays have such axes."""
+        """Whether the set is the same for all leading axes except for its strength; False if arrays have such axes."""
         return not self.leading
 
     @property

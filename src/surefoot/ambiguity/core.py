@@ -1,6 +1,6 @@
-"""What every ambiguity set is, and the two forms in which a divergence makes one: a ball and a penalty.
+"""The base of ambiguity sets, and the two forms of a divergence: a ball and a penalty.
 
-A set is a frozen dataclass that prints itself as a formula, goes to JSON and back, and solves one problem: minimise
+A set is a frozen dataclass that prints as a formula, converts to JSON and back, and solves one problem: minimise
 `q·values` over the distributions q that it allows. Everything else (the maximum, NumPy, dtypes, gradients, checks) is
 done once, in `surefoot.ambiguity.operator`.
 """
@@ -27,8 +27,8 @@ REGISTRY: dict[str, type[Ambiguity]] = {}
 class Ambiguity(Problem):
     """Base of ambiguity sets and risk measures. `name` is what `parse` reads, `formula` a format string over fields.
 
-    A set is a risk measure and a risk measure a set (each is the other's dual), so both are called the same way:
-    `KL(0.1)(values, probabilities)` and `worst_case(values, probabilities, KL(0.1))` are one thing.
+    A set is a risk measure and a risk measure a set (each is the other's dual), so both are called in the same way:
+    `KL(0.1)(values, probabilities)` and `worst_case(values, probabilities, KL(0.1))` are equivalent.
     """
 
     name: ClassVar[str] = ""
@@ -40,9 +40,9 @@ class Ambiguity(Problem):
         if "name" not in cls.__dict__:
             return
         first = REGISTRY.setdefault(cls.name, cls)
-        # Defined again from the same place it is the same set: a reloaded module, a cell run twice.
+        # A second definition from the same place is the same set: a reloaded module, or a notebook cell run again.
         if (first.__module__, first.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise UsageError(f"the name {cls.name!r} is taken by {first}; give {cls} another one.")
+            raise UsageError(f"the name {cls.name!r} is already used by {first}; give {cls} another one.")
         REGISTRY[cls.name] = cls
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ class Ambiguity(Problem):
                     fields[key] = torch.tensor(given, dtype=torch.float64)
                 except (TypeError, ValueError, RuntimeError) as error:
                     raise UsageError(
-                        f"{key}={given!r} of an ambiguity set is no table of numbers ({error})."
+                        f"{key}={given!r} of an ambiguity set is not an array of numbers ({error})."
                     ) from error
         return build(find(data["ambiguity"]), fields)
 
@@ -140,7 +140,7 @@ class Divergence(Ambiguity):
         raise NotImplementedError
 
     def divergence(self, distribution: Tensor, nominal: Tensor) -> Tensor:
-        """D(distribution ‖ nominal) over the last axis; infinite where the set could never hold the distribution."""
+        """D(distribution ‖ nominal) over the last axis; infinite if no radius includes the distribution."""
         raise NotImplementedError
 
     def __str__(self) -> str:

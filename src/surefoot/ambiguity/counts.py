@@ -1,10 +1,10 @@
-"""Ambiguity sets from data: how often each outcome was seen -> a nominal distribution, and a set that holds the truth.
+"""Ambiguity sets from data: counts of outcomes -> a nominal distribution and a set that contains the true one.
 
     nominal, ambiguity = from_counts(counts, "l1-weissman", confidence=0.95)      # counts [S, A, S']
     solve(TabularMDP(nominal, reward, gamma=0.9), ambiguity)
 
-The confidence is that of all rows together: what may go wrong is shared among them (union bound), and among the
-outcomes of a row where each has an interval of its own. Below, n is the number of samples of a row, k of its possible
+The confidence holds for all rows together: the error probability is split among them (union bound), and among the
+outcomes of a row if each has its own interval. Below, n is the number of samples of a row, k the number of its possible
 outcomes, p̂ its frequencies and δ its share of 1 − confidence.
 
 | set | what it is | source |
@@ -13,12 +13,12 @@ outcomes, p̂ its frequencies and δ its share of 1 − confidence.
 | box-hoeffding | abs(q_i − p̂_i) ≤ √(ln(2k/δ)/2n) | Hoeffding (1963) |
 | box-bernstein | the same ≤ √(2·p̂_i(1 − p̂_i)·ln(4k/δ)/(n − 1)) + 7·ln(4k/δ)/(3(n − 1)) | Maurer and Pontil (2009) |
 | reverse-kl | KL(p̂ ‖ q) ≤ ε with e^{−nε}·(e·nε/(k − 1))^{k−1} = δ | Agrawal (2020) |
-| kl | KL(q ‖ p̂) ≤ χ²_{k−1}(1 − δ)/2n; for large n, and what was never seen stays impossible | Ben-Tal et al. (2013) |
+| kl | KL(q ‖ p̂) ≤ χ²_{k−1}(1 − δ)/2n; for large n; unseen outcomes stay impossible | Ben-Tal et al. (2013) |
 | l1-dirichlet | ‖q − mean‖₁ ≤ its quantile under the posterior, from samples of it | Petrik and Russel (2019) |
 | box-dirichlet | each q_i between quantiles δ/2k and 1 − δ/2k of its posterior | exact Beta quantiles |
 
-The first four hold with the confidence for every truth and every n. The posterior is that of a Dirichlet prior with
-`prior` for each outcome; its mean is the nominal of the last two.
+The first four hold with the confidence for every true distribution and every n. The posterior is that of a Dirichlet
+prior with `prior` for each outcome; its mean is the nominal of the last two.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from surefoot.errors import UsageError, nearest
 from surefoot.seeding import numpy_stream
 
 SETS = ("l1-weissman", "box-hoeffding", "box-bernstein", "reverse-kl", "kl", "l1-dirichlet", "box-dirichlet")
-SAMPLES = 2000  # of a posterior
+SAMPLES = 2000  # samples of a posterior
 
 
 class Estimated(NamedTuple):
@@ -57,13 +57,13 @@ def from_counts(
     prior: float = 1.0,
     seed: int = 0,
 ) -> Estimated:
-    """A nominal and an ambiguity set that holds all true rows with a confidence, from counts `[..., n]`.
+    """A nominal and an ambiguity set that contains all true rows with the given confidence, from counts `[..., n]`.
 
-    set: one of `SETS`; the module says what each is. outcomes: how many outcomes a row can have at most (None: all n);
-    fewer make sets smaller. prior: of the Dirichlet sets. seed: of their samples. Rows without a sample are uniform,
-    and the set is large enough to hold every distribution there; those of Dirichlet sets go by the prior.
+    set: one of `SETS`, described in the module. outcomes: the maximum number of outcomes of a row (None: all n); fewer
+    make sets smaller. prior: parameter of the Dirichlet prior. seed: random seed of the posterior samples. Rows without
+    a sample are uniform with a set that contains every distribution; those of Dirichlet sets follow the prior.
 
-    Raises `UsageError` for counts that are no whole numbers of at least 0, or numbers out of their range.
+    Raises `UsageError` for counts that are not whole numbers of at least 0, or numbers out of their range.
     """
     n_of = np.asarray(counts, dtype=np.float64)
     _check(n_of, set, confidence, outcomes, prior)
@@ -92,15 +92,13 @@ def _check(counts: np.ndarray, set: str, confidence: float, outcomes: int | None
     if not 0 < confidence < 1:
         raise UsageError(f"confidence={confidence!r} is not allowed; it must be above 0 and below 1, such as 0.95.")
     if counts.ndim == 0 or not counts.size:
-        raise UsageError(
-            f"counts has shape {list(counts.shape)}; it must be [..., n], how often each outcome was seen."
-        )
+        raise UsageError(f"counts has shape {list(counts.shape)}; it must be [..., n], the counts of the outcomes.")
     wrong = ~(np.isfinite(counts) & (counts >= 0) & (counts == np.floor(counts)))
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise UsageError(
-            f"counts[{', '.join(map(str, place))}] = {counts[place]:g} is no count; give whole numbers of at least 0, "
-            "not frequencies: how many samples there are decides how large the set is."
+            f"counts[{', '.join(map(str, place))}] = {counts[place]:g} is not a count; give whole numbers >= 0, "
+            "not frequencies: the number of samples determines the size of the set."
         )
     seen = int((counts > 0).sum(-1).max())
     if outcomes is not None and not max(1, seen) <= outcomes <= counts.shape[-1]:
@@ -113,7 +111,7 @@ def _check(counts: np.ndarray, set: str, confidence: float, outcomes: int | None
 
 
 def _weissman(n: np.ndarray, k: int, delta: float) -> np.ndarray:
-    """`[...]`; with one outcome there is nothing to be uncertain of."""
+    """`[...]`; with one outcome there is no uncertainty."""
     if k == 1:
         return np.where(n > 0, 0.0, 2.0)
     log_events = k * np.log(2) + np.log1p(-(2.0 ** (1 - k)))
@@ -148,7 +146,7 @@ def _agrawal(n: np.ndarray, k: int, delta: float) -> np.ndarray:
 
 
 def _asymptotic(n: np.ndarray, k: int, delta: float) -> np.ndarray:
-    """`[...]`; where nothing was seen, what holds every distribution around the uniform one."""
+    """`[...]`; without samples, large enough to contain every distribution around the uniform one."""
     from scipy.stats import chi2
 
     quantile = float(chi2.isf(delta, k - 1)) if k > 1 else 0.0
@@ -156,7 +154,7 @@ def _asymptotic(n: np.ndarray, k: int, delta: float) -> np.ndarray:
 
 
 def _credible(posterior: np.ndarray, set: str, delta: float, k: int, seed: int) -> Estimated:
-    """Sets that hold the given share of a Dirichlet posterior `[..., n]`."""
+    """Sets that contain the given share of a Dirichlet posterior `[..., n]`."""
     total = posterior.sum(-1, keepdims=True)
     mean = posterior / total
     if set == "box-dirichlet":

@@ -1,4 +1,4 @@
-"""Sets that stay within the nominal's support, because leaving it costs an infinite divergence: KL and χ²."""
+"""Sets within the nominal's support, because leaving it has an infinite divergence: KL and χ²."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from surefoot.ambiguity.search import increasing_root, lowest, moments, take
 from surefoot.ambiguity.shared import mean_plan
 from surefoot.ambiguity.tilting import tilt_plan
 
-TINY = 1e-200  # stands in for a penalty of zero
+TINY = 1e-200  # replaces a penalty of zero
 
 
 def log_partition(gaps: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,15 +27,15 @@ def log_partition(gaps: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def support_gaps(values: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
-    """The lowest value on the support `[..., 1]`, and how far each value lies above it (0 outside the support)."""
+    """The lowest value on the support `[..., 1]`, and the gap of each value to it (0 outside the support)."""
     inside = nominal > 0
     least = lowest(values, inside)
     return least, torch.where(inside, values - least, 0.0)
 
 
 def scaled_gaps(values: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The lowest value on the support, the span of the values there (1 if they are equal), and how far each value lies
-    above the lowest in this unit, from 0 to 1; what lies beyond it, outside the support, counts as its ends."""
+    """The lowest value on the support, the span of the values there (1 if they are equal), and the gap of each
+    value to the lowest in this unit, clipped to [0, 1] outside the support."""
     inside = nominal > 0
     least = lowest(values, inside)
     span = torch.where(inside, values, -torch.inf).amax(-1, keepdim=True) - least
@@ -44,7 +44,7 @@ def scaled_gaps(values: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def at_lowest(gaps: Tensor, nominal: Tensor) -> Tensor:
-    """The nominal given that the lowest value of the support is drawn."""
+    """The nominal conditioned on the lowest value of the support."""
     mass = torch.where(gaps == 0, nominal, 0.0)
     return mass / mass.sum(-1, keepdim=True)
 
@@ -73,7 +73,7 @@ def exponential(x: Tensor, normaliser: Tensor, nominal: Tensor) -> Exponential:
 
 
 def _tilt(gaps: Tensor, nominal: Tensor, radius: Tensor, tolerance: float = 1e-14) -> tuple[Tensor, Tensor]:
-    """Whether the KL ball holds the draw of the lowest value alone, else the t of its worst case p·exp(−t·gap)."""
+    """Whether the KL ball contains all mass on the lowest value, else the t of its worst case p·exp(−t·gap)."""
     at_least, above = (torch.where(where, nominal, 0.0).sum(-1, keepdim=True) for where in (gaps == 0, gaps > 0))
     total = at_least + above
     full = radius >= torch.log1p(above / at_least)
@@ -145,7 +145,7 @@ class KL(Divergence):
         def finish(products: Tensor, _: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
             small, total = products.unbind(-1)
             log_z = torch.where(small > -0.5, torch.log1p(small), torch.log(total))
-            return least - span * (penalty * log_z), total > 1e-280  # or the rest is too near to 0
+            return least - span * (penalty * log_z), total > 1e-280  # otherwise the rest is too close to 0
 
         return Plan(torch.stack([torch.expm1(-gaps), torch.exp(-gaps)], -1), finish)
 
@@ -170,7 +170,7 @@ class ChiSquare(Divergence):
     def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
         least, span, gaps = scaled_gaps(values, nominal)
         at_least, above = (torch.where(where, nominal, 0.0).sum(-1, keepdim=True) for where in (gaps == 0, gaps > 0))
-        full = (radius * at_least >= above) & (radius > 0)  # the ball holds the draw of the lowest alone
+        full = (radius * at_least >= above) & (radius > 0)  # the ball contains all mass on the lowest
 
         def drawn(first: Tensor, second: Tensor) -> Tensor:
             return second >= (1 + radius) * first * first  # χ² + 1 = E(α − v)₊² / E²(α − v)₊ falls as α rises
@@ -214,7 +214,7 @@ class ChiSquare(Divergence):
 
 
 class Below(NamedTuple):
-    """What lies at or below a level: the nominal there, the mass left out, and the moments of the gaps (see there)."""
+    """The outcomes at or below a level: the nominal there, the mass above, and the moments of the gaps."""
 
     nominal: Tensor
     rest: Tensor
@@ -225,7 +225,7 @@ class Below(NamedTuple):
 
 
 def _below(values: Tensor, gaps: Tensor, nominal: Tensor, drawn: Callable[[Tensor, Tensor], Tensor]) -> Below:
-    """What lies below the level of the worst case.
+    """The outcomes below the level of the worst case.
 
     drawn: (E(α − v)₊ and E(α − v)₊² for the value α of an outcome) -> whether the level is at least this high. Both are
     summed from outcome to outcome, each term positive, so that levels that are nearly equal keep their digits.

@@ -1,4 +1,4 @@
-"""The ellipsoid with given axes: a weighted Euclidean distance, found by water levels."""
+"""The ellipsoid with given axes: a weighted Euclidean distance, solved by water-filling."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _wet(bottom: Tensor, width: Tensor) -> Tensor:
     """Which basins `[..., n]` get wet when one unit of water stands over all of them at one level."""
     order = bottom.argsort(-1)
     b, w = take(bottom, order), take(width, order)
-    needed = b * w.cumsum(-1) - (w * b).cumsum(-1)  # to bring the level up to each bottom
+    needed = b * w.cumsum(-1) - (w * b).cumsum(-1)  # water needed to raise the level to each bottom
     return (bottom <= torch.where(needed < 1, b, -torch.inf).amax(-1, keepdim=True)) & (width > 0)
 
 
@@ -29,7 +29,7 @@ class Ellipsoid(Supported):
 
     w = p is the χ² divergence, w = 1 (the default) the squared Euclidean distance, variances of estimated
     probabilities make it a confidence set of their moments. The worst case is the projection of p − t·w·v onto the
-    simplex, q = (p + t·w·(η − v))₊, for a step t: 1/2λ under a penalty λ, searched for in a ball.
+    simplex, q = (p + t·w·(η − v))₊, for a step t: 1/2λ under a penalty λ, found by search for a ball.
     """
 
     weights: Tensor | None = None
@@ -70,7 +70,7 @@ class Ellipsoid(Supported):
             return torch.log(distance / wanted), 2 * step * step * spread / distance
 
         _, spread = _weighted(gaps, width)
-        low = 0.5 * torch.log(wanted / spread.clamp(min=1e-300))  # a projection brings nothing further away
+        low = 0.5 * torch.log(wanted / spread.clamp(min=1e-300))  # a projection does not increase distances
         at_lowest = torch.where(gaps == 0, width, 0.0).sum(-1, keepdim=True)
         over = (gaps > 0) & (width > 0)
         emptied = torch.where(over, nominal / width + 1 / at_lowest, 0.0) / torch.where(over, gaps, 1.0)
@@ -91,7 +91,7 @@ class Ellipsoid(Supported):
         return self.within(distribution, nominal, _distance(distribution, nominal, weights).squeeze(-1))
 
     def _gaps(self, values: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """How far the allowed values lie above their lowest in units of their span, the span (1 if they are equal), and
+        """The gaps of the allowed values to their lowest in units of their span, the span (1 if they are equal), and
         the weights, 0 where no mass is allowed."""
         allowed = self.allowed(nominal)
         width = allowed.to(values.dtype) if self.weights is None else self.weights.to(values) * allowed

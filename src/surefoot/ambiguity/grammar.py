@@ -3,8 +3,8 @@
     text     = name ["-penalty"] [":" argument ("," argument)*]
     argument = value | field "=" value
 
-`kl:0.1` · `tv:0.2` · `kl-penalty:2` · `hellinger:0.1,support=nominal` · `mean-cvar:0.1,weight=0.3`. Sets that hold
-arrays (a cost, bounds, scenarios) are made in Python.
+`kl:0.1` · `tv:0.2` · `kl-penalty:2` · `hellinger:0.1,support=nominal` · `mean-cvar:0.1,weight=0.3`. Sets with arrays
+(a cost, bounds, scenarios) are made in Python.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def parse(text: str) -> Ambiguity:
     needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in given]
     if needed:
         raise UsageError(
-            f"{text!r}: {cls.__name__} needs {', '.join(needed)}, which text cannot hold; make it in Python: "
+            f"{text!r}: {cls.__name__} needs {', '.join(needed)}, which cannot be given as text; make it in Python: "
             f"surefoot.ambiguity.{cls.__name__}({', '.join(f'{one}=…' for one in needed)})."
         )
     if issubclass(cls, Divergence) and not {"radius", "penalty"} & given.keys():

@@ -1,9 +1,9 @@
 """Sets whose worst case is cut off at a level of the values, for many rows that share these values.
 
-Their duals look for the level α with the most to say in terms of F(α) = E(α − v)₊^k alone, k = 1 (CVaR, total
-variation) or 2 (χ²). A sample of the rows says among which outcomes the best level lies. All outcomes below these enter
-F as a polynomial of degree k, whose coefficients are products of the nominal with k + 1 columns; only the probabilities
-of these few are looked up, and summed in ascending order.
+Their duals are maximised over a level α and depend only on F(α) = E(α − v)₊^k, k = 1 (CVaR, total variation) or 2 (χ²).
+A sample of the rows shows among which outcomes the best level lies. All outcomes below these enter F as a polynomial of
+degree k, whose coefficients are products of the nominal with k + 1 columns; only the probabilities of these few are
+looked up, and summed in ascending order.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch import Tensor
 
 from surefoot.ambiguity.contract import NO_OUTCOMES, Plan
 
-ROUNDING = 1e-15  # of F, in units of its size
-TOLERANCE = 1e-10  # what rounding may change in a value, in units of the span of the values
-INSIDE = 1e-6  # from the ends of what is looked up, in that unit: so far rounding does not move a level
-FEWEST = 32  # outcomes from which looking up a part can pay
+ROUNDING = 1e-15  # relative rounding error of F
+TOLERANCE = 1e-10  # maximum effect of rounding on a value, in units of the span of the values
+INSIDE = 1e-6  # distance to the ends of the looked-up range, in that unit: rounding moves no level so far
+FEWEST = 32  # minimum number of outcomes for which looking up a part can pay off
 
 
 class Dual(NamedTuple):
-    """A concave function of the level and of F, whose greatest value over the levels is wanted.
+    """A concave function of the level and of F, to be maximised over the levels.
 
     value: (level, F, strength). For k = 2 also, for the piece of F on which F'/2 = mass·α − first and F = mass·α² −
     2·first·α + second — rising: (F'/2, which it may overwrite, F, strength) -> whether the function still rises; best:
-    (mass, first, second, strength) -> the level where it stops; change: (F, strength) -> by how much the value changes
-    with F.
+    (mass, first, second, strength) -> the level where it stops; change: (F, strength) -> the derivative of the value
+    with respect to F.
     """
 
     degree: int
@@ -38,7 +38,7 @@ class Dual(NamedTuple):
     change: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
-# The sum of the lowest `share` of the mass, each draw times its value: max_α share·α − E(α − v)₊.
+# The sum over the lowest `share` of the mass, weighted by the values: max_α share·α − E(α − v)₊.
 LOWEST_SHARE = Dual(1, lambda level, f, share: share * level - f)
 
 
@@ -63,7 +63,7 @@ CHI_SQUARE_PENALTY = Dual(
 
 
 class Peak(NamedTuple):
-    """Where a row's dual is greatest: its value, its place among the outcomes, F there and its rounding, `[R, 1]`."""
+    """The maximum of a row's dual: its value, its index among the outcomes, F there and its error, `[R, 1]`."""
 
     value: Tensor
     place: Tensor
@@ -77,8 +77,8 @@ def peak(
     """The greatest value at a level from `start` on, where outcomes `[w]` lie `y ≥ 0` above it in ascending order.
 
     p: `[R, w]` their probabilities, which are overwritten; below: `[R, 1]` Σ p·(start − v)^j over all lower outcomes,
-    j = 0, 1 (, 2); size: the strength of the dual; scratch: `[4, R, w]`, because the system takes longer to give memory
-    than the sums to fill it.
+    j = 0, 1 (, 2); size: the strength of the dual; scratch: `[4, R, w]`, because allocating memory takes longer than
+    the sums that fill it.
     """
     mass = torch.cumsum(p, -1, out=scratch[0])
     first = torch.cumsum(p.mul_(y), -1, out=scratch[1])
@@ -89,10 +89,10 @@ def peak(
     assert dual.rising and dual.best
     mass, first = mass.add_(below[0]), first.sub_(below[1])
     rounding = ROUNDING * (below[2] + y[-1] * (2 * below[1] + y[-1] * mass[:, -1:]))
-    second = p.mul_(y).cumsum_(-1).add_(below[2] + rounding)  # so that the dual rises where F is 0
+    second = p.mul_(y).cumsum_(-1).add_(below[2] + rounding)  # so that the dual increases where F is 0
     slope = torch.mul(mass, y, out=scratch[2]).sub_(first)
     f = torch.sub(slope, first, out=scratch[3]).mul_(y).add_(second)
-    last = dual.rising(slope, f, size).sum(-1, keepdim=True)  # so many outcomes lie below the best level
+    last = dual.rising(slope, f, size).sum(-1, keepdim=True)  # number of outcomes below the best level
     place = (last - 1).clamp(min=0)
     mass, first, second = (one.gather(-1, place) for one in (mass, first, second))
     ends = torch.cat([y, y.new_tensor([torch.inf])])
@@ -111,10 +111,10 @@ def level_plan(
     worst: Callable[[Tensor, Tensor, Any], Tensor],
     besides: Tensor = NO_OUTCOMES,
 ) -> Plan | None:
-    """The plan for a dual of values from 0 to 1; None for so few outcomes that a part of them is no less work.
+    """The plan for a dual of values from 0 to 1; None if there are too few outcomes for a part of them to save work.
 
     own: the set's strength -> the dual's; worst: (greatest values of the dual `[R, 1]`, probabilities `[R, w]` of the
-    outcomes `besides` `[w]`, the set's strength) -> the least values `[R, 1]`, NaN where they are not known.
+    outcomes `besides` `[w]`, the set's strength) -> the minimum values `[R, 1]`, NaN where they are unknown.
     """
     n = len(values)
     if n < FEWEST:

@@ -1,7 +1,7 @@
-"""Sets given by themselves, whatever the nominal is: anything at all, an interval box, a list of scenarios.
+"""Sets that do not depend on the nominal: all distributions, an interval box, a list of scenarios.
 
-A radius r in [0, 1] mixes such a set C into the nominal, `{(1−r)·p + r·q : q ∈ C}`; with r = 1 it is C itself. Where C
-holds the nominal these sets grow with r. A penalty is the price of r = 1; it is all or nothing, because the gain and
+A radius r in [0, 1] mixes such a set C into the nominal, `{(1−r)·p + r·q : q ∈ C}`; with r = 1 it is C itself. If C
+contains the nominal these sets grow with r. A penalty is the price of r = 1; it is all or nothing, because the gain and
 the price are both linear in r: the worst case is the nominal or the worst of C.
 """
 
@@ -39,7 +39,7 @@ class Mixture(Divergence):
         return f"min {{ q·v + {printed(self.penalty)}·r : q ∈ (1−r)·p + r·{self.symbol} }}"
 
     def worst_of_all(self, values: Tensor, nominal: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
-        """The least value `[..., 1]` over C, and a function that makes its distribution."""
+        """The minimum value `[..., 1]` over C, and a function that makes its distribution."""
         raise NotImplementedError
 
     def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
@@ -57,7 +57,7 @@ class Mixture(Divergence):
 
 @dataclass(frozen=True)
 class Contamination(Mixture, Supported):
-    """A share R of the draws comes from anywhere: q = (1−R)·p + R·anything; its divergence is 1 − min_j q_j/p_j."""
+    """A share R of the draws has any distribution: q = (1−R)·p + R·anything; its divergence is 1 − min_j q_j/p_j."""
 
     name = "contamination"
     symbol = "Δ"
@@ -89,15 +89,15 @@ class Contamination(Mixture, Supported):
 
 @dataclass(frozen=True, kw_only=True)
 class Given(Mixture):
-    """Base of the sets that the user gives as arrays; without radius and penalty it is the set itself, radius 1.
+    """Base of sets given as arrays; without radius and penalty it is the set itself, radius 1.
 
-    Here the arrays come first, and the strength is given by name: `Box(lower, upper, radius=0.5)`.
+    The arrays come first, and radius or penalty are given by name: `Box(lower, upper, radius=0.5)`.
     """
 
     radius: float | Tensor | np.ndarray | None = hyperparameter(
         None, low=0, high=1, help="Share of contamination; 1 if no penalty is given."
     )
-    penalty: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, help="Penalty weight of the whole set.")
+    penalty: float | Tensor | np.ndarray | None = hyperparameter(None, low=0, help="Penalty for using the whole set.")
 
     def __post_init__(self) -> None:
         if self.radius is None and self.penalty is None:
@@ -130,8 +130,8 @@ class Box(Given):
         if wrong.any():
             place = tuple(int(i) for i in wrong.nonzero()[0])
             raise UsageError(
-                f"Box: the interval [{lower[place].item():g}, {upper[place].item():g}] at {list(place)} holds no "
-                "probability; lower <= upper is needed, and both must meet [0, 1]."
+                f"Box: the interval [{lower[place].item():g}, {upper[place].item():g}] at {list(place)} contains no "
+                "probability; lower <= upper is needed, and the interval must intersect [0, 1]."
             )
         object.__setattr__(self, "lower", lower.clamp(min=0))
         object.__setattr__(self, "upper", upper.clamp(max=1))
@@ -141,7 +141,7 @@ class Box(Given):
                 place = tuple(int(i) for i in wrong.nonzero()[0])
                 raise UsageError(
                     f"Box: the {bound} bounds{f' of row {list(place)}' if place else ''} sum to "
-                    f"{total[place].item():.9g}, so that no distribution fits; they must sum to at "
+                    f"{total[place].item():.9g}, so no distribution fits; they must sum to at "
                     f"{'most' if most else 'least'} 1. {'Lower' if most else 'Raise'} some of them."
                 )
 

@@ -20,14 +20,14 @@ from surefoot.hyperparameters import hyperparameter
 
 
 def filled(capacity: Tensor, amount: Tensor) -> Tensor:
-    """`amount` `[..., 1]` poured along the last axis, each place taking at most its capacity, the first ones first."""
+    """`amount` `[..., 1]` distributed along the last axis, up to the capacity of each place, the first ones first."""
     before = capacity.cumsum(-1) - capacity
     return torch.minimum((amount - before).clamp_(min=0), capacity)
 
 
 @dataclass(frozen=True)
 class Supported(Divergence):
-    """A divergence that is finite for mass outside the nominal's support."""
+    """Base of divergences that are finite for mass outside the nominal's support."""
 
     support: str = hyperparameter(
         "all",
@@ -36,7 +36,7 @@ class Supported(Divergence):
     )
 
     def allowed(self, nominal: Tensor) -> Tensor:
-        """Where the worst case may have mass."""
+        """The outcomes on which the worst case may have mass."""
         return torch.ones_like(nominal, dtype=torch.bool) if self.support == "all" else nominal > 0
 
     def within(self, distribution: Tensor, nominal: Tensor, divergence: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class Supported(Divergence):
 
 
 def moved(values: Tensor, nominal: Tensor, allowed: Tensor, taken: Tensor, paid: Tensor | float = 0.0) -> Solution:
-    """The mass `taken` `[..., n]` of the nominal moved to the lowest allowed outcome, for a price `paid` `[..., 1]`."""
+    """The mass `taken` `[..., n]` of the nominal moved to the lowest allowed outcome, at a price `paid` `[..., 1]`."""
     least = lowest(values, allowed)
     value = (nominal * values).sum(-1, keepdim=True) - (taken * (values - least)).sum(-1, keepdim=True) + paid
 
@@ -74,16 +74,16 @@ class TotalVariation(Supported):
         return moved(values, nominal, self.allowed(nominal), taken)
 
     def penalised(self, values: Tensor, nominal: Tensor, penalty: Tensor) -> Solution:
-        """E_p min(v, v_min + penalty): what lies more than the price of moving it above the lowest is moved."""
+        """E_p min(v, v_min + penalty): mass more than the price above the lowest value is moved."""
         allowed = self.allowed(nominal)
         least, penalty = lowest(values, allowed), self.times * penalty
         taken = torch.where(values > least + penalty, nominal, 0.0)
-        # What lies that high has penalty < inf, so the price of moving nothing is 0 and not inf·0.
+        # Mass so high has penalty < inf, so the price of moving nothing is 0 and not inf·0.
         price = torch.where(taken > 0, penalty, 0.0)
         return moved(values, nominal, allowed, taken, (price * taken).sum(-1, keepdim=True))
 
     def plan(self, values: Tensor, sample: Tensor, strength: Tensor | None) -> Plan | None:
-        """The lowest 1 − radius of the draws stay where they are."""
+        """The lowest share 1 − radius of the mass stays in place."""
         assert strength is not None
         lowest, span = values.min(), values.max() - values.min()
         if self.penalty is not None:
@@ -101,10 +101,10 @@ class TotalVariation(Supported):
         return level_plan(LOWEST_SHARE, values, sample, strength, kept, worst, targets)
 
     def _clipped(self, values: Tensor, ceiling: Tensor) -> Plan:
-        """A penalty lets no value count for more than the lowest and the price of moving there."""
+        """A penalty caps every value at the lowest value plus the price of moving there."""
 
         def finish(means: Tensor, probabilities: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
-            return means.squeeze(-1), (probabilities > 0).all(-1)  # the lowest of all has to be allowed
+            return means.squeeze(-1), (probabilities > 0).all(-1)  # the lowest outcome of all must be allowed
 
         lowest = lowest_outcomes(values, self.support)[:1]
         return Plan(values.minimum(ceiling.squeeze())[:, None], finish, lowest)
@@ -158,10 +158,10 @@ class LInfinity(Supported):
 
 
 def within_distance(v: Tensor, p: Tensor, allowed: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-    """The worst case of ascending values within an L∞ distance, and how fast its value falls as the distance grows.
+    """The worst case of ascending values within an L∞ distance, and the rate at which its value falls with it.
 
-    Every place gives up what it may, and the sum is poured back from the lowest value on; the place where it runs out
-    is the pivot: growing the distance by one moves mass one from each place above it and one to each place below it.
+    Every place gives up the mass it may, and the sum is redistributed from the lowest value on; the place where it runs
+    out is the pivot: a unit more distance moves one unit of mass from each place above it and to each place below it.
     """
     given = torch.minimum(p, radius)
     poured = filled(torch.where(allowed, radius + given, 0.0), given.sum(-1, keepdim=True))
@@ -171,11 +171,12 @@ def within_distance(v: Tensor, p: Tensor, allowed: Tensor, radius: Tensor) -> tu
 
 
 def pieces(v: Tensor, p: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """All that `within_distance` does from 0 to 1: the lengths `[..., 2n + 1]` of the pieces of the distance on which
-    the value of ascending values falls at one rate, and these rates, which fall.
+    """`within_distance` for all distances from 0 to 1: the lengths `[..., 2n + 1]` of the intervals of the distance on
+    which the value of ascending values falls at one rate, and these rates, which decrease.
 
-    A piece ends at a probability, which is given up in full from there on, or where the first k places come to take all
-    that is given above them: at the root of k·d − Σ_{i>k} min(p_i, d), convex in d and linear between probabilities.
+    An interval ends at a probability, which is given up in full from there on, or where the first k places begin to
+    take all mass given up above them: at the root of k·d − Σ_{i>k} min(p_i, d), convex in d and linear between
+    probabilities.
     """
     n = p.shape[-1]
     full = torch.cat([p.sort(-1).values, torch.ones_like(p[..., :1])], -1)
@@ -183,7 +184,7 @@ def pieces(v: Tensor, p: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
     taken = full.unsqueeze(-1) * allowed.cumsum(-1).unsqueeze(-2)
     room = taken - torch.nn.functional.pad(above, (0, 1))  # [..., distance, k]
     place = torch.arange(n + 1, device=p.device).unsqueeze(-1)
-    last = torch.where(room < 0, place, 0).amax(-2)  # the last distance at which the first k do not take all
+    last = torch.where(room < 0, place, 0).amax(-2)  # the last distance at which the first k places do not take all
     here, there = last, (last + 1).clamp(max=n)
     start, end = (full.gather(-1, one) for one in (here, there))
     lacking, left = (room.gather(-2, one.unsqueeze(-2)).squeeze(-2) for one in (here, there))

@@ -1,8 +1,8 @@
 """The worst case of an expectation over an ambiguity set: `min_q q·values`, with the q that attains it.
 
-The sign is the same in the whole package: **values are rewards, and the worst case is the least**. For losses and
-costs, where the worst is the most, pass `maximise=True`: the result is `−worst_case(−values)`, a penalty counted
-against the gain.
+The sign is the same in the whole package: **values are rewards, and the worst case is the minimum**. For losses and
+costs, where the worst case is the maximum, pass `maximise=True`: the result is `−worst_case(−values)`, with a penalty
+subtracted.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from surefoot.errors import UsageError
 
 
 class WorstCase(NamedTuple, Generic[T]):
-    """The worst value `[...]`, its penalty included, and the distribution `[..., n]` in which it is reached."""
+    """The worst value `[...]`, including the penalty, and the distribution `[..., n]` that attains it."""
 
     value: T
     distribution: T
 
     @property
     def weights(self) -> T:
-        """The distribution, by the name that it has for a risk measure of samples."""
+        """The distribution, under its name for a risk measure of samples."""
         return self.distribution
 
 
 def worst_case(values: T, nominal: T | None, ambiguity: Problem, *, maximise: bool = False) -> WorstCase[T]:
-    """The least expectation of `values` over an ambiguity set around `nominal`, and the distribution that has it.
+    """The minimum expectation of `values` over an ambiguity set around `nominal`, and the distribution that attains it.
 
     values: `[..., n]`; nominal: `[..., n]`, rows that sum to one (None: uniform). The leading axes broadcast, those of
     a radius or penalty too: `[n]` values are shared by a `[S, A, n]` nominal, radii `[R, 1, 1]` make a sweep of it.
@@ -43,18 +43,18 @@ def worst_case(values: T, nominal: T | None, ambiguity: Problem, *, maximise: bo
     The value is differentiable in `values`, with the distribution as its gradient, and in a penalty given as a tensor,
     with the divergence paid as its gradient; the distribution and the nominal are constants. `torch.func.vmap` works.
 
-    Raises `UsageError` for a nominal that is no distribution, shapes that do not fit, values that are not finite.
+    Raises `UsageError` for a nominal that is not a distribution, shapes that do not fit, values that are not finite.
     """
     return WorstCase(*_applied(_WorstCase, values, nominal, ambiguity, maximise))
 
 
 def worst_case_value(values: T, nominal: T | None, ambiguity: Problem, *, maximise: bool = False) -> T:
-    """The value of `worst_case` alone, without the work of making the distribution; a gradient makes it after all."""
+    """The value of `worst_case` alone, without computing the distribution unless a gradient needs it."""
     return _applied(_WorstValue, values, nominal, ambiguity, maximise)
 
 
 def solve(values: Tensor, nominal: Tensor, ambiguity: Problem, strength: Any, maximise: bool = False) -> Solution:
-    """The problem without checks, for solvers that have made them: float64 in, float64 out, no gradient.
+    """The problem without checks, for solvers that have already made them: float64 in, float64 out, no gradient.
 
     strength: the radius or penalty over the leading axes, or None for a set that has none. Many rows are solved in
     blocks; where they share their values `[n]`, most sets read the nominal once (see `shared`).
@@ -75,7 +75,7 @@ def _with_axes(x: Any, axes: int) -> Any:
 
 
 def _applied(function: type[torch.autograd.Function], values: Any, nominal: Any, ambiguity: Any, maximise: bool) -> Any:
-    """`function` on tensors, and its results as NumPy arrays where nothing that came in was a tensor."""
+    """`function` on tensors, with results as NumPy arrays if no input was a tensor."""
     if not isinstance(ambiguity, Problem):
         raise UsageError(
             f"ambiguity={ambiguity!r} is not allowed; give an ambiguity set or risk measure, such as KL(0.1) or "
@@ -136,7 +136,7 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], *outputs: Tensor) -> None:
 
 
 def _batched(function: type[torch.autograd.Function], in_dims: tuple[Any, ...], inputs: tuple[Any, ...]) -> Any:
-    """One call for a whole vmapped axis: it becomes the first of the leading axes, which broadcast anyway."""
+    """One call for a whole vmapped axis, which becomes the first of the leading axes."""
     values, nominal, strength, *settings = inputs  # the set and the sign
     axes = [x.ndim - (d is not None) for x, d in zip((values, nominal), in_dims)]
     leading = max(*axes, len(settings[0].leading) + 1) - 1

@@ -3,11 +3,11 @@
     r = CVaR(0.1)(samples)                    # or (values, probabilities); r.value, r.weights
     r = CVaR(0.1)(losses, maximise=True)      # the upper tail instead
 
-The sign is that of the package: values are rewards, and a risk looks at the lower tail. Every risk r is translation
+The sign is that of the package: values are rewards, and a risk measures the lower tail. Every risk r is translation
 equivariant, r(v + c) = r(v) + c. A coherent one is also monotone, positively homogeneous and superadditive; its mirror
-image, r with `maximise=True`, is then subadditive. Where one of them fails, the docstring says which.
+image, r with `maximise=True`, is then subadditive. If a risk lacks one of these properties, its docstring says so.
 
-`spectral` holds the risks that weigh outcomes by their rank (CVaR and its kin).
+`spectral` has the risks that weight outcomes by their rank (CVaR and related ones).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Entropic(Ambiguity):
     Monotone and concave, but neither positively homogeneous nor superadditive.
     """
 
-    rate: float = hyperparameter(1.0, low=0, help="θ, in one over the unit of the values.")
+    rate: float = hyperparameter(1.0, low=0, help="θ: risk aversion, in 1/unit of the values.")
     name = "entropic"
     formula = "−1/{rate}·log E exp(−{rate}·v)"
 
@@ -55,7 +55,7 @@ class MeanVariance(Ambiguity):
     Concave, but neither monotone nor positively homogeneous nor superadditive.
     """
 
-    weight: float = hyperparameter(0.5, low=0, help="c, in one over the unit of the values.")
+    weight: float = hyperparameter(0.5, low=0, help="c: weight of the variance, in 1/unit of the values.")
     name = "mean-variance"
     formula = "E v − {weight}·Var v"
 
@@ -73,12 +73,14 @@ class MeanDeviation(Ambiguity):
     Positively homogeneous and superadditive, but not monotone: a gain in a good outcome can lower it.
     """
 
-    weight: float = hyperparameter(0.5, low=0, help="c, a pure number.")
+    weight: float = hyperparameter(0.5, low=0, help="c: weight of the standard deviation, dimensionless.")
     name = "mean-deviation"
     formula = "E v − {weight}·√Var v"
 
     def solve(self, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
-        least, span, gaps = scaled_gaps(values, nominal)  # gaps of equal values are 0 to the bit, and so is all below
+        least, span, gaps = scaled_gaps(
+            values, nominal
+        )  # gaps of equal values are exactly 0, and so is everything below
         _, mean, centred, variance = moments(gaps, nominal)
         deviation = variance.sqrt()
         slope = self.weight / torch.where(deviation > 0, deviation, torch.inf)
@@ -95,7 +97,7 @@ class Expectile(Ambiguity):
     """
 
     level: float = hyperparameter(
-        0.25, above=0, high=0.5, help="τ, the weight of the gains; for τ > 0.5 give 1 − τ and maximise=True."
+        0.25, above=0, high=0.5, help="τ: weight of the gains; for τ > 0.5 give 1 − τ and maximise=True."
     )
     name = "expectile"
     formula = "expectile_{level}"
@@ -125,7 +127,7 @@ class Mixed(Ambiguity):
         if len(self.risks) != len(self.weights) or abs(sum(self.weights) - 1) > 1e-9:
             raise UsageError(
                 f"Mixed: weights={self.weights!r} is not allowed for {len(self.risks)} risks; give one weight >= 0 for "
-                "each, with the sum 1."
+                "each, summing to 1."
             )
 
     @property

@@ -1,7 +1,7 @@
-"""Many rows at once: a few at a time, so that what a set makes of them stays in cache.
+"""Many rows in blocks, so that a set's intermediate results stay in cache.
 
-A row is one nominal distribution with its values. Every set works on each row by itself, so how many are solved
-together changes the time and the memory, not the result.
+A row is one nominal distribution with its values. Every set solves each row separately, so the block size changes time
+and memory, not the result.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 from surefoot.ambiguity.contract import Problem, Solution
 from surefoot.ambiguity.shared import solve_shared
 
-BLOCK = 1 << 17  # probabilities solved at a time: a set keeps some ten arrays of this size, 1 MB each
+BLOCK = 1 << 17  # probabilities per block: a set allocates some ten arrays of this size, 1 MB each
 
 
 def in_blocks(values: Tensor, nominal: Tensor, ambiguity: Problem, strength: Tensor | None) -> bool:
-    """Whether there are so many rows that blocks pay, and whether all that is given can be cut into blocks."""
+    """Whether there are enough rows for blocks to pay off, and whether all inputs can be split into blocks."""
     given = [x for x in (values, nominal, strength) if x is not None]
     leading = torch.broadcast_shapes(*(x.shape[:-1] for x in given))
     whole = all(x.shape[:-1] in (leading, (1,) * len(leading)) for x in given)
@@ -27,7 +27,7 @@ def in_blocks(values: Tensor, nominal: Tensor, ambiguity: Problem, strength: Ten
 
 
 def solve_rows(ambiguity: Problem, values: Tensor, nominal: Tensor, strength: Tensor | None) -> Solution:
-    """`ambiguity.solve` for rows that `in_blocks` allows to be cut."""
+    """`ambiguity.solve` for rows that `in_blocks` allows to be split."""
     leading = torch.broadcast_shapes(*(x.shape[:-1] for x in (values, nominal, strength) if x is not None))
     rows = tuple(_flat(x) for x in (values, nominal, strength))
 

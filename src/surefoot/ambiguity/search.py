@@ -1,4 +1,4 @@
-"""What the sets share: the root of an increasing function in a bracket, the sorted order of a row, and its moments."""
+"""Helpers of the sets: the root of an increasing function in a bracket, the sorted order of a row, and its moments."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def increasing_root(
     tolerance: float | Tensor = 1e-14,
     steps: int = 200,
 ) -> Tensor:
-    """Where an increasing `function: t -> (f, slope)` is 0, for a batch, given f(low) ≤ 0 ≤ f(high).
+    """The root of an increasing `function: t -> (f, slope)`, for a batch, given f(low) ≤ 0 ≤ f(high).
 
-    Newton steps from `start`; a bisection wherever one would leave the bracket or does not at least halve the step
-    before last, so that it ends after a few hundred steps at the very worst. Where f has no root in the bracket the
-    result is the end that is nearest to one.
+    Newton steps from `start`; bisection wherever a step would leave the bracket or does not at least halve the step
+    before last, so that it ends after a few hundred steps in the worst case. If f has no root in the bracket, the
+    result is the end nearest to one.
     """
     t = torch.minimum(torch.maximum(start, low), high)
     before = high - low
@@ -28,7 +28,7 @@ def increasing_root(
     for _ in range(steps):
         f, slope = function(t)
         newton = t - f / slope
-        # What has arrived stays: rounding alone would soon send it back to the middle of its bracket.
+        # Converged entries stay: rounding alone would soon send them back to the middle of their brackets.
         done |= ((newton - t).abs() <= tolerance * (1 + t.abs())) | (before <= tolerance * (1 + t.abs()))
         if bool(done.all()):
             break
@@ -47,20 +47,20 @@ def take(x: Tensor, order: Tensor) -> Tensor:
 
 
 def untake(x: Tensor, order: Tensor) -> Tensor:
-    """The inverse of `take`: back from the given order."""
+    """The inverse of `take`, from the given order back to the original."""
     return take(x, order.argsort(-1))
 
 
 def lowest(values: Tensor, allowed: Tensor) -> Tensor:
-    """The least of the allowed values, the axis kept with length 1."""
+    """The minimum of the allowed values, the axis kept with length 1."""
     return torch.where(allowed, values, torch.inf).amin(-1, keepdim=True)
 
 
 def moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The sum of the weights, and under them mean, deviations from it and variance of x; the axis summed over is kept.
 
-    The mean is corrected by the mean deviation. So a deviation that is far smaller than the mean keeps its digits, and
-    the weighted deviations sum to zero, also where nearly all weight lies on equal x.
+    The mean is corrected by the mean deviation. So a deviation far smaller than the mean keeps its digits, and the
+    weighted deviations sum to zero, even if nearly all weight lies on equal x.
     """
     mass = weights.sum(-1, keepdim=True)
     mean = (weights * x).sum(-1, keepdim=True) / mass

@@ -1,10 +1,9 @@
 """Many rows that share one vector of values: the sweep of a robust Bellman operator over a dense kernel.
 
-A nominal sweep is one product of the kernel with the values, and takes as long as the kernel takes to be read. Most
-sets need little more: products of the same kernel with a few columns made from the values, read once for all of them,
-and then some work on each row that no longer grows with its length. What columns these are is the set's `plan`; it
-looks at a sample of the rows, so as to spend its columns where the rows need them. Rows of which the plan is not
-certain are left to the general way.
+A nominal sweep is one product of the kernel with the values, and takes as long as reading the kernel. Most sets need
+little more: products of the same kernel with a few columns made from the values, read once for all of them, and then
+some work per row that does not depend on its length. The columns are the set's `plan`, which uses a sample of the rows
+to choose them. Rows for which the plan is not certain are left to the general solver.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from torch import Tensor
 
 from surefoot.ambiguity.contract import Plan, Problem
 
-SAMPLE = 32  # rows that a plan looks at
-FEWEST = 512  # rows for which a plan pays
-NEAR = 1 << 16  # probabilities that stay in the nearest cache: what is read twice is read so many at a time
-SLICE = 1 << 18  # numbers that a plan has of the rows that it finishes together: what it makes of them stays in cache
-ROUNDS = 4  # plans for the rows that are left
-LOWEST = 16  # outcomes among which the lowest of a row is looked for
+SAMPLE = 32  # rows in the sample of a plan
+FEWEST = 512  # minimum number of rows for which a plan pays off
+NEAR = 1 << 16  # probabilities that stay in the nearest cache, per block of data that is read twice
+SLICE = 1 << 18  # numbers of the rows that a plan finishes together, so that its results stay in cache
+ROUNDS = 4  # maximum number of plans for the remaining rows
+LOWEST = 16  # outcomes among which the lowest of a row is searched
 
 
 def solve_shared(values: Tensor, nominal: Tensor, ambiguity: Problem, strength: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The least values `[R]` of rows `[R, n]` that share their values `[n]`, and the rows (indices) that are left.
+    """The minimum values `[R]` of rows `[R, n]` that share their values `[n]`, and the remaining rows (indices).
 
     strength: `[R, 1]` or `[1, 1]` or None.
     """
@@ -53,7 +52,7 @@ def solve_shared(values: Tensor, nominal: Tensor, ambiguity: Problem, strength: 
 
 
 def _carried_out(plan: Plan, nominal: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The plan on all rows, on so many at a time that what it looks up of them stays in cache."""
+    """The plan on all rows, in blocks whose looked-up probabilities stay in cache."""
     size = max(64, SLICE // (len(plan.outcomes) + plan.columns.shape[-1]))
     own = repeat(strength) if strength is None or len(strength) == 1 else strength.split(size)
     found = [
@@ -66,8 +65,8 @@ def _carried_out(plan: Plan, nominal: Tensor, strength: Tensor | None) -> tuple[
 def looked_up(nominal: Tensor, columns: Tensor, outcomes: Tensor) -> tuple[Tensor, Tensor]:
     """nominal `[R, n]` @ columns `[n, m]`, and nominal`[:, outcomes]`, by as many threads as torch uses.
 
-    All is done with a few rows before the next ones are read. Only the product with one column reads memory as fast as
-    it can be read, so that one comes first, and what follows finds the rows in cache.
+    A few rows are finished before the next ones are read. Only the product with one column reads memory at full speed,
+    so it comes first, and the rest finds the rows in cache.
     """
     if nominal.is_cuda:
         return nominal @ columns, nominal[:, outcomes.to(nominal.device)]
@@ -85,7 +84,7 @@ def looked_up(nominal: Tensor, columns: Tensor, outcomes: Tensor) -> tuple[Tenso
             if alone < m:
                 products[alone:, few] = right[alone:] @ rows[few].T
             if len(where):
-                np.take(rows[few], where, axis=1, out=probabilities[few], mode="clip")  # clip: or it makes a copy
+                np.take(rows[few], where, axis=1, out=probabilities[few], mode="clip")  # clip avoids a copy
 
     threads = torch.get_num_threads()
     if threads == 1:
@@ -98,7 +97,7 @@ def looked_up(nominal: Tensor, columns: Tensor, outcomes: Tensor) -> tuple[Tenso
 
 
 def mean_plan(values: Tensor) -> Plan:
-    """For a set that does no harm."""
+    """The plan of a set that consists of the nominal alone."""
 
     def finish(means: Tensor, _: Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
         return means[:, 0], torch.ones(len(means), dtype=torch.bool)
@@ -107,13 +106,13 @@ def mean_plan(values: Tensor) -> Plan:
 
 
 def lowest_outcomes(values: Tensor, support: str) -> Tensor:
-    """The outcomes of which one is nearly always the lowest that a row may have; none where all may have all."""
+    """The outcomes among which the lowest allowed one of nearly every row is; none if all rows allow all outcomes."""
     return values.topk(min(LOWEST, len(values)) if support == "nominal" else 0, largest=False, sorted=True).indices
 
 
 def lowest_of_rows(values: Tensor, lowest: Tensor, probabilities: Tensor) -> Tensor:
-    """The lowest value `[R, 1]` that each row may have, by its probabilities of the `lowest` outcomes, NaN if it is
-    none of them; `[1, 1]` for all rows where there are none."""
+    """The lowest allowed value `[R, 1]` of each row, from its probabilities of the `lowest` outcomes, NaN if it is not
+    among them; `[1, 1]` for all rows if there are none."""
     if not len(lowest):
         return values.min().reshape(1, 1)
     reached = probabilities > 0

@@ -1,7 +1,7 @@
 """Spectral risks: the weight of an outcome depends on its probability and its rank alone.
 
 The i-th lowest outcome gets the weight Φ(p₁ + … + p_i) − Φ(p₁ + … + p_{i−1}), where Φ rises from 0 to 1. A risk is
-coherent where Φ is concave, that is, where lower ranks weigh at least as much as higher ones.
+coherent if Φ is concave, that is, if lower ranks weigh at least as much as higher ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from surefoot.hyperparameters import hyperparameter
 
 @dataclass(frozen=True)
 class Distortion(Ambiguity):
-    """Base of the spectral risks, each given by its Φ."""
+    """Base of spectral risks, each defined by its Φ."""
 
     def cumulative(self, share: Tensor) -> Tensor:
         """Φ: the weight of the lowest `share` of the draws."""
@@ -50,7 +50,7 @@ class CVaR(Distortion):
     Its set is {q ≤ p/α}. What some texts call the CVaR of a loss at level 0.9 is `CVaR(0.1)` with `maximise=True`.
     """
 
-    level: float = hyperparameter(0.1, low=0, high=1, help="Share α of the draws that counts.")
+    level: float = hyperparameter(0.1, low=0, high=1, help="α: share of the lowest draws to average.")
     name = "cvar"
     formula = "CVaR_{level}"
 
@@ -69,7 +69,7 @@ class CVaR(Distortion):
 class VaR(Distortion):
     """Value at risk: the lower α-quantile, the least x with P(v ≤ x) ≥ α. Not superadditive."""
 
-    level: float = hyperparameter(0.1, above=0, high=1, help="Share α of the draws that lie at or below it.")
+    level: float = hyperparameter(0.1, above=0, high=1, help="α: level of the quantile.")
     name = "var"
     formula = "VaR_{level}"
 
@@ -81,8 +81,8 @@ class VaR(Distortion):
 class MeanCVaR(Distortion):
     """(1 − w)·mean + w·CVaR_α."""
 
-    level: float = hyperparameter(0.1, low=0, high=1, help="Share α of the draws that the CVaR counts.")
-    weight: float = hyperparameter(0.5, low=0, high=1, help="w, the share of the CVaR.")
+    level: float = hyperparameter(0.1, low=0, high=1, help="α: level of the CVaR.")
+    weight: float = hyperparameter(0.5, low=0, high=1, help="w: weight of the CVaR.")
     name = "mean-cvar"
     formula = "(1−{weight})·E v + {weight}·CVaR_{level}"
 
@@ -100,7 +100,7 @@ class MixedVaR(Distortion):
 
     low: float = hyperparameter(0.2, low=0, high=1, help="a: draws below this share are the tail.")
     high: float = hyperparameter(0.8, low=0, high=1, help="b: draws above this share do not count.")
-    weight: float = hyperparameter(1.5, low=0, help="w: weight of the tail against the middle.")
+    weight: float = hyperparameter(1.5, low=0, help="w: weight of the tail relative to the middle.")
     name = "mixed-var"
     formula = "({weight}·RVaR_0:{low} + RVaR_{low}:{high}) / (1+{weight})"
 
@@ -118,7 +118,7 @@ class MixedVaR(Distortion):
 class Extremile(Distortion):
     """The extremile of order r: the mean of the least of r draws, Φ(u) = 1 − (1 − u)^r; order 1 is the mean."""
 
-    order: float = hyperparameter(2.0, low=1, help="r: of how many draws the least is taken.")
+    order: float = hyperparameter(2.0, low=1, help="r: number of draws whose minimum is taken.")
     name = "extremile"
     formula = "E min of {order} draws"
 
@@ -142,10 +142,10 @@ class ExponentialSpectral(Distortion):
 @dataclass(frozen=True)
 class Spectral(Distortion):
     """Any spectrum as K steps of equal width: `spectrum[k]` is the weight of the draws between the shares k/K and
-    (k+1)/K, the lowest first. K equally likely samples are weighed by it as it stands. Coherent where it never rises.
+    (k+1)/K, the lowest first. It applies directly to K equally likely samples. Coherent if it never increases.
     """
 
-    spectrum: tuple[float, ...] = hyperparameter((1.0,), low=0, help="Weights >= 0 with the sum 1, the lowest first.")
+    spectrum: tuple[float, ...] = hyperparameter((1.0,), low=0, help="Weights >= 0 summing to 1, the lowest first.")
     name = "spectral"
     formula = "Σ φ_i·v_(i)"
 

@@ -1,8 +1,9 @@
 """The KL ball for many rows that share their values, by polynomials in the tilt.
 
-The value of the ball is the most, over tilts t > 0, of −(K(t) + radius)/t with K(t) = log E exp(−t·v). Over the tilts
-that a sample of the rows needs, exp(−t·v) is for every v a polynomial in t, to any number of digits. So is E exp(−t·v)
-for every row, and its coefficients are products of the nominal with a few columns; one more column bounds the error.
+The value of the ball is the maximum over tilts t > 0 of −(K(t) + radius)/t with K(t) = log E exp(−t·v). Over the tilts
+that a sample of the rows needs, exp(−t·v) is for every v close to a polynomial in t, to any number of digits. So is
+E exp(−t·v) for every row, with coefficients that are products of the nominal with a few columns; one more column bounds
+the error.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from torch import Tensor
 
 from surefoot.ambiguity.contract import Plan
 
-TOLERANCE = 5e-11  # of a value, in units of the span of the values
-TERMS = (7, 9, 11, 13, 15)  # of the polynomials; with the bound one column more
-STEPS = 8  # of Newton's method
+TOLERANCE = 5e-11  # error of a value, in units of the span of the values
+TERMS = (7, 9, 11, 13, 15)  # numbers of terms of the polynomials; the bound is one column more
+STEPS = 8  # iterations of Newton's method
 
 
 def tilt_plan(values: Tensor, sample: Tensor, tilts: Tensor) -> Plan | None:
-    """The plan for rows like those of a sample `[s, n]`, which have the tilts `[s, 1]`; None if no polynomial fits."""
+    """The plan for rows like a sample `[s, n]` with the tilts `[s, 1]`; None if no polynomial fits."""
     weights = sample * torch.exp(-tilts * (values - values.min()))
     centre = ((weights @ values) / weights.sum(-1)).median()
     h = values - centre
     allowed = TOLERANCE * float(values.max() - values.min())
-    share = (sample * torch.exp(-tilts * h)).sum(-1, keepdim=True) * tilts  # what an error of 1 is divided by
+    share = (sample * torch.exp(-tilts * h)).sum(-1, keepdim=True) * tilts  # divisor of the error
     logs = tilts.log()
     low, middle, high = (float(x) for x in (logs.min(), logs.median(), logs.max()))
     low, high = low - 0.75 * (high - low) - 0.02, high + 0.75 * (high - low) + 0.02
@@ -42,10 +43,10 @@ def tilt_plan(values: Tensor, sample: Tensor, tilts: Tensor) -> Plan | None:
 
 
 def _polynomials(h: Tensor, low: float, high: float, terms: int) -> Tensor:
-    """The coefficients of exp(−t·h) − 1 in powers of x, and the greatest error: `[n, terms + 1]`.
+    """The coefficients of exp(−t·h) − 1 in powers of x, and the maximum error: `[n, terms + 1]`.
 
-    x goes from −1 to 1 as t goes from `low` to `high`. The polynomials interpolate at Chebyshev's nodes, and are
-    farthest off about half-way between them.
+    x goes from −1 to 1 as t goes from `low` to `high`. The polynomials interpolate at Chebyshev nodes; their error is
+    largest about half-way between nodes.
     """
     nodes = np.cos(np.pi * (np.arange(terms) + 0.5) / terms)
     basis = chebyshev.chebvander(nodes, terms - 1) * np.where(np.arange(terms) > 0, 2, 1) / terms
@@ -77,7 +78,7 @@ class _Finish:
             t, m, k, kl, slope, rounding = self._at(log_t, coefficients, off)
             surplus = torch.log(radius / kl)
             between = (log_t > self.low) & (log_t < self.high)
-            lost = radius * (surplus.abs() + rounding / radius) ** 2 / (slope * t)  # by not being at the greatest value
+            lost = radius * (surplus.abs() + rounding / radius) ** 2 / (slope * t)  # loss from missing the maximum
             if not bool((between & (lost > 0.1 * self.allowed)).any()):
                 break
             log_t = (log_t + surplus / slope).clamp(self.low, self.high)

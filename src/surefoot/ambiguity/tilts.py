@@ -1,7 +1,7 @@
 """Reverse KL and Hellinger: the worst case tilts by a power, q ∝ p·(v − η)^−k, k = 1 and 2, for a level η below all v.
 
 Both are finite for mass outside the nominal's support. With `support="all"` and an outcome there that is lower than all
-the nominal can produce, the level stops at that outcome, and what the divergence still allows goes to it.
+outcomes of the nominal, the level stops at that outcome, and the remaining divergence is spent on mass there.
 """
 
 from __future__ import annotations
@@ -19,32 +19,33 @@ from surefoot.ambiguity.moves import Supported
 from surefoot.ambiguity.search import increasing_root, lowest
 from surefoot.hyperparameters import hyperparameter
 
-FLOOR = 1e-280  # the least distance of the level from the lowest value, in units of the span of the values
-LEAST = torch.finfo(torch.float64).tiny  # probability of what a worst case hardly ever draws
-RIGID = 1e13  # a penalty so many times the span moves the value by less than is kept of it
+FLOOR = 1e-280  # minimum distance of the level from the lowest value, in units of the span of the values
+LEAST = torch.finfo(torch.float64).tiny  # minimum probability of an outcome of the nominal under the worst case
+RIGID = 1e13  # a penalty of this many spans changes the value by less than its rounding error
 
 
 @dataclass(frozen=True)
 class PowerTilt(Supported):
-    """Base of both. In units of the span, g = v − (lowest allowed) and w = (lowest allowed) − η > 0 is searched for.
+    """Base of both divergences. In units of the span, g = v − (lowest allowed) and w = (lowest allowed) − η > 0 is
+    searched for.
 
-    All goes by y = c/(g + w), scaled into (0, 1] by the c of the lowest g. A tilt has a distance τ: the reverse KL
-    itself, or −log of the Bhattacharyya coefficient. Scaled to a mass s, the rest being outside the support, it has
-    τ − log(s)/k.
+    All is computed from y = c/(g + w), scaled into (0, 1] by the c of the lowest g. A tilt has a distance τ: the
+    reverse KL itself, or −log of the Bhattacharyya coefficient. Scaled to a mass s, with the rest outside the support,
+    it is τ − log(s)/k.
     """
 
     power: ClassVar[int]
 
     def distance(self, ratio: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
-        """τ by the ratio y/E_p[y], and dτ/dw in units of E_p[y]/c."""
+        """τ from the ratio y/E_p[y], and dτ/dw in units of E_p[y]/c."""
         raise NotImplementedError
 
     def of_distance(self, tau: Tensor) -> Tensor:
-        """The divergence that a distance τ stands for."""
+        """The divergence that corresponds to a distance τ."""
         raise NotImplementedError
 
     def to_distance(self, divergence: Tensor) -> Tensor:
-        """The distance τ that a divergence stands for."""
+        """The distance τ that corresponds to a divergence."""
         raise NotImplementedError
 
     def ball(self, values: Tensor, nominal: Tensor, radius: Tensor) -> Solution:
@@ -67,7 +68,7 @@ class PowerTilt(Supported):
         start = torch.log(((variance / (2 * wanted)).sqrt() - middle).clamp(min=FLOOR))
         log_w = increasing_root(shortage, low, high, start)
         _, y, mean = _inverse(gaps, log_w, nominal)
-        # At the end of the bracket the tilt is as strong as it can be, and what is left of τ moves mass.
+        # At the end of the bracket the tilt is as strong as possible, and the rest of τ moves mass.
         left = torch.where(log_w <= low + 1, wanted - self.distance(y / mean, nominal)[0], 0.0).clamp(min=0)
         tilt = nominal * y**self.power
         tilt = torch.where(inside, tilt / tilt.sum(-1, keepdim=True), nominal)
@@ -87,7 +88,7 @@ class PowerTilt(Supported):
 
         low = torch.full_like(wanted, FLOOR).log()
         log_w = increasing_root(excess, low, wanted, wanted)
-        # A tilt that does not reach one even at the end of the bracket leaves mass to move.
+        # If a tilt does not sum to one even at the end of the bracket, mass is left to move.
         log_mass = torch.where(log_w <= low + 1, -self.power * excess(log_w)[0], 0.0).clamp(max=0)
         _, y, mean = _inverse(gaps, log_w, nominal)
         tau = self.distance(y / mean, nominal)[0] - log_mass / self.power
@@ -98,12 +99,12 @@ class PowerTilt(Supported):
         return self._solution(values, nominal, tilt, log_mass, torch.where(rigid, 0.0, paid))
 
     def _gaps(self, values: Tensor, nominal: Tensor) -> tuple[Tensor, Tensor]:
-        """How far the support reaches above the lowest allowed value, and the gaps to that value in this unit."""
+        """The span of the support above the lowest allowed value, and the gaps to that value in this unit."""
         inside = nominal > 0
         gaps = torch.where(inside, values - lowest(values, self.allowed(nominal)), 0.0)
         span = gaps.amax(-1, keepdim=True)
         span = torch.where(span > 0, span, 1.0)
-        return span, torch.where(inside, gaps / span, 1.0)  # what has no mass must only stay finite
+        return span, torch.where(inside, gaps / span, 1.0)  # entries without mass only need to be finite
 
     def _solution(
         self, values: Tensor, nominal: Tensor, tilt: Tensor, log_mass: Tensor, paid: Tensor | float = 0.0
@@ -116,7 +117,7 @@ class PowerTilt(Supported):
         def distribution() -> Tensor:
             target = torch.where(self.allowed(nominal), values, torch.inf).argmin(-1, keepdim=True)
             rest = -torch.expm1(log_mass)
-            # What the nominal can produce keeps a chance, however small, or the reverse KL would be infinite.
+            # Outcomes of the nominal keep positive probability, or the reverse KL would be infinite.
             made = torch.where(nominal > 0, q.clamp(min=LEAST), q)
             return made.scatter_add(-1, target.expand(rest.shape), rest)
 

@@ -17,10 +17,10 @@ from surefoot.errors import UsageError
 
 
 class Edges(NamedTuple):
-    """The moves worth making from each outcome, best first: the edges of the lower hull of (cost, value) points.
+    """The efficient moves from each outcome, best first: the edges of the lower hull of (cost, value) points.
 
-    All are `[..., h, n]`: the i-th move takes mass that started in outcome j from where the move before left it
-    (`origin`) on to `target`, at a `cost` more and a value lower by `drop`. Their rate drop/cost falls with i.
+    All are `[..., h, n]`: the i-th move takes mass that started in outcome j from the target of the previous move
+    (`origin`) to `target`, at a `cost` more and a value lower by `drop`. Their rate drop/cost falls with i.
     """
 
     origin: Tensor
@@ -31,7 +31,7 @@ class Edges(NamedTuple):
 
 
 def hull_edges(values: Tensor, cost: Tensor, allowed: Tensor) -> tuple[Tensor, Edges]:
-    """Where mass rests for no cost `[..., n]` (index), and the edges from there on; found for all outcomes at once.
+    """The best outcome at no cost `[..., n]` (index), and the edges from there on; computed for all outcomes at once.
 
     values: `[..., n]`; cost: `[..., n, n]`, from and to; allowed: `[..., n]`, the targets that may have mass.
     """
@@ -68,7 +68,7 @@ class Wasserstein(Supported):
     """The optimal transport cost D = min Σ π_jk·cost_jk over plans π that move the nominal into q.
 
     cost: `[n, n]` or `[..., n, n]`, from row j to column k, ≥ 0 with zeros on the diagonal; infinite where a move is
-    forbidden. It is used as it is: for the order-2 distance give squared distances and the squared radius.
+    forbidden. It is used unchanged: for the order-2 distance give squared distances and the squared radius.
 
     Each outcome moves its mass along the lower hull of its points (cost_jk, v_k). The edges of all hulls, the steepest
     first, are bought until the radius is spent, or while they are steeper than the penalty.
@@ -89,7 +89,7 @@ class Wasserstein(Supported):
             place = tuple(int(i) for i in wrong.nonzero()[0])
             raise UsageError(
                 f"Wasserstein: cost[{', '.join(map(str, place))}] = {self.cost[place].item():g} is not allowed; costs "
-                "must be >= 0 and those of staying, on the diagonal, 0."
+                "must be >= 0, and 0 on the diagonal (staying)."
             )
 
     @property

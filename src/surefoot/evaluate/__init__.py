@@ -1,7 +1,7 @@
-"""How good, how sure, how sturdy: evaluation, stress tests, statistics, comparisons, reports.
+"""Evaluation, stress tests, statistics, comparisons and reports.
 
-Of one name with the function `surefoot.evaluate(policy, …)`. Python puts a package that is imported in the place of
-what its parent calls by that name, so the package can be called as the function.
+The package has the same name as the function `surefoot.evaluate(policy, …)`. When Python imports a package, it replaces
+its parent's attribute of that name, so the package can be called like the function.
 """
 
 from __future__ import annotations

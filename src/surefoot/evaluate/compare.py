@@ -1,4 +1,4 @@
-"""Comparing learners on one footing: the same environment, steps and seeds, honest statistics."""
+"""Comparisons of learners with the same environments, steps and seeds, with intervals over seeds."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Comparison:
     measured: str = OF_EPISODES  # what the final return is
 
     def normalised(self) -> dict[str, np.ndarray]:
-        """Scores scaled in each environment so that 0 is the worst and 1 the best run of any learner."""
+        """Scores scaled per environment so that 0 is the worst and 1 the best run of any learner."""
         every = np.concatenate(list(self.scores.values()))
         low, span = every.min(0), np.ptp(every, axis=0)
         return {name: (s - low) / np.where(span > 0, span, 1) for name, s in self.scores.items()}
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a learner: interquartile mean, area, and P(improvement) over the first learner, with intervals over
-        seeds; `None` for ends that there are not, as of one seed or of scores that do not differ."""
+        """One row per learner: interquartile mean, area, and P(improvement) over the first learner, with intervals over
+        seeds; the bounds are `None` where there is no interval: with one seed, or if the scores do not differ."""
         first = next(iter(self.scores))
         single = len(self.envs) == 1
         scores = dict(self.scores) if single else self.normalised()
@@ -96,8 +96,9 @@ def _bounds(row: Mapping[str, Any], low: str, high: str, form: str) -> str:
 
 
 def shares(place: Path, seeds: Sequence[int], kind: Loop) -> Iterator[tuple[Run, list[int]]]:
-    """The runs that train `seeds` under a place's name, and the seeds of each. Of a kind that trains many seeds at once
-    what a run found there lacks is the share of a further one; of others every seed has a run of its own."""
+    """The runs that together train `seeds`, with the seeds of each; their folders are named after `place`. A loop that
+    trains many seeds at once trains the seeds missing from an existing run in a further one; others have a run per
+    seed."""
     left, path = [*seeds], place
     while left:
         share = left if kind.many_seeds else left[:1]
@@ -110,19 +111,21 @@ def shares(place: Path, seeds: Sequence[int], kind: Loop) -> Iterator[tuple[Run,
 
 
 def check_same(run: Run, asked: Mapping[str, Any]) -> None:
-    """Raise `UsageError` where a run that a comparison would use again was made with other settings than `asked`."""
+    """Raise `UsageError` if an existing run that a comparison would reuse was made with settings other than `asked`."""
     asked = json.loads(json.dumps(asked))  # tuples as the lists that config.json has
     other = {name: run.config[name] for name in asked if run.config[name] != asked[name]}
     if other:
         wanted = {name: asked[name] for name in other}
-        raise UsageError(f"{run.path} holds a run with {other}; asked for is {wanted}. Give another out, or remove it.")
+        raise UsageError(
+            f"{run.path} holds a run with {other}; this comparison needs {wanted}. Give another out, or remove it."
+        )
 
 
 def compare_runs(runs: Mapping[str, Sequence[Run]]) -> Comparison:
-    """The comparison of finished runs: of each learner in each environment one run, or several that share the seeds.
+    """The comparison of finished runs: one run per learner and environment, or several with different seeds.
 
     Raises:
-        UsageError: they differ in environments or seeds, or a seed has not ended a single episode.
+        UsageError: the runs differ in environments or seeds, or a seed has not finished a single episode.
     """
     rows = {run.path: run.metrics() for each in runs.values() for run in each}
     measured = sorted({definition(found) for found in rows.values()})
@@ -141,14 +144,14 @@ def compare_runs(runs: Mapping[str, Sequence[Run]]) -> Comparison:
 def _scored(
     runs: Sequence[Run], rows: Mapping[Path, Sequence[Mapping[str, Any]]]
 ) -> dict[str, dict[int, tuple[float, float]]]:
-    """By environment and seed: the final return, and the mean return over all of training."""
+    """The final return and the mean return over all of training, by environment and seed."""
     found: dict[str, dict[int, tuple[float, float]]] = {}
     for run in runs:
         seeds, _, table, weight = training_returns(rows[run.path])
         final = sliding_mean(table, weight)[:, -1:]
         if not seeds or np.isnan(final).any():
             raise UsageError(
-                f"No episode ended in the last tenth of training in a seed of {run.path}, so it has no final return;"
+                f"In {run.path} a seed finished no episode in the last tenth of training, so it has no final return;"
                 " train for more steps."
             )
         means = zip(final[:, 0].tolist(), np.nanmean(table, axis=1).tolist(), strict=True)

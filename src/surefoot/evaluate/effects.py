@@ -1,4 +1,4 @@
-"""What a sweep of perturbations changed: where its nominal point lies, and which of its cells are one experiment."""
+"""The effect of a sweep of perturbations: its nominal point, and cells that give identical results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNITS = {"mass": "kg", "friction": "absolute coefficient", "force_x": "N", "for
 def axis_facts(attack: Perturbation, env: gymnasium.Env) -> list[tuple[float | None, str]]:
     """The nominal value (`None` if not known) and the unit of every dimension of the attack's grid, in its order.
 
-    Parameters are absolute values, not multiples of the nominal one; of the robust MuJoCo tasks the unit is known.
+    Parameters are absolute values, not multiples of the nominal one; units are known for the robust MuJoCo tasks.
     """
     match attack:
         case Composition():
@@ -38,16 +38,16 @@ def axis_facts(attack: Perturbation, env: gymnasium.Env) -> list[tuple[float | N
 def identical_cells(
     axes: Sequence[str], coordinates: np.ndarray, returns: np.ndarray, nominal: np.ndarray
 ) -> list[str]:
-    """Sentences on cells that return the same in every episode, so that a reader does not take them for robustness.
+    """Notes on cells with the same return in every episode, so that they are not mistaken for robustness.
 
     `coordinates [cells, dimensions]`, `returns [cells, episodes]`, `nominal [episodes]`.
     """
     unmoved = _same(returns, nominal).all(axis=1)
-    cap = "or the return cannot show it, being at its limit in every episode"
+    cap = "or the return cannot show it because it is at its limit in every episode"
     if unmoved.all():
         return [
-            "The perturbation had no effect: in every cell every episode returns exactly what it returns without it."
-            f" Either it does not reach what the environment computes with, {cap}."
+            "The perturbation had no effect: every episode in every cell has exactly its unperturbed return."
+            f" Either it does not reach the values that the environment uses, {cap}."
         ]
     notes = []
     for place, axis in enumerate(axes):
@@ -63,16 +63,16 @@ def identical_cells(
         for group in (group for group in groups if 1 < len(group) < len(values)):
             notes.append(
                 f"{axis}: {len(group)} of {len(values)} values ({', '.join(f'{v:.4g}' for v in group)}) give identical"
-                f" returns in every episode: they are one experiment, which the mean and the cvar count {len(group)}"
-                " times."
+                f" returns in every episode: they are one experiment, which the mean and the cvar count"
+                f" {len(group)} times."
             )
         if "friction" in axis and len(groups) < len(values):
             notes.append(
-                f"{axis}: MuJoCo takes the larger friction of two touching bodies, so that values below the other"
+                f"{axis}: MuJoCo takes the larger friction of two touching bodies, so values below the other"
                 " body's change nothing."
             )
     if unmoved.sum() > 1:
-        notes.append(f"{unmoved.sum()} of {len(returns)} cells return in every episode what it returns unperturbed.")
+        notes.append(f"{unmoved.sum()} of {len(returns)} cells have the unperturbed return in every episode.")
     return notes
 
 
@@ -81,7 +81,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _groups(values: np.ndarray, place: int, coordinates: np.ndarray, returns: np.ndarray) -> list[list[float]]:
-    """The values of one dimension, together where the cells differ in nothing else and return the same."""
+    """The values of one dimension, grouped if cells that differ only in it have the same returns."""
     others = np.delete(coordinates, place, axis=1)
     blocks: list[tuple[np.ndarray, np.ndarray]] = []
     groups: list[list[float]] = []

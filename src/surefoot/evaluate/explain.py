@@ -1,4 +1,4 @@
-"""A method on one screen, flattened: nothing to follow through base classes."""
+"""A method on one screen, flattened, without the need to read its base classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from surefoot.hyperparameters import allowed, declared
 
 
 def explain(method: Any, slug: str) -> str:
-    """What the method is for, its objective, the algorithm step by step, and every hyperparameter with its range."""
+    """The method's purpose, objective, algorithm step by step, and every hyperparameter with its range."""
     module = sys.modules[type(method).__module__]
     parts = [inspect.cleandoc(module.__doc__ or type(method).__doc__ or ""), ""]
     steps = [f"  {number}. {line}" for number, line in enumerate(method.algorithm(), 1)]

@@ -1,11 +1,11 @@
-"""Models of Stable-Baselines3 and sb3-contrib as policies, with all that they keep beside their network.
+"""Models of Stable-Baselines3 and sb3-contrib as policies, with their observation processing.
 
-A model in memory knows the environment that it was trained in. What its vector wrappers do to observations is done
-here too: normalisation (`VecNormalize`), stacked frames, transposed images, entries taken out of a Dict. Masks of
-allowed actions (`MaskablePPO`) come from the environment's `action_masks()`; recurrent states are carried along.
+A model in memory knows the environment that it was trained in. Whatever its vector wrappers do to observations is
+repeated here: normalisation (`VecNormalize`), stacked frames, transposed images, selected entries of a Dict. Masks of
+allowed actions (`MaskablePPO`) come from the environment's `action_masks()`; recurrent states are passed on.
 
 A saved model (`model.zip`) is read without unpickling: its weights are tensors, its policy is one of the library's own
-classes, and its spaces are those of the environment. What it does not hold is said.
+classes, and its spaces are those of the environment. A warning names what the file does not contain.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from surefoot.models.networks import MASK_KEY
 LIBRARIES = ("stable_baselines3", "sb3_contrib")
 SILENT = {"VecMonitor", "VecCheckNan", "VecVideoRecorder"}  # vector wrappers that leave observations alone
 PLAIN = {"Monitor", "OrderEnforcing", "PassiveEnvChecker", "TimeLimit", "RecordEpisodeStatistics", "RecordVideo"}
-STATISTICS = ("vecnormalize.pkl", "vec_normalize.pkl")  # what is usually saved beside a model
+STATISTICS = ("vecnormalize.pkl", "vec_normalize.pkl")  # files usually saved beside a model
 UNKNOWN = (
-    "was loaded without its environment, so that nobody knows whether its observations were normalised (VecNormalize) "
-    "or stacked (VecFrameStack) in training; it is played on the environment's own. If they were, load it with "
+    "was loaded without its environment, so it is unknown whether its observations were normalised (VecNormalize) "
+    "or stacked (VecFrameStack) in training; it gets the environment's raw observations. If they were, load it with "
     "env=VecNormalize.load(statistics, venv), or call model.set_env, and give the model itself."
 )
 
@@ -49,10 +49,12 @@ class SB3Policy:
     """
 
     model: Any
-    observation_space: spaces.Space  # of the environment, before `wrappers`
+    observation_space: spaces.Space  # space of the environment, before `wrappers`
     action_space: spaces.Space
     wrappers: tuple[Any, ...] = ()
-    masked: bool = False  # whether observations carry a mask of the allowed actions that is not the model's own entry
+    masked: bool = (
+        False  # whether observations contain a mask of the allowed actions that is not an entry the model reads
+    )
 
     def predict(
         self,
@@ -61,7 +63,7 @@ class SB3Policy:
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
-        """Actions `[batch, ...]` and the new state: stacked frames, and the model's own."""
+        """Actions `[batch, ...]` and the new state: stacked frames and the model's own state."""
         frames, inner = state if state is not None else ((None,) * len(self.wrappers), None)
         masks = {}
         if self.masked:
@@ -77,14 +79,14 @@ class SB3Policy:
         return action, (tuple(new_frames), inner)
 
     def view(self, env: gymnasium.Env) -> gymnasium.Env:
-        """The environment as this policy has to see it: with the allowed actions, where it needs them."""
+        """The environment as this policy needs it: with the allowed actions, if it uses them."""
         return wrap(env, ["action_mask"]) if self.masked and not _has_mask(env) else env
 
 
 def as_policy(thing: Any, env: gymnasium.Env) -> Any:
-    """What plays in `env`: of a Stable-Baselines3 model an `SB3Policy`, anything else as it is.
+    """The policy for `env`: an `SB3Policy` for a Stable-Baselines3 model, anything else unchanged.
 
-    Warns where the model does not say what was done to its observations in training.
+    Warns if the model does not say how its observations were processed in training.
     """
     if isinstance(thing, SB3Policy) or not _of_library(thing):
         return thing
@@ -105,8 +107,8 @@ def as_policy(thing: Any, env: gymnasium.Env) -> Any:
             wrappers.append(venv)
         elif type(venv).__name__ not in SILENT:
             warnings.warn(
-                f"{name} was trained inside {type(venv).__name__}, which is not known here: what it does to "
-                "observations and actions is left out.",
+                f"{name} was trained inside {type(venv).__name__}, which is not known here: its effect on "
+                "observations and actions is ignored.",
                 stacklevel=3,
             )
         venv = venv.venv
@@ -118,8 +120,8 @@ def as_policy(thing: Any, env: gymnasium.Env) -> Any:
 def load_zip(path: Path, env: Any, algo: str | None = None, trust: bool = False) -> Any:
     """The policy in a file that `model.save` of Stable-Baselines3 wrote, for `env`: an id or a factory.
 
-    `algo` is its algorithm, such as "ppo". The file is read as data. `trust=True` unpickles what is in it and beside it
-    (`vecnormalize.pkl`), which runs whatever code they hold; it needs `algo`.
+    `algo` is its algorithm, such as "ppo". The file is read as data. `trust=True` unpickles its contents and the
+    statistics beside it (`vecnormalize.pkl`), which runs whatever code they hold; it needs `algo`.
     Raises `UsageError` for a damaged file, another environment's model, or one that can only be unpickled.
     """
     if env is None:
@@ -158,7 +160,7 @@ def load_zip(path: Path, env: Any, algo: str | None = None, trust: bool = False)
         single.close()
 
 
-# --- what a model brings ---------------------------------------------------------------------------------------------
+# --- models in memory ------------------------------------------------------------------------------------------------
 
 
 def _of_library(thing: Any) -> bool:
@@ -181,7 +183,7 @@ def _without_mask(space: spaces.Space) -> spaces.Space:
 
 
 def _seen(trained: spaces.Space, env: gymnasium.Env, masked: bool) -> spaces.Space:
-    """What the environment has to show: the space trained in, images in either order, beside a mask if there is one."""
+    """The required observation space: that of training, images in either order, with a mask if there is one."""
     here = _without_mask(env.observation_space) if masked else env.observation_space
     space = here if trained == _channels_first(here) else trained
     if not masked:
@@ -190,7 +192,7 @@ def _seen(trained: spaces.Space, env: gymnasium.Env, masked: bool) -> spaces.Spa
 
 
 def _channels_first(space: spaces.Space) -> spaces.Space:
-    """The space with its images as networks of Stable-Baselines3 take them."""
+    """The space with its images in the channel order of Stable-Baselines3's networks."""
     from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
     from stable_baselines3.common.vec_env import VecTransposeImage
 
@@ -202,7 +204,7 @@ def _channels_first(space: spaces.Space) -> spaces.Space:
 
 
 def _seen_through(wrapper: Any, observation: Any, frames: Any, starts: np.ndarray | None) -> tuple[Any, Any]:
-    """What a vector wrapper makes of observations `[batch, ...]`, and the frames that it has seen."""
+    """Observations `[batch, ...]` after a vector wrapper, and its stacked frames."""
     from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTransposeImage
 
     if isinstance(wrapper, VecNormalize):
@@ -216,7 +218,7 @@ def _seen_through(wrapper: Any, observation: Any, frames: Any, starts: np.ndarra
 
 
 def _stacked(stack: Any, observation: Any, frames: Any, starts: np.ndarray | None) -> Any:
-    """The last frames of each row, as `VecFrameStack` has them: zeros before the start of an episode."""
+    """The last frames of each row, as in `VecFrameStack`: zeros before the start of an episode."""
     if isinstance(observation, dict):
         parts = stack.sub_stacked_observations
         return {k: _stacked(parts[k], x, frames and frames[k], starts) for k, x in observation.items()}
@@ -231,12 +233,12 @@ def _stacked(stack: Any, observation: Any, frames: Any, starts: np.ndarray | Non
 
 
 def _compare_wrappers(name: str, venv: Any, env: gymnasium.Env) -> None:
-    """Warn of wrappers around the environment trained in that are not around this one."""
+    """Warn about wrappers of the training environment that this environment lacks."""
     trained = getattr(venv, "envs", [None])[0]
     if missing := [w for w in _wrappers(trained) if w not in {*_wrappers(env), *PLAIN}]:
         warnings.warn(
-            f"{name} was trained inside {', '.join(missing)}, which the environment at hand does not have; give an "
-            "environment with the same wrappers if they change what is seen or done.",
+            f"{name} was trained inside {', '.join(missing)}, which this environment does not have; give an "
+            "environment with the same wrappers if they change observations or actions.",
             stacklevel=4,
         )
 
@@ -249,7 +251,7 @@ def _wrappers(env: Any) -> list[str]:
     return found
 
 
-# --- a model's file --------------------------------------------------------------------------------------------------
+# --- saved models ----------------------------------------------------------------------------------------------------
 
 
 def _contents(path: Path) -> tuple[dict[str, Any], Any]:
@@ -268,7 +270,7 @@ def _contents(path: Path) -> tuple[dict[str, Any], Any]:
         weights = tensors["policy"]
         if not isinstance(data, dict) or not isinstance(data.get("policy_class"), dict):
             raise ValueError("its data names no policy class")
-    except Exception as error:  # whatever a damaged file makes readers raise
+    except Exception as error:  # a damaged file may raise anything
         raise UsageError(
             f"{path} cannot be read as a model of Stable-Baselines3 ({type(error).__name__}: {error}). Give the file "
             "that model.save wrote, or load it in Python with its class and give the model itself."
@@ -277,7 +279,7 @@ def _contents(path: Path) -> tuple[dict[str, Any], Any]:
 
 
 def _policy(path: Path, data: dict[str, Any], space: spaces.Space, action: spaces.Space, algo: str | None) -> Any:
-    """The policy with fresh weights: a class of the library, whose name the file holds as text."""
+    """The policy with fresh weights: a class of the library, named in the file."""
     recorded = data["policy_class"]
     named = re.match(r"<function (\w+)\.__init__ at", str(recorded.get("__init__")))
     cls = _known(f"{recorded.get('__module__')}.{named[1]}") if named else None
@@ -286,7 +288,7 @@ def _policy(path: Path, data: dict[str, Any], space: spaces.Space, action: space
     if algo is not None and cls not in _algorithm(algo, path).policy_aliases.values():
         raise UsageError(f"algo={algo!r}: {path} holds a {cls.__name__}, which is not a policy of that algorithm.")
     options = dict(data.get("policy_kwargs") or {})
-    for name in (":type:", ":serialized:", "optimizer_class", "optimizer_kwargs"):  # nothing is learned here
+    for name in (":type:", ":serialized:", "optimizer_class", "optimizer_kwargs"):  # not needed for inference
         options.pop(name, None)
     for name, value in options.items():
         if isinstance(value, str) and value.startswith("<"):
@@ -315,7 +317,7 @@ def _known(name: str) -> Any:
 
 
 def _check_space(path: Path, name: str, recorded: Any, ours: spaces.Space) -> None:
-    """Raise `UsageError` where what the file says in words of a space is not so here; bounds count for actions only."""
+    """Raise `UsageError` if the file's description of a space does not fit; bounds count for actions only."""
     recorded = recorded if isinstance(recorded, dict) else {}
     made = str(recorded.get(":type:")).rpartition(".")[2].removesuffix("'>")
     differ = {"type": made} if made not in ("None", type(ours).__name__) else {}
@@ -333,8 +335,8 @@ def _check_space(path: Path, name: str, recorded: Any, ours: spaces.Space) -> No
     if differ:
         words = ", ".join(f"{key} {value}" for key, value in differ.items())
         raise UsageError(
-            f"{path} was made for an {name} of {words}; the environment has {ours}. They must agree. Frames that were "
-            "stacked or observations that were flattened in training need the same wrappers here."
+            f"{path} was made for an {name} of {words}; the environment has {ours}. They must agree. If frames were "
+            "stacked or observations flattened in training, the same wrappers are needed here."
         )
 
 
@@ -373,5 +375,5 @@ def _unpickled(path: Path, env: Any, algorithm: Any, statistics: Path | None) ->
         venv = VecNormalize.load(str(statistics), DummyVecEnv([lambda: make_single(env)]))
         venv.training = False
         return algorithm.load(path, env=venv, device="cpu")
-    except Exception as error:  # whatever its code raises
+    except Exception as error:  # its code may raise anything
         raise UsageError(f"{path} cannot be loaded as {algorithm.__name__}: {type(error).__name__}: {error}") from error

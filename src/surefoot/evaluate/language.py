@@ -1,4 +1,4 @@
-"""How often a language model solves a task, in one attempt and in several."""
+"""Evaluation of language models: how often a task is solved in one attempt and in several."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from surefoot.models.language.room import check_room
 from surefoot.models.language.sequences import join
 from surefoot.seeding import MAX_SEED, check_seed
 
-BATCH = 256  # completions that are written together
-LONG = 100  # examples for one that the model can read, at most
-SUCCESS = 1.0  # the reward from which on a completion counts as a success
+BATCH = 256  # completions generated together
+LONG = 100  # maximum number of examples tried per example that fits the model
+SUCCESS = 1.0  # a completion with at least this reward is a success
 
 
 @dataclass(frozen=True)
 class LanguageReport:
-    """What a model writes for held-out examples. Intervals (95 %) are over the examples: exact for
-    the accuracy, and for pass@k of as many effective trials as its variance has (`statistics.share_interval`)."""
+    """The evaluation of a model on held-out examples. Intervals (95 %) are over the examples: exact for the accuracy,
+    and for pass@k with an effective number of trials that matches its variance (`statistics.share_interval`)."""
 
     task: str
-    judge: str  # what says what a completion is worth
+    judge: str  # the source of rewards
     examples: int
     seed: int
-    accuracy: float  # of the likeliest completion
+    accuracy: float  # share of examples solved by greedy decoding
     accuracy_interval: tuple[float, float]
-    pass_at: dict[int, float]  # the chance that one of k samples succeeds
+    pass_at: dict[int, float]  # probability that at least one of k samples succeeds
     pass_at_interval: dict[int, tuple[float, float]]
-    reward: float  # mean of the samples
-    length: float  # tokens of a sample
-    truncated: float  # the share of samples that the limit cut off
-    entropy: float  # of the next token, in nats, mean over the samples' tokens
+    reward: float  # mean over the samples
+    length: float  # mean tokens per sample
+    truncated: float  # share of samples cut off by the token limit
+    entropy: float  # entropy of the next token in nats, mean over the samples' tokens
     samples: list[dict[str, Any]]  # the first few: prompt, completion, reward
 
     def table(self) -> str:
-        """The figures, and a few completions to read."""
+        """The results as text, with a few completions."""
         low, high = self.accuracy_interval
         lines = [
             f"{self.task} · {self.examples} held-out examples, seed {self.seed}",
@@ -61,7 +61,7 @@ class LanguageReport:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON holds them."""
+        """The results as JSON-ready data."""
         return asdict(self)
 
 
@@ -75,11 +75,11 @@ def evaluate_language(
     temperature: float | None = None,
     shown: int = 5,
 ) -> LanguageReport:
-    """The likeliest completion of each of the first held-out examples, and max(k) samples of each. Of an endless task
-    examples that are too long for the model are passed over.
+    """Evaluate the greedy completion and max(k) samples of each of the first held-out examples. Examples of an endless
+    task that are too long for the model are skipped.
 
     Raises:
-        UsageError: a number is out of range, before anything is written.
+        UsageError: a number is out of range, before anything is generated.
     """
     made, attempts = resolve(task), tuple(k) if isinstance(k, Iterable) else (k,)
     numbers = [*attempts, examples]
@@ -89,7 +89,7 @@ def evaluate_language(
             "several, such as (1, 4)."
         )
     check_seed(seed)
-    examples = min(examples, made.held_out_size or examples)  # the same one twice would tell nothing more
+    examples = min(examples, made.held_out_size or examples)  # repeated examples would add no information
     problems = _problems(agent, made, examples)
     prompts, samples = [p.prompt for p in problems], max(attempts)
     heat = (agent.facts.get("temperature", 1.0) if temperature is None else temperature) or 1.0
@@ -131,7 +131,7 @@ def evaluate_language(
 
 
 def _problems(agent: LanguageAgent, task: Task, count: int) -> list[Example]:
-    """The first held-out examples; of an endless task those that the model can read, as in training."""
+    """The first held-out examples; for an endless task those that fit the model, as in training."""
     if task.held_out_size is not None:
         return [task.example(i, "test") for i in range(count)]
     found, index, limit = list[Example](), 0, agent.facts.get("max_tokens", LIMIT)
@@ -150,18 +150,18 @@ def _problems(agent: LanguageAgent, task: Task, count: int) -> list[Example]:
 def _worth(
     task: Task, examples: Sequence[Example], texts: Sequence[str], tokens: Sequence[Sequence[int]]
 ) -> list[float]:
-    """What each completion is worth: to reward functions, which see all of them at once and their tokens, or to the
-    task."""
+    """The reward of each completion: from reward functions, which get all completions and their tokens at once, or
+    from the task."""
     if isinstance(task, Judged):
         return task.rewards(examples, texts, tokens)[0].tolist()
     return [task.reward(example, text) for example, text in zip(examples, texts, strict=True)]
 
 
 def pass_at_k(solved: np.ndarray, samples: int, k: int) -> np.ndarray:
-    """The chance that one of k completions succeeds, if `solved` of `samples` did: 1 − C(n−c, k)/C(n, k), unbiased
-    (arXiv:2107.03374)."""
+    """The probability that at least one of k completions succeeds, given that `solved` of `samples` did:
+    1 − C(n−c, k)/C(n, k), unbiased (arXiv:2107.03374)."""
     if not 1 <= k <= samples:
-        raise UsageError(f"k={k!r} is not allowed with {samples} samples of a problem; it must be in [1, {samples}].")
+        raise UsageError(f"k={k!r} is not allowed with {samples} samples per problem; it must be in [1, {samples}].")
     failed = np.asarray(samples - solved, float)
     factors = 1 - k / np.arange(1, samples + 1)
     # C(n−c, k)/C(n, k) = Π_{i=n−c+1}^{n} (1 − k/i)

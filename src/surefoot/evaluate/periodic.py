@@ -1,4 +1,4 @@
-"""How runs are evaluated: which episodes are played, those that come again while a run learns, what is kept of them."""
+"""Periodic evaluation during a run: the episodes, the callback that plays them, and the stored results."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from surefoot.seeding import numpy_stream
 def evaluations(
     method: Method, env: Any, options: Mapping[str, Any], every: int | None, episodes: int
 ) -> list[Callback]:
-    """A callback that plays deterministic episodes with every seed's agent each `every` steps; none for None."""
+    """A callback that plays deterministic episodes with every seed's agent every `every` steps; none for None."""
     if every is None:
         return []
     if isinstance(env, VectorEnv):
-        raise UsageError("evaluate_every needs an id or a factory as env: a ready environment is busy training.")
+        raise UsageError("evaluate_every needs an id or a factory as env: a ready environment is in use for training.")
     from surefoot.evaluate.rollout import returns
 
     inner = loop(method.loop).single(env, **options)
     single, seeds = partial(make_single, inner), seeds_in(inner, episodes, 0)
-    single().close()  # what cannot be made says so now, not when the first evaluation is due
+    single().close()  # fail now if it cannot be made, not at the first evaluation
 
     def evaluate(learner: Any, rows: list[dict[str, Any]]) -> None:
         pace = learner.steps // learner.iteration
@@ -44,7 +44,7 @@ def evaluations(
 
 
 def seeds_in(env: Any, episodes: int, seed: int) -> list[int]:
-    """The seed of each episode. Of a finite set of held-out examples no one is played twice: it would count twice."""
+    """The seed of each episode. In a finite set of held-out examples none is played twice, as it would count twice."""
     from surefoot.evaluate.rollout import episode_seeds
 
     seeds = episode_seeds(seed, episodes)
@@ -59,13 +59,13 @@ def env_name(env: Any) -> str:
 
 
 def _inner(env: Any) -> Any:
-    """What an environment was made of by `Loop.single`."""
+    """The argument from which `Loop.single` made an environment."""
     return env.args[0] if isinstance(env, partial) and env.args else env
 
 
 def keep(file: Path, text: str) -> None:
-    """Writes whole or not at all. What was measured is worth more than its file, so a full disk is only warned of."""
+    """Write atomically. The results matter more than their file, so a full disk only raises a warning."""
     try:
         write_whole(file, text)
     except OSError as error:
-        warnings.warn(f"{file} could not be written: {error}. Make room or set the permissions right.", stacklevel=3)
+        warnings.warn(f"{file} could not be written: {error}. Free disk space or fix the permissions.", stacklevel=3)

@@ -1,4 +1,4 @@
-"""Who plays, where: agents, the folders of runs, the files of Stable-Baselines3, and anything that acts."""
+"""Policies to play and their environments: agents, run folders, Stable-Baselines3 files, and any other policy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def load(path: str | Path | Run, seed: int | None = None) -> Any:
 
 
 def player_of(policy: Any, env: Any, algo: str | None = None, trust: bool = False) -> tuple[Any, Any, Path | None]:
-    """Something that acts, the environment to act in, and the run's folder if one was given."""
+    """A policy, the environment to play in, and the run folder if one was given."""
     if env is not None:
         remember(env)
     if isinstance(policy, (str, Path)) and Path(policy).is_file():
@@ -27,12 +27,10 @@ def player_of(policy: Any, env: Any, algo: str | None = None, trust: bool = Fals
 
         return load_zip(Path(policy), env, algo, trust), loop("on-policy").single(env), None
     if algo is not None:
-        raise UsageError(f"algo={algo!r} is for the file of a Stable-Baselines3 model; {policy!r} is no file.")
+        raise UsageError(f"algo={algo!r} is for the file of a Stable-Baselines3 model; {policy!r} is not a file.")
     if not isinstance(policy, (str, Path)):
         if env is None:
-            raise UsageError(
-                "env is missing; only a run's folder brings its own environment, other policies need env=."
-            )
+            raise UsageError("env is missing; only a run folder has its own environment, other policies need env=.")
         return policy, loop(getattr(policy, "loop", "on-policy")).single(env), None
     agent, folder = load(policy), Path(policy)
     if env is None and "env" not in agent.facts:
@@ -44,6 +42,6 @@ def player_of(policy: Any, env: Any, algo: str | None = None, trust: bool = Fals
 
 
 def refuse_language(player: Any, argument: str, instead: str) -> None:
-    """Raise `UsageError` for a language model, which `argument` does not go with."""
+    """Raise `UsageError` for a language model, which `argument` does not apply to."""
     if getattr(player, "loop", "") == "group-rollout":
         raise UsageError(f"{argument} is not allowed for a language model: {instead}.")

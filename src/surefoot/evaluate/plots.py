@@ -1,4 +1,4 @@
-"""Figures in one house style: colours that colour-blind readers tell apart, no display, the same bits every time."""
+"""Figures in one style: colours that colour-blind readers can distinguish, no display, reproducible to the bit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "surefoot",
 }
 WORST = "#D55E00"
-TICKS = 6  # labels at most along an axis of a heat map, so that they do not run into each other
+TICKS = 6  # maximum number of labels along an axis of a heat map, so that they do not overlap
 
 
 def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
@@ -126,8 +126,8 @@ def curve(
     xlabel: str = "",
     ylabel: str = "return",
 ) -> Figure:
-    """`values [n]` over `x [n]` with a band; the smallest one is marked, the nominal value is a dashed line, and a ring
-    at its place if that lies among `x`."""
+    """`values [n]` over `x [n]` with a band; the smallest one is marked, the nominal value is a dashed line, with a
+    ring at its place if that is among `x`."""
     x, values = np.asarray(x, np.float64), np.asarray(values, np.float64)
     figure, axes = _axes(title, xlabel, ylabel)
     axes.plot(x, values, marker="o", markersize=4)
@@ -147,7 +147,7 @@ def curve(
 def profiles(
     scores: Mapping[str, ArrayLike], thresholds: Sequence[float] | np.ndarray, *, title: str = "", x: str = "score"
 ) -> Figure:
-    """Performance profiles: per name, the share of `[runs, tasks]` above each threshold, in its exact band."""
+    """Performance profiles: per name, the share of `[runs, tasks]` above each threshold, with its exact band."""
     figure, axes = _axes(title, x, "share of runs above")
     for name, values in scores.items():
         (line,) = axes.plot(thresholds, performance_profile(values, thresholds), label=name)

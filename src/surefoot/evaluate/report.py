@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs nothing else, reads on a phone, and loads nothing from anywhere."""
+"""The report of a run: one self-contained HTML file that is readable on a phone and makes no requests."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ DIAGNOSTICS = {
     "entropy": "Entropy of the policy",
     "grad_norm": "Gradient norm before clipping",
     "truncated_share": "Share of truncated episodes",
-    "length": "Tokens of a completion",
-    "truncated": "Share of completions that the limit cut off",
-    "degenerate": "Share of prompts whose completions are all worth the same",
+    "length": "Tokens per completion",
+    "truncated": "Share of completions cut off by the token limit",
+    "degenerate": "Share of prompts whose completions all have the same reward",
 }
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --faint: #67707e; --rule: #dde2e8; --line: #0b6e6e; --ground: #fff; }
@@ -60,17 +60,17 @@ Curve = list[tuple[float, float]]
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Write `report.html` into a run's folder from what the folder holds, and return its path.
+    """Write `report.html` into a run folder from the contents of the folder, and return its path.
 
-    Only its configuration has to be there; `metrics.jsonl`, `evaluation.json` and `stress-*.json` are shown if present.
+    Only its configuration is required; `metrics.jsonl`, `evaluation.json` and `stress-*.json` are shown if present.
     """
     run = Run(Path(run_dir))
     path = run.path / "report.html"
-    page = "".join(_page(run)).encode(errors="backslashreplace")  # of texts that are no Unicode
+    page = "".join(_page(run)).encode(errors="backslashreplace")  # for text that is not valid Unicode
     try:
         write_whole(path, page)
     except OSError as error:
-        raise UsageError(f"{path} could not be written: {error}. Make room or set the permissions right.") from error
+        raise UsageError(f"{path} could not be written: {error}. Free disk space or fix the permissions.") from error
     return path
 
 
@@ -109,10 +109,10 @@ def _stress(path: Path) -> Iterator[str]:
     named = []
     for name, value, interval, remark in report.figures(TAIL):
         named.append((f"{name}, {remark}" if remark else name, f"{number(value)} {interval}".rstrip()))
-    with rc_context({"text.parse_math": False}):  # a dollar in a name is a dollar
+    with rc_context({"text.parse_math": False}):  # a dollar sign in a name is not mathematics
         figure = report.plot()
-        figure.set_size_inches(4.6, 3.6)  # as drawn, letters are legible at the width of a phone
-        figure.axes[0].set_title("", loc="left")  # the heading says it, and can break over lines
+        figure.set_size_inches(4.6, 3.6)  # so that text is legible at the width of a phone
+        figure.axes[0].set_title("", loc="left")  # the heading has the title, and can wrap
         picture = plots.to_svg(figure)
     yield f"<h2>Under stress on {escape(report.env)}: {escape(report.perturbation)}</h2>\n{picture}\n"
     yield table(named) + "".join(f'<p class="faint">{escape(note)}</p>\n' for note in report.notes)
@@ -140,7 +140,7 @@ def _training(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def curves(rows: Iterable[Mapping[str, Any]], name: str) -> dict[Any, Curve]:
-    """The finite values of a metric over steps, one curve a seed; rows that lack it are left out."""
+    """The finite values of a metric over steps, one curve per seed; rows without it are skipped."""
     found: dict[Any, Curve] = defaultdict(list)
     for row in rows:
         step, value = row.get("step"), row.get(name)
@@ -150,7 +150,7 @@ def curves(rows: Iterable[Mapping[str, Any]], name: str) -> dict[Any, Curve]:
 
 
 def chart(lines: Iterable[Curve], label: str, width: int = 360, height: int = 190) -> str:
-    """An inline SVG of one thin line a seed and, where there are several, a bold one for their mean."""
+    """An inline SVG with one thin line per seed and, if there are several, a bold one for their mean."""
     lines = [_thin(line) for line in lines]
     xs, ys = ([point[axis] for line in lines for point in line] for axis in (0, 1))
     x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
@@ -183,7 +183,7 @@ def chart(lines: Iterable[Curve], label: str, width: int = 360, height: int = 19
 
 
 def _thin(line: Curve) -> Curve:
-    """At most `POINTS` points, the last one always among them."""
+    """At most `POINTS` points, always including the last one."""
     stride = math.ceil(len(line) / POINTS)
     return line[::-1][::stride][::-1]
 
@@ -207,7 +207,7 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A number as a reader wants it: three or four digits, k and M for the large."""
+    """A number in readable form: three or four digits, k and M for large ones."""
     for size, suffix in ((1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if suffix == 'k' else size):.4g}{suffix}"
@@ -215,7 +215,7 @@ def number(value: float) -> str:
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Nested JSON as pairs of a dotted name and a text."""
+    """Nested JSON as pairs of dotted name and text."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from flat(inner, f"{name}.{key}" if name else str(key))

@@ -1,7 +1,7 @@
-"""Exact episodes of any policy, several environments in lock-step so that the policy sees one batch a step.
+"""Episodes of any policy, with several environments in lock-step so that the policy gets one batch per step.
 
 Every slot has its own fixed list of episodes and finishes all of them, so short episodes are not counted more often
-than long ones. Episode i has the same seed whatever the policy or perturbation: differences between them are paired.
+than long ones. Episode i has the same seed for every policy and perturbation, so that differences are paired.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LONGEST_EPISODE = 1_000_000
 
 
 class Episode(NamedTuple):
-    """One episode to be played: under what, and from which seed."""
+    """One episode to be played: its perturbation and its seed."""
 
     perturbation: Perturbation | None
     seed: int
@@ -57,10 +57,10 @@ def returns(
 
     `policy`: has `predict(observation, state, episode_start, deterministic) -> (action, state)` (any Stable-Baselines3
     model), or is a callable `observations -> actions`; both on NumPy arrays with a leading batch axis.
-    `env`: an id or a factory. `seeds`: one seed, from which every episode's is derived, or one seed an episode.
+    `env`: an id or a factory. `seeds`: one seed, from which the seed of every episode is derived, or one per episode.
     `perturbation`: a `Perturbation` or its text, such as "observation-noise:0.1" or "rrls:2d".
-    `slots`: environments played side by side. `deterministic=False` lets the policy draw, the same for the same seeds.
-    Raises `UsageError` for what cannot work, before the first step, and `EnvError` for an environment that breaks.
+    `slots`: environments played side by side. `deterministic=False` samples actions, reproducibly for the same seeds.
+    Raises `UsageError` for invalid input, before the first step, and `EnvError` for an environment that fails.
     """
     return played(policy, env, episodes, seeds, perturbation, slots=slots, deterministic=deterministic).returns
 
@@ -75,18 +75,18 @@ def played(
     slots: int = 16,
     deterministic: bool = True,
 ) -> Played:
-    """The same episodes as those of `returns`, with their lengths and what their infos say."""
+    """The same episodes as those of `returns`, with their lengths and the numbers in their infos."""
     chosen = episode_seeds(seeds, episodes)
     attack = None if perturbation is None else resolve(perturbation, env)
     return play_all(policy, settable(env, attack), [Episode(attack, s) for s in chosen], slots, deterministic)
 
 
 class Played(NamedTuple):
-    """What became of episodes."""
+    """Results of episodes."""
 
     returns: np.ndarray  # [episodes] undiscounted
     lengths: np.ndarray  # [episodes] steps
-    figures: list[dict[str, float]]  # [episodes] the numbers of the info of each last step
+    figures: list[dict[str, float]]  # [episodes] numbers in the info of each last step
 
 
 def episode_seeds(seeds: int | Sequence[int], episodes: int) -> list[int]:
@@ -96,17 +96,17 @@ def episode_seeds(seeds: int | Sequence[int], episodes: int) -> list[int]:
     if isinstance(seeds, (int, np.integer)):
         return [derive(check_seed(int(seeds)), "evaluation episode", i) for i in range(episodes)]
     if len(seeds) != episodes:
-        raise UsageError(f"seeds has {len(seeds)} entries for episodes={episodes}; give one seed, or one an episode.")
+        raise UsageError(f"seeds has {len(seeds)} entries for episodes={episodes}; give one seed, or one per episode.")
     return [check_seed(s) for s in seeds]
 
 
 def resolve(perturbation: Perturbation | str, env: EnvLike) -> Perturbation:
-    """The perturbation that a text means for `env`; one that only corrupts rewards is refused."""
+    """The perturbation that a text names for `env`; one that only corrupts rewards is refused."""
     perturbation = perturbation_for(perturbation, env)
     if "reward" in perturbation.channels:
         raise UsageError(
-            f"{perturbation} corrupts rewards, which changes what a policy learns, not what it does: it cannot be"
-            " stressed with it. Train under it (train with perturb=), then evaluate without it."
+            f"{perturbation} corrupts rewards, which changes what a policy learns, not what it does, so it"
+            " cannot be used in a stress test. Train under it (train with perturb=), then evaluate without it."
         )
     return perturbation
 
@@ -133,9 +133,9 @@ def play_all(
 ) -> Played:
     """Play the episodes; episode j is played in slot `j % slots`. `watch` sees its environment at every step.
 
-    The policy's batch always has one row a slot; the row of a slot that has finished keeps the last observation on
-    which it acted and its action is dropped, so a recurrent state needs no cutting. What the environments give is
-    converted and checked as in training (`envs.entrance`).
+    The policy's batch always has one row per slot; the row of a finished slot keeps its last observation and its action
+    is ignored, so a recurrent state keeps its shape. Data from the environments is converted and checked as in training
+    (`envs.entrance`).
     """
     check_count("slots", slots)
     count = min(slots, len(episodes))
@@ -201,7 +201,7 @@ def play_all(
 
 @contextlib.contextmanager
 def _named(slot: int, call: str, episode: Episode, step: int | None = None) -> Iterator[None]:
-    """What an environment breaks of names the episode and its step."""
+    """Raise an error of an environment with the episode and the step."""
     try:
         yield
     except Exception as error:
@@ -210,8 +210,11 @@ def _named(slot: int, call: str, episode: Episode, step: int | None = None) -> I
 
 @contextlib.contextmanager
 def _chance(seed: int) -> Iterator[None]:
-    """Torch's global generators, from which policies draw, started from `seed` and afterwards as they were."""
-    generators = (torch.default_generator, *torch.cuda.default_generators)  # those of GPUs exist once one is in use
+    """Seed torch's global generators, from which policies sample, with `seed`, and restore them afterwards."""
+    generators = (
+        torch.default_generator,
+        *torch.cuda.default_generators,
+    )  # those of GPUs exist only once a GPU is in use
     with torch.random.fork_rng(devices=range(len(generators) - 1)):
         for generator in generators:
             generator.manual_seed(derive(seed, "evaluation policy"))
@@ -238,7 +241,7 @@ def actor(policy: Any) -> Actor:
 
 
 def fitted(policy: Any, env: gymnasium.Env) -> tuple[Any, gymnasium.Env]:
-    """The policy as it acts in `env`, and the environment as it has to see it; `UsageError` where they do not fit."""
+    """The policy for `env`, and the environment as the policy needs it; `UsageError` if they do not fit."""
     actor(policy)
     policy = as_policy(policy, env)
     env = viewed(policy, env)
@@ -247,14 +250,14 @@ def fitted(policy: Any, env: gymnasium.Env) -> tuple[Any, gymnasium.Env]:
 
 
 def viewed(policy: Any, env: gymnasium.Env) -> gymnasium.Env:
-    """An environment as the policy has to see it."""
+    """An environment as the policy needs it."""
     return policy.view(env) if isinstance(policy, SB3Policy) else env
 
 
 def check_policy(policy: Any, env: gymnasium.Env) -> None:
-    """Raise `UsageError` when the spaces that a policy says it was made for are not the environment's.
+    """Raise `UsageError` if the spaces that a policy declares are not the environment's.
 
-    Bounds count for actions only: what a policy sees has no need of them, and environments state them loosely.
+    Bounds count for actions only: a policy does not need those of observations, and environments state them loosely.
     """
     for name in ("observation_space", "action_space"):
         theirs, ours = getattr(policy, name, None), getattr(env, name)
@@ -266,7 +269,7 @@ def check_policy(policy: Any, env: gymnasium.Env) -> None:
 
 
 def _form(space: spaces.Space) -> Any:
-    """What makes a space, save for the bounds of a Box and the number type, which backends choose differently."""
+    """The structure of a space without the bounds of a Box and the number type, which differ between backends."""
     match space:
         case spaces.Dict():
             return {name: _form(inner) for name, inner in space.spaces.items()}
@@ -280,7 +283,7 @@ def _form(space: spaces.Space) -> Any:
 def _decide(
     act: Actor, observations: Any, state: Any, starts: np.ndarray, deterministic: bool, space: spaces.Space, first: bool
 ) -> tuple[np.ndarray, Any]:
-    """One call of the policy, its answer checked; what it raises on its first batch is most likely a wrong shape."""
+    """One call of the policy with its result checked; an error on the first batch is most likely a wrong shape."""
     try:
         answer = act(observations, state, starts, deterministic)
     except (ValueError, TypeError, RuntimeError, IndexError, AssertionError) as error:
@@ -310,7 +313,7 @@ def _decide(
     if discrete and (foreign := [a for a in actions if not space.contains(np.asarray(a, space.dtype))]):
         raise UsageError(
             f"The policy returned the action {foreign[0]}, which is not in the environment's action space {space}; it"
-            " must return actions of that space, so play it in an environment like the one it was made for."
+            " must return actions of that space, so play it in an environment like that of its training."
         )
     return actions.astype(space.dtype, copy=False), state
 
@@ -360,7 +363,7 @@ def record(
 
 
 def _frame_rate(env: EnvLike, filmed: Callable[[], gymnasium.Env]) -> float:
-    """Frames a second of an environment, once it has been seen to render here.
+    """Frames per second of an environment, after checking that it can render here.
 
     Without a screen MuJoCo draws through EGL, unless the variable MUJOCO_GL says otherwise.
     """
@@ -369,11 +372,11 @@ def _frame_rate(env: EnvLike, filmed: Callable[[], gymnasium.Env]) -> float:
             single = filmed()
             stack.callback(single.close)
             if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
-                os.environ.setdefault("MUJOCO_GL", "egl")  # not before: importing MuJoCo must not depend on it
+                os.environ.setdefault("MUJOCO_GL", "egl")  # not earlier: importing MuJoCo must not depend on it
             single.reset(seed=0)
             frame = single.render()
             if not isinstance(frame, np.ndarray):
-                raise TypeError(f"render() returned a {type(frame).__name__}, no array")
+                raise TypeError(f"render() returned a {type(frame).__name__}, not an array")
         except UsageError:
             raise
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Solutions of finite MDPs for people: tables, a picture of a grid, the worst world against the nominal one, files."""
+"""Solutions of finite MDPs in readable form: tables, pictures of grids, the worst world's changes, and files."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from surefoot.evaluate.plots import STYLE
 from surefoot.solvers import Progress, Solution, evaluate_policy, solve
 from surefoot.solvers.solution import measure
 
-DIRECTIONS = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}  # as columns and rows go
+DIRECTIONS = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}  # (columns, rows)
 ARROW: dict[str, Any] = {
     **dict.fromkeys(("angles", "scale_units", "units"), "xy"), "scale": 1, "width": 0.035,
     "headwidth": 3, "headlength": 3, "headaxislength": 2.7,
 }  # fmt: skip
-OVER = "(over)"  # in place of the policy, where an episode is
-LABELLED = 150  # cells up to which the values are written into them
+OVER = "(over)"  # in place of the policy in ended states
+LABELLED = 150  # maximum number of cells for which values are written into them
 
 
 # --- the worst world -------------------------------------------------------------------------------------------------
@@ -56,8 +56,8 @@ def kernel_difference(
 ) -> list[Change]:
     """The `top` largest changes of a worst kernel against the nominal one, the largest first.
 
-    `worst_kernel`: as `Solution.worst_kernel` has it. `policy`: `[S, A]` or `[H, S, A]`; only pairs that it takes
-    count. Pairs that are not legal never do.
+    `worst_kernel`: as in `Solution.worst_kernel`. `policy`: `[S, A]` or `[H, S, A]`; only pairs that it takes count.
+    Illegal pairs never count.
     """
     probability = worst_kernel.probability if isinstance(worst_kernel, Successors) else worst_kernel
     if probability.ndim == 3:
@@ -109,17 +109,19 @@ def _entries(kernel: Kernel, counts: Tensor) -> tuple[Tensor, Tensor]:
 def draw(
     mdp: TabularMDP, values: Tensor, policy: Tensor | None = None, *, title: str = "", label: str = "value"
 ) -> Figure:
-    """A grid with its values `[S]` as colours and its policy `[S, A]` as arrows, as long as actions are likely.
+    """A grid with its values `[S]` as colours and its policy `[S, A]` as arrows, whose lengths are probabilities.
 
-    Actions that are not named up, down, left or right are written out. States in which an episode is over have none,
-    and are hatched.
+    Actions that are not named up, down, left or right are written out. States in which an episode is over have no
+    arrows and are hatched.
     Raises `UsageError` for an MDP without a grid, or for shapes that do not fit.
     """
     if mdp.grid is None:
-        raise UsageError(f"{mdp.name!r} is no grid; give grid=(rows, columns) to its TabularMDP.")
+        raise UsageError(f"{mdp.name!r} is not a grid; give grid=(rows, columns) to its TabularMDP.")
     for name, x, wanted in (("values", values, (mdp.states,)), ("policy", policy, (mdp.states, mdp.actions))):
         if x is not None and tuple(x.shape) != wanted:
-            raise UsageError(f"{name} has shape {list(x.shape)}; it must be {list(wanted)}. Of steps give one.")
+            raise UsageError(
+                f"{name} has shape {list(x.shape)}; it must be {list(wanted)}. With a horizon, give one step."
+            )
     rows, columns = mdp.grid
     size = max(0.55, min(1.0, 10 / columns))
     figure = Figure(figsize=(columns * size + 1.6, rows * size + 0.9), layout="constrained")
@@ -129,7 +131,7 @@ def draw(
     figure.colorbar(image, ax=axes, label=label)
     axes.set_xticks(range(columns))
     axes.set_yticks(range(rows))
-    light = np.asarray(image.norm(values.numpy())) > 0.55  # numbers and arrows stand out from what is under them
+    light = np.asarray(image.norm(values.numpy())) > 0.55  # for the contrast of numbers and arrows
     colours = np.where(light, "#000000", "#FFFFFF").tolist()
     y, x = np.divmod(np.arange(mdp.states), columns)
 
@@ -140,7 +142,7 @@ def draw(
     if mdp.states <= LABELLED:
         for s, value in enumerate(values.tolist()):
             write(s, f"{value:.3g}", 0.36)
-    for s in mdp.ended.nonzero().flatten().tolist():  # hatched: an episode is over there
+    for s in mdp.ended.nonzero().flatten().tolist():  # ended states are hatched
         corner = float(x[s]) - 0.5, float(y[s]) - 0.5
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="//", edgecolor=colours[s], alpha=0.4, linewidth=0))
     if policy is None:
@@ -173,10 +175,10 @@ def report(
     states: int | None = 20,
     assumed: bool = False,
 ) -> str:
-    """All that `surefoot solve` prints: the table, the summary, and the `top` largest changes of the worst world.
+    """The output of `surefoot solve`: the table, the summary, and the `top` largest changes of the worst world.
 
-    states: how many are in the table (None: all). assumed: whether nobody gave the discount. Under a set what the best
-    nominal policy and this one are worth without an adversary stands beside it.
+    states: the number of rows in the table (None: all). assumed: whether the discount is a default. With a set, the
+    nominal values of this policy and of the best nominal policy are shown too.
     """
     parts = [f"{name} · {mdp.states:,} states, {mdp.actions:,} actions · {ambiguity or 'nominal'}"]
     if ambiguity is None:
@@ -194,12 +196,12 @@ def report(
 
 
 def worth(mdp: TabularMDP, solution: Solution) -> float:
-    """The value from the start, or the reward of a step in the long run."""
+    """The value from the start, or the average reward per step."""
     return float(mdp.initial @ _first(mdp, solution)[0]) if solution.gain is None else solution.gain
 
 
 def zoo() -> str:
-    """The MDPs that have a name, with their numbers."""
+    """The named MDPs, with their parameters."""
     lines = []
     for name, factory in ZOO.items():
         numbers = ", ".join(f"{p.name}={p.default}" for p in inspect.signature(factory).parameters.values())
@@ -208,9 +210,9 @@ def zoo() -> str:
 
 
 def table(mdp: TabularMDP, solution: Solution, limit: int | None = 20, nominal: Solution | None = None) -> str:
-    """Value and policy of the first `limit` states (None: of all), a line each; with a horizon those of the first step.
+    """Value and policy of the first `limit` states (None: all), one line each; with a horizon those of the first step.
 
-    nominal: a solution without an adversary, whose values stand beside the others.
+    nominal: a solution without an adversary, whose values are shown beside the others.
     """
     value, policy = _first(mdp, solution)
     beside = None if nominal is None or solution.gain is not None else _first(mdp, nominal)[0]
@@ -227,16 +229,16 @@ def table(mdp: TabularMDP, solution: Solution, limit: int | None = 20, nominal: 
 
 
 def summary(mdp: TabularMDP, solution: Solution, assumed: bool = False) -> str:
-    """What it comes to: the value from the first state on, or the reward of a step, and how sure it is."""
+    """The summary: the value from the start, or the average reward per step, with its certified gap."""
     found = f"gap {solution.gap:.2g} · {solution.iterations:,} sweeps"
     if solution.gain is not None:
-        return f"reward of a step {solution.gain:.6g} · {found}"
+        return f"average reward per step {solution.gain:.6g} · {found}"
     what = measure(mdp, solution.criterion, assumed)
     return f"value from the start {worth(mdp, solution):.6g} · {what} · {found}"
 
 
 def change_table(mdp: TabularMDP, changes: list[Change]) -> str:
-    """Changes of the kernel, a line each."""
+    """Changes of the kernel, one line each."""
     rows = [("step", "state", "action", "next", "nominal", "worst", "change")]
     for change in changes:
         numbers = f"{change.nominal:.6f}", f"{change.worst:.6f}", f"{change.difference:+.6f}"
@@ -256,7 +258,7 @@ def change_table(mdp: TabularMDP, changes: list[Change]) -> str:
 
 
 def _first(mdp: TabularMDP, solution: Solution) -> tuple[Tensor, Tensor]:
-    """Values `[S]` and policy `[S, A]` of the first step; values that are less than can be known are 0."""
+    """Values `[S]` and policy `[S, A]` of the first step; values below the accuracy of the solution are 0."""
     value = solution.value.reshape(-1, mdp.states)[0]
     value = torch.where(value.abs() > solution.gap, value, 0.0)
     return value, solution.policy.reshape(-1, mdp.states, mdp.actions)[0]
@@ -275,7 +277,7 @@ def _action(mdp: TabularMDP, action: int) -> str:
 
 
 def _mixture(mdp: TabularMDP, row: Tensor) -> str:
-    """The actions of a state, the likeliest first, with their probabilities if there are several."""
+    """The actions of a state, the most likely first, with their probabilities if there are several."""
     taken = sorted(((p, a) for a, p in enumerate(row.tolist()) if p > 5e-4), key=lambda one: (-one[0], one[1]))
     if len(taken) == 1:
         return _action(mdp, taken[0][1])
@@ -287,7 +289,7 @@ def _mixture(mdp: TabularMDP, row: Tensor) -> str:
 
 def save(mdp: TabularMDP, solution: Solution, folder: str | Path, ambiguity: str | None = None) -> list[Path]:
     """Write `solution.npz` (value, policy, worst kernel, gap, gain), `worst_case.csv` (the thousand largest changes of
-    the pairs that the policy takes), `policy.csv` and, of a grid, `grid.png`; returns their paths."""
+    the pairs that the policy takes), `policy.csv` and, for a grid, `grid.png`; returns their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     worst = solution.worst_kernel
@@ -314,13 +316,13 @@ def save(mdp: TabularMDP, solution: Solution, folder: str | Path, ambiguity: str
 
 
 def picture(mdp: TabularMDP, solution: Solution, ambiguity: str | None = None) -> Figure:
-    """A grid with a solution, of steps the first, under a title that says what it is."""
+    """A grid with a solution (with a horizon, that of the first step) and a title."""
     title = f"{mdp.name} · {ambiguity or 'nominal'}\n{measure(mdp, solution.criterion)}"
     return draw(mdp, *_first(mdp, solution), title=title)
 
 
 def save_policy(mdp: TabularMDP, value: Tensor, policy: Tensor, path: Path) -> Path:
-    """Write value and policy of every state (and step, where they have steps), a column for each action."""
+    """Write value and policy of every state (and step, with a horizon), one column per action."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "state", "over", "value", *(_action(mdp, a) for a in range(mdp.actions))])
@@ -336,7 +338,7 @@ def save_policy(mdp: TabularMDP, value: Tensor, policy: Tensor, path: Path) -> P
 
 @contextmanager
 def watched(tolerance: float) -> Iterator[Callable[[Progress], None] | None]:
-    """One live line while a solve goes on, for its `progress`; in a terminal only, None elsewhere."""
+    """A live progress line, for the `progress` of `solve`; in a terminal only, None elsewhere."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,11 +1,11 @@
-"""Statistics of few runs: robust aggregates, intervals that cover what they say, tail means, exact proportions.
+"""Statistics of few runs: robust aggregates, intervals with their stated coverage, tail means, exact proportions.
 
 Scores are arrays `[runs, tasks]`; a flat array `[runs]` is one task. Tasks are different environments, not the episodes
 of one run. A *statistic* maps `[..., runs, tasks]` to `[...]`. The aggregates are those of Agarwal et al., "Deep
 Reinforcement Learning at the Edge of the Statistical Precipice" (arXiv:2108.13264). Their percentile bootstrap is not
-used: of 2, 3, 5 and 10 runs its "95 %" interval holds the true mean in 50, 75, 84 and 90 % of all cases.
+used: with 2, 3, 5 and 10 runs its "95 %" interval covers the true mean in 50, 75, 84 and 90 % of cases.
 
-What is called a 95 % interval here is, over runs that are independent draws,
+A 95 % interval over independent runs is here
 
 - for a **mean**: Student's t over runs (each run's mean over tasks is one value), exact under normality;
 - for an **interquartile mean**: that of a trimmed mean with its winsorised variance (Tukey and McLaughlin 1963, Yuen
@@ -15,11 +15,11 @@ What is called a 95 % interval here is, over runs that are independent draws,
 - for a **share** and for **P(better)**: exact binomial (Clopper and Pearson 1934), hence conservative, never [0, 0] or
   [1, 1].
 
-On normal scores each covers at least 94 % from 2 to 30 runs. On exponential ones, as skewed as returns rarely are, the
-mean's covers 88 % of 3 to 6 runs, 90 % of 10 and 93 % of 30, the interquartile mean's 93 to 94 % from 4 runs on;
-docs/statistics.md has the table.
+On normal scores each covers at least 94 % with 2 to 30 runs. On exponential ones, which are more skewed than most
+returns, that of the mean covers 88 % with 3 to 6 runs, 90 % with 10 and 93 % with 30, that of the interquartile mean
+93 to 94 % from 4 runs on; docs/statistics.md has the table.
 
-There is no interval (`None`) from one run and from values that do not differ.
+There is no interval (`None`) for one run or for values that do not differ.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
 
 _SIMULATED = 1_000_000  # normal numbers drawn for one critical value
-_APART = 1e3  # standard deviations between tasks that do not overlap
-_ROUNDING = 1e-12  # of the largest score: what differs by less does not differ
+_APART = 1e3  # distance of tasks that do not overlap, in standard deviations
+_ROUNDING = 1e-12  # relative to the largest score: smaller differences are rounding
 
 
 class ConfidenceInterval(NamedTuple):
@@ -69,8 +69,8 @@ def numbers(name: str, values: ArrayLike) -> Array:
     if not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).sum())
         raise UsageError(
-            f"{name} holds {bad} value(s) that are NaN or infinite, of {array.size}; a figure over them would hide a"
-            " failed run. Remove or impute them knowingly."
+            f"{name} holds {bad} value(s) that are NaN or infinite, of {array.size}; a statistic of them would hide a"
+            " failed run. Remove or impute them explicitly."
         )
     return array
 
@@ -95,7 +95,7 @@ def fraction(name: str, value: float) -> float:
 def interquartile_mean(scores: ArrayLike) -> Array:
     """Mean of the middle half of all runs and tasks: `floor(n/4)` scores are cut at either end.
 
-    Maps `[..., runs, tasks]` to `[...]`. Less noisy than the median, and deaf to outliers unlike the mean.
+    Maps `[..., runs, tasks]` to `[...]`. Less noisy than the median and, unlike the mean, robust to outliers.
     """
     matrix = _matrix("scores", scores)
     flat = matrix.reshape(*matrix.shape[:-2], -1)
@@ -114,7 +114,7 @@ def median(scores: ArrayLike) -> Array:
 
 
 def optimality_gap(scores: ArrayLike, target: float = 1.0) -> Array:
-    """How far the scores fall short of `target` on average, surplus not counted: `[..., runs, tasks] -> [...]`."""
+    """The mean shortfall of the scores from `target`, ignoring any surplus: `[..., runs, tasks] -> [...]`."""
     return target - np.minimum(_matrix("scores", scores), target).mean(axis=(-2, -1))
 
 
@@ -126,8 +126,8 @@ def confidence_interval(
 ) -> ConfidenceInterval | None:
     """The interval of a statistic of `scores [runs, tasks]` over runs; tasks are fixed.
 
-    Which interval it is, what it covers, and when there is none (`None`): see the module. `statistic` maps
-    `[..., runs, tasks]` to `[...]`. The mean of scores that are all 0 or 1, with both among them, is a share.
+    For the kind of interval, its coverage, and when there is none (`None`), see the module. `statistic` maps
+    `[..., runs, tasks]` to `[...]`. If all scores are 0 or 1 and both occur, their mean is a share.
     """
     matrix = _matrix("scores", scores)
     if matrix.ndim != 2:
@@ -140,7 +140,7 @@ def confidence_interval(
 
 
 def confidence_band(scores: ArrayLike, statistic: Statistic = mean, *, level: float = 0.95) -> ConfidenceInterval:
-    """The interval at every place of `scores [runs, places]`, each by itself: arrays `[places]`, NaN for none."""
+    """A separate interval for every place of `scores [runs, places]`: arrays `[places]`, NaN for none."""
     matrix = _matrix("scores", scores)
     if matrix.ndim != 2:
         raise UsageError(f"scores has shape {matrix.shape}; it must be [runs, places].")
@@ -150,7 +150,7 @@ def confidence_band(scores: ArrayLike, statistic: Statistic = mean, *, level: fl
 
 
 def _ends(scores: Array, statistic: Statistic, level: float) -> tuple[Array, Array]:
-    """The ends for `scores [..., runs, tasks]`; where there is no interval, NaN or both equal."""
+    """The bounds for `scores [..., runs, tasks]`; where there is no interval, NaN or both equal."""
     runs, tasks = scores.shape[-2:]
     value = statistic(scores)
     if np.shape(value) != scores.shape[:-2]:
@@ -177,8 +177,8 @@ def standard_error(scores: Array) -> Array:
 
 
 def _trimmed_error(scores: Array) -> Array:
-    """That of the interquartile mean: scores outside the middle half count as its nearest end, run by run; as they are
-    where the middle half is too few to tell the spread."""
+    """The standard error of the interquartile mean: scores outside the middle half are winsorised, run by run; they are
+    used unchanged if the middle half is too small to estimate the spread."""
     count = scores.shape[-2] * scores.shape[-1]
     cut = count // 4
     if count - 2 * cut < 4:
@@ -196,9 +196,9 @@ def _jackknife_error(scores: Array, statistic: Statistic) -> Array:
 
 @cache
 def _critical(runs: int, tasks: int, level: float, trimmed: bool) -> float:
-    """How many standard errors reach to the ends: Student's t or, for the interquartile mean, what normal scores need,
-    whether the tasks lie together or far apart."""
-    if not trimmed or runs * tasks < 4:  # then nothing is cut
+    """The critical value in standard errors: Student's t or, for the interquartile mean, the value that normal scores
+    need, whether the tasks lie together or far apart."""
+    if not trimmed or runs * tasks < 4:  # no scores are trimmed
         return float(student.ppf((1 + level) / 2, runs - 1))
     needed = []
     for index, apart in enumerate((0.0, _APART)[: min(tasks, 2)]):
@@ -212,7 +212,7 @@ def _critical(runs: int, tasks: int, level: float, trimmed: bool) -> float:
 def clopper_pearson(successes: float, trials: float, level: float = 0.95) -> ConfidenceInterval:
     """Exact binomial interval of a success rate: covers the true rate with probability at least `level`.
 
-    Between whole numbers it is continuous, which a share of effective trials needs.
+    It is continuous between whole numbers, as needed for effective numbers of trials.
     """
     numeric = all(isinstance(x, (int, float, np.number)) and not isinstance(x, bool) for x in (successes, trials))
     if not numeric or trials < 1 or not 0 <= successes <= trials:
@@ -228,8 +228,8 @@ def clopper_pearson(successes: float, trials: float, level: float = 0.95) -> Con
 def share_interval(shares: ArrayLike, *, level: float = 0.95) -> ConfidenceInterval:
     """Interval of the mean of `shares [n]`, each in [0, 1]: exact where they are 0 or 1.
 
-    Shares in between (the chance that one of k samples solves an example) vary less, and count as more trials: as many
-    as would give a mean of that variance, discounted for the variance being estimated (Korn and Graubard 1998).
+    Shares in between (the probability that one of k samples solves an example) vary less, and count as more trials: the
+    number that gives a mean of that variance, adjusted because the variance is estimated (Korn and Graubard 1998).
     """
     values = numbers("shares", shares)
     if values.ndim != 1 or values.min() < 0 or values.max() > 1:
@@ -254,9 +254,9 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
 def improvement_interval(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> ConfidenceInterval | None:
     """Interval of `probability_of_improvement`; `None` where a side has one run.
 
-    The exact interval of a share of as many independent pairs as the smaller side has runs, in every task. No pair of
-    distributions gives the estimate a larger variance than such a share has (van Dantzig 1951), so that it is
-    conservative: measured, it covers 97 % and more. Three runs that all beat three others give [0.29, 1].
+    The exact interval of a share with as many independent pairs as the smaller side has runs, in every task. No pair of
+    distributions gives the estimate a larger variance than that share (van Dantzig 1951), so it is conservative: its
+    measured coverage is 97 % or more. Three runs that all beat three others give [0.29, 1].
     """
     wins = _wins(x, y)
     fraction("level", level)
@@ -268,7 +268,7 @@ def improvement_interval(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> 
 
 
 def _wins(x: ArrayLike, y: ArrayLike) -> Array:
-    """Who wins which pair of runs, 1, 1/2 or 0: `[tasks, runs_x, runs_y]`."""
+    """The result of every pair of runs, 1, 1/2 or 0: `[tasks, runs_x, runs_y]`."""
     left, right = _matrix("x", x), _matrix("y", y)
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
         raise UsageError(
@@ -287,7 +287,7 @@ def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Array:
 
 
 def profile_interval(scores: ArrayLike, thresholds: ArrayLike, *, level: float = 0.95) -> ConfidenceInterval:
-    """Pointwise exact band of `performance_profile`, every run in every task one trial: arrays `[k]`."""
+    """Pointwise exact band of `performance_profile`, with one trial per run and task: arrays `[k]`."""
     above = _above(scores, thresholds)
     trials = above.shape[0] * above.shape[1]
     bounds = [clopper_pearson(float(count), trials, level) for count in above.sum(axis=(0, 1))]
@@ -307,8 +307,8 @@ def _above(scores: ArrayLike, thresholds: ArrayLike) -> Array:
 def cvar(values: ArrayLike, level: float) -> float:
     """Mean of the worst (smallest) share `level` of `values`, any shape, flattened; `level` in (0, 1].
 
-    When `level * n` is not whole, the next smallest value enters with the fraction that is missing, so the result is
-    continuous in `level`; level 1 is the mean, and a level up to 1/n is the minimum.
+    If `level * n` is not whole, the next smallest value enters with the missing fraction, so the result is continuous
+    in `level`; level 1 is the mean, and a level up to 1/n is the minimum.
     """
     array = np.sort(numbers("values", values), axis=None)
     if isinstance(level, bool) or not isinstance(level, (int, float, np.number)) or not 0 < level <= 1:
@@ -324,9 +324,9 @@ def worst_interval(
 ) -> ConfidenceInterval | None:
     """Interval of `cvar` at `share` of the true means of `scores [runs, places]`, the worst place included.
 
-    The lower end is the tail mean of each place's one-sided lower end. The upper end is that of upper ends that hold at
-    all `distinct` places together (Bonferroni; all of them if not given), because which place looks worst was picked
-    after the fact. Covers at least `level` under normality, whatever the places have in common.
+    The lower end is the tail mean of each place's one-sided lower end. The upper end is the tail mean of upper
+    ends that hold at all `distinct` places together (Bonferroni; all of them if not given), because the worst place was
+    selected after the fact. Covers at least `level` under normality, for any dependence between places.
     """
     matrix = _matrix("scores", scores)
     if matrix.ndim != 2:
@@ -341,13 +341,13 @@ def worst_interval(
 
 
 def in_brackets(interval: ConfidenceInterval | None, form: str = ".6g") -> str:
-    """The interval as text, empty for none."""
+    """The interval as text, empty if there is none."""
     return "" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
 def summary(returns: ArrayLike) -> dict[str, Any]:
-    """The figures of the returns `[episodes]` of one policy, as JSON holds them: "mean" and "interquartile_mean" with
-    their 95 % intervals, or `None` and "no_interval", which says why; "min", "max" and all "returns"."""
+    """A summary of the returns `[episodes]` of one policy as JSON-ready data: "mean" and "interquartile_mean" with
+    their 95 % intervals, or `None` and the reason in "no_interval"; "min", "max" and all "returns"."""
     scores = numbers("returns", returns)
     found: dict[str, Any] = {}
     for name, statistic in (("mean", mean), ("interquartile_mean", interquartile_mean)):

@@ -1,8 +1,8 @@
-"""A policy over a whole grid of perturbations, and what remains of its return in the worst cell.
+"""A stress test: a policy over a grid of perturbations, and its return in the worst cell.
 
 The protocol is that of RRLS (arXiv:2406.08406) on any environment and any perturbation: play the same episode seeds in
-every cell of a grid, average within a cell, and look at the least and the mean over cells. The grid is closed, so the
-corners are in it; `grid="rrls"` is the published half-open one.
+every cell of a grid, average within a cell, and report the minimum and the mean over cells. The grid is closed, so it
+includes the corners; `grid="rrls"` is the published half-open one.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from surefoot.perturbations import Perturbation
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StressReport:
-    """Returns of one policy over a grid of perturbations, and the figures and pictures made of them."""
+    """Returns of one policy over a grid of perturbations, with statistics and figures."""
 
-    policy: str  # what it is called
+    policy: str  # its name
     env: str
     perturbation: str
     grid: str
@@ -54,11 +54,11 @@ class StressReport:
     returns: np.ndarray  # [cells, episodes], undiscounted
     nominal_returns: np.ndarray  # [episodes], unperturbed
     seeds: tuple[int, ...]  # [episodes], the same in every cell
-    nominal_point: tuple[float | None, ...] = ()  # of every dimension the value without perturbation, where known
-    units: tuple[str, ...] = ()  # of every dimension, empty where not known
-    deterministic: bool = True  # whether the policy took its most likely action, or drew one
-    lengths: np.ndarray | None = None  # [1 + cells] mean steps of an episode, unperturbed and in every cell
-    infos: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)  # the same of what infos say
+    nominal_point: tuple[float | None, ...] = ()  # unperturbed value of every dimension, None if unknown
+    units: tuple[str, ...] = ()  # unit of every dimension, empty if unknown
+    deterministic: bool = True  # whether the policy took its most likely action or sampled one
+    lengths: np.ndarray | None = None  # [1 + cells] mean episode length, unperturbed and in every cell
+    infos: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)  # means of info numbers, likewise
 
     @property
     def cell_means(self) -> np.ndarray:
@@ -67,7 +67,7 @@ class StressReport:
 
     @property
     def changes(self) -> np.ndarray:
-        """What each episode of a cell returns above the unperturbed one with the same seed, `[cells, episodes]`."""
+        """The return of each episode minus that of the unperturbed one with the same seed, `[cells, episodes]`."""
         return self.returns - self.nominal_returns
 
     @property
@@ -93,11 +93,11 @@ class StressReport:
 
     @property
     def worst_cell(self) -> dict[str, float]:
-        """Where the worst cell lies."""
+        """The coordinates of the worst cell."""
         return dict(zip(self.axes, self.coordinates[self.cell_means.argmin()].tolist()))
 
     def cvar(self, level: float) -> float:
-        """Mean of the worst share `level` of cell means: the worst as `level` goes to 0, the mean at 1."""
+        """Mean of the worst share `level` of cell means: the minimum as `level` goes to 0, the mean at 1."""
         return cvar(self.cell_means, level)
 
     def normalised(self, low: float, high: float) -> StressReport:
@@ -113,13 +113,11 @@ class StressReport:
         """Intervals over episodes of "nominal", "mean", "best", "worst", "cvar" (of share `tail`), of the changes from
         nominal paired by seed, "mean change" and "worst change", and of "cells", arrays `[cells]` with NaN for none.
 
-        Student's t, exact for normal returns; those of "worst", "cvar" and "best" also cover that the cells were picked
-        for their means. `None` where returns do not differ.
+        Student's t, exact for normal returns; those of "worst", "cvar" and "best" also account for the selection of the
+        cells by their means. `None` if returns do not differ.
         """
         if len(self.seeds) < 2:
-            raise UsageError(
-                "An interval needs at least 2 episodes a cell; this report has 1. Stress with episodes=10."
-            )
+            raise UsageError("An interval needs at least 2 episodes per cell; this report has 1. Use episodes=10.")
         cells, distinct = len(self.returns), len(np.unique(self.returns, axis=0))
         picked = functools.partial(worst_interval, level=level, distinct=distinct)
         best = picked(-self.returns.T, 1 / cells)
@@ -135,11 +133,11 @@ class StressReport:
         }
 
     def figures(self, tail: float = 0.1) -> list[tuple[str, float, str, str]]:
-        """Name, value, interval as text (empty for none) and remark of every figure, for tables."""
+        """Name, value, interval as text (empty for none) and remark of every statistic, for tables."""
         bounds = self.intervals(tail=tail) if len(self.seeds) > 1 else {}
         values = {
             "nominal": (self.nominal, f"at {self._place(self.nominal_point)}" if any(self._known) else ""),
-            "mean": (self.mean, "of all cells"),
+            "mean": (self.mean, "over all cells"),
             "best": (self.best, ""),
             "worst": (self.worst, f"at {self._place(self.worst_cell.values())}"),
             "cvar": (self.cvar(tail), f"mean of the worst {tail:.0%} of cells"),
@@ -162,33 +160,34 @@ class StressReport:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know to judge the figures."""
+        """Notes needed to interpret the statistics."""
         cells, episodes = self.returns.shape
         actions = "deterministic" if self.deterministic else "sampled"
         notes = [
-            f"{cells} cells ({self.grid} grid), {episodes} episode{'s'[: episodes > 1]} a cell with {actions} actions,"
-            f" the same seeds in every cell: {', '.join(map(str, self.seeds[:10]))}{', …' if episodes > 10 else ''}.",
-            f"The worst cell's mean is a minimum of {cells} noisy means, hence biased low, the more so the fewer the"
-            " episodes. But points between and beyond the cells may be worse: it is no bound for the whole range.",
+            f"{cells} cells ({self.grid} grid), {episodes} episode{'s'[: episodes > 1]} per cell with {actions} "
+            "actions, the same seeds in every cell: "
+            f"{', '.join(map(str, self.seeds[:10]))}{', …' if episodes > 10 else ''}.",
+            f"The worst cell's mean is a minimum of {cells} noisy means, hence biased low, more so with fewer"
+            " episodes. But points between and beyond the cells may be worse: it is not a bound for the whole range.",
             "Intervals are 95 % t-intervals over the episodes of this one policy, not over training seeds; those of"
             " worst, cvar and best allow for the choice among the cells."
             if episodes > 1
-            else "One episode tells nothing of the spread, so there are no intervals; stress with episodes=10.",
+            else "One episode says nothing about the spread, so there are no intervals; use episodes=10.",
         ]
         if any(self.units):
             notes.append(f"Axes: {', '.join(self._labels)}.")
         return notes + identical_cells(self.axes, self.coordinates, self.returns, self.nominal_returns)
 
     def table(self, tail: float = 0.1) -> str:
-        """The figures as text."""
+        """The report as text."""
         lines = [f"{self.policy} on {self.env} under {self.perturbation}", ""]
         for name, value, interval, remark in self.figures(tail):
             lines.append(f"{name:<12} {value:>12.6g}  {interval:<24} {remark}".rstrip())
         return "\n".join([*lines, "", *self.notes])
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """A heat map over two varying dimensions, a curve over one, the sorted cells over more; the worst cell and,
-        where it lies in the picture, the nominal point are marked."""
+        """A heat map over two varying dimensions, a curve over one, the sorted cells over more; the worst cell
+        and, if it is inside the figure, the nominal point are marked."""
         varying = [i for i in range(len(self.axes)) if len(np.unique(self.coordinates[:, i])) > 1]
         title, means = f"{self.env}: {self.perturbation}", self.cell_means
         nominal = self.nominal_point or (None,) * len(self.axes)
@@ -251,8 +250,8 @@ def stress(
     `policy`: a Stable-Baselines3 model, anything with the same `predict`, or a callable `observations -> actions` on
     NumPy batches. `env`: an id or a factory of single environments. `perturb`: "rrls:1d|2d|3d|rarl" on the six robust
     MuJoCo tasks, or any perturbation or its text, "observation-noise:0.2", "param:length=0.25..2 + action-delay:3".
-    `points`: grid values a dimension. `slots`: environments stepped side by side, each mutated from cell to cell.
-    `workers`: processes; above 1 the policy and a factory must be picklable. Raises `UsageError` before any work.
+    `points`: grid values per dimension. `slots`: environments stepped in parallel, each modified from cell to cell.
+    `workers`: processes; above 1 the policy and the factory must be picklable. Raises `UsageError` before any work.
     """
     seeds = episode_seeds(seed, episodes)
     check_count("workers", workers)
@@ -296,7 +295,7 @@ def stress(
 
 
 def _called(policy: Any) -> str:
-    """Of an agent the method and the seed that it was trained with, of anything else its name or that of its type."""
+    """The name of a policy: an agent's method and training seed, otherwise its name or that of its type."""
     policy = policy.model if isinstance(policy, SB3Policy) else policy
     facts = getattr(policy, "facts", None) or {}
     if "method" in facts:

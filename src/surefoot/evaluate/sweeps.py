@@ -23,18 +23,18 @@ RANGE = re.compile(r"([^:,=]+:(?:[^,=]+=)?)([^,=]*?)\.\.([^,]*)(,.*)?")
 
 
 class Point(NamedTuple):
-    """What policies are worth from the start at one size of the set."""
+    """Values of policies from the start at one size of the set."""
 
     size: float
     robust_worst: float  # the robust policy in its worst world
     robust_nominal: float  # the robust policy in the nominal world
     nominal_worst: float  # the policy that is best in the nominal world, in its worst world
-    gap: float  # of the first
+    gap: float  # certified gap of `robust_worst`
 
 
 @dataclass(frozen=True)
 class PriceOfRobustness:
-    """A sweep: what it costs in the nominal world to be safe in the worst one, by size of the set."""
+    """A sweep over the size of the set: the nominal cost of robustness to the worst world."""
 
     name: str
     ambiguity: str
@@ -43,7 +43,7 @@ class PriceOfRobustness:
     points: tuple[Point, ...]
 
     def table(self) -> str:
-        """A line for each size."""
+        """One line per size."""
         head = f"{'size':>10}  {'robust policy':^27}  {'best nominal policy':^19}\n"
         head += f"{'':>10}  {'worst world':>13} {'nominal':>13}  {'worst world':>19}"
         lines = [
@@ -54,7 +54,7 @@ class PriceOfRobustness:
 
     @property
     def nominal_line(self) -> str:
-        """What it would be without an adversary."""
+        """The value without an adversary, in words."""
         return f"value from the start, {self.measured}; the best in the nominal world: {self.nominal:.6g}"
 
     @matplotlib.rc_context(STYLE)
@@ -88,14 +88,16 @@ class PriceOfRobustness:
 
 
 def swept(text: str | None) -> tuple[str, Interval, str] | None:
-    """A set whose size is a range, `kl:0..1`, as what stands before the range, the range, and what stands after."""
+    """A set whose size is a range, `kl:0..1`, as the text before the range, the range, and the text after it."""
     found = RANGE.fullmatch(text.strip()) if isinstance(text, str) else None
     if found is None:
         return None
     try:
         interval = Interval(float(found[2]), float(found[3]))
     except ValueError:
-        raise UsageError(f"ambiguity={text!r}: {found[2]}..{found[3]} is no range of numbers, such as 0..1.") from None
+        raise UsageError(
+            f"ambiguity={text!r}: {found[2]}..{found[3]} is not a range of numbers, such as 0..1."
+        ) from None
     return found[1], interval, found[4] or ""
 
 
@@ -104,13 +106,13 @@ def price_of_robustness(
 ) -> PriceOfRobustness:
     """Solve an MDP for `points` sizes of a set, both ends included.
 
-    ambiguity: its text with a range, such as "kl:0..1". assumed: whether nobody gave the discount. options: those of
+    ambiguity: its text with a range, such as "kl:0..1". assumed: whether the discount is a default. options: those of
     `solve`, such as `rectangular`.
-    Raises `UsageError` for a text without a range, or what `solve` does not take.
+    Raises `UsageError` for a text without a range, or for options that `solve` rejects.
     """
     parts = swept(ambiguity)
     if parts is None:
-        raise UsageError(f"ambiguity={ambiguity!r} is no range of sets; write a range of sizes, such as kl:0..1.")
+        raise UsageError(f"ambiguity={ambiguity!r} has no range; write a range of sizes, such as kl:0..1.")
     before, interval, after = parts
     own = {name: x for name, x in options.items() if name != "method"}
     nominal = solve(mdp, **{**options, "rectangular": "sa"})

@@ -1,4 +1,4 @@
-"""What a policy that was learned on a finite MDP is worth: exactly, beside the best, and in the worst world."""
+"""Exact results of a policy learned on a finite MDP: its value, the optimum, and both in the worst world."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from surefoot.solvers import Solution, evaluate_policy, solve
 from surefoot.solvers.solution import default_criterion, measure
 
 FILE = "solution.json"
-SMALL = 4_000_000  # entries of a kernel up to which the exact answers are worked out at the end of a run
-SECONDS = 10.0  # that each of them may take
+SMALL = 4_000_000  # maximum entries of a kernel for which exact results are computed at the end of a run
+SECONDS = 10.0  # time limit of each
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Exact figures of a policy: what is measured, its worth, that of the best policy, and both in the worst world."""
+    """Exact results of a policy: the measure, its value, that of the best policy, and both in the worst world."""
 
     measured: str
     worth: float
@@ -40,7 +40,7 @@ class Outcome:
     table: str = ""
 
     def lines(self) -> list[str]:
-        """The figures in words."""
+        """The results in words."""
         best = "" if self.best is None else f" · best policy {self.best:.6g}"
         found = [f"exact {self.measured}: {self.worth:.6g}{best}"]
         if self.robust is not None:
@@ -50,9 +50,9 @@ class Outcome:
 
 
 def outcome(mdp: TabularMDP, agent: TabularAgent, method: Tabular | None = None, assumed: bool = False) -> Outcome:
-    """The exact figures of an agent on the MDP, and on the worst world of its method's ambiguity set, if it has one.
+    """The exact results of an agent on the MDP, and in the worst world of its method's ambiguity set, if it has one.
 
-    What takes too long is left out. assumed: whether nobody gave the discount.
+    Results that take too long are omitted. assumed: whether the discount is a default.
     """
     criterion = getattr(method, "criterion", None) or default_criterion(mdp)
     measured = measure(mdp, criterion, assumed)
@@ -67,7 +67,7 @@ def outcome(mdp: TabularMDP, agent: TabularAgent, method: Tabular | None = None,
 
 
 def exact(agent: TabularAgent, mdp: TabularMDP, deterministic: bool = True) -> dict[str, Any]:
-    """What the agent is worth exactly by the criterion of the MDP, as an evaluation plays it; None if it may be
+    """The exact value of the agent by the criterion of the MDP, with the actions of an evaluation; None if it may be
     infinite."""
     policy = agent.policy
     if deterministic:
@@ -81,14 +81,15 @@ def exact(agent: TabularAgent, mdp: TabularMDP, deterministic: bool = True) -> d
 
 
 def best(mdp: TabularMDP, criterion: str) -> float | None:
-    """The exact optimum, where that is quick."""
+    """The exact optimum, if it can be computed quickly."""
     if mdp.rows.numel() > SMALL:
         return None
     return solutions.worth(mdp, solve(mdp, criterion=criterion, time_limit=SECONDS))
 
 
 def controller_worth(mdp: TabularMDP, policy: Tensor) -> tuple[float, Tensor]:
-    """The return from the start, and from each state in memory 0 `[S]`, of a controller `[M, S, A, M]` or of steps.
+    """The return from the start, and from each state in memory 0 `[S]`, of a controller `[M, S, A, M]` or of a policy
+    by step.
 
     Backward over the horizon, or one linear system without one.
     """
@@ -113,7 +114,7 @@ def controller_worth(mdp: TabularMDP, policy: Tensor) -> tuple[float, Tensor]:
 
 
 def write(folder: Path, mdp: TabularMDP, agent: TabularAgent, method: Tabular, assumed: bool = False) -> Outcome:
-    """Keep the figures of a run in its folder: `solution.json`, `policy.csv` and, of a grid, `grid.png`."""
+    """Write the results of a run to its folder: `solution.json`, `policy.csv` and, for a grid, `grid.png`."""
     made = outcome(mdp, agent, method, assumed)
     (folder / FILE).write_text(json.dumps(vars(made), indent=2, ensure_ascii=False), encoding="utf-8")
     if agent.policy.ndim == 4:
@@ -129,17 +130,17 @@ def write(folder: Path, mdp: TabularMDP, agent: TabularAgent, method: Tabular, a
 
 
 def read(folder: Path) -> Outcome | None:
-    """The figures that `write` kept, or None."""
+    """The results that `write` stored, or None."""
     try:
         found = Outcome(**json.loads((folder / FILE).read_text(encoding="utf-8")))
-        "\n".join([found.table, *found.lines()])  # what is damaged is not shown
+        "\n".join([found.table, *found.lines()])  # raises if it is damaged
     except (OSError, ValueError, TypeError):
         return None
     return found
 
 
 def page(folder: Path) -> Iterator[str]:
-    """What a report shows of the figures in a run's folder: the policy, its worth, and the picture of a grid."""
+    """The section of a report on the results in a run folder: the policy, its value, and the picture of a grid."""
     if (found := read(folder)) is None:
         return
     text = "\n".join([*found.lines(), "", found.table])
@@ -150,12 +151,12 @@ def page(folder: Path) -> Iterator[str]:
 
 
 def _fits(mdp: TabularMDP, policy: Tensor) -> bool:
-    """Whether a policy is one of the MDP's: stationary, or with a row for each of its steps."""
+    """Whether a policy fits the MDP: stationary, or with one table per step."""
     return policy.ndim == 2 or (mdp.horizon is not None and len(policy) == mdp.horizon)
 
 
 def _as_controller(policy: Tensor) -> Tensor:
-    """A policy `[H, S, A]` as a controller that counts its steps and stays at the last."""
+    """A policy `[H, S, A]` as a controller that counts steps and stays at the last one."""
     steps = len(policy)
     after = torch.nn.functional.one_hot((torch.arange(steps) + 1).clamp(max=steps - 1), steps)
     return policy.unsqueeze(-1) * after.to(policy.dtype)[:, None, None, :]
@@ -174,6 +175,6 @@ def _robust(mdp: TabularMDP, policy: Tensor, method: Tabular | None, criterion: 
         own = evaluate_policy(mdp, policy, ambiguity, **options)
         top = solve(mdp, ambiguity, **options)
     except UsageError:
-        return {}  # such as a radius by step, which only the method knows
+        return {}  # such as a radius per step, which only the method knows
     found = {"robust": solutions.worth(mdp, own), "robust_best": solutions.worth(mdp, top)}
     return {"ambiguity": given if isinstance(given, str) else str(ambiguity), **found}

@@ -1,1 +1,1 @@
-"""One file a paper: its hyperparameters, and the steps in which it differs from its loop."""
+"""One module per paper: its hyperparameters, and the steps in which it differs from its loop."""

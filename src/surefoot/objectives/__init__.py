@@ -1,7 +1,7 @@
-"""What is optimised: pure functions on tensors that do not know where their axes come from.
+"""Objectives: pure functions on tensors, independent of the meaning of their axes.
 
-`advantages`, `ratios`, `stabilizers`, `likelihoods` and `aggregation` hold the parts, `PolicyObjective` puts them
-together, `values` holds the critic's losses, `divergences` the distances between policies.
+`advantages`, `ratios`, `stabilizers`, `likelihoods` and `aggregation` have the parts, `PolicyObjective` combines them,
+`values` has the critic's losses, `divergences` the distances between policies.
 """
 
 from surefoot.objectives import advantages, aggregation, beta, divergences, likelihoods, ratios, stabilizers, values

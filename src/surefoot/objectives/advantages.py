@@ -1,11 +1,11 @@
 """Advantages: how much better an outcome was than expected.
 
-Every advantage takes the same keyword tensors and ignores those it does not need, so that sums and scalings compose:
+Every advantage takes the same keyword tensors and ignores those it does not need, so that sums and multiples compose:
 `0.5 * gae() + 0.5 * monte_carlo()`. The first axis is time (`[time, ...]`) for `gae`, `n_step` and `monte_carlo`; the
 last axis is the group (`[..., samples]`) for the group baselines. Nothing here is averaged over the batch axes.
 
 `terminated` stops the bootstrap, `truncated` does not; both end the recursion. `next_values[t]` is the value of the
-observation that really followed step t (the final observation of an episode, never the one after a reset).
+observation that actually followed step t (the final observation of an episode, never the one after a reset).
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def following(x: Shaped[Tensor, "time ..."]) -> Shaped[Tensor, "time ..."]:
 
 
 def _continues(signals: dict[str, Any], like: Tensor) -> Tensor:
-    """1 where the episode goes on after the step, 0 where it ends or where the step is padding."""
+    """1 where the episode continues after the step, 0 where it ends or the step is padding."""
     goes_on = torch.ones_like(like, dtype=torch.bool) if (valid := signals.get("valid")) is None else valid
     for flag in (signals.get("terminated"), signals.get("truncated")):
         goes_on = goes_on if flag is None else goes_on & ~flag
@@ -122,7 +122,7 @@ def _continues(signals: dict[str, Any], like: Tensor) -> Tensor:
 
 
 def _td_errors(part: Advantage, gamma: float, rewards: Tensor, signals: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """TD errors `r + γ(1 − terminated)V' − V` and the 0/1 mask of steps after which the episode goes on."""
+    """TD errors `r + γ(1 − terminated)V' − V` and the 0/1 mask of steps after which the episode continues."""
     values, next_values, valid = signals.get("values"), signals.get("next_values"), signals.get("valid")
     terminated = signals.get("terminated")
     _need(part, values=values, next_values=next_values)
@@ -154,7 +154,7 @@ class gae(Advantage):
 class n_step(Advantage):
     """The n-step advantage `Σ_{l<n} γ^l r[t+l] + γ^n V[t+n] − V[t]`, shorter where the episode or segment ends."""
 
-    n: int = hyperparameter(5, low=1, help="Rewards before the bootstrap.")
+    n: int = hyperparameter(5, low=1, help="Number of rewards before the bootstrap.")
     gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount factor.")
     formula = "A_{n}-step(γ={gamma:g})"
 
@@ -188,8 +188,8 @@ def masked_mean(x: Tensor, valid: Tensor | None, dim: int) -> Tensor:
 def _centred(x: Tensor, valid: Tensor | None) -> Tensor:
     """Deviations from the mean of the last axis, 0 for padding, and exactly 0 where all valid elements are equal.
 
-    The maximum goes first: the rounding error of a plain mean of equal numbers, divided by their standard deviation,
-    would be of order 1.
+    The maximum is subtracted first: the rounding error of a plain mean of equal numbers, divided by their standard
+    deviation, would be of order 1.
     """
     lowest = torch.full((), -torch.inf, dtype=x.dtype)
     reference = (x if valid is None else torch.where(valid, x, lowest)).amax(-1, keepdim=True)
@@ -231,10 +231,10 @@ class group_standardized(Advantage):
 
 @dataclass(frozen=True)
 class among_informative(Advantage):
-    """A group advantage times B/(B − M): B groups (the axis before the last), M of which have rewards all alike.
+    """A group advantage times B/(B − M): B groups (the axis before the last), M of which have equal rewards.
 
-    Those groups have no gradient but count in every mean; the factor takes them out of it (arXiv:2504.02546). It is at
-    most `cap`, or B where that is not given, and 1 where no group is informative.
+    Those groups have no gradient but count in every mean; the factor removes them from it (arXiv:2504.02546). It is at
+    most `cap` (B if None), and 1 if no group is informative.
     """
 
     term: Advantage = dataclasses.field(default_factory=group_mean)
@@ -267,7 +267,7 @@ class leave_one_out(Advantage):
 
 @dataclass(frozen=True)
 class outcome(Advantage):
-    """The reward itself, without a baseline; of rewards 0 and 1 it keeps what succeeded (rejection sampling)."""
+    """The reward itself, without a baseline; with rewards 0 and 1 this selects successes (rejection sampling)."""
 
     formula = "R"
 
@@ -277,7 +277,7 @@ class outcome(Advantage):
 
 @dataclass(frozen=True)
 class unit(Advantage):
-    """1 for everything: what is imitated is good (maximum likelihood)."""
+    """1 for every element, for imitation (maximum likelihood)."""
 
     formula = "1"
 

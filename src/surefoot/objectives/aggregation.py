@@ -1,7 +1,7 @@
-"""Aggregations: how the contributions of single elements become one loss.
+"""Aggregations: how the contributions of elements are combined into one loss.
 
 An aggregation returns weights c with the shape of the mask; the loss is Σ c·x over the valid elements. Weights never
-depend on what padding holds. The `axis` of a sequence is −1 for tokens `[batch, length]`, 0 for rollouts
+depend on the contents of padding. The `axis` of a sequence is −1 for tokens `[batch, length]`, 0 for rollouts
 `[time, batch]`.
 """
 
@@ -35,7 +35,7 @@ class Aggregation(Part, slot="aggregation"):
 
 @dataclass(frozen=True)
 class mean(Aggregation):
-    """Every valid element counts the same: 1 / number of valid elements."""
+    """Equal weight for every valid element: 1 / number of valid elements."""
 
     formula = "mean"
 
@@ -45,9 +45,9 @@ class mean(Aggregation):
 
 @dataclass(frozen=True)
 class per_sequence(Aggregation):
-    """Every sequence counts the same, its elements share its weight: 1 / (sequences · length). Empty ones count not."""
+    """Equal weight for every nonempty sequence, shared among its elements: 1 / (sequences · length)."""
 
-    axis: int = hyperparameter(-1, help="The axis that runs along the sequence.")
+    axis: int = hyperparameter(-1, help="Axis of the sequence.")
     formula = "mean_seq mean_t"
 
     def weights(self, valid: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -57,15 +57,15 @@ class per_sequence(Aggregation):
 
 @dataclass(frozen=True)
 class delta_l(Aggregation):
-    """Sequences of length L weigh L^−power, all of them together 1 / length: the same step whatever the lengths.
+    """Sequences of length L have weight ∝ L^−power, with the sum 1 / length: the same step size for all lengths.
 
-    The gradient summed over a sequence has a variance that grows with L; power 1 gives the mean over sequences the
+    The gradient summed over a sequence has a variance that grows with L; power 1 gives the mean over sequences with the
     least variance, power 0 is `constant_length` (ΔL normalisation, arXiv:2509.07558).
     """
 
-    power: float = hyperparameter(1.0, low=0, high=1, help="How much less long sequences weigh.")
-    length: float = hyperparameter(1.0, above=0, help="The constant, e.g. the longest answer allowed.")
-    axis: int = hyperparameter(-1, help="The axis that runs along the sequence.")
+    power: float = hyperparameter(1.0, low=0, high=1, help="Exponent of the length in the weights.")
+    length: float = hyperparameter(1.0, above=0, help="Constant divisor, such as the maximum completion length.")
+    axis: int = hyperparameter(-1, help="Axis of the sequence.")
     formula = "Σ_seq w Σ_t / {length:g}, w ∝ L^−{power:g}"
 
     def weights(self, valid: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -78,8 +78,8 @@ class delta_l(Aggregation):
 class constant_length(Aggregation):
     """Sum over the sequence divided by one constant, mean over sequences (Dr.GRPO): long answers weigh more."""
 
-    length: float = hyperparameter(1.0, above=0, help="The constant, e.g. the longest answer allowed.")
-    axis: int = hyperparameter(-1, help="The axis that runs along the sequence.")
+    length: float = hyperparameter(1.0, above=0, help="Constant divisor, such as the maximum completion length.")
+    axis: int = hyperparameter(-1, help="Axis of the sequence.")
     formula = "mean_seq Σ_t / {length:g}"
 
     def weights(self, valid: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

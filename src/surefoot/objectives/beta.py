@@ -18,8 +18,8 @@ class beta_normalized(Advantage):
     """(R − p)/f(p) for rewards in [0, 1] `[..., prompts, samples]`, p the mean of a prompt (arXiv:2506.02864).
 
     f is the Beta(1 + a/3, 1 + b/3) density, where Beta(a, b) has the mean and the variance of the p of the batch: of
-    all Beta densities the one with the least variance of the gradient, if that is how p is distributed. Both parameters
-    are kept at 1 at least. Beta(1, 1) is Dr.GRPO's advantage, Beta(3/2, 3/2) GRPO's times π/8.
+    all Beta densities the one that minimises the variance of the gradient, if p has that distribution. Both parameters
+    are at least 1. Beta(1, 1) is Dr.GRPO's advantage, Beta(3/2, 3/2) GRPO's times π/8.
     """
 
     cap: float = hyperparameter(1e6, above=0, help="Cap on 1/f(p).")
@@ -32,7 +32,7 @@ class beta_normalized(Advantage):
 
 
 def fitted(p: Float[Tensor, "... prompts"]) -> tuple[Float[Tensor, "... 1"], Float[Tensor, "... 1"]]:
-    """(α, β) = (max(1, 1 + a/3), max(1, 1 + b/3)) for the moments of `p`; (1, 1) where they are those of no Beta."""
+    """(α, β) = (max(1, 1 + a/3), max(1, 1 + b/3)) for the moments of `p`; (1, 1) if no Beta has them."""
     mean = p.mean(-1, keepdim=True)
     if p.shape[-1] < 2:
         return torch.ones_like(mean), torch.ones_like(mean)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-STRAIGHT = 20.0  # e^20 is 5e8: a sample of such a ratio says little about the divergence
+STRAIGHT = 20.0  # e^20 is 5e8: a sample with such a ratio says little about the divergence
 
 
 def k1(log_ratio: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -28,7 +28,7 @@ def k2(log_ratio: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 def k3(log_ratio: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """(p/q − 1) − log(p/q): unbiased and never negative.
 
-    Beyond a log-ratio of `STRAIGHT` it goes on along its tangent, so that value and gradient stay finite and the
+    Beyond a log-ratio of `STRAIGHT` it continues along its tangent, so that value and gradient stay finite and the
     gradient keeps its direction.
     """
     inside, beyond = log_ratio.clamp(max=STRAIGHT), (log_ratio - STRAIGHT).clamp(min=0)
@@ -72,7 +72,7 @@ def _gaussian_kl_terms(shift: Tensor, log_std_p: Tensor, log_std_q: Tensor, scal
 
 
 def categorical_kl(logits_p: Float[Tensor, "... n"], logits_q: Float[Tensor, "... n"]) -> Float[Tensor, "..."]:
-    """KL(p ‖ q) of categorical distributions given by (unnormalised) logits; impossible actions of p add nothing."""
+    """KL(p ‖ q) of categorical distributions with (unnormalised) logits; actions impossible under p contribute 0."""
     log_p, log_q = logits_p.log_softmax(-1), logits_q.log_softmax(-1)
     p = log_p.exp()
     # Masked before the product: −∞ − (−∞) inside it would make the gradient NaN for every action.

@@ -2,10 +2,10 @@
 
 Maximising E_ψ[Â] over distributions ψ on the samples with KL(ψ ‖ uniform) ≤ ε gives ψ ∝ exp(Â/η), where the
 temperature η minimises the dual `temperature_loss`; the M-step fits the policy to ψ by maximum likelihood
-(`weighted_likelihood`) while a `multiplier_loss` holds it near the old one. V-MPO (arXiv:1909.12238) takes the better
-half of the samples only.
+(`weighted_likelihood`) while a `multiplier_loss` keeps it near the old one. V-MPO (arXiv:1909.12238) uses only the
+better half of the samples.
 
-Everything runs over all axes of a batch at once. Advantages carry no gradient; what `kept` leaves out may hold NaN.
+Everything is computed over all axes of a batch. Advantages carry no gradient; elements not in `kept` may be NaN.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from surefoot.objectives.stabilizers import Stabilizer
 
 
 def top_half(advantage: Float[Tensor, "..."], valid: Bool[Tensor, "..."]) -> Bool[Tensor, "..."]:
-    """The valid samples whose advantage is at least the median of the valid ones; ties with it are all in."""
+    """The valid samples whose advantage is at least the median of the valid ones, including all ties."""
     highest = torch.full((), torch.inf, dtype=advantage.dtype)
     ascending = torch.where(valid, advantage, highest).flatten().sort().values
-    # For an even number this is the upper of the middle two, which cuts where their mean does.
+    # For an even number this is the upper of the middle two, which selects the same samples as their mean.
     threshold = ascending.gather(0, (valid.sum() // 2).clamp(max=valid.numel() - 1).unsqueeze(0))
     return valid & (advantage >= threshold)
 
@@ -55,8 +55,8 @@ def _exponentials(advantage: Tensor, temperature: Tensor, kept: Tensor) -> tuple
 
 
 def multiplier_loss(divergence: Float[Tensor, ""], multiplier: Float[Tensor, ""], bound: float) -> Float[Tensor, ""]:
-    """The Lagrangian of `divergence ≤ bound`, `α·(ε − sg[D]) + sg[α]·D`: one descent on it moves the policy against the
-    penalised divergence and the multiplier with slope ε − D, up exactly while the bound is broken."""
+    """The Lagrangian of `divergence ≤ bound`, `α·(ε − sg[D]) + sg[α]·D`: descent on it reduces the penalised divergence
+    of the policy and moves the multiplier with slope ε − D, upwards exactly while the bound is violated."""
     return multiplier * (bound - divergence.detach()) + multiplier.detach() * divergence
 
 

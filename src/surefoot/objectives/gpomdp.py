@@ -2,11 +2,11 @@
 
     ∇V = (1/n) Σ_i Σ_k ∇log π(a_k|s_k) · γ^k (G_k − B_k)        G_k = Σ_{t≥k} γ^{t−k} r_t
 
-Unlike the advantages that drop γ^k, this is the gradient of the discounted value itself, so that it may be compared
-with an estimate of that value. Jonathan Baxter and Peter L. Bartlett, *Infinite-Horizon Policy-Gradient Estimation*
+Unlike the advantages that drop γ^k, this is the gradient of the discounted value itself, so it can be compared with an
+estimate of that value. Jonathan Baxter and Peter L. Bartlett, *Infinite-Horizon Policy-Gradient Estimation*
 (2001), arXiv:1106.0665.
 
-A trajectory begins with an episode and with the batch, and ends with either: what follows a cut is not bootstrapped.
+A trajectory starts with an episode or the batch, and ends with either; truncation by the batch is not bootstrapped.
 """
 
 from __future__ import annotations

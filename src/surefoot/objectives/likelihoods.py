@@ -1,4 +1,4 @@
-"""Likelihoods: which function of the probability is pushed, F(π); its slope F'(π) multiplies the gradient."""
+"""Likelihoods: the function F(π) of the probability that is increased; its slope F'(π) multiplies the gradient."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class plain(Likelihood):
 
 @dataclass(frozen=True)
 class saturating(Likelihood):
-    """F(π) = π/(π + c): rare actions of a demonstration are pushed more than frequent (LUFFY, arXiv:2504.14945)."""
+    """F(π) = π/(π + c): rare actions of a demonstration get more weight than common ones (LUFFY, arXiv:2504.14945)."""
 
-    offset: float = hyperparameter(0.1, above=0, help="The probability at which F is one half.")
+    offset: float = hyperparameter(0.1, above=0, help="c: probability at which F is 1/2.")
     formula = "π/(π + {offset:g})"
 
     def slope(self, log_prob: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What all parts of an objective share: a slot, a formula, and a way to and from JSON.
+"""The base of all parts of an objective: a slot, a formula, and conversion to and from JSON.
 
 A part is a frozen dataclass: its fields are its hyperparameters, calling it computes it on tensors, `str()` prints it
 as a formula. Defining a subclass registers it in its slot, so that `config.json` can name it.
@@ -30,7 +30,7 @@ class Part:
             SLOTS.setdefault(slot, {})
             return
         first = SLOTS[cls.slot].setdefault(cls.__name__, cls)
-        # Defined again from the same place it is the same part: a reloaded module, a cell run twice.
+        # A second definition from the same place is the same part: a reloaded module, or a notebook cell run again.
         if (first.__module__, first.__qualname__) != (cls.__module__, cls.__qualname__):
             raise UsageError(
                 f"the name {cls.__name__!r} is taken: {first.__module__} has a part of this name in the slot "

@@ -1,4 +1,4 @@
-"""The one policy-gradient estimator.
+"""The common policy-gradient estimator.
 
     ∇J = Σ c · f'(ρ, Â) · ∇π/d        ρ = π/d
 
@@ -29,7 +29,7 @@ from surefoot.objectives.part import SLOTS, Part
 from surefoot.objectives.ratios import Ratio
 from surefoot.objectives.stabilizers import Stabilizer
 
-# exp(20) is 5e8: past it a ratio is noise, and its square would overflow in float32.
+# exp(20) is 5e8: larger ratios are noise, and their squares would overflow in float32.
 MAX_LOG_RATIO = 20.0
 
 PARTS: dict[str, type[Part]] = {
@@ -43,7 +43,7 @@ PARTS: dict[str, type[Part]] = {
 
 @dataclass(frozen=True)
 class PolicyObjective:
-    """Four parts and an aggregation, and two regularizers with their coefficients."""
+    """Four parts and an aggregation, with two regularizers and their coefficients."""
 
     advantage: Advantage = dataclasses.field(default_factory=gae)
     ratio: Ratio = dataclasses.field(default_factory=ratios.old)
@@ -73,9 +73,9 @@ class PolicyObjective:
         divergence_weight: float | Tensor | None = None,
         weights: Float[Tensor, "..."] | None = None,
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """The loss whose gradient is the estimator, and what it is worth knowing about the batch.
+        """The loss whose gradient is the estimator, and metrics of the batch.
 
-        `log_prob` carries the gradient (as do `entropy` and `divergence`, one number an element); all else is
+        `log_prob` carries the gradient (as do `entropy` and `divergence`, one number per element); all else is
         constant. The loss is `−Σ c·coefficient·log π`: its gradient is right, its value is not the surrogate's;
         the surrogate is among the metrics. `divergence_weight` overrides the coefficient (a learned multiplier).
         `weights` are those of the aggregation where this is a piece of a larger batch: the losses of the pieces then
@@ -108,7 +108,7 @@ class PolicyObjective:
     def coefficient(
         self, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The ratio ρ and what multiplies ∇log π for every element, both detached: `f'(ρ, Â) · ρ · F'(π)`."""
+        """The ratio ρ and the coefficient of ∇log π for every element, both detached: `f'(ρ, Â) · ρ · F'(π)`."""
         log_prob, old_log_prob, advantage = log_prob.detach(), old_log_prob.detach(), advantage.detach()
         log_ratio = log_prob - self.ratio.log_denominator(log_prob, old_log_prob, valid)
         ratio = torch.exp(log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
@@ -119,7 +119,7 @@ class PolicyObjective:
         return self.aggregation.weights(valid, like.dtype)
 
     def _stopped(self, ratio: Tensor, advantage: Tensor) -> Tensor:
-        """1 where the stabilizer has stopped or turned the pull of the advantage."""
+        """1 where the stabilizer has removed or reversed the advantage's gradient."""
         return (self.stabilizer.weight(ratio, advantage) * advantage <= 0).to(ratio.dtype) * (advantage != 0)
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
-"""Ratios: what the policy's probability is divided by, `ρ = π / d`.
+"""Ratios `ρ = π / d`: the denominators of the policy's probability.
 
-A ratio part returns `log d`, detached. Where d is the policy itself ρ = 1 and the estimator is plain REINFORCE; where
-it is the policy that collected the data the estimator is importance weighted.
+A ratio part returns `log d`, detached. If d is the policy itself, ρ = 1 and the estimator is plain REINFORCE; if it
+is the policy that collected the data, the estimator is importance weighted.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class constant(Ratio):
 class sequence(Ratio):
     """The length-normalised ratio of a whole sequence, the same for all its elements (GSPO, arXiv:2507.18071)."""
 
-    axis: int = hyperparameter(-1, help="The axis that runs along the sequence.")
+    axis: int = hyperparameter(-1, help="Axis of the sequence.")
     formula = "ρ = exp(mean_t log π/π_old)"
 
     def log_denominator(self, log_prob: Tensor, old_log_prob: Tensor, valid: Tensor | None = None) -> Tensor:

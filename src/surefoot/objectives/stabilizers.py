@@ -1,4 +1,4 @@
-"""Stabilizers: what keeps a step on old data honest.
+"""Stabilizers: functions that limit steps on old data.
 
 A stabilizer is a function f(ρ, Â) of the ratio and the advantage, to be maximised, applied element by element.
 `weight` is its slope ∂f/∂ρ in closed form: the mask times the advantage for clips, something smoother for others. The
@@ -50,15 +50,15 @@ class none(Stabilizer):
 
 @dataclass(frozen=True)
 class clip(Stabilizer):
-    """PPO's pessimistic clip (arXiv:1707.06347); `high` apart from `low` is DAPO's clip-higher."""
+    """PPO's pessimistic clip (arXiv:1707.06347); with `high` different from `low` it is DAPO's clip-higher."""
 
-    low: float = hyperparameter(0.2, above=0, help="No reward for moving ρ below 1 − low.")
+    low: float = hyperparameter(0.2, above=0, help="Lower clip range: no gain from moving ρ below 1 − low.")
     high: float | None = hyperparameter(
-        None, above=0, help="No reward for moving ρ above 1 + high; `low` if not given."
+        None, above=0, help="Upper clip range: no gain from moving ρ above 1 + high; `low` if None."
     )
 
     def bounds(self) -> tuple[float, float]:
-        """The interval of ratios inside which the surrogate is untouched."""
+        """The interval of ratios inside which the surrogate is unchanged."""
         return 1 - self.low, 1 + (self.low if self.high is None else self.high)
 
     def outside(self, ratio: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class clip(Stabilizer):
 
 @dataclass(frozen=True)
 class dual_clip(clip):
-    """PPO's clip, and no more than `bound`·Â lost on a bad action however large its ratio (arXiv:1912.09729)."""
+    """PPO's clip with the loss of a bad action capped at `bound`·Â for large ratios (arXiv:1912.09729)."""
 
     bound: float = hyperparameter(3.0, above=1, help="Ratio at which the loss of a bad action is capped.")
 

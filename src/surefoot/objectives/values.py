@@ -46,13 +46,13 @@ class clipped(ValueLoss):
 
 
 def within(epsilon: float | None) -> ValueLoss:
-    """The clipped loss of a width, or the plain one where no width is given."""
+    """The value loss with a clip range, or without one for None."""
     return squared() if epsilon is None else clipped(epsilon)
 
 
 @dataclass(frozen=True)
 class huber(ValueLoss):
-    """½e² up to |e| = δ, linear beyond: outliers in the returns pull with bounded force."""
+    """½e² up to |e| = δ, linear beyond: outliers in the returns have bounded gradients."""
 
     delta: float = hyperparameter(1.0, above=0, help="Error at which the loss becomes linear.")
     formula = "Huber_{delta:g}(V−G)"

@@ -1,4 +1,4 @@
-"""What attacks a policy in training is what measures it afterwards: one `Perturbation` for both."""
+"""Perturbations of environments, the same for training and for stress tests."""
 
 from surefoot.perturbations.action import ActionDelay, ActionNoise, ActionRandom, ActionScale, StickyAction
 from surefoot.perturbations.core import (

@@ -1,6 +1,6 @@
-"""What is executed: noise, random and repeated actions, delay, scaling.
+"""Perturbations of actions: noise, random and repeated actions, delay, scaling.
 
-A box is never left further than the policy itself left it.
+They never move an action further out of a Box than the policy did.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from surefoot.perturbations.observation import LAWS, add, noise
 
 
 def refuse_masks(perturbation: Graded, env: gymnasium.Env) -> None:
-    """Raise `UsageError` where a step allows some actions only: another one than the policy's may not be among them."""
+    """Raise `UsageError` if steps allow only some actions, since a perturbed action might not be allowed."""
     if isinstance(env.observation_space, spaces.Dict) and MASK_KEY in env.observation_space.spaces:
         raise UsageError(
             f"{perturbation} executes actions that the policy did not choose, but {env.unwrapped} does not allow all "
-            "of them at every step. What fits are perturbations of what is seen, and param: for its dynamics."
+            "actions at every step. Use a perturbation of observations, or param: for the dynamics."
         )
 
 

@@ -1,8 +1,8 @@
-"""What every perturbation is: a frozen, printable value that wraps an environment, alters a batch, and spans a grid.
+"""The base of perturbations: a frozen, printable value that wraps an environment, alters a batch, and spans a grid.
 
-The laws that hold for all: the neutral strength changes no bit; the same seed gives the same bits; `unwrap` and `close`
-leave the environment as if it had never been perturbed; what is added stays within the strength; `a + b` is a
-perturbation; `parse(str(p)) == p`.
+Laws for all perturbations: the neutral strength changes nothing, to the bit; the same seed gives the same bits;
+`unwrap` and `close` leave the environment as if it had never been perturbed; changes stay within the strength; `a + b`
+is a perturbation; `parse(str(p)) == p`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def register(cls: P) -> P:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One point of a grid: a perturbation of fixed strength, and where it lies."""
+    """One point of a grid: a perturbation of fixed strength, and its coordinates."""
 
     perturbation: Perturbation
     coordinates: tuple[tuple[str, float], ...]
@@ -48,10 +48,10 @@ class Cell:
 
 
 class Hold(NamedTuple):
-    """What a perturbation does to the inside of an environment for an episode, besides what it has done already."""
+    """Further changes of a perturbation to the inside of an environment for an episode."""
 
-    after: Callable[[], None] = lambda: None  # once the environment has been reset
-    undo: Callable[[], None] = lambda: None  # when the episode is over
+    after: Callable[[], None] = lambda: None  # called after the reset
+    undo: Callable[[], None] = lambda: None  # called when the episode is over
 
 
 def nearest_whole(value: float) -> int:
@@ -67,19 +67,19 @@ class Perturbation:
 
     @property
     def channels(self) -> frozenset[str]:
-        """What is attacked."""
+        """The channels that are perturbed."""
         return frozenset({self.channel})
 
     @property
     def identity(self) -> bool:
-        """Whether nothing at all is changed."""
+        """Whether the perturbation changes nothing."""
         return False
 
     def __add__(self, other: Perturbation) -> Perturbation:
         return Composition((*_parts(self), *_parts(other)))
 
     def joined(self, other: Perturbation) -> Perturbation | None:
-        """This one and another as one, where they act on the same thing and would undo each other; else None."""
+        """This and another perturbation as one, if they act on the same thing and would undo each other; else None."""
         return None
 
     def draw(self, rng: np.random.Generator) -> Perturbation:
@@ -87,7 +87,7 @@ class Perturbation:
         return self
 
     def wrap(self, env: gymnasium.Env, seed: int = 0) -> gymnasium.Env:
-        """`env` under this perturbation. `reset(seed=s)` seeds both, a reset without seed counts on from there."""
+        """`env` under this perturbation. `reset(seed=s)` seeds both, a reset without a seed continues from there."""
         return PerturbedEnv(env, self, seed)
 
     def on_batch(self, array: Any, rng: np.random.Generator) -> Any:
@@ -97,14 +97,14 @@ class Perturbation:
         )
 
     def grid(self, points: int = 10, grid: str = "closed") -> list[Cell]:
-        """The sweep: `points` values a dimension, in a Cartesian product."""
+        """The sweep: a Cartesian product of `points` values per dimension."""
         raise NotImplementedError
 
     def check_env(self, env: gymnasium.Env) -> None:
         """Raise `UsageError` if this perturbation does not fit `env`."""
 
     def fitted(self, env: gymnasium.Env) -> Perturbation:
-        """The same for this environment, which may have only some of the values of a range."""
+        """The same for this environment, which may support only some values of a range."""
         return self
 
     def hold(self, env: gymnasium.Env, rng: np.random.Generator) -> Hold:
@@ -112,15 +112,15 @@ class Perturbation:
         return Hold()
 
     def observe(self, observation: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
-        """What the policy sees. `memory` is empty when the episode starts and belongs to this perturbation."""
+        """The observation for the policy. `memory` is this perturbation's own and empty when an episode starts."""
         return observation
 
     def act(self, action: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
-        """What is executed."""
+        """The action to execute."""
         return action
 
     def pay(self, reward: Any, rng: np.random.Generator) -> Any:
-        """What is paid."""
+        """The reward to return."""
         return reward
 
 
@@ -130,7 +130,7 @@ class Graded(Perturbation):
 
     strength: float | Interval
     neutral: ClassVar[float] = 0.0
-    whole: ClassVar[bool] = False  # strengths count steps
+    whole: ClassVar[bool] = False  # whether strengths are whole numbers
 
     def __post_init__(self) -> None:
         if isinstance(self.strength, Interval):
@@ -172,7 +172,7 @@ class Graded(Perturbation):
         return dataclasses.replace(self, strength=drawn)
 
     def grid(self, points: int = 10, grid: str = "closed") -> list[Cell]:
-        """A fixed strength is swept from the neutral one to it, a range from end to end."""
+        """The sweep: from the neutral to a fixed strength, or over a range."""
         if isinstance(self.strength, Interval):
             span = self.strength
         else:
@@ -203,7 +203,7 @@ class Batched(Graded):
 
 @dataclasses.dataclass(frozen=True)
 class Composition(Perturbation):
-    """Several perturbations at once; each draws from a stream of its own. The last one is nearest to the policy."""
+    """Several perturbations at once, each with its own random stream. The last one is nearest to the policy."""
 
     parts: tuple[Perturbation, ...]
 
@@ -261,11 +261,11 @@ def _parts(perturbation: Perturbation) -> Sequence[Perturbation]:
 
 
 class PerturbedEnv(gymnasium.Wrapper):
-    """An environment under one perturbation. `info["perturbation"]` of a reset says what holds in the episode.
+    """An environment under one perturbation. `info["perturbation"]` of a reset describes the episode's.
 
     Its noise comes from a stream of the seed of the last seeded reset, the perturbation's name and the number of
-    episodes since then: all strengths of one kind meet the same noise, and the environment's own generator is not
-    touched.
+    episodes since then: all strengths of one kind get the same noise, and the environment's own generator is not
+    used.
     """
 
     def __init__(self, env: gymnasium.Env, perturbation: Perturbation, seed: int = 0):
@@ -318,7 +318,7 @@ def _perturbed(env: gymnasium.Env) -> list[PerturbedEnv]:
 
 
 def unwrap(env: gymnasium.Env, inner: gymnasium.Env | None = None) -> gymnasium.Env:
-    """The environment inside the outermost perturbations, or down to `inner`, restored to what it was before them."""
+    """The environment inside the outermost perturbations, or down to `inner`, restored to its original state."""
     while isinstance(env, PerturbedEnv) and env is not inner:
         env.restore()
         env = env.env

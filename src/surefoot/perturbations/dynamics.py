@@ -1,4 +1,4 @@
-"""What holds in the world: physical parameters of a simulator, and forces on its bodies."""
+"""Perturbations of dynamics: physical parameters of a simulator, and forces on its bodies."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from surefoot.perturbations.parameters import parameters, places, set_parameters
 @register
 @dataclasses.dataclass(frozen=True)
 class Parameters(Perturbation):
-    """Named parameters at fixed values or, for a range, at a value drawn uniformly per episode and held through it.
+    """Named parameters at fixed values or, for a range, at a value drawn uniformly per episode.
 
-    `surefoot.perturbations.parameters` says where they are found. They are read back after every reset: a value that
-    the environment has not kept is a `UsageError`, since nothing was attacked.
+    `surefoot.perturbations.parameters` describes where they are found. They are read back after every reset: a value
+    that the environment has not kept is a `UsageError`, since nothing would be perturbed.
 
-    The grid of a range is a sweep of fixed values; a fixed value has no neutral one to be swept from and stays.
+    The grid of a range is a sweep of fixed values; a fixed value has no neutral value, so it is not swept.
     """
 
     values: tuple[tuple[str, float | Interval], ...]
-    whole: tuple[str, ...] = dataclasses.field(default=(), compare=False)  # those of which there are whole numbers only
+    whole: tuple[str, ...] = dataclasses.field(default=(), compare=False)  # parameters that take whole numbers only
     name = "param"
     channel = "dynamics"
 
@@ -103,8 +103,8 @@ class Parameters(Perturbation):
             if lost := setting.lost():
                 raise UsageError(
                     f"{self}: {env.unwrapped} does not keep {', '.join(lost)}: its reset, a wrapper or another "
-                    "perturbation sets another value, so that nothing would be attacked. Let its constructor take the "
-                    "value, or leave it alone."
+                    "perturbation sets another value, so nothing would be perturbed. Let its constructor take the "
+                    "value, or perturb something else."
                 )
 
         return Hold(after, setting.undo)
@@ -118,14 +118,14 @@ AXES = ("x", "-x", "y", "-y", "z", "-z", "xy", "xz", "yz", "xyz")
 class Force(Graded):
     """A force of `strength` newtons on a body of a MuJoCo model, constant through an episode.
 
-    `along` one axis it is fixed; along several its direction is drawn uniformly per episode. In planar tasks a force
+    Along one axis its direction is fixed; along several it is drawn uniformly per episode. In planar tasks a force
     along y does nothing, hence the default.
     """
 
     name = "force"
     channel = "dynamics"
     strength: float | Interval = hyperparameter(1.0, low=0, help="newtons")
-    body: str = hyperparameter("torso", help="the body it acts on, at its centre of mass")
+    body: str = hyperparameter("torso", help="body on which it acts, at its centre of mass")
     along: str = hyperparameter("xz", choices=AXES, help="world axes; several mean a random direction in their span")
 
     def check_env(self, env: gymnasium.Env) -> None:

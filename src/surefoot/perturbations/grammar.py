@@ -1,4 +1,4 @@
-"""One grammar for all perturbations; what they print is what `parse` reads.
+"""One grammar for all perturbations; `parse` reads what they print.
 
     text     = part ("+" part)*
     part     = name [":" argument ("," argument)*]
@@ -37,7 +37,9 @@ def parse(text: str, boxes: Mapping[str, Callable[[str], Box]] | None = None) ->
         raise UsageError(f"perturbation={text!r} is not allowed; give a text such as 'observation-noise:0.1'.")
     texts = [part.strip() for part in re.split(r"\s\+\s|\+\s*(?=[a-zA-Z]|$)|^\s*\+", text)]  # not within 1e+5
     if "" in texts:
-        raise UsageError(f"perturbation={text!r} has a plus with nothing beside it; write 'one:0.1 + other:0.2'.")
+        raise UsageError(
+            f"perturbation={text!r} has a plus sign without a perturbation on one side; write 'one:0.1 + other:0.2'."
+        )
     parts = tuple(_part(part, boxes or {}) for part in texts)
     return parts[0] if len(parts) == 1 else Composition(parts)
 
@@ -50,7 +52,7 @@ def _part(text: str, boxes: Mapping[str, Callable[[str], Box]]) -> Perturbation:
         hint = (
             ""
             if boxes
-            else " (Boxes of an environment, such as rrls:2d, are known where the environment is: in train and stress.)"
+            else " (Boxes of an environment, such as rrls:2d, need an environment: use them in train and stress.)"
         )
         raise UsageError(f"perturbation {text!r} is not known. {nearest(name, {*REGISTRY, *boxes})}{hint}")
     positional, named = [], {}

@@ -32,7 +32,7 @@ class Interval:
         return f"{number(self.low)}..{number(self.high)}"
 
     def values(self, points: int, grid: str = "closed") -> list[float]:
-        """`points` equidistant values: "closed" has both ends, "rrls" leaves the upper one out (arXiv:2406.08406)."""
+        """`points` equidistant values: "closed" includes both ends, "rrls" excludes the upper (arXiv:2406.08406)."""
         if grid not in GRIDS:
             raise UsageError(f"grid={grid!r} is not allowed; it must be one of {', '.join(map(repr, GRIDS))}.")
         least = 2 if grid == "closed" else 1

@@ -1,6 +1,6 @@
-"""What can be set in the model of any MuJoCo environment: masses, friction, damping, gears, gravity.
+"""Parameters of the model of any MuJoCo environment: masses, friction, damping, gears, gravity.
 
-    gravity                  m/s², along the model's own direction of gravity (down, where it has none)
+    gravity                  m/s², along the model's own direction of gravity (down, if it has none)
     mass, friction, damping, gear     factors on all bodies, geoms, joints, actuators
     <body>.mass              kg
     <geom>.friction          sliding friction
@@ -9,7 +9,7 @@
 
 A body's inertia changes in proportion to its mass, as if its density had changed (MuJoCo's `mj_setTotalmass` does the
 same). The constants that MuJoCo derives from a model are computed anew by `mj_setConst`. Parts without a name are
-called by their number: `actuator0.gear`.
+named by their index: `actuator0.gear`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DERIVED += ("light_pos0", "light_poscom0", "light_dir0")
 
 
 def simulator(env: gymnasium.Env) -> tuple[Any, Any] | None:
-    """MuJoCo's model and data of an environment: its own, or those of an environment that it holds; None without."""
+    """MuJoCo's model and data of an environment: its own, or those of an inner environment; None without."""
     inner = env.unwrapped
     for holder in (inner, *(held for held in vars(inner).values() if isinstance(held, gymnasium.Env))):
         model, data = getattr(holder, "model", None), getattr(holder, "data", None)
@@ -41,14 +41,14 @@ def simulator(env: gymnasium.Env) -> tuple[Any, Any] | None:
 
 
 def recompute(model: Any) -> None:
-    """The constants that MuJoCo derives from masses, inertias and gears, from those that the model has now."""
+    """Recompute the constants that MuJoCo derives from the model's present masses, inertias and gears."""
     import mujoco
 
     mujoco.mj_setConst(model, mujoco.MjData(model))  # type: ignore[attr-defined]
 
 
 def kept(model: Any, names: tuple[str, ...] = WRITTEN + DERIVED) -> Callable[[], None]:
-    """What puts these arrays of a model, and its gravity, back to the bits that they have now."""
+    """A function that restores these arrays of a model, and its gravity, to their present bits."""
     arrays = [getattr(model, name) for name in names if hasattr(model, name)] + [model.opt.gravity]
     copies = [array.copy() for array in arrays]
 
@@ -67,18 +67,18 @@ class Model:
         self.model: Any = None if found is None else found[0]
 
     def values(self) -> dict[str, float]:
-        """All names with what they have now; of factors that is 1."""
+        """All names with their present values; 1 for factors."""
         if self.model is None:
             return {}
         factors = {name: 1.0 for name, array in FACTORS.items() if np.any(getattr(self.model, array))}
         return {"gravity": self._gravity()[0], **factors, **{name: float(x[0]) for name, x in self._parts()}}
 
     def whole(self, name: str) -> bool:
-        """Whether a parameter has whole numbers only: none has."""
+        """Whether a parameter takes whole numbers only: none does."""
         return False
 
     def put(self, values: Mapping[str, float]) -> None:
-        """Sets the parameters, factors first, and computes anew what MuJoCo derives from them."""
+        """Set the parameters, factors first, and recompute what MuJoCo derives from them."""
         model = self.model
         mass, gear = model.body_mass.copy(), model.actuator_gear.copy()
         for name in sorted(values, key=lambda name: name not in FACTORS):
@@ -96,18 +96,18 @@ class Model:
             recompute(model)
 
     def watch(self, names: Iterable[str]) -> Callable[[], list[str]]:
-        """What names those of the parameters that no longer are what they are now."""
+        """A function that names the parameters that have changed since this call."""
         parts = dict(self._parts())
         arrays = {name: parts[name] if name in parts else self._array(name) for name in names}
         copies = {name: array.copy() for name, array in arrays.items()}
         return lambda: [name for name, array in arrays.items() if not np.array_equal(array, copies[name])]
 
     def keep(self, names: Iterable[str]) -> Callable[[], None]:
-        """What puts everything back that `put` may change."""
+        """A function that restores everything that `put` may change."""
         return kept(self.model)
 
     def _array(self, name: str) -> np.ndarray:
-        """All that gravity or a factor stands for; of friction the sliding one."""
+        """The arrays that gravity or a factor scales; for friction the sliding one."""
         if name == "gravity":
             return self.model.opt.gravity
         array = getattr(self.model, FACTORS[name])

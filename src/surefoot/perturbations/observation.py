@@ -1,4 +1,4 @@
-"""What the policy sees: noise, dropout, delay."""
+"""Perturbations of observations: noise, dropout, delay."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def noise(shape: tuple[int, ...], strength: float, law: str, rng: np.random.Gene
 
 
 def add(array: np.ndarray, delta: np.ndarray, law: str) -> np.ndarray:
-    """`array + delta` in the array's type, whose limits it keeps.
+    """`array + delta` in the array's type, within its limits.
 
-    Of whole numbers and truth values Gaussian noise is rounded to the nearest, so that its standard deviation is the
-    one asked for (for small ones √(σ² + 1/12) on average over where it falls); in the balls it is cut towards zero, so
-    that its norm stays bounded.
+    For integers and booleans Gaussian noise is rounded to the nearest, so that its standard deviation is the requested
+    one (for small ones √(σ² + 1/12), averaged over positions); in the balls it is truncated towards zero, so that its
+    norm stays bounded.
     """
     if array.dtype.kind == "f":
         return (array + delta).astype(array.dtype)
@@ -48,14 +48,14 @@ def add(array: np.ndarray, delta: np.ndarray, law: str) -> np.ndarray:
 
 
 def boxes(space: gymnasium.Space) -> list[str]:
-    """The entries of a Dict space that are boxes; the mask of allowed actions is none of what is seen."""
+    """The Box entries of a Dict space, without the mask of allowed actions."""
     if not isinstance(space, spaces.Dict):
         return []
     return [key for key, one in space.spaces.items() if isinstance(one, spaces.Box) and key != MASK_KEY]
 
 
 class ObservationPerturbation(Batched):
-    """What is done to a Box, or on its own to every Box of a Dict, or to those that `keys` names."""
+    """Base of perturbations of a Box, or of every Box of a Dict separately, or of those that `keys` names."""
 
     channel = "observation"
     keys: str
@@ -69,8 +69,8 @@ class ObservationPerturbation(Batched):
             )
         if not isinstance(space, spaces.Box) and not boxes(space):
             raise UsageError(
-                f"{self} needs a Box observation space, or a Dict with one; this environment has {space}. What fits"
-                " every environment is observation-delay; sticky-action, action-delay and action-random fit most."
+                f"{self} needs a Box observation space, or a Dict with one; this environment has {space}. "
+                "observation-delay fits every environment; sticky-action, action-delay and action-random fit most."
             )
 
     def observe(self, observation: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
@@ -82,16 +82,16 @@ class ObservationPerturbation(Batched):
         return self._altered(observation, space, rng)
 
     def _altered(self, observation: Any, space: gymnasium.Space, rng: np.random.Generator) -> np.ndarray:
-        return self.alter(np.asarray(observation, space.dtype)[None], rng)[0]  # an environment may give whole numbers
+        return self.alter(np.asarray(observation, space.dtype)[None], rng)[0]  # an environment may return integers
 
 
-KEYS = "entries of a Dict observation, with / between them; all of its boxes if not given"
+KEYS = "entries of a Dict observation, separated by /; all of its boxes if not given"
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class ObservationNoise(ObservationPerturbation):
-    """Fresh noise on every observation, in the observation's units; of a Dict, on each Box on its own."""
+    """Fresh noise on every observation, in the observation's units; for a Dict, on each Box separately."""
 
     name = "observation-noise"
     strength: float | Interval = hyperparameter(0.1, low=0, help="standard deviation (gaussian) or radius (linf, l2)")
@@ -120,8 +120,8 @@ class ObservationDropout(ObservationPerturbation):
 @register
 @dataclasses.dataclass(frozen=True)
 class ObservationDelay(Graded):
-    """The policy sees the observation of `strength` steps ago, and the first one until then; which actions are allowed
-    it knows at once."""
+    """The policy sees the observation of `strength` steps ago, and the first one until then; masks of allowed actions
+    are not delayed."""
 
     name = "observation-delay"
     channel = "observation"

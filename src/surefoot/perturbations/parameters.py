@@ -1,15 +1,15 @@
-"""The parameters of an environment: where they are, what sets them, and whether they stay as they were set.
+"""The parameters of an environment: where they are, how to set them, and whether they keep their values.
 
-There are four places, and a name is looked for in this order:
+There are four places, and a name is searched in this order:
 
 1. `get_params() -> dict` and `set_params(**values)` of the environment (a robust MuJoCo task);
-2. the arguments of its constructor, where it is known how the environment was made (`envs.constructed`): it is made
-   anew, so that all that the constructor computes from them is right;
+2. the arguments of its constructor, if it is known how the environment was made (`envs.constructed`): it is
+   constructed again, so that everything the constructor computes from them is right;
 3. its MuJoCo model (`perturbations.mujoco`);
 4. its numeric attributes: `length` of CartPole, `m`, `l` of Pendulum.
 
-Attributes that `reset` and `step` assign themselves are the environment's state, and sizes of pictures are no physics;
-neither is offered, though whoever names one can try.
+Attributes that `reset` and `step` assign are the environment's state, and sizes of pictures are not physics; neither is
+listed, but both can be named explicitly.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import gymnasium
 
 from surefoot.perturbations import mujoco
 
-# Attributes that an environment computes once from others and would otherwise keep at their old values.
+# Attributes that an environment computes once from others, which would otherwise keep their old values.
 DERIVED: dict[str, dict[str, Callable[[Any], float]]] = {
     "CartPoleEnv": {
         "total_mass": lambda env: env.masspole + env.masscart,
@@ -44,7 +44,7 @@ class Place(Protocol):
 
     def __init__(self, env: gymnasium.Env) -> None: ...
 
-    def values(self) -> dict[str, float]: ...  # the parameters by name, as they are now
+    def values(self) -> dict[str, float]: ...  # the parameters by name with their present values
 
     def whole(self, name: str) -> bool: ...  # whether only whole numbers make sense
 
@@ -52,7 +52,7 @@ class Place(Protocol):
 
     def watch(self, names: Iterable[str]) -> Callable[[], list[str]]: ...  # which of them have changed since
 
-    def keep(self, names: Iterable[str]) -> Callable[[], None]: ...  # what undoes all changes from now on
+    def keep(self, names: Iterable[str]) -> Callable[[], None]: ...  # a function that undoes all changes from now on
 
 
 class Own:
@@ -89,7 +89,7 @@ class Own:
 
 
 class Constructor:
-    """Arguments of the constructor of an environment that can be made anew."""
+    """Arguments of the constructor of an environment that can be constructed again."""
 
     def __init__(self, env: gymnasium.Env) -> None:
         self._env, self._known = env, env.has_wrapper_attr("remake")
@@ -104,7 +104,7 @@ class Constructor:
         self._env.get_wrapper_attr("remake")(**{k: round(v) if self.whole(k) else v for k, v in values.items()})
 
     def watch(self, names: Iterable[str]) -> Callable[[], list[str]]:
-        """An attribute of the same name need not be there, but if it is, it says what the argument is now."""
+        """The present value of an argument: that of the attribute of the same name, if there is one."""
         there = vars(self._env.unwrapped)
         return _watch(lambda: vars(self._env.unwrapped), [name for name in names if _number(there.get(name))])
 
@@ -141,7 +141,7 @@ class Attributes:
                 warnings.warn(
                     f"param: nothing but the constructor of {type(self._inner).__name__} reads {name}, so that setting "
                     f"it afterwards may change nothing. Give the environment as a class or a factory that takes {name} "
-                    "as an argument: it is then made anew with every value.",
+                    "as an argument: it is then constructed again for every value.",
                     stacklevel=2,
                 )
             setattr(self._inner, name, round(value) if self.whole(name) else value)
@@ -164,11 +164,11 @@ class Attributes:
 
 
 ORDER: tuple[type[Place], ...] = (Own, Constructor, mujoco.Model, Attributes)
-SETTING: tuple[type[Place], ...] = (Constructor, mujoco.Model, Own, Attributes)  # what is made anew comes first
+SETTING: tuple[type[Place], ...] = (Constructor, mujoco.Model, Own, Attributes)  # constructors come first
 
 
 def parameters(env: gymnasium.Env) -> dict[str, float]:
-    """The parameters of `env` that can be set, with their present values; of MuJoCo's factors that is 1."""
+    """The parameters of `env` that can be set, with their present values; 1 for MuJoCo's factors."""
     attributes = Attributes(env)
     found = {name: attributes.values()[name] for name in attributes.offered()}
     for place in reversed(ORDER[:-1]):
@@ -177,9 +177,9 @@ def parameters(env: gymnasium.Env) -> dict[str, float]:
 
 
 def places(env: gymnasium.Env, names: Iterable[str]) -> dict[str, Place]:
-    """Where each of the names is set in `env`; names that are nowhere are left out.
+    """The place of each name in `env`; unknown names are left out.
 
-    Attributes that are not offered can be tried all the same: whether they stay is seen after the reset.
+    Attributes that are not listed can be set too; whether they keep their values is checked after the reset.
     """
     found, missing = dict[str, Place](), set(names)
     for kind in ORDER:
@@ -201,11 +201,11 @@ class Setting(NamedTuple):
     """Parameters that were set."""
 
     undo: Callable[[], None]
-    lost: Callable[[], list[str]]  # the names of those that have another value by now
+    lost: Callable[[], list[str]]  # the names of those whose value has changed
 
 
 def set_parameters(env: gymnasium.Env, values: Mapping[str, float]) -> Setting:
-    """Set parameters that `env` has, and what it derives from them.
+    """Set parameters of `env`, and the values it derives from them.
 
     A parameter that is a whole number stays one (the value is rounded).
     """
@@ -214,7 +214,7 @@ def set_parameters(env: gymnasium.Env, values: Mapping[str, float]) -> Setting:
     with contextlib.ExitStack() as undo:
         for kind, names in mine.items():
             if names:
-                place = kind(env)  # of what may have been made anew just now
+                place = kind(env)  # of the environment that may have just been constructed again
                 undo.callback(place.keep(names))
                 place.put({name: values[name] for name in names})
                 watches.append((place, names))

@@ -1,4 +1,4 @@
-"""What is paid: corruption that a learner sees. It does not change what a policy earns, so `stress` refuses it."""
+"""Perturbations of rewards, seen by a learner. They do not change a policy's return, so `stress` refuses them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RewardShift(RewardPerturbation):
     """A constant is added to every reward."""
 
     name = "reward-shift"
-    strength: float | Interval = hyperparameter(0.1, help="the constant")
+    strength: float | Interval = hyperparameter(0.1, help="constant that is added")
 
     def alter(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return (array + self.fixed).astype(array.dtype)

@@ -3,10 +3,10 @@
     solve(mdp, KL(0.1), rectangular="sa")                      # value, policy, worst_kernel, gap
     evaluate_policy(mdp, policy, CVaR(0.1))
 
-`solve` has the two verbs. Backups, one step back in time against the worst world: `pairs` (s,a), `states` (s) with what
-a shared budget buys (`budgets`), `factors` (d); `backups` chooses among them, `outcomes` holds the rows they work on.
+`solve` has both functions. Backups, one step back in time against the worst world: `pairs` (s,a), `states` (s) with the
+divergences under a shared budget (`budgets`), `factors` (d); `backups` chooses among them, `outcomes` has their rows.
 Criteria: `fixed_point` (discounted, with the bounds), `average`; finite horizons are backward induction, in `solve`.
-`gradient` is a reference by policy gradient, `scenarios` a search for static uncertainty.
+`gradient` is a reference method by policy gradient, `scenarios` a search for static uncertainty.
 """
 
 from surefoot.solvers.scenarios import ScenarioSolution, solve_scenarios

@@ -1,7 +1,7 @@
-"""The average reward of a step in the long run: damped sweeps, and what it means when they do not settle.
+"""The long-run average reward per step: damped sweeps, and diagnosis when they do not converge.
 
-A sweep adds the gain to every value in the end, if there is one gain for all states. Each goes only part of the way,
-v + τ·(T v − v), so that a chain with a period settles too.
+In the limit a sweep adds the gain to every value, if all states have the same gain. Sweeps are damped,
+v + τ·(T v − v), so that they also converge for periodic chains.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from surefoot.errors import UsageError
 from surefoot.solvers.fixed_point import Stop, Sweep, bounds, iterate
 from surefoot.solvers.pairs import Chain, Choice
 
-DAMPING = 0.8  # τ
-PATIENCE = 50  # sweeps between two looks at what keeps the bounds apart
-NONE = 1e-9  # a probability that leads nowhere
+DAMPING = 0.8  # damping τ
+PATIENCE = 50  # sweeps between checks for several recurrent classes
+NONE = 1e-9  # probabilities below this count as 0
 
 
 class RecurrentClass(NamedTuple):
-    """States that reach each other and nothing else, and the average reward there."""
+    """A recurrent class of states, and its average reward."""
 
     states: list[int]
     gain: float
@@ -42,7 +42,7 @@ def settle(
     """Sweeps until the bounds on the gain are within the tolerance.
 
     kernel: (values, policy) -> the kernel that is worst for it. allowed: `[S, A]`, the actions that a policy may take.
-    Raises `UsageError` where states differ in their gain.
+    Raises `UsageError` if states differ in their gain.
     """
 
     def damped(values: Tensor) -> tuple[Tensor, Choice]:
@@ -68,8 +68,8 @@ def settle(
 
 
 def check_one_gain(sweep: Sweep, kernel: Kernel, allowed: Tensor) -> None:
-    """Raise `UsageError` where the policy of a sweep has several recurrent classes that differ in their gain, and no
-    better policy could join them."""
+    """Raise `UsageError` if the policy of a sweep has several recurrent classes with different gains that no better
+    policy could join."""
     if len(recurrent_classes(kernel, allowed.double())) == 1:
         return
     change = (sweep.after - sweep.before) / DAMPING
@@ -82,10 +82,9 @@ def check_one_gain(sweep: Sweep, kernel: Kernel, allowed: Tensor) -> None:
         named = "; ".join(f"{listed(one.states)} with {one.gain:.6g}" for one, _ in classes[:4])
         more = f" and {len(classes) - 4} more" if len(classes) > 4 else ""
         raise UsageError(
-            f"average reward: no single gain exists, because the policy has {len(classes)} recurrent classes of states "
-            f"that never leave themselves: {named}{more}. Solve each class as an MDP of its own, let every state come "
-            "back to one of them with a small probability, use a smaller set, or take criterion='discounted' with "
-            "gamma near 1."
+            f"average reward: no single gain exists, because the policy has {len(classes)} recurrent classes: "
+            f"{named}{more}. Solve each class as a separate MDP, let every state return to one of them with a small "
+            "probability, use a smaller set, or use criterion='discounted' with gamma near 1."
         )
 
 
@@ -106,5 +105,5 @@ def recurrent_classes(kernel: Kernel, policy: Tensor) -> list[list[int]]:
 
 
 def listed(states: list[int]) -> str:
-    """Some states in words."""
+    """A short list of states as text."""
     return "{" + ", ".join(map(str, states[:6])) + (f", … {len(states)} states" if len(states) > 6 else "") + "}"

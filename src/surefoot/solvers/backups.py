@@ -1,4 +1,4 @@
-"""The backups of an MDP by the rectangularity of its set, checked once."""
+"""The backups of an MDP by the rectangularity of its set, after checks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Backup(Protocol):
     """One step back in time against the worst world."""
 
     def improve(self, values: Tensor, states: slice = EVERY) -> tuple[Tensor, Choice]:
-        """The best values `[S]` one step before `values`, and the policy `[S, A]` that has them."""
+        """The best values `[S]` one step before `values`, and the policy `[S, A]` that attains them."""
         ...
 
     def follow(self, policy: Tensor) -> Followed:
@@ -33,11 +33,11 @@ class Backup(Protocol):
         ...
 
     def marginal(self, values: Tensor, policy: Tensor) -> Tensor:
-        """How fast the backup of a policy `[S, A]` grows with each of its probabilities, `[S, A]`."""
+        """The derivative of the backup of a policy `[S, A]` with respect to its probabilities, `[S, A]`."""
         ...
 
     def kernel(self, values: Tensor, policy: Tensor) -> Kernel:
-        """The kernel that is worst for a policy when `values` come next."""
+        """The worst kernel for a policy, given the next values."""
         ...
 
 
@@ -50,10 +50,10 @@ def make_backup(
     nature: str = "worst",
     ended: Tensor | None = None,
 ) -> Backup:
-    """The backups of an MDP of one kernel; a set of None is the nominal MDP.
+    """The backups of an MDP with one kernel; a set of None is the nominal MDP.
 
-    ended: the states `[S]` whose rows no set is put around; None: `mdp.ended`.
-    Raises `UsageError` where the set and the MDP do not fit.
+    ended: the states `[S]` whose rows stay nominal; None: `mdp.ended`.
+    Raises `UsageError` if the set and the MDP do not fit.
     """
     for name, value, known in (("rectangular", rectangular, RECTANGULAR), ("nature", nature, NATURES)):
         if value not in known:
@@ -82,7 +82,7 @@ def _against(
     if rows.by_outcome and gamma == 0:
         raise UsageError(
             f"gamma=0 beside rewards that depend on the next state is not supported under {ambiguity}; give "
-            "reward=mdp.expected_reward(), which leaves nothing to be uncertain of, or gamma above 0, such as 1e-9."
+            "reward=mdp.expected_reward(), which has no uncertainty, or gamma above 0, such as 1e-9."
         )
     if rectangular == "s":
         if not isinstance(ambiguity, Divergence):
@@ -108,9 +108,9 @@ def _each(states: States) -> Pairs:
 
 
 def check_monotone(ambiguity: Ambiguity | None, criterion: str) -> None:
-    """Raise `UsageError` for risks that can fall when a value rises: nothing then makes sweeps converge."""
+    """Raise `UsageError` for risks that can fall when a value rises: sweeps need not converge then."""
     if ambiguity and any(isinstance(part, (MeanDeviation, MeanVariance)) for part in ambiguity.parts):
         raise UsageError(
-            f"{ambiguity} is not monotone, so criterion={criterion!r} has no certain solution; use criterion='finite' "
+            f"{ambiguity} is not monotone, so criterion={criterion!r} has no certified gap; use criterion='finite' "
             "with a horizon, or a monotone risk such as MeanCVaR or Entropic."
         )

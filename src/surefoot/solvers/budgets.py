@@ -18,24 +18,24 @@ from surefoot.ambiguity.transport import hull_edges
 from surefoot.solvers.costs import CLOSE, TINY, Cost, Family, Smooth
 from surefoot.solvers.tilts import PowerTilted, Tilted
 
-STEP = 1e-6  # of a price, relatively, to see what it changes
-ROOM = 1 << 19  # distances times outcomes that L∞ looks at together
+STEP = 1e-6  # relative step of a price for finite differences
+ROOM = 1 << 19  # distances times outcomes per block for L∞
 
 
 def family(divergence: Divergence, values: Tensor, nominal: Tensor) -> Family:
-    """The rows `[B, A, K]` of outcomes worth `values`, which broadcast, in the form that their divergence allows."""
+    """The rows `[B, A, K]` of outcomes worth `values`, which broadcast, in the form for their divergence."""
     if isinstance(divergence, (TotalVariation, LInfinity, Wasserstein, Mixture)):
         return moves(divergence, values, nominal)
     kinds = {KL: Tilted, ReverseKL: PowerTilted, Hellinger: PowerTilted, ChiSquare: Cut}
     return kinds.get(type(divergence), Priced)(divergence, values, nominal)
 
 
-# --- linear in pieces: mass is moved, the best move first ------------------------------------------------------------
+# --- piecewise linear: mass is moved, the best move first ------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Moves:
-    """Moves `[B, A, E]` of every row, the best first: what a unit of divergence brings, and how much of it there is."""
+    """Moves `[B, A, E]` of every row, the best first: the gain per unit of divergence, and the amount available."""
 
     mean: Tensor
     rate: Tensor
@@ -55,7 +55,7 @@ class Moves:
 
     def at_value(self, u: Tensor) -> Cost:
         need = torch.minimum(self.mean - u, self._brought[..., -1])
-        move = torch.searchsorted(self._brought, need.unsqueeze(-1))  # during this move the value is reached
+        move = torch.searchsorted(self._brought, need.unsqueeze(-1))  # the move that reaches the value
         spent, brought, rate = (x.gather(-1, move).squeeze(-1) for x in (self._spent, self._brought, self.rate))
         price = torch.where(need >= 0, 1 / rate.clamp(min=TINY), 0.0)
         spent = torch.where(need > 0, spent - (brought - need) * price, 0.0).clamp(min=0)
@@ -94,7 +94,7 @@ def moves(divergence: Divergence, values: Tensor, nominal: Tensor) -> Moves:
     return Moves(mean, rate.clamp(min=0).expand_as(nominal) / divergence.times, divergence.times * take(nominal, order))
 
 
-# --- cuts, and what a penalty alone is known of ----------------------------------------------------------------------
+# --- χ², and divergences known by their penalty ----------------------------------------------------------------------
 
 
 class Cut(Smooth):
@@ -107,8 +107,8 @@ class Cut(Smooth):
         gap, p = gaps.gather(-1, order), nominal.gather(-1, order)
         mass, first = p.cumsum(-1), (p * gap).cumsum(-1)
         above = torch.nn.functional.pad(p.flip(-1).cumsum(-1).flip(-1)[..., 1:], (0, 1))  # 1 − mass, without noise
-        # At the level of each outcome E(level − gap)₊ is its reach, and what is below it has this mean under the worst
-        # case, and this price. All sums, of mass·variance too, go from outcome to outcome, and no term is negative.
+        # At the level of each outcome E(level − gap)₊ is its reach; the outcomes below have this mean and price
+        # under the worst case. All sums, of mass·variance too, go from outcome to outcome, and no term is negative.
         step, before = gap.diff(dim=-1), mass[..., :-1]
         reach, weighted = (
             torch.nn.functional.pad((step * moment[..., :-1]).cumsum(-1), (1, 0)) for moment in (mass, first)
@@ -122,7 +122,7 @@ class Cut(Smooth):
         self.level_mean = self.level_mean.cummax(-1).values
 
     def _below(self, index: Tensor) -> list[Tensor]:
-        """Of the outcomes up to an index `[B, A]` what it costs to have no others, their mean, and mass·variance."""
+        """The cost of restriction to the outcomes up to an index `[B, A]`, their mean, and mass·variance."""
         return [x.gather(-1, index.unsqueeze(-1)).squeeze(-1) for x in self.below]
 
     def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,7 +143,7 @@ class Cut(Smooth):
 
 
 class Priced(Smooth):
-    """Any divergence with a penalty: the price s is searched for, and ξ = s·(min { q·z + D/s } − u)."""
+    """Any divergence with a penalty form: the price s is found by search, and ξ = s·(min { q·z + D/s } − u)."""
 
     def __init__(self, divergence: Divergence, values: Tensor, nominal: Tensor) -> None:
         self.divergence, self.nominal = divergence, nominal
@@ -155,13 +155,13 @@ class Priced(Smooth):
         self.variance = (nominal * (self.gaps - self.span.unsqueeze(-1)) ** 2).sum(-1)
 
     def _held(self, price: Tensor) -> tuple[Tensor, Tensor]:
-        """The divergence of the rows held at prices, and how far above the lowest they are."""
+        """The divergence of the rows at given prices, and their values above the lowest."""
         solved = self.divergence.penalised(self.gaps, self.nominal, 1 / price.clamp(min=TINY).unsqueeze(-1))
         q = solved.distribution()
         return self.divergence.divergence(q, self.nominal), (q * self.gaps).sum(-1)
 
     def _slope(self, price: Tensor, mean: Tensor) -> Tensor:
-        """How fast a row falls with the logarithm of its price; its difference quotient serves Newton's steps."""
+        """The rate at which a row falls with the logarithm of its price, by a difference quotient, for Newton steps."""
         return ((mean - self._held(price * (1 + STEP))[1]) / STEP).clamp(min=0)
 
     def at_price(self, price: Tensor) -> tuple[Tensor, Tensor]:

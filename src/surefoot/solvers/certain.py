@@ -1,7 +1,7 @@
-"""Backups in which ended episodes stay ended: no adversary moves mass out of a state in which all is over.
+"""Backups in which ended episodes stay ended: no adversary moves mass out of an ended state.
 
-An ambiguity set says what the next state may be. Where an episode is over (`TabularMDP.ended`) there is none, so the
-set is not put around those rows: they lead to themselves, earn nothing and cost the adversary nothing.
+An ambiguity set says what the next state may be. Where an episode is over (`TabularMDP.ended`) there is no next state,
+so those rows stay nominal: they lead to themselves, earn nothing and cost the adversary nothing.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Certain:
-    """The backups of another, but for the ended states `[S]`, whose value is γ times their own next value."""
+    """Other backups, except for the ended states `[S]`, whose value is γ times their own next value."""
 
     backup: Backup
     ended: Tensor
     gamma: float
 
     def improve(self, values: Tensor, states: slice = EVERY) -> tuple[Tensor, Choice]:
-        """The best values `[S]` one step before `values`, and the policy `[S, A]` that has them."""
+        """The best values `[S]` one step before `values`, and the policy `[S, A]` that attains them."""
         after, choose = self.backup.improve(values, states)
         return torch.where(self.ended[states], self.gamma * values[states], after), choose
 
@@ -46,12 +46,12 @@ class Certain:
         )
 
     def marginal(self, values: Tensor, policy: Tensor) -> Tensor:
-        """How fast the backup of a policy grows with its probabilities; in ended states all actions are alike."""
+        """The derivative of the backup of a policy with respect to its probabilities; in ended states all are equal."""
         slope = self.backup.marginal(values, policy)
         return torch.where(self.ended.unsqueeze(-1), self.gamma * values.unsqueeze(-1), slope)
 
     def kernel(self, values: Tensor, policy: Tensor) -> Kernel:
-        """The kernel that is worst for a policy when `values` come next."""
+        """The worst kernel for a policy, given the next values."""
         kernel, ended = self.backup.kernel(values, policy), self.ended.nonzero().flatten()
         if isinstance(kernel, Successors):
             state, probability = kernel.state.clone(), kernel.probability.clone()

@@ -1,4 +1,4 @@
-"""The d-rectangular backup of a linear MDP: the adversary chooses each factor of its kernel by itself.
+"""The d-rectangular backup of a linear MDP: the adversary chooses each factor of its kernel independently.
 
     P(s'|s,a) = Σ_i φ_i(s,a)·μ_i(s'),      Q(s,a) = r(s,a) + γ·Σ_i φ_i(s,a)·min { q·V : q in the set around μ_i }
 
@@ -24,7 +24,7 @@ from surefoot.errors import UsageError
 from surefoot.solvers.outcomes import check_fits
 from surefoot.solvers.pairs import EVERY, Chain, Choice, Followed, best_of
 
-TOLERANCE = 1e-7  # how far features times factors may be from the kernel
+TOLERANCE = 1e-7  # maximum deviation of features times factors from the kernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Factors:
     gamma: float
 
     def improve(self, values: Tensor, states: slice = EVERY) -> tuple[Tensor, Choice]:
-        """The best values `[S]` one step before `values`, and the policy `[S, A]` that has them."""
+        """The best values `[S]` one step before `values`, and the policy `[S, A]` that attains them."""
         return best_of(self.q(values, states), None if self.legal is None else self.legal[states])
 
     def follow(self, policy: Tensor) -> Followed:
@@ -54,11 +54,11 @@ class Factors:
         return Followed(lambda values: (policy * self.q(values)).sum(-1), chain)
 
     def marginal(self, values: Tensor, policy: Tensor) -> Tensor:
-        """How fast the backup of a policy grows with its probabilities: the values of the pairs."""
+        """The derivative of the backup of a policy with respect to its probabilities: the values of the pairs."""
         return self.q(values)
 
     def kernel(self, values: Tensor, policy: Tensor) -> Tensor:
-        """The worst kernel `[S, A, S']`, whatever the policy."""
+        """The worst kernel `[S, A, S']`, the same for every policy."""
         check_fits((*self.reward.shape, len(values)), "the worst kernel of a linear MDP")
         return self.features @ self._worst(values).distribution()
 
@@ -71,9 +71,9 @@ class Factors:
 
 
 def factors_of(mdp: TabularMDP, given: Any) -> Tensor:
-    """The factors `[d, S']` of an MDP of one step, from those given or from `mdp.factors`.
+    """The factors `[d, S']` of an MDP of one step, from the argument or from `mdp.factors`.
 
-    Raises `UsageError` unless features and factors are distributions, and the kernel is what they make.
+    Raises `UsageError` unless features and factors are distributions whose product is the kernel.
     """
     given = getattr(mdp, "factors", None) if given is None else given
     if mdp.features is None or given is None:
@@ -97,6 +97,6 @@ def factors_of(mdp: TabularMDP, given: Any) -> Tensor:
             state, action = (int(i) for i in (off == off.max()).nonzero()[0])
             raise UsageError(
                 f"features @ factors is not the kernel: it is {float(off.max()):.3g} away in state {state}, action "
-                f"{action}. Give the factors by which the MDP was made."
+                f"{action}. Give the factors from which the MDP was made."
             )
     return factors

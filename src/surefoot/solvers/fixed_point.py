@@ -1,12 +1,12 @@
-"""Where values repeat themselves: sweeps with two-sided bounds, sped up by what the present policy would make of them.
+"""Fixed points of backups: sweeps with two-sided bounds, accelerated by evaluating the present policy.
 
-A backup T is monotone and T(v + c) = T v + γc, so one sweep δ = T v − v bounds what all the others can still add:
+A backup T is monotone and T(v + c) = T v + γc, so one sweep δ = T v − v bounds the sum of all later changes:
 
     γ/(1−γ)·min δ  ≤  V − T v  ≤  γ/(1−γ)·max δ          (MacQueen 1966, Porteus 1971)
     min δ  ≤  gain  ≤  max δ                              for averages, γ = 1 (Odoni 1969)
 
-Both hold for any v, and the policy that attains T v keeps the lower one; so the gap of a solution is certain however v
-was found.
+Both hold for any v, and the policy that attains T v satisfies the lower bound; so the gap of a solution is certified,
+however v was found.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from surefoot.hyperparameters import check_count
 from surefoot.solvers.pairs import Chain, Choice
 from surefoot.solvers.solution import Progress
 
-LEFT = 0.05  # how much of a sweep's span the steps of its policy leave
-FLOOR = 32 * torch.finfo(torch.float64).eps  # of the largest value: below it a sweep changes by rounding alone
+LEFT = 0.05  # share of a sweep's span at which the steps of its policy stop
+FLOOR = 32 * torch.finfo(torch.float64).eps  # relative to the largest value: smaller changes of a sweep are rounding
 
 
 @dataclass(frozen=True)
 class Stop:
-    """When sweeps end: bounds within the tolerance, so many of them, or seconds. `progress` is told after each."""
+    """When sweeps stop: by tolerance, number of sweeps, or seconds. `progress` is called after each sweep."""
 
     tolerance: float
     sweeps: int
@@ -43,13 +43,13 @@ class Stop:
             raise UsageError(f"time_limit={self.seconds!r} is not allowed; it must be above 0 seconds, or None.")
 
     def over(self, sweeps: int, began: float) -> bool:
-        """Whether it ends after so many sweeps since a moment of `time.perf_counter`."""
+        """Whether to stop after this many sweeps since `began`, a `time.perf_counter`."""
         return sweeps >= self.sweeps or (self.seconds is not None and time.perf_counter() - began >= self.seconds)
 
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """One of them, from values `before` to values `after` by a policy; `low` and `high` bound all that are to come."""
+    """One sweep, from values `before` to values `after` by a policy; `low` and `high` bound all later changes."""
 
     before: Tensor
     after: Tensor
@@ -69,18 +69,18 @@ class Sweep:
 
 
 def factor(gamma: float) -> float:
-    """How often all later sweeps can repeat the last change, together; of gamma 1, once a step."""
+    """The factor by which all later sweeps together can repeat the last change; 1 per step for gamma 1."""
     return gamma / (1 - gamma) if gamma < 1 else 1.0
 
 
 def bounds(change: Tensor, gamma: float) -> tuple[float, float]:
-    """What all later sweeps add at least and at most, if one changed the values so; of gamma 1, the gain."""
+    """Bounds on the total change by all later sweeps, given the change of one; for gamma 1, bounds on the gain."""
     least, most = change.aminmax()
     return factor(gamma) * float(least), factor(gamma) * float(most)
 
 
 def bounds_in_place(change: Tensor, gamma: float) -> tuple[float, float]:
-    """The same for sweeps that use new values at once: they pass on at most γ of a constant, and may pass on none."""
+    """The same for Gauss–Seidel sweeps: they pass on between none and γ of a constant."""
     low, high = bounds(change, gamma)
     return min(low, 0.0), max(high, 0.0)
 
@@ -97,10 +97,10 @@ def iterate(
 ) -> Sweep:
     """Sweep until the bounds are within the tolerance, or rounding is all that is left.
 
-    backup: values `[S]` -> values one step before, and the policy that has them. Between two sweeps the values go up to
-    `steps` steps further in the `chain` of that policy, its world being held as it is worst for the last values: this
-    is Newton's step with its linear solver cut short. Where it did not bring the bounds closer together it is taken
-    back, so that it never converges less surely than sweeps alone.
+    backup: values `[S]` -> values one step before, and the policy that has them. Between two sweeps the values are
+    advanced by up to `steps` steps in the `chain` of that policy, with the world fixed at the worst one for the last
+    values: a Newton step with a truncated linear solver. If it does not bring the bounds closer together it is undone,
+    so that convergence is as certain as with sweeps alone.
     """
     began, values, kept, allowed, trial, iteration = time.perf_counter(), start, None, steps, False, 0
     while True:
@@ -127,7 +127,7 @@ def iterate(
 
 
 def further(change: Tensor, step: Chain, gamma: float, steps: int) -> Tensor:
-    """Σ_j (γP)^j·change over j = 1, 2, … until little of its span is left; a constant does not matter."""
+    """Σ_j (γP)^j·change over j = 1, 2, … until its span is small; constants do not matter."""
     total, enough = torch.zeros_like(change), LEFT * span(change)
     for _ in range(steps):
         change = gamma * step(change)

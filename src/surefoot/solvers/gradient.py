@@ -1,11 +1,11 @@
-"""Robust policy gradient: mirror ascent on the policy's own values, each time against the world that is worst for it.
+"""Robust policy gradient: mirror ascent on the policy's own values, against its worst world at each step.
 
     π(a|s) ← π(a|s)·exp(η_t·G(s, a)) / normaliser,      G = ∂V(s)/∂π(a|s) at the values of π,   η_t = c/√t
 
-G is the value of a pair in the worst world (envelope theorem). It is the policy gradient of direct policies, each state
-weighed alike instead of by how often it is visited, in the geometry of the entropy; steps that shrink like 1/√t are
-right for kinks too, which s-rectangular sets have. A slow method, that shares only the backups with the others: to
-check them, and to see how policies move. Li, Lan and Zhao (2022); Wang, Ho and Petrik (2023).
+G is the value of a pair in the worst world (envelope theorem). It is the policy gradient of directly parameterised
+policies, with equal weight for all states instead of their visits, in the geometry of the entropy; steps that shrink
+like 1/√t also suit kinks, which s-rectangular sets have. A slow method that shares only the backups with the others, to
+check them and to see how policies move. Li, Lan and Zhao (2022); Wang, Ho and Petrik (2023).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from surefoot.solvers.backups import Backup
 from surefoot.solvers.fixed_point import Stop, Sweep, iterate, span
 from surefoot.solvers.solution import Progress
 
-FIRST = 4.0  # c, in units of one over the span of G
-WITHIN = 0.05  # of the last gap: how well values are known before the policy moves
+FIRST = 4.0  # c, in units of 1/span of G
+WITHIN = 0.05  # relative to the last gap: accuracy of the values before the policy moves
 STEPS = 200
 
 
 def ascend(backup: Backup, policy: Tensor, gamma: float, stop: Stop) -> Sweep:
     """Mirror ascent from a policy `[S, A]` until no policy is better by more than the tolerance.
 
-    The bounds of what is given back: the values of the last policy, and how far above them the best ones may be.
+    The bounds of the result: the values of the last policy, and the maximum gap to the best ones.
     """
     began, gap, values, best = time.perf_counter(), torch.inf, torch.zeros(len(policy), dtype=policy.dtype), None
     for iteration in range(1, stop.sweeps + 1):

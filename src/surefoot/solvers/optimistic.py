@@ -2,8 +2,8 @@
 
     max over π and q of Σ_a π_a·q_a·z_a   =   − min over π of min over q of Σ_a π_a·q_a·(−z_a)
 
-So the best world of a policy is the worst one where rewards are losses. Policy and world pull the same way, therefore
-the best policy of a state takes one action, also where its actions share a budget: all of that is spent on the one.
+So the best world of a policy is the worst one with rewards as losses. Policy and world have the same aim, so the best
+policy of a state takes one action, even if its actions share a budget: all of it is spent on that action.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Optimistic:
     """Backups against the best world.
 
-    losses: the backups of the same rows, their rewards negated. pairs: those of each pair by itself, with the budget of
+    losses: the backups of the same rows with negated rewards. pairs: those of each pair separately, with the budget of
     its state. legal: `[S, A]` or None for all.
     """
 
@@ -34,7 +34,7 @@ class Optimistic:
     legal: Tensor | None
 
     def improve(self, values: Tensor, states: slice = EVERY) -> tuple[Tensor, Choice]:
-        """The best values `[S]` one step before `values`, and the policy `[S, A]` that has them."""
+        """The best values `[S]` one step before `values`, and the policy `[S, A]` that attains them."""
         return best_of(-self.pairs.q(-values, states), None if self.legal is None else self.legal[states])
 
     def follow(self, policy: Tensor) -> Followed:
@@ -43,9 +43,9 @@ class Optimistic:
         return Followed(lambda values: -followed.backup(-values), lambda values: followed.chain(-values))
 
     def marginal(self, values: Tensor, policy: Tensor) -> Tensor:
-        """How fast the backup of a policy grows with its probabilities."""
+        """The derivative of the backup of a policy with respect to its probabilities."""
         return -self.losses.marginal(-values, policy)
 
     def kernel(self, values: Tensor, policy: Tensor) -> Kernel:
-        """The kernel that is best for a policy when `values` come next."""
+        """The best kernel for a policy, given the next values."""
         return self.losses.kernel(-values, policy)

@@ -1,7 +1,7 @@
-"""Which next states an ambiguity set may move mass to, and the rows that a solver must therefore look at.
+"""The next states to which an ambiguity set may move mass, and the rows that a solver therefore needs.
 
-A dense row has an entry for every state. A sparse one has its successors only, so it stays as it is for sets that keep
-to them, gets one more entry for sets that send mass to the lowest outcome of all, and becomes dense for the others.
+A dense row has an entry for every state. A sparse one has its successors only, so it is unchanged for sets that keep to
+them, gets one more entry for sets that move mass to the lowest outcome, and becomes dense for the others.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from surefoot.envs.tabular.memory import check_memory
 from surefoot.errors import UsageError
 
 Reach = Literal["successors", "lowest", "all"]
-DENSE_WORK = 10**9  # numbers of a sweep from which dense work on a sparse MDP is announced
-SECONDS = 7e-8  # that L∞, the slowest set, takes for one of them
-BLOCK = 1 << 17  # entries worked on at a time, so that what is made of them stays in cache
+DENSE_WORK = 10**9  # numbers per sweep from which dense work on a sparse MDP raises a warning
+SECONDS = 7e-8  # time per number for L∞, the slowest set
+BLOCK = 1 << 17  # entries per block, so that intermediate results stay in cache
 
 
 def reach(ambiguity: Ambiguity | Problem) -> Reach:
-    """Where the worst case of a set may have mass: on the successors, also on the lowest state, or anywhere."""
+    """Where the worst case of a set may have mass: on successors, on successors and the lowest state, or anywhere."""
     if isinstance(ambiguity, Mixed):
         return max((reach(part) for part in ambiguity.parts), key=["successors", "lowest", "all"].index)
     if ambiguity.outcomes is not None:
@@ -44,9 +44,9 @@ def reach(ambiguity: Ambiguity | Problem) -> Reach:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Nominal rows of some states with what belongs to them.
+    """Nominal rows of some states with their outcomes and rewards.
 
-    probability: `[S, A, K]`; state: `[S, A, K]`, which outcomes they are, or None where K counts all states; reward:
+    probability: `[S, A, K]`; state: `[S, A, K]`, the outcomes' states, or None if K counts all states; reward:
     `[S, A]` or, where it depends on the next state, `[S, A, K]`.
     """
 
@@ -72,14 +72,14 @@ class Rows:
         return flat if self.state is None else Successors(self.state.flatten(0, 1), flat)
 
     def blocks(self, within: slice = slice(None)) -> Iterator[slice]:
-        """Slices of states whose rows are worked on together."""
+        """Slices of states whose rows form a block."""
         states, actions, width = self.probability.shape
         first, last, _ = within.indices(states)
         size = max(1, BLOCK // (actions * width))
         return (slice(start, min(start + size, last)) for start in range(first, last, size))
 
     def targets(self, values: Tensor, gamma: float) -> Tensor:
-        """What each outcome is worth before the discount: its value, and its reward over gamma if it has one."""
+        """The value of each outcome before discounting: its next value, plus its reward over gamma if it has one."""
         there = values if self.state is None else gathered(values, self.state)
         return there + self.reward / gamma if self.by_outcome else there
 
@@ -101,7 +101,7 @@ _PRODUCTS: WeakKeyDictionary[TabularMDP, tuple[Rows, Callable[[Tensor], Tensor]]
 def prepared(mdp: TabularMDP) -> tuple[Rows, Callable[[Tensor], Tensor]]:
     """The rows of an MDP with short indices, and the product of all of them with values.
 
-    They are kept as long as the MDP lives, because one is solved more than once: for radii, policies, criteria.
+    They are cached as long as the MDP exists, because an MDP is solved repeatedly: for radii, policies, criteria.
     """
     if mdp not in _PRODUCTS:
         rows = nominal_rows(mdp)
@@ -118,7 +118,7 @@ def nominal_rows(mdp: TabularMDP) -> Rows:
 
 
 def check_fits(shape: Sequence[int], what: str) -> None:
-    """Raise `UsageError` where a kernel of this shape does not fit the memory."""
+    """Raise `UsageError` if a kernel of this shape does not fit into memory."""
     remedy = "Use fewer states, or a set that keeps to the successors, such as one with support='nominal'."
     check_memory(8 * math.prod(shape), f"{what}, {list(shape)} numbers,", remedy)
 
@@ -129,30 +129,30 @@ def gathered(values: Tensor, state: Tensor) -> Tensor:
 
 
 def linear(kernel: Kernel, states: int) -> Callable[[Tensor], Tensor]:
-    """x -> Σ P(s'|…) x(s') for rows `[N, S']` or `[N, K]`, made to be called often."""
+    """x -> Σ P(s'|…) x(s') for rows `[N, S']` or `[N, K]`, prepared for repeated calls."""
     if isinstance(kernel, Tensor):
         if kernel.device.type != "cpu":
             return lambda x: kernel @ x
-        matrix = kernel.numpy()  # whose product with one vector is the faster one
+        matrix = kernel.numpy()  # NumPy's product with one vector is faster
         return lambda x: torch.from_numpy(matrix @ x.numpy())
     N, K = kernel.state.shape
-    kind = torch.int32 if N * K < 1 << 31 else torch.int64  # half of what a product reads is where to look
+    kind = torch.int32 if N * K < 1 << 31 else torch.int64  # half of the data that a product reads is indices
     ends = torch.arange(0, N * K + 1, K, dtype=kind, device=kernel.state.device)
     parts = ends, kernel.state.to(kind).flatten(), kernel.probability.flatten()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse", UserWarning)  # torch says that its CSR format is new
+        warnings.filterwarnings("ignore", "Sparse", UserWarning)  # torch warns that its CSR format is new
         matrix = torch.sparse_csr_tensor(*parts, (N, states), check_invariants=False)
     return lambda x: matrix @ x
 
 
 def check_outcomes(ambiguity: Ambiguity, rows: Rows) -> None:
-    """Raise `UsageError` where a set moves mass to states without a reward in a sparse MDP, or is of other pairs."""
+    """Raise `UsageError` if a set moves mass to states without a reward in a sparse MDP, or has other pairs."""
     pairs = rows.probability.shape[:2]
     for part in ambiguity.parts:
         if not _fits(part.leading, pairs):
             raise UsageError(
                 f"{part} holds arrays with leading axes {list(part.leading)}; they must be those of the pairs, "
-                f"{list(pairs)}, with length 1 where all are the same, or none."
+                f"{list(pairs)}, with length 1 where all entries are the same, or none."
             )
     if rows.state is not None and rows.by_outcome and reach(ambiguity) != "successors":
         raise UsageError(
@@ -163,18 +163,18 @@ def check_outcomes(ambiguity: Ambiguity, rows: Rows) -> None:
 
 
 def warn_of_dense_work(ambiguity: Ambiguity, rows: Rows) -> None:
-    """Warn, before any work, where a set makes all states the successors of every pair of a large sparse MDP."""
+    """Warn, before any work, if a set makes all states successors of every pair of a large sparse MDP."""
     states, actions, width = rows.probability.shape
     entries = states * actions * states
     if rows.state is None or reach(ambiguity) != "all" or entries < DENSE_WORK:
         return
     remedy = "support='nominal' (or support=nominal in its text) keeps it to the successors"
     if not all(isinstance(part, Supported) for part in ambiguity.parts):
-        remedy = "a set that keeps to the successors, such as KL, or total variation are fast here"
+        remedy = "sets that keep to the successors, such as KL, and total variation are fast here"
     warnings.warn(
-        f"{type(ambiguity).__name__} may move mass to any state, so each sweep looks at {states:,} × {actions:,} × "
+        f"{type(ambiguity).__name__} may move mass to any state, so each sweep processes {states:,} × {actions:,} × "
         f"{states:,} = {entries:.2g} numbers instead of {states:,} × {actions:,} × {width:,}, which takes up to about "
-        f"{entries * SECONDS / 60:,.0f} minutes; {remedy}, and time_limit= ends after a sweep with the bounds so far.",
+        f"{entries * SECONDS / 60:,.0f} minutes; {remedy}, and time_limit= stops after a sweep with the bounds so far.",
         RuntimeWarning,
         stacklevel=5,
     )
@@ -183,7 +183,7 @@ def warn_of_dense_work(ambiguity: Ambiguity, rows: Rows) -> None:
 def strength_of(ambiguity: Ambiguity, mdp: TabularMDP, shape: tuple[int, ...]) -> Any:
     """The radius or penalty of a set, for rows of this shape: a number, a float64 tensor, or None.
 
-    Raises `UsageError` where it, or that of a part, is out of range or of another shape, or made for other outcomes.
+    Raises `UsageError` if it, or that of a part, is out of range, has another shape, or was made for other outcomes.
     """
     for part in ambiguity.parts:
         if part.outcomes not in (None, mdp.states):
@@ -194,7 +194,7 @@ def strength_of(ambiguity: Ambiguity, mdp: TabularMDP, shape: tuple[int, ...]) -
             if not _fits(strength.shape, shape):
                 raise UsageError(
                     f"{part}: the radius or penalty has shape {list(strength.shape)}; it must be a number or "
-                    f"{list(shape)}, with axes of length 1 where it is the same."
+                    f"{list(shape)}, with axes of length 1 where it is constant."
                 )
     strength: Any = ambiguity.strength
     if not isinstance(strength, Array):
@@ -204,7 +204,7 @@ def strength_of(ambiguity: Ambiguity, mdp: TabularMDP, shape: tuple[int, ...]) -
 
 
 def _fits(given: Sequence[int], shape: Sequence[int]) -> bool:
-    """Whether the axes are none, or as many as in the shape and each as long or 1."""
+    """Whether there are no axes, or as many as in the shape, each of equal length or 1."""
     return not given or (len(given) == len(shape) and all(n in (1, m) for n, m in zip(given, shape)))
 
 

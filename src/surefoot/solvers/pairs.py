@@ -1,8 +1,8 @@
-"""The (s,a)-rectangular backup: the adversary chooses the next-state distribution of every pair by itself.
+"""The (s,a)-rectangular backup: the adversary chooses the next-state distribution of every pair independently.
 
     Q(s, a) = r(s, a) + γ·min { q·V : q in the set around P(·|s,a) }
 
-With rewards of the next state it is γ·min { q·(r/γ + V) }, which is the same thing for what has no such rewards. The
+With rewards that depend on the next state it is γ·min { q·(r/γ + V) }, which is the same for rewards that do not. The
 price of a penalty is therefore paid on the transition, and discounted once.
 """
 
@@ -23,12 +23,12 @@ from surefoot.envs.tabular import Kernel, Successors
 from surefoot.solvers.outcomes import Rows, check_fits, gathered, linear, reach
 
 Chain = Callable[[Tensor], Tensor]  # x -> P·x `[S]`: the expectation of x after one step of a policy
-Choice = Callable[[], Tensor]  # makes the policy `[S, A]` of a sweep, which most sweeps do not ask for
+Choice = Callable[[], Tensor]  # makes the policy `[S, A]` of a sweep, which most sweeps do not need
 EVERY = slice(None)
 
 
 class Followed(NamedTuple):
-    """A policy's backup, values `[S]` -> values one step before, and its chain in the world that is worst there."""
+    """A policy's backup, values `[S]` -> values one step before, and its chain in the worst world there."""
 
     backup: Callable[[Tensor], Tensor]
     chain: Callable[[Tensor], Chain]
@@ -46,17 +46,17 @@ class Pairs:
     ambiguity: Ambiguity | None
     strength: Any  # a number, a tensor or None
     gamma: float
-    product: Chain | None = None  # of all nominal rows with values, if it is at hand
+    product: Chain | None = None  # product of all nominal rows with values, if available
 
-    # --- what the solvers call ---------------------------------------------------------------------------------------
+    # --- interface of the solvers------------------------------------------------------------------------------------
 
     def improve(self, values: Tensor, states: slice = EVERY) -> tuple[Tensor, Choice]:
-        """The best values `[S]` one step before `values`, and the policy `[S, A]` that has them."""
+        """The best values `[S]` one step before `values`, and the policy `[S, A]` that attains them."""
         return best_of(self.q(values, states), None if self.legal is None else self.legal[states])
 
     def follow(self, policy: Tensor) -> Followed:
         """The backups of a policy `[S, A]`."""
-        if self._cuttable and bool((policy.amax(-1) == 1).all()):  # the rows of the other actions do not matter
+        if self._cuttable and bool((policy.amax(-1) == 1).all()):  # the rows of other actions are not needed
             only = self.chosen(policy.argmax(-1))
             return Followed(
                 lambda values: only.q(values).squeeze(-1),
@@ -68,11 +68,11 @@ class Pairs:
         )
 
     def marginal(self, values: Tensor, policy: Tensor) -> Tensor:
-        """How fast the backup of a policy grows with its probabilities: the values of the pairs."""
+        """The derivative of the backup of a policy with respect to its probabilities: the values of the pairs."""
         return self.q(values)
 
     def kernel(self, values: Tensor, policy: Tensor) -> Kernel:
-        """The worst distribution of every pair, whatever the policy."""
+        """The worst distribution of every pair, the same for every policy."""
         if self.ambiguity is None:
             return made([(self.rows.state, self.rows.probability)])
         if self.rows.state is not None and reach(self.ambiguity) == "all":
@@ -101,16 +101,16 @@ class Pairs:
         rows = Rows(rows.probability.unsqueeze(1), state, rows.reward.unsqueeze(1))
         return Pairs(rows, None, self.ambiguity, strength, self.gamma)
 
-    # --- how ---------------------------------------------------------------------------------------------------------
+    # --- implementation ----------------------------------------------------------------------------------------------
 
     @property
     def _cuttable(self) -> bool:
-        """Whether rows can be solved apart from the others: the set holds no array that belongs to all of them."""
+        """Whether rows can be solved separately: the set has no array over all of them."""
         return self.ambiguity is None or self.ambiguity.same_for_all_rows
 
     @property
     def _at_once(self) -> bool:
-        """Whether all rows go to the set in one call: they share their values, or it holds an array over them."""
+        """Whether all rows go to the set in one call: they share their values, or it has an array over them."""
         return (self.rows.state is None and not self.rows.by_outcome) or not self._cuttable
 
     def _solved(self, values: Tensor, states: slice) -> tuple[Rows, Worst]:

@@ -1,10 +1,10 @@
-"""Static uncertainty: the world is one of a few, the same everywhere and for ever, and the policy does not see which.
+"""Static uncertainty: the world is one of a few, fixed for all states and times, and unknown to the policy.
 
 Nothing is rectangular here, so no backup solves it and the best policy may need memory. The incremental search for the
-worst case (IWOCS; Zouitine et al. 2024) finds a good stationary one: it acts best against the worlds that have hurt so
-far, taking in each state the action whose least optimal value over them is the greatest, and asks which world is worst
-for that. The return of the policy in its worst world is a lower bound; the least of the worlds' own best returns is an
-upper one, for policies with memory too.
+worst case (IWOCS; Zouitine et al. 2024) finds a good stationary one: it acts best against the worlds found so far,
+taking in each state the action whose minimum optimal value over them is largest, and then finds the worst world for
+that policy. The return of the policy in its worst world is a lower bound; the minimum of the worlds' own optimal
+returns is an upper bound, also for policies with memory.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from surefoot.solvers.solve import evaluate_policy, solve
 
 @dataclass(frozen=True, eq=False)
 class ScenarioSolution:
-    """A policy `[S, A]` for several worlds, and its values `[S]` in the one that is worst for it from `mdp.initial`.
+    """A policy `[S, A]` for several worlds, and its values `[S]` in its worst world from `mdp.initial`.
 
-    worst: the number of that world. considered: the worlds that the policy was made against, in the order found.
-    gap: how much better from `mdp.initial` the best policy could be at most.
+    worst: the index of that world. considered: the worlds used to find the policy, in the order found.
+    gap: the maximum amount by which the best policy could be better from `mdp.initial`.
     """
 
     value: Tensor
@@ -40,7 +40,7 @@ def solve_scenarios(worlds: Sequence[TabularMDP], *, tolerance: float = 1e-6) ->
     """A stationary policy for the worst of several discounted worlds with the same states and actions.
 
     The first is the nominal one. tolerance: the gap to which each world is solved, in the unit of the values.
-    Raises `UsageError` where the worlds do not fit each other or are not discounted.
+    Raises `UsageError` if the worlds do not match or are not discounted.
     """
     _check(worlds)
     first, considered, q, best, highest = worlds[0], [0], [], None, torch.inf

@@ -1,4 +1,4 @@
-"""What a solver gives back: values, a policy, the world that is worst for it, and how far off all that can be."""
+"""The result of a solver: values, a policy, its worst world, and a certified gap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from surefoot.envs.tabular import Kernel, TabularMDP
 
 
 class Progress(NamedTuple):
-    """Where a solve stands, as its `progress` callback is told after each sweep."""
+    """The state of a solve, passed to its `progress` callback after each sweep."""
 
     iteration: int
     gap: float
@@ -21,12 +21,12 @@ class Progress(NamedTuple):
 
 
 def default_criterion(mdp: TabularMDP) -> str:
-    """What is summed where nothing else is said."""
+    """The criterion if none is given."""
     return "finite" if mdp.horizon is not None else "discounted" if mdp.gamma < 1 else "total"
 
 
 def measure(mdp: TabularMDP, criterion: str, assumed: bool = False) -> str:
-    """What the values of a criterion are, in words; assumed: whether nobody gave the discount."""
+    """The meaning of a criterion's values, in words; assumed: whether the discount is a default."""
     gamma = f"gamma={mdp.gamma:g}{' (assumed)' if assumed else ''}"
     if criterion == "finite":
         discount = "" if mdp.gamma == 1 else f"discounted by {gamma}, "
@@ -34,7 +34,7 @@ def measure(mdp: TabularMDP, criterion: str, assumed: bool = False) -> str:
     return {
         "discounted": f"sum of rewards, discounted by {gamma}",
         "total": "sum of rewards, not discounted",
-        "average": "reward of a step in the long run",
+        "average": "average reward per step",
     }[criterion]
 
 
@@ -43,11 +43,11 @@ class Solution:
     """The values of the best policy, or of the one evaluated, in the worst (or best) world of an ambiguity set.
 
     value: `[S]`, or `[H, S]` the return from each step on, exactly 0 in states where an episode is over. Average
-    reward: the bias, 0 in state 0, and `gain` the reward of a step in the long run.
+    reward: the bias, 0 in state 0, and `gain` the average reward per step.
     policy: `[S, A]`, or `[H, S, A]`; the probability of each action.
-    gap: the upper less the lower bound. No true value is further than half of it from `value` (`gain` for averages),
-    and the policy loses at most all of it against the best one. Rounding is not counted.
-    iterations: sweeps over all states. converged: whether the gap came down to the tolerance asked for. criterion: what
+    gap: the upper bound minus the lower one. No true value is further than half of it from `value` (`gain` for
+    averages), and the policy is at most the gap worse than the best one. Rounding is not included.
+    iterations: sweeps over all states. converged: whether the gap reached the requested tolerance. criterion: what
     is summed (see `solve`).
     """
 
@@ -72,9 +72,9 @@ class Solution:
 
     @cached_property
     def worst_kernel(self) -> Kernel:
-        """The kernel in which the policy has these values, made when first asked for.
+        """The kernel in which the policy has these values, computed on first access.
 
-        `[S, A, S']`, or `Successors` for a sparse MDP, whose rows may be one entry longer; with a horizon one a step,
-        `[H, S, A, S']`. Where several kernels are the worst it is one of them. With nature="best" it is the best one.
+        `[S, A, S']`, or `Successors` for a sparse MDP, whose rows may be one entry longer; with a horizon one per step,
+        `[H, S, A, S']`. If several kernels are the worst it is one of them. With nature="best" it is the best one.
         """
         return self.make_worst_kernel()

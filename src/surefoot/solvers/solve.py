@@ -26,8 +26,8 @@ from surefoot.solvers.total import Total
 
 CRITERIA = ("discounted", "finite", "average", "total")
 METHODS = ("modified-policy-iteration", "value-iteration", "gauss-seidel", "policy-gradient")
-STEPS = 200  # of a policy between two sweeps, at most
-GROUPS = 32  # of states that Gauss–Seidel goes through, one after the other
+STEPS = 200  # maximum steps of a policy between two sweeps
+GROUPS = 32  # groups of states in a Gauss–Seidel sweep
 
 Sets = Ambiguity | str | Sequence[Ambiguity | str] | None
 
@@ -46,42 +46,42 @@ def solve(
     factors: Any = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Solution:
-    """The best policy in the worst world of an ambiguity set, its values, that world, and a bound on their error.
+    """The best policy in the worst world of an ambiguity set, its values, that world, and an error bound.
 
     mdp: a `TabularMDP`, or the text that `surefoot.envs.tabular.resolve` reads: a name of the zoo, a file, gym:ID.
 
     ambiguity: a set or risk measure around each nominal row (None: the nominal alone), or its text, such as "kl:0.1".
-    Its radius or penalty may be `[S, A]`. With criterion "finite" also a list of H sets, one a step.
+    Its radius or penalty may be `[S, A]`. With criterion "finite" also a list of H sets, one per step.
 
-    rectangular: what the adversary chooses for by itself. "sa": each pair of state and action; the best policy is
-    deterministic. "s": each state, before the action is drawn, with one budget Σ_a D(q_a ‖ P(·|s,a)) ≤ radius for all
-    its actions (or penalty·Σ_a D, whatever the policy); the best policy draws its actions, and the radius may be `[S]`.
-    "d": each factor of a linear MDP with features `[S, A, d]`, whose `factors` are `[d, S']` (`[H, d, S']` by step) and
-    whose kernel is features @ factors; the radius may be `[d]`.
+    rectangular: the units for which the adversary chooses independently. "sa": each pair of state and action; the best
+    policy is deterministic. "s": each state, before the action is drawn, with one budget Σ_a D(q_a ‖ P(·|s,a)) ≤ radius
+    for all its actions (or penalty·Σ_a D, for every policy); the best policy is randomised, and the radius may be
+    `[S]`. "d": each factor of a linear MDP with features `[S, A, d]`, whose `factors` are `[d, S']` (`[H, d, S']` by
+    step) and whose kernel is features @ factors; the radius may be `[d]`.
 
-    criterion: "discounted" by mdp.gamma; "finite", the discounted sum over mdp.horizon steps, by a policy for each;
+    criterion: "discounted" by mdp.gamma; "finite", the discounted sum over mdp.horizon steps, with a policy per step;
     "total", the sum without a discount, whatever gamma is, where it is finite: stochastic shortest paths, or with a
-    reward of 1 on entering a goal the probability of reaching it; "average", the reward of a step in the long run,
-    whatever gamma is. None takes "finite" if there is a horizon, and "total" for a gamma of 1. A risk measure is
-    nested: it measures at each step what the step before made of the rest. With `Entropic` an average is the
+    reward of 1 on entering a goal the probability of reaching it; "average", the average reward per step,
+    whatever gamma is. None is "finite" if there is a horizon, and "total" for a gamma of 1. A risk measure is nested:
+    it is applied at each step to the risk of the following steps. With `Entropic` an average is the
     risk-sensitive gain of Howard and Matheson (1972), and a list of `Entropic(rate * gamma**h)` for h = 1 … H the
     exponential utility of a discounted sum.
 
-    nature: "worst", or "best" for the world of the set that helps; the two are bounds of what any world of it gives.
+    nature: "worst", or "best" for the most favourable world of the set; together they bound the value in any world.
 
-    method: of the sums that go on for ever. "modified-policy-iteration" goes on with each policy in the world that is
-    worst for it before it looks for a better one; "value-iteration" does not; "gauss-seidel" goes through the states
-    in groups and uses new values at once. "policy-gradient" moves a policy up the gradient of its own robust values: a
-    slow reference, for tolerances of a hundredth.
+    method: for infinite horizons. "modified-policy-iteration" evaluates each policy in its worst world for several
+    steps before it improves it; "value-iteration" does not; "gauss-seidel" sweeps over groups of states and uses new
+    values at once. "policy-gradient" follows the gradient of the policy's own robust values: a slow reference method,
+    for tolerances of about 0.01.
 
-    tolerance: the gap at which to stop, in the unit of the values, for averages in that of a reward. After that many
-    `sweeps`, after `time_limit` seconds, or where rounding allows no more, a solution with a larger gap comes with a
-    warning. Its gap is as certain as that of any other. A sweep is finished once it is begun.
+    tolerance: the gap at which to stop, in the unit of the values, for averages in that of a reward. After `sweeps`
+    sweeps, after `time_limit` seconds, or at the limit of rounding, a solution with a larger gap is returned with a
+    warning; its gap is certified too. A sweep that has begun is always finished.
 
-    Whatever the set, the states `mdp.ended`, in which an episode is over, are left as they are and worth 0.
+    For every set, the states `mdp.ended`, in which an episode is over, stay nominal and have the value 0.
 
-    Raises `UsageError` for what does not fit: sets that need rewards or sizes that are not there, risks that are not
-    monotone, an average that differs between states, a total reward that is not finite.
+    Raises `UsageError` for invalid input: sets that need missing rewards or sizes, risks that are not monotone, an
+    average that differs between states, a total reward that is not finite.
     """
     mdp = resolved(mdp)
     sets, criterion = _asked(mdp, ambiguity, criterion, method, tolerance, nature)
@@ -122,9 +122,9 @@ def evaluate_policy(
     factors: Any = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Solution:
-    """The values of a policy in the world of the ambiguity set that is worst (or best) for it, and that world.
+    """The values of a policy in its worst (or best) world of the ambiguity set, and that world.
 
-    policy: `[S, A]`, or `[S]` the numbers of its actions; with criterion "finite" also `[H, S, A]` or `[H, S]`. The
+    policy: `[S, A]`, or `[S]` the indices of its actions; with criterion "finite" also `[H, S, A]` or `[H, S]`. The
     other arguments, and errors, are those of `solve`.
     """
     mdp = resolved(mdp)
@@ -152,7 +152,7 @@ def evaluate_policy(
 def as_policy(mdp: TabularMDP, given: Any, criterion: str) -> Tensor:
     """A policy as probabilities of actions, `[S, A]` or, with a horizon, `[H, S, A]`.
 
-    Raises `UsageError` unless it is one that the MDP allows.
+    Raises `UsageError` unless the MDP allows it.
     """
     policy = tensor(given, "policy")
     shapes = [(mdp.states,)] + ([(mdp.horizon, mdp.states)] if criterion == "finite" else [])
@@ -170,7 +170,9 @@ def as_policy(mdp: TabularMDP, given: Any, criterion: str) -> Tensor:
     off = (policy.sum(-1) - 1).abs() > 1e-8
     if bool((off | (policy < 0).any(-1) | policy.isnan().any(-1)).any()):
         place = (off | (policy < 0).any(-1) | policy.isnan().any(-1)).nonzero()[0].tolist()
-        raise UsageError(f"policy[{', '.join(map(str, place))}] is no distribution over actions; make it sum to one.")
+        raise UsageError(
+            f"policy[{', '.join(map(str, place))}] is not a distribution over actions; make it sum to one."
+        )
     if mdp.legal is not None and bool(((policy > 0) & ~mdp.legal).any()):
         *_, state, action = ((policy > 0) & ~mdp.legal).nonzero()[0].tolist()
         raise UsageError(f"policy takes action {action} in state {state}, which the MDP does not allow.")
@@ -180,7 +182,7 @@ def as_policy(mdp: TabularMDP, given: Any, criterion: str) -> Tensor:
 def _asked(
     mdp: TabularMDP, ambiguity: Any, criterion: Any, method: str, tolerance: float, nature: str
 ) -> tuple[Any, str]:
-    """The set and the criterion, once they are found to fit."""
+    """The set and the criterion, after checks."""
     criterion = default_criterion(mdp) if criterion is None else criterion
     for name, value, known in (
         ("criterion", criterion, CRITERIA),
@@ -200,14 +202,16 @@ def _asked(
         )
     if criterion == "discounted" and mdp.gamma >= 1:
         raise UsageError(
-            f"criterion='discounted' with gamma={mdp.gamma:g} is a sum without end; give gamma below 1, a horizon, "
+            f"criterion='discounted' with gamma={mdp.gamma:g} is an infinite sum; give gamma below 1, a horizon, "
             "criterion='total' if episodes end, or criterion='average'."
         )
     if criterion != "discounted" and method in METHODS[2:]:
         raise UsageError(f"method={method!r} is for criterion='discounted'; leave method out for {criterion!r}.")
     many = isinstance(ambiguity, Sequence) and not isinstance(ambiguity, str)
     if many and (criterion != "finite" or len(ambiguity) != mdp.horizon):
-        raise UsageError(f"ambiguity is a list of {len(ambiguity)}; a list needs criterion='finite' and a set a step.")
+        raise UsageError(
+            f"ambiguity is a list of {len(ambiguity)}; a list needs criterion='finite' and one set per step."
+        )
     made = [parse(one) if isinstance(one, str) else one for one in (ambiguity if many else [ambiguity])]
     for one in made:
         if one is not None and not isinstance(one, Ambiguity):
@@ -235,7 +239,7 @@ def _in_place(backup: Backup, values: Tensor) -> tuple[Tensor, Choice]:
 def _total(
     mdp: TabularMDP, sets: Any, rectangular: str, factors: Any, nature: str, backup: Backup, policy: Tensor | None
 ) -> Total:
-    """The problem of a total reward, with that of how long its episodes may last."""
+    """The problem of a total reward, with that of its maximum episode length."""
     going = (~mdp.ended).double().unsqueeze(-1).expand(mdp.states, mdp.actions)
     steps = make_backup(replace(mdp, reward=going), sets, rectangular, 1.0, factors, "best", mdp.ended)
     return Total(mdp, backup, steps, policy, sets is None or (nature == "worst" and rectangular != "s"), sets is None)
@@ -282,8 +286,8 @@ def _solution(last: Sweep, backup: Backup, criterion: str, stop: Stop, ended: Te
     converged = last.gap <= stop.tolerance
     if not converged:
         warnings.warn(
-            f"the gap is {last.gap:.3g} after {last.iteration} sweeps, above the tolerance {stop.tolerance:g}: it "
-            "takes more sweeps or time, or rounding allows no less.",
+            f"the gap is {last.gap:.3g} after {last.iteration} sweeps, above the tolerance {stop.tolerance:g}: more "
+            "sweeps or time are needed, or this is the limit of rounding.",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -3,14 +3,14 @@
     V(s) = max over π in Δ(A) of min { Σ_a π_a·q_a·z_a  :  Σ_a D(q_a ‖ P(·|s,a)) ≤ κ },      z_a = r(s,a) + γV
     V(s) = max over π in Δ(A) of min { Σ_a π_a·q_a·z_a + γλ·Σ_a D(q_a ‖ P(·|s,a)) }          for a penalty λ
 
-The radius κ (or penalty) is one for each state; the penalty does not depend on what the policy draws. Max and min may
-change places, so V(s) is the least u to which the adversary can bring every action at once:
+There is one radius κ (or penalty) per state; the penalty does not depend on the sampled action. Max and min may be
+exchanged, so V(s) is the least u to which the adversary can lower all actions at once:
 
     V(s) = min { u : Σ_a ξ_a(u) ≤ κ },      V(s) = min_u u + γλ·Σ_a ξ_a(u),
 
-with ξ_a(u) what that costs for an action (see `costs`): one root of a convex function. The best policy draws actions
-in proportion to the slopes of ξ_a there: it makes the adversary indifferent among all that he would touch.
-The idea is that of Ho, Petrik and Wiesemann (2018, 2021) for L1 and of Wiesemann, Kuhn and Rustem (2013) in general.
+with ξ_a(u) the cost for an action (see `costs`): one root of a convex function. The best policy samples actions in
+proportion to the slopes of ξ_a there: it makes the adversary indifferent among all actions it would change.
+The idea is due to Ho, Petrik and Wiesemann (2018, 2021) for L1 and to Wiesemann, Kuhn and Rustem (2013) in general.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from surefoot.solvers.pairs import EVERY, Choice, Followed, made, of_policy
 class States:
     """Backups of nominal rows under a set for each state.
 
-    strength: the budget or the price of a unit, a number or `[S]`; legal: `[S, A]` or None for all.
+    strength: the budget or the price per unit, a number or `[S]`; legal: `[S, A]` or None for all.
     """
 
     rows: Rows
@@ -46,7 +46,7 @@ class States:
     gamma: float
 
     def improve(self, values: Tensor, states: slice = EVERY) -> tuple[Tensor, Choice]:
-        """The best values `[S]` one step before `values`, and the policy `[S, A]` that has them."""
+        """The best values `[S]` one step before `values`, and the policy `[S, A]` that attains them."""
         parts = [self._improve(values, cut) for cut in self._blocks(states)]
         value, policy = (torch.cat(part) for part in zip(*parts))
         if not self.ambiguity.same_for_all_rows:
@@ -62,7 +62,7 @@ class States:
         return Followed(backup, lambda values: of_policy(self.kernel(values, policy), policy))
 
     def marginal(self, values: Tensor, policy: Tensor) -> Tensor:
-        """How fast the backup of a policy grows with its probabilities: the values of the pairs in its worst world."""
+        """The derivative of the backup of a policy with respect to its probabilities: the pairs' worst-case values."""
         parts = []
         for cut in self._blocks(EVERY):
             rows, worth, _ = self._opened(values, cut)
@@ -70,19 +70,19 @@ class States:
         return torch.cat(parts)
 
     def kernel(self, values: Tensor, policy: Tensor) -> Kernel:
-        """The kernel that is worst for a policy when `values` come next."""
+        """The worst kernel for a policy, given the next values."""
         if self.rows.state is not None and reach(self.ambiguity) == "all":
             check_fits((*policy.shape, len(values)), f"the worst kernel under {self.ambiguity}")
         return made([self._against(policy, values, cut)[0] for cut in self._blocks(EVERY)])
 
-    # --- how ---------------------------------------------------------------------------------------------------------
+    # --- implementation ----------------------------------------------------------------------------------------------
 
     def _blocks(self, states: slice) -> Iterable[slice]:
-        """Slices of states to work on: all at once where the set holds an array over them."""
+        """Slices of states to solve together: all at once if the set has an array over them."""
         return self.rows.blocks(states) if self.ambiguity.same_for_all_rows else [EVERY]
 
     def _opened(self, values: Tensor, states: slice) -> tuple[Rows, Tensor, Tensor]:
-        """The rows of some states, what their outcomes are worth in full, and their strength `[B, 1]`."""
+        """The rows of some states, the full values of their outcomes, and their strength `[B, 1]`."""
         rows = self.rows[states].widened(values, reach(self.ambiguity))
         worth = self.gamma * (values if rows.state is None else gathered(values, rows.state))
         worth = worth + (rows.reward if rows.by_outcome else rows.reward.unsqueeze(-1))
@@ -97,7 +97,7 @@ class States:
         return best(family(self.ambiguity, worth, rows.probability), legal, strength)
 
     def _against(self, policy: Tensor, values: Tensor, states: slice) -> tuple[tuple[Tensor | None, Tensor], Tensor]:
-        """Successors and probabilities that are worst for a policy, and its values there, penalties included."""
+        """The worst successors and probabilities for a policy, and its values there, including penalties."""
         rows, worth, strength = self._opened(values, states)
         policy = policy[states]
         if self.ambiguity.penalty is None:
@@ -110,7 +110,7 @@ class States:
 
 
 def under_budget(rows: Family, legal: Tensor, budget: Tensor) -> tuple[Tensor, Tensor]:
-    """The value `[B]` to which a budget `[B, 1]` brings all legal actions, and the policy `[B, A]` that holds it."""
+    """The value `[B]` to which a budget `[B, 1]` lowers all legal actions, and the policy `[B, A]` that attains it."""
     floor, top, lowest, highest = _ends(rows, legal)
 
     def excess(u: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +126,7 @@ def under_budget(rows: Family, legal: Tensor, budget: Tensor) -> tuple[Tensor, T
 
 
 def under_price(rows: Family, legal: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
-    """The same where each unit of divergence has a price `[B, 1]`, which counts to the value."""
+    """The same if each unit of divergence has a price `[B, 1]`, which is added to the value."""
     floor, top, lowest, highest = _ends(rows, legal)
 
     def excess(u: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,8 +134,8 @@ def under_price(rows: Family, legal: Tensor, unit: Tensor) -> tuple[Tensor, Tens
         return lacking(cost.price, cost.bend, 1 / unit)
 
     u = _between(excess, floor, top)
-    # Where slopes jump, as much of the jump is taken as makes probabilities sum to one; the value is that of the side
-    # on which it is least, because one slope may be so steep that it counts how nearly the jump is found.
+    # Where slopes jump, take the part that makes probabilities sum to one; the value is that of the side
+    # on which it is least, because a steep slope makes it sensitive to the accuracy of the jump.
     around = (10 * CLOSE * (top - floor)).maximum(4e-16 * u.abs())
     sides = u + around, u, (u - around).maximum(floor)
     costs = [_legal(rows.at_value(side), legal) for side in sides]
@@ -162,7 +162,7 @@ def lacking(parts: Tensor, falls: Tensor, wanted: Tensor) -> tuple[Tensor, Tenso
 
 
 def _between(excess: Callable[[Tensor], tuple[Tensor, Tensor]], floor: Tensor, top: Tensor) -> Tensor:
-    """The root of an increasing function, as well as the distance of the ends allows, wherever they lie."""
+    """The root of an increasing function, accurate relative to the distance of the ends."""
     span = top - floor
 
     def scaled(share: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,7 +174,7 @@ def _between(excess: Callable[[Tensor], tuple[Tensor, Tensor]], floor: Tensor, t
 
 
 def _ends(rows: Family, legal: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Below no state can be brought, its value untouched, and the actions that have the one and the other."""
+    """The lowest value of a state, its nominal value, and the actions that attain them."""
     least, mean = (torch.where(legal, x, -torch.inf) for x in (rows.least, rows.mean))
     return least.amax(-1, keepdim=True), mean.amax(-1, keepdim=True), _one(least), _one(mean)
 

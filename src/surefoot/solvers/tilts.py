@@ -18,7 +18,7 @@ NOISE = 1e-14  # of a mean: what is less than this beside it, and the square of 
 
 
 class Tilted(Smooth):
-    """KL: held at a price s a row is tilted, q ∝ p·exp(−s·z)."""
+    """KL: at a price s a row is tilted, q ∝ p·exp(−s·z)."""
 
     def __init__(self, divergence: Divergence, values: Tensor, nominal: Tensor) -> None:
         least, self.gaps = support_gaps(values, nominal)
@@ -63,19 +63,19 @@ class Tilted(Smooth):
 class Held(NamedTuple):
     """Rows `[B, A]` under a power tilt, values in units of their span."""
 
-    mean: Tensor  # of the gaps
-    slope: Tensor  # how fast the mean rises with log w
-    level: Tensor  # log of the power mean of g + w with exponent −k, which is −log(k·price)
-    rise: Tensor  # how fast the level rises with log w
+    mean: Tensor  # mean of the gaps
+    slope: Tensor  # derivative of the mean in log w
+    level: Tensor  # log of the power mean of g + w with exponent −k, equal to −log(k·price)
+    rise: Tensor  # derivative of the level in log w
     spent: Tensor  # the divergence
 
 
 class PowerTilted(Smooth):
-    """Reverse KL (k = 1) and Hellinger (k = 2): held at a price s a row is tilted by a power, q ∝ p·(g + w)^−k.
+    """Reverse KL (k = 1) and Hellinger (k = 2): at a price s a row is tilted by a power, q ∝ p·(g + w)^−k.
 
-    In units of the span, g is how far an outcome lies above the lowest allowed one, and w > 0 falls as the price rises:
-    k·s = (E (g + w)^−k)^{1/k}. A row that cannot produce the lowest reaches w = 0 at a price; from there on it is
-    q = p·(k·s·g)^−k, and the rest of the mass is spilled on the lowest.
+    In units of the span, g is the gap of an outcome to the lowest allowed one, and w > 0 falls as the price rises:
+    k·s = (E (g + w)^−k)^{1/k}. A row without mass on the lowest reaches w = 0 at some price; from there on it is
+    q = p·(k·s·g)^−k, and the rest of the mass goes to the lowest.
     """
 
     def __init__(self, divergence: PowerTilt, values: Tensor, nominal: Tensor) -> None:
@@ -113,7 +113,7 @@ class PowerTilted(Smooth):
         return Held(*(x.squeeze(-1) for x in (mean, slope.clamp(min=TINY), level, rise, spent)))
 
     def _spilled(self, level: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean and the divergence of rows of which mass is spilled."""
+        """The mean and the divergence of rows with mass moved to the lowest outcome."""
         log_mass = torch.log(self.full) + self.power * (level - torch.log(self.end))
         return self.base * torch.exp(log_mass), self.divergence.of_distance(self.distance - log_mass / self.power)
 
@@ -150,7 +150,7 @@ class PowerTilted(Smooth):
         low, high, start = (torch.where(searched, torch.log(x.clamp(min=TINY)), 0.0) for x in (low, high, start))
 
         def excess(log_w: Tensor) -> tuple[Tensor, Tensor]:
-            """The log-odds of the mean between its limits, which are all but straight lines in log w."""
+            """The log-odds of the mean between its limits, nearly linear in log w."""
             held = self._tilt(torch.exp(log_w))
             above, below = (held.mean - self.base).clamp(min=TINY), (self.middle - held.mean).clamp(min=TINY)
             odds = torch.log(above / (gap - self.base)) - torch.log(below / need)

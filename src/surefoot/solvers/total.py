@@ -1,14 +1,14 @@
-"""The total reward without a discount: stochastic shortest paths, reachability, what comes before an episode is over.
+"""The total reward without a discount: stochastic shortest paths, reachability, rewards until an episode is over.
 
     V(s) = max over π of min over worlds of E Σ_t r_t
 
-Sweeps go on until they hardly change the values v. Then two functions are verified to bound the answer: u with T u ≤ u,
-and l with T_π l ≤ l for the policy found (optimistic value iteration; Hartmanns and Kaminski 2020). By themselves such
-inequalities prove nothing where episodes may go on for ever, so one of these must hold as well:
+Sweeps continue until they hardly change the values v. Then two functions are verified to bound the answer: u with
+T u ≤ u, and l with T_π l ≤ l for the policy found (optimistic value iteration; Hartmanns and Kaminski 2020). Such
+inequalities alone prove nothing if episodes may never end, so one of these must hold as well:
 
-    rewards ≤ 0     u = Tⁿ 0, which lies above V;       l ≤ 0 makes the other one valid in every world
-    rewards ≥ 0     l = T_πⁿ 0, which lies below V;     u ≥ 0 makes the other one valid in every world
-    of both signs   the policy ends in every world, and who never ends loses without limit in the world of u
+    rewards ≤ 0     u = Tⁿ 0, which lies above V;       l ≤ 0 makes the lower one valid in every world
+    rewards ≥ 0     l = T_πⁿ 0, which lies below V;     u ≥ 0 makes the upper one valid in every world
+    of both signs   the policy ends in every world, and any that never ends has return −∞ in the world of u
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from surefoot.solvers.backups import Backup
 from surefoot.solvers.fixed_point import FLOOR, Stop, Sweep
 from surefoot.solvers.solution import Progress
 
-FIRST = 0.01  # of the tolerance: how little a sweep changes before bounds are tried
-PATIENCE = 100  # sweeps between two looks at whether the sum is finite
-TIE = 1e-9  # of the largest value: actions that close to the best one are as good
+FIRST = 0.01  # relative to the tolerance: change of a sweep below which bounds are tried
+PATIENCE = 100  # sweeps between checks that the sum is finite
+TIE = 1e-9  # relative to the largest value: actions this close to the best one are ties
 ENDLESS = (
-    "criterion='total' with gamma=1 is a sum without end; give gamma below 1, a horizon, or criterion='average'. Here"
+    "criterion='total' with gamma=1 is an infinite sum; give gamma below 1, a horizon, or criterion='average'. Here"
 )
 
 Step = Callable[[Tensor], Tensor]
@@ -39,11 +39,10 @@ Step = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Total:
-    """A problem: the backups of an MDP at gamma 1, a policy to evaluate (None: the best one), and a world's adversary.
+    """A problem: the backups of an MDP at gamma 1, a policy to evaluate (None: the best one), and the adversary.
 
     steps: the backups of the number of steps until an episode is over, in the world where it is the largest.
-    fixed: whether the world that is worst for values is one kernel, whatever the policy. nominal: whether there is only
-    one world.
+    fixed: whether the worst world is one kernel, the same for every policy. nominal: whether there is only one world.
     """
 
     mdp: TabularMDP
@@ -62,12 +61,12 @@ class Total:
 
     @property
     def taken(self) -> Tensor:
-        """The pairs `[S, A]` that a policy may take while an episode goes on."""
+        """The pairs `[S, A]` that a policy may take during an episode."""
         return (self.mdp.allowed if self.policy is None else self.policy > 0) & ~self.mdp.ended.unsqueeze(-1)
 
     @property
     def most(self) -> Tensor:
-        """The greatest reward `[S, A]` that a pair can bring."""
+        """The greatest possible reward `[S, A]` of a pair."""
         reward = self.mdp.reward
         return reward.amax(-1) if reward.ndim == 3 else reward
 
@@ -78,9 +77,9 @@ class Total:
         return ((kernel if isinstance(kernel, Tensor) else kernel.probability) * self.mdp.reward).sum(-1)
 
     def solve(self, stop: Stop) -> Sweep:
-        """Bounds on the total reward that are as far apart as the tolerance, if so many sweeps are enough.
+        """Bounds on the total reward within the tolerance, if the sweeps suffice.
 
-        Raises `UsageError` where the sum is not finite, or cannot be shown to be.
+        Raises `UsageError` if the sum is not finite, or cannot be shown to be finite.
         """
         rewards = self.mdp.reward[self.taken]
         sign = int((rewards > 0).any()) - int((rewards < 0).any())
@@ -112,7 +111,7 @@ class Total:
     def bounds(
         self, values: Tensor, policy: Tensor, sign: int, stop: Stop, began: float, spent: int
     ) -> tuple[Sweep | None, int]:
-        """Verified bounds around values, or None where they do not come within the tolerance; the sweeps it took."""
+        """Verified bounds around values, or None if they are not within the tolerance; the number of sweeps."""
         ended, margin = self.mdp.ended, 0.25 * stop.tolerance
         rounding = FLOOR * float(values.abs().max())
         high = values if sign < 0 else torch.where(ended, 0.0, values + margin)
@@ -134,7 +133,7 @@ class Total:
         return None, n
 
     def progressing(self, values: Tensor, policy: Tensor) -> Tensor:
-        """The policy, where actions are as good as each other with those that bring an episode nearer to its end."""
+        """The policy, with ties broken in favour of actions that bring an episode nearer to its end."""
         if not self.fixed:
             return policy
         q = self.backup.marginal(values, policy).masked_fill(~self.mdp.allowed, -torch.inf)
@@ -155,27 +154,27 @@ class Total:
     # --- is the sum finite? ------------------------------------------------------------------------------------------
 
     def check_finite(self, values: Tensor, policy: Tensor) -> None:
-        """Raise `UsageError` where a world of the set is seen in which it is not."""
+        """Raise `UsageError` if a world of the set is found in which the sum is not finite."""
         kernel = self.backup.kernel(values, policy)
         costs = ((self.most < 0) | ~self.taken).all(-1) & ~self.mdp.ended
         lost = ~surely(kernel, self.taken, ~costs, joint=self.policy is not None)
         if bool(lost.any()):
             raise UsageError(
                 f"{ENDLESS}, from the states {listed(lost.nonzero().flatten().tolist())}, no policy is sure to reach "
-                "an end in the worst world, and every step costs something, so the sum is −∞."
+                "an end in the worst world, and every step has a cost, so the sum is −∞."
             )
-        if not self.nominal:  # another world may be the worst of them when values have grown
+        if not self.nominal:  # another world may be the worst one once values have grown
             return
         reward = (policy * self.earned(kernel)).sum(-1)
         for states in recurrent_classes(kernel, policy):
             if bool((reward[states] >= 0).all()) and bool((reward[states] > 0).any()):
                 raise UsageError(
-                    f"{ENDLESS}, a policy can stay in the states {listed(states)} for ever and be paid there, so the "
+                    f"{ENDLESS}, a policy can stay in the states {listed(states)} forever and earn rewards, so the "
                     "sum is infinite."
                 )
 
     def check_proper(self, found: Sweep, policy: Tensor) -> None:
-        """Raise `UsageError` unless the bounds of rewards of both signs are shown to be some."""
+        """Raise `UsageError` unless the bounds for rewards of both signs are shown to be valid."""
         if not self.ends(policy):
             raise UsageError(
                 f"{ENDLESS}, rewards have both signs, and episodes of the best policy found are not shown to end in "
@@ -185,12 +184,12 @@ class Total:
             high = torch.where(self.mdp.ended, 0.0, found.after + found.high)
             if not self.fixed or not self.losing(high, policy):
                 raise UsageError(
-                    f"{ENDLESS}, rewards have both signs, and a policy that never ends is not shown to lose without "
-                    "limit, so that there may be no best value."
+                    f"{ENDLESS}, rewards have both signs, and a policy that never ends is not shown to have the "
+                    "return −∞, so there may be no best value."
                 )
 
     def ends(self, policy: Tensor | None) -> bool:
-        """Whether episodes of a policy, or of any, end for certain in every world: their expected length is bounded."""
+        """Whether episodes of a policy, or of every policy, end in every world: their expected length is bounded."""
         length = torch.zeros_like(self.mdp.initial)
         followed = None if policy is None else self.steps.follow(policy)
         slack, n = 0.5, 0
@@ -213,10 +212,10 @@ class Total:
             length = after
 
     def losing(self, high: Tensor, policy: Tensor) -> bool:
-        """Whether every policy that never ends loses without limit in the world of an upper bound.
+        """Whether every policy that never ends has return −∞ in the world of an upper bound.
 
-        Where it stays in an end component of negative rewards it does; where all rewards of one are 0 it gets 0, which
-        must be no more than the bound; others are not decided.
+        In an end component of negative rewards it has; if all rewards of one are 0 its return is 0, which must not
+        exceed the bound; others are not decided.
         """
         kernel, most = self.backup.kernel(high, policy), self.most
         for pairs in end_components(kernel, self.taken):
@@ -241,7 +240,7 @@ def mean(kernel: Kernel, x: Tensor) -> Tensor:
 def surely(kernel: Kernel, allowed: Tensor, target: Tensor, joint: bool = False) -> Tensor:
     """The states `[S]` from which some policy of allowed pairs reaches the target with probability one.
 
-    joint: all allowed pairs of a state are taken, each with some probability.
+    joint: all allowed pairs of a state are taken with positive probability.
     """
     inside = torch.ones_like(target)
     while True:
@@ -259,7 +258,7 @@ def surely(kernel: Kernel, allowed: Tensor, target: Tensor, joint: bool = False)
 
 
 def end_components(kernel: Kernel, allowed: Tensor) -> list[Tensor]:
-    """The maximal end components: pairs `[S, A]` in which a policy can stay for ever, going round all of them."""
+    """The maximal end components: pairs `[S, A]` in which a policy can stay forever and visit all of them."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

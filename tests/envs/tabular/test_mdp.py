@@ -74,7 +74,7 @@ def test_steps_are_given_to_all_once_one_has_them():
         ({"transition": Successors(torch.tensor([[[2]]]), [[[1.0]]]), "reward": [0.0]}, "include state 2"),
         ({"transition": np.float32(P) * np.float32(1.01)}, r"sum to 1.01\d*, \+0.01 from one \(4 rows"),
         ({"initial": np.float32([0.5, 0.6])}, "sums to 1.1"),
-        ({"transition": [[[1, 0], [1]]]}, "transition is no array of numbers .* lists of equal length"),
+        ({"transition": [[[1, 0], [1]]]}, "transition is not an array of numbers .* lists of equal length"),
         ({"features": np.ones((3, 2, 4))}, r"features has shape \[3, 2, 4\]; it must be \[S, A, d\] = \[2, 2, d\]"),
         ({"features": np.ones((5, 2, 2, 4))}, r"features has shape \[5, 2, 2, 4\].*with horizon=H"),
         ({"features": np.ones((2, 2))}, r"features has shape \[2, 2\]"),

@@ -455,7 +455,7 @@ def test_report(folder, tmp_path):
 
     page = write_report(train(folder, tmp_path / "run", steps=2).path).read_text()
     assert "Learning curve" in page and page.count("polyline") >= 4
-    assert "Tokens of a completion" in page and "environment" not in page
+    assert "Tokens per completion" in page and "environment" not in page
 
 
 SMALL = Nano(width=16, layers=1, heads=2, context=48, warmup=3, batch=4)

@@ -129,7 +129,7 @@ def test_kl_and_entropy_beside_an_objective_are_its_own():
     assert sf.language.GroupPolicyGradient(inside) == sf.language.GroupPolicyGradient(inside, kl=0.1, entropy=0.2)
     assert sf.language.GroupPolicyGradient(inside).kl == 0.1
     for name, word in (("kl", "divergence=0.1"), ("entropy", "entropy=0.2")):
-        with pytest.raises(UsageError, match=f"{name}=0.3 stands beside an objective with {word}"):
+        with pytest.raises(UsageError, match=f"{name}=0.3 conflicts with an objective that has {word}"):
             sf.language.GroupPolicyGradient(inside, **{name: 0.3})
 
 

@@ -52,7 +52,7 @@ def test_the_factor_is_the_same_as_leaving_silent_groups_out_where_lengths_are_e
 
 
 def test_where_lengths_differ_it_is_off_by_the_share_of_tokens():
-    lengths = torch.tensor([2] * 8 + [6] * 8)  # silent groups are long: 48 of 64 tokens
+    lengths = torch.tensor([2] * 8 + [6] * 8)  # uninformative groups are long: 48 of 64 tokens
     every = gradient(GPG(), REWARD, lengths)[:8]
     some = gradient(GPG(corrected=False), REWARD[:2], lengths[:8])
     torch.testing.assert_close(every, some * 2 * 16 / 64)

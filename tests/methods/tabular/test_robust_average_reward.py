@@ -204,5 +204,5 @@ def test_the_followed_policy_is_one_of_the_mdp_in_any_precision():
     policy = RobustRVITD(followed=third.to(torch.bfloat16)).policy(TWO, {})
     torch.testing.assert_close(policy.sum(-1), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-15)
     torch.testing.assert_close(policy, third.double(), rtol=1e-2, atol=0)
-    with pytest.raises(UsageError, match=r"policy\[1\] is no distribution"):
+    with pytest.raises(UsageError, match=r"policy\[1\] is not a distribution"):
         RobustRVITD(followed=[[0.5, 0.5], [0.5, 0.6]]).admit(TWO)

@@ -13,7 +13,7 @@ OF_ITERATIONS = "mean training return of the last tenth of the iterations"
 
 
 def definition(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The definition of the final return of a run with these metrics, in words: over episodes, or over iterations."""
+    """The definition of the final return of a run with these metrics, in words: over episodes or over iterations."""
     return OF_EPISODES if any("episodes" in row for row in rows) else OF_ITERATIONS
 
 
@@ -21,10 +21,10 @@ def training_returns(
     rows: Iterable[Mapping[str, Any]],
 ) -> tuple[list[Any], np.ndarray, np.ndarray, np.ndarray]:
     """From the rows of `metrics.jsonl`: seeds, steps `[iterations]`, the mean training return of every iteration
-    `[seeds, iterations]`, NaN where there is none, and of how many episodes it is the mean.
+    `[seeds, iterations]`, NaN where there is none, and the number of episodes in that mean.
 
-    Where episodes are counted, it is that of the episodes that ended in the iteration ("return"), which do not look
-    back as the running "return_mean" does; elsewhere it is "return_mean", each with a weight of 1.
+    If episodes are counted, it is the mean of the episodes that ended in the iteration ("return"), not the running
+    "return_mean"; otherwise it is "return_mean", with a weight of 1 per iteration.
     """
     found = [row for row in rows if isinstance(row.get("step"), (int, float))]
     counted = any("episodes" in row for row in found)
@@ -42,7 +42,7 @@ def training_returns(
 
 
 def sliding_mean(table: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The weighted mean over a sliding window that reaches back over `SHARE` of all iterations: `[seeds, iterations]`.
+    """The weighted mean over a sliding window of the last `SHARE` of all iterations: `[seeds, iterations]`.
 
     Its last column is the final return; NaN where no episode ended in the window.
     """

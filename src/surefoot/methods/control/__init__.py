@@ -1,1 +1,1 @@
-"""Control: policies for environments."""
+"""Methods for control: policies for environments."""

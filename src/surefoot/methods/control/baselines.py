@@ -1,13 +1,13 @@
-"""REINFORCE and A2C: the policy gradient itself, one pass over each batch and nothing that holds the policy back.
+"""REINFORCE and A2C: the plain policy gradient, one pass over each batch and no trust region.
 
     maximise  mean[ log π · Ψ ]        Ψ = G, the return to go (REINFORCE);  Ψ = Â, standardised (A2C)
 
-Use them to see what a trust region buys. REINFORCE has no critic: its return is cut where the batch ends, without a
-bootstrap, and the whole batch makes one step. A2C adds a critic (GAE), an entropy bonus and eight minibatches.
+Use them to measure what a trust region gains. REINFORCE has no critic: its return is cut where the batch ends, without
+bootstrapping, and each batch gives one gradient step. A2C adds a critic (GAE), an entropy bonus and eight minibatches.
 
 Ronald J. Williams, *Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning* (1992);
-Volodymyr Mnih et al., *Asynchronous Methods for Deep Reinforcement Learning* (2016), arXiv:1602.01783. Settings are
-those of Matthias Lehmann's guide (2024), arXiv:2401.13662, on this library's common network and batch.
+Volodymyr Mnih et al., *Asynchronous Methods for Deep Reinforcement Learning* (2016), arXiv:1602.01783. Settings follow
+Matthias Lehmann's guide (2024), arXiv:2401.13662, on this library's common network and batch.
 """
 
 from __future__ import annotations

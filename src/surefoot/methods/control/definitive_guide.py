@@ -1,6 +1,6 @@
-"""V-MPO, a learner of the guide: policy improvement as weighted maximum likelihood on the better samples.
+"""V-MPO, one of the guide's learners: policy improvement as weighted maximum likelihood on the better samples.
 
-Of each minibatch the half with the highest advantages is kept, D. With ψ = softmax(Â/η) over D, maximise
+The half of each minibatch with the highest advantages is selected, D. With ψ = softmax(Â/η) over D, maximise
 
     Σ_D ψ·log π  −  α·mean KL(π_old ‖ π)
 
@@ -8,9 +8,10 @@ while descent on the duals, in the same Adam step, learns the temperature η and
 
     η·ε_η + η·log mean_D exp(Â/η)    and    α·(ε_α − mean KL(π_old ‖ π)),
 
-so that KL(ψ ‖ uniform) settles at ε_η and each KL at or below its ε_α. A Gaussian has two KLs, that of its moved mean
-and that of its moved covariance, with a multiplier each. Reach for it where the size of a policy step should be stated
-as a KL, and where bad samples should not push: their probability falls only because that of the good ones rises.
+so that KL(ψ ‖ uniform) settles at ε_η and each KL at or below its ε_α. A Gaussian has two KLs, one for the change of
+its mean and one for the change of its covariance, each with its own multiplier. Use it where the size of a policy step
+should be stated as a KL, and where bad samples should not push the policy: their probability falls only because that of
+the good samples rises.
 
 Matthias Lehmann, *The Definitive Guide to Policy Gradients in Deep Reinforcement Learning: Theory, Algorithms and
 Implementations* (2024), arXiv:2401.13662. V-MPO is by H. Francis Song et al. (2019), arXiv:1909.12238. The guide's
@@ -19,7 +20,7 @@ other learners are `reinforce`, `a2c`, `trpo` and `ppo`; as there, all share one
 Differences: the guide's released code measures the KL from the current policy itself, whose gradient is 0, and puts
 scales where variances belong; here the KL is exact and from the policy that collected the data. Minibatches are
 shuffled samples, not whole unrolls. Network and batch are this library's common ones (2 × 64 tanh, 8 × 256 steps) in
-place of 4 × 32 and 5 × 256 swish with a state-dependent scale and 8 × 2048 steps; there are 8 minibatches in either.
+place of 4 × 32 and 5 × 256 swish with a state-dependent scale and 8 × 2048 steps; both use 8 minibatches.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class VMPO(OnPolicy):
         return {"eta": self.eta, "alpha": self.alpha}
 
     def constraints(self, distribution: Distribution, old: Tensor, new: Tensor) -> dict[str, tuple[Tensor, float]]:
-        """The divergences of every state and their bounds, by the name of the multiplier."""
+        """The divergences of every state and their bounds, keyed by the name of the multiplier."""
         if not isinstance(distribution, Gaussian):
             return {"alpha": (distribution.kl(old, new), self.epsilon_alpha)}
         mean, covariance = decoupled_gaussian_kl(*distribution.split(old), *distribution.split(new))

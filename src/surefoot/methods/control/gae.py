@@ -1,20 +1,20 @@
-"""GAE with two trust regions: TRPO's step of the policy, then a Gauss–Newton step of the critic as carefully bounded.
+"""GAE with two trust regions: TRPO's policy step, then a Gauss–Newton step of the critic with its own bound.
 
     Â[t] = Σ_l (γλ)^l δ[t+l]        δ = r + γV' − V
     minimise  mean[ ½(V − G)² ]  subject to  mean[ (V − V_old)² ] / 2σ² ≤ ε        σ² = mean[ (V_old − G)² ]
 
 The constraint is the mean KL of TRPO for a critic that is the mean of a Gaussian of deviation σ, so both steps are the
 same computation with another metric. The critic is fitted after the policy's step: fitted before, its residuals, of
-which advantages are made, would shrink towards 0. Reach for it where a critic that overfits its last batch spoils them.
+which advantages are made, would shrink towards 0. Use it where a critic that overfits its last batch spoils them.
 
 John Schulman et al., *High-Dimensional Continuous Control Using Generalized Advantage Estimation* (2015),
 arXiv:1506.02438.
 
 Differences: G is the discounted return where the episode ends within the batch, and bootstraps from the critic where
-the batch or a time limit cuts it; one Gauss–Newton step a batch, its matrix damped, and held to the bound by the line
-search too; networks and batch are this library's defaults; those of TRPO.
+the batch or a time limit cuts it; one Gauss–Newton step per batch, with a damped matrix, which the line search
+also keeps within the bound; networks and batch are this library's defaults for TRPO.
 
-The hyperparameters of a critic fitted by minibatch steps are not there.
+The hyperparameters of a critic fitted by minibatch steps do not exist here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""PPO: several epochs of minibatch steps on one batch, the surrogate made pessimistic where the ratio leaves a band.
+"""PPO: several epochs of minibatch steps on one batch, the surrogate clipped where the ratio leaves the clip range.
 
     maximise  mean[ min(ρÂ, clip(ρ, 1−ε, 1+ε)Â) ]        ρ = π/π_old
 
@@ -9,7 +9,7 @@ John Schulman et al., *Proximal Policy Optimization Algorithms* (2017), arXiv:17
 MuJoCo experiments with eight environments of 256 steps in place of one of 2048.
 
 Differences: a truncated episode bootstraps from its final observation; observations and rewards are normalised by
-statistics that stand still while a batch is collected and used.
+statistics that are frozen while a batch is collected and used.
 """
 
 from __future__ import annotations

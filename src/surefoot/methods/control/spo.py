@@ -1,16 +1,16 @@
-"""SPO: PPO with a quadratic penalty in place of the clip, so that a ratio that has left its band is pulled back.
+"""SPO: PPO with a quadratic penalty in place of the clip, which pulls a ratio outside its range back.
 
     maximise  mean[ ρÂ − |Â|(ρ−1)²/(2ε) ]        ρ = π/π_old
 
-Every sample's optimum is exactly at ρ = 1 + ε·sign(Â). Reach for it with deep networks, high step sizes or many epochs;
+Every sample's optimum is exactly at ρ = 1 + ε·sign(Â). Use it with deep networks, high step sizes or many epochs;
 on small ones it moves less per update than PPO.
 
 Zhengpeng Xie et al., *Simple Policy Optimization* (2024), arXiv:2401.16025, in the form of its ICML version (earlier
 versions describe another method of the same name).
 
 Differences: network and batch are this library's common ones. The released code lets the step size decay to 0
-(`anneal=True`), clips the critic's move to the same ε (`value_clip=0.2`), takes four minibatches of 512
-(`minibatch_size=512`) and acts with up to seven layers.
+(`anneal=True`), clips the critic's change to the same ε (`value_clip=0.2`), takes four minibatches of 512
+(`minibatch_size=512`) and uses networks of up to seven layers.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""TRPO: the largest step of the policy that a bound on the mean KL allows, along the natural gradient.
+"""TRPO: the largest policy step along the natural gradient that a bound on the mean KL allows.
 
     maximise  mean[ ρÂ ]  subject to  mean[ KL(π_old ‖ π) ] ≤ δ        ρ = π/π_old
 
 Each update solves F x = g by conjugate gradient (F the Fisher matrix, g the policy gradient), scales x to the bound's
 edge and shortens the step until the true mean KL is within δ and the surrogate has risen; if it never does, the policy
-stays. Reach for it where one bad update is dear; the update costs more than PPO's, the steps are safer.
+is unchanged. Use it where one bad update is costly; updates cost more than PPO's but are safer.
 
 John Schulman et al., *Trust Region Policy Optimization* (2015), arXiv:1502.05477.
 
-Differences: GAE in place of Monte-Carlo returns, the λ-returns regressed by Adam for a critic of its own; the Fisher
+Differences: GAE in place of Monte-Carlo returns, a separate critic fitted to the λ-returns by Adam; the Fisher
 products use all samples of the batch; Fisher matrix damped as in released code, so that the KL ends a little below δ;
 conjugate gradient stops at a residual relative to the gradient's norm, so that the scale of the advantages does not
-matter. Some released code keeps the last candidate of a failed search, or averages the KL over action dimensions; here
-the old policy is kept, and the KL of a state is the sum over its action dimensions.
+matter. Some released code returns the last candidate of a failed search, or averages the KL over action dimensions;
+here the old policy is kept, and the KL of a state is the sum over its action dimensions.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class TRPO(OnPolicy):
     )
     backtrack_tries: int = hyperparameter(10, low=1, help="Line-search steps before the policy is left unchanged.")
     shared: bool = hyperparameter(
-        False, choices=(False,), help="An encoder shared with the critic would move outside of the trust region."
+        False, choices=(False,), help="Not supported: critic steps would move a shared encoder out of the trust region."
     )
     target_kl: float | None = hyperparameter(
-        None, choices=(None,), help="There are no epochs of the policy to end early; max_kl bounds an update."
+        None, choices=(None,), help="Not supported: the policy has no epochs to stop early; max_kl bounds an update."
     )
 
     def objective(self) -> PolicyObjective:
@@ -70,7 +70,7 @@ class TRPO(OnPolicy):
         )
 
     def update(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
-        """The policy's step, then the critic's: fitted first, it would shrink the residuals it is to judge by."""
+        """The policy's step, then the critic's: a critic fitted first would shrink the residuals in the advantages."""
         policy = in_turn(self.policy_step, learner, batch)
         return {**policy, **self.fit_critic(learner, batch)}
 
@@ -99,7 +99,7 @@ class TRPO(OnPolicy):
     def natural_step(
         self, model: Model, vector: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """The step to the edge of the trust region, the improvement it predicts, what is improved, and facts to log."""
+        """The step to the edge of the trust region, its predicted improvement, the objective, and metrics."""
         start = vector.detach().requires_grad_()
         loss, before, _ = self.improvement(model, start, batch)
         (descent,) = torch.autograd.grad(loss, start)
@@ -111,7 +111,7 @@ class TRPO(OnPolicy):
         return step, -descent @ step, before, {"curvature": curvature, "cg_residual": residual}
 
     def improvement(self, model: Model, vector: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """A loss with the policy's gradient, the value of what is maximised, and metrics."""
+        """A loss with the policy's gradient, the value of the objective, and metrics."""
         objective, params = self.objective(), model.evaluate(vector, batch)[0]
         loss, metrics = self.policy_loss(model, params, batch, {})
         value = metrics["surrogate"] + objective.entropy * metrics["entropy"]
@@ -146,7 +146,7 @@ class TRPO(OnPolicy):
     def loss(
         self, model: Model, vector: Tensor, batch: Batch, extra: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critic's: its gradient is 0 for the policy's weights, and so are Adam's steps."""
+        """The critic's loss; its gradient is 0 for the policy's weights, and so are Adam's steps."""
         error = self.value_loss()(model.evaluate(vector, batch)[1], batch["target"], batch["old_value"])
         value_loss = aggregation.mean()(error, batch["valid"])
         return self.value_coefficient * value_loss, {"value_loss": value_loss.detach()}

@@ -1,4 +1,4 @@
-"""Language: policies that write. `GroupPolicyGradient(objective=…)` makes a method of any objective."""
+"""Methods for language models. `GroupPolicyGradient(objective=…)` turns any objective into a method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ByObjective", "GroupPolicyGradient"]
 
 @dataclass(frozen=True)
 class ByObjective(GroupRollout):
-    """The group rollout with a given objective, whose divergence and entropy are `kl` and `entropy`."""
+    """The group rollout with a given objective; `kl` and `entropy` are the weights of its divergence and entropy."""
 
     parts: PolicyObjective = field(default_factory=lambda: GRPO().objective())
 
@@ -28,7 +28,9 @@ class ByObjective(GroupRollout):
         ):
             if inside and inside != getattr(self, name):
                 given = f"{name}={getattr(self, name):g}"
-                raise UsageError(f"{given} stands beside an objective with {part}={inside:g}; give one of them.")
+                raise UsageError(
+                    f"{given} conflicts with an objective that has {part}={inside:g}; give only one of them."
+                )
 
     def objective(self) -> PolicyObjective:
         return replace(self.parts, divergence=self.kl, entropy=self.entropy)
@@ -37,11 +39,11 @@ class ByObjective(GroupRollout):
 def GroupPolicyGradient(objective: PolicyObjective, **hyperparameters: Any) -> ByObjective:  # noqa: N802
     """The method that maximises an objective on groups of completions; `hyperparameters` are those of `GroupRollout`.
 
-    A divergence in the objective is that from the model before training. Its weight is `kl`, and that of the entropy is
-    `entropy`, whether they are given here or in the objective.
+    A divergence in the objective is measured from the model before training. Its weight is `kl`, and the weight of the
+    entropy is `entropy`, whether they are given here or in the objective.
 
     Raises:
-        UsageError: they are given in both, and differ.
+        UsageError: the weights are given in both places and differ.
     """
     given = {"kl": objective.divergence, "entropy": objective.entropy, **hyperparameters, "parts": objective}
     return build(ByObjective, given)

@@ -1,10 +1,10 @@
-"""The objectives that language models are usually trained with, each a choice of parts.
+"""The usual objectives for language models, each a choice of parts.
 
     ∇J = Σ c · f'(ρ, Â) · ∇π/d        ρ = π/d
 
-GRPO compares the completions of a prompt with one another, takes several clipped steps on them, and counts every
-completion alike. The others change one part or two: how far the step is trusted (DAPO, GSPO, CISPO), what the baseline
-is (Dr.GRPO, RLOO), how tokens are counted, or what is imitated (RFT, SFT).
+GRPO compares the completions of a prompt with one another, takes several clipped steps on them, and weights all
+completions equally. The others change one or two parts: the clipping (DAPO, GSPO, CISPO), the baseline (Dr.GRPO, RLOO),
+the weights of tokens, or what is imitated (RFT, SFT).
 
 After the table in *Towards a Unified View of Large Language Model Post-Training* (2025), arXiv:2509.04419. DAPO has
 its clip, its token mean and its resampling here; its penalty on long completions is a reward function, not a loss.
@@ -24,7 +24,7 @@ from surefoot.objectives.advantages import group_mean, group_standardized, leave
 
 @dataclass(frozen=True)
 class ClippedGroups(GroupRollout):
-    """Rewards less the mean of their group, PPO's clip, every completion counted alike: what the next ones share."""
+    """Rewards minus their group's mean, PPO's clip, equal weight for each completion; base of the methods below."""
 
     minibatches: int = hyperparameter(2, low=1, help="Optimiser steps per pass.")
     clip: float = hyperparameter(0.2, above=0, help="Lower clip range of the ratio.")
@@ -43,10 +43,10 @@ class ClippedGroups(GroupRollout):
 
 @dataclass(frozen=True)
 class GRPO(ClippedGroups):
-    """Rewards standardised in their group, PPO's clip, every completion counted alike (arXiv:2402.03300).
+    """Rewards standardised in their group, PPO's clip, equal weight for every completion (arXiv:2402.03300).
 
-    The deviation is that of the group itself, as the paper writes it and its theory takes it. TRL and verl divide by
-    the unbiased one, which makes the advantages √((n−1)/n) times as large: `unbiased=True`.
+    The standard deviation is the group's population standard deviation, as in the paper and its theory. TRL and verl
+    divide by the unbiased one, which makes the advantages √((n−1)/n) times as large: `unbiased=True`.
     """
 
     unbiased: bool = hyperparameter(False, help="Standardise by the standard deviation with n − 1, as TRL and verl do.")
@@ -57,7 +57,7 @@ class GRPO(ClippedGroups):
 
 @dataclass(frozen=True)
 class DrGRPO(ClippedGroups):
-    """GRPO without its two biases: no division by the deviation, none by the length (arXiv:2503.20783)."""
+    """GRPO without its two biases: no division by the standard deviation or by the length (arXiv:2503.20783)."""
 
     def objective(self) -> PolicyObjective:
         counted = aggregation.constant_length(self.max_tokens)
@@ -66,7 +66,7 @@ class DrGRPO(ClippedGroups):
 
 @dataclass(frozen=True)
 class DAPO(GRPO):
-    """GRPO with a wider clip above, every token counted alike, and only groups that disagree (arXiv:2503.14476)."""
+    """GRPO with a wider upper clip range, a token mean, and only groups whose rewards differ (arXiv:2503.14476)."""
 
     clip_high: float | None = hyperparameter(0.28, above=0, help="Upper clip range; the lower one if not given.")
     informative: float = hyperparameter(
@@ -79,7 +79,7 @@ class DAPO(GRPO):
 
 @dataclass(frozen=True)
 class GSPO(GRPO):
-    """GRPO on the length-normalised ratio of the whole completion, with a narrow clip (arXiv:2507.18071)."""
+    """GRPO on the length-normalised ratio of the whole completion, with a narrow clip range (arXiv:2507.18071)."""
 
     clip: float = hyperparameter(3e-4, above=0, help="Lower clip range of the ratio.")
     clip_high: float | None = hyperparameter(4e-4, above=0, help="Upper clip range; the lower one if not given.")
@@ -90,7 +90,7 @@ class GSPO(GRPO):
 
 @dataclass(frozen=True)
 class CISPO(GRPO):
-    """The importance weight is cut, never the gradient: every token is learned from (arXiv:2506.13585)."""
+    """The importance weight is clipped, the gradient is not: every token contributes (arXiv:2506.13585)."""
 
     clip: float = hyperparameter(1.0, above=0, help="Lower clip range of the weight.")
     clip_high: float | None = hyperparameter(0.28, above=0, help="Upper clip range of the weight; `clip` if not given.")
@@ -107,8 +107,8 @@ class CISPO(GRPO):
 
 @dataclass(frozen=True)
 class RLOO(GroupRollout):
-    """REINFORCE on whole completions with the mean of the others as baseline (arXiv:2402.14740); one step a batch,
-    because there is no ratio that could correct a second one."""
+    """REINFORCE on whole completions with the mean of the others as baseline (arXiv:2402.14740); one step per
+    batch, because there is no ratio to correct a second one."""
 
     epochs: int = hyperparameter(1, low=1, high=1, help="Passes over each batch; must be 1.")
     minibatches: int = hyperparameter(1, low=1, high=1, help="Optimiser steps per pass; must be 1.")
@@ -141,12 +141,14 @@ class RFT(GroupRollout):
 
 @dataclass(frozen=True)
 class SFT(GroupRollout):
-    """Maximum likelihood of the demonstrations; nothing is written and nothing rewarded."""
+    """Maximum likelihood of the demonstrations; no completions are generated or rewarded."""
 
     imitates: ClassVar[bool] = True
 
     samples: int = hyperparameter(0, low=0, high=0, help="Completions per prompt; must be 0.")
-    kl_estimator: str = hyperparameter("k3", choices=("k3",), help="k3: a demonstration was not drawn from the model.")
+    kl_estimator: str = hyperparameter(
+        "k3", choices=("k3",), help="Must be k3: demonstrations are not drawn from the model."
+    )
 
     def objective(self) -> PolicyObjective:
         return PolicyObjective(

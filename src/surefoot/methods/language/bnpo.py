@@ -2,12 +2,13 @@
 
     Â = (R − p)/f(p)        f = Beta(1 + a/3, 1 + b/3),   p ~ Beta(a, b) over the prompts of the batch
 
-Dr.GRPO divides by nothing, GRPO by √(p(1−p)), whatever the policy can do; this divisor follows it, and of all Beta
-densities it makes the raw variance of the gradient least. Use it with rewards in [0, 1] when prompts are mostly very
-easy or very hard. Several reward functions are normalised one by one, and averaged without weights.
+Dr.GRPO does not divide, GRPO divides by √(p(1−p)), whatever the policy's success rates are; this divisor adapts to
+them, and of all Beta densities it minimises the raw variance of the gradient. Use it with rewards in [0, 1] when
+prompts are mostly very easy or very hard. Several reward functions are normalised one by one and averaged without
+weights.
 
-Changyi Xiao et al., *BNPO: Beta Normalization Policy Optimization* (2025), arXiv:2506.02864. At equal size of step the
-optimality says nothing: the ratio of signal to noise is best for a constant divisor.
+Changyi Xiao et al., *BNPO: Beta Normalization Policy Optimization* (2025), arXiv:2506.02864. For equal step
+sizes this optimality says nothing: the signal-to-noise ratio is best for a constant divisor.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from surefoot.objectives.beta import beta_normalized
 
 @dataclass(frozen=True)
 class BNPO(GroupRollout):
-    """Group baseline, adaptive normaliser, dual clip, token sums."""
+    """A group baseline with an adaptive normaliser, dual clip and token sums."""
 
     weighs: ClassVar[bool] = False
 

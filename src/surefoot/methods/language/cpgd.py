@@ -1,13 +1,13 @@
-"""CPGD: the clipped policy gradient without a ratio, and a drift that pulls back to the policy that wrote.
+"""CPGD: the clipped policy gradient without a ratio, and a drift term that pulls back to the sampling policy.
 
     maximise  mean_tokens[ min(Â·log ρ, Â·clip(log ρ, log 1−ε, log 1+ε)) ] − α·D
 
-PPO multiplies by the ratio, so that a bad token whose probability rose pulls without bound. Here every token inside the
-clip pulls by Â, whatever its ratio. D is the KL from the policy that wrote, through a surrogate whose gradient is
-min(ρ − 1, c)·∇log π; it acts on clipped tokens too, which PPO leaves where they are. Use it for several steps a batch.
+PPO multiplies by the ratio, so the gradient of a bad token whose probability rose is unbounded. Here every token inside
+the clip range has the weight Â, whatever its ratio. D is the KL from the sampling policy, through a surrogate with the
+gradient min(ρ − 1, c)·∇log π; it also acts on clipped tokens, which PPO ignores. Use it for several steps per batch.
 
 Zongkai Liu et al., *CPGD: Toward Stable Rule-based Reinforcement Learning for Language Models* (2025),
-arXiv:2505.12504. "filtered" counts groups for its factor, as the paper's lineage does, not responses.
+arXiv:2505.12504. The factor of "filtered" counts groups, as the methods the paper builds on do, not responses.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ADVANTAGES = {
 
 @dataclass(frozen=True)
 class CPGD(GroupRollout):
-    """Group advantage, log-ratio clip, policy drift."""
+    """A group advantage with a log-ratio clip and policy drift."""
 
     minibatches: int = hyperparameter(2, low=1, help="Optimiser steps per pass; with one the drift has no effect.")
     max_grad_norm: float | None = hyperparameter(0.5, above=0, help="Maximum gradient norm.")
@@ -39,7 +39,9 @@ class CPGD(GroupRollout):
     clip_high: float | None = hyperparameter(None, above=0, help="Upper clip range; the lower one if not given.")
     drift: float = hyperparameter(1e-3, low=0, help="Weight α of the drift.")
     drift_cap: float = hyperparameter(2.0, above=0, help="Cap on ρ − 1 in the drift.")
-    advantage: str = hyperparameter("standardized", choices=tuple(ADVANTAGES), help="How rewards are compared.")
+    advantage: str = hyperparameter(
+        "standardized", choices=tuple(ADVANTAGES), help="Advantage: how rewards within a group are compared."
+    )
 
     def objective(self) -> PolicyObjective:
         return PolicyObjective(
@@ -56,7 +58,7 @@ class CPGD(GroupRollout):
     ) -> tuple[Tensor, Metrics]:
         loss, metrics = super().loss(objective, batch, log_prob, entropy)
         ratio = (log_prob.detach() - batch.old_log_prob).exp()
-        drift = (ratio - 1).clamp(max=self.drift_cap) * log_prob  # its value means nothing, its gradient is the drift's
+        drift = (ratio - 1).clamp(max=self.drift_cap) * log_prob  # only its gradient is meaningful: that of the drift
         return loss + self.drift * (batch.weights * drift).sum(), metrics
 
     def steps(self) -> list[str]:

@@ -1,10 +1,10 @@
-"""ΔL normalisation: completions weigh L^−α, and all of them together one constant.
+"""ΔL normalisation: a completion of length L has weight L^−α, and the weights of all completions have a constant sum.
 
     maximise  Σ_i w_i Σ_t min(ρÂ, clip(ρ)Â) / T        w_i = L_i^−α / Σ_j L_j^−α
 
 The gradient of a completion is a sum over its tokens, and its variance grows with its length L. GRPO's mean over each
 completion has the right proportions (α = 1) but a total that changes with the lengths of the batch, which biases the
-step; Dr.GRPO's constant (α = 0) has no bias and more variance. This has neither. Use it where lengths vary widely.
+step; Dr.GRPO's constant (α = 0) has no bias but more variance. This has neither. Use it where lengths vary widely.
 
 Zhiyuan He et al., *Rethink Loss Aggregation in RLVR* (ΔL Normalization, 2025), arXiv:2509.07558. The weights are
 computed over the whole batch of completions, before it is cut into minibatches.

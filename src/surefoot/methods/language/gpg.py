@@ -1,14 +1,14 @@
-"""GPG: the plain policy gradient with the group mean as baseline, and a correction for silent groups.
+"""GPG: the plain policy gradient with the group mean as baseline, and a correction for uninformative groups.
 
     maximise  mean_tokens[ log π · Â ]        Â = B/(B−M) · (R − mean(R)) / F
 
-M of the B groups have rewards that are all alike: they say nothing, but count in the mean, and there are more of them
-as the policy improves. The factor takes them out. F is 1, or the deviation of the group. No critic, no reference, no
-ratio, no clip: the baseline that every other method of this kind has to beat. `informative` also asks for more prompts
-until enough groups say something; at 1 that is DAPO's dynamic sampling.
+M of the B groups have equal rewards: they have no gradient but count in the mean, and there are more of them as the
+policy improves. The factor removes them from the mean. F is 1, or the group's standard deviation. No critic, no
+reference, no ratio, no clip: the baseline that every other method of this kind has to beat. `informative` also samples
+more prompts until enough groups are informative; at 1 that is DAPO's dynamic sampling.
 
 Xiangxiang Chu et al., *GPG: A Simple and Strong Reinforcement Learning Baseline for Model Reasoning* (2025),
-arXiv:2504.02546. As in the released code the tokens of silent groups stay in the denominator of the mean.
+arXiv:2504.02546. As in the released code, tokens of uninformative groups stay in the denominator of the mean.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from surefoot.objectives.advantages import among_informative, group_mean, group_
 
 @dataclass(frozen=True)
 class GPG(GroupRollout):
-    """REINFORCE on groups; one step a batch, because there is no ratio that could correct a second one."""
+    """REINFORCE on groups; one step per batch, because there is no ratio to correct a second one."""
 
     epochs: int = hyperparameter(1, low=1, high=1, help="Passes over each batch; must be 1.")
     minibatches: int = hyperparameter(1, low=1, high=1, help="Optimiser steps per pass; must be 1.")
     standardized: bool = hyperparameter(False, help="Divide by the group's standard deviation (F = std + 1e-4).")
-    corrected: bool = hyperparameter(True, help="Multiply by B/(B−M).")
+    corrected: bool = hyperparameter(True, help="Multiply by B/(B−M), to correct for uninformative groups.")
     informative: float = hyperparameter(
         0.0, low=0, high=1, help="Minimum share of prompts whose rewards differ; below it more prompts are sampled."
     )

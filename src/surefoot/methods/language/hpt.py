@@ -3,15 +3,15 @@
     a prompt whose completions succeed in more than a share γ:  maximise  Σ_seq Σ_t ρ(R − mean(R)) / (N·T)
     any other prompt:                                           maximise  mean_tokens log π of its demonstration
 
-for a batch of N completions of at most T tokens, those of the imitated prompts counted too: what a prompt contributes
-to the policy gradient does not depend on how many others are imitated.
+for a batch of N completions of at most T tokens, including those of imitated prompts: a prompt's contribution to the
+policy gradient does not depend on how many others are imitated.
 
 SFT and policy gradients are estimators of one objective, reward plus a KL to the demonstrations, that differ in four
-parts: mask, denominator, advantage, likelihood. So the two can be mixed, and the policy's own success says where. Use
-it when every prompt has a verifier and a demonstration, and some prompts are too hard for rewards alone.
+parts: mask, denominator, advantage, likelihood. So the two can be mixed, and the policy's own success rate decides
+where. Use it when every prompt has a verifier and a demonstration, and some prompts are too hard for rewards alone.
 
 Xingtai Lv et al., *Towards a Unified View of Large Language Model Post-Training* (2025), arXiv:2509.04419. Where no
-completion of a prompt succeeds, its rewards are all alike, so that γ = 0 takes nothing from the policy gradient.
+completion of a prompt succeeds, its rewards are all equal, so γ = 0 takes nothing from the policy gradient.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ from surefoot.objectives.advantages import group_mean
 
 @dataclass(frozen=True)
 class HPT(GroupRollout):
-    """A gate between two terms."""
+    """Imitation for prompts with a low success rate, the policy gradient for all others."""
 
     imitates: ClassVar[bool] = True
 
     minibatches: int = hyperparameter(2, low=1, help="Optimiser steps per pass.")
-    gate: float = hyperparameter(0.0, high=1, help="γ: a share of successes up to this is imitated; below 0 none is.")
+    gate: float = hyperparameter(
+        0.0, high=1, help="γ: prompts with a success rate up to this are imitated; below 0 none are."
+    )
     imitation_weight: float = hyperparameter(1.0, low=0, help="Weight of the imitation.")
     entropy: float = hyperparameter(1e-3, help="Weight of the entropy bonus.")
 
@@ -50,8 +52,8 @@ class HPT(GroupRollout):
         )
 
     def imitated(self, rollout: Rollout) -> Tensor:
-        """Which prompts are learned from by their demonstration, `[prompts]`."""
-        solved = (rollout.reward >= 1).sum(1)  # counted: a share is compared without rounding
+        """The prompts that are learned from their demonstration, `[prompts]`."""
+        solved = (rollout.reward >= 1).sum(1)  # counts: the success rate is compared without rounding
         return solved <= self.gate * rollout.reward.shape[1] if self.gate >= 0 else torch.zeros_like(solved).bool()
 
     def terms(self, rollout: Rollout) -> list[Term]:
@@ -60,7 +62,7 @@ class HPT(GroupRollout):
         if not bool(shown.all()):
             kept = (~shown).nonzero().squeeze(-1)
             samples = rollout.reward.shape[1]
-            share = len(kept) / len(shown)  # a prompt counts the same however many others are imitated
+            share = len(kept) / len(shown)  # a prompt's weight does not depend on how many others are imitated
             group = kept.repeat_interleave(samples)
             terms.append(self.completions(rollout.prompts(kept), group=group, coefficient=share))
         if bool(shown.any()) and self.imitation_weight:

@@ -1,18 +1,18 @@
-"""PPO with a critic of tokens: a learned value says what GRPO asks the other completions of the prompt for.
+"""PPO with a token-level critic: a learned value replaces the baseline that GRPO takes from the group.
 
     maximise  mean_tokens[ min(ρÂ, clip(ρ, 1−ε, 1+ε)Â) ]        Â_t = Σ_l (γλ)^l δ_{t+l},  δ_t = r_t + γV_{t+1} − V_t
     minimise  mean_tokens[ ½(V − G)² ]                          G = Â + V of the model that wrote
 
-The method that GRPO and its kin stepped away from: use it where a prompt has one completion (samples = 1), or to see
-what a critic gains and costs. V is linear in the hidden states of the policy and shapes the trunk that they share.
+The method that GRPO and its variants replaced: use it where a prompt has one completion (samples = 1), or to see what a
+critic gains and costs. V is linear in the hidden states of the policy, and its loss also trains the shared trunk.
 
-A completion is an episode, its reward comes with the last token. One that `max_tokens` cut off has ended too: nothing
-is bootstrapped, because the reward function has judged it as it stands. Advantages are standardised once, over all
-tokens of the batch, so that minibatches add up to it. The KL from the reference is a loss (`kl`), not a reward.
+A completion is an episode, its reward comes with the last token. One truncated by `max_tokens` has ended too: it is
+not bootstrapped, because the reward function has judged it as it is. Advantages are standardised once, over all tokens
+of the batch, so that the minibatches add up to the batch. The KL from the reference is a loss (`kl`), not a reward.
 
 John Schulman et al., *Proximal Policy Optimization Algorithms* (2017), arXiv:1707.06347, with the value clip and
-coefficients usual for language since Daniel M. Ziegler et al. (2019), arXiv:1909.08593. The slug `ppo` is the paper's
-row and its method for environments; this one is named after what tells it apart among the language baselines.
+coefficients usual for language since Daniel M. Ziegler et al. (2019), arXiv:1909.08593. The slug `ppo` is the method
+for environments; this one is named after its difference from the other language baselines.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from surefoot.objectives.values import ValueLoss
 
 @dataclass(frozen=True)
 class PPOCritic(ClippedGroups):
-    """GRPO's clip with generalised advantages of tokens in place of the group's, every token counted alike."""
+    """GRPO's clip with generalised advantage estimates of tokens in place of the group's, and a mean over tokens."""
 
-    samples: int = hyperparameter(8, low=1, help="Completions per prompt; they are not compared, so one is enough.")
+    samples: int = hyperparameter(8, low=1, help="Completions per prompt; one is enough, as they are not compared.")
     gamma: float = hyperparameter(1.0, low=0, high=1, help="Discount factor per token.")
-    lam: float = hyperparameter(0.95, low=0, high=1, help="GAE's λ; 1 relies on the rewards alone.")
+    lam: float = hyperparameter(0.95, low=0, high=1, help="GAE's λ; 1 uses the rewards alone.")
     standardize: bool = hyperparameter(True, help="Standardise advantages over all tokens of the batch of completions.")
     value_coefficient: float = hyperparameter(0.1, low=0, help="Weight of the critic's loss.")
     value_clip: float | None = hyperparameter(
@@ -60,7 +60,7 @@ class PPOCritic(ClippedGroups):
         return values.within(self.value_clip)
 
     def gain(self, rollout: Rollout) -> Float[Tensor, "rows length"]:
-        """Â of every token, as it is estimated."""
+        """Â of every token, before standardisation."""
         advantage, valid = self.objective().advantage, rollout.sequences.valid
         return token_advantages(advantage, rollout.reward.flatten(), rollout.value, valid)
 

@@ -1,11 +1,11 @@
-"""PSPO: the ratio of a policy that is smoothed towards the old one, in place of a clip.
+"""PSPO: the ratio of a policy smoothed towards the old one, in place of a clip.
 
     maximise  mean_seq mean_t[ ρ̃Â ]        ρ̃ = (1−α)ρ + α
 
 ρ̃ is the ratio of the mixture (1−α)π + απ_old, so it stays nearer to 1 than ρ. But α has no gradient: this is exactly
-1−α times the gradient of the unclipped surrogate, and under Adam not even that factor is left. What it gains over a
-clip is what not clipping gains. Two uses of the mixture that do more are here as extensions: inside PPO's clip
-("clip"), and in the logarithm ("log": the gradient saturates for large ρ).
+1−α times the gradient of the unclipped surrogate, and Adam cancels even that factor. Its gain over a clip is the gain
+of not clipping. Two uses of the mixture that do more are here as extensions: inside PPO's clip ("clip"), and in the
+logarithm ("log": the gradient saturates for large ρ).
 
 Madeleine Dwyer et al., *It's Not You, It's Clipping: A Soft Trust-Region via Probability Smoothing for LLM RL* (2025),
 arXiv:2509.21282.
@@ -25,10 +25,14 @@ from surefoot.objectives.advantages import group_standardized
 class PSPO(GroupRollout):
     """GRPO's advantage and aggregation on the smoothed ratio (GR-PSPO)."""
 
-    epochs: int = hyperparameter(2, low=1, help="Passes over each batch; with a single step α does nothing but scale.")
+    epochs: int = hyperparameter(
+        2, low=1, help="Passes over each batch; with a single step α only scales the gradient."
+    )
     minibatches: int = hyperparameter(2, low=1, help="Optimiser steps per pass.")
     alpha: float = hyperparameter(0.1, low=0, high=1, help="Share of the old policy in the mixture.")
-    form: str = hyperparameter("plain", choices=("plain", "clip", "log"), help="The paper's, or one of the extensions.")
+    form: str = hyperparameter(
+        "plain", choices=("plain", "clip", "log"), help="The paper's form (plain), or an extension."
+    )
     clip: float = hyperparameter(0.2, above=0, help="Clip range of ρ̃, with form=clip.")
 
     def objective(self) -> PolicyObjective:

@@ -2,12 +2,12 @@
 
     minimise  mean_pairs( [log ρ(y) − log ρ(y')] − η·(r(y) − r(y')) )²        log ρ = Σ_t log π − Σ_t log π_old
 
-The log-ratios of two completions of a prompt should differ as η times their rewards do: where that can be solved
-exactly, the new policy is π_old·exp(ηr)/Z, mirror descent; one Gauss–Newton step of it is the natural gradient. No
-critic, no clip, no baseline. Choose η so that η·(r − r') is a few nats.
+The log-ratios of two completions of a prompt should differ by η times the difference of their rewards: where that can
+be solved exactly, the new policy is π_old·exp(ηr)/Z, mirror descent; one Gauss–Newton step of it is the natural
+gradient. No critic, no clip, no baseline. Choose η so that η·(r − r') is a few nats.
 
 Zhaolin Gao et al., *REBEL: Reinforcement Learning via Regressing Relative Rewards* (2024), arXiv:2404.16767. In the
-form of the released code, η² times the paper's. `kl` enters the reward, by the policy that wrote.
+form of the released code, η² times the paper's. `kl` enters the reward, evaluated at the sampling policy.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from surefoot.objectives.advantages import outcome
 
 @dataclass(frozen=True)
 class REBEL(GroupRollout):
-    """Pairs of completions of a prompt, several passes."""
+    """Regression on pairs of completions of a prompt, with several passes per batch."""
 
-    separable: ClassVar[bool] = False  # the rows of a pair belong together
+    separable: ClassVar[bool] = False  # the rows of a pair must stay together
 
     prompts: int = hyperparameter(64, low=1, help="Prompts per step.")
     samples: int = hyperparameter(
-        2, low=2, help="Completions per prompt; of more than two the best and the worst are used."
+        2, low=2, help="Completions per prompt; with more than two, the best and the worst are used."
     )
     epochs: int = hyperparameter(4, low=1, help="Passes over each batch of completions.")
-    eta: float = hyperparameter(1.0, above=0, help="Nats of log-ratio for a unit of reward.")
+    eta: float = hyperparameter(1.0, above=0, help="η: log-ratio in nats per unit of reward.")
     entropy: float = hyperparameter(0.0, low=0, high=0, help="Must be None: the loss is a regression.")
     kl_estimator: str = hyperparameter(
         "k3", choices=("k3",), help="Must be None: the divergence is part of the reward."
@@ -51,7 +51,7 @@ class REBEL(GroupRollout):
         if self.truncation is not None:
             reward = torch.where(rollout.truncated, self.truncation, reward)
         ends = torch.stack([reward.argmax(1), reward.argmin(1)], 1)
-        ends = torch.where(ends[:, :1] == ends[:, 1:], torch.tensor([0, 1]), ends)  # all alike: any two
+        ends = torch.where(ends[:, :1] == ends[:, 1:], torch.tensor([0, 1]), ends)  # all equal: any two
         pair = torch.tensor([0, 1]).expand_as(ends) if self.samples == 2 else ends
         rows = (torch.arange(len(pair))[:, None] * self.samples + pair).flatten()
         chosen = reward.gather(1, pair)

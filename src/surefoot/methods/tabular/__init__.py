@@ -1,1 +1,1 @@
-"""Papers on finite and linear MDPs."""
+"""Methods for finite and linear MDPs."""

@@ -1,22 +1,23 @@
-"""DR-RPO: a softmax policy on a leash, learned online in a linear MDP against the worst of its factors.
+"""DR-RPO: a softmax policy with a KL penalty to a reference, learned online in a robust linear MDP.
 
     V_h(s) = Σ_a π_h(a|s)·(Q_h(s, a) − log(π_h(a|s)/π_ref(a|s))/η),     Q_h = r_h + γ·φᵀw_h
     w_{h,i} = min_q { q·V_{h+1} : q in the set around μ_{h,i} }, or with a penalty;     π_h ∝ π_ref·exp(η·Q̂_h)
 
-An adversary bends each factor of the kernel, and a KL leash holds the policy to a reference. Q̂ is regressed on the
-transitions so far and raised by a bonus where they are few. Reach for it where one can play in the nominal world
-alone, the world to come is another, and there is a sensible reference.
+An adversary perturbs each factor of the kernel, and a KL penalty keeps the policy near a reference. Q̂ is regressed on
+the transitions so far and raised by a bonus where they are few. Use it where only the nominal world can be sampled,
+deployment will differ from it, and there is a sensible reference policy.
 
 *Policy Regularized Distributionally Robust Markov Decision Processes with Linear Function Approximation* (2025),
 arXiv:2510.14246.
 
-The baselines are choices: RPO is ambiguity=None, the greedy DR-LSVI-UCB eta=inf. Balls for each step and factor, such
-as TotalVariation(radius `[H, d]`), are made in Python.
+The baselines are settings: RPO is ambiguity=None, the greedy DR-LSVI-UCB is eta=inf. Balls for each step and factor,
+such as TotalVariation(radius `[H, d]`), are made in Python.
 
-Where this departs from the paper: only its abstract could be read; the recursion is derived, and the duals are those
-of R2PVI, whose regressions for TV and χ² are not held to their ranges (Q̂ is). Rewards are known as a table, and the
-ceiling of Q̂ goes by their size. With kappa < 1 the policy takes steps of mirror descent and V̂ is that of the one
-played. A reference that leans to one action keeps all others. Only what is measured uses the true factors.
+Differences: only the abstract of the paper could be read; the recursion is derived, and the duals are those
+of R2PVI, whose regressions for TV and χ² are not clipped to their ranges (Q̂ is). Rewards are known as a table, and the
+upper limit of Q̂ follows from their size. With kappa < 1 the policy takes steps of mirror descent and V̂ is the value of
+the policy played. A reference that prefers one action gives all others positive probability. Only the metrics use the
+true factors.
 """
 
 from __future__ import annotations
@@ -43,15 +44,19 @@ from surefoot.seeding import torch_stream
 
 @dataclass(frozen=True)
 class DRRPO(Tabular):
-    """Robust policy optimisation on a leash to a reference; an iteration is one episode."""
+    """Robust policy optimisation with a KL penalty to a reference; an iteration is one episode."""
 
-    ambiguity: str | Ambiguity | None = hyperparameter("tv-penalty:0.1", help="tv, kl or chi2 penalty; tv or kl ball.")
-    eta: float = hyperparameter(20.0, above=0, help="η: the longer the leash the larger; inf: none, greedy.")
-    reference_action: int | None = hyperparameter(None, low=0, help="The reference leans to it; None: to none.")
-    reference_share: float = hyperparameter(0.9, low=0, below=1, help="How far; the rest is uniform.")
-    kappa: float = hyperparameter(1.0, above=0, high=1, help="Mirror rate; 1: the closed form at once.")
-    beta: float = hyperparameter(0.05, low=0, help="Optimism: weight of the bonus.")
-    ridge: float = hyperparameter(1.0, above=0, help="Multiple of the identity in each Gram matrix.")
+    ambiguity: str | Ambiguity | None = hyperparameter(
+        "tv-penalty:0.1", help="Ambiguity set of each factor: tv, kl or chi2 penalty; tv or kl ball."
+    )
+    eta: float = hyperparameter(20.0, above=0, help="η: inverse weight of the KL to the reference; inf: no KL, greedy.")
+    reference_action: int | None = hyperparameter(None, low=0, help="Action the reference prefers; None: uniform.")
+    reference_share: float = hyperparameter(
+        0.9, low=0, below=1, help="Probability mass on that action; the rest is uniform."
+    )
+    kappa: float = hyperparameter(1.0, above=0, high=1, help="κ: step size of mirror descent; 1 is the closed form.")
+    beta: float = hyperparameter(0.05, low=0, help="β: weight of the optimism bonus.")
+    ridge: float = hyperparameter(1.0, above=0, help="λ: multiple of the identity added to each Gram matrix.")
 
     default_steps: ClassVar[int] = 200
     needs: ClassVar[tuple[str, ...]] = ("horizon", "features", "rewards of pairs", "rewards of at least 0")
@@ -74,13 +79,13 @@ class DRRPO(Tabular):
             return uniform
         legal = (uniform > 0).all(0).nonzero().flatten().tolist()
         if action not in legal:
-            raise UsageError(f"reference_action={action} is not allowed; legal in every state are {legal}.")
+            raise UsageError(f"reference_action={action} is not allowed; the actions legal in every state are {legal}.")
         leaning = (1 - self.reference_share) * uniform
         leaning[:, action] += self.reference_share
         return leaning
 
     def held(self, mdp: TabularMDP) -> Tensor:
-        """The scores log(π_ref)/η `[S, A]` that the leash gives; those of actions not legal do not count."""
+        """The scores log(π_ref)/η `[S, A]` of the reference; those of illegal actions do not count."""
         reference = self.reference(mdp)
         return torch.where(reference > 0, reference, 1).log() / self.eta
 
@@ -119,7 +124,7 @@ class DRRPO(Tabular):
         return torch.stack(found[::-1])
 
     def true_value(self, mdp: TabularMDP, policy: Tensor | None = None) -> Tensor:
-        """The regularised value of a policy `[H, S, A]` in the world that is worst for it; None: of the best one."""
+        """The regularised value of a policy `[H, S, A]` in its worst world; None: that of the best policy."""
         held, values = self.held(mdp), torch.zeros(mdp.states, dtype=torch.float64)
         for h in reversed(range(episodic(mdp).horizon)):
             q = linear.true_backup(mdp, h, values, as_ambiguity(self.ambiguity))
@@ -140,7 +145,7 @@ class DRRPO(Tabular):
         return [
             f"Backward, h = H … 1: Λ = Σ φφᵀ + {self.ridge:g}·I over the episodes so far; μ̂ = Λ⁻¹ Σ φ·1{{s'}}.",
             "w_i = the dual of the worst case, its expectations regressed with μ̂_i.",
-            f"Q̂ = r + γ·φᵀw + {self.beta:g}·Σ φ_i·√(Λ⁻¹)_ii, between 0 and the ceiling; 0 where all has ended.",
+            f"Q̂ = r + γ·φᵀw + {self.beta:g}·Σ φ_i·√(Λ⁻¹)_ii, between 0 and its upper limit; 0 in ended states.",
             f"Score ← score + {self.kappa:g}·(Q̂ + log(π_ref)/η − score), π_ref uniform{lean}; π: {best}.",
             "V̂ = Σ_a π·Q̂ − KL(π ‖ π_ref)/η. After the last step back, play one episode with π in the nominal world.",
         ]

@@ -1,20 +1,20 @@
-"""Dynamic policy gradient: a finite-horizon policy trained backwards, each epoch against a finished future.
+"""Dynamic policy gradient: a finite-horizon policy trained backwards, with the policies of later epochs fixed.
 
     for h = H−1, …, 0:   maximise  J_h(θ_h) = E_{s∼μ_h, a∼π_h}[ r_h(s, a) + V_{h+1}(s′) ]    θ_{h+1}, …, θ_{H−1} frozen
 
-The best action depends on the time that is left, so each epoch has a softmax table of its own. Trained all at once, an
-early epoch learns against a future that is still bad, and can settle for less long after it has become good; trained
-backwards, each epoch is a bandit with contexts whose rewards do not change. Reach for it in problems with a deadline
-where an episode can be started at any epoch (states of epoch h are drawn from μ_h) and where late epochs begin with a
-bad policy; from a uniform start the baseline did better in this library's claim.
+The best action depends on the remaining time, so each epoch has its own softmax table. When all are trained at once, an
+early epoch learns against later policies that are still bad, and can stay suboptimal long after they have become good;
+trained backwards, each epoch is a contextual bandit with fixed rewards. Use it in problems with a deadline where an
+episode can be started at any epoch (states of epoch h are drawn from μ_h) and where late epochs begin with a bad
+policy; from a uniform start the baseline did better in this library's claim.
 
 Sara Klein, Simon Weissmann and Leif Döring, *Beyond Stationarity: Convergence Analysis of Stochastic Softmax Policy
 Gradient Methods* (2023), arXiv:2310.02671.
 
 `SimultaneousPG` is the baseline: all epochs at once, along whole episodes.
 
-Departures: a discount is allowed. States in which the episode is over are left out of the uniform μ_h, if there are
-others. After the updates of all epochs, epoch 0 is trained on.
+Differences: a discount is allowed. States in which the episode is over are left out of the uniform μ_h, if there are
+others. After the updates of all epochs, training continues at epoch 0.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from surefoot.seeding import torch_stream
 
 @dataclass(frozen=True)
 class SimultaneousPG(Tabular):
-    """Softmax policy gradient on the tables of all epochs at once; steps of 1/(5H²R*) are those of the theory."""
+    """Softmax policy gradient on the tables of all epochs at once; the theory's step size is 1/(5H²R*)."""
 
     needs: ClassVar[tuple[str, ...]] = ("horizon", "rewards of at least 0")
     default_env: ClassVar[str | None] = "optimal-stopping"
     default_steps: ClassVar[int] = 1000
 
-    scale: float = hyperparameter(1.0, above=0, help="Step size, in multiples of the theory's; 10 and more are usual.")
+    scale: float = hyperparameter(1.0, above=0, help="Step size as a multiple of the theory's; 10 and more are usual.")
     batch: int | None = hyperparameter(None, low=1, help="Episodes per update; exact gradients if None.")
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
@@ -87,7 +87,7 @@ class SimultaneousPG(Tabular):
     def sampled(
         self, mdp: TabularMDP, policy: Tensor, h: int, batch: int, stream: torch.Generator
     ) -> tuple[Tensor, int]:
-        """An unbiased estimate of it, and the steps of the environment that it took."""
+        """An unbiased estimate of the gradient, and the environment steps that it took."""
         met = rollouts(mdp, policy, batch, generator=stream)
         discount = mdp.gamma ** torch.arange(met.rewards.shape[1])
         return score_gradient(policy, met, discount * returns_to_go(met.rewards, mdp.gamma)), met.rewards.numel()
@@ -105,7 +105,7 @@ class SimultaneousPG(Tabular):
 
 @dataclass(frozen=True)
 class DynamicPG(SimultaneousPG):
-    """Softmax policy gradient backwards in time; steps of 1/(2(H−h)R*) are those of the theory."""
+    """Softmax policy gradient backwards in time; the theory's step size is 1/(2(H−h)R*)."""
 
     updates: tuple[int, ...] = hyperparameter(
         (100,), low=1, help="N_h: updates of each epoch, one number for all or one for each of the epochs 0 … H−1."
@@ -113,7 +113,7 @@ class DynamicPG(SimultaneousPG):
     sampling: str = hyperparameter(
         "uniform",
         choices=("uniform", "visited"),
-        help="μ_h: uniform over the states, or those that a uniform policy visits, which needs no simulator.",
+        help="μ_h: uniform over states, or the visits of a uniform policy, which needs no simulator.",
     )
 
     def admit(self, mdp: TabularMDP) -> None:
@@ -125,7 +125,7 @@ class DynamicPG(SimultaneousPG):
             )
 
     def epoch(self, mdp: TabularMDP, iteration: int) -> int:
-        """The epoch in training: H−1 first, each for its number of updates, then 0 for ever."""
+        """The epoch in training: H−1 first, each for its number of updates, then 0 until the end."""
         assert mdp.horizon is not None
         counts = self.updates * mdp.horizon if len(self.updates) == 1 else self.updates
         done = sum(end <= iteration for end in accumulate(reversed(counts)))
@@ -167,7 +167,11 @@ class DynamicPG(SimultaneousPG):
         counts = (
             f"{self.updates[0]} updates each" if len(self.updates) == 1 else f"{self.updates} updates (h = 0 first)"
         )
-        seen = "exactly, from Q" if self.batch is None else f"from {self.batch} draws of s and a and the way to the end"
+        seen = (
+            "exactly, from Q"
+            if self.batch is None
+            else f"from {self.batch} draws of s and a and the rest of the episode"
+        )
         return [
             f"epoch h: H−1 first, then backwards, {counts}; μ_h {self.sampling}",
             f"the gradient of J_h in θ_h, {seen}",
@@ -176,7 +180,7 @@ class DynamicPG(SimultaneousPG):
 
 
 def _greatest(mdp: TabularMDP) -> float:
-    """R*, the greatest reward; 1 where there is none."""
+    """R*, the greatest reward; 1 if all are 0."""
     return float(mdp.reward.max()) or 1.0
 
 

@@ -1,17 +1,17 @@
-"""PO-LinMDP: policy optimisation in linear MDPs whose costs an adversary may change, explored by an evaluated bonus.
+"""PO-LinMDP: policy optimisation in linear MDPs with adversarial costs, with exploration by an evaluated bonus.
 
     π_j(a|s) ∝ exp(−η·Σ_{i<j} (φ(s, a)ᵀθ_i − B̂_i(s, a)))
 
-Episodes come in blocks. θ is the least-squares evaluation of the block's policy from the costs met; only these are
-seen, and the kernel is not known. B̂ is the value of the same policy in an auxiliary MDP with the evaluation's own
+Episodes come in blocks. θ is the least-squares evaluation of the block's policy from the observed costs; the other
+costs and the kernel are unknown. B̂ is the value of the same policy in an auxiliary MDP with the evaluation's own
 uncertainty as reward, estimated by least squares from all transitions so far, optimistically: so a policy is drawn to
-where its evaluation is blind, even if the way there looks bad. Reach for it where costs shift and states share
+states where its evaluation is uncertain, even if the way there looks bad. Use it where costs shift and states share
 features.
 
 Uri Sherman, Tomer Koren and Yishay Mansour, *Improved Regret for Efficient Online Reinforcement Learning with Linear
 Function Approximation* (2023), arXiv:2301.13087.
 
-Where this departs from the paper: its architecture is kept (mirror descent, least-squares evaluation, a second one in
+Differences: the paper's structure is kept (mirror descent, least-squares evaluation, a second one in
 an auxiliary MDP), the concrete rates, widths and clips are derived. A block's covariance is estimated from its first
 half and its costs from the second, so that the two are independent. The exponent is kept as a table, since the states
 can be listed here. Losses are rewards scaled to [0, 1] in a step.
@@ -38,15 +38,15 @@ from surefoot.loops.tabular.method import Metrics, State, Tabular
 class LinearPO(Tabular):
     """Policy optimisation in linear MDPs; an iteration is one block of episodes."""
 
-    block: int = hyperparameter(50, low=2, help="Episodes N of a block, in which the policy stays the same.")
-    blocks: int = hyperparameter(120, low=1, help="Blocks J that the step size is made for.")
-    step_size: float = hyperparameter(4.0, above=0, help="c of η = c/(H·√J).")
-    ridge: float | None = hyperparameter(None, above=0, help="λ of the costs' regression; None: 1/N.")
-    beta: float = hyperparameter(0.05, low=0, help="Reward of a unit of width in the auxiliary MDP.")
-    cap: float = hyperparameter(3.0, above=0, help="The greatest width that counts.")
-    optimism: float = hyperparameter(0.1, low=0, help="Bonus for unknown kernels, in units of 2β·cap·H.")
-    cover: int = hyperparameter(0, low=0, help="Blocks at the start that only explore, without looking at costs.")
-    dynamics: str = hyperparameter("learned", choices=("learned", "simulator"), help="How the kernel can be asked.")
+    block: int = hyperparameter(50, low=2, help="N: episodes per block, in which the policy is fixed.")
+    blocks: int = hyperparameter(120, low=1, help="J: number of blocks that sets the step size.")
+    step_size: float = hyperparameter(4.0, above=0, help="c: scale of the step size η = c/(H·√J).")
+    ridge: float | None = hyperparameter(None, above=0, help="λ: ridge of the costs' regression; None: 1/N.")
+    beta: float = hyperparameter(0.05, low=0, help="β: reward per unit of width in the auxiliary MDP.")
+    cap: float = hyperparameter(3.0, above=0, help="Maximum width that counts.")
+    optimism: float = hyperparameter(0.1, low=0, help="Bonus for the unknown kernel, in units of 2β·cap·H.")
+    cover: int = hyperparameter(0, low=0, help="Initial blocks that only explore and ignore costs.")
+    dynamics: str = hyperparameter("learned", choices=("learned", "simulator"), help="Access to the kernel.")
 
     default_steps: ClassVar[int] = 120
     needs: ClassVar[tuple[str, ...]] = ("horizon", "features")
@@ -96,7 +96,7 @@ class LinearPO(Tabular):
     def halves(self, mdp: TabularMDP, policy: Tensor, phi: Tensor, seed: int, iteration: int) -> tuple[Tensor, slice]:
         """Features `[n, H, d]` for the covariance, and the episodes whose costs are regressed: independent of them.
 
-        A simulator plays the former, which leaves all of the block to the latter.
+        A simulator plays the former, which leaves the whole block for the latter.
         """
         if self.dynamics == "learned":
             half = len(phi) // 2
@@ -129,7 +129,7 @@ class LinearPO(Tabular):
         return torch.stack(found[::-1])
 
     def explorer(self, mdp: TabularMDP, state: State) -> Tensor:
-        """The policy `[H, S, A]` that goes where transitions are least known: value iteration on widths."""
+        """The policy `[H, S, A]` that visits where transitions are least known: value iteration on widths."""
         world = episodic(mdp)
         reward, chosen = elliptical_width(world.features, state["gram"]).clamp(max=1), []
         value = torch.zeros(mdp.states, dtype=torch.float64)

@@ -1,20 +1,21 @@
-"""R2PVI: robust policies for linear MDPs from a data set, against an adversary that pays for each factor it bends.
+"""R2PVI: robust offline policies for linear MDPs, against an adversary with a penalty on each factor.
 
     Q_h = r_h + γ·φᵀw_h,   w_{h,i} = min_q { q·V_{h+1} + λ·D(q ‖ μ_{h,i}) },   Q̂_h = min(r_h + γ·φᵀŵ_h − Γ_h, ceiling)
 
-w is regressed on the data, and Γ takes off what they do not cover. A penalty in place of a ball spares a search for
-each factor and step where D is total variation or KL. Reach for it where states share features, data are given, and
-the world to come is not quite theirs.
+w is regressed on the data, and Γ is subtracted where they give little coverage. A penalty in place of a ball avoids a
+search for each factor and step where D is total variation or KL. Use it where states share features, a data set is
+given, and deployment will differ from it.
 
 Cheng Tang, Zhishuai Liu and Pan Xu, *Robust Offline Reinforcement Learning with Linearly Structured f-Divergence
 Regularization* (2024), arXiv:2411.18612.
 
-The baselines are choices: PEVI is ambiguity=None with pessimism="elliptical", DRPVI and DRVI-L have the balls "tv:ρ"
-and "kl:ρ"; `variance_aware=True` makes the VA versions of both.
+The baselines are settings: PEVI is ambiguity=None with pessimism="elliptical", DRPVI and DRVI-L have the balls "tv:ρ"
+and "kl:ρ"; `variance_aware=True` gives the VA versions of both.
 
-Where this departs from the paper: rewards are known as a table, for PEVI too. The dual of χ² is maximised exactly; the
+Differences: rewards are known as a table, for PEVI too. The dual of χ² is maximised exactly; the
 released code of the simulated MDP minimises it. KL regressions are also held below one. The lowest value is over the
-next states met and those known to have ended, whose value is 0. The ceiling of Q̂ goes by the size of the rewards.
+observed next states and those known to have ended, whose value is 0. The upper limit of Q̂ follows from the size of the
+rewards.
 """
 
 from __future__ import annotations
@@ -48,13 +49,15 @@ WIDTHS = {
 class R2PVI(Tabular):
     """Robust regularised pessimistic value iteration; an iteration is one backward pass over the same data."""
 
-    ambiguity: str | Ambiguity | None = hyperparameter("tv-penalty:0.1", help="tv, kl or chi2 penalty; tv or kl ball.")
-    beta: float = hyperparameter(1.0, low=0, help="Pessimism: weight of the width Γ.")
-    pessimism: str = hyperparameter("diag_norm", choices=tuple(WIDTHS), help="The width that is taken off.")
-    ridge: float = hyperparameter(0.1, above=0, help="Multiple of the identity added to each Gram matrix.")
-    variance_aware: bool = hyperparameter(False, help="Weigh transitions by the variance of a first pass.")
-    episodes: int = hyperparameter(100, low=1, help="Episodes K of the data set.")
-    data_action: int | None = hyperparameter(None, low=0, help="The action all data have; None: any, uniformly.")
+    ambiguity: str | Ambiguity | None = hyperparameter(
+        "tv-penalty:0.1", help="Ambiguity set of each factor: tv, kl or chi2 penalty; tv or kl ball."
+    )
+    beta: float = hyperparameter(1.0, low=0, help="β: weight of the width Γ that is subtracted.")
+    pessimism: str = hyperparameter("diag_norm", choices=tuple(WIDTHS), help="Form of the width Γ.")
+    ridge: float = hyperparameter(0.1, above=0, help="λ: multiple of the identity added to each Gram matrix.")
+    variance_aware: bool = hyperparameter(False, help="Weight transitions by the inverse variance from a first pass.")
+    episodes: int = hyperparameter(100, low=1, help="K: number of episodes in the data set.")
+    data_action: int | None = hyperparameter(None, low=0, help="The only action in the data; None: uniform actions.")
 
     default_steps: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ("horizon", "features")
@@ -91,7 +94,7 @@ class R2PVI(Tabular):
         return features[torch.arange(len(features)), state["states"], state["actions"]]
 
     def sums(self, mdp: TabularMDP, state: State, weight: Tensor | None = None) -> Sums:
-        """All that is regressed of the data, its transitions weighed by `[K, H]`."""
+        """The regressions of the data, with weights `[K, H]` of its transitions."""
         nothing = least_squares.nothing(mdp, self.ridge)
         return least_squares.added(nothing, self.met(mdp, state), state["next_states"], weight)
 
@@ -113,7 +116,7 @@ class R2PVI(Tabular):
     def variance(self, mdp: TabularMDP, state: State, data: Sums, q: Tensor) -> Tensor:
         """max(1, φᵀz₂ − (φᵀz₁)²) `[K, H]`, regressed moments of the next value of a first pass, in their ranges.
 
-        Values count from the least that they can be, so that a constant in all rewards makes no difference.
+        Values are measured from their lower limit, so that adding a constant to all rewards changes nothing.
         """
         (least, most), phi = linear.limits(mdp), self.met(mdp, state)
         result = torch.ones(phi.shape[:2], dtype=phi.dtype)
@@ -134,12 +137,12 @@ class R2PVI(Tabular):
     def steps(self) -> list[str]:
         width = {"sum": "Σ φ_i·√(Λ⁻¹)_ii", "diag_norm": "√(Σ φ_i²·(Λ⁻¹)_ii)", "elliptical": "√(φᵀΛ⁻¹φ)"}
         actions = "random actions" if self.data_action is None else f"action {self.data_action} alone"
-        again = ["Weigh each transition by 1/max(1, regressed variance of V̂), and go backward again."]
+        again = ["Weight each transition by 1/max(1, regressed variance of V̂), and repeat the backward pass."]
         return [
             f"At the start: {self.episodes} episodes of {actions}.",
             f"Backward, h = H … 1: Λ = Σ φφᵀ + {self.ridge:g}·I; μ̂ = Λ⁻¹ Σ φ·1{{s'}}.",
             "w_i = the dual of the worst case, its expectations regressed with μ̂_i.",
-            f"Q̂ = min(r + γ·φᵀw − {self.beta:g}·{width[self.pessimism]}, ceiling); V̂ = max_a Q̂, 0 where all has ended.",
+            f"Q̂ = min(r + γ·φᵀw − {self.beta:g}·{width[self.pessimism]}, ceiling); V̂ = max_a Q̂, 0 in ended states.",
             *(again if self.variance_aware else []),
         ]
 

@@ -95,7 +95,7 @@ def test_a_core_that_does_not_play_at_the_petals_is_noticed():
     edges, _ = exact(world(), policies, flower)
     assert float(edges[0, 1].sum()) == 0
     met = Transitions(torch.tensor([[0, 1, 0]]), torch.tensor([[0, 1, 0]]), torch.zeros(1, 3), torch.zeros(1, 3))
-    with pytest.raises(ValueError, match="no sunflower"):
+    with pytest.raises(ValueError, match="not a sunflower"):
         arrivals(policies, flower.petal, flower.core, met, 1, 2)
 
 

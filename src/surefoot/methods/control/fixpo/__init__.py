@@ -1,18 +1,18 @@
-"""FixPO: a KL penalty that tunes itself, then a few repairing steps, so that every update ends inside a trust region.
+"""FixPO: a self-tuning KL penalty, then a few corrective steps, so that every update ends inside a trust region.
 
     maximise  mean[ ρÂ ] − β·mean[ KL(π_old ‖ π) ]      subject to  max_s KL(π_old ‖ π) ≤ ε        ρ = π/π_old
 
 In the primary phase β follows descent on β·(ε − C·max KL) after every minibatch, so that the penalty settles well
 inside the region (at ε/C). In the fixup phase, after every epoch, steps on the KL alone are repeated until no state of
-the batch violates the bound. Reach for it where each update must keep a promise on every state that was seen, for any
-policy with a KL in closed form, at the price of PPO.
+the batch violates the bound. Use it where each update must satisfy a bound on every observed state, for any policy
+with a KL in closed form, at about the cost of PPO.
 
 K. R. Zentner et al., *Guaranteed Trust Region Optimization via Two-Phase KL Penalization* (2023), arXiv:2312.05405.
 Defaults are those of its released training script, whose critic loss has no ½: 0.1 there is 0.2 here.
 
 Differences: the bound is tested on the whole batch after each sweep, not minibatch by minibatch in a sweep without
 steps; after `fixup_sweeps` sweeps the policy retreats towards the old one, so that the update always ends, and inside;
-the fixup's gradient never sees a weight below 0.01; the critic keeps still during the fixup. Advantages are
+the fixup's gradient never uses a weight below 0.01; the critic is frozen during the fixup. Advantages are
 standardised, as in the released policy class; its script scales returns only.
 """
 
@@ -67,7 +67,7 @@ class FixPO(OnPolicy):
         if self.target_kl is not None:
             raise UsageError(
                 f"{type(self).__name__}: target_kl={self.target_kl!r} is not allowed, it must be None: the fixup phase "
-                "holds the KL, epochs need not end early. Bound the KL of an update with `max_kl`."
+                "bounds the KL, so epochs need not stop early. Bound the KL of an update with `max_kl`."
             )
 
     def objective(self) -> PolicyObjective:
@@ -109,12 +109,12 @@ class FixPO(OnPolicy):
         return loss + self.value_coefficient * value_loss, metrics
 
     def after_step(self, learner: Learner, step: Tensor, names: list[str]) -> None:
-        """The penalty follows the KL that the minibatch had before the step."""
+        """Update the penalty from the KL that the minibatch had before the step."""
         penalty = self.fixup().next_penalty(_penalty(learner.extra), step[:, names.index("minibatch_kl")])
         learner.extra = _named(penalty)
 
     def after_epoch(self, learner: Learner, batch: Batch, start: Tensor) -> dict[str, Tensor]:
-        """The fixup phase of every seed."""
+        """Run the fixup phase for every seed."""
         fixup = self.fixup()
 
         def restore(
@@ -134,7 +134,7 @@ class FixPO(OnPolicy):
         statistic, slope = f"{self.statistic} KL(π_old ‖ π)", f"{self.max_kl:g} − {self.margin:g}·{self.statistic} KL"
         return [
             *super().steps(),
-            f"    after each step, β goes down the slope {slope} by Adam({self.penalty_lr:g}), not below 0",
+            f"    after each step, β descends along {slope} by Adam({self.penalty_lr:g}), not below 0",
             f"    after each epoch, until {statistic} ≤ {self.max_kl:g} on the batch: "
             f"steps on β·mean KL alone, in minibatches of {self.fixup_minibatch_size}",
         ]

@@ -3,9 +3,9 @@
     until  max_s KL(π_old ‖ π) ≤ radius  on the whole batch:
         for each minibatch that violates:  step on β·mean_s KL(π_old ‖ π)
 
-The test is made on the whole batch after each sweep, since a step for one minibatch may spoil another. Should the
-limit of sweeps be reached, the policy goes back along the straight line to the old one, as little as is enough: at its
-end the KL is 0. So what is returned is always inside. After FixPO (arXiv:2312.05405), which has no such net.
+The test is made on the whole batch after each sweep, since a step for one minibatch may undo another. If the limit of
+sweeps is reached, the policy moves back along the straight line to the old policy, where the KL is 0, only as far as
+needed. So the returned policy is always inside. After FixPO (arXiv:2312.05405), which has no such fallback.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from surefoot.models.functional import Model
 from surefoot.objectives import aggregation
 
 BISECTIONS = 20
-STEEPEST = 1e6  # an infinite radius has an infinite slope, which Adam cannot average
-WEIGHT_FLOOR = 0.01  # a weight of 0 would take the gradient away from the only loss there is
+STEEPEST = 1e6  # an infinite radius has an infinite gradient, which Adam cannot average
+WEIGHT_FLOOR = 0.01  # a weight of 0 would remove the gradient of the only loss
 
 
 class Penalty(NamedTuple):
-    """The weight β ≥ 0 of a divergence, and Adam's averages for it; all of one shape, such as `[seeds]`."""
+    """The weight β ≥ 0 of a divergence, and Adam's moments for it; all of the same shape, such as `[seeds]`."""
 
     weight: Float[Tensor, "..."]
     mean: Float[Tensor, "..."]
@@ -51,7 +51,7 @@ class Penalty(NamedTuple):
 
 class Restored(NamedTuple):
     """A feasible policy and what it took. Metrics are scalars: `kl_before_fixup`, `fixup_needed` (1 if that violated),
-    `fixup_sweeps`, `fixup_steps`, and which share of the way back to the old policy was gone (`fixup_retreat`)."""
+    `fixup_sweeps`, `fixup_steps`, and the fraction of the way back to the old policy (`fixup_retreat`)."""
 
     vector: Float[Tensor, "size"]
     adam: Adam
@@ -61,7 +61,7 @@ class Restored(NamedTuple):
 
 @dataclass(frozen=True)
 class Fixup:
-    """A trust region on the KL from the old policy, and how to get back into it."""
+    """A trust region on the KL from the old policy, and the procedure that restores it."""
 
     radius: float = hyperparameter(0.5, above=0, help="Maximum KL from the old policy.")
     statistic: str = hyperparameter(
@@ -79,7 +79,7 @@ class Fixup:
         check(self)
 
     def measure(self, kl: Float[Tensor, "..."], valid: Bool[Tensor, "..."]) -> Float[Tensor, ""]:
-        """What the radius bounds: the statistic of the states' KLs, invalid ones left out."""
+        """The statistic of the states' KLs that the radius bounds, without invalid states."""
         if self.statistic == "mean":
             return aggregation.mean()(kl, valid)
         return torch.where(valid, kl, torch.zeros((), dtype=kl.dtype)).amax()
@@ -100,7 +100,7 @@ class Fixup:
         """The weights `vector` of one seed, moved until the statistic is within the radius; untouched if it is already.
 
         `start` holds the weights of the policy that collected the batch. Only weights that the policy depends on move:
-        those of the critic keep still, as do Adam's averages for them.
+        those of the critic stay fixed, as do Adam's moments for them.
         """
         policy = model.policy_mask
         before = distance = self.distance(model, vector, batch)

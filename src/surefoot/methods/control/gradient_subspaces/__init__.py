@@ -4,9 +4,9 @@
 
 It trains as PPO does, to the bit; every `analysis_every` iterations it logs, for the actor's loss, the critic's and
 their sum, the fraction of the minibatches' gradients (their mean) and of the whole batch's, the eigenvalues, and the
-overlap of the subspace with that of the analysis before. Read it before you reach for a second-order method or for
-exploration in few dimensions: they pay where the fraction is far above k/n, its value for a random subspace of n
-parameters, and where the overlap is too. `Subspaces` is the same for any other on-policy method:
+overlap of the subspace with that of the previous analysis. Look at it before you use a second-order method or
+exploration in few dimensions: they pay off where the fraction is far above k/n, its value for a random subspace of n
+parameters, and where the overlap is too. `Subspaces` does the same for any other on-policy method:
 
     sf.train("spo", env, steps, callbacks=[Subspaces(env, every=50)])
 
@@ -14,7 +14,7 @@ Jan Schneider et al., *Identifying Policy Gradient Subspaces* (2024), arXiv:2401
 
 Differences: the method takes its eigenvectors from the batch of the update (the paper's low-sample variant), at no
 environment step; the callback takes them from fresh data, but from fewer steps than the paper's million, and the one
-batch of estimation is fresh too. 10 eigenvectors by default, not 100. The zero gradients of dead minibatches are left
+batch of estimation is fresh too. 10 eigenvectors by default, not 100. Minibatches with a zero gradient are left
 out. The critic's loss is ½(V − G)² times its coefficient, half of the paper's: its eigenvalues are half of the paper's,
 fractions are the same, and the subspace of both losses together weighs the critic half as much.
 """
@@ -44,9 +44,9 @@ HEADS = ("actor", "critic", "combined")
 
 @dataclass(frozen=True)
 class GradientSubspaces(PPO):
-    """PPO with a report on its gradients' subspaces."""
+    """PPO that logs the subspaces of its gradients."""
 
-    analysis_every: int = hyperparameter(50, low=1, help="Iterations from one analysis to the next.")
+    analysis_every: int = hyperparameter(50, low=1, help="Number of iterations between analyses.")
     subspaces: tuple[int, ...] = hyperparameter((1, 10), low=1, help="Numbers k of eigenvectors to report on.")
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class GradientSubspaces(PPO):
         k = max(self.subspaces)
         if k > min(sizes.values()):
             raise UsageError(
-                f"subspaces={self.subspaces!r} asks for {k} eigenvectors; the actor has {sizes['actor']} parameters "
+                f"subspaces={self.subspaces!r} requests {k} eigenvectors; the actor has {sizes['actor']} parameters "
                 f"and the critic {sizes['critic']}; use at most {min(sizes.values())}, or a larger network."
             )
         bases = {f"{name}_basis": torch.zeros(size, k, dtype=torch.float64) for name, size in sizes.items()}
@@ -85,7 +85,7 @@ class GradientSubspaces(PPO):
         return [
             f"every {self.analysis_every} iterations, on the batch: the top {max(self.subspaces)} eigenvectors of",
             "    actor's and critic's Hessian by Lanczos;",
-            f"    log the gradient's fraction in the top {sizes}, and the overlap with the subspace before",
+            f"    log the gradient's fraction in the top {sizes}, and the overlap with the previous subspace",
             *super().steps(),
         ]
 
@@ -94,13 +94,14 @@ class GradientSubspaces(PPO):
 class Subspaces:
     """A callback that adds the analysis to the rows of any on-policy run, after every `every`-th iteration.
 
-    `env` (an id or a factory) and `options` make the environments of the analysis, as in `envs.make`; the run's own are
-    not touched, and it computes the same to the bit. A resumed run has no overlap until its second analysis.
+    `env` (an id or a factory) and `options` make the environments of the analysis, as in `envs.make`; the run's own
+    environments are not touched, and its results stay bit-identical. A resumed run has no overlap until its second
+    analysis.
     """
 
     env: EnvLike
-    every: int = hyperparameter(50, low=1, help="Iterations from one analysis to the next.")
-    steps: int = hyperparameter(8192, low=1, help="Environment steps behind each Hessian.")
+    every: int = hyperparameter(50, low=1, help="Number of iterations between analyses.")
+    steps: int = hyperparameter(8192, low=1, help="Environment steps used for each Hessian.")
     subspaces: tuple[int, ...] = hyperparameter((1, 10), low=1, help="Numbers k of eigenvectors to report on.")
     options: dict[str, Any] = field(default_factory=dict)
     previous: list[dict[str, Tensor]] | None = field(default=None, init=False, repr=False)
@@ -124,7 +125,7 @@ class Subspaces:
 def named(
     reports: list[dict[str, Report]], ks: tuple[int, ...], previous: list[dict[str, Tensor]] | None
 ) -> list[dict[str, float]]:
-    """Rows of metrics such as `actor/subspace_fraction_10`, one a seed; `previous` are the bases to compare with."""
+    """Rows of metrics such as `actor/subspace_fraction_10`, one per seed; `previous` are the bases to compare with."""
     rows = []
     for index, seed in enumerate(reports):
         bases = previous[index] if previous else {}
@@ -134,7 +135,7 @@ def named(
 
 
 def refuse_none(subspaces: tuple[int, ...]) -> None:
-    """Raise `UsageError` where there is no subspace to report on."""
+    """Raise `UsageError` if no subspace is requested."""
     if not subspaces:
         raise UsageError("subspaces=() is not allowed; give at least one number of eigenvectors, such as (1, 10).")
 

@@ -1,4 +1,4 @@
-"""How much of a gradient lies in the directions of highest curvature, and how fast those directions turn.
+"""How much of a gradient lies in the directions of highest curvature, and how fast those directions change.
 
     fraction(g, U) = ‖Uᵀg‖² / ‖g‖²        overlap(U₁, U₂) = ‖U₁ᵀU₂‖² / k
 
@@ -59,7 +59,7 @@ def top_eigenpairs(
     """The k largest eigenvalues of the loss's Hessian at `vector`, descending, and orthonormal eigenvectors.
 
     `tolerance` is relative to each eigenvalue, `iterations` the restarts of Lanczos' method. The Hessian is formed
-    where     half of its eigenpairs or more are asked for.
+    explicitly when half of its eigenpairs or more are requested.
 
     Raises:
         UsageError: k is not in [1, size], or the vector is not float64 (in float32 Lanczos' method loses all but the
@@ -67,7 +67,7 @@ def top_eigenpairs(
     """
     size = len(vector)
     if not 1 <= k <= size:
-        raise UsageError(f"k={k!r} eigenvectors were asked for of {size} parameters; it must be in [1, {size}].")
+        raise UsageError(f"k={k!r} eigenvectors of {size} parameters is not allowed; k must be in [1, {size}].")
     if vector.dtype != torch.float64:
         raise UsageError(f"vector has dtype {vector.dtype}; eigenvectors need torch.float64, here and in the batch.")
     product = hessian_product(loss, vector)
@@ -113,7 +113,7 @@ def overlap(first: Float[Tensor, "size k"], second: Float[Tensor, "size k"]) -> 
 
 
 class Report(NamedTuple):
-    """The curvature of a loss on much data, and its gradients there and on minibatches."""
+    """The curvature of a loss on a large batch, and its gradients there and on minibatches."""
 
     eigenvalues: Float[Tensor, "k"]
     basis: Float[Tensor, "size k"]
@@ -129,7 +129,7 @@ class Report(NamedTuple):
         return subspace_fraction(self.estimates, self.basis, ks).nanmean(0)
 
     def metrics(self, ks: Sequence[int], previous: Tensor | None = None) -> dict[str, float]:
-        """Numbers to log; with the basis of an earlier report also how much the subspaces overlap."""
+        """Metrics to log; with the basis of an earlier report also the overlap of the subspaces."""
         k = max(ks)
         found = {f"subspace_fraction_{k}": float(x) for k, x in zip(ks, self.estimated(ks), strict=True)}
         found |= {f"true_subspace_fraction_{k}": float(x) for k, x in zip(ks, self.true(ks), strict=True)}
@@ -159,7 +159,7 @@ def combined(reports: Sequence[Report]) -> Report:
 
 
 def actor_loss(method: OnPolicy, model: Model, extra: dict[str, Tensor]) -> Loss:
-    """The method's objective as a function of which second derivatives exist.
+    """The method's objective as a function that has second derivatives.
 
     Its gradient is that of `method.loss` in the actor, whose coefficients are constants to autograd: they would leave
     ρÂ·∇log π·∇log πᵀ out of the Hessian. What a method adds in a `loss` of its own is not part of it.
@@ -193,16 +193,16 @@ def critic_loss(method: OnPolicy, model: Model) -> Loss:
 
 
 def block(loss: Loss, vector: Float[Tensor, "size"], mask: Tensor) -> tuple[Loss, Float[Tensor, "_"]]:
-    """The loss as a function of the parameters that the mask selects, and where they stand."""
+    """The loss as a function of the parameters that the mask selects, and their present values."""
     index = mask.nonzero().squeeze(-1)
     return (lambda part, batch: loss(vector.index_copy(0, index, part), batch)), vector[index]
 
 
 def refuse_shared(method: OnPolicy) -> None:
-    """Raise `UsageError` where actor and critic have parameters in common."""
+    """Raise `UsageError` if actor and critic share parameters."""
     if method.shared:
         raise UsageError(
-            "shared=True is not allowed: with one encoder for actor and critic neither has a Hessian of its own. Use "
+            "shared=True is not allowed: with a shared encoder neither actor nor critic has its own Hessian. Use "
             "shared=False."
         )
 
@@ -210,19 +210,19 @@ def refuse_shared(method: OnPolicy) -> None:
 def check_own(
     method: OnPolicy, model: Model, vector: Tensor, batch: Batch, extra: dict[str, Tensor], loss: Loss, mask: Tensor
 ) -> None:
-    """Raise `UsageError` where `loss` has another gradient, in the parameters of the mask, than the method's loss."""
+    """Raise `UsageError` if the gradient of `loss` differs from that of the method's loss in the masked parameters."""
     theirs = torch.func.grad(lambda v: method.loss(model, v, batch, extra)[0])(vector)[mask]
     ours = torch.func.grad(loss)(vector, batch)[mask]
     if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6 * float(theirs.abs().max())):
         raise UsageError(
-            f"{type(method).__name__} steps along a gradient that is not that of its objective, whose curvature alone "
-            "is known; its subspaces would be those of another method. Analyse one whose loss is its objective, such "
+            f"{type(method).__name__} does not step along the gradient of its objective, and only the objective's "
+            "curvature is known, so the subspaces would be wrong. Analyse a method whose loss is its objective, such "
             "as PPO."
         )
 
 
 def analyse(learner: Learner, data: Batch, estimation: Batch, k: int) -> list[dict[str, Report]]:
-    """Reports on "actor", "critic" and "combined" for every seed at its present weights; the learner is left as it is.
+    """Reports on "actor", "critic" and "combined" for every seed at its present weights; the learner is unchanged.
 
     The Hessians are those of `data`, the minibatches (shuffled, of the method's size) those of `estimation`. Everything
     is in float64, old log-probabilities included, so that the ratio is 1 exactly.
@@ -260,16 +260,18 @@ def _anew(model: Model, vector: Tensor, batch: Batch) -> Batch:
 
 
 def fresh_batches(learner: Learner, env: Any, steps: int, **options: Any) -> tuple[Batch, Batch]:
-    """New data of the present policy: at least `steps` steps a seed, then one rollout of the method's own length.
+    """New data of the present policy: at least `steps` steps per seed, then one rollout of the method's own length.
 
-    It is collected in environments of its own (`env` and `options` as in `envs.make`), made for this one occasion, with
-    the normalisers as they stand.
+    It is collected in separate environments (`env` and `options` as in `envs.make`), made for this call, with the
+    present statistics of the normalisers.
 
     Raises:
-        UsageError: `env` is a ready vector environment, which could serve only once.
+        UsageError: `env` is a ready vector environment, which could be used only once.
     """
     if isinstance(env, VectorEnv):
-        raise UsageError(f"env={env!r} is a ready vector environment; give its id or a factory, to be made anew.")
+        raise UsageError(
+            f"env={env!r} is a ready vector environment; give its id or a factory, so that it can be made again."
+        )
     method, seeds = learner.method, [derive(seed, "subspaces", learner.iteration) for seed in learner.seeds]
     probe = make_learner(method, env, seeds, steps, device=learner.device.type, **options)
     try:

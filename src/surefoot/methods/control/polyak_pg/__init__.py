@@ -1,12 +1,12 @@
-"""Polyak policy gradient: REINFORCE without a learning rate, its step set by the gap to the optimal value.
+"""Polyak policy gradient: REINFORCE without a learning rate; the gap to the optimal value sets the step size.
 
     θ ← θ + γ ∇F      γ = min{ (V* − F)₊ / (c‖∇F‖²), γ_b }      F = E[ Σ_t γ^t r_t ] + τ·mean H[π]
 
-The move does not depend on the scale of rewards and τ (while the cap does not bind). V* is estimated by a twin: two
+The update does not depend on the scale of rewards and τ (while the cap does not bind). V* is estimated by a twin: two
 policies act in turn, the value of the better one serves as V*, and only the worse one moves, until it is the better.
 The entropy term keeps the gradient from vanishing, and so the step from exploding, as the policy becomes deterministic.
-There is no critic. Reach for it on small tasks whose reward scale is unknown; one gradient step a batch makes it slow
-on big ones.
+There is no critic. Use it on small tasks whose reward scale is unknown; one gradient step per batch makes it slow on
+large ones.
 
 Yunxiang Li et al., *Enhancing Policy Gradient with the Polyak Step-Size Adaption* (2024), arXiv:2404.07525.
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PolyakPG(OnPolicy):
-    """Policy gradient with the Polyak step: one step an iteration, on the whole batch, without a critic."""
+    """Policy gradient with the Polyak step: one step per iteration, on the whole batch, without a critic."""
 
     without_effect: ClassVar[tuple[str, ...]] = (
         "learning_rate",
@@ -55,19 +55,19 @@ class PolyakPG(OnPolicy):
         "target_kl",
     )
 
-    c: float = hyperparameter(1.0, above=0, help="Divides the step; 1 to 5 for twin and known, 5 to 20 for best.")
+    c: float = hyperparameter(1.0, above=0, help="Divisor c of the step: 1 to 5 for twin and known, 5 to 20 for best.")
     cap: float = hyperparameter(1.0, above=0, help="Maximum step size γ_b, in units of 1/reward.")
     vstar: str = hyperparameter(
-        "twin", choices=("twin", "best", "known"), help="V*: a second policy's value, the best return so far, a number."
+        "twin",
+        choices=("twin", "best", "known"),
+        help="Estimate of V*: a second policy's value, the best return so far, or a number.",
     )
-    optimum: float | None = hyperparameter(
-        None, help="The number, for vstar='known': the optimal value, or one to reach."
-    )
+    optimum: float | None = hyperparameter(None, help="V* for vstar='known': the optimal value, or a target value.")
     num_envs: int = hyperparameter(16, low=1, help="Number of parallel environments.")
     entropy: float = hyperparameter(0.01, low=0, help="Weight τ of the mean entropy in the objective F.")
-    standardize: bool = hyperparameter(False, choices=(False,), help="Not supported: the step size rests on ‖∇F‖².")
+    standardize: bool = hyperparameter(False, choices=(False,), help="Not supported: the step size depends on ‖∇F‖².")
     max_grad_norm: float | None = hyperparameter(
-        None, choices=(None,), help="Not supported: the step size rests on ‖∇F‖²."
+        None, choices=(None,), help="Not supported: the step size depends on ‖∇F‖²."
     )
     normalize_rewards: bool = hyperparameter(
         False,
@@ -102,7 +102,7 @@ class PolyakPG(OnPolicy):
     def loss(
         self, model: Model, vector: Tensor, batch: Batch, extra: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Its gradient is −∇F; there is no critic's term, and the gradient is 0 for the critic's weights."""
+        """A loss with gradient −∇F; it has no critic term, and the gradient is 0 for the critic's weights."""
         return self.policy_loss(model, model.evaluate(vector, batch)[0], batch, extra)
 
     def extra_state(self, model: Model) -> dict[str, Tensor]:

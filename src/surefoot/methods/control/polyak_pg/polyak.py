@@ -2,8 +2,8 @@
 
     γ = min{ (V* − V) / (c‖g‖²), γ_b }
 
-It needs no learning rate: scaling the objective by λ scales the gap by λ and ‖g‖² by λ², so the move γg stays. What it
-needs is V*: a number that is known, the best return seen so far, or the value of a second policy (`twin_step`). The
+It needs no learning rate: scaling the objective by λ scales the gap by λ and ‖g‖² by λ², so the update γg is unchanged.
+It needs V*: a known number, the best return seen so far, or the value of a second policy (`twin_step`). The
 step works with any objective that is maximised, provided that V and g are those of the same one, and that g is neither
 normalised nor clipped. Leading axes are seeds.
 
@@ -35,13 +35,13 @@ def step(
     c: float = 1.0,
     cap: float = torch.inf,
 ) -> tuple[Float[Tensor, "... size"], Float[Tensor, "..."]]:
-    """The weights one step of ascent on, and the step's γ."""
+    """The weights after one step of ascent, and the step's γ."""
     size = step_size(gap, gradient, c, cap)
     return weights + size.unsqueeze(-1) * gradient, size
 
 
 class Point(NamedTuple):
-    """Weights, and what a batch said about the objective there."""
+    """Weights, and a batch's estimate of the objective and its gradient there."""
 
     weights: Float[Tensor, "... size"]
     value: Float[Tensor, "..."]
@@ -49,7 +49,7 @@ class Point(NamedTuple):
 
 
 class TwinStep(NamedTuple):
-    """What became of two points: the better one stands, the worse one has moved."""
+    """Two points after a step: the better one is unchanged, the worse one has moved."""
 
     better: Float[Tensor, "... size"]
     worse: Float[Tensor, "... size"]
@@ -59,7 +59,7 @@ class TwinStep(NamedTuple):
 
 
 def twin_step(first: Point, second: Point, c: float = 1.0, cap: float = torch.inf) -> TwinStep:
-    """One step of the point of lower value with the other's value for V*; at a tie nothing moves, the first stands."""
+    """One step of the point of lower value, with the other's value for V*; at a tie the first is better, none moves."""
     swapped = second.value > first.value
     choose = swapped.unsqueeze(-1)
     gap = (first.value - second.value).abs()

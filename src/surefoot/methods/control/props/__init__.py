@@ -1,20 +1,20 @@
-"""PROPS: PPO on a buffer of recent batches, collected so that the buffer looks as if the current policy had drawn it.
+"""PROPS: PPO on a buffer of recent batches, collected so that the buffer resembles a sample of the current policy.
 
-A finite sample of a policy is off by chance, and a buffer with data of older policies is off by more. Importance
-weights would correct for it on paper; PROPS corrects the data instead: it acts with a behaviour policy π_φ that avoids
+A finite sample of a policy has sampling error, and a buffer with data of older policies has more. Importance weights
+would correct for it in theory; PROPS corrects the data instead: it acts with a behaviour policy π_φ that avoids
 what the buffer D already holds too much of,
 
     minimise  mean_D[ max(q, clip(q, 1−ε_P, 1+ε_P)) ] + λ_P·mean_D KL(π_θ ‖ π_φ)        q = π_φ/π_θ,  φ from θ,
 
-ended by a bound δ_P on the KL. PPO then takes D as a sample of π_θ. Reach for it where samples are dear and computing
-is not: the behaviour policy is made anew several times a batch.
+ended by a bound δ_P on the KL. PPO then takes D as a sample of π_θ. Use it where samples are expensive and computation
+is not: the behaviour policy is refitted several times per batch.
 
 Nicholas E. Corrado and Josiah P. Hanna, *On-Policy Policy Gradient Reinforcement Learning Without On-Policy Sampling*
-(2023), arXiv:2311.08290. Defaults are those for discrete actions; for continuous ones take behaviour_max_kl=0.1.
+(2023), arXiv:2311.08290. Defaults are those for discrete actions; for continuous ones use behaviour_max_kl=0.1.
 
 Differences: the regularizer is the exact KL, not its estimate from the buffer's actions. D leaves out the whole of the
-batch that will have been dropped by the next update, not only the steps that will be dropped first. The step that would
-exceed δ_P is taken back, and Adam starts afresh with φ, so that δ_P = 0 collects with π_θ. The advantages of a batch
+batch that will have been dropped by the next update, not only the steps that will be dropped first. A step that would
+exceed δ_P is undone, and Adam starts afresh with φ, so that δ_P = 0 collects with π_θ. The advantages of a batch
 are its own, with its own bootstrap; released code estimates only those of the newest one, the others staying 0. The
 variant that weighs the push by the size of the advantage is left out.
 """
@@ -54,25 +54,27 @@ class PROPS(PPO):
     minibatch_size: int = hyperparameter(256, low=1, help="Samples per gradient step; must divide the batch size.")
     entropy: float = hyperparameter(0.01, low=0, help="Weight of the entropy bonus.")
     target_kl: float | None = hyperparameter(0.03, above=0, help="Stop the epochs early once the mean KL exceeds this.")
-    buffer_batches: int = hyperparameter(2, low=1, help="Batches an update learns from; the newest is one of them.")
+    buffer_batches: int = hyperparameter(2, low=1, help="Number of batches per update, including the newest one.")
     behaviour_steps: int = hyperparameter(2, low=1, help="Steps of each environment per behaviour policy.")
     behaviour_learning_rate: float = hyperparameter(1e-3, low=0, help="Adam's step size for the behaviour policy.")
     behaviour_epochs: int = hyperparameter(16, low=1, help="Maximum passes over the buffer for a behaviour policy.")
     behaviour_minibatches: int = hyperparameter(4, low=1, help="Gradient steps per pass.")
-    behaviour_clip: float = hyperparameter(0.3, above=0, below=1, help="ε_P: no push below the ratio 1 − ε_P.")
-    behaviour_max_kl: float = hyperparameter(0.01, low=0, help="δ_P: KL from the target policy that ends the steps.")
-    behaviour_regularizer: float = hyperparameter(0.1, low=0, help="λ_P: weight of that KL in the objective.")
+    behaviour_clip: float = hyperparameter(
+        0.3, above=0, below=1, help="Clip range ε_P: no gradient below the ratio 1 − ε_P."
+    )
+    behaviour_max_kl: float = hyperparameter(0.01, low=0, help="δ_P: maximum KL from the target policy.")
+    behaviour_regularizer: float = hyperparameter(0.1, low=0, help="λ_P: weight of the KL from the target policy.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_steps % self.behaviour_steps:
             raise UsageError(
                 f"PROPS: behaviour_steps={self.behaviour_steps} does not divide num_steps={self.num_steps}; a batch "
-                "is collected by a whole number of behaviour policies. Use a divisor of num_steps; 1 always is."
+                "is collected by a whole number of behaviour policies. Use a divisor of num_steps, such as 1."
             )
 
     def sampling(self) -> AdaptiveSampling:
-        """How the behaviour policy is made."""
+        """The procedure that fits the behaviour policy."""
         return AdaptiveSampling(
             learning_rate=self.behaviour_learning_rate,
             clip=self.behaviour_clip,
@@ -86,7 +88,7 @@ class PROPS(PPO):
         return {**super().extra_state(model), **{BUFFER + name: x for name, x in buffer.items()}}
 
     def buffer(self, learner: Learner) -> dict[str, Tensor]:
-        """The last batches of all seeds, the newest in the place of the one that was dropped."""
+        """The last batches of all seeds; the newest replaces the one that is dropped."""
         return {name.removeprefix(BUFFER): x for name, x in learner.extra.items() if name.startswith(BUFFER)}
 
     def iterate(self, learner: Learner) -> dict[str, Tensor]:
@@ -110,7 +112,7 @@ class PROPS(PPO):
         return {**self.update(learner, self.estimate(learner, buffer, new)), **about}
 
     def behaviour(self, learner: Learner, buffer: dict[str, Tensor], time: int) -> Behaviour:
-        """The behaviour policy when `time` steps of the new batch are there."""
+        """The behaviour policy once `time` steps of the new batch have been collected."""
         rollout, state = self.filled(learner, buffer)
         newest = torch.arange(state.shape[1] // self.num_envs) == learner.iteration % self.buffer_batches
         held = (~newest | (torch.arange(self.num_steps) < time).unsqueeze(1)).repeat_interleave(self.num_envs, 1)
@@ -131,12 +133,12 @@ class PROPS(PPO):
             yield from order[:, : len(samples) - len(samples) % size].split(size, 1)
 
     def filled(self, learner: Learner, buffer: dict[str, Tensor]) -> tuple[Rollout, Tensor]:
-        """The batches there are, the new one included, and their first core states."""
+        """The batches collected so far, including the new one, and their first core states."""
         columns = min(learner.iteration + 1, self.buffer_batches) * self.num_envs
         return recent.read(buffer, 0, columns), buffer["state"][:, :columns]
 
     def estimate(self, learner: Learner, buffer: dict[str, Tensor], new: Rollout) -> Batch:
-        """The whole buffer as a batch of the target policy; the normalisers take in the new batch, and that alone."""
+        """The whole buffer as a batch of the target policy; the normalisers are updated with the new batch only."""
         learner._scaled_reward(new)
         rollout, state = self.filled(learner, buffer)
         batch, value = recent.reread(learner, rollout, state)
@@ -157,7 +159,7 @@ class PROPS(PPO):
             f"{self.behaviour_minibatches} minibatches, up to a mean KL of {self.behaviour_max_kl:g}: minimise",
             f"    mean max(q, {1 - self.behaviour_clip:g}) + {self.behaviour_regularizer:g}·mean KL(π_θ ‖ π_φ),  "
             f"q = π_φ/π_θ,  by Adam({self.behaviour_learning_rate:g}); act with π_φ",
-            f"take the last {self.buffer_batches} batches for a sample of π_θ: V, log π_old, Â by the current weights",
+            f"treat the last {self.buffer_batches} batches as a sample of π_θ: V, log π_old, Â by the current weights",
             *super().steps(),
         ]
 

@@ -1,13 +1,13 @@
-"""Adaptive sampling: act with a policy that makes up for what the data already hold.
+"""Adaptive sampling: act with a policy that compensates for the sampling error of the data so far.
 
 A finite sample of a policy has sampling error: its action frequencies are not the policy's probabilities. So the next
-data are collected by a behaviour policy that starts from the target policy and is pushed away from the actions in the
-data, all of them: what they hold too often loses probability, what they hold too seldom gains it.
+data are collected by a behaviour policy that starts from the target policy and is pushed away from all actions in the
+data: actions that occur too often lose probability, actions that occur too rarely gain it.
 
     minimise  mean_D[ max(q, clip(q, 1−ε, 1+ε)) ] + λ·mean_D KL(π ‖ π_φ)        q = π_φ/π,  φ from θ,  while k3 ≤ δ
 
-This is PPO's clip with an advantage of −1 for every sample. ROS (arXiv:2111.14552) is one plain gradient step on the
-whole data without clip and without λ, since ∇ mean q = mean ∇log π_φ at φ = θ. After PROPS (arXiv:2311.08290).
+This is PPO's clip with an advantage of −1 for every sample. ROS (arXiv:2111.14552) is one plain gradient step on all
+data without clip and without λ, since ∇ mean q = mean ∇log π_φ at φ = θ. After PROPS (arXiv:2311.08290).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from surefoot.objectives.divergences import k3
 
 
 class Behaviour(NamedTuple):
-    """A behaviour policy, how far it is from its target (k3 on its last minibatch) and the steps that took it there."""
+    """A behaviour policy, its distance from the target policy (k3 on its last minibatch) and its number of steps."""
 
     vector: Float[Tensor, "seeds size"]
     kl: Float[Tensor, "seeds"]
@@ -38,32 +38,32 @@ class Behaviour(NamedTuple):
 
 @dataclass(frozen=True)
 class AdaptiveSampling:
-    """How a behaviour policy is made from a target policy and its data.
+    """The procedure that fits a behaviour policy to a target policy and its data.
 
     A batch holds `action`, `valid`, and the target's `old_params` and `old_log_prob`, beside what the model reads.
     """
 
     learning_rate: float = hyperparameter(1e-3, low=0, help="Step size.")
     clip: float | None = hyperparameter(
-        0.3, above=0, below=1, help="Clip range: no push below the ratio 1 − clip; no clipping if None."
+        0.3, above=0, below=1, help="Clip range: no gradient below the ratio 1 − clip; no clipping if None."
     )
     max_kl: float = hyperparameter(
-        0.01, low=0, help="Maximum KL (k3); the step that exceeds it is undone, and none follows."
+        0.01, low=0, help="Maximum KL (k3); a step that exceeds it is undone and is the last one."
     )
     regularizer: float = hyperparameter(0.1, low=0, help="Weight of KL(π ‖ π_φ).")
     max_grad_norm: float | None = hyperparameter(0.5, above=0, help="Maximum gradient norm.")
-    optimizer: str = hyperparameter("adam", choices=("adam", "sgd"), help="Adam, restarted, or plain gradient steps.")
+    optimizer: str = hyperparameter("adam", choices=("adam", "sgd"), help="Adam with fresh moments, or plain SGD.")
 
     def __post_init__(self) -> None:
         check(self)
 
     @classmethod
     def ros(cls, learning_rate: float) -> Self:
-        """Robust on-policy sampling, if it is given the whole data as one minibatch."""
+        """Robust on-policy sampling (ROS); pass all data as one minibatch."""
         return cls(learning_rate, None, torch.inf, regularizer=0.0, max_grad_norm=None, optimizer="sgd")
 
     def objective(self) -> PolicyObjective:
-        """The clipped push as the common estimator; to be given an advantage of −1 for every sample."""
+        """The clipped objective as a `PolicyObjective`; pass an advantage of −1 for every sample."""
         stabilizer = stabilizers.none() if self.clip is None else stabilizers.clip(self.clip)
         return PolicyObjective(stabilizer=stabilizer, divergence=self.regularizer)
 
@@ -81,7 +81,7 @@ class AdaptiveSampling:
         """One step of one seed on the samples `index` of its batch, a pure function
         `(vector, adam, active, kl, index, batch) -> (vector, adam, active, kl)`.
 
-        A seed that is not active, or whose step leads beyond `max_kl`, stays where it is and is not active any more.
+        A seed that is not active, or whose step exceeds `max_kl`, stays where it is and becomes inactive.
         """
         gradient_of = torch.func.grad(lambda vector, batch: self.loss(model, vector, batch))
 
@@ -125,7 +125,7 @@ def _policy(model: Model, vector: Tensor, batch: Batch) -> tuple[Tensor, Tensor]
     return params, model.distribution.log_prob(params, batch["action"])
 
 
-# --- how far a sample is from its policy ---------------------------------------------------------------------------
+# --- distance of a sample from its policy ----------------------------------------------------------------------------
 
 
 def tabular_sampling_error(
@@ -147,8 +147,8 @@ def sampling_error(
     """mean_D[ log π_D − log π ] ≈ KL(π_D ‖ π), with π_D fitted to the batch `[seeds, samples, ...]` by likelihood.
 
     The fit starts from π and moves the last layer alone (and a Gaussian's deviation), by Adam on the whole batch with a
-    step size that goes linearly to 0. The batch is that of `AdaptiveSampling`. An error that no last layer can express
-    is not seen, so compare only errors of one network.
+    step size that decays linearly to 0. The batch is that of `AdaptiveSampling`. An error that no last layer can
+    express goes unnoticed, so compare only errors of the same network.
     """
     last = model.mask(lambda name: name.startswith(("actor.output.", "actor.log_std"))).to(vector.dtype)
 

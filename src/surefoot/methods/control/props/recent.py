@@ -1,8 +1,8 @@
-"""The last batches of rollouts, kept raw, so that they can be read again as if the current weights had collected them.
+"""A buffer of the last rollouts, stored raw, so that they can be re-evaluated with the current weights.
 
 The buffer is a dict of tensors with fixed shapes, and so a part of a checkpoint. Batches lie side by side on the axis
 of the environments, `[seeds, time, batches · envs, ...]`, each with its own last observation and its own first core
-state: what follows a batch never follows it in memory, and no estimate reaches across a seam.
+state: the batches are not consecutive in time, and no estimate crosses from one to the next.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WHOLE = ""  # the key of an observation that is no dict
 
 
 def empty(model: Model, steps: int, columns: int) -> dict[str, Tensor]:
-    """Room for one seed's `columns` environments of `steps` steps, nothing of it valid."""
+    """An empty buffer for one seed's `columns` environments of `steps` steps, with no valid sample."""
     module, distribution = model.module, model.distribution
     observations = {key: _zeros(space) for key, space in module.actor.encoder.spaces.items()}
     if module.masked:
@@ -61,10 +61,10 @@ def read(buffer: Mapping[str, Tensor], first: int, last: int) -> Rollout:
 
 
 def reread(learner: Learner, rollout: Rollout, state: Tensor) -> tuple[Batch, Tensor]:
-    """A rollout in the eyes of the learner's current weights and normalisers, from a core `state`
+    """A rollout re-evaluated with the learner's current weights and normalisers, from a core `state`
     `[seeds, envs, width]`.
 
-    Everything of a `Batch` but advantage and target, as `[seeds, time, envs, ...]`, and the values of all observations
+    All of a `Batch` except advantage and target, as `[seeds, time, envs, ...]`, and the values of all observations
     `[seeds, time + 1, envs]`.
     """
     scales = {key: (mean.unsqueeze(1), scale.unsqueeze(1)) for key, (mean, scale) in learner.scales().items()}

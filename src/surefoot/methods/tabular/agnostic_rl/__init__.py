@@ -1,26 +1,26 @@
-"""Agnostic RL: the best policy of a given class, with nothing assumed of values.
+"""Agnostic RL: the best policy of a given class, without assumptions about value functions.
 
     find π̂ ∈ Π with  V(π̂) ≥ max_{π ∈ Π} V(π) − ε
 
-What is possible depends on how the environment can be asked, so there is a learner for each way:
+What is possible depends on the access to the environment, so there is a learner for each kind:
 
     trees       generative model   V̂(π) = mean return of π in random trees; a tree costs at most H·C(Π) transitions
     importance  episodes           V̂(π) = mean A^H·1{π takes all of the actions}·return, of uniform actions
     popler      episodes           V̂(π) from a reward process of the policy's own on the petals of a sunflower
-    psdp        resets to μ        backward: π_h = argmax_{π ∈ Π} E_μ[Q(s, π_h(s))] of what was chosen for later steps
+    psdp        resets to μ        backward: π_h = argmax_{π ∈ Π} E_μ[Q(s, π_h(s))], given the policies of later steps
     cpi         resets to μ        π ← (1−α)·π + α·(the π′ ∈ Π that gains most where π goes from μ)
 
-C(Π) is the class's spanning capacity (`policy_classes`, with coverability and its kin). Reach for it
-where a few policies are to be compared fairly; psdp and cpi leave the class and need it to hold its own improvements.
+C(Π) is the class's spanning capacity (`policy_classes`, with coverability and related measures). Use it
+to compare a few policies fairly; psdp and cpi leave the class and need it to be closed under policy improvement.
 
 Gene Li, *Agnostic Reinforcement Learning: Foundations and Algorithms* (2025); Zeyu Jia, Gene Li, Alexander Rakhlin,
 Ayush Sekhari and Nathan Srebro, *When is Agnostic Reinforcement Learning Statistically Tractable?* (2023),
 arXiv:2310.06113. PSDP: Bagnell, Kakade, Ng and Schneider (2003). CPI: Kakade and Langford (2002).
 
-Where this departs from the papers: samples come an iteration at a time and add up, so sample sizes of theory appear
-nowhere. POPLER is rebuilt from its outline: its petals are found with one batch for every known petal an iteration,
-and the threshold ε/(6D) is ours to tune. Resets are uniform over the states of a step. For a class of your own,
-inherit and override `policies`.
+Differences: samples accumulate over iterations, so the sample sizes of the theory do not appear. POPLER is rebuilt from
+its outline: its petals are found with one batch per known petal and iteration, and the threshold ε/(6D) is a
+hyperparameter here. Resets are uniform over the states of a step. For your own policy class, inherit and override
+`policies`.
 """
 
 from __future__ import annotations
@@ -47,12 +47,14 @@ class AgnosticRL(Tabular):
     """Agnostic policy learning in a finite class of policies."""
 
     learner: str = hyperparameter(
-        "trees", choices=("trees", "importance", "popler", "psdp", "cpi"), help="How the class is judged."
+        "trees",
+        choices=("trees", "importance", "popler", "psdp", "cpi"),
+        help="Learner, by its kind of access.",
     )
-    policy_class: str = hyperparameter("singletons", choices=tuple(CLASSES), help="Π.")
-    episodes: int = hyperparameter(10, low=1, help="Trees, or episodes of each kind, in one iteration.")
-    accuracy: float = hyperparameter(0.1, above=0, help="ε of POPLER's threshold, and CPI's least gain.")
-    alpha: float = hyperparameter(0.1, above=0, high=1, help="α, how far CPI moves.")
+    policy_class: str = hyperparameter("singletons", choices=tuple(CLASSES), help="Policy class Π to choose from.")
+    episodes: int = hyperparameter(10, low=1, help="Trees, or episodes of each kind, per iteration.")
+    accuracy: float = hyperparameter(0.1, above=0, help="ε: accuracy in POPLER's threshold, and CPI's minimum gain.")
+    alpha: float = hyperparameter(0.1, above=0, high=1, help="α: CPI's step size in [0, 1].")
 
     needs: ClassVar[tuple[str, ...]] = ("horizon",)
     default_env: ClassVar[str | None] = "hidden-switch"
@@ -84,14 +86,14 @@ class AgnosticRL(Tabular):
             state |= {
                 "edges": zeros.new_zeros(len(policies), petals, petals + 1),
                 "gained": zeros.new_zeros(len(policies), petals),
-                "runs": zeros.new_zeros(places),  # through each place
-                "explorer": torch.full((places,), -1),  # the policy that goes to it, −1 where none is known to
+                "runs": zeros.new_zeros(places),  # episodes through each place
+                "explorer": torch.full((places,), -1),  # a policy known to reach it, −1 if none is
             }
-            state["explorer"][0] = 0  # any policy comes to the start
+            state["explorer"][0] = 0  # every policy reaches the start
         return state | {"estimate": zeros, "iterations": zeros.new_zeros(())}
 
     def step(self, mdp: TabularMDP, state: State, seed: int, iteration: int) -> tuple[State, Metrics]:
-        """One batch. The metrics are those of the policy after it; only they know the true values."""
+        """One batch. The metrics are those of the policy after it; only they use the true values."""
         stream, policies = torch_stream(seed, "episodes", iteration), self.policies(mdp)
         if self.learner == "popler":
             after = self.popler(mdp, policies, state, stream)
@@ -113,7 +115,7 @@ class AgnosticRL(Tabular):
         return after, {"return_mean": value, "suboptimality": below, "transitions": after["transitions"]}
 
     def popler(self, mdp: TabularMDP, policies: Tensor, state: State, stream: torch.Generator) -> State:
-        """A batch from every place that some policy is known to come to; then the new places that some comes to."""
+        """A batch from every place that some policy is known to reach; then the newly reached places."""
         flower, (size, horizon, states) = sunflower(policies, mdp.actions), policies.shape
         known = (state["explorer"] >= 0).nonzero().flatten()
         source = known.repeat_interleave(self.episodes)
@@ -151,7 +153,7 @@ class AgnosticRL(Tabular):
     def improved(
         self, mdp: TabularMDP, policies: Tensor, state: State, stream: torch.Generator, iteration: int
     ) -> State:
-        """PSDP: the next earlier step, from the last again after the first. CPI: all steps, a little."""
+        """PSDP: the next earlier step, starting over at the last after the first. CPI: a small step at all steps."""
         policy, horizon, cost = state["policy"].clone(), policies.shape[1], 0
         at = horizon - 1 - iteration % horizon
         pairs = [(at, at)] if self.learner == "psdp" else [(i, h) for i in range(horizon) for h in range(i, horizon)]
@@ -186,9 +188,9 @@ class AgnosticRL(Tabular):
             ],
             "importance": [f"Play {n} episodes of uniform actions.", "π̂ = argmax mean A^H·1{π agrees}·return."],
             "popler": [
-                f"To each known petal {n} runs of a policy that goes there, from there on of a random core policy.",
+                f"For each known petal, {n} episodes with a policy that reaches it, then with a random core policy.",
                 "Edges between start, petals and end of every π, weighted by K/m.",
-                f"Petals that some π comes to with {self.accuracy:g}/(6D) become known; π̂ = argmax of values.",
+                f"Petals that some π reaches with {self.accuracy:g}/(6D) become known; π̂ = argmax of values.",
             ],
             "psdp": [f"{n} resets to μ in the next earlier step, a uniform action, then π.", "π_h = argmax mean A·G."],
             "cpi": [f"{n} resets for each step to start and to deviate in.", f"π moves by {self.alpha:g} to the best."],

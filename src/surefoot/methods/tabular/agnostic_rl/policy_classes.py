@@ -1,9 +1,9 @@
-"""Finite classes of policies: how many ways they can part, how much they visit, and what each is worth.
+"""Finite classes of policies: spanning capacity, coverability, and the value of each policy.
 
 A class is a tensor `[N, H, S]` of whole numbers: the action of each deterministic policy in every step and state. All
-that is said of a class alone holds in every MDP with its steps and states, whose layers are the steps.
+statements about a class alone hold in every MDP with its steps and states, whose layers are the steps.
 
-    capacity     C(Π) = max over deterministic MDPs and layers of #{(s, a) that some policy of Π reaches}
+    capacity     C(Π) = max over deterministic MDPs and layers of #{(s, a) reached by some policy of Π}
     coverability max_h Σ_s max_π d_h^π(s)  ≤  concentrability max_{π,h,s} d_h^π(s)/μ_h(s)  ≤  max P(s′|s,a)/μ(s′)
 
 Sources: Jia, Li, Rakhlin, Sekhari and Srebro, "When is agnostic reinforcement learning statistically tractable?"
@@ -23,7 +23,7 @@ from torch import Tensor
 from surefoot.envs.tabular import TabularMDP
 from surefoot.errors import UsageError
 
-LARGEST = 1_000_000  # entries of a class
+LARGEST = 1_000_000  # maximum number of entries of a class
 
 # --- classes ---------------------------------------------------------------------------------------------------------
 
@@ -39,14 +39,14 @@ def singletons(horizon: int, states: int, actions: int) -> Tensor:
 
 
 def open_loop(horizon: int, states: int, actions: int) -> Tensor:
-    """Every sequence of actions, blind to the state; A^H policies."""
+    """Every sequence of actions, independent of the state; A^H policies."""
     size = _affordable(actions**horizon, horizon * states, "open-loop")
     digits = torch.arange(size).unsqueeze(-1) // actions ** torch.arange(horizon) % actions
     return digits.unsqueeze(-1).expand(-1, -1, states).contiguous()
 
 
 def one_state(horizon: int, states: int, actions: int) -> Tensor:
-    """Free in one number of a state, the same in all steps, and 0 in all others; S·(A^H − 1) + 1 policies."""
+    """Any actions in one state (the same index in all steps), 0 in all other states; S·(A^H − 1) + 1 policies."""
     size = _affordable(states * (actions**horizon - 1) + 1, horizon * states, "one-state")
     free = open_loop(horizon, 1, actions)[1:, :, 0]  # without "always 0", which is the same in every state
     table = torch.zeros(states, len(free), horizon, states, dtype=torch.int64)
@@ -71,7 +71,7 @@ def _affordable(size: int, places: int, name: str) -> int:
     if size * places > LARGEST:
         raise UsageError(
             f"the class {name!r} has {size:,} policies of {places} actions each here; at most {LARGEST:,} actions "
-            "are kept. Give a smaller class or a smaller MDP."
+            "are allowed in all. Give a smaller class or a smaller MDP."
         )
     return size
 
@@ -83,15 +83,15 @@ def policy_table(chosen: Tensor, actions: int) -> Tensor:
 
 # --- capacity --------------------------------------------------------------------------------------------------------
 
-Group = tuple[int, ...]  # policies that are together in a state, one of those that are the same from there on
+Group = tuple[int, ...]  # policies in the same state, without those that are equal from there on
 
 
 def spanning_capacity(policies: Tensor) -> int:
     """C(Π), exactly, by search over all deterministic MDPs that tell policies apart; for small classes.
 
-    In each layer the policies that are together in a state are a group; an MDP sends each group to a state of the next
-    layer, where groups that meet become one, and the actions part them again. Branches that `capacity_bound` shows to
-    be no better are left out.
+    In each layer the policies in the same state form a group; an MDP sends each group to a state of the next layer,
+    where groups that meet are merged, and the actions split them again. Branches that `capacity_bound` shows to be no
+    better are pruned.
     """
     parted, most_alone = _parting(policies), _bound(policies)
     horizon, states = policies.shape[1:]
@@ -114,18 +114,18 @@ def spanning_capacity(policies: Tensor) -> int:
 
 
 def capacity_bound(policies: Tensor) -> int:
-    """At least C(Π), and at most min(|Π|, A^H): each group is sent where it parts best, as if no two would ever meet.
+    """An upper bound on C(Π), at most min(|Π|, A^H): each group goes where it splits most, as if no two ever met.
 
         T(h, G) = max_s Σ_a T(h+1, {π ∈ G: π_h(s) = a}),   T(H, G) = 1
 
-    Groups that meet part in no more ways than they do alone, so this is a bound. It is not tight where two groups part
-    best in one and the same state.
+    Groups that meet split in no more ways than separately, so this is a bound. It is not tight where two groups split
+    most in the same state.
     """
     return _bound(policies)(0, tuple(range(len(policies))))
 
 
 def _parting(policies: Tensor) -> Callable[[int, int, Group], list[Group]]:
-    """How a group parts in a state of a layer; of policies that are the same from the next layer on one is kept."""
+    """How a group splits in a state of a layer; of policies that are equal from the next layer on, one remains."""
     tables, (_, horizon, _) = policies.tolist(), policies.shape
     same = [policies[:, h:].flatten(1).unique(dim=0, return_inverse=True)[1].tolist() for h in range(1, horizon)]
     same.append([0] * len(policies))
@@ -152,7 +152,7 @@ def _bound(policies: Tensor) -> Callable[[int, Group], int]:
     return most
 
 
-# --- what they visit and are worth -----------------------------------------------------------------------------------
+# --- visits and values -----------------------------------------------------------------------------------------------
 
 
 def visits(mdp: TabularMDP, policies: Tensor) -> Tensor:
@@ -177,17 +177,17 @@ def class_values(mdp: TabularMDP, policies: Tensor) -> Tensor:
 
 
 def coverability(mdp: TabularMDP, policies: Tensor) -> float:
-    """The least concentrability that any reset distribution has."""
+    """The least concentrability of any reset distribution."""
     return float(visits(mdp, policies).amax(0).sum(-1).max())
 
 
 def concentrability(mdp: TabularMDP, policies: Tensor, resets: Tensor) -> float:
-    """How much more often than `resets [H, S]` some policy is somewhere; infinite where resets never are."""
+    """The largest ratio of a policy's visits to `resets [H, S]`; infinite where resets never occur."""
     return _ratio(visits(mdp, policies).amax(0), resets)
 
 
 def pushforward(mdp: TabularMDP, resets: Tensor) -> float:
-    """How much more often than `resets [H, S]` some pair leads somewhere, and the start is somewhere."""
+    """The largest ratio of transition and initial probabilities to `resets [H, S]`."""
     at = [mdp.at(h) for h in range(len(resets) - 1)]
     most = [mdp.initial]
     for step in at:

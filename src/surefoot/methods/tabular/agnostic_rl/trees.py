@@ -1,7 +1,7 @@
-"""Returns of a whole class of policies from one body of data: trees, uniform exploration, resets.
+"""Returns of a whole class of policies from shared data: trees, uniform exploration, resets.
 
-A class is `[N, H, S]` (see `policy_classes`). Nothing is assumed of values: each estimate is unbiased
-for the return of each policy, or for what it gains at one step.
+A class is `[N, H, S]` (see `policy_classes`). Nothing is assumed about value functions: each estimate is unbiased
+for the return of each policy, or for its gain at one step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from surefoot.envs.tabular.simulate import rollouts, sample_next
 
 
 def rewards_met(mdp: TabularMDP, states: Tensor, actions: Tensor, next_states: Tensor, step: int) -> Tensor:
-    """The rewards of transitions, all of one shape; the mean where one state follows a pair in more than one way."""
+    """The rewards of transitions, all of one shape; the mean where a state follows a pair more than once."""
     reward = mdp.reward[step] if mdp.stepped else mdp.reward
     if reward.ndim == 2:
         return reward[states, actions]
@@ -27,7 +27,7 @@ def rewards_met(mdp: TabularMDP, states: Tensor, actions: Tensor, next_states: T
 
 
 def first_states(mdp: TabularMDP, count: int, generator: torch.Generator) -> Tensor:
-    """Where `count` episodes start."""
+    """The initial states of `count` episodes."""
     return torch.multinomial(mdp.initial, count, replacement=True, generator=generator)
 
 
@@ -35,8 +35,8 @@ def tree_returns(mdp: TabularMDP, policies: Tensor, trees: int, generator: torch
     """The return `[trees, N]` of every policy in every tree, and how many transitions each tree took `[trees]`.
 
     A tree draws one transition for each step, state and action that some policy reaches in it, and none for others:
-    it is a deterministic MDP, so it takes at most H·C(Π). Policies that go together see the same. An episode meets no
-    pair of a step twice, so each return is one of the policy's own. Needs a generative model.
+    it is a deterministic MDP, so it takes at most H·C(Π). Policies on the same path share its samples. An episode
+    meets no pair of a step twice, so each return is a sample of the policy's return. Needs a generative model.
     """
     tree, own = torch.arange(trees).unsqueeze(-1), torch.arange(len(policies))
     state = first_states(mdp, trees, generator).unsqueeze(-1).expand(-1, len(policies))
@@ -71,7 +71,7 @@ def importance_returns(mdp: TabularMDP, policies: Tensor, episodes: int, generat
 def deviations(
     mdp: TabularMDP, policy: Tensor, start: Tensor, first: int, step: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Episodes that follow `policy [H, S, A]` but for one uniform action: where it was taken, which, and what came.
+    """Episodes that follow `policy [H, S, A]` except for one uniform action: its state, the action, and the return.
 
     The episodes start at step `first` in the states `start [n]`. Answers are `[n]`: the states and actions of the
     `step`, and the return from there on times the number of actions, A·G, discounted from step 0.
@@ -86,7 +86,7 @@ def deviations(
 
 
 def gains(policies: Tensor, step: int, states: Tensor, actions: Tensor, weighted: Tensor) -> Tensor:
-    """What each policy gains at a step `[N]`, from `deviations`: the mean of A·G where it would take the action."""
+    """The gain of each policy at a step `[N]`, from `deviations`: the mean of A·G where it would take the action."""
     return ((policies[:, step, states] == actions) * weighted).mean(-1)
 
 

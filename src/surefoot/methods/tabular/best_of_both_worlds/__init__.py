@@ -1,16 +1,16 @@
-"""BoBW-PO: policy optimisation whose regret is small whether losses are random or chosen by an adversary.
+"""BoBW-PO: policy optimisation with small regret whether losses are random or chosen by an adversary.
 
     π_t(·|s) = argmin_p  Σ_a p(a)·Σ_{k<t} (Q̂_k(s, a) − B_k(s, a)) + ψ_t(p; s)
 
-In every state and step the leader of the past is followed, regularised by Tsallis entropy, Shannon entropy or a
-log-barrier. Q̂ weighs the loss to go with the probability of having come there; the bonus B pays in advance for the
-regret that falling rates cause further down the road. Because rates fall with the visits of their own state, and a
-policy that has decided pays no more, regret grows like √T against an adversary and like a power of log T where losses
-are random and one action is best, without being told which. Reach for it in small MDPs that may shift while one learns.
+Every state and step follows the regularised leader, with Tsallis entropy, Shannon entropy or a log-barrier. Q̂ weights
+the loss to go by the inverse probability of having reached the pair; the bonus B pays in advance for the regret that
+falling rates cause in later steps. Because rates fall with the visits of their own state, and a policy that has become
+deterministic pays no more, regret grows like √T against an adversary and like a power of log T where losses are random
+and one action is best, without knowing which case holds. Use it in small MDPs that may shift while one learns.
 
 Christoph Dann, Chen-Yu Wei and Julian Zimmert, *Best of Both Worlds Policy Optimization* (2023), arXiv:2302.09408.
 
-Where this departs from the paper: its constants would leave the policy uniform for millions of episodes, so the
+Differences: the paper's constants would leave the policy uniform for millions of episodes, so the
 practical ones below stand in their place (`offset` in units of H√A, `growth` in units of H). The rates of Shannon and
 of the log-barrier, and the rule for virtual episodes, are derived in the paper's style; the log-barrier has none of
 the latter. Discounts and any range of rewards are allowed: losses are scaled to [0, 1].
@@ -33,7 +33,7 @@ from surefoot.methods.tabular.best_of_both_worlds.ftrl import REGULARIZERS, Regu
 
 
 class Plan(NamedTuple):
-    """What an episode is played with."""
+    """The plan of an episode."""
 
     policy: Tensor  # [H, S, A]
     rate: Tensor  # [H, S] or [H, S, A] the inverse rates 1/η
@@ -44,13 +44,19 @@ class Plan(NamedTuple):
 class BestOfBothWorlds(Tabular):
     """Best-of-both-worlds policy optimisation; an iteration is one episode."""
 
-    regularizer: str = hyperparameter("tsallis", choices=tuple(REGULARIZERS), help="Regularizer of the leader.")
-    offset: float = hyperparameter(1.0, above=0, help="1/η at the start, in units of H√A.")
-    growth: float = hyperparameter(0.5, above=0, help="How fast 1/η grows, in units of H.")
-    bonus: float = hyperparameter(0.2, low=0, help="The share of a state's regret that its bonus pays.")
-    transitions: str = hyperparameter("known", choices=("known", "unknown"), help="Whether the kernel is known.")
-    confidence: float = hyperparameter(1.0, above=0, help="ι of the bounds of an unknown kernel, log(SAT/δ) in theory.")
-    least_visit: float = hyperparameter(1e-8, above=0, high=1, help="Below this no visit counts; 1/T² in theory.")
+    regularizer: str = hyperparameter("tsallis", choices=tuple(REGULARIZERS), help="Regularizer of follow-the-leader.")
+    offset: float = hyperparameter(1.0, above=0, help="Initial inverse rate 1/η, in units of H√A.")
+    growth: float = hyperparameter(0.5, above=0, help="Growth of the inverse rate 1/η, in units of H.")
+    bonus: float = hyperparameter(0.2, low=0, help="Share of a state's regret that its bonus covers.")
+    transitions: str = hyperparameter(
+        "known", choices=("known", "unknown"), help="Whether the learner knows the kernel."
+    )
+    confidence: float = hyperparameter(
+        1.0, above=0, help="ι: width of an unknown kernel's bounds; log(SAT/δ) in theory."
+    )
+    least_visit: float = hyperparameter(
+        1e-8, above=0, high=1, help="Minimum visit probability that counts; 1/T² in theory."
+    )
 
     default_steps: ClassVar[int] = 10_000
     needs: ClassVar[tuple[str, ...]] = ("horizon",)
@@ -78,7 +84,7 @@ class BestOfBothWorlds(Tabular):
         return REGULARIZERS[self.regularizer](self.offset * horizon * math.sqrt(mdp.actions), self.growth * horizon)
 
     def kernel(self, mdp: TabularMDP, state: State) -> Known | Unknown:
-        """What is known of the kernel: all of it, or the set of this epoch."""
+        """The known kernel, or the confidence set of this epoch."""
         known = self.transitions == "known"
         return Known(episodic(mdp).kernel) if known else Unknown(state["epoch"], self.confidence)
 
@@ -131,8 +137,8 @@ class BestOfBothWorlds(Tabular):
     def settled(self, mdp: TabularMDP, state: State, iteration: int) -> tuple[Plan, State]:
         """The plan of the next episode, after as many virtual ones as it takes until no rate grows too fast.
 
-        In a virtual episode nothing is played and nothing is lost: the rates that would grow too fast grow by as much
-        as they may, which is paid for by a bonus.
+        A virtual episode is not played and has no loss: the rates that would grow too fast grow by the maximum allowed,
+        which a bonus pays for.
         """
         rule, horizon = self.rule(mdp), episodic(mdp).horizon
         while True:
@@ -147,7 +153,7 @@ class BestOfBothWorlds(Tabular):
             state = {**state, "losses": state["losses"] - paid, "rate": rate, "virtual": state["virtual"] + 1}
 
     def advance(self, mdp: TabularMDP, state: State, plan: Plan, rate: Tensor, iteration: int) -> Tensor:
-        """The dilated bonus `[H, S, A]` for inverse rates that become `rate`, and for what is not known of visits."""
+        """The dilated bonus `[H, S, A]` for inverse rates that become `rate`, and for the uncertainty of visits."""
         most, least = plan.visits
         cost = self.rule(mdp).cost(rate - state["rate"], plan.policy, most, iteration)
         unsure = (1 - least / most).clamp(min=0) if self.transitions == "unknown" else 0.0
@@ -155,7 +161,7 @@ class BestOfBothWorlds(Tabular):
         return dilated_bonus(bonus, plan.policy, self.kernel(mdp, state))
 
     def counted(self, state: State, states: Tensor, actions: Tensor) -> State:
-        """The counts with those of an episode; an epoch ends where a pair was met twice as often as when it began."""
+        """The counts after an episode; an epoch ends when the visits of a pair have doubled since its start."""
         counts = state["counts"].clone()
         steps = torch.arange(len(states) - 1)
         counts[steps, states[:-1], actions[:-1], states[1:]] += 1

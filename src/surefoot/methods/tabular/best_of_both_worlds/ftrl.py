@@ -1,6 +1,6 @@
-"""Follow the regularised leader on the simplex, one problem a row, and the rates that its regularisers run at.
+"""Follow the regularised leader on the simplex, one problem per row, and the rates of its regularisers.
 
-    π = argmin_{p in the simplex}  Σ_a p_a·L_a + ψ(p)            L: the losses of the past, added up
+    π = argmin_{p in the simplex}  Σ_a p_a·L_a + ψ(p)            L: the sum of past losses
 
     Tsallis      ψ(p) = −2w·Σ√p_a        p_a = w²/(L_a − x)²
     log-barrier  ψ(p) = −Σ c_a·log p_a   p_a = c_a/(L_a − x)
@@ -8,9 +8,9 @@
 
 w = 1/η and c = 1/η are inverse rates, x is the multiplier of Σp = 1. An action with L = ∞ has probability 0.
 
-How the rates grow is that of Christoph Dann, Chen-Yu Wei and Julian Zimmert, *Best of Both Worlds Policy Optimization*
-(2023), arXiv:2302.09408: with the visits of a state, so that regret is small whether losses are adversarial or random.
-The rates of Shannon and of the log-barrier are derived in its style.
+The growth of the rates follows Christoph Dann, Chen-Yu Wei and Julian Zimmert, *Best of Both Worlds Policy
+Optimization* (2023), arXiv:2302.09408: with the visits of a state, so that regret is small whether losses are
+adversarial or random. The rates of the Shannon entropy and of the log-barrier are derived in its style.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-ROUNDS = 200  # of Newton's method, which takes five to ten
-TOLERANCE = 2e-15  # of the sum of the probabilities, before they are divided by it
+ROUNDS = 200  # maximum iterations of Newton's method, which takes five to ten
+TOLERANCE = 2e-15  # error of the sum of the probabilities, before they are divided by it
 
 
 # --- the leader ------------------------------------------------------------------------------------------------------
@@ -34,8 +34,8 @@ def leader(losses: Tensor, root: Tensor | float, barrier: Tensor | float | None 
 
     losses: float64 `[..., A]`, ∞ where an action is not allowed. root: positive, or 0 beside a barrier; barrier:
     positive, or None for none; both broadcast against losses. The multiplier t = min losses − x is found by Newton's
-    method: each 1/√p_a is concave in t, hence (Σp)^(−1/2), a mean of them, is too. Begun where the probability of one
-    action is 1, left of the solution, the method climbs to it and cannot pass it.
+    method: each 1/√p_a is concave in t, hence (Σp)^(−1/2), a mean of them, is too. Started where the probability of
+    one action is 1, left of the solution, the method ascends to it and cannot overshoot.
     """
     gap = losses - losses.amin(-1, keepdim=True)
     t = (root + (0.0 if barrier is None else barrier) - gap).amax(-1, keepdim=True)
@@ -67,12 +67,12 @@ def entropic(losses: Tensor, weight: Tensor | float) -> Tensor:
     return (-losses / weight).softmax(-1)
 
 
-# --- regularisers with their rates -----------------------------------------------------------------------------------
+# --- regularisers and their rates ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Regularizer:
-    """A regulariser whose inverse rate 1/η grows with what happens in each state; `rate` stands for 1/η throughout.
+    """A regulariser whose inverse rate 1/η grows with the visits and losses of each state; `rate` means 1/η throughout.
 
     offset: 1/η before the first episode. growth: how fast it grows. Shapes: rates `[..., S]` (the log-barrier's
     `[..., S, A]`), policies, losses and estimates `[..., S, A]`, visits `[..., S]` the probability q that an episode
@@ -83,8 +83,8 @@ class Regularizer:
     growth: float
     per_action: ClassVar[bool] = False
     formula: ClassVar[str]  # of ψ, for `explain`
-    growing: ClassVar[str]  # of the inverse rate
-    costing: ClassVar[str]  # of the regret that a unit of its growth brings
+    growing: ClassVar[str]  # growth of the inverse rate
+    costing: ClassVar[str]  # regret per unit of its growth
 
     def policy(self, losses: Tensor, rate: Tensor) -> Tensor:
         """The leader at this inverse rate."""
@@ -101,13 +101,13 @@ class Regularizer:
         return rate, seen
 
     def cost(self, growth: Tensor, policy: Tensor, visits: Tensor, episode: int) -> Tensor:
-        """The regret `[..., S]` that the growth of 1/η in an episode brings, for which a bonus has to make up."""
+        """The regret `[..., S]` caused by the growth of 1/η in an episode, which a bonus has to cover."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Tsallis(Regularizer):
-    """1/η_t = offset + growth·√(Σ_{k≤t} 1/q_k), at a cost of Σ√π·(1 − π): a policy that has decided pays nothing."""
+    """1/η_t = offset + growth·√(Σ_{k≤t} 1/q_k), at a cost of Σ√π·(1 − π): a deterministic policy pays nothing."""
 
     formula = "−(2/η)·Σ √p(a)"
     growing = "1/η_t(s) = c₁ + c₂·√(Σ_{k≤t} 1/q_k(s))"
@@ -127,7 +127,7 @@ class Tsallis(Regularizer):
 class Shannon(Regularizer):
     """1/η_{t+1} = 1/η_t + growth·(1/q_t) / √((1 + Σ_{k≤t} h_k/(q_k·log A))·Σ_{k≤t} 1/q_k), at a cost of h.
 
-    h is the entropy of π, so that rates stop to fall once the policy has decided.
+    h is the entropy of π, so that rates stop falling once the policy is deterministic.
     """
 
     formula = "(1/η)·Σ p(a)·log p(a)"

@@ -1,10 +1,10 @@
-"""Policy gradients for expected conditional risk: every cost weighs by its mean and its tail, as seen one step before.
+"""Policy gradients for expected conditional risk: the mean and the tail of every cost, given the step before.
 
     minimise  J(π) = E c₁ + Σ_{t≥2} γ^{t−1} E[ (1−λ)·E[c_t | s_{t−1}, a_{t−1}] + λ·CVaR_α[c_t | s_{t−1}, a_{t−1}] ]
 
 Costs are negated rewards. The policy chooses with each action a threshold η for the next cost, which makes J the plain
-return of a larger MDP (`conditional_risk`) and its policy one with a memory of η. Reach for it where
-rare bad steps must be avoided and a risk of the whole return, which is not consistent over time, will not do.
+return of a larger MDP (`conditional_risk`) and its policy one with a memory of η. Use it where
+rare bad steps must be avoided and a risk of the whole return, which is not time-consistent, is not suitable.
 
 Four updates of the paper, all for the table of the larger MDP, d its discounted visits and Q its values of actions, as
 returns:
@@ -17,9 +17,9 @@ returns:
 Xian Yu and Lei Ying, *On the Global Convergence of Risk-Averse Policy Gradient Methods with Expected Conditional Risk
 Measures* (2023), arXiv:2301.10932.
 
-Departures: where an episode is over the only η is 0, so that nothing more is charged. Sampled episodes are cut after
-`length` steps, where the critic stands for the rest, and are taken several at a time; `trace` = 1 is REINFORCE with
-that critic as its baseline, 0 the actor-critic. Samples of a rare tail are few: on this library's cliff walk 3,000
+Differences: where an episode is over the only η is 0, so that no further cost arises. Sampled episodes are truncated
+after `length` steps and bootstrapped from the critic, several per update; `trace` = 1 is REINFORCE with that critic as
+its baseline, 0 the actor-critic. Samples of a rare tail are few: on this library's cliff walk 3,000
 episodes do not reach the risk-averse policies that the exact updates find.
 """
 
@@ -61,13 +61,15 @@ class ECRM(Tabular):
     update: str = hyperparameter(
         "natural", choices=("natural", "projected", "softmax", "reinforce"), help="Form of the policy update."
     )
-    lam: float = hyperparameter(0.5, low=0, high=1, help="λ, the share of the CVaR; 0 is the expected cost.")
+    lam: float = hyperparameter(0.5, low=0, high=1, help="λ: weight of the CVaR; 0 is the expected cost.")
     alpha: float = hyperparameter(0.95, low=0, below=1, help="α: the tail is the highest share 1 − α of a cost.")
-    points: int | None = hyperparameter(None, low=2, help="Thresholds η on an even grid; None: every cost, exactly.")
-    step_size: float | None = hyperparameter(None, above=0, help="β; None: (1−γ)/τ for natural, otherwise 0.5.")
-    tau: float = hyperparameter(1e-3, above=0, help="τ, the weight of the entropy; natural only.")
-    kappa: float = hyperparameter(0.0, low=0, help="κ, the weight of the log-barrier; softmax only.")
-    episodes: int = hyperparameter(10, low=1, help="Episodes of one step; reinforce only.")
+    points: int | None = hyperparameter(
+        None, low=2, help="Number of thresholds η on an even grid; None: every cost, exact."
+    )
+    step_size: float | None = hyperparameter(None, above=0, help="β: step size; None: (1−γ)/τ for natural, else 0.5.")
+    tau: float = hyperparameter(1e-3, above=0, help="τ: weight of the entropy; natural only.")
+    kappa: float = hyperparameter(0.0, low=0, help="κ: weight of the log-barrier; softmax only.")
+    episodes: int = hyperparameter(10, low=1, help="Episodes per update; reinforce only.")
     length: int = hyperparameter(100, low=1, help="Maximum episode length; reinforce only.")
     critic_rate: float = hyperparameter(0.1, above=0, high=1, help="Step size of the critic; reinforce only.")
     trace: float = hyperparameter(1.0, low=0, high=1, help="λ of GAE; reinforce only.")
@@ -78,12 +80,12 @@ class ECRM(Tabular):
         most = (1 - world.gamma) / self.tau
         if self.update == "natural" and self.rate(mdp) > most * (1 + 1e-12):
             raise UsageError(
-                f"ECRM: step_size={self.step_size:g} is too long for the natural update: with gamma={mdp.gamma:g} and "
+                f"ECRM: step_size={self.step_size:g} is too large for the natural update: with gamma={mdp.gamma:g} and "
                 f"tau={self.tau:g} it may be at most (1−γ)/τ = {most:g}. Give a smaller one or a smaller tau."
             )
 
     def world(self, mdp: TabularMDP) -> TabularMDP:
-        """The MDP with η, whose return is −J."""
+        """The MDP augmented with η, whose return is −J."""
         return augmented(mdp, self.lam, self.alpha, self.points)
 
     def rate(self, mdp: TabularMDP) -> float:
@@ -125,7 +127,7 @@ class ECRM(Tabular):
         policy = log_prob.exp()
         entropy = torch.special.entr(policy).sum(
             -1, keepdim=True
-        )  # of the state, so it moves no action against another
+        )  # the same for all actions of a state, so it does not change the policy
         q = evaluate(dataclasses.replace(world, reward=world.reward + self.tau * entropy), policy).q
         b = torch.full((world.states, 1), self.rate(mdp) / (1 - mdp.gamma), dtype=q.dtype)
         b[: mdp.states] = self.rate(mdp)
@@ -135,7 +137,7 @@ class ECRM(Tabular):
     def sampled(
         self, world: TabularMDP, policy: Tensor, critic: Tensor, stream: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """The gradient from episodes, and the critic moved towards the returns seen."""
+        """The gradient from episodes, and the critic moved towards the observed returns."""
         met = rollouts(world, policy, self.episodes, self.length, stream)
         surprise = met.rewards + world.gamma * critic[met.next_states] - critic[met.states]
         advantage = returns_to_go(surprise, world.gamma * self.trace)

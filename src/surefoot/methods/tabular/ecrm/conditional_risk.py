@@ -1,4 +1,4 @@
-"""The expected conditional risk of an MDP, which is the plain return of a larger one.
+"""The expected conditional risk of an MDP, which is the plain return of a larger MDP.
 
 Costs are negated rewards. Each cost but the first is measured by a risk ρ = (1−λ)·E + λ·CVaR_α, conditional on the
 state and action before it; the expectations of these risks are added up:
@@ -6,7 +6,7 @@ state and action before it; the expectations of these risks are added up:
     J(π) = E c(s₁, a₁) + Σ_{t≥2} γ^{t−1} E[ ρ(c(s_t, a_t) | s_{t−1}, a_{t−1}) ]
 
 CVaR_α(c) = min_η η + E(c − η)₊/(1−α) is the mean of the highest share 1−α. Choosing η_{t+1} together with a_t turns
-the minimum into a decision, and J into a sum of costs of one step each:
+the minimum into a decision, and J into a sum of one-step costs:
 
     C(s, η; a, η′) = (1−λ)·c + λ/(1−α)·(c − η)₊ + γ·λ·η′          C₁(s; a, η′) = c + γ·λ·η′
 
@@ -33,7 +33,7 @@ MOST_THRESHOLDS = 64
 
 
 def thresholds(mdp: TabularMDP, points: int | None = None) -> Tensor:
-    """The η `[E]` to choose from: every cost that occurs, or `points` of them, evenly from the least to the greatest.
+    """The thresholds η `[E]`: every cost that occurs, or `points` of them, evenly from the least to the greatest.
 
     With all the costs the minimum over η is exact, since a quantile of the cost is one of them; an even grid gives an
     upper bound. Raises `UsageError` where more than 64 costs occur and no number of points is given.
@@ -44,7 +44,7 @@ def thresholds(mdp: TabularMDP, points: int | None = None) -> Tensor:
         return torch.linspace(float(costs[0]), float(costs[-1]), points, dtype=torch.float64)
     if len(costs) > MOST_THRESHOLDS:
         raise UsageError(
-            f"{mdp.name!r} has {len(costs)} different costs, too many to try each as a threshold; give points=20, say."
+            f"{mdp.name!r} has {len(costs)} costs, too many for a threshold each; give points=20, for example."
         )
     return costs
 
@@ -53,8 +53,8 @@ def thresholds(mdp: TabularMDP, points: int | None = None) -> Tensor:
 def augmented(mdp: TabularMDP, lam: float, alpha: float, points: int | None = None) -> TabularMDP:
     """The MDP whose return is −J: states m·S + s, actions a·E + e, for E thresholds η.
 
-    m = 0 is the first step, which has no η yet; m = 1 + j is any later one under η_j, chosen at the step before. Where
-    an episode is over (`mdp.ended`), only η = 0 is legal: any other costs something for nothing.
+    m = 0 is the first step, which has no η yet; m = 1 + j is any later step under η_j, chosen at the step before. Where
+    an episode is over (`mdp.ended`), only η = 0 is legal: any other would only add a cost.
     """
     eta, cost = thresholds(mdp, points), -mdp.expected_reward()
     E, S, A = len(eta), mdp.states, mdp.actions
@@ -75,7 +75,7 @@ def controller(mdp: TabularMDP, policy: Tensor) -> Tensor:
     """A policy `[M·S, A·E]` of the augmented MDP as one with memory `[M, S, A, M]`, which acts in `mdp` itself."""
     thresholds = policy.shape[-1] // mdp.actions
     table = policy.view(1 + thresholds, mdp.states, mdp.actions, thresholds)
-    return torch.nn.functional.pad(table, (1, 0))  # nothing leads back to the first step
+    return torch.nn.functional.pad(table, (1, 0))  # no transition leads back to the first step
 
 
 def conditional_risk(mdp: TabularMDP, policy: Tensor, lam: float, alpha: float) -> Tensor:

@@ -1,23 +1,23 @@
-"""PAMC: rewards that are rarely seen, completed as a low-rank matrix and used only where the completion can be trusted.
+"""PAMC: rarely observed rewards, completed as a low-rank matrix and used only where the completion can be trusted.
 
-For sparse feedback: a visit of (s, a) reveals its reward with probability `reveal`. If the matrix of rewards is of low
-rank but for a few spikes, few entries tell the others. What is seen depends on the policy, so the loss is weighed by
-the probability P(s, a) of having been seen, and a conformal interval of half-width w says how far off an unseen entry
-may be:
+For sparse feedback: a visit of (s, a) reveals its reward with probability `reveal`. If the matrix of rewards has low
+rank except for a few spikes, few entries determine the others. Which entries are seen depends on the policy, so the
+loss is weighted by the probability P(s, a) of having been seen, and a conformal interval of half-width w bounds the
+error of an unseen entry:
 
     R̂ = U Vᵀ,   min Σ_seen ((r − U Vᵀ − E)² + λ₁|E|)/P + λ(‖U‖² + ‖V‖²)
     r̃ = mean reward where seen,  otherwise  c·R̂ + (1 − c)·β/√(1 + n),   c = max(0, 1 − w/τ)
 
-The policy is the best one for r̃ in the learned model; c = 0 is abstention, and leaves a count bonus. All entries are
-left to the bonus where completion predicts held-out rewards no better than their mean, and a row is where nothing in it
+The policy is the best one for r̃ in the learned model; c = 0 is abstention, which leaves a count bonus. All entries
+abstain if completion predicts held-out rewards no better than their mean, and a row abstains if none of its entries
 has been seen. Error to regret: V* − V^π̂ ≤ (E_{d^π*}|R − R̂| + E_{d^π̂}|R − R̂|)/(1 − γ) for the greedy policy π̂ of R̂.
 
 Reference: "What Fundamental Structure in Reward Functions Enables Efficient Sparse-Reward Learning?" (2025),
-arXiv:2509.03790. Its abstracts name the parts (completion, inverse propensities, conformal sets, abstention); every
+arXiv:2509.03790. Its abstract names the parts (completion, inverse propensities, conformal sets, abstention); every
 formula here is derived to have these properties.
 
-Departures: tables instead of networks, no representation learnt beforehand, so a row that is never seen stays unknown.
-The spikes' price is weighed by 1/P like the loss: unweighed it would let rare entries be explained away as spikes.
+Differences: tables instead of networks, no representation learnt beforehand, so a row that is never seen stays unknown.
+The penalty on spikes is weighted by 1/P like the loss: otherwise rare entries would be explained away as spikes.
 """
 
 from __future__ import annotations
@@ -40,32 +40,32 @@ from surefoot.solvers import solve
 
 
 class Completed(NamedTuple):
-    """What is thought of the rewards that are not seen, all `[S, A]`; nothing has gone into it from their own."""
+    """Estimates of the unseen rewards, all `[S, A]`; an entry's own reward is not used."""
 
     reward: Tensor
-    width: Tensor  # of a half of its interval, infinite where too little is known
+    width: Tensor  # half-width of its interval, infinite where too little is known
     confidence: Tensor
 
 
 @dataclass(frozen=True)
 class PAMC(Tabular):
-    """Policy-aware matrix completion with a conformal gate; an iteration is some episodes and one completion."""
+    """Policy-aware matrix completion with a conformal gate; an iteration is `episodes` episodes and one completion."""
 
     needs: ClassVar[tuple[str, ...]] = ("no horizon", "discount", "rewards of pairs")
     default_env: ClassVar[str | None] = "garnet"
     default_steps: ClassVar[int] = 40
 
     reveal: float = hyperparameter(0.1, above=0, high=1, help="Probability that a visit reveals its reward.")
-    episodes: int = hyperparameter(10, low=1, help="Episodes between two completions.")
-    length: int = hyperparameter(30, low=1, help="Their steps.")
-    rank: int = hyperparameter(3, low=1, help="k, the rank of the completion.")
-    ridge: float = hyperparameter(0.1, above=0, help="λ, for rewards of size 1.")
-    sparse: float = hyperparameter(0.5, low=0, help="λ₁: what sticks out by more than λ₁/2 is a spike.")
-    least: float = hyperparameter(0.05, above=0, high=1, help="Propensities are taken to be at least this.")
-    alpha: float = hyperparameter(0.1, above=0, below=1, help="Share of unseen rewards that intervals may miss.")
-    tau: float = hyperparameter(0.5, above=0, help="Half-width that is no use, as a share of the rewards' range.")
-    beta: float = hyperparameter(0.3, low=0, help="β, the bonus of a pair never met, for rewards of size 1.")
-    trusted: int = hyperparameter(1, low=1, help="Sightings from which on the mean reward of a pair is used.")
+    episodes: int = hyperparameter(10, low=1, help="Episodes between completions.")
+    length: int = hyperparameter(30, low=1, help="Steps per episode.")
+    rank: int = hyperparameter(3, low=1, help="k: rank of the completion.")
+    ridge: float = hyperparameter(0.1, above=0, help="λ: ridge of the factors, for rewards of size 1.")
+    sparse: float = hyperparameter(0.5, low=0, help="λ₁: penalty on spikes; residuals above λ₁/2 are spikes.")
+    least: float = hyperparameter(0.05, above=0, high=1, help="Lower bound of the propensities P.")
+    alpha: float = hyperparameter(0.1, above=0, below=1, help="α: share of unseen rewards that the intervals may miss.")
+    tau: float = hyperparameter(0.5, above=0, help="τ: half-width at which trust is 0, as a share of the range.")
+    beta: float = hyperparameter(0.3, low=0, help="β: bonus of a pair never visited, for rewards of size 1.")
+    trusted: int = hyperparameter(1, low=1, help="Number of observed rewards from which a pair's mean is used.")
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         shape = (mdp.states, mdp.actions)
@@ -100,7 +100,7 @@ class PAMC(Tabular):
         }
 
     def remember(self, mdp: TabularMDP, state: State, met: Transitions, shown: Tensor) -> State:
-        """The counts with more episodes, and what these make of the chance that a reward has been seen."""
+        """The counts after more episodes, and the updated probability that a reward has been seen."""
         pair = (met.states * mdp.actions + met.actions).flatten()
         followed = torch.bincount(pair * mdp.states + met.next_states.flatten(), minlength=state["followed"].numel())
         shape, shown = state["seen"].shape, shown.flatten().double()
@@ -116,18 +116,18 @@ class PAMC(Tabular):
         return {**state, "hidden": state["hidden"] + self.episodes * torch.log1p(-chance.clamp(max=1 - 1e-12)).sum(0)}
 
     def model(self, mdp: TabularMDP, state: State, reward: Tensor, horizon: int | None = None) -> TabularMDP:
-        """The world as it was met, with these rewards; where a pair leads is open until it is met."""
+        """The learned model with these rewards; transitions of unvisited pairs are uniform."""
         times = state["followed"].sum(-1, keepdim=True)
         kernel = torch.where(times > 0, state["followed"] / times.clamp(min=1), 1 / mdp.states)
         starts = state["starts"] / state["starts"].sum()
         return TabularMDP(kernel, reward, 1.0 if horizon else mdp.gamma, starts, horizon, mdp.legal)
 
     def propensity(self, state: State) -> Tensor:
-        """P `[S, A]`: that a reward has been seen by now, from the visits that the model predicts for each policy."""
+        """P `[S, A]`: the probability that a reward has been seen, from the visits that the model predicts."""
         return (-torch.expm1(state["hidden"])).clamp(self.least, 1.0)
 
     def completed(self, state: State, stream: torch.Generator) -> Completed:
-        """Completion by four fifths of the seen entries, its width by the others."""
+        """The completion from four fifths of the seen entries, its width from the others."""
         observed, chance = state["seen"] > 0, self.propensity(state)
         mean = state["earned"] / state["seen"].clamp(min=1)
         scale = size(mean)
@@ -148,7 +148,7 @@ class PAMC(Tabular):
         return (1 - width / self.tau).clamp(min=0)
 
     def rewards(self, state: State, found: Completed) -> tuple[Tensor, Tensor]:
-        """The rewards as they are thought to be, and the bonus for looking: together r̃."""
+        """The estimated rewards and the exploration bonus, whose sum is r̃."""
         mean, unseen = state["earned"] / state["seen"].clamp(min=1), state["seen"] < self.trusted
         bonus = self.beta * size(mean) * (1 - found.confidence) / (1 + state["followed"].sum(-1)).sqrt()
         return torch.where(unseen, found.confidence * found.reward, mean), torch.where(unseen, bonus, 0.0)
@@ -161,11 +161,11 @@ class PAMC(Tabular):
 
     def steps(self) -> list[str]:
         return [
-            f"play {self.episodes} episodes of {self.length} steps, best for r̃; rewards show with p = {self.reveal:g}",
+            f"play {self.episodes} episodes of {self.length} steps, best for r̃; rewards seen with p = {self.reveal:g}",
             f"P(s, a) = 1 − Π (1 − p·Pr(s_t = s, a_t = a)) over all steps so far, by the model; ≥ {self.least:g}",
             f"R̂ = U·Vᵀ of rank {self.rank} by least squares with weights 1/P on four fifths of the seen entries",
             f"w = quantile {1 - self.alpha:g} of the errors of the others, relative to leverage, weights (1 − P)/P",
-            f"c = max(0, 1 − w/({self.tau:g}·range)); 0 in rows with nothing seen, or where R̂ is no better than a mean",
+            f"c = max(0, 1 − w/({self.tau:g}·range)); 0 in rows with nothing seen, or if R̂ is no better than a mean",
             "π = best policy for the mean or c·R̂ in the learned model (without the bonus, which is for exploring)",
         ]
 
@@ -177,7 +177,7 @@ def size(mean: Tensor) -> Tensor:
 
 
 def spreads(mean: Tensor, observed: Tensor) -> Tensor:
-    """The range of the rewards seen so far, or their size where all are one."""
+    """The range of the rewards seen so far, or their size if all are equal."""
     if not bool(observed.any()):
         return size(mean)
     least, most = mean[observed].aminmax()

@@ -1,8 +1,8 @@
-"""A matrix from few of its entries: low-rank completion for masks that are not random, and how far off it may be.
+"""A matrix from few of its entries: low-rank completion for masks that are not random, with error bounds.
 
-Where an entry is seen with probability P, a sum over seen entries that counts each 1/P times is unbiased for the sum
-over all of them (Horvitz and Thompson, 1952). Completion weighs its loss so; the intervals weigh their calibration
-entries by the odds (1 − P)/P, which makes those look like the entries that are not seen (Gui, Barber and Ma,
+If an entry is seen with probability P, a sum over seen entries with weights 1/P is unbiased for the sum over all of
+them (Horvitz and Thompson, 1952). The completion weights its loss in this way; the intervals weight their calibration
+entries by the odds (1 − P)/P, which makes them representative of the unseen entries (Gui, Barber and Ma,
 "Conformalized matrix completion", NeurIPS 2023).
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Completion(NamedTuple):
-    """A low-rank matrix left·rightᵀ of `[S, k]` and `[A, k]`, and what sticks out of it `[S, A]`, 0 where unseen."""
+    """A low-rank matrix left·rightᵀ of `[S, k]` and `[A, k]`, and the spikes beside it `[S, A]`, 0 where unseen."""
 
     left: Tensor
     right: Tensor
@@ -63,7 +63,7 @@ def regressed(values: Tensor, weight: Tensor, factors: Tensor, ridge: float) -> 
 
 
 def leverage(weight: Tensor, factors: Tensor, ridge: float) -> Tensor:
-    """√(vᵀ(Vᵀ W_s V + ridge·I)⁻¹v) `[S, A]`: how little the seen entries of row s say about column a, relatively."""
+    """√(vᵀ(Vᵀ W_s V + ridge·I)⁻¹v) `[S, A]`: how little the seen entries of row s say about column a (leverage)."""
     solved = torch.linalg.solve(_gram(weight, factors, ridge), factors.mT.unsqueeze(-3))  # [S, k, A]
     return (factors.mT * solved).sum(-2).sqrt()
 
@@ -76,9 +76,9 @@ def _gram(weight: Tensor, factors: Tensor, ridge: float) -> Tensor:
 
 
 def conformal_width(scores: Tensor, weights: Tensor, target: Tensor, alpha: float) -> Tensor:
-    """How large a score is with probability at most alpha where the weights say that it counts: `[...]` as `target`.
+    """The weighted quantile that scores exceed with probability at most alpha: `[...]` as `target`.
 
-    scores, weights: `[n]` of calibration entries; target: the weights of the entries that are asked about. The smallest
+    scores, weights: `[n]` of calibration entries; target: the weights of the entries to bound. The smallest
     score whose cumulative weight reaches (1 − alpha)·(Σ weights + target), infinite where none does: split conformal
     prediction under covariate shift (Tibshirani et al., NeurIPS 2019).
     """

@@ -1,12 +1,12 @@
 """Policy gradients for regularised robust MDPs, which are risk-sensitive MDPs, and robust fitted-Z iteration.
 
-For policies that should keep their value when the world's transitions are not those that were measured, with one knob
-for how much. An adversary chooses the next state's distribution of every pair of state and action, and pays for it:
+For policies that should keep their value when the true transitions differ from the measured ones, with one parameter
+for how much. An adversary chooses the next-state distribution of every pair of state and action, at a price:
 
     V(s) = Σ_a π(a|s) Q(s, a)        Q(s, a) = r(s, a) + γ min_q { E_q V + D(q ‖ P(·|s, a)) }
 
 The minimum is −σ(V) for a convex risk measure σ, so this is a risk-sensitive MDP: for D = KL/β the entropic risk
-−(1/β) log E_P exp(−βV). Risk is taken of the next state for each action, and averaged over actions, which makes every
+−(1/β) log E_P exp(−βV). The risk is that of the next state for each action, averaged over actions, which makes every
 stationary point of the gradient optimal: ∂V(ρ)/∂π(a|s) = d(s) Q(s, a), d being the discounted visits in the worst
 world. A set without a price (a ball) is the standard robust MDP. β is a temperature: large is adversarial.
 
@@ -38,14 +38,14 @@ from surefoot.seeding import torch_stream
 
 @dataclass(frozen=True)
 class RegularizedRMDP(Tabular):
-    """Projected ascent on the exact gradient, the policy's probabilities being the parameters."""
+    """Projected ascent on the exact gradient; the parameters are the policy's probabilities."""
 
     needs: ClassVar = ("no horizon", "discount", "foresight")
     default_env: ClassVar[str | None] = "river-swim"
     default_steps: ClassVar[int] = 200
 
-    ambiguity: str | Ambiguity = hyperparameter("kl-penalty:1", help="What the adversary may do, and for what price.")
-    learning_rate: float = hyperparameter(0.1, above=0, help="Step on the probabilities.")
+    ambiguity: str | Ambiguity = hyperparameter("kl-penalty:1", help="Ambiguity set or penalty of the adversary.")
+    learning_rate: float = hyperparameter(0.1, above=0, help="Step size on the probabilities.")
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         policy = uniform_policy(mdp)
@@ -86,12 +86,12 @@ class SampledGradient(Tabular):
     default_env: ClassVar[str | None] = RegularizedRMDP.default_env
     default_steps: ClassVar[int] = 200
 
-    beta: float = hyperparameter(1.0, above=0, help="Temperature of the adversary; 0 would be none.")
-    learning_rate: float = hyperparameter(0.1, above=0, help="Step on the probabilities.")
-    episodes: int = hyperparameter(64, low=1, help="Episodes of an iteration.")
-    length: int = hyperparameter(50, low=1, help="Their steps.")
-    critic_sweeps: int = hyperparameter(10, low=1, help="Passes of the critic over them.")
-    critic_rate: float = hyperparameter(0.5, above=0, high=1, help="How far Z moves to the mean of a pass.")
+    beta: float = hyperparameter(1.0, above=0, help="β: temperature of the adversary; larger is more adversarial.")
+    learning_rate: float = hyperparameter(0.1, above=0, help="Step size on the probabilities.")
+    episodes: int = hyperparameter(64, low=1, help="Episodes per iteration.")
+    length: int = hyperparameter(50, low=1, help="Steps per episode.")
+    critic_sweeps: int = hyperparameter(10, low=1, help="Passes of the critic over the episodes.")
+    critic_rate: float = hyperparameter(0.5, above=0, high=1, help="Step size of Z towards the mean of a pass.")
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         return {"policy": uniform_policy(mdp), "q": torch.zeros(mdp.states, mdp.actions, dtype=torch.float64)}
@@ -111,7 +111,7 @@ class SampledGradient(Tabular):
         return {"policy": policy, "q": q}, metrics
 
     def critic(self, mdp: TabularMDP, policy: Tensor, q: Tensor, met: Transitions) -> Tensor:
-        """Q = r − (γ/β) log Z after Z has moved to the mean of exp(−βV(s')) over what was met."""
+        """Q = r − (γ/β) log Z after Z has moved to the mean of exp(−βV(s')) over the observed transitions."""
         ahead = (policy * q).sum(-1)[met.next_states] + met.rewards / mdp.gamma
         pair, scale = (met.states * mdp.actions + met.actions).flatten(), -self.beta / mdp.gamma
         seen = mdp.gamma * entropic_means(ahead.flatten(), pair, q.numel(), self.beta).view_as(q)
@@ -120,9 +120,9 @@ class SampledGradient(Tabular):
         return torch.where(torch.bincount(pair, minlength=q.numel()).view_as(q) > 0, moved, q)
 
     def visits(self, mdp: TabularMDP, policy: Tensor, q: Tensor, met: Transitions) -> tuple[Tensor, Tensor]:
-        """Discounted visits `[S]` of the worst world, and the weights `[N, T]` that make nominal episodes its own."""
+        """Discounted visits `[S]` of the worst world, and the importance weights `[N, T]` of nominal episodes."""
         ratios = self.log_ratio(mdp, policy, q, met)
-        weight = (ratios.cumsum(1) - ratios).softmax(0)  # of the steps before, normalised over the episodes
+        weight = (ratios.cumsum(1) - ratios).softmax(0)  # product over earlier steps, normalised over the episodes
         discounted = mdp.gamma ** torch.arange(weight.shape[1]) * weight
         return torch.bincount(met.states.flatten(), discounted.flatten(), minlength=mdp.states), weight
 
@@ -143,7 +143,7 @@ class SampledGradient(Tabular):
         return [
             f"play {self.episodes} episodes of {self.length} steps in the nominal world",
             f"{self.critic_sweeps} times: Z(s, a) ← Z + {self.critic_rate:g}·(mean of exp(−βV(s')) − Z),  V = Σ_a π·Q",
-            "weigh step t of an episode by Π exp(−βV(s'))/Z(s, a) over its steps before, normalised over the episodes",
+            "weight step t of an episode by Π exp(−βV(s'))/Z(s, a) over earlier steps, normalised over the episodes",
             "d(s) = Σ_t γ^t · weight of the episodes that are in s at t;  Q = r − (γ/β) log Z",
             f"π(·|s) ← nearest distribution to π(·|s) + {self.learning_rate:g}·d(s)·Q(s, ·)",
         ]
@@ -151,14 +151,14 @@ class SampledGradient(Tabular):
 
 @dataclass(frozen=True)
 class RFZI(Tabular):
-    """Robust fitted-Z iteration on transitions of uniformly drawn pairs, Z being a table (see `loops.fitted_z`)."""
+    """Robust fitted-Z iteration on transitions of uniformly drawn pairs, with a table for Z (see `fitted_z`)."""
 
     needs: ClassVar = RegularizedRMDP.needs
     default_env: ClassVar[str | None] = RegularizedRMDP.default_env
     default_steps: ClassVar[int] = 200
 
-    beta: float = hyperparameter(1.0, low=0, help="Temperature of the adversary; 0 is fitted-Q iteration.")
-    samples: int = hyperparameter(20_000, low=1, help="Transitions of the data set.")
+    beta: float = hyperparameter(1.0, low=0, help="β: temperature of the adversary; 0 is fitted-Q iteration.")
+    samples: int = hyperparameter(20_000, low=1, help="Number of transitions in the data set.")
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         every = torch.full((mdp.states,), 1 / mdp.states, dtype=torch.float64)
@@ -171,7 +171,7 @@ class RFZI(Tabular):
     def step(self, mdp: TabularMDP, state: State, seed: int, iteration: int) -> tuple[State, Metrics]:
         value = (greedy(mdp, state["q"]) * state["q"]).sum(-1)[state["next_state"]] + state["reward"] / mdp.gamma
         q = mdp.gamma * entropic_means(value, state["pair"], state["q"].numel(), self.beta).view_as(state["q"])
-        q = torch.where(mdp.ended[:, None], 0.0, q)  # also where there are no data of them
+        q = torch.where(mdp.ended[:, None], 0.0, q)  # also without data
         policy, set_ = greedy(mdp, q), None if self.beta == 0 else KL(penalty=1 / self.beta)
         metrics = {
             "return_mean": mdp.initial @ evaluate(mdp, policy).value,

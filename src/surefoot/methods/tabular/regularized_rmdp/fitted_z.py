@@ -2,9 +2,9 @@
 
     Z(s, a) = E exp(−β V(s'))        Q = r − (γ/β) log Z        V = max_a Q
 
-One ordinary regression of exp(−β V(s')) on state and action an iteration, without a dual variable. Where β·V is large Z
-falls below every float, so that what is kept of it is the robust expectation of the next value, −(1/β) log Z. At β = 0,
-the limit, it is the expectation, and the iteration fitted-Q iteration.
+One ordinary regression of exp(−β V(s')) on state and action per iteration, without a dual variable. Where β·V is large
+Z underflows, so the robust expectation of the next value, −(1/β) log Z, is stored instead. In the limit β = 0 it is the
+expectation, and the iteration is fitted-Q iteration.
 Source: Zhang, Hu & Li, "Soft Robust MDPs and Risk-Sensitive MDPs" (arXiv:2306.11626).
 """
 
@@ -36,7 +36,7 @@ ByAction = Callable[[Tensor], Tensor]
 """States `[N, ...]` -> a number for each action `[N, A]`."""
 
 Fit = Callable[[Data, Tensor, int, ByAction], ByAction]
-"""Data, next values `[N]`, the number of the iteration and the last fit -> robust expectations of the next value."""
+"""Data, next values `[N]`, iteration index and last fit -> robust expectations of the next value."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def fitted_z(data: Data, reward: ByAction, fit: Fit, *, gamma: float, iterations
 
 def entropic_means(value: Tensor, pair: Tensor, pairs: int, beta: float) -> Tensor:
     """−(1/β) log of the mean of exp(−βV) `[pairs]` over the values `[N]` of each pair; the least of all V where there
-    are none. The mean is the regression that minimises the squared error on Z."""
+    are none. The mean minimises the squared error on Z."""
     count, least = torch.bincount(pair, minlength=pairs), value.min()
     lowest = torch.full((pairs,), torch.inf, dtype=value.dtype).scatter_reduce(0, pair, value, "amin")
     above = value - lowest[pair]  # exact, and no pair's Z vanishes beside another's
@@ -81,10 +81,10 @@ def entropic_means(value: Tensor, pair: Tensor, pairs: int, beta: float) -> Tens
 
 @dataclass(frozen=True)
 class Network:
-    """A network of the state with one output h an action, fitted by Adam, which goes on from its last weights.
+    """A network of the state with one output h an action, fitted by Adam, starting from the last weights.
 
-    The squared error on Z says nothing where V is far above its least. The loss here is that of the ratio Z is to
-    exp(−βh), (exp(β(h − V)) − β(h − V) − 1)/β², which has the same minimiser, h = −(1/β) log E exp(−βV), at every
+    The squared error on Z says nothing where V is far above its least. The loss here depends on the ratio of
+    Z and exp(−βh), (exp(β(h − V)) − β(h − V) − 1)/β², which has the same minimiser, h = −(1/β) log E exp(−βV), at every
     scale, and is half the squared error at β = 0 (Varian's LINEX loss, 1975).
     """
 
@@ -126,7 +126,7 @@ class Fitted:
 
 
 def linex(error: Tensor, beta: float) -> Tensor:
-    """(exp(βe) − βe − 1)/β², which goes on as its tangent above βe = 5: one first guess must not throw Adam off."""
+    """(exp(βe) − βe − 1)/β², continued by its tangent above βe = 5, so that a bad initial fit does not derail Adam."""
     if beta == 0:
         return error.square() / 2
     scaled = beta * error

@@ -1,12 +1,12 @@
 """Robust relative value iteration without a model: the best average reward in the worst world, from nominal samples.
 
-For tasks that never end and whose transitions are not quite those that can be sampled. An adversary chooses the next
-state's distribution of every pair of state and action from a set around the nominal one, σ(V) = min_q E_q V:
+For continuing tasks whose transitions differ somewhat from those that can be sampled. An adversary chooses the
+next-state distribution of every pair of state and action from a set around the nominal one, σ(V) = min_q E_q V:
 
     Q(s, a) = r(s, a) + σ_{s,a}(V) − g,   V(s) = max_a Q(s, a)
 
-has the best worst-case average reward g* as its g, and its greedy policy earns it. g is not known; the offset f(Q),
-any shift-equivariant and homogeneous number of the table, takes its place and converges to it:
+The solution has g = g*, the best worst-case average reward, which its greedy policy attains. g is unknown; the offset
+f(Q), any shift-equivariant and homogeneous function of the table, takes its place and converges to it:
 
     Q_{n+1} = Q_n + α_n (r + σ̂(V_n) − f(Q_n) − Q_n),   α_n = c/(n+1)^power
 
@@ -14,12 +14,12 @@ for every pair at once, σ̂ being an unbiased estimate from samples of the nomi
 `RobustRVITD` is the same for the values of a given policy.
 
 Reference: Wang, Velasquez, Atia, Prater-Bennette & Zou, "Model-Free Robust Average-Reward Reinforcement Learning", ICML
-2023 (arXiv:2305.10504). It assumes one recurrent class of states under every policy and every kernel of the set; where
-states keep to themselves there is no single g and f(Q) means nothing.
+2023 (arXiv:2305.10504). It assumes one recurrent class of states under every policy and every kernel of the set; with
+several recurrent classes there is no single g, and f(Q) is meaningless.
 
-Departures: levels are capped, because the uncapped estimate needs infinitely many samples on average for the Ψ < 1/2 of
-the paper; the bias that is left is that of 2^{cap+1} samples. Contamination has no estimator of its own: it is linear
-in the law, so all levels above the first sample add nothing to it.
+Differences: levels are capped, because the uncapped estimate needs infinitely many samples on average for the Ψ < 1/2
+of the paper; the remaining bias is that of 2^{cap+1} samples. Contamination needs no estimator of its own: it is linear
+in the distribution, so the levels above the first sample add nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ OFFSETS: dict[str, Callable[[Tensor], Tensor]] = {
     "first": lambda entries: entries[..., 0],
     "largest": lambda entries: entries.amax(-1),
 }
-ENDLESS = 1 - 1e-7  # the discount that stands in for none where visits of the long run are counted
+ENDLESS = 1 - 1e-7  # the discount used to compute long-run visits
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,15 @@ class RobustRVI(Tabular):
     criterion: ClassVar[str | None] = "average"
     default_steps: ClassVar[int] = 200
 
-    ambiguity: str | Ambiguity = hyperparameter("kl:0.05", help="The set around each nominal row.")
-    offset: str = hyperparameter("mean", choices=tuple(OFFSETS), help="f: the entry that stands for the gain.")
-    rate: float = hyperparameter(1.0, above=0, high=1, help="c, the initial step size.")
-    power: float = hyperparameter(0.7, above=0.5, high=1, help="How fast steps shrink: 1/(n+1)^power.")
-    psi: float = hyperparameter(0.5, above=0, below=1, help="Ψ: levels of samples fall by the factor 1 − Ψ.")
-    cap: int = hyperparameter(8, low=0, high=30, help="Highest level: at most 2^(cap+1) samples of a pair.")
-    batch: int = hyperparameter(100, low=1, help="Updates of every pair in one iteration.")
+    ambiguity: str | Ambiguity = hyperparameter("kl:0.05", help="Ambiguity set around each nominal row.")
+    offset: str = hyperparameter("mean", choices=tuple(OFFSETS), help="f: the offset that estimates the gain.")
+    rate: float = hyperparameter(1.0, above=0, high=1, help="c: initial step size.")
+    power: float = hyperparameter(0.7, above=0.5, high=1, help="Exponent of the step size c/(n+1)^power.")
+    psi: float = hyperparameter(
+        0.5, above=0, below=1, help="Ψ: probability of level 0; each further level is 1 − Ψ times as likely."
+    )
+    cap: int = hyperparameter(8, low=0, high=30, help="Highest level: at most 2^(cap+1) samples per pair.")
+    batch: int = hyperparameter(100, low=1, help="Updates of every pair per iteration.")
 
     def admit(self, mdp: TabularMDP) -> None:
         super().admit(mdp)
@@ -92,7 +94,7 @@ class RobustRVI(Tabular):
         }
 
     def rows(self, mdp: TabularMDP) -> Rows:
-        """What is sampled: an entry for every state that the set may move mass to."""
+        """The rows to sample: an entry for every state that the set may move mass to."""
         near = reach(as_ambiguity(self.ambiguity)) == "successors"
         return nominal_rows(mdp).widened(mdp.initial, "successors" if near else "all")
 
@@ -113,7 +115,7 @@ class RobustRVI(Tabular):
         return (table if mdp.legal is None else table.masked_fill(~mdp.legal, -torch.inf)).amax(-1)
 
     def target(self, mdp: TabularMDP, backup: Tensor) -> Tensor:
-        """What the table moves to, f aside, of the backups r + σ̂ `[..., S, A]`."""
+        """The targets of the table before f is subtracted, from the backups r + σ̂ `[..., S, A]`."""
         return backup
 
     def gain(self, mdp: TabularMDP, table: Tensor) -> Tensor:
@@ -131,7 +133,7 @@ class RobustRVI(Tabular):
         return [
             f"{self.batch} times, n counting all of them, for every pair (s, a):",
             f"N = level with Pr(n) = {self.psi:g}·{1 - self.psi:g}^n, at most {self.cap}; draw 2^(N+1) next states",
-            "σ̂ = σ(first one) + (σ(all) − σ(even)/2 − σ(odd)/2) / Pr(N), σ of their empirical laws and V = max_a Q",
+            "σ̂ = σ(first one) + (σ(all) − σ(even)/2 − σ(odd)/2) / Pr(N), σ of the empirical distributions, V = max_a Q",
             f"Q ← Q + {self.rate:g}·(n+1)^−{self.power:g}·(r + σ̂ − f(Q) − Q),  f: {self.offset}",
         ]
 
@@ -140,11 +142,11 @@ class RobustRVI(Tabular):
 class RobustRVITD(RobustRVI):
     """Robust RVI TD: the worst-case average reward and relative values of one policy."""
 
-    followed: Any = hyperparameter(None, help="The policy [S, A] to evaluate; None: every legal action alike.")
+    followed: Any = hyperparameter(None, help="Policy [S, A] to evaluate; None: uniform over legal actions.")
 
     def admit(self, mdp: TabularMDP) -> None:
         super().admit(mdp)
-        self.policy(mdp, {})  # one that the MDP does not allow says so now
+        self.policy(mdp, {})  # raises now for a policy that the MDP does not allow
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         return {"table": torch.zeros(mdp.states, dtype=torch.float64)}
@@ -171,7 +173,7 @@ class RobustRVITD(RobustRVI):
 
 
 def mean_reward(mdp: TabularMDP, policy: Tensor) -> Tensor:
-    """The reward of a step in the long run, from `mdp.initial` in the nominal world."""
+    """The average reward per step from `mdp.initial` in the nominal world."""
     visits = occupancy(dataclasses.replace(mdp, gamma=ENDLESS), policy).clamp(min=0)
     return visits @ (policy * mdp.expected_reward()).sum(-1) / visits.sum()
 

@@ -1,7 +1,7 @@
-"""Unbiased worst cases from samples: what a set makes of an empirical law, by multilevel Monte Carlo.
+"""Unbiased worst cases from samples: those of empirical distributions, combined by multilevel Monte Carlo.
 
-The worst case of the empirical law of m samples lies above that of the law they come from, on average. Let N be a
-random level, 2^{N+1} samples be drawn, and one, even and odd be the first sample and the two halves:
+On average, the worst case of the empirical distribution of m samples lies above that of the true distribution. Let N be
+a random level, let 2^{N+1} samples be drawn, and let one, even and odd be the first sample and the two halves:
 
     σ̂ = σ(one) + (σ(all) − σ(even)/2 − σ(odd)/2) / Pr(N)
 
@@ -25,7 +25,7 @@ from surefoot.hyperparameters import check, hyperparameter
 
 
 class Draws(NamedTuple):
-    """Empirical laws `[4, ..., n]` of one, all, even and odd samples, and what each counts for, `[4, ...]`."""
+    """Empirical distributions `[4, ..., n]` of one, all, even and odd samples, and their weights `[4, ...]`."""
 
     laws: Tensor
     weights: Tensor
@@ -34,10 +34,10 @@ class Draws(NamedTuple):
 
 @dataclass(frozen=True)
 class Levels:
-    """The law of the level N: geometric from 0 on, what lies above the cap being moved there."""
+    """The distribution of the level N: geometric from 0 on, with the mass above the cap moved to the cap."""
 
-    psi: float = hyperparameter(0.5, above=0, below=1, help="Ψ, the probability of level 0.")
-    cap: int = hyperparameter(8, low=0, high=30, help="The highest level.")
+    psi: float = hyperparameter(0.5, above=0, below=1, help="Ψ: probability of level 0.")
+    cap: int = hyperparameter(8, low=0, high=30, help="Highest level.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -47,7 +47,7 @@ class Levels:
         return (1 - self.psi) ** level * np.where(level < self.cap, self.psi, 1.0)
 
     def draw(self, nominal: Tensor, stream: np.random.Generator) -> Draws:
-        """Samples of each of the rows `[..., n]`, each with a level of its own."""
+        """Samples of each of the rows `[..., n]`, each with its own level."""
         rows = (nominal / nominal.sum(-1, keepdim=True)).cpu().numpy()
         level = np.minimum(stream.geometric(self.psi, rows.shape[:-1]) - 1, self.cap)
         half = 1 << level
