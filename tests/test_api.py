@@ -304,7 +304,7 @@ def test_evaluate_takes_any_policy_with_its_environment(trained, tmp_path):
     assert sf.evaluate(agent, "CartPole-v1", 3)["returns"] == sf.evaluate(trained.path, episodes=3)["returns"]
     assert sf.evaluate(lambda o: np.zeros(len(o), int), Paid, 2)["returns"] == [3.0, 3.0]
     assert sf.evaluate(trained.path / "agent", episodes=1)["env"] == "CartPole-v1"  # the agent knows its environment
-    with pytest.raises(UsageError, match="env is missing; only a run's folder"):
+    with pytest.raises(UsageError, match="env is missing; only a run folder"):
         sf.evaluate(agent)
     agent.facts = {}
     agent.save(tmp_path / "agent")

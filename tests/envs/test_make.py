@@ -541,7 +541,7 @@ def test_registered_wrappers_are_found_and_not_replaced():
     vec = envs.make(Countdown, 1, wrappers=[("test_negated", {"factor": -2.0})])
     vec.reset()
     assert vec.step(np.array([[0.5]]))[1].tolist() == [-1.0]
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         envs.register_wrapper("test_negated")(lambda env: env)
 
 
@@ -550,7 +550,7 @@ def test_registered_wrappers_are_found_and_not_replaced():
     [
         (["frame_stak"], "'frame_stack'"),
         ([("flatten", 3)], "a pair"),
-        ([("time_limit", {"n": 3})], "does not fit"),
+        ([("time_limit", {"n": 3})], "does not apply to"),
         ([3], "a pair"),
     ],
 )

@@ -241,14 +241,14 @@ BAD = {
     "no seeds": ({"seeds": 0}, "num_seeds=0 is not allowed"),
     "a method that writes nothing": (
         {"methods": ["grpo", "sft"], "env": None, "task": "arithmetic"},
-        r"sft writes no completions while it learns \(samples=0\).*leave it out",
+        r"sft generates no completions in training \(samples=0\).*leave it out",
     ),
     "no steps": ({"steps": 0}, "steps=0 is not allowed"),
     "an unknown option": ({"logger": ()}, "logger"),
     "an unknown hyperparameter": ({"methods": ["ppo", "spo"], "clipp": 1}, "PPO has no hyperparameter 'clipp'"),
     "a hyperparameter beside an instance": ({"gamma": 0.5}, r"\['gamma'\] must be set in the PPO instance itself"),
-    "what a comparison sets": ({"num_seeds": 2}, "num_seeds=2 is not allowed: a comparison sets it; give seeds="),
-    "where it puts runs": ({"run_dir": "x"}, "run_dir='x' is not allowed: a comparison sets it; give out="),
+    "what a comparison sets": ({"num_seeds": 2}, "num_seeds=2 is not allowed: compare sets it; use seeds="),
+    "where it puts runs": ({"run_dir": "x"}, "run_dir='x' is not allowed: compare sets it; use out="),
 }
 
 

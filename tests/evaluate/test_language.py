@@ -142,7 +142,7 @@ def test_no_held_out_example_counts_twice(agent, tmp_path):
 
 
 def test_more_attempts_than_samples_are_refused():
-    with pytest.raises(UsageError, match=r"k=4 is not allowed with 2 samples of a problem; it must be in \[1, 2\]"):
+    with pytest.raises(UsageError, match=r"k=4 is not allowed with 2 samples per problem; it must be in \[1, 2\]"):
         pass_at_k(np.array([0, 1, 2]), 2, 4)
 
 

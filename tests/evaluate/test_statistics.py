@@ -239,7 +239,8 @@ def test_the_interval_of_the_better_learner_is_never_a_point(x, runs, seed):
     x = np.concatenate([x, x])
     y = np.random.default_rng(seed).normal(0, 500, (runs, x.shape[1]))
     low, high = improvement_interval(x, y)
-    assert 0 <= low <= probability_of_improvement(x, y) <= high <= 1 and high - low > 0.1
+    assert 0 <= low <= probability_of_improvement(x, y) <= high <= 1
+    assert high - low > 0.05  # 36 pairs that are all won or lost leave 0.097
 
 
 def test_three_wins_of_three_prove_little():

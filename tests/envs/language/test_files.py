@@ -78,7 +78,7 @@ def test_every_kind_of_file_gives_the_same_examples(suffix, tmp_path):
         ("a.jsonl", '{"prompt": "1"}\n', "has 1 rows"),
         ("a.jsonl", "", "has 0 rows"),
         ("a.json", "{", "not JSON"),
-        ("a.json", "{}", "is a dict; it must hold a list"),
+        ("a.json", "{}", "is a dict; it must be a list"),
         ("a.json", '[{"prompt": "1"}, 2]', "row 2 is a int"),
         ("a.csv", "prompt,answer\n1,2\n3,4,5\n", "row 2 has more cells than the 2 columns"),
         ("a.csv", "prompt,answer\n1,2\n,4\n", "row 2: the prompt is empty"),
@@ -154,7 +154,7 @@ def test_rows_in_memory_and_a_file_to_test_on(tmp_path):
     assert {task.example(i).prompt for i in range(17)} == {r["prompt"] for r in ROWS[3:]}
     assert [task.example(i, "test").prompt for i in range(3)] == [r["prompt"] for r in ROWS[:3]]
     assert task.label(1, "test") == f"{path}, row 2"
-    with pytest.raises(UsageError, match="test.jsonl has no answers, and <17 rows> has some"):
+    with pytest.raises(UsageError, match="test.jsonl has no answers, but <17 rows> has"):
         resolve(ROWS[3:], test_data=lines(path, [{"prompt": "1"}] * 2))
     with pytest.raises(UsageError, match="row 2 of the task is a str"):
         resolve([ROWS[0], "text"])

@@ -236,7 +236,7 @@ def test_a_run_that_collapses_warns_and_ends_naming_its_last_good_checkpoint(fol
         return [float(i == 0 and len(batches) < 3) for i in range(len(completions))]
 
     with (
-        pytest.warns(UserWarning, match="last 2 iterations.*patience=5 of them"),
+        pytest.warns(UserWarning, match="last 2 iterations.*patience=5"),
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(
             UsageError, match=r"in the last 5 iterations: .*until iteration 2.*learning_rate \(it is 0.01\)"

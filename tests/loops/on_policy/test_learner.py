@@ -198,7 +198,7 @@ def test_where_compiling_fails_only_who_asked_for_it_stops(monkeypatch):
     with pytest.raises(UsageError, match="No compiler."):
         learner("CartPole-v1", compile="on").iterate()
     eager, auto = learner("CartPole-v1"), learner("CartPole-v1", compile="auto")
-    with pytest.warns(UserWarning, match="No compiler. The run goes on without compiling."):
+    with pytest.warns(UserWarning, match="No compiler. The run continues without compiling."):
         assert auto.iterate() == eager.iterate()
 
 

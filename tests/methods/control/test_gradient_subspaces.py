@@ -130,7 +130,7 @@ def test_the_callback_refuses_what_it_cannot_analyse():
     with pytest.raises(UsageError, match="shared=True"):
         Subspaces(POLE, every=1)(learner, learner.iterate())
     learner = make_learner(VMPO(**SMALL), POLE, [0], 10**6)
-    with pytest.raises(UsageError, match="VMPO steps along a gradient that is not that of its objective"):
+    with pytest.raises(UsageError, match="VMPO does not step along the gradient of its objective"):
         Subspaces(POLE, every=1)(learner, learner.iterate())
 
 

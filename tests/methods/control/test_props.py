@@ -409,7 +409,7 @@ def tabular_error(learner: Learner, held: Rollout) -> Tensor:
 
 
 def test_a_batch_is_a_whole_number_of_behaviour_policies():
-    with pytest.raises(UsageError, match="behaviour_steps=3 does not divide num_steps=16.*1 always is"):
+    with pytest.raises(UsageError, match="behaviour_steps=3 does not divide num_steps=16.*such as 1"):
         PROPS(**SMALL, behaviour_steps=3)
 
 

@@ -329,7 +329,9 @@ def test_the_reference_leans_to_one_legal_action():
     reference = DRRPO(reference_action=0, reference_share=0.7).reference(mdp)
     assert reference[0].tolist() == pytest.approx([0.8, 0.1, 0.1])
     assert reference[1].tolist() == pytest.approx([0.85, 0.15, 0.0])
-    with pytest.raises(UsageError, match=r"reference_action=2 is not allowed; legal in every state are \[0, 1\]"):
+    with pytest.raises(
+        UsageError, match=r"reference_action=2 is not allowed; the actions legal in every state are \[0, 1\]"
+    ):
         DRRPO(reference_action=2).start(mdp, 0)
     with pytest.raises(UsageError, match="reference_action=3"):
         DRRPO(reference_action=3).start(mdp, 0)

@@ -194,7 +194,7 @@ def test_samples_come_from_seed_and_iteration_alone():
 
 
 def test_a_natural_step_that_is_too_long_is_refused():
-    with pytest.raises(UsageError, match=r"step_size=0.2 is too long.*at most \(1−γ\)/τ = 0.1"):
+    with pytest.raises(UsageError, match=r"step_size=0.2 is too large.*at most \(1−γ\)/τ = 0.1"):
         ECRM(step_size=0.2, tau=1.0).admit(GAMBLE)
     ECRM(step_size=0.2, tau=1.0, update="softmax").admit(GAMBLE)
 

@@ -149,8 +149,8 @@ def test_code_in_the_folder_is_not_run_and_nothing_is_asked(base, file, tmp_path
         ({"trust_remote_code": True}, "trust_remote_code=True is not allowed"),
         ({"output_loading_info": True}, "the model option 'output_loading_info' is not allowed"),
         ({"dtype": "float8"}, "dtype='float8' is not allowed"),
-        ({"subfolder": "nothing"}, "nothing is no folder"),
-        ({"subfolder": "nothing", "lora": 2}, "nothing is no folder"),
+        ({"subfolder": "nothing"}, "nothing is not a folder"),
+        ({"subfolder": "nothing", "lora": 2}, "nothing is not a folder"),
     ],
 )
 def test_options_that_are_not_allowed(base, options, message):
@@ -198,7 +198,7 @@ def test_weights_that_are_missing_are_not_made_up(base, adapter):
         whole = load_file(file)
         lost = sorted(whole)[-1]
         save_file({name: w for name, w in whole.items() if name != lost}, file, metadata={"format": "pt"})
-        with pytest.raises(UsageError, match="is not whole"):
+        with pytest.raises(UsageError, match="is incomplete"):
             load_model(file.parent)
         save_file(whole, file, metadata={"format": "pt"})
         load_model(file.parent)
@@ -232,10 +232,10 @@ def test_a_damaged_model_is_told_in_a_paragraph(base, file, text):
     [
         ("[1]", "adapter_config.json is damaged"),
         ("{", "adapter_config.json is damaged"),
-        ('{"peft_type": "MAGIC"}', "adapter_config.json is damaged or of a kind that PEFT does not know"),
+        ('{"peft_type": "MAGIC"}', "adapter_config.json is damaged or of a kind unknown to PEFT"),
         ('{"peft_type": "LORA"}', "names no base"),
         ('{"peft_type": "LORA", "base_model_name_or_path": 5}', "damaged"),
-        ('{"peft_type": "LORA", "base_model_name_or_path": "/nowhere/at/all"}', "/nowhere/at/all is no folder"),
+        ('{"peft_type": "LORA", "base_model_name_or_path": "/nowhere/at/all"}', "/nowhere/at/all is not a folder"),
     ],
 )
 def test_a_damaged_adapter_is_told_in_a_paragraph(adapter, text, message):

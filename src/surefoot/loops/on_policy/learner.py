@@ -1,7 +1,7 @@
 """One run of an on-policy method, for one seed or several at once.
 
 Everything a learner holds is a tensor with a leading seed axis, so its state is one flat dict, and a seed among many
-computes what it would compute alone.
+computes what it would compute alone, up to rounding.
 """
 
 from __future__ import annotations
@@ -28,13 +28,7 @@ from surefoot.loops.common.staging import staged
 from surefoot.loops.on_policy.collect import Arrays, Collector, Episodes, Rollout, map_observation, tensors
 from surefoot.loops.on_policy.method import Batch, OnPolicy, gradient_step, pick, take
 from surefoot.loops.on_policy.options import EnvOptions, described, single
-from surefoot.models.agent import (
-    Agent,
-    normalize_observation,
-    normalized_keys,
-    normalized_shapes,
-    normalized_since,
-)
+from surefoot.models.agent import Agent, normalize_observation, normalized_keys, normalized_shapes, normalized_since
 from surefoot.models.device import CPU, chosen_device, computing_on
 from surefoot.models.distributions import check_reach
 from surefoot.models.functional import Model, initial, over_seeds

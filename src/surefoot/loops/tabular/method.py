@@ -68,7 +68,7 @@ class Tabular:
         """Raise `UsageError` unless the MDP meets the method's requirements."""
         for name in self.needs:
             if not NEEDS[name].met(mdp):
-                fits = f"The built-in MDP {self.default_env} fits." if self.default_env else ""
+                fits = f" The built-in MDP {self.default_env} fits." if self.default_env else ""
                 raise UsageError(
                     f"{type(self).__name__} cannot learn in {mdp.name!r}: it {NEEDS[name].otherwise}.{fits}"
                 )
