@@ -308,7 +308,7 @@ def test_evaluate_takes_any_policy_with_its_environment(trained, tmp_path):
         sf.evaluate(agent)
     agent.facts = {}
     agent.save(tmp_path / "agent")
-    with pytest.raises(UsageError, match="does not name its environment; give env="):
+    with pytest.raises(UsageError, match="does not say what it was trained in; give env="):
         sf.evaluate(tmp_path / "agent")
 
 
