@@ -18,7 +18,9 @@ from surefoot.ambiguity import (
     TotalVariation,
     worst_case_value,
 )
+from surefoot.ambiguity.transport import hull_edges
 from surefoot.solvers.budgets import family
+from surefoot.solvers.fixed_point import Stop, iterate
 from surefoot.solvers.states import under_budget, under_price
 
 SMOOTH = [KL, ChiSquare, ReverseKL, Hellinger, Ellipsoid]
@@ -108,3 +110,32 @@ def test_the_best_policy_under_a_price_on_rare_outcomes(make):
     value, policy = under_price(rows, torch.ones_like(rows.mean, dtype=torch.bool), unit)
     rows_held = worst_case_value(values, nominal, make(penalty=unit / policy.clamp(min=1e-30)))
     torch.testing.assert_close((policy * rows_held).sum(-1), value, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("wrong", [-3.0, 3.0, 30.0])
+def test_a_step_between_sweeps_that_widens_the_bounds_is_undone(wrong):
+    """T v = r + γ·P v, with a chain that is not P between the sweeps: sweeps alone must converge all the same."""
+    kernel = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.8, 0.1], [0.0, 0.1, 0.9]], dtype=torch.float64)
+    reward, gamma = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64), 0.9
+    exact = torch.linalg.solve(torch.eye(3, dtype=torch.float64) - gamma * kernel, reward)
+
+    def backup(values):
+        return reward + gamma * kernel @ values, lambda: None
+
+    found = iterate(
+        backup, torch.zeros_like(reward), gamma, Stop(1e-9, 3000), chain=lambda sweep: lambda v: wrong * v, steps=32
+    )
+    assert found.gap <= 1e-9
+    torch.testing.assert_close(found.after, exact, rtol=0, atol=1e-8)
+
+
+def test_the_rates_of_a_hull_never_rise():
+    """Not even by rounding, which would let an edge be bought before the one that leads to it."""
+    values = torch.tensor(np.random.default_rng(0).random((4000, 6)))
+    place = torch.arange(6, dtype=torch.float64)
+    for cost in (0.3 * (place - place.unsqueeze(-1)).abs(), 0.1 * (place - place.unsqueeze(-1)) ** 2):
+        _, edges = hull_edges(values, cost, torch.ones(6, dtype=torch.bool))
+        assert (edges.rate[:, 1:] <= edges.rate[:, :-1]).all()
+    linear = 0.3 * (values.unsqueeze(-1) - values.unsqueeze(-2)).abs()
+    _, edges = hull_edges(values, linear, torch.ones(6, dtype=torch.bool))
+    assert (edges.rate[:, 1:] <= edges.rate[:, :-1]).all()
