@@ -13,7 +13,7 @@ pip="$bin/python -m pip install --quiet --no-compile --disable-pip-version-check
 import tomllib
 
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-wanted = ("pytest", "pytest-timeout", "hypothesis")
+wanted = ("pytest", "pytest-timeout", "hypothesis", "beartype")
 tests = [d for d in project["optional-dependencies"]["dev"] if d.split(">")[0] in wanted]
 for requirement in project["dependencies"] + project["optional-dependencies"]["language"] + tests:
     print(requirement.replace(">=", "=="))
