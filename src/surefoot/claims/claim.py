@@ -12,7 +12,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -26,8 +26,7 @@ import torch
 from surefoot import catalogue
 from surefoot.errors import UsageError, nearest
 from surefoot.evaluate.statistics import ConfidenceInterval, confidence_interval, in_brackets, interquartile_mean
-from surefoot.loops.common.final import sliding_mean, training_returns
-from surefoot.loops.common.run import make_learner, versions
+from surefoot.loops.common.run import versions
 
 RESULTS = Path(__file__).parent / "results"
 Verdict = Literal["shown", "not shown", "refuted"]
@@ -169,56 +168,3 @@ def run_missing(workers: int = 1, results: Path = RESULTS) -> Iterator[dict[str,
             f"{len(broken)} of {len(missing)} claims broke off ({each}). The results of the others are stored; the same "
             f"command runs what is still missing, and surefoot claim SLUG shows where one breaks.{hint}"
         )
-
-
-# --- what experiments are made of ---------------------------------------------------------------------------------
-
-
-def train_rows(
-    method: Any,
-    env: Any,
-    steps: int,
-    seeds: Sequence[int],
-    observe: Callable[[Any, list[dict[str, Any]]], None] | None = None,
-    **options: Any,
-) -> list[list[dict[str, Any]]]:
-    """Train all seeds at once in memory: the rows of metrics, `[iterations][seeds]`, each with its `step`.
-
-    `observe(learner, rows)` may look at the learner after every iteration and add to the rows.
-    """
-    learner = make_learner(method, env, list(seeds), steps, **options)
-    history = []
-    try:
-        while learner.steps < steps:
-            rows = learner.iterate()
-            for row in rows:
-                row["step"] = learner.steps
-            if observe is not None:
-                observe(learner, rows)
-            history.append(rows)
-    finally:
-        learner.close()
-    return history
-
-
-def metric_of(history: Sequence[Sequence[Mapping[str, Any]]], name: str) -> np.ndarray:
-    """A metric as `[seeds, iterations]`; where an iteration has none (no episode ended) the last known one stands."""
-    table = np.array([[row.get(name, np.nan) for row in rows] for rows in history], dtype=float).T
-    for i in range(1, table.shape[1]):
-        table[:, i] = np.where(np.isnan(table[:, i]), table[:, i - 1], table[:, i])
-    first = np.array([row[~np.isnan(row)][0] if (~np.isnan(row)).any() else 0.0 for row in table])
-    return np.where(np.isnan(table), first[:, None], table)
-
-
-def final(history: Sequence[Sequence[Mapping[str, Any]]]) -> list[float]:
-    """The final return of each seed, as the terminal, reports and comparisons have it (`surefoot.loops.common.final`); where
-    no episode ended in the last tenth of training, the last one known."""
-    rows = [{**row, "step": i, "seed": seed} for i, each in enumerate(history) for seed, row in enumerate(each)]
-    _, _, *returns = training_returns(rows)
-    known = [row[np.isfinite(row)] for row in sliding_mean(*returns)]
-    return [float(row[-1]) if row.size else 0.0 for row in known]
-
-
-def area(history: Sequence[Sequence[Mapping[str, Any]]], name: str = "return") -> list[float]:
-    """Mean of a metric over all of training (the area under its curve), one number a seed."""
-    return metric_of(history, name).mean(1).tolist()

@@ -18,7 +18,7 @@ from surefoot.errors import UsageError
 
 Array = NDArray[np.float64]
 Measurements = dict[str, Any]
-"""What an experiment saw: JSON-ready numbers and lists by name."""
+"""What an experiment saw: JSON-ready numbers and lists by piece."""
 Summary = Mapping[str, Any]
 """The series that contrasts read, by name: one number a seed, or a single number where nothing is random."""
 
@@ -309,17 +309,24 @@ class Part:
     published: Published | None = None
     says: str = ""  # the paper's own words, with their section; empty where this is our reading
 
+    @property
+    def declared(self) -> str:
+        """What is fixed before the numbers, as text."""
+        gates = [(gate.kind, gate.says) for gate in self.gates]
+        return repr((self.name, self.role, self.contrast, self.test, gates))
+
 
 @dataclass(frozen=True)
 class Experiment:
     """What is run for some parts: all arms on the same seeds.
 
-    `measure(seeds)` returns everything that was seen; `summary(measurements)` the series that the contrasts read, so
-    that stored measurements can be judged again. `arms` are the built methods by name, the shipped one among them.
+    `measure` are pieces by name, each a function of the seeds at the top level of its module, or a `partial` of one; a
+    piece is kept as soon as it is there. `summary(measurements)` are the series that the contrasts read, so that stored
+    measurements can be judged again. `arms` are the built methods by name, the shipped one among them.
     """
 
     tier: Tier
-    measure: Callable[[Sequence[int]], Measurements]
+    measure: Mapping[str, Callable[[Sequence[int]], Any]]
     seeds: int
     minutes: float  # core-minutes for those seeds, measured
     setting: str  # environment, budget, evaluation

@@ -16,12 +16,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from surefoot import catalogue
 from surefoot.claims.judge import LEVEL, Finding, effect, judge, seeds_for
-from surefoot.claims.parts import TIERS, Claim, Exact, Measurements, Share, ShareDifference, Summary
+from surefoot.claims.parts import TIERS, Claim, Exact, Experiment, Measurements, Share, ShareDifference, Summary
 from surefoot.errors import UsageError
 
 SHIPPED = Path(__file__).parent / "records"
@@ -37,53 +38,82 @@ class Record:
     date: str
     minutes: float
     measurements: Measurements
+    parts: str  # the hash of the parts as they were declared when it ran
     facts: Mapping[str, Any] = field(default_factory=dict)  # command, commit, threads, versions, machine
 
 
-# --- the hash of what is run ---------------------------------------------------------------------------------------
+# --- hashes of what is run and of what was declared ------------------------------------------------------------------
 
 
-def spec(module: str) -> str:
-    """The hash of a claim's module, and of the experiments' helpers that it imports from the claims' package: of their
-    syntax, so that comments, docstrings and formatting do not count."""
+def spec(experiment: Experiment) -> str:
+    """The hash of what an experiment runs: its pieces and all that they reach in the package of claims, by syntax, so
+    that comments, docstrings and formatting do not count."""
     found = hashlib.sha256()
-    for name in sorted(_helpers(module)):
-        found.update(_syntax(name).encode())
+    for name, piece in sorted(experiment.measure.items()):
+        function, given = (
+            (piece.func, (piece.args, piece.keywords)) if isinstance(piece, partial) else (piece, ((), {}))
+        )
+        found.update(repr((name, given)).encode())
+        for text in sorted(set(_reached(function.__module__, function.__name__))):
+            found.update(text.encode())
     return found.hexdigest()[:8]
 
 
-def _helpers(module: str) -> set[str]:
-    names = {module}
-    for node in ast.walk(ast.parse(_source(module))):
-        imported = str(node.module) if isinstance(node, ast.ImportFrom) else ""
-        if imported.startswith("surefoot.claims.") and imported not in MACHINERY:
-            names |= _helpers(imported)
-    return names
+def declared(claim: Claim, experiment: str) -> str:
+    """The hash of the parts that read an experiment."""
+    texts = sorted(part.declared for part in claim.parts if part.experiment == experiment)
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
 
 
-def _source(module: str) -> str:
-    return inspect.getsource(importlib.import_module(module))
+def _reached(module: str, name: str) -> list[str]:
+    """The syntax of a module's definition and of those that it names, also in other modules of claims."""
+    found, waiting = {}, [(module, name)]
+    while waiting:
+        place = waiting.pop()
+        definitions = _definitions(place[0])
+        if place in found or place[1] not in definitions:
+            continue
+        node = definitions[place[1]]
+        if isinstance(node, ast.ImportFrom):
+            source = str(node.module)
+            names = [alias.name for alias in node.names if (alias.asname or alias.name) == place[1]]
+            found[place] = f"from {source} import {names[0]}"
+            waiting += [(source, names[0])] if source.startswith("surefoot.claims.") and source not in MACHINERY else []
+            continue
+        found[place] = ast.dump(node)
+        waiting += [(place[0], part.id) for part in ast.walk(node) if isinstance(part, ast.Name)]
+    return [f"{module}.{name}: {text}" for (module, name), text in found.items()]
 
 
-def _syntax(module: str) -> str:
-    tree = ast.parse(_source(module))
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False):
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree)
+@cache
+def _definitions(module: str) -> dict[str, ast.stmt]:
+    """What a module defines or imports at its top level, by name, without docstrings."""
+    found: dict[str, ast.stmt] = {}
+    for node in ast.parse(inspect.getsource(importlib.import_module(module))).body:
+        for inner in ast.walk(node):
+            if isinstance(inner, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(inner, clean=False):
+                inner.body = inner.body[1:] or [ast.Pass()]
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found[node.name] = node
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name: node for alias in node.names}
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {part.id: node for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+    return found
 
 
 # --- keeping and reading ---------------------------------------------------------------------------------------------
 
 
-def keep(record: Record, slug: str, module: str, folder: Path) -> Path:
+def keep(record: Record, claim: Claim, folder: Path) -> Path:
     """Write a record to a name of its own, whole or not at all."""
-    place = folder / slug / spec(module)
+    place = folder / claim.slug / spec(claim.experiments[record.experiment])
+    name = f"{record.date}-{record.experiment.replace(' ', '-')}-{named(record.seeds)}"
+    draft = place / f".{name}.{os.getpid()}.part"
     try:
         place.mkdir(parents=True, exist_ok=True)
-        name = f"{record.date}-{record.experiment.replace(' ', '-')}-{spoken(record.seeds)}"
-        draft = place / f".{name}.{os.getpid()}.part"
-        draft.write_text(json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        draft.write_text(json.dumps(asdict(record), ensure_ascii=False) + "\n", encoding="utf-8")
         for number in range(1, 1000):
             path = place / (f"{name}.json" if number == 1 else f"{name}-{number}.json")
             try:
@@ -98,17 +128,17 @@ def keep(record: Record, slug: str, module: str, folder: Path) -> Path:
     raise UsageError(f"{place} holds 999 records of these seeds and this day; give another folder.")
 
 
-def spoken(seeds: Sequence[int]) -> str:
+def named(seeds: Sequence[int]) -> str:
     """Seeds as file names and tables have them: 0-9 for consecutive ones, else their number."""
     first, last = min(seeds), max(seeds)
     return f"{first}-{last}" if list(seeds) == list(range(first, last + 1)) else f"{len(seeds)}-seeds"
 
 
-def read(slug: str, module: str, folder: Path) -> tuple[list[Record], int]:
-    """The records of what the claim is now, oldest first, and how many there are of earlier forms."""
-    now, records, stale = spec(module), [], 0
-    for path in sorted((folder / slug).glob("*/*.json")):
-        if path.parent.name != now:
+def read(claim: Claim, folder: Path = SHIPPED) -> tuple[list[Record], int]:
+    """The records of what the claim's experiments are now, oldest first, and how many there are of earlier forms."""
+    now, records, stale = {spec(one) for one in claim.experiments.values()}, [], 0
+    for path in sorted((folder / claim.slug).glob("*/*.json"), key=lambda path: path.name):
+        if path.parent.name not in now:
             stale += 1
             continue
         try:
@@ -120,13 +150,33 @@ def read(slug: str, module: str, folder: Path) -> tuple[list[Record], int]:
 
 
 def summaries(claim: Claim, records: Sequence[Record]) -> dict[str, Summary]:
-    """What each experiment measured, as its parts read it: of several records the one with most seeds, then the last."""
-    chosen: dict[str, Record] = {}
-    for record in records:
-        best = chosen.get(record.experiment)
-        if record.experiment in claim.experiments and (best is None or len(record.seeds) >= len(best.seeds)):
-            chosen[record.experiment] = record
-    return {name: claim.experiments[name].summary(record.measurements) for name, record in chosen.items()}
+    """What each experiment measured, as its parts read it: of several records the one with most seeds, then the last;
+    while it has fewer seeds than the experiment plans, records of other seeds are added to it."""
+    found = {}
+    for name, experiment in claim.experiments.items():
+        ordered = [record for record in records if record.experiment == name]
+        if not ordered:
+            continue
+        first = max(ordered, key=lambda record: (len(record.seeds), ordered.index(record)))
+        seeds, measurements = list(first.seeds), first.measurements
+        for record in ordered:
+            if len(seeds) < experiment.seeds and not set(record.seeds) & set(seeds):
+                both = pooled(measurements, record.measurements, len(seeds), len(record.seeds))
+                if both is not None:
+                    seeds, measurements = [*seeds, *record.seeds], both
+        found[name] = experiment.summary(measurements)
+    return found
+
+
+def pooled(first: Any, second: Any, few: int, more: int) -> Any:
+    """Measurements on `few` seeds and on `more` others as if they had been made together: lists of one entry a seed
+    are joined, all else must be equal. `None` where that is not so."""
+    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
+        both = {key: pooled(first[key], second[key], few, more) for key in first}
+        return None if any(x is None and first[key] is not None for key, x in both.items()) else both
+    if isinstance(first, list) and isinstance(second, list) and (len(first), len(second)) == (few, more):
+        return first + second
+    return first if first == second else None
 
 
 def findings(claim: Claim, records: Sequence[Record]) -> dict[str, Finding]:

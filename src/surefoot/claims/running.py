@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 
 from surefoot.claims.parts import TIERS, Claim, Experiment
-from surefoot.claims.records import Record, keep
+from surefoot.claims.records import Record, declared, keep, named, spec
 from surefoot.errors import UsageError
+from surefoot.files import write_whole
 from surefoot.loops.common.run import versions
 
 HOME = Path("surefoot-claims")
@@ -45,36 +49,51 @@ def seeds_of(text: str) -> list[int]:
 
 
 def run(
-    claim: Claim, module: str, folder: Path = HOME, *, tier: str | None = None, seeds: Sequence[int] | None = None
+    claim: Claim, folder: Path = HOME, *, tier: str | None = None, seeds: Sequence[int] | None = None
 ) -> list[Record]:
-    """Run a claim's experiments (of one tier) and keep each record as soon as it is there.
+    """Run a claim's experiments (of one tier) and keep each record as soon as it is there. A run that was stopped goes
+    on after the last piece that it finished.
 
     Args:
         claim: what is examined.
-        module: the module that defines it; its hash names the records' folder.
         folder: where records go.
         tier: "mechanism", "miniature" or "instance"; all if not given.
         seeds: other seeds than the experiments' own, 0 to n − 1.
     """
     experiments, threads, records = chosen(claim, tier), torch.get_num_threads(), []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be written ({error}). Name another folder with --out.") from error
-    try:
         torch.set_num_threads(1)
         for name, experiment in experiments.items():
             wanted, began = list(range(experiment.seeds) if seeds is None else seeds), time.time()
-            measurements = experiment.measure(wanted)
-            date, minutes = time.strftime("%Y-%m-%d", time.gmtime(began)), round((time.time() - began) / 60, 1)
-            record = Record(name, tuple(wanted), date, minutes, measurements, facts())
-            keep(record, claim.slug, module, folder)
+            place = folder / claim.slug / spec(experiment) / f".{name.replace(' ', '-')}-{named(wanted)}"
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(f"{folder} cannot be written ({error}). Name another folder with --out.") from error
+            pieces = {each: _piece(place, each, measure, wanted) for each, measure in experiment.measure.items()}
+            date, minutes = (
+                time.strftime("%Y-%m-%d", time.gmtime(began)),
+                sum(piece["minutes"] for piece in pieces.values()),
+            )
+            measurements = {each: piece["measured"] for each, piece in pieces.items()}
+            record = Record(name, tuple(wanted), date, round(minutes, 2), measurements, declared(claim, name), facts())
+            keep(record, claim, folder)
             records.append(record)
+            shutil.rmtree(place)
     finally:
         torch.set_num_threads(threads)
     return records
+
+
+def _piece(place: Path, name: str, measure: Callable[[Sequence[int]], Any], seeds: list[int]) -> dict[str, Any]:
+    """What a piece measured and the minutes that it took: read, or measured and kept."""
+    path = place / f"{quote(name, safe=' ,')}.json"
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    began = time.time()
+    piece = {"measured": measure(seeds), "minutes": (time.time() - began) / 60}
+    write_whole(path, json.dumps(piece, ensure_ascii=False))
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def facts() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from surefoot.models.distributions import Distribution
 from surefoot.models.functional import Model
 from surefoot.models.networks import ACTIVATIONS, CORES
 from surefoot.objectives import PolicyObjective, values
-from surefoot.objectives.advantages import Advantage, gae
+from surefoot.objectives.advantages import Advantage, gae, standardize
 from surefoot.objectives.values import ValueLoss
 from surefoot.seeding import torch_stream
 
@@ -43,6 +43,7 @@ class OnPolicy:
     loop: ClassVar[str] = "on-policy"
     default_steps: ClassVar[int] = 100_000
     without_effect: ClassVar[tuple[str, ...]] = ()  # hyperparameters of the base class that this method does not use
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # hyperparameters by the name of their source
 
     num_envs: int = hyperparameter(8, low=1, high=MOST, help="Number of parallel environments.")
     num_steps: int = hyperparameter(256, low=1, high=2**24, help="Steps per environment and update.")
@@ -52,7 +53,10 @@ class OnPolicy:
     anneal: bool = hyperparameter(False, help="Decay the learning rate linearly to 0 over the run.")
     epochs: int = hyperparameter(10, low=1, help="Passes over each batch.")
     minibatch_size: int = hyperparameter(64, low=1, help="Samples per gradient step; must divide the batch size.")
-    standardize: bool = hyperparameter(True, help="Standardise advantages within the minibatch.")
+    standardize: bool = hyperparameter(True, help="Standardise advantages.")
+    standardize_over: str = hyperparameter(
+        "minibatch", choices=("minibatch", "batch"), help="Samples over which advantages are standardised."
+    )
     entropy: float = hyperparameter(0.0, low=0, help="Weight of the entropy bonus.")
     value_coefficient: float = hyperparameter(0.5, low=0, help="Weight of the critic's loss.")
     value_clip: float | None = hyperparameter(
@@ -95,10 +99,10 @@ class OnPolicy:
                 f"{self.num_envs} × {self.num_steps} = {batch}; use a divisor "
                 f"such as {_divisor(batch, self.minibatch_size)}."
             )
-        if self.standardize and self.core is None and self.minibatch_size == 1:
+        if self.standardize and self.standardize_over == "minibatch" and self.core is None and self.minibatch_size == 1:
             raise UsageError(
                 "minibatch_size=1 is not allowed with standardize=True: an advantage minus its own mean is 0, so "
-                "nothing would be learned. Use a larger minibatch_size, or standardize=False."
+                "nothing would be learned. Use a larger minibatch_size, standardize_over='batch' or standardize=False."
             )
 
     def network(self) -> Network:
@@ -138,7 +142,8 @@ class OnPolicy:
         """The loss of the policy with these distribution parameters, and its metrics: the negated objective. If the
         batch's advantages are `standardized` already, the objective does not standardise them again."""
         objective, distribution, weight = self.objective(), model.distribution, self.divergence_weight(extra)
-        objective = dataclasses.replace(objective, standardize=objective.standardize and not standardized)
+        within = objective.standardize and self.standardize_over == "minibatch" and not standardized
+        objective = dataclasses.replace(objective, standardize=within)
         penalized = objective.divergence > 0 or weight is not None
         return objective.loss(
             distribution.log_prob(params, batch["action"]),
@@ -189,6 +194,8 @@ class OnPolicy:
 
     def update(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Epochs of minibatch gradient steps on all seeds at once. Metrics are means over the steps, `[seeds]` each."""
+        if self.objective().standardize and self.standardize_over == "batch":
+            batch = {**batch, "advantage": torch.vmap(standardize)(batch["advantage"], batch["valid"])}
         seeds, samples = learner.num_seeds, learner.samples(batch)
         size = self.minibatch_size if self.core is None else min(samples, max(1, self.minibatch_size // self.num_steps))
         minibatches = samples // size  # for sequences, the remainder of an epoch's order is unused
@@ -236,7 +243,8 @@ class OnPolicy:
 
     def steps(self) -> list[str]:
         """The update in words, for `explain`: one line per step."""
-        standard = "with Â standardised, " if self.objective().standardize else ""
+        where = "within the minibatch" if self.standardize_over == "minibatch" else "over the batch"
+        standard = f"with Â standardised {where}, " if self.objective().standardize else ""
         return self.minibatch_steps(f"{standard}−objective + {self.value_coefficient:g}·mean {self.value_loss()}")
 
     def minibatch_steps(self, loss: str) -> list[str]:

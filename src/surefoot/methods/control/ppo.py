@@ -14,8 +14,9 @@ statistics that are frozen while a batch is collected and used.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,18 @@ WEIGHTS = 1e-6, 1e6
 @dataclass(frozen=True)
 class PPO(OnPolicy):
     """Proximal policy optimization."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "mujoco-2017": {  # §6.1, and what it leaves unsaid as in the authors' first code (openai/baselines, ppo1)
+            "num_envs": 1,
+            "num_steps": 2048,
+            "anneal": True,
+            "standardize_over": "batch",
+            "normalize_rewards": False,
+            "value_coefficient": 2.0,  # of ½(V − G)²
+            "max_grad_norm": None,
+        },
+    }
 
     clip: float = hyperparameter(0.2, above=0, below=1, help="Clip range ε of the probability ratio.")
     clip_high: float | None = hyperparameter(None, above=0, help="Upper clip range, if different from the lower one.")
