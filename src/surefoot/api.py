@@ -28,6 +28,7 @@ from surefoot.loops.common.train import Callback
 from surefoot.models.saved import holds_agent
 
 if TYPE_CHECKING:
+    from surefoot.claims.judge import Finding
     from surefoot.evaluate.compare import Comparison
     from surefoot.evaluate.stress import StressReport
     from surefoot.perturbations import Perturbation
@@ -371,11 +372,21 @@ def compare(
     return comparison
 
 
-def claim(slug: str, seeds: int | None = None) -> dict[str, Any]:
-    """Run a paper's headline claim as an experiment; the result with its verdict is stored and returned."""
-    from surefoot.claims.claim import run_claim
+def claim(
+    slug: str, *, tier: str | None = None, seeds: Sequence[int] | None = None, out: str | Path = "surefoot-claims"
+) -> dict[str, Finding]:
+    """Run a paper's claim: the finding of every part that was measured, by the part's name.
 
-    return run_claim(slug, seeds)
+    Args:
+        slug: of the paper.
+        tier: "mechanism", "miniature" or "instance"; all experiments if not given.
+        seeds: random seeds, if not the experiments' own; any others make a replication.
+        out: folder for the records.
+    """
+    from surefoot.claims import records, running
+
+    found = records.claim(slug)
+    return records.findings(found, running.run(found, Path(out), tier=tier, seeds=seeds))
 
 
 def explain(method: str | Method, **hyperparameters: Any) -> str:

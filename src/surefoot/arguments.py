@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Annotated, Any, Literal, Optional, get_args, get_type_hints
 
 import tyro
@@ -27,8 +27,9 @@ class Start:
     )
 
 
-def typed(method: type) -> type:
-    """A dataclass with the settings of a run and the hyperparameters of a method, for tyro to parse."""
+def typed(method: type, preset: Mapping[str, Any] = MappingProxyType({})) -> type:
+    """A dataclass with the settings of a run and the hyperparameters of a method, for tyro to parse; a preset's
+    hyperparameters are defaults."""
     from surefoot.ambiguity import Ambiguity
     from surefoot.loops.common.kinds import loop
     from surefoot.loops.common.run import Settings
@@ -37,6 +38,9 @@ def typed(method: type) -> type:
     place = (kind.env_argument, Annotated[str, arg(help=kind.env_help)])
     default = getattr(method, "default_env", None)
     made: list[Any] = [place if default is None else (*place, dataclasses.field(default=default))]
+    if names := tuple(getattr(method, "presets", ())):
+        help = "Take the settings of another source as defaults; surefoot explain shows them."
+        made.append(("preset", Annotated[Optional[Literal[names]], arg(help=help)], dataclasses.field(default=None)))  # noqa: UP045
     for source in (Start, kind.options, Settings, method):
         hints = get_type_hints(source)
         for field in dataclasses.fields(source):
@@ -55,6 +59,7 @@ def typed(method: type) -> type:
                 help = f"{help} Takes {allowed(field.metadata, annotation)}."
             annotation = Annotated[annotation, arg(help=help.replace("%", "%%"))]
             value: Any = getattr(method, "default_steps") if field.name == "steps" else field.default  # noqa: B009
+            value = preset.get(field.name, value) if source is method else value
             made.append((field.name, annotation, dataclasses.field(default=value)))
     return dataclasses.make_dataclass(
         method.__name__, made, frozen=True, namespace={"__doc__": (method.__doc__ or "").splitlines()[0]}

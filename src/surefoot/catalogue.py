@@ -1,22 +1,19 @@
 """The catalogue: the papers in scope and the status of each.
 
-`papers.toml` describes the papers. The status of a paper is not stored but derived from the method modules, claim
-modules and claim results that exist. This imports neither methods nor torch; only `method_class` imports a module.
+`papers.toml` describes the papers. Whether a paper is built and has a claim is not stored but derived from the modules
+that exist. This imports neither methods nor torch; only `method_class` imports a module.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from surefoot.errors import UsageError, nearest
-
-Status = Literal["planned", "built", "claimed", "shown", "not shown", "refuted"]
 
 _PACKAGE = Path(__file__).parent
 
@@ -51,22 +48,6 @@ class Paper:
     @property
     def claimed(self) -> bool:
         return _exists(self.claim_module)
-
-    @property
-    def result(self) -> dict[str, Any] | None:
-        """The stored result of the latest run of the claim, or None if it has not been run."""
-        path = _PACKAGE.joinpath("claims", "results", f"{self.slug}.json")
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-    @property
-    def status(self) -> Status:
-        """`planned`, `built`, `claimed` (an experiment without a result), or the verdict of the result."""
-        if not self.built:
-            return "planned"
-        if not self.claimed:
-            return "built"
-        result = self.result
-        return "claimed" if result is None else cast(Status, result["verdict"])
 
 
 @dataclass(frozen=True)

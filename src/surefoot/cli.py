@@ -17,7 +17,7 @@ from surefoot.training import train
 
 
 def methods(setting: str | None = None) -> None:
-    """List the methods, the purpose of each, and the status of its claim.
+    """List the methods, the purpose of each, and how its paper's claim stands, tier by tier.
 
     Args:
         setting: List only the methods of one setting, such as control.
@@ -28,15 +28,22 @@ def methods(setting: str | None = None) -> None:
     if setting is not None and setting not in known:
         raise UsageError(f"setting={setting!r} is unknown. {nearest(setting, known)}")
     built = [p for p in catalogue.papers() if p.built and setting in (None, p.setting)]
-    rows = [(paper.slug, paper.status, paper.summary) for paper in built]
+    rows = [(paper.slug, paper.summary, _standing(paper)) for paper in built]
     for baseline in catalogue.baselines():
         if baseline.built and setting in (None, baseline.module.split(".")[2]):
-            rows.append((baseline.slug, "baseline", baseline.title))
-    width = max((len(slug) for slug, _, _ in rows), default=0)
-    for slug, status, words in rows:
-        print(f"{slug:<{width}}  {status:<9}  {words}")
+            rows.append((baseline.slug, baseline.title, "baseline"))
+    width = max((len(slug) for slug, *_ in rows), default=0)
+    for slug, words, standing in rows:
+        print(f"{slug:<{width}}  {words}\n{'':<{width}}  {standing}")
     planned = sum(not p.built for p in catalogue.papers() if setting in (None, p.setting))
     print(f"\n{len(built)} papers built, {planned} planned.  For details of one: surefoot explain SLUG")
+
+
+def _standing(paper: Any) -> str:
+    from surefoot.claims import records
+    from surefoot.claims.page import standing
+
+    return standing(records.claim(paper.slug)) if paper.claimed else "no claim yet"
 
 
 def evaluate(
@@ -176,32 +183,72 @@ def compare(
 
 
 def claim(
-    slug: Annotated[str, arg(metavar="[SLUG]")] = "", /, all: bool = False, seeds: int | None = None, workers: int = 1
+    slug: Annotated[str, arg(metavar="[SLUG]")] = "",
+    /,
+    tier: Literal["mechanism", "miniature", "instance"] | None = None,
+    seeds: str | None = None,
+    out: Path | None = None,
+    status: bool = False,
 ) -> None:
-    """Run a paper's headline claim as an experiment; --all runs every claim without a stored result.
+    """Show how a paper's claim stands, part by part; --tier and --seeds run its experiments.
+
+    Without a slug, --tier runs what no record in the folder covers yet, for all papers.
 
     Args:
         slug: Slug of the paper.
-        all: Run every claim without a stored result.
-        seeds: Number of random seeds, if not the claim's own; the result is then printed but not stored.
-        workers: Number of claims to run in parallel, with --all.
+        tier: Run the experiments of one tier: mechanism (seconds), miniature (ours, minutes), instance (the paper's
+            own, hours).
+        seeds: Random seeds, if not the experiments' own: 20 for 0 to 19, 100:120 for 100 to 119.
+        out: Folder for the records of a run; surefoot-claims by default. Without a run, show the records in it.
+        status: List what is stale, unstable, void, underpowered or not run, and why.
     """
-    from surefoot.claims.claim import run_claim, run_missing
+    from surefoot.claims import records, running
+    from surefoot.claims.page import text
 
-    if bool(slug) == all:
-        raise UsageError("give either the slug of a paper or --all.")
-    if all and seeds is not None:
-        raise UsageError(f"--seeds {seeds} cannot be used with --all: stored results use each claim's own seeds.")
-    if slug and workers != 1:
-        raise UsageError(f"--workers {workers} needs --all; a single claim runs in one process.")
-    result = None
-    for result in run_missing(workers) if all else [run_claim(slug, seeds)]:
-        print(f"{result['slug']}: {result['verdict'].upper()}\n  {result['claim']}")
-        for name, e in result["estimates"].items():
-            interval = "no interval" if e["low"] is None else f"[{e['low']:.4g}, {e['high']:.4g}]"
-            print(f"  {name:<44}{e['value']:>10.4g}  {interval}")
-    if result is None:
-        print("Every claim has a stored result; surefoot claim SLUG runs one again.")
+    slugs = [slug] if slug else records.claimed()
+    if status:
+        if tier or seeds:
+            raise UsageError("--status shows records and runs nothing; leave out --tier and --seeds.")
+        return _claims_status([records.claim(each) for each in slugs], out or records.SHIPPED)
+    if not slug and not tier:
+        raise UsageError("give the slug of a paper, or --tier for all papers, or --status.")
+    if not tier and not seeds:
+        found = records.claim(slug)
+        return print(text(found, records.read(found, out or records.SHIPPED)[0]))
+    numbers, broken = None if seeds is None else running.seeds_of(seeds), []
+    for each in slugs:
+        found = records.claim(each)
+        if not slug and not running.missing(found, out or running.HOME, tier, numbers):
+            continue
+        try:
+            made = running.run(found, out or running.HOME, tier=tier, seeds=numbers)
+            print(text(found, made) + "\n", flush=True)
+        except Exception as error:
+            if slug:
+                raise
+            broken.append(f"{each} ({type(error).__name__}: {error})")  # costs none of the others
+    print(f"Records: {out or running.HOME}")
+    if broken:
+        raise UsageError(f"{len(broken)} claims broke off: {'; '.join(broken)}. The same command runs what is missing.")
+
+
+def _claims_status(claims: Sequence[Any], folder: Path) -> None:
+    """Per claim its line and limits; exit code 1 where something must be mended."""
+    from surefoot.claims import records
+    from surefoot.claims.judge import line
+
+    wrong = 0
+    for one in claims:
+        kept, stale = records.read(one, folder)
+        defects = records.defects(one, kept, stale)
+        wrong += len(defects)
+        print(f"{one.slug}  {line(one, records.findings(one, kept))}")
+        for label, notes in (("  MEND ", defects), ("  ", records.limits(one, kept))):
+            for note in notes:
+                print(textwrap.fill(note, 110, initial_indent=label, subsequent_indent="    "))
+    print(f"\n{len(claims)} claims, {wrong} to mend.")
+    if wrong:
+        raise SystemExit(1)
 
 
 def report(run: Annotated[Path, arg(metavar="RUN")], /) -> None:

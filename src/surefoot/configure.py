@@ -6,16 +6,20 @@ import dataclasses
 from typing import Any, get_args
 
 from surefoot import catalogue
-from surefoot.errors import UsageError
+from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import build, declared
 from surefoot.loops.common.kinds import Method
 
 
 def make_method(method: str | Method, **hyperparameters: Any) -> tuple[Method, str]:
-    """The method with these hyperparameters, and its slug. A method instance is returned unchanged."""
+    """The method with these hyperparameters, and its slug. A method instance is returned unchanged.
+
+    `preset` names settings of another source, such as a paper's own; hyperparameters given beside it take precedence.
+    """
     if isinstance(method, str):
         found = catalogue.method_class(method)
-        return build(found, revived(found, _with_parts(found, hyperparameters))), method
+        values = preset(found, hyperparameters.pop("preset", None)) | _with_parts(found, hyperparameters)
+        return build(found, revived(found, values)), method
     if isinstance(method, type) or not hasattr(method, "loop"):
         wanted = f"{method.__name__}()" if isinstance(method, type) else "a method such as PPO()"
         raise UsageError(f"method={method!r} is not allowed; give the name of a method, such as 'ppo', or {wanted}.")
@@ -24,6 +28,17 @@ def make_method(method: str | Method, **hyperparameters: Any) -> tuple[Method, s
     here = [entry.slug for entry in catalogue.methods() if entry.module == type(method).__module__]
     known = [slug for slug in here if catalogue.method_class(slug) is type(method)]
     return method, known[0] if known else type(method).__name__.lower()
+
+
+def preset(method: type, name: str | None) -> dict[str, Any]:
+    """The hyperparameters of a method's named preset; none without a name."""
+    known = getattr(method, "presets", {})
+    if name is None:
+        return {}
+    if name not in known:
+        there = nearest(name, known) if known else f"{method.__name__} has none."
+        raise UsageError(f"preset={name!r} is unknown. {there}")
+    return dict(known[name])
 
 
 def _with_parts(method: type, values: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from surefoot.arguments import parsed, typed
+from surefoot.configure import preset
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check_threads
 
@@ -27,12 +28,24 @@ def train(arguments: Sequence[str]) -> None:
         known = ", ".join(entry.slug for entry in catalogue.methods())
         raise UsageError(f"train needs a method as its first argument: train METHOD --env ENV. Methods: {known}.")
     slug, *rest = arguments
-    given = dataclasses.asdict(parsed(typed(catalogue.method_class(slug)), rest, f"surefoot train {slug}"))
+    found = catalogue.method_class(slug)
+    given = dataclasses.asdict(parsed(typed(found, _preset(found, rest)), rest, f"surefoot train {slug}"))
+    given.pop("preset", None)
     check_threads(threads := given.pop("threads"))
     torch.set_num_threads(threads)
-    place = given.pop(loop(catalogue.method_class(slug).loop).env_argument)
+    place = given.pop(loop(found.loop).env_argument)
     with _summary_after_signal():
         _print_summary(api.train(slug, place, **given))
+
+
+def _preset(method: type, arguments: Sequence[str]) -> dict[str, Any]:
+    """The hyperparameters of `--preset`: the defaults of the other options."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--preset")
+    try:
+        return preset(method, parser.parse_known_args(arguments)[0].preset)
+    except argparse.ArgumentError:  # the value is missing, as the parser of all options says
+        return {}
 
 
 @contextmanager

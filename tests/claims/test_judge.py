@@ -273,8 +273,8 @@ def test_holm_of_nothing():
 def test_a_claim_on_one_line():
     world = {"e": arms(np.arange(8.0) + 5, np.zeros(8))}
     made = claim(part(), part(name="loss", test=Less()), part(name="side", role="secondary"))
-    assert line(made, judge(made, world)) == "fake  miniature 1 of 2, 1 contradicted · paper's instance not run"
-    assert line(made, {}) == "fake  miniature not run · paper's instance not run"
+    assert line(made, judge(made, world)) == "miniature 1 of 2, 1 contradicted · paper's instance not run"
+    assert line(made, {}) == "miniature not run · paper's instance not run"
 
 
 def test_an_inconclusive_part_says_what_is_excluded_and_what_would_settle_it():

@@ -39,6 +39,7 @@ class Finding:
     level: float  # 1 − level is the coverage of the interval
     n: int
     notes: tuple[str, ...] = field(default=())
+    powered: bool = False  # half the published effect would have been told from 0 with a power of 0.8
 
     def __str__(self) -> str:
         interval = "" if self.low is None else f" [{self.low:.4g}, {self.high:.4g}]"
@@ -68,7 +69,7 @@ def finding(part: Part, summary: Summary, level: float = LEVEL) -> Finding:
         reasons = tuple(f"{gate.kind}: {gate.says}" for gate in failed)
         return Finding("void", value, low, high, level, n, reasons)
     word = _word(part, interval)
-    return Finding(word, value, low, high, level, n, _notes(part, summary, word, interval))
+    return Finding(word, value, low, high, level, n, _notes(part, summary, word, interval), _powered(part, summary))
 
 
 def holm(parts: list[Part], summaries: Mapping[str, Summary]) -> dict[str, float]:
@@ -196,6 +197,15 @@ def _notes(part: Part, summary: Summary, word: Word, interval: tuple[float, floa
     return tuple(notes)
 
 
+def _powered(part: Part, summary: Summary) -> bool:
+    """Whether the seeds suffice for half the published effect."""
+    if part.published is None or isinstance(part.contrast, (Exact, Share, ShareDifference)):
+        return part.published is not None and isinstance(part.contrast, Exact)
+    values = part.contrast.values(summary)
+    wanted = seeds_for(values, abs(part.published.value) / 2)
+    return wanted is not None and wanted <= len(values)
+
+
 def seeds_for(pilot: Array, effect: float, level: float = LEVEL, power: float = POWER, least: int = 8) -> int | None:
     """How many seeds tell an effect of that size from 0 with that power, by the spread of a pilot's paired values:
     `n = ⌈((t_{1−α/2} + t_{power})·sd / δ)²⌉`, at least 8. `None` where a pilot of one value or no effect cannot say."""
@@ -212,23 +222,26 @@ def seeds_for(pilot: Array, effect: float, level: float = LEVEL, power: float = 
 
 
 def line(claim: Claim, findings: Mapping[str, Finding]) -> str:
-    """A claim on one line, a phrase a tier, from its primary parts."""
+    """A claim's standing on one line, a phrase a tier, from its primary parts."""
     phrases = []
     for tier in TIERS:
         declared = [part for part in claim.parts if claim.tier(part) == tier and part.role == "primary"]
-        if not declared:
-            if tier == "instance":
-                phrases.append("paper's instance not run")
-            continue
-        phrases.append(_phrase(tier, declared, findings))
-    return f"{claim.slug}  " + " · ".join(phrases)
+        if declared:
+            phrases.append(_phrase(tier, [findings[part.name] for part in declared if part.name in findings], declared))
+        elif tier == "instance":
+            phrases.append("paper's instance not run")
+    return " · ".join(phrases)
 
 
-def _phrase(tier: Tier, declared: list[Part], findings: Mapping[str, Finding]) -> str:
-    name = {"mechanism": "mechanism", "miniature": "miniature", "instance": "paper's instance"}[tier]
-    words = [findings[part.name].word for part in declared if part.name in findings]
-    if not words:
+def _phrase(tier: Tier, found: list[Finding], declared: list[Part]) -> str:
+    name = "paper's instance" if tier == "instance" else tier
+    if not found:
         return f"{name} not run"
+    words = [one.word for one in found]
+    missed = [one for one in found if one.word == "contradicted" and one.powered]
     counts = [f"{words.count('supported')} of {len(declared)}"]
+    if tier == "instance" and missed:
+        counts.append(f"{len(missed)} not reproduced")
+        words = [one.word for one in found if one not in missed]
     counts += [f"{words.count(w)} {w}" for w in ("contradicted", "inconclusive", "void") if w in words]
     return f"{name} {', '.join(counts)}"

@@ -22,6 +22,9 @@ Measurements = dict[str, Any]
 Summary = Mapping[str, Any]
 """The series that contrasts read, by name: one number a seed, or a single number where nothing is random."""
 
+Show = Callable[[float], str]
+"""How an effect is written: a log ratio as a ratio, all else as the number that it is."""
+
 Role = Literal["primary", "secondary", "exploratory"]
 Tier = Literal["mechanism", "miniature", "instance"]
 TIERS: tuple[Tier, ...] = ("mechanism", "miniature", "instance")
@@ -186,10 +189,9 @@ class More:
         """Whether every effect of the interval contradicts it."""
         return high < self.against
 
-    @property
-    def bar(self) -> str:
-        """The test in words."""
-        return f"> {self.margin:g}" if self.margin == self.against else f"> {self.margin:g}, not < {self.against:g}"
+    def bar(self, show: Show = "{:g}".format) -> str:
+        """The test in words, with effects as `show` writes them."""
+        return f"> {show(self.margin)}"
 
     @property
     def distance(self) -> float:
@@ -214,9 +216,8 @@ class Less:
     def contradicted(self, low: float, high: float) -> bool:
         return low > self.against
 
-    @property
-    def bar(self) -> str:
-        return f"< {self.margin:g}" if self.margin == self.against else f"< {self.margin:g}, not > {self.against:g}"
+    def bar(self, show: Show = "{:g}".format) -> str:
+        return f"< {show(self.margin)}"
 
     @property
     def distance(self) -> float:
@@ -235,9 +236,8 @@ class Within:
     def contradicted(self, low: float, high: float) -> bool:
         return high < -self.margin or low > self.margin
 
-    @property
-    def bar(self) -> str:
-        return f"within ±{self.margin:g}"
+    def bar(self, show: Show = "{:g}".format) -> str:
+        return f"{show(-self.margin)} to {show(self.margin)}"
 
     @property
     def distance(self) -> float:
@@ -256,9 +256,8 @@ class NoWorse:
     def contradicted(self, low: float, high: float) -> bool:
         return high < -self.margin
 
-    @property
-    def bar(self) -> str:
-        return f"≥ −{self.margin:g}"
+    def bar(self, show: Show = "{:g}".format) -> str:
+        return f"≥ {show(-self.margin)}"
 
     @property
     def distance(self) -> float:
@@ -287,7 +286,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Published:
-    """The paper's own number."""
+    """The paper's own number for the effect that the part measures."""
 
     value: float
     where: str  # table and row, figure, section
@@ -362,3 +361,7 @@ class Claim:
     def tier(self, part: Part) -> Tier:
         """The tier of a part: that of its experiment."""
         return self.experiments[part.experiment].tier
+
+    def part(self, name: str) -> Part:
+        """The part of this name."""
+        return next(part for part in self.parts if part.name == name)

@@ -15,15 +15,15 @@ import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from surefoot import catalogue
 from surefoot.claims.judge import LEVEL, Finding, effect, judge, seeds_for
-from surefoot.claims.parts import TIERS, Claim, Exact, Experiment, Measurements, Share, ShareDifference, Summary
-from surefoot.errors import UsageError
+from surefoot.claims.parts import Claim, Exact, Experiment, Measurements, Share, ShareDifference, Summary
+from surefoot.errors import UsageError, nearest
 
 SHIPPED = Path(__file__).parent / "records"
 MACHINERY = ("surefoot.claims.parts", "surefoot.claims.judge", "surefoot.claims.records", "surefoot.claims.running")
@@ -82,7 +82,7 @@ def _reached(module: str, name: str) -> list[str]:
             continue
         found[place] = ast.dump(node)
         waiting += [(place[0], part.id) for part in ast.walk(node) if isinstance(part, ast.Name)]
-    return [f"{module}.{name}: {text}" for (module, name), text in found.items()]
+    return [f"{name}: {text}" for (_, name), text in found.items()]
 
 
 @cache
@@ -193,31 +193,44 @@ def findings(claim: Claim, records: Sequence[Record]) -> dict[str, Finding]:
     for name, one in found.items():
         if len(words.get(name, ())) > 1:
             note = f"unstable: {' and '.join(sorted(words[name]))} in records of as many seeds"
-            found[name] = Finding("inconclusive", one.value, one.low, one.high, one.level, one.n, (note,))
+            found[name] = replace(one, word="inconclusive", notes=(note,))
     return found
 
 
 # --- what is missing -------------------------------------------------------------------------------------------------
 
 
-def shortcomings(claim: Claim, records: Sequence[Record], stale: int) -> list[str]:
-    """What a reader should know of a claim's standing: stale, unstable, void, underpowered, not run and why."""
-    found, notes = findings(claim, records), []
-    measured = {record.experiment for record in records}
+def defects(claim: Claim, records: Sequence[Record], stale: int) -> list[str]:
+    """What must be mended before the records can be relied on."""
+    notes = (
+        [f"{stale} records are stale: the experiment has changed since; remove them or run it again"] if stale else []
+    )
+    for record in records:
+        if record.experiment not in claim.experiments:
+            notes.append(f"the record of {record.date} is of {record.experiment!r}, which is no experiment")
+        elif record.parts != declared(claim, record.experiment) and not claim.amended:
+            notes.append(f"the parts of {record.experiment} changed after {record.date}, and amended does not say why")
+    for name, one in findings(claim, records).items():
+        notes += [f"{name}: {note}" for note in one.notes if note.startswith("unstable")]
+        if one.word == "contradicted" and claim.tier(claim.part(name)) == "mechanism":
+            notes.append(f"{name}: a mechanism fails: {one}")
+    return notes
+
+
+def limits(claim: Claim, records: Sequence[Record]) -> list[str]:
+    """What a reader should know of how far the evidence reaches: void, underpowered, not run and why."""
+    found, seen, notes = findings(claim, records), summaries(claim, records), []
     for name, experiment in claim.experiments.items():
-        if name not in measured:
+        if name not in seen:
             notes.append(f"{name} ({experiment.tier}): not run, {experiment.minutes:g} core-minutes")
-    if not any(experiment.tier == "instance" for experiment in claim.experiments.values()):
+    if claim.not_run:
         notes.append(f"paper's instance: not run; {claim.not_run}")
-    if stale:
-        notes.append(f"{stale} records are stale: the experiment has changed since")
-    seen = summaries(claim, records)
-    for part in sorted(claim.parts, key=lambda p: TIERS.index(claim.tier(p))):
+    for part in claim.parts:
         one = found.get(part.name)
         if one is None or one.word in ("supported", "contradicted"):
             continue
-        if one.word == "void" or any(note.startswith("unstable") for note in one.notes):
-            notes.append(f"{part.name}: {one.word if one.word == 'void' else 'unstable'}, {one.notes[0]}")
+        if one.word == "void":
+            notes.append(f"{part.name}: void, {one.notes[0]}")
         elif not isinstance(part.contrast, (Exact, Share, ShareDifference)):
             value, n = effect(part, seen[part.experiment])
             size = part.test.distance or abs(value)
@@ -231,6 +244,10 @@ def claim(slug: str) -> Claim:
     """The claim of a paper; a `UsageError` where there is none yet."""
     paper = catalogue.paper(slug)
     if not paper.claimed:
-        known = ", ".join(p.slug for p in catalogue.papers() if p.claimed)
-        raise UsageError(f"{slug!r} has no claim to run yet. There are: {known}.")
+        raise UsageError(f"{slug!r} has no claim to run yet. {nearest(slug, claimed())}")
     return importlib.import_module(paper.claim_module).CLAIM
+
+
+def claimed() -> list[str]:
+    """The papers that have a claim."""
+    return [paper.slug for paper in catalogue.papers() if paper.claimed]

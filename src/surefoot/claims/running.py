@@ -16,7 +16,7 @@ from urllib.parse import quote
 import torch
 
 from surefoot.claims.parts import TIERS, Claim, Experiment
-from surefoot.claims.records import Record, declared, keep, named, spec
+from surefoot.claims.records import Record, declared, keep, named, read, spec
 from surefoot.errors import UsageError
 from surefoot.files import write_whole
 from surefoot.loops.common.run import versions
@@ -33,6 +33,18 @@ def chosen(claim: Claim, tier: str | None) -> dict[str, Experiment]:
     if not found:
         there = ", ".join(known for known in TIERS if known in {one.tier for one in claim.experiments.values()})
         raise UsageError(f"{claim.slug} has no experiment of tier {tier!r}; it has {there}. {claim.not_run}".strip())
+    return found
+
+
+def missing(claim: Claim, folder: Path, tier: str | None, seeds: Sequence[int] | None) -> list[str]:
+    """The experiments (of a tier) that no record in the folder covers on these seeds."""
+    records = read(claim, folder)[0]
+    found = []
+    for name, experiment in claim.experiments.items():
+        wanted = set(range(experiment.seeds) if seeds is None else seeds)
+        there = any(wanted <= set(record.seeds) for record in records if record.experiment == name)
+        if tier in (None, experiment.tier) and not there:
+            found.append(name)
     return found
 
 

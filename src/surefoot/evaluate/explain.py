@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 import sys
+import textwrap
 from typing import Any
 
 from surefoot import catalogue
+from surefoot.claims import records
+from surefoot.claims.page import text
 from surefoot.hyperparameters import allowed, declared
 
 
@@ -16,10 +19,10 @@ def explain(method: Any, slug: str) -> str:
     parts = [inspect.cleandoc(module.__doc__ or type(method).__doc__ or ""), ""]
     steps = [f"  {number}. {line}" for number, line in enumerate(method.algorithm(), 1)]
     parts += ["OBJECTIVE", _indent(str(method.objective())), "", "ALGORITHM", *steps, ""]
-    parts += ["HYPERPARAMETERS", *_fields(method)]
+    parts += ["HYPERPARAMETERS", *_fields(method), *_presets(method)]
     for paper in catalogue.papers():
         if paper.slug == slug:
-            parts += ["", f"CLAIM  {_claim(paper)}"]
+            parts += _claim(paper)
     return "\n".join(parts)
 
 
@@ -36,11 +39,21 @@ def _fields(method: Any) -> list[str]:
     return rows
 
 
-def _claim(paper: catalogue.Paper) -> str:
-    result = paper.result
-    if result is None:
-        return f"status: {paper.status}; run it with: surefoot claim {paper.slug}"
-    return f"{result['claim']}\n       verdict: {result['verdict']} ({result['date']}, {len(result['seeds'])} seeds)"
+def _presets(method: Any) -> list[str]:
+    """Named settings of other sources, with what they change."""
+    rows = []
+    for name, values in getattr(method, "presets", {}).items():
+        words = ", ".join(f"{key}={value!r}" for key, value in values.items())
+        rows += textwrap.wrap(f"{name}: {words}", 110, initial_indent="  ", subsequent_indent="    ")
+    return ["", "PRESETS  (--preset NAME)", *rows] if rows else []
+
+
+def _claim(paper: catalogue.Paper) -> list[str]:
+    """The paper's claim with its table of parts, from the shipped records."""
+    if not paper.claimed:
+        return []
+    found = records.claim(paper.slug)
+    return ["", "CLAIM", _indent(text(found, records.read(found)[0]))]
 
 
 def _indent(text: str) -> str:

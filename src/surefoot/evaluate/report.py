@@ -100,8 +100,6 @@ def _method(config: Mapping[str, Any]) -> Iterator[str]:
         source = f'{escape(paper.title)} ({paper.year}), <span class="faint">arXiv:{escape(paper.arxiv)}</span>'
         yield f"<p>{escape(paper.summary)}<br>{source}</p>\n"
     yield f"<pre>{escape(config.get('objective', ''))}</pre>\n"
-    if paper is not None and paper.result is not None:
-        yield f"<p>The paper's headline claim, as last run here: <strong>{escape(paper.status)}</strong>.</p>\n"
 
 
 def _stress(path: Path) -> Iterator[str]:
