@@ -512,10 +512,19 @@ def test_every_method_explains_itself_on_one_screen(entry):
     assert "HYPERPARAMETERS" in page and 20 < len(page.splitlines()) < 90
 
 
-def test_claim_goes_to_the_claim(monkeypatch):
-    monkeypatch.setattr("surefoot.claims.claim.run_claim", lambda slug, seeds: {"slug": slug, "seeds": seeds})
-    assert sf.claim("spo") == {"slug": "spo", "seeds": None}
-    assert sf.claim("spo", seeds=2) == {"slug": "spo", "seeds": 2}
+def test_a_claim_is_run_and_judged(tmp_path):
+    found = sf.claim("ppo", tier="mechanism", seeds=range(100, 103), out=tmp_path)
+    assert {one.word for one in found.values()} == {"supported"} and all(one.n == 3 for one in found.values())
+    assert list(tmp_path.glob("ppo/*/*-100-102.json"))
+
+
+def test_presets():
+    assert api.make_method("ppo", preset="mujoco-2017")[0] == PPO(**PPO.presets["mujoco-2017"])
+    assert api.make_method("ppo", preset="mujoco-2017", num_envs=2)[0].num_envs == 2
+    with pytest.raises(UsageError, match="preset='mujoco' is unknown. .*mujoco-2017"):
+        api.make_method("ppo", preset="mujoco")
+    with pytest.raises(UsageError, match="preset='fast' is unknown. A2C has none"):
+        api.make_method("a2c", preset="fast")
 
 
 def test_what_the_package_names_is_there():

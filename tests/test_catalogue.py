@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -43,24 +42,13 @@ def test_a_paper_is_found_by_its_slug_and_a_typo_gets_the_nearest():
         catalogue.paper("polycromic")
 
 
-def test_status_follows_what_exists(package):
+def test_what_is_built_and_claimed_follows_the_modules(package):
     spo = catalogue.paper("spo")
-    assert spo.status == "planned"
-    package("claims/results/spo.json", json.dumps({"verdict": "refuted"}))
-    assert spo.status == "planned", "a result without a method counts for nothing"
+    assert not spo.built and not spo.claimed
     package("methods/control/spo.py")
-    assert spo.status == "built"
+    assert spo.built and not spo.claimed and [m.slug for m in catalogue.methods()] == ["spo"]
     package("claims/control/spo.py")
-    assert spo.status == "refuted"
-    package("claims/results/spo.json", json.dumps({"verdict": "not shown"}))
-    assert spo.status == "not shown"
-
-
-def test_a_claim_without_a_result_is_only_claimed(package):
-    package("methods/preference/rdpo.py")
-    package("claims/preference/rdpo.py")
-    assert catalogue.paper("rdpo").status == "claimed" and catalogue.paper("rdpo").result is None
-    assert [m.slug for m in catalogue.methods()] == ["rdpo"]
+    assert spo.built and spo.claimed
 
 
 def test_a_method_that_is_not_built_says_so(package):
@@ -82,4 +70,4 @@ def test_no_method_or_result_lies_outside_the_catalogue():
     root = Path(catalogue.__file__).parent
     modules = {f"surefoot.methods.{f.parent.name}.{f.stem}" for f in root.glob("methods/*/[!_]*.py")}
     assert modules <= known
-    assert {f.stem for f in root.glob("claims/results/*.json")} <= {p.slug for p in catalogue.papers()}
+    assert {f.name for f in root.glob("claims/records/*")} <= {p.slug for p in catalogue.papers()}

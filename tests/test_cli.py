@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import surefoot as sf
 from surefoot import __version__, api, catalogue, cli
-from surefoot.claims import claim as claims
+from surefoot.claims import records
 from surefoot.loops.common import checkpoint
 from surefoot.loops.common.final import OF_EPISODES, final_returns
 from surefoot.loops.common.run import Run
@@ -154,10 +154,10 @@ def test_help_of_a_tabular_method_asks_for_an_mdp(capsys):
 def test_methods_are_listed_in_columns(capsys):
     page = surefoot(capsys, "methods")
     built = {entry.slug for entry in catalogue.methods()}
-    found = [re.fullmatch(r"(\S+) +(built|claimed|shown|not shown|refuted|baseline)  +(\S.*)", line)
-             for line in page.splitlines()[:-2]]  # fmt: skip
-    assert {row[1] for row in found if row} == built and len(found) == len(built)
-    assert len({row.start(2) for row in found if row}) == len({row.start(3) for row in found if row}) == 1
+    lines = page.splitlines()[:-2]
+    assert [line.split()[0] for line in lines[::2]] and {line.split()[0] for line in lines[::2]} == built
+    assert all(re.search(r"baseline|mechanism .* · paper's instance|no claim yet", line) for line in lines[1::2])
+    assert len({re.search(r"\S", line).start() for line in lines[1::2]}) == 1
     control = surefoot(capsys, "methods", "--setting", "control")
     assert "ppo " in control and "a2c " in control and "ecrm" not in control
 
@@ -370,47 +370,58 @@ def test_solve_and_zoo(tmp_path, capsys):
 
 # --- claims ----------------------------------------------------------------------------------------------------------
 
-RESULT = {
-    "slug": "spo",
-    "claim": "It climbs.",
-    "verdict": "not shown",
-    "estimates": {"gain": {"value": 0.25, "low": -1.0, "high": 1.5}},
-}
-SHOWN = f"spo: NOT SHOWN\n  It climbs.\n  {'gain':<44}      0.25  [-1, 1.5]\n"
+
+def test_a_claim_is_shown_from_its_records(capsys):
+    page = surefoot(capsys, "claim", "ppo")
+    assert "miniature 3 of 3" in page and "beats no clipping " in page and "run it again" in page
 
 
-def test_one_claim(capsys, monkeypatch):
-    asked = []
-    monkeypatch.setattr(claims, "run_claim", lambda *given: asked.append(given) or RESULT)
-    assert surefoot(capsys, "claim", "spo") == surefoot(capsys, "claim", "spo", "--seeds", "2") == SHOWN
-    assert asked == [("spo", None), ("spo", 2)]
+def test_a_claim_is_run_on_other_seeds(capsys, tmp_path):
+    page = surefoot(capsys, "claim", "ppo", "--tier", "mechanism", "--seeds", "100:103", "--out", tmp_path)
+    assert "mechanism 1 of 1" in page and "seeds 100-102" in page and str(tmp_path) in page
+    assert "mechanism 1 of 1" in surefoot(capsys, "claim", "ppo", "--out", tmp_path)
 
 
-def test_all_missing_claims(capsys, monkeypatch):
-    asked = []
+def test_all_claims_of_a_tier_run_where_no_record_covers_them(capsys, monkeypatch, tmp_path):
+    made, asked = records.claim("ppo"), []
+    monkeypatch.setattr(records, "claimed", lambda: ["spo", "ppo"])
 
-    def missing(workers):
-        asked.append(workers)
-        yield from [RESULT] * (workers == 2)
-        if workers == 2:
-            raise sf.UsageError("1 of 2 claims broke off (ppo: RuntimeError: torn).")
+    def run(claim, folder, *, tier, seeds):
+        asked.append((claim.slug, tier))
+        if claim.slug == "spo":
+            raise RuntimeError("torn")
+        return []
 
-    monkeypatch.setattr(claims, "run_missing", missing)
-    assert surefoot(capsys, "claim", "--all").startswith("Every claim has a stored result")
+    monkeypatch.setattr("surefoot.claims.running.run", run)
     with pytest.raises(SystemExit) as ended:
-        cli.main(["claim", "--all", "--workers", "2"])
-    assert ended.value.code == 2 and asked == [1, 2]
-    assert capsys.readouterr() == (SHOWN, "surefoot: 1 of 2 claims broke off (ppo: RuntimeError: torn).\n")
+        cli.main(["claim", "--tier", "mechanism", "--out", str(tmp_path)])
+    assert ended.value.code == 2 and asked == [("spo", "mechanism"), ("ppo", "mechanism")]
+    assert "1 claims broke off: spo (RuntimeError: torn)" in capsys.readouterr().err
+    for name, experiment in made.experiments.items():
+        if experiment.tier == "mechanism":
+            keep = records.Record(name, tuple(range(experiment.seeds)), "2026-01-01", 0.0, {}, "")
+            records.keep(keep, made, tmp_path)
+    monkeypatch.setattr(records, "claimed", lambda: ["ppo"])
+    surefoot(capsys, "claim", "--tier", "mechanism", "--out", tmp_path)
+    assert len(asked) == 2
+
+
+def test_the_status_of_claims(capsys, tmp_path):
+    page = surefoot(capsys, "claim", "ppo", "--status")
+    assert page.startswith("ppo  mechanism") and page.endswith("1 claims, 0 to mend.\n")
+    (tmp_path / "ppo" / "0000").mkdir(parents=True)
+    (tmp_path / "ppo" / "0000" / "2026-01-01-old-0-1.json").write_text("{}")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["claim", "ppo", "--status", "--out", str(tmp_path)])
+    assert ended.value.code == 1 and "MEND 1 records are stale" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "give either the slug of a paper or --all"),
-        (["spo", "--all"], "give either the slug of a paper or --all"),
-        (["--all", "--seeds", "2"], "--seeds 2 cannot be used with --all"),
-        (["spo", "--workers", "2"], "--workers 2 needs --all"),
-        (["--all", "--workers", "0"], "workers=0 is not allowed"),
+        ([], "give the slug of a paper, or --tier for all papers, or --status"),
+        (["ppo", "--status", "--tier", "mechanism"], "--status shows records and runs nothing"),
+        (["ppo", "--seeds", "0"], "seeds='0' is not allowed"),
         (["spp"], "No paper is called 'spp'. Did you mean"),
     ],
 )

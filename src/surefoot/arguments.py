@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import arg
 
 from surefoot.errors import UsageError
-from surefoot.hyperparameters import MOST_THREADS, allowed, hyperparameter
+from surefoot.hyperparameters import MOST_THREADS, allowed, hyperparameter, presets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ def typed(method: type, preset: Mapping[str, Any] = MappingProxyType({})) -> typ
     place = (kind.env_argument, Annotated[str, arg(help=kind.env_help)])
     default = getattr(method, "default_env", None)
     made: list[Any] = [place if default is None else (*place, dataclasses.field(default=default))]
-    if names := tuple(getattr(method, "presets", ())):
+    if names := tuple(presets(method)):
         help = "Take the settings of another source as defaults; surefoot explain shows them."
         made.append(("preset", Annotated[Optional[Literal[names]], arg(help=help)], dataclasses.field(default=None)))  # noqa: UP045
     for source in (Start, kind.options, Settings, method):

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from surefoot import catalogue
 from surefoot.errors import UsageError, nearest
-from surefoot.hyperparameters import build, declared
+from surefoot.hyperparameters import build, declared, presets
 from surefoot.loops.common.kinds import Method
 
 
@@ -32,7 +32,7 @@ def make_method(method: str | Method, **hyperparameters: Any) -> tuple[Method, s
 
 def preset(method: type, name: str | None) -> dict[str, Any]:
     """The hyperparameters of a method's named preset; none without a name."""
-    known = getattr(method, "presets", {})
+    known = presets(method)
     if name is None:
         return {}
     if name not in known:

@@ -36,6 +36,11 @@ def hyperparameter(
     return dataclasses.field(default=default, metadata={k: v for k, v in limits.items() if v not in (None, "")})
 
 
+def presets(method: type) -> Mapping[str, Mapping[str, Any]]:
+    """The named settings of a method: its own, not those of a class that it extends."""
+    return vars(method).get("presets", {})
+
+
 def allowed(meta: Mapping[str, Any], kind: Any = float) -> str:
     """The allowed values of a field with this metadata and annotation, in words, for messages and `--help`."""
     if "choices" in meta:

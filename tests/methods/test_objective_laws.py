@@ -11,9 +11,11 @@ from test_laws import METHODS, every_method, small
 
 import surefoot as sf
 from surefoot import catalogue
+from surefoot.configure import make_method
 from surefoot.errors import UsageError
+from surefoot.hyperparameters import presets
 from surefoot.loops.common.run import make_learner
-from surefoot.loops.on_policy.method import OnPolicy
+from surefoot.loops.on_policy.method import OnPolicy, pick
 from surefoot.methods.control.ppo import PPO
 from surefoot.objectives import PolicyObjective, advantages, aggregation, likelihoods, ratios, stabilizers
 
@@ -143,3 +145,47 @@ def test_explain_of_a_trust_region_is_not_that_of_minibatches():
         algorithm = sf.explain(slug).partition("ALGORITHM")[2].partition("HYPERPARAMETERS")[0]
         assert "conjugate gradient" in algorithm and "KL(π_old ‖ π) ≤ 0.01" in algorithm
     assert "Adam" not in sf.explain("gae").partition("ALGORITHM")[2].partition("HYPERPARAMETERS")[0]
+
+
+# --- over which samples advantages are standardised, and presets ------------------------------------------------------
+
+
+def test_advantages_are_standardised_within_the_minibatch_or_over_the_batch(monkeypatch):
+    seen = {}
+    for over in ("minibatch", "batch"):
+        learner = make_learner(small("ppo", standardize_over=over), "CartPole-v1", [0, 1], 1000)
+        step, given = learner.gradient_step, []
+        monkeypatch.setattr(
+            learner, "gradient_step", lambda *x, step=step, given=given: (given.append(x[1]), step(*x))[1]
+        )
+        learner.iterate()
+        seen[over] = [given[0]["advantage"][i][given[0]["valid"][i]] for i in range(2)]
+    for advantage in seen["batch"]:
+        assert abs(advantage.mean()) < 1e-6 and advantage.std(correction=0) == pytest.approx(1, abs=1e-5)
+    assert all(abs(advantage.mean()) > 1e-3 for advantage in seen["minibatch"])
+
+
+@pytest.mark.parametrize("slug", ["ppo", "spo", "fixpo", "definitive-guide"])
+def test_a_loss_does_not_standardise_again_what_the_batch_has(slug):
+    learner = make_learner(small(slug), "CartPole-v1", [0], 1000)
+    batch = pick(learner.estimate(learner.collect(learner.vector)), 0)
+    extra = {name: x[0] for name, x in learner.extra.items()}
+
+    def loss(**changes):
+        return small(slug, **changes).loss(learner.model, learner.vector[0], batch, extra)[0]
+
+    assert torch.equal(loss(standardize=True, standardize_over="batch"), loss(standardize=False))
+    assert not torch.equal(loss(standardize=True), loss(standardize=False))
+    assert "over the batch" in "\n".join(small(slug, standardize=True, standardize_over="batch").steps())
+
+
+@pytest.mark.parametrize(
+    ("slug", "name"),
+    [(e.slug, p) for e in catalogue.methods() for p in presets(catalogue.method_class(e.slug))],
+)
+def test_a_preset_is_a_setting_of_its_own(slug, name):
+    made, default = make_method(slug, preset=name)[0], make_method(slug)[0]
+    for key, value in type(made).presets[name].items():
+        assert getattr(made, key) == value
+    assert made != default
+    assert f"{name}: " in sf.explain(slug)

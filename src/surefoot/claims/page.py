@@ -45,20 +45,23 @@ def cells(part: Part, found: Finding | None) -> tuple[str, ...]:
     return part.name, word, ours(part, found), part.test.bar(shown(part)), paper, "" if found is None else str(found.n)
 
 
-def text(claim: Claim, records: Sequence[Record]) -> str:
-    """The claim for a terminal."""
+def table(claim: Claim, records: Sequence[Record]) -> str:
+    """The claim's sentence, its standing and its parts, for a terminal."""
     found = findings(claim, records)
-    lines = [*textwrap.wrap(f"{claim.slug}: {claim.sentence}", WIDTH), f"({claim.source})", "", line(claim, found)]
+    lines = [*textwrap.wrap(f"{claim.slug}: {claim.sentence} ({claim.source})", WIDTH), "", line(claim, found)]
     rows = {part.name: cells(part, found.get(part.name)) for part in claim.parts}
     widths = [max(len(row[i]) for row in (COLUMNS, *rows.values())) for i in range(len(COLUMNS))]
+    lines += ["", "    " + aligned(COLUMNS, widths)]
     for name, experiment in ordered(claim):
-        lines += ["", *textwrap.wrap(f"{heading(name, experiment)}: {experiment.setting}", WIDTH)]
-        lines.append("    " + aligned(COLUMNS, widths))
+        lines.append(heading(name, experiment))
         for part in of(claim, name):
             lines.append(("  * " if part.role == "primary" else "    ") + aligned(rows[part.name], widths))
-    lines += ["", "* primary parts: their intervals share the error level of 5 % (Holm)"]
-    if notes := [note for part in claim.parts for note in notes_of(part, found.get(part.name))]:
-        lines += ["", *(wrapped for note in notes for wrapped in textwrap.wrap(note, WIDTH, subsequent_indent="  "))]
+    return "\n".join([*lines, "* primary parts: their intervals share the error level of 5 % (Holm)"])
+
+
+def text(claim: Claim, records: Sequence[Record]) -> str:
+    """All of the claim for a terminal: the table, and what a reader must know to weigh it."""
+    lines = [table(claim, records)]
     for title, items in details(claim, records).items():
         lines += ["", title]
         lines += [w for item in items for w in textwrap.wrap(f"- {item}", WIDTH, subsequent_indent="  ")]
@@ -72,15 +75,14 @@ def markdown(claim: Claim, records: Sequence[Record], figure: str = "") -> str:
     if figure:
         lines += [f"![Effects of all parts with their intervals]({figure})", ""]
     for name, experiment in ordered(claim):
-        lines += [f"### {heading(name, experiment)}", "", experiment.setting + ".", ""]
+        lines += [f"### {heading(name, experiment)}", ""]
         lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
         for part in of(claim, name):
             part_name, *row = cells(part, found.get(part.name))
             bold = f"**{part_name}**" if part.role == "primary" else part_name
             lines.append("| " + " | ".join([bold, *row]) + " |")
         lines.append("")
-    lines += ["Bold: primary parts, whose intervals share the error level of 5 % (Holm).", ""]
-    lines += [f"- {note}" for part in claim.parts for note in notes_of(part, found.get(part.name))]
+    lines.append("Bold: primary parts, whose intervals share the error level of 5 % (Holm).")
     for title, items in details(claim, records).items():
         lines += ["", f"### {title.capitalize()}", "", *(f"- {item}" for item in items)]
     return "\n".join(lines)
@@ -143,7 +145,10 @@ def details(claim: Claim, records: Sequence[Record]) -> dict[str, list[str]]:
         f"{r.date}  {r.experiment}, seeds {named(r.seeds)}, {r.minutes:g} minutes, commit {r.facts.get('commit')}"
         for r in records
     ]
+    notes = findings(claim, records)
     found = {
+        "setting": [f"{name}: {experiment.setting}" for name, experiment in ordered(claim)],
+        "notes": [note for part in claim.parts for note in notes_of(part, notes.get(part.name))],
         "differences from the paper": [f"{n}: {item}" for n, e in ordered(claim) for item in e.differs],
         "the paper's words": [f"{part.name}: {part.says}" for part in claim.parts if part.says],
         "limits": limits(claim, records),

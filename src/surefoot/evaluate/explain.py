@@ -9,8 +9,8 @@ from typing import Any
 
 from surefoot import catalogue
 from surefoot.claims import records
-from surefoot.claims.page import text
-from surefoot.hyperparameters import allowed, declared
+from surefoot.claims.page import table
+from surefoot.hyperparameters import allowed, declared, presets
 
 
 def explain(method: Any, slug: str) -> str:
@@ -42,18 +42,18 @@ def _fields(method: Any) -> list[str]:
 def _presets(method: Any) -> list[str]:
     """Named settings of other sources, with what they change."""
     rows = []
-    for name, values in getattr(method, "presets", {}).items():
+    for name, values in presets(type(method)).items():
         words = ", ".join(f"{key}={value!r}" for key, value in values.items())
         rows += textwrap.wrap(f"{name}: {words}", 110, initial_indent="  ", subsequent_indent="    ")
     return ["", "PRESETS  (--preset NAME)", *rows] if rows else []
 
 
 def _claim(paper: catalogue.Paper) -> list[str]:
-    """The paper's claim with its table of parts, from the shipped records."""
+    """The paper's claim with the table of its parts, from the shipped records."""
     if not paper.claimed:
         return []
     found = records.claim(paper.slug)
-    return ["", "CLAIM", _indent(text(found, records.read(found)[0]))]
+    return ["", "CLAIM", _indent(table(found, records.read(found)[0])), "", f"  More: surefoot claim {paper.slug}"]
 
 
 def _indent(text: str) -> str:

@@ -142,8 +142,7 @@ class OnPolicy:
         """The loss of the policy with these distribution parameters, and its metrics: the negated objective. If the
         batch's advantages are `standardized` already, the objective does not standardise them again."""
         objective, distribution, weight = self.objective(), model.distribution, self.divergence_weight(extra)
-        within = objective.standardize and self.standardize_over == "minibatch" and not standardized
-        objective = dataclasses.replace(objective, standardize=within)
+        objective = dataclasses.replace(objective, standardize=objective.standardize and not standardized)
         penalized = objective.divergence > 0 or weight is not None
         return objective.loss(
             distribution.log_prob(params, batch["action"]),
@@ -165,7 +164,7 @@ class OnPolicy:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one minibatch of one seed, and its metrics; differentiated with respect to `vector`."""
         params, value = model.evaluate(vector, batch)
-        loss, metrics = self.policy_loss(model, params, batch, extra)
+        loss, metrics = self.policy_loss(model, params, batch, extra, standardized=self.standardize_over == "batch")
         value_loss = self.critic_loss(value, batch)
         return loss + self.value_coefficient * value_loss, {**metrics, "value_loss": value_loss.detach()}
 

@@ -85,7 +85,7 @@ class VMPO(OnPolicy):
         params, value = model.evaluate(vector, batch)
         parts = model.unflatten(vector)
         learned = {name: parts[f"multipliers.{name}"] for name in self.multipliers(distribution)}
-        if objective.standardize:
+        if objective.standardize and self.standardize_over == "minibatch":
             advantage = standardize(advantage, valid)
         kept = estep.top_half(advantage, valid)
         weights = estep.weights(advantage, learned["eta"], kept) * valid.sum()  # which sum to 1; a mean is taken

@@ -47,6 +47,7 @@ class GAE(TRPO):
         "epochs",
         "minibatch_size",
         "max_grad_norm",
+        "standardize_over",
         "value_coefficient",
         "value_clip",
     )

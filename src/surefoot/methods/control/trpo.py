@@ -18,7 +18,7 @@ here the old policy is kept, and the KL of a state is the sum over its action di
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class TRPO(OnPolicy):
     """Trust region policy optimization. `learning_rate`, `epochs`, `minibatch_size` are those of the critic."""
+
+    without_effect: ClassVar[tuple[str, ...]] = ("standardize_over",)  # the policy's step is on the whole batch
 
     minibatch_size: int = hyperparameter(256, low=1, help="Samples per critic step; must divide the batch size.")
     max_grad_norm: float | None = hyperparameter(None, above=0, help="Maximum gradient norm of a critic step.")

@@ -102,7 +102,7 @@ class FixPO(OnPolicy):
         self, model: Model, vector: Tensor, batch: Batch, extra: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         params, value = model.evaluate(vector, batch)
-        loss, metrics = self.policy_loss(model, params, batch, extra)
+        loss, metrics = self.policy_loss(model, params, batch, extra, standardized=self.standardize_over == "batch")
         value_loss = self.critic_loss(value, batch)
         kl = model.distribution.kl(batch["old_params"], params.detach())
         metrics |= {"value_loss": value_loss.detach(), "minibatch_kl": self.fixup().measure(kl, batch["valid"])}

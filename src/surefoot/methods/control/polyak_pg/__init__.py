@@ -49,6 +49,7 @@ class PolyakPG(OnPolicy):
         "anneal",
         "epochs",
         "minibatch_size",
+        "standardize_over",
         "lam",
         "value_coefficient",
         "value_clip",
