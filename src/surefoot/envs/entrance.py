@@ -16,9 +16,9 @@ import numpy as np
 from gymnasium import spaces
 
 from surefoot.errors import UsageError
+from surefoot.models.spaces import MASK_KEY
 
 Observation = Any  # an array [B, ...] or a (nested) dict of such arrays
-MASK_KEY = "action_mask"  # the key of an observation's mask of allowed actions
 NUMBERS = "fiub"  # the kinds of NumPy types that are numeric
 BOOKKEEPING = {
     "env_id",

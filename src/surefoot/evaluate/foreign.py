@@ -28,7 +28,7 @@ from gymnasium import spaces
 
 from surefoot.envs import make_single, wrap
 from surefoot.errors import UsageError, nearest
-from surefoot.models.networks import MASK_KEY
+from surefoot.models.spaces import MASK_KEY
 
 LIBRARIES = ("stable_baselines3", "sb3_contrib")
 SILENT = {"VecMonitor", "VecCheckNan", "VecVideoRecorder"}  # vector wrappers that leave observations alone

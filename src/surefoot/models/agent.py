@@ -17,11 +17,13 @@ from surefoot.envs.entrance import all_forbidden
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import build, check, hyperparameter
 from surefoot.models import spaces
+from surefoot.models.actors import Actor, ActorNetwork
 from surefoot.models.distributions import Gaussian, for_space
 from surefoot.models.functional import Flat
-from surefoot.models.networks import ACTIVATIONS, CORES, MASK_KEY, ActorCritic, Observation, is_image
+from surefoot.models.networks import ACTIVATIONS, CORES, ActorCritic, Observation, is_image
 from surefoot.models.normalizers import normalize
 from surefoot.models.saved import read_agent, write_agent
+from surefoot.models.spaces import MASK_KEY
 
 FORMAT = "surefoot-agent-1"
 WIDEST = 2**16  # units per layer
@@ -96,7 +98,7 @@ class Agent:
 
     def __init__(
         self,
-        network: Network,
+        network: Network | ActorNetwork,
         observation_space: gym.Space,
         action_space: gym.Space,
         vector: Tensor,
@@ -110,7 +112,7 @@ class Agent:
                 f"the weights hold {vector.numel()} numbers, the network needs {self.flat.size}: they do not match."
             )
         self.vector, self.scales, self.facts = vector.clone(), scales, facts or {}
-        self.module: ActorCritic = self.flat.bind(self.vector)  # type: ignore[assignment]
+        self.module: ActorCritic | Actor = self.flat.bind(self.vector)  # type: ignore[assignment]
 
     def predict(
         self,
@@ -207,12 +209,14 @@ class Agent:
             given = [description.pop(k) for k in ("observation_space", "action_space")]
             normalized = {str(key) for key in description.pop("normalized")}
             space, action_space = (spaces.from_json(one, MOST_ENTRIES + numbers) for one in given)
-            network = build(Network, settings)
+            network = build(ActorNetwork if "kind" in settings else Network, settings)
         except (KeyError, AttributeError, TypeError, UsageError) as error:
             said = error if isinstance(error, UsageError) else repr(error)
             raise UsageError(f"{folder}/agent.json is damaged: {said} Save the agent again.") from error
-        layers = network.hidden + (network.critic_hidden or ())
-        widest = max((*layers, 0 if network.core is None else network.core_size), default=0)
+        layers, core = network.hidden, 0
+        if isinstance(network, Network):
+            layers, core = layers + (network.critic_hidden or ()), 0 if network.core is None else network.core_size
+        widest = max((*layers, core), default=0)
         if len(layers) > len(tensors) or widest > numbers:
             raise UsageError(f"{folder}/agent.json describes a larger network than agent.safetensors has weights for.")
         with torch.device("meta"):  # only shapes, which take no memory

@@ -102,9 +102,7 @@ class SquashedGaussian(Gaussian):
         return super().entropy(params) + slope.sum(-1)
 
     def to_env(self, action: Tensor) -> Tensor:
-        low, high = action.new_tensor(self.low), action.new_tensor(self.high)
-        inside = torch.lerp(low, high, (torch.tanh(action) + 1) / 2)  # exact at both ends, so never outside
-        return super().to_env(inside)
+        return into_box(torch.tanh(action), self.low, self.high, self.shape)
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,57 @@ class Categorical(MultiDiscrete):
         return action + self.start[0] if any(self.start) else action
 
 
+@dataclass(frozen=True)
+class Greedy(Categorical):
+    """The choice with the highest value; parameters are the values of all choices."""
+
+    def sample(self, params: Tensor, noise: Tensor) -> Tensor:
+        return self.mode(params)
+
+
+@dataclass(frozen=True)
+class Deterministic:
+    """One action in [−1, 1], scaled to the box [low, high]; its parameters are the action itself."""
+
+    dim: int
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    shape: tuple[int, ...] | None = field(default=None, kw_only=True)
+
+    @property
+    def size(self) -> int:
+        return self.dim
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Randomness for `shape` actions: none."""
+        return torch.zeros(*shape, 0)
+
+    def sample(self, params: Tensor, noise: Tensor) -> Tensor:
+        return params
+
+    def mode(self, params: Tensor) -> Tensor:
+        return params
+
+    def to_env(self, action: Tensor) -> Tensor:
+        """The action in the environment's box and shape."""
+        return into_box(action, self.low, self.high, self.shape)
+
+
 Distribution = Gaussian | MultiDiscrete
+
+
+def into_box(
+    action: Tensor, low: tuple[float, ...], high: tuple[float, ...], shape: tuple[int, ...] | None = None
+) -> Tensor:
+    """Actions in [−1, 1] scaled to a box, exactly at both ends, so never outside."""
+    inside = torch.lerp(action.new_tensor(low), action.new_tensor(high), (action + 1) / 2)
+    return inside if shape is None else inside.reshape(*inside.shape[:-1], *shape)
+
+
+def from_box(action: Tensor, low: tuple[float, ...], high: tuple[float, ...]) -> Tensor:
+    """Actions of a box `[..., dim]` scaled to [−1, 1]."""
+    a, b = action.new_tensor(low), action.new_tensor(high)
+    return 2 * (action - a) / (b - a) - 1
 
 
 def for_space(space: gym.Space, squash: bool = False) -> Distribution:

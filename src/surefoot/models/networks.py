@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import gymnasium as gym
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from surefoot.envs.entrance import MASK_KEY
 from surefoot.errors import UsageError
 from surefoot.models.distributions import Distribution, Gaussian, MultiDiscrete
+from surefoot.models.spaces import MASK_KEY
 
 Observation = Tensor | dict[str, Tensor]
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "swish": nn.SiLU, "elu": nn.ELU, "gelu": nn.GELU}
@@ -251,7 +252,8 @@ class Head(nn.Module):
         return torch.stack(outputs), state
 
 
-def _check_mask(shape: tuple[int, ...] | None, distribution: Distribution) -> None:
+def check_mask(shape: tuple[int, ...] | None, distribution: Any) -> None:
+    """Raise `UsageError` where a mask of this shape does not fit the distribution."""
     if not isinstance(distribution, MultiDiscrete):
         raise UsageError(f"observations carry {MASK_KEY!r}, but masks need discrete actions, not {distribution}.")
     if shape != (distribution.size,):
@@ -285,7 +287,7 @@ class ActorCritic(nn.Module):
         self.distribution, self.shared = distribution, shared
         self.masked = isinstance(observation_space, gym.spaces.Dict) and MASK_KEY in observation_space.spaces
         if self.masked:
-            _check_mask(observation_space.spaces[MASK_KEY].shape, distribution)  # type: ignore[attr-defined]
+            check_mask(observation_space.spaces[MASK_KEY].shape, distribution)  # type: ignore[attr-defined]
         gaussian = isinstance(distribution, Gaussian)
         outputs = distribution.dim if gaussian else distribution.size
         log_std = torch.full((distribution.dim,), float(log_std_init)) if gaussian else None

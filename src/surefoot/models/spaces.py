@@ -13,6 +13,7 @@ import numpy as np
 from surefoot.errors import UsageError
 
 KINDS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary", "Dict")
+MASK_KEY = "action_mask"  # the key of an observation's mask of allowed actions
 
 
 def to_json(space: gym.Space) -> dict[str, Any]:

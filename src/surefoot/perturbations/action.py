@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
-from surefoot.models.networks import MASK_KEY
+from surefoot.models.spaces import MASK_KEY
 from surefoot.perturbations.core import Batched, Graded, register
 from surefoot.perturbations.interval import Interval
 from surefoot.perturbations.observation import LAWS, add, noise

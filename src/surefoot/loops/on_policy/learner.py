@@ -6,7 +6,6 @@ computes what it would compute alone, up to rounding.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,16 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from surefoot.envs import env_seeds, make
+from surefoot.envs import env_seeds
 from surefoot.envs.names import check_recorded
-from surefoot.envs.perturbed import under
 from surefoot.errors import UsageError
+from surefoot.loops.common.collect import Arrays, Collector, Episodes, Rollout, map_observation, tensors
 from surefoot.loops.common.compile import as_set
+from surefoot.loops.common.env_options import EnvOptions, described, opened, single
 from surefoot.loops.common.kinds import Loop
 from surefoot.loops.common.optimizer import Adam
 from surefoot.loops.common.staging import staged
-from surefoot.loops.on_policy.collect import Arrays, Collector, Episodes, Rollout, map_observation, tensors
 from surefoot.loops.on_policy.method import Batch, OnPolicy, gradient_step, pick, take
-from surefoot.loops.on_policy.options import EnvOptions, described, single
 from surefoot.models.agent import Agent, normalize_observation, normalized_keys, normalized_shapes, normalized_since
 from surefoot.models.device import CPU, chosen_device, computing_on
 from surefoot.models.distributions import check_reach
@@ -365,17 +363,7 @@ def _learner(
 ) -> Learner:
     """`options` are those of `EnvOptions`. Each seed has the same environments as in a run of its own."""
     device = chosen_device(device)
-    if device != "cpu" and compile == "on":
-        raise UsageError(
-            f"compile='on' is not allowed with device={device!r}: compiled code runs on the CPU. Leave compile out."
-        )
-    env, options = under(env, **options)
-    each = [s for seed in seeds for s in env_seeds(seed, method.num_envs)]
-    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:  # worker processes inherit the mask: the loop, which still needs them, handles Ctrl-C
-        envs = make(env, len(each), seed=each, **options)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+    envs = opened(env, [s for seed in seeds for s in env_seeds(seed, method.num_envs)], compile, device, **options)
     try:
         compile = compile if device == "cpu" else "off"
         return Learner(method, envs, seeds, steps, log=log, compile=compile, device=device)

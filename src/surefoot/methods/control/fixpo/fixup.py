@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from surefoot.hyperparameters import check, hyperparameter
+from surefoot.loops.common.collect import map_observation
 from surefoot.loops.common.optimizer import Adam, clip_norm
-from surefoot.loops.on_policy.collect import map_observation
 from surefoot.loops.on_policy.method import Batch
 from surefoot.models.functional import Model
 from surefoot.objectives import aggregation

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.on_policy.collect import Rollout, map_observation
+from surefoot.loops.common.collect import Rollout, map_observation
 from surefoot.loops.on_policy.learner import REWARD_CLIP
 from surefoot.loops.on_policy.method import Batch
 from surefoot.methods.control.ppo import PPO

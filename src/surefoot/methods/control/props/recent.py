@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from surefoot.loops.on_policy.collect import Rollout, map_observation
+from surefoot.loops.common.collect import Rollout, map_observation
 from surefoot.loops.on_policy.method import Batch
 from surefoot.models.agent import normalize_observation
 from surefoot.models.functional import Model, over_seeds
-from surefoot.models.networks import MASK_KEY
+from surefoot.models.spaces import MASK_KEY
 
 if TYPE_CHECKING:
     from surefoot.loops.on_policy.learner import Learner

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import signal
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from surefoot.envs import describe, make_as
+from gymnasium.vector import VectorEnv
+
+from surefoot.envs import describe, make, make_as
 from surefoot.envs.make import PATIENCE
 from surefoot.envs.names import check_origin
 from surefoot.envs.perturbed import under
+from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.models.device import chosen_device, device_option
 from surefoot.perturbations import Perturbation
@@ -56,3 +60,17 @@ class EnvOptions:
             object.__setattr__(self, "perturb", str(self.perturb))
         check(self)
         chosen_device(self.device)
+
+
+def opened(env: Any, seeds: Sequence[int], compile: str, device: str, **options: Any) -> VectorEnv:
+    """The environments of a run, one for each of the seeds; `options` are those of `EnvOptions`."""
+    if device != "cpu" and compile == "on":
+        raise UsageError(
+            f"compile='on' is not allowed with device={device!r}: compiled code runs on the CPU. Leave compile out."
+        )
+    env, options = under(env, **options)
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:  # worker processes inherit the mask: the loop, which still needs them, handles Ctrl-C
+        return make(env, len(seeds), seed=seeds, **options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)

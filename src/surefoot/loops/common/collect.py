@@ -50,6 +50,9 @@ Arrays = np.ndarray | dict[str, np.ndarray]
 """An observation as the environments give it."""
 
 
+Keep = Callable[[Arrays, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, Arrays], None]
+"""Told of a step: observation, actions, rewards, terminated, truncated, valid, and the observation after it."""
+
 SUMS = ("actions", "observations", "rewards", "ends")  # what a checkpoint has checksums of
 
 
@@ -89,8 +92,14 @@ class Collector:
         self.fresh = np.ones(envs.num_envs, bool)  # the current observation is the first of an episode
         self._figures: list[tuple[int, dict[str, float]]] = []  # environment and info of the episodes that ended
 
-    def collect(self, steps: int, act: Callable[[int, Arrays, np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Rollout:
-        """Run `steps` steps; `act(t, observation, starts)` gives the action to store and the one to execute."""
+    def collect(
+        self,
+        steps: int,
+        act: Callable[[int, Arrays, np.ndarray], tuple[np.ndarray, np.ndarray]],
+        keep: Keep | None = None,
+    ) -> Rollout:
+        """Run `steps` steps; `act(t, observation, starts)` gives the action to store and the one to execute, and `keep`
+        is told every step."""
         n, observation, space = self.envs.num_envs, self.observation, self.envs.single_action_space
         store: Any = map_arrays(lambda x: np.empty((steps + 1, *x.shape), x.dtype), observation)
         reward, terminated, truncated = np.empty((steps, n), np.float32), *np.empty((2, steps, n), bool)
@@ -105,7 +114,10 @@ class Collector:
             action, env_action = act(t, observation, starts[t])
             actions.append(action)
             executed.append(env_action)
+            before = observation
             observation, reward[t], terminated[t], truncated[t], info = self.envs.step(env_action)
+            if keep is not None:
+                keep(before, env_action, reward[t], terminated[t], truncated[t], valid[t], observation)
             self.fresh, self.ended = self.ended, terminated[t] | truncated[t]
             self._note(info)
         _put(store, steps, observation)
@@ -144,8 +156,9 @@ class Collector:
             os.fsync(self._log.fileno())
         return self.logged
 
-    def replay(self, steps: int, sums: Tensor | None = None) -> None:
-        """Restore the environments' state after the first `steps` logged steps, and discard the rest of the log.
+    def replay(self, steps: int, sums: Tensor | None = None, keep: Keep | None = None) -> None:
+        """Restore the environments' state after the first `steps` logged steps, and discard the rest of the log; `keep`
+        is told every step.
 
         `sums` are the checksums `seen.sums()` at that step; without them (a run of an older version) nothing is
         compared.
@@ -176,7 +189,10 @@ class Collector:
             )
         observation = self.observation
         for actions in logged:
+            before, valid = observation, ~self.ended
             observation, reward, terminated, truncated, _ = self.envs.step(np.array(actions))
+            if keep is not None:
+                keep(before, actions, np.asarray(reward, np.float32), terminated, truncated, valid, observation)
             self.fresh, self.ended = self.ended, terminated | truncated
             self.seen.add(observation, actions=actions, rewards=reward, ends=np.stack([terminated, truncated]))
         if sums is not None:

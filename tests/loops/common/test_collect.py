@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 import surefoot as sf
 from surefoot.errors import UsageError
 from surefoot.loops.common import checkpoint
-from surefoot.loops.on_policy.collect import Seen
+from surefoot.loops.common.collect import Seen
 
 SETTINGS: dict[str, Any] = {"num_envs": 2, "num_steps": 32, "minibatch_size": 32, "epochs": 1, "hidden": (8,)}
 SETTINGS |= {"loggers": (), "checkpoint_every": 64}

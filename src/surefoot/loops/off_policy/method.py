@@ -1,0 +1,146 @@
+"""The base of off-policy methods: hyperparameters, and the parts that a method names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from surefoot.envs.make import MOST
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import check, hyperparameter
+from surefoot.models.actors import ActionValue, Actor, ActorNetwork, action_size
+from surefoot.models.networks import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from surefoot.loops.off_policy.learner import Learner
+    from surefoot.loops.off_policy.nets import Net
+
+BLOCK = 1000  # steps of an iteration: what one row of the metrics is about
+
+
+@dataclass(frozen=True)
+class OffPolicy:
+    """The base of every off-policy method. A method names its networks, says how it explores, and which random numbers
+    its losses need."""
+
+    loop: ClassVar[str] = "off-policy"
+    default_steps: ClassVar[int] = 100_000
+    without_effect: ClassVar[tuple[str, ...]] = ()
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    num_envs: int = hyperparameter(1, low=1, high=MOST, help="Number of parallel environments.")
+    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount factor.")
+    batch_size: int = hyperparameter(256, low=1, help="Transitions per gradient step.")
+    buffer_size: int = hyperparameter(1_000_000, low=2, help="Maximum number of transitions in the replay buffer.")
+    learning_starts: int = hyperparameter(5000, low=1, help="Steps of uniformly random actions before learning.")
+    train_every: int = hyperparameter(1, low=1, help="Steps of each environment between rounds of training.")
+    gradient_steps_per_round: int = hyperparameter(1, low=1, help="Gradient steps in a round of training.")
+    n_step: int = hyperparameter(1, low=1, high=1000, help="Rewards that are summed before the critic bootstraps.")
+    prioritized: bool = hyperparameter(False, help="Sample transitions by their last TD error (prioritised replay).")
+    beta: float = hyperparameter(0.4, low=0, high=1, help="Initial exponent of importance weights; rises to 1.")
+    learning_rate: float = hyperparameter(3e-4, above=0, help="Adam's learning rate.")
+    tau: float = hyperparameter(0.005, above=0, high=1, help="Step of target networks towards the networks.")
+    max_grad_norm: float | None = hyperparameter(None, above=0, help="Maximum gradient norm.")
+    normalize_observations: bool = hyperparameter(
+        False, help="Normalise observations by their running mean and standard deviation."
+    )
+    hidden: tuple[int, ...] = hyperparameter((256, 256), low=1, high=2**16, help="Sizes of the hidden layers.")
+    activation: str = hyperparameter("relu", choices=tuple(ACTIVATIONS), help="Activation between linear layers.")
+    cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Image encoder.")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.learning_starts < self.num_envs:
+            raise UsageError(
+                f"learning_starts={self.learning_starts} is not allowed with num_envs={self.num_envs}: a step of all "
+                f"environments gives {self.num_envs} transitions. Use at least that many."
+            )
+
+    # --- what a method is made of ------------------------------------------------------------------------------------
+
+    actor: ClassVar[str] = "actor"  # the network that acts
+
+    def actor_network(self) -> ActorNetwork:
+        """The architecture of the network that acts."""
+        raise NotImplementedError
+
+    def networks(self, observation_space: gym.Space, action_space: gym.Space) -> dict[str, Net]:
+        """The networks by name, in the order in which a gradient step updates them."""
+        raise NotImplementedError
+
+    def noise(self, size: int, action_space: gym.Space, generator: torch.Generator) -> dict[str, Tensor]:
+        """The random numbers of a gradient step on `size` transitions, by name: `batch["noise"]` of the losses."""
+        return {}
+
+    def exploration(self, count: int, action_space: gym.Space, generator: torch.Generator) -> dict[str, Tensor]:
+        """The random numbers with which `count` actions are explored, by name."""
+        raise NotImplementedError
+
+    def explore(self, module: Actor, params: Tensor, noise: dict[str, Tensor], progress: Tensor) -> Tensor:
+        """The actions taken in training, as the actor's distribution has them; `progress` goes from 0 to 1."""
+        raise NotImplementedError
+
+    def objective(self) -> str:
+        """What is minimised, as formulas."""
+        raise NotImplementedError
+
+    def after_iteration(self, learner: Learner) -> dict[str, Tensor]:
+        """Called after every iteration. Returns more metrics, `[seeds]` each."""
+        return {}
+
+    # --- shared by methods -------------------------------------------------------------------------------------------
+
+    def make_actor(self, observation_space: gym.Space, action_space: gym.Space) -> Any:
+        """A function that makes the acting network."""
+        network = self.actor_network()
+        return lambda: network.make(observation_space, action_space)
+
+    def make_critic(self, observation_space: gym.Space, action_space: gym.Space) -> Any:
+        """A function that makes a critic Q(s, a)."""
+        size = action_size(action_space)
+        return lambda: ActionValue(observation_space, size, self.hidden, self.activation, self.cnn)
+
+    def random_action(self, space: gym.Space, count: int, generator: np.random.Generator) -> np.ndarray:
+        """Uniformly random actions of an environment's space."""
+        if isinstance(space, gym.spaces.Box):
+            return generator.uniform(space.low, space.high, (count, *space.shape)).astype(space.dtype)
+        assert isinstance(space, gym.spaces.Discrete)
+        return generator.integers(space.start, space.start + space.n, count)
+
+    # --- for the outer loop ------------------------------------------------------------------------------------------
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of acting and training in an iteration."""
+        return max(1, BLOCK // (self.train_every * self.num_envs))
+
+    @property
+    def pace(self) -> int:
+        """Environment steps per iteration."""
+        return self.rounds * self.train_every * self.num_envs
+
+    def gradient_steps(self, total_steps: int) -> float:
+        """The number of gradient steps in a run."""
+        return total_steps / (self.train_every * self.num_envs) * self.gradient_steps_per_round
+
+    def algorithm(self) -> list[str]:
+        """One iteration in words, for `explain`."""
+        where = "by priority" if self.prioritized else "uniformly"
+        rewards = f", {self.n_step}-step returns" if self.n_step > 1 else ""
+        return [
+            f"act {self.train_every} steps in {self.num_envs} environments; the first {self.learning_starts} actions "
+            "are uniformly random",
+            f"keep the last {self.buffer_size} transitions; then {self.gradient_steps_per_round} times: draw "
+            f"{self.batch_size} of them {where}{rewards}",
+            *self.steps(),
+        ]
+
+    def steps(self) -> list[str]:
+        """The update in words: one line per network."""
+        raise NotImplementedError

@@ -1,0 +1,55 @@
+"""Targets of action values and the losses of critics and actors: pure functions on tensors.
+
+`discount` is γ^n, or 0 after a termination, so that `reward + discount · value` never looks beyond an end.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def bootstrapped(
+    reward: Float[Tensor, "batch"], discount: Float[Tensor, "batch"], value: Float[Tensor, "*axes batch"]
+) -> Float[Tensor, "*axes batch"]:
+    """`r + γ·V(s')`, without a gradient."""
+    return (reward + discount * value).detach()
+
+
+def lowest(values: Float[Tensor, "*critics batch"]) -> Float[Tensor, "batch"]:
+    """The smallest value over the critics, if there are several."""
+    return values if values.dim() == 1 else values.min(0).values
+
+
+def smoothed(
+    action: Float[Tensor, "batch dim"], noise: Float[Tensor, "batch dim"], deviation: float, clip: float
+) -> Float[Tensor, "batch dim"]:
+    """A target policy's action with clipped Gaussian noise, in [−1, 1] (TD3, arXiv:1802.09477, eq. 14)."""
+    return (action + (deviation * noise).clamp(-clip, clip)).clamp(-1, 1)
+
+
+def chosen(values: Float[Tensor, "*axes batch actions"], action: Int[Tensor, "batch"]) -> Float[Tensor, "*axes batch"]:
+    """The values of the actions taken."""
+    index = action.expand(values.shape[:-1]).unsqueeze(-1)
+    return values.gather(-1, index).squeeze(-1)
+
+
+def greedy_value(values: Float[Tensor, "batch actions"], by: Float[Tensor, "batch actions"]) -> Float[Tensor, "batch"]:
+    """The value of the action that is best by other values: the same ones for DQN, the online ones for double DQN."""
+    return chosen(values, by.argmax(-1))
+
+
+def quantile_huber(
+    quantiles: Float[Tensor, "batch quantiles"], targets: Float[Tensor, "batch targets"], kappa: float = 1.0
+) -> Float[Tensor, "batch"]:
+    """Σ_i mean_j |τ_i − 1[u_ij < 0]|·H_κ(u_ij)/κ, `u_ij = target_j − θ_i`, τ_i = (i − ½)/N.
+
+    The loss of QR-DQN (arXiv:1710.10044, eq. 10).
+    """
+    count = quantiles.shape[-1]
+    middle = (torch.arange(count, dtype=quantiles.dtype) + 0.5) / count
+    error = targets.unsqueeze(-2) - quantiles.unsqueeze(-1)  # [batch, quantiles, targets]
+    huber = F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=kappa) / kappa
+    return ((middle.unsqueeze(-1) - (error < 0).to(error.dtype)).abs() * huber).mean(-1).sum(-1)
