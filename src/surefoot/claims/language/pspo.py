@@ -199,7 +199,7 @@ CLAIM = Claim(
             "primary",
             "identity",
             Exact("gap to 0.9 of the step, SGD"),
-            Less(1e-7, against=1e-7),
+            Less(1e-6, against=1e-6),
             gates=(CONTROL,),
         ),
         Part(
