@@ -82,3 +82,13 @@ def test_in_the_logarithm_the_pull_saturates():
     pull = part.weight(ratio, torch.ones(3, dtype=F64)) * ratio
     torch.testing.assert_close(pull, 0.9 * ratio / (0.9 * ratio + 0.1))
     assert bool((pull <= 1).all())
+
+
+def test_the_released_setting_weighs_tokens_alike_and_divides_by_the_unbiased_deviation():
+    released = PSPO(**PSPO.presets["gsm8k-2025"]).objective()
+    valid = torch.tensor([[True, True, True], [True, False, False]])
+    assert released.aggregation.weights(valid).tolist() == [[0.25, 0.25, 0.25], [0.25, 0.0, 0.0]]
+    assert PSPO().objective().aggregation.weights(valid)[1].tolist() == [0.5, 0.0, 0.0]
+    reward = torch.tensor([[1.0, 0, 0, 0]], dtype=F64)
+    assert released.advantage(reward)[0, 0].item() == pytest.approx(0.75 / (0.5 + 1e-4))
+    assert PSPO().objective().advantage(reward)[0, 0].item() == pytest.approx(0.75 / (0.1875**0.5 + 1e-4))
