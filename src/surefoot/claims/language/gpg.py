@@ -1,75 +1,70 @@
-"""The claim of GPG: the correction for silent groups frees the gradient from how many there are, and the method keeps up
-with GRPO."""
+"""GPG's claim: the factor B/(B−M) frees the gradient from the number of silent groups, and nothing else is needed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, difference, estimate
-from surefoot.claims.language.learning import TOKENS, late, learn
-from surefoot.methods.language.baselines import GRPO
+from surefoot.loops.group_rollout.method import Batch, GroupRollout
 from surefoot.methods.language.gpg import GPG
+from surefoot.seeding import torch_stream
 
-STEPS, RATES = 100, (1e-4, 3e-4)
-SIZES: dict[str, Any] = {"prompts": 16, "samples": 8, "max_tokens": TOKENS}
-METHODS = {
-    "grpo": GRPO(minibatches=1, **SIZES),
-    "gpg, uncorrected": GPG(corrected=False, **SIZES),
-    "gpg": GPG(**SIZES),
-}
+# --- one batch -----------------------------------------------------------------------------------------------------
+
+GROUPS, SAMPLES, LENGTH, WEIGHTS = 16, 8, 6, 64
+SILENT = (0, 4, 8, 12)
+F64 = torch.float64
 
 
-def measure(seeds: Sequence[int]) -> Measurements:
-    found: Measurements = {}
-    for name, method in METHODS.items():
-        for rate in RATES:
-            runs = [learn(method, seed, STEPS, learning_rate=rate) for seed in seeds]
-            kept = ("grad_norm", "degenerate", "return_mean", "accuracy")
-            found[f"{name}, {rate:g}"] = {key: [run[key] for run in runs] for key in kept}
+def one_batch(seeds: Sequence[int]) -> dict[str, list]:
+    """Gradients on batches of which more and more groups are silent, of a model that is linear in its weights.
+
+    Norms where every group has the same completions and rewards ("signal") and where all differ ("noise"); how far the
+    gradient is from that of the informative groups alone, completions being equally long or the silent ones longer.
+    """
+    methods = {"corrected": GPG(), "uncorrected": GPG(corrected=False)}
+    found: dict[str, list] = {f"{kind}, {name}": [] for kind in ("signal", "noise") for name in methods}
+    found |= {"apart, equal lengths": [], "long silent": [], "informative alone": [], "all silent": []}
+    for seed in seeds:
+        stream = torch_stream(seed, "one batch")
+        features = torch.randn(GROUPS, SAMPLES, LENGTH, WEIGHTS, generator=stream, dtype=F64)
+        reward = torch.rand(GROUPS, SAMPLES, generator=stream, dtype=F64)
+        even, long = torch.full((GROUPS, SAMPLES), LENGTH // 2), torch.full((GROUPS, SAMPLES), LENGTH)
+        for name, method in methods.items():
+            same = features[:1].expand_as(features), reward[:1].expand_as(reward)
+            for kind, (x, r) in {"signal": same, "noise": (features, reward)}.items():
+                norms = [float(gradient(method, x, silenced(r, m), even).norm()) for m in SILENT]
+                found[f"{kind}, {name}"].append(norms)
+        informative = GROUPS - SILENT[2]
+        alone = gradient(methods["uncorrected"], features[:informative], reward[:informative], even[:informative])
+        mute = silenced(reward, SILENT[2])
+        off = gradient(GPG(), features, mute, even) - alone
+        found["apart, equal lengths"].append(float(off.norm() / alone.norm()))
+        lengths = torch.cat([even[:informative], long[informative:]])
+        found["long silent"].append(float(gradient(GPG(), features, mute, lengths).norm()))
+        found["informative alone"].append(float(alone.norm()))
+        found["all silent"].append(float(gradient(GPG(), features, silenced(reward, GROUPS), even).norm()))
     return found
 
 
-def correlation(arm: dict[str, list[list[float]]]) -> list[float]:
-    """Of the gradient norm with the share of silent groups, over the iterations of each run."""
-    return [float(np.corrcoef(g, m)[0, 1]) for g, m in zip(arm["grad_norm"], arm["degenerate"], strict=True)]
+def silenced(reward: Tensor, count: int) -> Tensor:
+    """The rewards with the last `count` groups all right and all wrong, in turn."""
+    reward = reward.clone()
+    for group in range(len(reward) - count, len(reward)):
+        reward[group] = group % 2
+    return reward
 
 
-def judge(found: Measurements) -> tuple[Verdict, dict[str, Estimate]]:
-    estimates: dict[str, Estimate] = {}
-    best: dict[str, np.ndarray] = {}
-    for name in METHODS:
-        rewards = {rate: [late(c, 0.5) for c in found[f"{name}, {rate:g}"]["return_mean"]] for rate in RATES}
-        rate = max(RATES, key=lambda r: np.mean(rewards[r]))
-        best[name] = np.array(rewards[rate])
-        estimates[f"reward, second half, {name}, best rate"] = estimate(rewards[rate])
-    free = {}
-    for name in ("gpg, uncorrected", "gpg"):
-        free[name] = [r for rate in RATES for r in correlation(found[f"{name}, {rate:g}"])]
-        estimates[f"correlation of gradient norm and silent groups, {name}"] = estimate(free[name])
-    gain = best["gpg"] - best["grpo"]
-    estimates["reward of gpg less grpo's"] = difference(best["gpg"].tolist(), best["grpo"].tolist())
-    error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else 0.0
-    if gain.mean() < -error:
-        return "refuted", estimates
-    freed = abs(np.mean(free["gpg"])) < 0.2 and np.mean(free["gpg, uncorrected"]) < -0.7
-    return "shown" if freed else "not shown", estimates
-
-
-CLAIM = Claim(
-    slug="gpg",
-    sentence="With the factor B/(B−M) the gradient does not shrink as more groups fall silent, and the plain policy "
-    "gradient learns as well as GRPO from the same completions.",
-    baseline="the same without the factor; GRPO without a KL, one step a batch",
-    metric="correlation of gradient norm and share of silent groups over the iterations of a run; mean reward of the "
-    "second half of 100 iterations of 16 × 8 completions, each method at the better of 1e-4 and 3e-4; a nano model on "
-    "one-digit sums of up to three terms, AdamW",
-    supported_by="mean correlation within ±0.2 with the factor and below −0.7 without; reward not below GRPO's by more "
-    "than one standard error",
-    refuted_by="reward below GRPO's by more than one standard error of the paired difference",
-    measure=measure,
-    judge=judge,
-    seeds=3,
-)
+def gradient(method: GroupRollout, features: Tensor, reward: Tensor, lengths: Tensor) -> Tensor:
+    """Of the shipped loss in the weights, where log π of a token is the product of its features and the weights."""
+    valid = (torch.arange(LENGTH) < lengths[..., None]).flatten(0, 1)
+    weights = torch.full((WEIGHTS,), -0.01, dtype=F64, requires_grad=True)
+    log_prob = (features @ weights).flatten(0, 1)
+    objective, group = method.objective(), torch.arange(len(reward)).repeat_interleave(SAMPLES)
+    advantage = objective.advantage(reward).flatten()[:, None].expand(valid.shape)
+    share = objective.aggregation.weights(valid).to(F64)
+    batch = Batch(valid, log_prob.detach(), advantage, share, None, group, {})
+    loss, _ = method.loss(objective, batch, log_prob, torch.zeros_like(log_prob))
+    return torch.autograd.grad(loss, weights)[0]
