@@ -15,6 +15,7 @@ from torch import Tensor
 from surefoot.claims.language.bandit import last, play_together
 from surefoot.claims.parts import (
     Claim,
+    Difference,
     Exact,
     Experiment,
     Gate,
@@ -23,7 +24,6 @@ from surefoot.claims.parts import (
     Measurements,
     More,
     NoWorse,
-    Difference,
     Part,
     ShareDifference,
     Summary,
@@ -122,7 +122,9 @@ def bandit(arm: str, seeds: Sequence[int]) -> dict[str, Any]:
     """Calm: accuracy at the end with a few passes, at the step size that is best on the seeds for tuning. Wild: the
     same with many passes at a large step size, whether it collapsed, and the largest ratio and KL of a batch."""
     calm, wild = methods(CALM)[arm], methods(WILD)[arm]
-    scores = {f"{rate:g}": float(np.mean(ends(play_together(calm, TUNING, STEPS, learning_rate=rate)))) for rate in RATES}
+    scores = {
+        f"{rate:g}": float(np.mean(ends(play_together(calm, TUNING, STEPS, learning_rate=rate)))) for rate in RATES
+    }
     rate = max(RATES, key=lambda r: scores[f"{r:g}"])
     runs = play_together(wild, seeds, STEPS, learning_rate=FAST)
     return {
@@ -148,7 +150,9 @@ def collapsed(curve: Sequence[float]) -> float:
 
 def of_bandit(found: Measurements) -> Summary:
     """Every series by arm."""
-    return {f"{name}, {arm}": values for arm, facts in found.items() for name, values in facts.items() if name != "tuning"}
+    return {
+        f"{name}, {arm}": values for arm, facts in found.items() for name, values in facts.items() if name != "tuning"
+    }
 
 
 def clip_collapses(summary: Summary) -> bool:

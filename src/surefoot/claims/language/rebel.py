@@ -89,7 +89,9 @@ def minimised(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
 def of_softmax(found: Measurements) -> Summary:
     """J of each seed, and the worst of all seeds of what is exact."""
     series = dict(found["softmax"])
-    return series | {f"worst: {name}": max(series[name]) for name in ("first gradient", "newton", "minimum", "invariance")}
+    return series | {
+        f"worst: {name}": max(series[name]) for name in ("first gradient", "newton", "minimum", "invariance")
+    }
 
 
 # --- sums ----------------------------------------------------------------------------------------------------------
@@ -214,7 +216,9 @@ CLAIM = Claim(
             Exact("worst: invariance"),
             Within(1e-9),
         ),
-        Part("an exact iteration raises the expected reward", "secondary", "softmax", Difference("J after", "J"), More()),
+        Part(
+            "an exact iteration raises the expected reward", "secondary", "softmax", Difference("J after", "J"), More()
+        ),
         Part(
             "four passes learn faster than one",
             "primary",
