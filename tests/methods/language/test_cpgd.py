@@ -94,3 +94,10 @@ def test_the_three_advantages():
     )
     standard = CPGD().objective().advantage(reward)
     assert standard[0].tolist() == pytest.approx([0.866025, -0.866025, -0.866025, 0.866025], abs=1e-5)
+
+
+def test_the_released_setting_takes_eight_steps_with_ten_times_the_drift():
+    released = CPGD(**CPGD.presets["mm-eureka-2025"])
+    assert released.prompts * released.samples // released.minibatches == 128  # responses a step
+    assert released.drift == 10 * CPGD().drift and released.learning_rate == 1e-6
+    assert released.advantage == "standardized" and released.clip == 0.2 and released.epochs == 1

@@ -83,3 +83,45 @@ def at_best_rate(
 def last(curve: Sequence[float]) -> float:
     """The mean over the last tenth."""
     return float(np.mean(curve[-max(1, len(curve) // 10) :]))
+
+
+def play_together(
+    method: GroupRollout, seeds: Sequence[int], steps: int, *, learning_rate: float, noise: float = 0.0
+) -> dict[str, list[list[float]]]:
+    """As `play` with Adam, all seeds at once, each with weights of its own; a reward is wrong with chance `noise`."""
+    worlds = [_world(seed) for seed in seeds]
+    contexts, right, first, second = (torch.stack(x) for x in zip(*worlds, strict=True))
+    weights = [first.requires_grad_(), second.requires_grad_()]
+    objective, rows = method.objective(), len(seeds) * CONTEXTS * GROUP
+    valid, group = torch.ones(rows, 1, dtype=torch.bool), torch.arange(rows // GROUP).repeat_interleave(GROUP)
+    share = objective.aggregation.weights(valid) * len(seeds)  # the loss is the sum of the seeds' own
+    adam = torch.optim.Adam(weights, lr=learning_rate)
+    found: dict[str, list[Tensor]] = {name: [] for name in ("accuracy", "ratio", "kl")}
+    for step in range(steps):
+        before = _log_policy(weights, contexts).detach()
+        streams = [torch_stream(seed, "arms", step) for seed in seeds]
+        arms = [torch.multinomial(p.exp(), GROUP, replacement=True, generator=g) for p, g in zip(before, streams)]
+        drawn = torch.stack(arms)
+        wrong = torch.stack([torch.rand(CONTEXTS, GROUP, generator=g) < noise for g in streams])
+        reward = ((drawn == right[..., None]) ^ wrong).float()
+        old, advantage = before.gather(2, drawn).reshape(-1, 1), objective.advantage(reward).reshape(-1, 1)
+        batch = Batch(valid, old, advantage, share, None, group, {"reward": reward.flatten()})
+        for _ in range(method.epochs):
+            log_prob = _log_policy(weights, contexts).gather(2, drawn).reshape(-1, 1)
+            loss, _ = method.loss(objective, batch, log_prob, torch.zeros_like(log_prob))
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        after = _log_policy(weights, contexts).detach()
+        found["accuracy"].append(after.exp().gather(2, right[..., None]).mean((1, 2)))
+        found["ratio"].append((after - before).gather(2, drawn).exp().amax((1, 2)))
+        found["kl"].append((before.exp() * (before - after)).sum(2).mean(1))
+    return {name: torch.stack(x, 1).tolist() for name, x in found.items()}
+
+
+def _world(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Contexts, their right arms, and the initial weights of a seed, as `play` has them."""
+    start = torch_stream(seed, "bandit")
+    contexts, right = torch.randn(CONTEXTS, INPUTS, generator=start), torch.randint(ARMS, (CONTEXTS,), generator=start)
+    first = torch.randn(INPUTS, HIDDEN, generator=start) / INPUTS**0.5
+    return contexts, right, first, torch.randn(HIDDEN, ARMS, generator=start) / HIDDEN**0.5
