@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from surefoot.errors import UsageError
-from surefoot.loops.common.run import make_learner
 from surefoot.loops.common.collect import Rollout, map_observation
+from surefoot.loops.common.run import make_learner
 from surefoot.loops.on_policy.learner import Learner
 from surefoot.loops.on_policy.method import pick
 from surefoot.methods.control.ppo import PPO

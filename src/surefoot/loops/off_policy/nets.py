@@ -67,12 +67,17 @@ class Function:
 
 class Weights:
     """All weights of one seed, as a loss sees them: `w("critic", …)` calls a network, `w.target("critic", …)` its
-    target, `w.fixed("critic", …)` a network whose weights get no gradient."""
+    target, `w.fixed("critic", …)` a network whose weights get no gradient, `w.before("critic", …)` one as it was before
+    the gradient step."""
 
     def __init__(
-        self, functions: Mapping[str, Function], now: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+        self,
+        functions: Mapping[str, Function],
+        now: Mapping[str, Tensor],
+        targets: Mapping[str, Tensor],
+        start: Mapping[str, Tensor],
     ) -> None:
-        self.functions, self.now, self.targets = functions, now, targets
+        self.functions, self.now, self.targets, self.start = functions, now, targets, start
 
     def __call__(self, name: str, *inputs: Any) -> Any:
         return self.functions[name](self.now[name], *inputs)
@@ -84,6 +89,10 @@ class Weights:
     def fixed(self, name: str, *inputs: Any) -> Any:
         """The output of a network as it is; gradients reach the inputs, not its weights."""
         return self.functions[name](self.now[name].detach(), *inputs)
+
+    def before(self, name: str, *inputs: Any) -> Any:
+        """The output of a network before this gradient step changed it, without a gradient."""
+        return self.functions[name](self.start[name].detach(), *inputs)
 
     def module(self, name: str) -> Any:
         """The module of a network, for what is not its weights."""
@@ -105,7 +114,7 @@ def gradient_step(
 
             def loss(vector: Tensor, name: str = name, net: Net = net) -> tuple[Tensor, dict[str, Tensor]]:
                 assert net.loss is not None
-                return net.loss(Weights(functions, {**now, name: vector}, targets), batch)
+                return net.loss(Weights(functions, {**now, name: vector}, targets, weights), batch)
 
             gradient, found = torch.func.grad(loss, has_aux=True)(now[name])
             gradient, found[f"{name}_grad_norm"] = clip_norm(gradient, net.max_grad_norm)

@@ -7,7 +7,8 @@
 
 Tuomas Haarnoja et al., *Soft Actor-Critic Algorithms and Applications* (2018), arXiv:1812.05905.
 
-Differences: the order of a step is temperature, critics, actor, all on one batch; log π is that of actions in [−1, 1].
+Differences: the order of a step is temperature, critics, actor, all on one batch and with the temperature before the
+step; log π is that of actions in [−1, 1].
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class SAC(OffPolicy):
         """Half squared errors of all critics against the smallest soft target."""
         following, log_prob = self.act(w, batch["next_observation"], batch["noise"]["next"])
         value = lowest(w.target("critic", batch["next_observation"], following))
-        soft = value - w.fixed("temperature").exp() * log_prob
+        soft = value - w.before("temperature").exp() * log_prob
         target = bootstrapped(batch["reward"], batch["discount"], soft)
         values = w("critic", batch["observation"], batch["action"])
         errors = (values - target).reshape(-1, len(target))
@@ -83,7 +84,7 @@ class SAC(OffPolicy):
         """The entropy's price less the smallest value of the actor's action."""
         action, log_prob = self.act(w, batch["observation"], batch["noise"]["now"])
         value = lowest(w.fixed("critic", batch["observation"], action))
-        loss = (w.fixed("temperature").exp() * log_prob - value).mean()
+        loss = (w.before("temperature").exp() * log_prob - value).mean()
         return loss, {"actor_loss": loss.detach()}
 
     def noise(self, size: int, action_space: gym.Space, generator: torch.Generator) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from surefoot.loops.common.run import make_learner
 from surefoot.loops.common.collect import Rollout, map_observation
+from surefoot.loops.common.run import make_learner
 from surefoot.loops.on_policy.learner import Learner
 from surefoot.methods.control.ppo import PPO
 from surefoot.methods.control.props import recent
