@@ -96,7 +96,7 @@ class Learner:
         for round_ in range(method.rounds):
             rollouts.append(self._collect(round_))
             if self.steps >= method.learning_starts:
-                found += [self.update() for _ in range(method.gradient_steps_per_round)]
+                found += [self.update() for _ in range(method.updates_per_round)]
         self.iteration += 1
         rows = self._episodes(rollouts)
         with torch.no_grad():

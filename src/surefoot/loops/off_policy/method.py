@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from surefoot.loops.off_policy.learner import Learner
     from surefoot.loops.off_policy.nets import Net
 
-BLOCK = 1000  # steps of an iteration: what one row of the metrics is about
-
 
 @dataclass(frozen=True)
 class OffPolicy:
@@ -40,7 +38,8 @@ class OffPolicy:
     buffer_size: int = hyperparameter(1_000_000, low=2, help="Maximum number of transitions in the replay buffer.")
     learning_starts: int = hyperparameter(5000, low=1, help="Steps of uniformly random actions before learning.")
     train_every: int = hyperparameter(1, low=1, help="Steps of each environment between rounds of training.")
-    gradient_steps_per_round: int = hyperparameter(1, low=1, help="Gradient steps in a round of training.")
+    updates_per_round: int = hyperparameter(1, low=1, help="Gradient steps in a round of training.")
+    log_every: int = hyperparameter(1000, low=1, help="Steps per row of metrics; checkpoints come between rows.")
     n_step: int = hyperparameter(1, low=1, high=1000, help="Rewards that are summed before the critic bootstraps.")
     prioritized: bool = hyperparameter(False, help="Sample transitions by their last TD error (prioritised replay).")
     beta: float = hyperparameter(0.4, low=0, high=1, help="Initial exponent of importance weights; rises to 1.")
@@ -118,7 +117,7 @@ class OffPolicy:
     @property
     def rounds(self) -> int:
         """Rounds of acting and training in an iteration."""
-        return max(1, BLOCK // (self.train_every * self.num_envs))
+        return max(1, self.log_every // (self.train_every * self.num_envs))
 
     @property
     def pace(self) -> int:
@@ -127,7 +126,7 @@ class OffPolicy:
 
     def gradient_steps(self, total_steps: int) -> float:
         """The number of gradient steps in a run."""
-        return total_steps / (self.train_every * self.num_envs) * self.gradient_steps_per_round
+        return total_steps / (self.train_every * self.num_envs) * self.updates_per_round
 
     def algorithm(self) -> list[str]:
         """One iteration in words, for `explain`."""
@@ -136,7 +135,7 @@ class OffPolicy:
         return [
             f"act {self.train_every} steps in {self.num_envs} environments; the first {self.learning_starts} actions "
             "are uniformly random",
-            f"keep the last {self.buffer_size} transitions; then {self.gradient_steps_per_round} times: draw "
+            f"keep the last {self.buffer_size} transitions; then {self.updates_per_round} times: draw "
             f"{self.batch_size} of them {where}{rewards}",
             *self.steps(),
         ]
