@@ -189,7 +189,7 @@ def spread(summary: Summary) -> bool:
     return float(np.mean(summary["least silent"])) <= 0.4 and float(np.mean(summary["most silent"])) >= 0.75
 
 
-STEPS, RATES, TUNING = 60, (1e-4, 3e-4, 1e-3, 3e-3), (2000, 2001)
+STEPS, RATES, TUNING = 100, (3e-5, 1e-4, 3e-4, 1e-3), (2000, 2001)
 
 
 def learning(arm: str, seeds: Sequence[int]) -> dict[str, Any]:
@@ -280,10 +280,10 @@ CLAIM = Claim(
             seeds=10,
             minutes=9,
             setting=SETTING
-            + "60 iterations of AdamW at each arm's best of four step sizes, mean reward of the second half",
+            + "100 iterations of AdamW at each arm's best of four step sizes, mean reward of the second half",
             arms=METHODS,
             summary=of_learning,
-            differs=(*DIFFERS, "60 iterations of AdamW in place of 100 to thousands"),
+            differs=(*DIFFERS, "100 iterations of 16 prompts in place of 100 of 64 or thousands"),
         ),
     },
     parts=(
