@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from surefoot.claims.language.learning import late
-from surefoot.claims.language.tiny import TOKENS, Sums, learner, rewarded, warm
-from surefoot.claims.language.tiny import gradient as gradient_of
+from surefoot.claims.language.tiny import TOKENS, Sums, gradient, learner, rewarded, warm
 from surefoot.claims.parts import (
     Claim,
     Difference,
@@ -60,17 +59,17 @@ def one_batch(seeds: Sequence[int]) -> dict[str, list]:
         for name, method in methods.items():
             same = features[:1].expand_as(features), reward[:1].expand_as(reward)
             for kind, (x, r) in {"signal": same, "noise": (features, reward)}.items():
-                norms = [float(gradient(method, x, silenced(r, m), even).norm()) for m in SILENT]
+                norms = [float(grad(method, x, silenced(r, m), even).norm()) for m in SILENT]
                 found[f"{kind}, {name}"].append(norms)
         informative = GROUPS - SILENT[2]
-        alone = gradient(methods["uncorrected"], features[:informative], reward[:informative], even[:informative])
+        few = features[:informative], reward[:informative], even[:informative]
+        alone = grad(methods["uncorrected"], *few)
         mute = silenced(reward, SILENT[2])
-        off = gradient(GPG(), features, mute, even) - alone
-        found["apart, equal lengths"].append(float(off.norm() / alone.norm()))
+        found["apart, equal lengths"].append(float((grad(GPG(), features, mute, even) - alone).norm() / alone.norm()))
         lengths = torch.cat([even[:informative], long[informative:]])
-        found["long silent"].append(float(gradient(GPG(), features, mute, lengths).norm()))
+        found["long silent"].append(float(grad(GPG(), features, mute, lengths).norm()))
         found["informative alone"].append(float(alone.norm()))
-        found["all silent"].append(float(gradient(GPG(), features, silenced(reward, GROUPS), even).norm()))
+        found["all silent"].append(float(grad(GPG(), features, silenced(reward, GROUPS), even).norm()))
     return found
 
 
@@ -82,7 +81,7 @@ def silenced(reward: Tensor, count: int) -> Tensor:
     return reward
 
 
-def gradient(method: GroupRollout, features: Tensor, reward: Tensor, lengths: Tensor) -> Tensor:
+def grad(method: GroupRollout, features: Tensor, reward: Tensor, lengths: Tensor) -> Tensor:
     """Of the shipped loss in the weights, where log π of a token is the product of its features and the weights."""
     valid = (torch.arange(LENGTH) < lengths[..., None]).flatten(0, 1)
     weights = torch.full((WEIGHTS,), -0.01, dtype=F64, requires_grad=True)
@@ -136,35 +135,38 @@ class Broken(Sums):
         return Example(found.prompt, ("none", "any")[place % 2] if broken else found.answer)
 
     def reward(self, example: Example, completion: str) -> float:
-        return (
-            float(example.answer == "any") if example.answer in ("any", "none") else super().reward(example, completion)
-        )
+        fixed = {"any": 1.0, "none": 0.0}.get(example.answer)
+        return super().reward(example, completion) if fixed is None else fixed
 
 
-BATCHES = 80
+BATCHES = 240
 
 
 def frozen(seeds: Sequence[int]) -> dict[str, list]:
     """Of batches at one policy: the share of silent groups, and for each method the gradient's norm and its pull, which
     is its component along the mean of the uncorrected gradients of all other batches."""
-    found: dict[str, list] = {"silent": []} | {
-        f"{key}, {arm}": [] for key in ("norm", "pull") for arm in ("uncorrected", "gpg")
-    }
+    arms = "uncorrected", "gpg"
+    found: dict[str, list] = {"silent": []} | {f"{key}, {arm}": [] for key in ("norm", "pull") for arm in arms}
     for seed in seeds:
         made = learner(METHODS["gpg"], warm(EASY, seed, WARMUP), Broken(), seed, BATCHES, 1e-4)
-        silent, gradients = [], {arm: [] for arm in ("uncorrected", "gpg")}
+        silent, gradients = [], {arm: [] for arm in arms}
         for _ in range(BATCHES):
             rollout, _ = made.collect()
             silent.append(float(rollout.degenerate.double().mean()))
             for arm, each in gradients.items():
-                each.append(gradient_of(made, METHODS[arm].terms(rollout)).double())
+                each.append(gradient(made, METHODS[arm].terms(rollout)))
         found["silent"].append(silent)
-        whole = torch.stack(gradients["uncorrected"]).sum(0)
+        whole = torch.stack(gradients["uncorrected"]).double().sum(0)
         for arm, each in gradients.items():
-            others = [whole - own for own in gradients["uncorrected"]]
             found[f"norm, {arm}"].append([float(g.norm()) for g in each])
-            found[f"pull, {arm}"].append([float(g @ o / o.norm()) for g, o in zip(each, others, strict=True)])
+            found[f"pull, {arm}"].append(
+                [along(g.double(), whole - own.double()) for g, own in zip(each, gradients["uncorrected"], strict=True)]
+            )
     return found
+
+
+def along(vector: Tensor, direction: Tensor) -> float:
+    return float(vector @ direction / direction.norm())
 
 
 def of_frozen(found: Measurements) -> Summary:
@@ -189,7 +191,7 @@ def spread(summary: Summary) -> bool:
     return float(np.mean(summary["least silent"])) <= 0.4 and float(np.mean(summary["most silent"])) >= 0.75
 
 
-STEPS, RATES, TUNING = 60, (1e-4, 3e-4, 1e-3, 3e-3), (2000, 2001)
+STEPS, RATES, TUNING = 100, (3e-5, 1e-4, 3e-4, 1e-3), (2000, 2001)
 
 
 def learning(arm: str, seeds: Sequence[int]) -> dict[str, Any]:
@@ -268,8 +270,8 @@ CLAIM = Claim(
             "miniature",
             {"frozen": frozen},
             seeds=10,
-            minutes=4,
-            setting=SETTING + "gradients of 80 batches, without a step",
+            minutes=7,
+            setting=SETTING + "gradients of 240 batches, without a step",
             arms={arm: METHODS[arm] for arm in ("uncorrected", "gpg")},
             summary=of_frozen,
             differs=DIFFERS,
@@ -280,10 +282,10 @@ CLAIM = Claim(
             seeds=10,
             minutes=9,
             setting=SETTING
-            + "60 iterations of AdamW at each arm's best of four step sizes, mean reward of the second half",
+            + "100 iterations of AdamW at each arm's best of four step sizes, mean reward of the second half",
             arms=METHODS,
             summary=of_learning,
-            differs=(*DIFFERS, "60 iterations of AdamW in place of 100 to thousands"),
+            differs=(*DIFFERS, "100 iterations of 16 prompts in place of 100 of 64 or thousands"),
         ),
     },
     parts=(

@@ -117,7 +117,7 @@ def of_one_batch(found: Measurements) -> Summary:
 
 # --- chains --------------------------------------------------------------------------------------------------------
 
-STEPS, RATES, TUNING, WARMUP, TOKENS = 200, (3e-4, 1e-3, 3e-3), (2000,), 150, 9
+STEPS, RATES, TUNING, WARMUP, TOKENS = 400, (3e-4, 1e-3, 3e-3), (2000,), 150, 9
 SIZES: dict[str, Any] = {"prompts": 16, "samples": 8, "max_tokens": TOKENS, "minibatches": 1}
 
 
@@ -237,16 +237,16 @@ CLAIM = Claim(
         "chains": Experiment(
             "miniature",
             {"before": before} | {arm: partial(chains, arm) for arm in METHODS},
-            seeds=8,
-            minutes=15,
+            seeds=6,
+            minutes=18,
             setting="sums of two numbers up to 3, and chains of four with running totals, evenly; a model of 100,000 "
-            "weights that was taught the sums only; 200 iterations of 16 prompts, 8 completions each, AdamW at each arm's "
+            "weights that was taught the sums only; 400 iterations of 16 prompts, 8 completions each, AdamW at each arm's "
             "best of three step sizes; held-out accuracy of the likeliest completion",
             arms={arm: methods[-1] for arm, methods in METHODS.items()},
             summary=of_chains,
             differs=(
                 "sums in place of OpenR1-Math, a model of 100,000 weights in place of 1.5 to 8 billion",
-                "200 iterations of 16 prompts in one step in place of 500 of 128 in two",
+                "400 iterations of 16 prompts in one step in place of 500 of 128 in two",
                 "arms take the same number of prompts, not of tokens",
                 "no LUFFY and no SRFT among the arms",
             ),
