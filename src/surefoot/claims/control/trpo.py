@@ -30,6 +30,7 @@ from surefoot.claims.parts import (
     NoWorse,
     Part,
     Published,
+    Role,
     Summary,
 )
 from surefoot.claims.training import metric_of, train_rows
@@ -110,9 +111,9 @@ def of_sampled_updates(found: Measurements) -> Summary:
 
 # --- CartPole --------------------------------------------------------------------------------------------------------
 
-ENV, STEPS, EPISODES = "CartPole-v1", 60_000, 20
+ENV, STEPS, EPISODES = "CartPole-v1", 40_960, 20
 DROP, NEAR = 0.9, 475.0
-RADII, RATES, TUNED = (0.003, 0.01, 0.03), (0.003, 0.01, 0.03), 0.01  # TUNED: the best rate on seeds 2000 to 2003
+RADII, RATES, TUNED = (0.003, 0.01, 0.03), (0.003, 0.01, 0.03), 0.01  # TUNED: the largest area on seeds 2000, 2001
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,11 @@ def of_learning(found: Measurements) -> Summary:
     for arm, facts in found.items():
         curves = np.array(facts["evaluated"])
         climbing = (np.maximum.accumulate(curves, 1)[:, :-1] < NEAR).sum(1)
-        series |= {f"drops, {arm}": drops(curves), f"final, {arm}": curves[:, -1], f"area, {arm}": curves.mean(1)}
+        series |= {
+            f"drops, {arm}": drops(facts["evaluated"]),
+            f"final, {arm}": curves[:, -1],
+            f"area, {arm}": curves.mean(1),
+        }
         series |= {f"kl, {arm}": np.max(facts["kl"], 1), f"climb, {arm}": climbing}
     series["worst of three radii"] = np.min([series[f"final, trpo {radius:g}"] for radius in RADII], axis=0)
     series["worst of three rates"] = np.min([series[f"final, one step {lr:g}"] for lr in RATES], axis=0)
@@ -223,6 +228,10 @@ def of_million(found: Measurements) -> Summary:
     return {f"return, {env}": found[env] for env in LEVELS} | {"share of the level": np.mean(shares, axis=0)}
 
 
+FEW_DROPS: tuple[tuple[str, Role, str, str], ...] = (
+    ("few updates drop", "primary", "trpo 0.01", "abstract: tends to give monotonic improvement"),
+    ("few updates drop with the library's λ = 0.95", "secondary", "λ = 0.95", ""),
+)
 PAGE = "openai/baselines, its page Mujoco1M (commit ea68f3b), trpo_mpi"
 
 CLAIM = Claim(
@@ -255,7 +264,7 @@ CLAIM = Claim(
             {arm: partial(learning, arm) for arm in ARMS},
             seeds=8,
             minutes=10.0,
-            setting="CartPole-v1, 60,000 steps, 29 or 30 updates; after each, the mean return of the same 20 episodes. A "
+            setting="CartPole-v1, 40,960 steps, 20 updates; after each, the mean return of the same 20 episodes. A "
             "drop is an update after which it is below 90 % of its maximum so far; updates count until it reaches 475",
             arms=ARMS,
             summary=of_learning,
@@ -305,10 +314,7 @@ CLAIM = Claim(
         ),
         *(
             Part(name, role, "learning", Mean(f"drops, {arm}"), Less(0.1, against=0.1), gates=(ROOM,), says=says)
-            for name, role, arm, says in (
-                ("few updates drop", "primary", "trpo 0.01", "abstract: tends to give monotonic improvement"),
-                ("few updates drop with the library's λ = 0.95", "secondary", "λ = 0.95", ""),
-            )
+            for name, role, arm, says in FEW_DROPS
         ),
         *(
             Part(
