@@ -279,7 +279,7 @@ CLAIM = Claim(
             "instance",
             {env: partial(million, env) for env in LEVELS},
             seeds=6,
-            minutes=70.0,
+            minutes=45.0,
             setting="three MuJoCo tasks, 1M steps, 6 seeds; mean return of the last 100 episodes of training",
             arms={"trpo": MUJOCO},
             summary=of_million,
