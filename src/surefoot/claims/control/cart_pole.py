@@ -31,7 +31,7 @@ def moved(state: np.ndarray, force: np.ndarray) -> np.ndarray:
 
 class WholeEpisodes(VectorEnv):
     """`each` cart-poles for every seed. All start together, each plays one episode, and one that has ended stays so,
-    which makes its steps invalid, until all start anew after `PERIOD` steps. `info["return"]` is an episode's return.
+    which makes its steps invalid, until all start anew after `PERIOD` steps.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
@@ -55,7 +55,5 @@ class WholeEpisodes(VectorEnv):
         self.state = np.where(playing[:, None], moved(self.state, FORCE * actions[:, 0]), self.state)
         fallen = (np.abs(self.state[:, 0]) > EDGE) | (np.abs(self.state[:, 2]) > ANGLE)
         late = playing & ~fallen & (self.time == LONGEST)
-        ended = playing & (fallen | late)
-        info = {"return": np.full(self.num_envs, float(self.time)), "_return": ended}
-        self.over = self.over | ended
-        return self.state.astype(np.float32), playing.astype(float), self.over & ~late, late, info
+        self.over = self.over | fallen | late
+        return self.state.astype(np.float32), playing.astype(float), self.over & ~late, late, {}

@@ -171,7 +171,7 @@ def cart_pole(arm: str, seeds: Sequence[int]) -> list[list[float]]:
     """Mean return of the 20 episodes of every batch `[seeds, batches]`."""
     method = CART_POLES[arm]
     rows = train_rows(method, WholeEpisodes(seeds, EPISODES), UPDATES * method.pace, seeds)
-    return metric_of(rows, "info/return").tolist()
+    return metric_of(rows, "return").tolist()
 
 
 def of_cart_pole(found: Measurements) -> Summary:
