@@ -234,7 +234,7 @@ CLAIM = Claim(
             "instance",
             {arm: partial(cart_pole, arm) for arm in CART_POLES},
             seeds=21,
-            minutes=15.0,
+            minutes=6.0,
             setting="the paper's cart-pole: linear policy, critic of 20 tanh units, batches of 20 whole episodes of at "
             "most 1000 steps, 20 batches, γ = 0.99, 21 seeds; mean return over the batches",
             arms=CART_POLES,

@@ -264,7 +264,7 @@ CLAIM = Claim(
             "miniature",
             {arm: partial(learning, arm) for arm in ARMS},
             seeds=8,
-            minutes=10.0,
+            minutes=12.0,
             setting="CartPole-v1, 40,960 steps, 20 updates; after each, the mean return of the same 20 episodes. A "
             "drop is an update after which it is below 90 % of its maximum so far; updates count until it reaches 475",
             arms=ARMS,
