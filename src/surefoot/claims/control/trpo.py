@@ -249,6 +249,7 @@ CLAIM = Claim(
             minutes=0.04,
             setting="10 random tabular problems of 8 states and 4 actions, discount 0.95, softmax policies, 30 updates "
             "at δ = 0.01 with exact advantages and visitation",
+            arms={"trpo": TRPO(lam=1.0, cg_damping=0.0)},
             summary=of_exact_updates,
         ),
         "sampled updates": Experiment(
