@@ -197,3 +197,8 @@ def test_settings_that_cannot_work_are_refused(settings):
     (name,) = settings
     with pytest.raises(UsageError, match=f"GAE: {name}="):
         small(**settings)
+
+
+@pytest.mark.parametrize("name", GAE.presets)
+def test_presets_are_allowed(name):
+    assert GAE(**GAE.presets[name]).lam == 0.96

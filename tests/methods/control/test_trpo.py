@@ -11,7 +11,7 @@ from torch import Tensor
 from surefoot.errors import UsageError
 from surefoot.loops.common.run import make_learner
 from surefoot.loops.on_policy.learner import Learner
-from surefoot.loops.on_policy.method import in_turn, pick
+from surefoot.loops.on_policy.method import in_turn, pick, take
 from surefoot.methods.control.trpo import TRPO
 from surefoot.objectives.advantages import standardize
 
@@ -182,3 +182,27 @@ def test_it_learns_where_the_target_is():
 def test_settings_that_cannot_work_are_refused(settings, words):
     with pytest.raises(UsageError, match=words.replace(".", r"\.")):
         small(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"num_steps": 65}, {"core": "gru", "core_size": 4, "num_steps": 16}])
+def test_fisher_products_take_every_nth_sample_and_the_slope_all(settings):
+    method = small(fisher_every=3, cg_damping=0.01, minibatch_size=4, **settings)
+    learner, batches = ready(method, POLE)
+    model, start, batch = learner.model, learner.vector[0], pick(batches, 0)
+    few = take(batch, torch.arange(batch["valid"].shape[-1])[::3])
+    step, gain, _, _ = method.natural_step(model, start, batch)
+    alone, _, _, _ = method.natural_step(model, start, few)
+    (slope,) = torch.autograd.grad(method.improvement(model, (v := start.clone().requires_grad_()), batch)[0], v)
+
+    def kl(v: Tensor) -> Tensor:
+        return method.mean_kl(model, model.evaluate(v, few)[0], few)
+
+    fisher = torch.func.jvp(torch.func.grad(kl), (start,), (step,))[1] + 0.01 * step
+    assert float(0.5 * step @ fisher) == pytest.approx(method.max_kl, rel=1e-3)
+    assert float(gain) == pytest.approx(float(-slope @ step), rel=1e-3)
+    assert not torch.allclose(step, alone, rtol=0.1)
+
+
+@pytest.mark.parametrize("name", TRPO.presets)
+def test_presets_are_allowed(name):
+    assert TRPO(**TRPO.presets[name]).max_kl == 0.01

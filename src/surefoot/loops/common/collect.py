@@ -229,7 +229,7 @@ class Episodes:
 
     def add(self, reward: Tensor, ended: Tensor, truncated: Tensor, valid: Tensor) -> list[dict[str, float]]:
         """Add raw rewards `[time, seeds, envs]`; returns one row of metrics per seed."""
-        reward, ended, truncated, valid = (x.cpu() for x in (reward, ended, truncated, valid))
+        reward, ended, truncated, valid = (x.cpu() for x in (reward, ended & valid, truncated, valid))
         totals = torch.stack([reward.double() * valid, valid.double()]).cumsum(1) + self.running.unsqueeze(1)
         base = torch.zeros_like(self.running)
         finished: list[list[tuple[float, float]]] = [[] for _ in range(reward.shape[1])]

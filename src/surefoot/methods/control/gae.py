@@ -12,15 +12,17 @@ arXiv:1506.02438.
 
 Differences: G is the discounted return where the episode ends within the batch, and bootstraps from the critic where
 the batch or a time limit cuts it; one Gauss–Newton step per batch, with a damped matrix, which the line search
-also keeps within the bound; networks and batch are this library's defaults for TRPO.
+also keeps within the bound; the paper always goes to the bound, and does not state ε, so that 0.01 is ours; networks
+and batch are this library's defaults for TRPO (presets `cart-pole-2015` and `quadruped-2015` have the paper's).
 
 The hyperparameters of a critic fitted by minibatch steps do not exist here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +53,25 @@ class GAE(TRPO):
         "value_coefficient",
         "value_clip",
     )
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cart-pole-2015": {  # §6.2 and §6.3, but 20,000 steps in place of 20 whole episodes; δ and ε are not stated
+            "num_envs": 20,
+            "num_steps": 1000,
+            "hidden": (),
+            "critic_hidden": (20,),
+            "normalize_observations": False,
+            "normalize_rewards": False,
+        },
+        "quadruped-2015": {  # §6.2 and §6.3; also of the task of standing up
+            "num_envs": 100,
+            "num_steps": 2000,
+            "gamma": 0.995,
+            "hidden": (100, 50, 25),
+            "normalize_observations": False,
+            "normalize_rewards": False,
+        },
+    }
 
     lam: float = hyperparameter(0.96, low=0, high=1, help="GAE's λ; 0 relies on the critic, 1 on the returns.")
     critic_radius: float = hyperparameter(0.01, above=0, help="Maximum mean squared change of V, in units of 2σ².")

@@ -8,24 +8,26 @@ is unchanged. Use it where one bad update is costly; updates cost more than PPO'
 
 John Schulman et al., *Trust Region Policy Optimization* (2015), arXiv:1502.05477.
 
-Differences: GAE in place of Monte-Carlo returns, a separate critic fitted to the λ-returns by Adam; the Fisher
-products use all samples of the batch; Fisher matrix damped as in released code, so that the KL ends a little below δ;
-conjugate gradient stops at a residual relative to the gradient's norm, so that the scale of the advantages does not
-matter. Some released code returns the last candidate of a failed search, or averages the KL over action dimensions;
-here the old policy is kept, and the KL of a state is the sum over its action dimensions.
+Differences: GAE at λ = 0.95 in place of Monte-Carlo returns, which are λ = 1 (preset `swimmer-2015`), and a separate
+critic fitted to the λ-returns by Adam; the Fisher products use all samples of the batch (`fisher_every` takes fewer);
+Fisher matrix damped as in released code, so that the KL ends a little below δ; conjugate gradient stops at a residual
+relative to the gradient's norm, so that the scale of the advantages does not matter. Some released code returns the
+last candidate of a failed search, averages the KL over action dimensions, or accepts a KL of 1.5δ (the code of preset
+`mujoco-1m`); here the old policy is kept, the KL of a state is the sum over its action dimensions, and δ is the bound.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.common.optimizer import Adam
-from surefoot.loops.on_policy.method import Batch, OnPolicy, in_turn
+from surefoot.loops.on_policy.method import Batch, OnPolicy, in_turn, take
 from surefoot.loops.on_policy.trust_region import (
     backtrack,
     conjugate_gradient,
@@ -47,11 +49,37 @@ class TRPO(OnPolicy):
 
     without_effect: ClassVar[tuple[str, ...]] = ("standardize_over",)  # the policy's step is on the whole batch
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "swimmer-2015": {  # Table 2 and appendix C.1: 50 paths of 1000 steps; the critic and its fit are this library's
+            "num_envs": 50,
+            "num_steps": 1000,
+            "lam": 1.0,
+            "hidden": (30,),
+            "critic_hidden": (64, 64),
+            "minibatch_size": 250,
+            "fisher_every": 10,
+            "normalize_observations": False,
+            "normalize_rewards": False,
+        },
+        "mujoco-1m": {  # openai/baselines trpo_mpi, its run script for MuJoCo, and its page of 1M-step results
+            "num_envs": 1,
+            "num_steps": 1024,
+            "lam": 0.98,
+            "hidden": (32, 32),
+            "learning_rate": 1e-3,
+            "epochs": 5,
+            "minibatch_size": 64,
+            "fisher_every": 5,
+            "backtrack_factor": 0.5,
+        },
+    }
+
     minibatch_size: int = hyperparameter(256, low=1, help="Samples per critic step; must divide the batch size.")
     max_grad_norm: float | None = hyperparameter(None, above=0, help="Maximum gradient norm of a critic step.")
     max_kl: float = hyperparameter(0.01, above=0, help="Trust region: maximum mean KL of an update.")
     cg_iterations: int = hyperparameter(10, low=1, help="Maximum number of conjugate-gradient iterations.")
     cg_damping: float = hyperparameter(0.1, low=0, help="Damping: multiple of the identity added to the Fisher matrix.")
+    fisher_every: int = hyperparameter(1, low=1, help="Fisher products use every n-th sample of the batch; 1 for all.")
     backtrack_factor: float = hyperparameter(
         0.8, above=0, below=1, help="Factor by which a rejected step is shortened."
     )
@@ -105,8 +133,10 @@ class TRPO(OnPolicy):
         start = vector.detach().requires_grad_()
         loss, before, _ = self.improvement(model, start, batch)
         (descent,) = torch.autograd.grad(loss, start)
-        metric = hessian_product(lambda params: self.mean_kl(model, params, batch), batch["old_params"])
-        fisher = gauss_newton_product(lambda v: model.evaluate(v, batch)[0], vector, metric, self.cg_damping)
+        chosen = torch.arange(0, batch["valid"].shape[-1], self.fisher_every)
+        few = batch if self.fisher_every == 1 else take(batch, chosen)
+        metric = hessian_product(lambda params: self.mean_kl(model, params, few), few["old_params"])
+        fisher = gauss_newton_product(lambda v: model.evaluate(v, few)[0], vector, metric, self.cg_damping)
         x, residual = conjugate_gradient(fisher, -descent, self.cg_iterations)
         curvature = x @ fisher(x)
         step = step_length(curvature, self.max_kl) * x
@@ -129,9 +159,10 @@ class TRPO(OnPolicy):
     def steps(self) -> list[str]:
         objective = self.objective()
         standard = "standardise Â over the batch; " if objective.standardize else ""
+        few = "" if self.fisher_every == 1 else f" of every {self.fisher_every}th sample"
         return [
             f"{standard}solve (F + {self.cg_damping:g})x = g by at most {self.cg_iterations} iterations of conjugate "
-            "gradient, F the Fisher matrix and g the objective's gradient on the batch",
+            f"gradient, F the Fisher matrix{few} and g the objective's gradient on the batch",
             f"step x·√(2·{self.max_kl:g} / xᵀFx), multiplied by {self.backtrack_factor:g} until mean KL(π_old ‖ π) ≤ "
             f"{self.max_kl:g} and the objective has risen; after {self.backtrack_tries} tries θ stays",
             *self.critic_steps(),
