@@ -116,7 +116,9 @@ def hedge(seed: int) -> float:
     state, world = method.start(mdp, seed), episodic(mdp)
     for block in range(6):
         policy = method.policy(mdp, state)
-        error = max(error, float(np.abs(policy[0, 0] - np.exp(-0.5 * total) / np.exp(-0.5 * total).sum()).max()))
+        error = max(
+            error, float(np.abs(policy[0, 0].numpy() - np.exp(-0.5 * total) / np.exp(-0.5 * total).sum()).max())
+        )
         _, actions, felt = world.play(policy, world.losses(0, 20), seed, block)
         first, second, felt = actions[:10, 0].numpy(), actions[10:, 0].numpy(), felt[10:, 0].numpy()
         total += [(felt * (second == a)).mean() / ((first == a).mean() + 0.01) for a in range(3)]
