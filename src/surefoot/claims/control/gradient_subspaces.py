@@ -178,6 +178,7 @@ def of_pendulum(found: Measurements) -> Summary:
 
 
 def learns(summary: Summary) -> bool:
+    """Whether PPO learns the task, on the mean over seeds."""
     return float(np.mean(summary["last return"])) > -300
 
 

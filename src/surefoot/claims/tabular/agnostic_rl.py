@@ -207,6 +207,7 @@ def of_three(found: Measurements) -> Summary:
 
 
 def all_come_close(summary: Summary) -> bool:
+    """Whether trees and exploration come close in over 80 % of their runs."""
     return float(np.mean(summary["censored"])) < 0.2
 
 
