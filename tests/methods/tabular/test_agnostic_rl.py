@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 import torch
 
-from surefoot.claims.tabular.agnostic_rl import needed
 from surefoot.envs.tabular import resolve
 from surefoot.errors import UsageError
 from surefoot.loops.tabular.learner import TabularLearner
@@ -100,11 +99,3 @@ def test_what_is_refused():
         AgnosticRL().admit(forbidden)
     with pytest.raises(UsageError, match="learner='tree'"):
         AgnosticRL(learner="tree")
-
-
-def test_what_the_claim_counts():
-    """From where on it stays close, not where it first comes close."""
-    curve = {"suboptimality": [0.04, 0.2, 0.05, 0.01], "transitions": [10, 20, 30, 40]}
-    assert needed(curve) == 30
-    assert needed({**curve, "suboptimality": [0.04, 0.2, 0.05, 0.06]}) == float("inf")
-    assert needed({**curve, "suboptimality": [0.0] * 4}) == 10

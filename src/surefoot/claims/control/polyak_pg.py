@@ -1,33 +1,132 @@
-"""The claim of the Polyak policy gradient, on random tabular MDPs, with the chain on which the twins lock in.
+"""The claim of the Polyak policy gradient: a step that no scale of rewards changes, and what it costs in speed.
 
-Everything is exact but the sampling: softmax policies on logits `[seeds, states, actions]`, values by dynamic
-programming. All arms use the same objective (entropy included), MDPs, first weights, random numbers and number of
+Whole runs of the method and paths in closed form; then random tabular MDPs, and the chain on which the twins lock in,
+where everything is exact but the sampling: softmax policies on logits `[seeds, states, actions]`, values by dynamic
+programming. There all arms use the same objective (entropy included), MDPs, first weights, random numbers and number of
 trajectories.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.claims.claim import Claim, Estimate, Measurements, Verdict, difference, estimate
+from surefoot.claims.parts import (
+    Claim,
+    Difference,
+    Exact,
+    Experiment,
+    Gate,
+    Less,
+    Mean,
+    Measurements,
+    More,
+    NoWorse,
+    Part,
+    Summary,
+)
 from surefoot.loops.common.optimizer import Adam
+from surefoot.loops.common.run import make_learner
+from surefoot.methods.control.polyak_pg import PolyakPG
 from surefoot.methods.control.polyak_pg.polyak import Point, step, twin_step
 from surefoot.objectives.gpomdp import gpomdp, trajectory_returns
 from surefoot.seeding import numpy_stream, torch_stream
 
-STATES, ACTIONS, GAMMA, TRAJECTORIES, ITERATIONS, LAST = 5, 3, 0.95, 32, 100, 15
-ENTROPY, CAP, SCALE = 0.01, 50.0, 100.0
+# --- whole runs, and paths in closed form ----------------------------------------------------------------------------
+
+FACTOR = 64.0  # a power of two, so that floating point scales exactly
+RUNS = {
+    "twin": PolyakPG(num_envs=4, num_steps=32),
+    "best": PolyakPG(num_envs=4, num_steps=32, vstar="best", c=5.0),
+    "known": PolyakPG(num_envs=4, num_steps=32, vstar="known", optimum=30.0),
+}
+
+
+def cart_pole(factor: float) -> gym.Env:
+    """CartPole-v1 with rewards times a factor."""
+    return gym.wrappers.TransformReward(gym.make("CartPole-v1"), lambda reward: factor * float(reward))
+
+
+def whole_run(vstar: str, seeds: Sequence[int]) -> dict[str, list[float]]:
+    """The largest difference that it makes to any weight (of either twin) in six iterations when rewards, τ and V* are
+    times 64 and the cap is divided by it; and the largest change of any weight after the first iteration."""
+    plain, paths = RUNS[vstar], []
+    optimum = None if plain.optimum is None else FACTOR * plain.optimum
+    scaled = replace(plain, cap=plain.cap / FACTOR, entropy=plain.entropy * FACTOR, optimum=optimum)
+    for method, factor in ((plain, 1.0), (scaled, FACTOR)):
+        learner = make_learner(method, partial(cart_pole, factor), list(seeds), 10**6)
+        path = []
+        for _ in range(6):
+            learner.iterate()
+            path.append(torch.cat([learner.vector, learner.extra.get("twin", learner.vector)], 1))
+        learner.close()
+        paths.append(torch.stack(path))
+    first, second = paths
+    return {
+        "difference": (first - second).abs().amax((0, 2)).tolist(),
+        "change": (first - first[0]).abs().amax((0, 2)).tolist(),
+    }
+
+
+def paths(seeds: Sequence[int]) -> dict[str, list[float]]:
+    """Five steps on f = ½(x₁² + 10x₂²), minimised from (1, 1), and on a bandit of two arms that pay 1 and 0 (exact
+    gradient, V* = 1): the values and the sizes of the steps."""
+    curvature, x, quadratic = torch.tensor([1.0, 10.0]).double(), torch.ones(2).double(), []
+    theta, shares, steps = torch.zeros(2).double(), [], []
+    for _ in range(5):
+        x = step(x, -curvature * x, 0.5 * (curvature * x * x).sum())[0]
+        quadratic.append(float(0.5 * (curvature * x * x).sum()))
+        p = theta.softmax(0)[0]
+        theta, size = step(theta, p * (1 - p) * torch.tensor([1.0, -1.0]).double(), 1 - p)
+        shares.append(float(theta.softmax(0)[0]))
+        steps.append(float(size))
+    return {"quadratic": quadratic, "share": shares, "step": steps}
+
+
+# By hand: f after the first and the fourth step, the share of the better arm after each.
+QUADRATIC, SHARES = {0: 1.484180, 3: 0.221879}, (0.880797, 0.958327, 0.984914, 0.994482)
+
+
+def of_mechanism(found: Measurements) -> Summary:
+    quadratic, share, size = (found["paths"][name] for name in ("quadratic", "share", "step"))
+    runs = [found[vstar] for vstar in RUNS]
+    return {
+        "difference": max(max(run["difference"]) for run in runs),
+        "change": min(min(run["change"]) for run in runs),
+        "error": max(
+            *(abs(quadratic[i] - value) for i, value in QUADRATIC.items()),
+            *(abs(a - b) for a, b in zip(share, SHARES, strict=False)),
+        ),
+        "growth of the step": size[-1] / size[0],
+    }
+
+
+def moves(summary: Summary) -> bool:
+    """Whether the weights of every run and seed change at all."""
+    return summary["change"] > 1e-3
+
+
+MOVES = Gate("control", moves, "some weight of every run changes by 0.001 or more")
+
+# --- tabular MDPs ----------------------------------------------------------------------------------------------------
+
+TWIN = PolyakPG(gamma=0.95, cap=50.0)
+STATES, ACTIONS, TRAJECTORIES, ITERATIONS, LAST = 5, 3, 32, 100, 15
+GAMMA, ENTROPY, CAP, SCALE = TWIN.gamma, TWIN.entropy, TWIN.cap, 100.0
+SGD, ADAM = (0.1, 1.0, 10.0, 100.0), (0.001, 0.01, 0.1, 1.0, 10.0)
 ARMS: dict[str, tuple[str, float]] = {
-    **{f"sgd {lr:g}": ("sgd", lr) for lr in (0.1, 1.0, 10.0)},
-    **{f"adam {lr:g}": ("adam", lr) for lr in (0.01, 0.1, 1.0)},
+    **{f"sgd {lr:g}": ("sgd", lr) for lr in SGD},
+    **{f"adam {lr:g}": ("adam", lr) for lr in ADAM},
     **{f"known {c:g}": ("known", c) for c in (1.0, 5.0)},
     **{f"best {c:g}": ("best", c) for c in (5.0, 20.0)},
-    **{f"twin {c:g}": ("twin", c) for c in (1.0, 5.0)},
+    **{f"twin {c:g}": ("twin", c) for c in (TWIN.c, 5.0)},
 }
 POLYAK = [name for name, (kind, _) in ARMS.items() if kind in ("known", "best", "twin")]
 
@@ -134,49 +233,164 @@ def _scores(curves: Tensor) -> dict[str, list[float]]:
     return {"area": curves.mean(1).tolist(), "end": curves[:, -LAST:].mean(1).tolist()}
 
 
-def measure(seeds: Sequence[int]) -> Measurements:
-    """Area and end of every arm's curve: random MDPs at both reward scales, and the chain."""
-    mdp, measurements = random_mdps(seeds), dict[str, Any](random={}, scaled={}, chain={}, change={})
-    for arm in ARMS:
-        plain, scaled = curve(mdp, seeds, arm), curve(mdp, seeds, arm, SCALE)
-        measurements["random"][arm], measurements["scaled"][arm] = _scores(plain), _scores(scaled)
-        measurements["change"][arm] = (plain - scaled).abs().amax(1).tolist()
-        measurements["chain"][arm] = _scores(curve(chains(seeds), seeds, arm))
-    return measurements
-
-
-def judge(measurements: Measurements) -> tuple[Verdict, dict[str, Estimate]]:
-    random, chain = measurements["random"], measurements["chain"]
-    grid = [random[arm]["area"] for arm in ARMS if ARMS[arm][0] in ("sgd", "adam")]
-    adam = [random[arm]["end"] for arm in ARMS if ARMS[arm][0] == "adam"]
-    twin = random["twin 1"]
-    change = np.max([measurements["change"][arm] for arm in POLYAK], axis=0)
-    estimates = {
-        "end of twin 1": estimate(twin["end"]),
-        "end of twin 1 − median rate of Adam": difference(twin["end"], np.median(adam, axis=0)),  # type: ignore[arg-type]
-        "area of twin 1 − mean over rates": difference(twin["area"], np.mean(grid, axis=0)),  # type: ignore[arg-type]
-        "largest change under scaled rewards": estimate(change),  # type: ignore[arg-type]
-        **{f"end of {arm} on the chain": estimate(chain[arm]["end"]) for arm in ("twin 1", "adam 0.1", "sgd 1")},
+def tabular(arm: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """Area and end of an arm's curves on random MDPs (at both reward scales) and on the chain, and the largest change
+    that the scale makes at any iteration."""
+    mdp = random_mdps(seeds)
+    plain, scaled = curve(mdp, seeds, arm), curve(mdp, seeds, arm, SCALE)
+    return {
+        "random": _scores(plain),
+        "scaled": _scores(scaled),
+        "change": (plain - scaled).abs().amax(1).tolist(),
+        "chain": _scores(curve(chains(seeds), seeds, arm)),
     }
-    if estimates["end of twin 1 − median rate of Adam"].value < 0 or change.max() > 1e-3:
-        return "refuted", estimates
-    better = estimates["area of twin 1 − mean over rates"].low > 0
-    return "shown" if min(twin["end"]) >= 0.98 and better and change.max() < 1e-6 else "not shown", estimates
+
+
+def of_tabular(found: Measurements) -> Summary:
+    series: dict[str, Any] = {"change": max(max(found[arm]["change"]) for arm in POLYAK)}
+    for arm, seen in found.items():
+        series |= {f"{key}, {arm}": values for key, values in seen["random"].items()}
+        series |= {f"{key} on the chain, {arm}": values for key, values in seen["chain"].items()}
+    grid = [f"{kind} {rate}" for kind, rates in (("sgd", (0.1, 1, 10)), ("adam", (0.01, 0.1, 1))) for rate in rates]
+    series["area, mean of six rates"] = np.mean([series[f"area, {arm}"] for arm in grid], axis=0)
+    series["end, Adam's median rate"] = np.median([series[f"end, {arm}"] for arm in grid[3:]], axis=0)
+    series["largest change, adam 0.1"] = max(found["adam 0.1"]["change"])
+    return series
+
+
+def inside(kind: str, summary: Summary) -> bool:
+    """Whether the rate with the largest mean area lies inside the grid."""
+    rates = [arm for arm, (sort, _) in ARMS.items() if sort == kind]
+    return max(rates, key=lambda arm: float(np.mean(summary[f"area, {arm}"]))) not in (rates[0], rates[-1])
+
+
+GRIDS = {
+    kind: Gate("grid", partial(inside, kind), f"the best rate of {name} lies inside its grid")
+    for kind, name in (("sgd", "SGD"), ("adam", "Adam"))
+}
+ABOUT = {"adam 0.001": ", its default", "adam 1": ", its best", "sgd 10": ", its best"}  # best on seeds 2000 to 2029
+
+
+def faster(arm: str) -> Part:
+    """The twins' area against that of one rate of SGD or Adam."""
+    kind, rate = ARMS[arm]
+    name = f"{'SGD' if kind == 'sgd' else 'Adam'} at {rate:g}{ABOUT.get(arm, '')}"
+    gates = (GRIDS[kind],) if "best" in ABOUT.get(arm, "") else ()
+    contrast = Difference("area, twin 1", f"area, {arm}")
+    return Part(f"faster than {name}", "secondary", "tabular", contrast, More(), gates)
 
 
 CLAIM = Claim(
     slug="polyak-pg",
-    sentence="Without a tuned step size, policy gradient with the Polyak step and twin policies reaches the optimum, "
-    "faster than SGD and Adam do on average over a grid of rates, and whatever the scale of the rewards.",
-    baseline="SGD (step sizes 0.1, 1, 10) and Adam (0.01, 0.1, 1) on the same gradient, entropy term and trajectories.",
-    metric="Exact value over optimal value on random MDPs (5 states, 3 actions, 20 steps): mean over 100 iterations "
-    "of 32 trajectories (area) and over the last 15 (end). The change is the largest one at any iteration when rewards "
-    "and entropy weight are multiplied by 100 and the cap divided by it. A chain with a trap is measured beside it.",
-    supported_by="Twin with c = 1 ends at 0.98 or more on every seed, its area exceeds the mean over all rates of SGD "
-    "and Adam (interval above 0), and scaling changes no Polyak arm by 1e-6. The chain has no say in the verdict.",
-    refuted_by="Twin with c = 1 ends below Adam's median rate (interquartile mean of the paired differences below 0), "
-    "or scaling changes a Polyak arm by more than 1e-3.",
-    measure=measure,
-    judge=judge,
-    seeds=10,
+    sentence="The Polyak step with twin policies does not depend on the scale of the rewards, reaches the optimum "
+    "without a tuned step size, and does so faster than SGD and Adam.",
+    source="Li et al. 2024, abstract: a step size that adapts itself, with faster convergence and more stable policies",
+    method=PolyakPG,
+    experiments={
+        "whole runs": Experiment(
+            "mechanism",
+            {vstar: partial(whole_run, vstar) for vstar in RUNS} | {"paths": paths},
+            seeds=8,
+            minutes=0.03,
+            setting="six iterations on CartPole-v1 with rewards, τ and V* times 64 and the cap divided by it; a "
+            "quadratic and a bandit of two arms with exact gradients",
+            arms=RUNS,
+            summary=of_mechanism,
+        ),
+        "tabular": Experiment(
+            "miniature",
+            {arm: partial(tabular, arm) for arm in ARMS},
+            seeds=30,
+            minutes=5,
+            setting="random MDPs (5 states, 3 actions, 20 steps), 100 iterations of 32 trajectories; exact value over "
+            "the optimal one, mean over all iterations (area) and over the last 15 (end). The same on a chain of 6 "
+            "states whose way back pays 0.02 a step and whose end pays 1",
+            arms={"twin 1": TWIN},
+            summary=of_tabular,
+            differs=(
+                "random tabular MDPs in place of Gym's control tasks",
+                "the twins' bookkeeping is our reading: no code was released",
+                "softmax policies in tables in place of networks",
+            ),
+        ),
+    },
+    parts=(
+        Part(
+            "the scale of rewards changes no weight",
+            "primary",
+            "whole runs",
+            Exact("difference"),
+            Less(1e-6, 1e-6),
+            (MOVES,),
+        ),
+        Part(
+            "steps on a quadratic and on a bandit are those of the formula",
+            "primary",
+            "whole runs",
+            Exact("error"),
+            Less(1e-6, 1e-6),
+        ),
+        Part(
+            "without entropy the step explodes near determinism",
+            "secondary",
+            "whole runs",
+            Exact("growth of the step"),
+            More(10.0, 1.0),
+            says="as others summarise it: explosive steps occur without the entropy term",
+        ),
+        Part("ends at 98 % of the optimum or more", "primary", "tabular", Mean("end, twin 1"), More(0.98, 0.98)),
+        Part(
+            "rewards times 100 change no value by a millionth", "primary", "tabular", Exact("change"), Less(1e-6, 1e-6)
+        ),
+        *(faster(arm) for arm, (kind, _) in ARMS.items() if kind in GRIDS),
+        Part(
+            "faster than SGD and Adam on average over six rates",
+            "secondary",
+            "tabular",
+            Difference("area, twin 1", "area, mean of six rates"),
+            More(),
+        ),
+        Part(
+            "ends above Adam's median rate",
+            "secondary",
+            "tabular",
+            Difference("end, twin 1", "end, Adam's median rate"),
+            More(),
+        ),
+        *(
+            Part(
+                f"as good on the chain as {name}",
+                "secondary",
+                "tabular",
+                Difference("end on the chain, twin 1", f"end on the chain, {arm}"),
+                NoWorse(0.05),
+            )
+            for arm, name in (("sgd 1", "SGD at 1"), ("adam 0.1", "Adam at 0.1"))
+        ),
+        *(
+            Part(f"{name} ends at 98 % or more", "exploratory", "tabular", Mean(f"end, {arm}"), More(0.98, 0.98))
+            for arm, name in {
+                "known 1": "a known V*",
+                "known 5": "a known V* with c = 5",
+                "best 5": "the best return as V*, c = 5,",
+                "best 20": "the best return as V*, c = 20,",
+                "twin 5": "the twins with c = 5",
+            }.items()
+        ),
+        Part(
+            "Adam at 0.1 does not depend on the scale either",
+            "exploratory",
+            "tabular",
+            Exact("largest change, adam 0.1"),
+            Less(0.01, 0.01),
+        ),
+    ),
+    not_run="no experiment of the paper could be read: it compares with Adam on Gym's control tasks, but tasks, "
+    "networks, batch, constants, Adam's step sizes and numbers were not to be had. Tasks of CartPole's size would run "
+    "in minutes",
+    amended=(
+        "Declared on 2026-11-30 after a run of 10 seeds on 2026-11-24, which an earlier judge had summed up in one word "
+        "by the mean over six rates, without the chain. Since then 30 seeds, every rate by itself, Adam's default, and "
+        "grids that hold their best rate inside.",
+    ),
 )
