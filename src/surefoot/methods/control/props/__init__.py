@@ -10,7 +10,8 @@ ended by a bound δ_P on the KL. PPO then takes D as a sample of π_θ. Use it w
 is not: the behaviour policy is refitted several times per batch.
 
 Nicholas E. Corrado and Josiah P. Hanna, *On-Policy Policy Gradient Reinforcement Learning Without On-Policy Sampling*
-(2023), arXiv:2311.08290. Defaults are those for discrete actions; for continuous ones use behaviour_max_kl=0.1.
+(2023), arXiv:2311.08290. Defaults are those for discrete actions; `presets` has the authors' settings of six MuJoCo
+tasks. For other continuous actions use behaviour_max_kl=0.1.
 
 Differences: the regularizer is the exact KL, not its estimate from the buffer's actions. D leaves out the whole of the
 batch that will have been dropped by the next update, not only the steps that will be dropped first. A step that would
@@ -21,9 +22,9 @@ variant that weighs the push by the size of the advantage is left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,9 +46,27 @@ if TYPE_CHECKING:
 BUFFER = "buffer/"
 
 
+def mujoco(n: int, m: int, lr: float, lr_p: float, kl: float, lam: float, minibatches: int) -> dict[str, Any]:
+    """A setting of the authors' MuJoCo runs of 2023 (repository PPOROS, version 4 of the tasks): one environment,
+    buffers of two batches, PPO with 10 epochs of 32 minibatches. Their λ_P weighs a mean over action dimensions."""
+    shared: dict[str, Any] = {"num_envs": 1, "anneal": True, "epochs": 10, "value_clip": 0.2}
+    behaviour = {"steps": m, "learning_rate": lr_p, "max_kl": kl, "regularizer": lam, "minibatches": minibatches}
+    own = {"num_steps": n, "minibatch_size": n // 16, "learning_rate": lr}
+    return {**shared, **own, **{f"behaviour_{name}": x for name, x in behaviour.items()}}
+
+
 @dataclass(frozen=True)
 class PROPS(PPO):
     """Proximal robust on-policy sampling."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "mujoco-hopper": mujoco(2048, 256, 1e-3, 1e-3, 0.05, 0.3 / 3, 16),
+        "mujoco-swimmer": mujoco(2048, 1024, 1e-3, 1e-5, 0.03, 0.1 / 2, 16),
+        "mujoco-halfcheetah": mujoco(1024, 512, 1e-4, 1e-3, 0.05, 0.3 / 6, 16),
+        "mujoco-walker2d": mujoco(2048, 256, 1e-3, 1e-3, 0.1, 0.3 / 6, 32),
+        "mujoco-ant": {**mujoco(2048, 256, 1e-4, 1e-3, 0.03, 0.1 / 8, 16), "behaviour_clip": 0.05},
+        "mujoco-humanoid": mujoco(8192, 256, 1e-4, 1e-4, 0.1, 0.1 / 17, 32),
+    }
 
     learning_rate: float = hyperparameter(1e-3, above=0, help="Adam's step size.")
     epochs: int = hyperparameter(16, low=1, help="Passes over each buffer.")
