@@ -171,11 +171,53 @@ def untrained_policy(arm: str, env: str, seeds: Sequence[int]) -> list[float]:
     return [row["sampling_error"] for row in train_rows(method, env, 32 * 1024, seeds)[-1]]
 
 
+WALKER, WALKED, UPDATES = "Walker2d-v4", 2_000_000, 10
+RUNNERS: dict[str, PPO] = {
+    "props": PROPS(**PROPS.presets["mujoco-walker2d"]),
+    "ppo": PPO(
+        num_envs=1,
+        num_steps=4096,
+        learning_rate=1e-3,
+        anneal=True,
+        minibatch_size=128,
+        value_clip=0.2,
+        entropy=0.01,
+        target_kl=0.03,
+    ),
+}
+
+
+def walk(learner: Learner, rows: list[dict[str, Any]]) -> None:
+    """After every tenth update, what each seed's target policy returns without noise."""
+    if learner.iteration % UPDATES == 0:
+        evaluate(learner, rows, WALKER, deterministic=True)
+
+
+def walking(arm: str, seeds: Sequence[int]) -> list[list[float]]:
+    """Curves of the return, one a seed."""
+    history = train_rows(RUNNERS[arm], WALKER, WALKED, seeds, walk, compile="on")
+    rows = [rows for rows in history if "evaluated" in rows[0]]
+    return [[each[i]["evaluated"] for each in rows] for i in range(len(seeds))]
+
+
+def of_walking(found: Measurements) -> Summary:
+    """Mean over all of training."""
+    return {f"area, {arm}": np.mean(curves, axis=1) for arm, curves in found.items()}
+
+
 ROOM = Gate(
     "room",
     lambda series: 100 <= np.mean(series["area, ppo"]) <= 400,
     "PPO's mean return lies between 100 and 400 of 500",
 )
+
+
+def near_released(series: Summary) -> bool:
+    """Whether our PPO's mean return over training reaches half of the authors' PPO."""
+    return bool(np.mean(series["area, ppo"]) >= 0.5 * 2275)
+
+
+REFERENCE = Gate("reference", near_released, "PPO reaches half of the authors' 2275")
 RUNS = "results of each run in the authors' repository PPOROS, MuJoCo v4"
 
 
@@ -255,6 +297,17 @@ CLAIM = Claim(
                 "the regularizer is KL(π_θ ‖ π_φ) in place of KL(π_φ ‖ π_θ)",
             ),
         ),
+        "Walker2d": Experiment(
+            "instance",
+            {arm: partial(walking, arm) for arm in RUNNERS},
+            seeds=8,
+            minutes=600,
+            setting="Walker2d-v4, 2M steps; mean return of 20 episodes without noise after every tenth update, mean over "
+            "all of training",
+            arms=RUNNERS,
+            summary=of_walking,
+            differs=("one of six tasks", "8 of 50 seeds", "no PPO-Buffer", "steps beyond the KL cutoff are undone"),
+        ),
     },
     parts=(
         Part(
@@ -303,6 +356,16 @@ CLAIM = Claim(
             gates=(ROOM,),
         ),
         *(untrained(env) for env in RELEASED),
+        Part(
+            "Walker2d: higher return over all of training than PPO's",
+            "primary",
+            "Walker2d",
+            Difference("area, props", "area, ppo"),
+            More(),
+            gates=(REFERENCE,),
+            published=Published(670, f"{RUNS}: 2945 ± 427 and 2275 ± 375", "read", n=50),
+            says="abstract: increases data efficiency",
+        ),
     ),
     amended=(
         "The parts of the miniatures were declared on 2026-11-30 over measurements of 2026-11-26, which an earlier judge "

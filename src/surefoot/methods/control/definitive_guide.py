@@ -19,13 +19,16 @@ other learners are `reinforce`, `a2c`, `trpo` and `ppo`; as there, all share one
 
 Differences: the guide's released code measures the KL from the current policy itself, whose gradient is 0, and puts
 scales where variances belong; here the KL is exact and from the policy that collected the data. Minibatches are
-shuffled samples, not whole unrolls. Network and batch are this library's common ones (2 × 64 tanh, 8 × 256 steps) in
-place of 4 × 32 and 5 × 256 swish with a state-dependent scale and 8 × 2048 steps; both use 8 minibatches.
+shuffled samples, not whole unrolls. Network and batch are this library's common ones (2 × 64 tanh, 8 × 256 steps),
+which suit small tasks; the preset "mujoco-2024" has the guide's, which serve all its learners, save that its policy's
+scale depends on the state and its weights start from LeCun's uniform distribution.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -41,6 +44,17 @@ from surefoot.objectives.divergences import decoupled_gaussian_kl
 @dataclass(frozen=True)
 class VMPO(OnPolicy):
     """On-policy maximum a posteriori policy optimization."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "mujoco-2024": {  # the harness of the guide's released code (Matt00n/PolicyGradientsJax)
+            "num_steps": 2048,
+            "minibatch_size": 2048,
+            "hidden": (32, 32, 32, 32),
+            "critic_hidden": (256, 256, 256, 256, 256),
+            "activation": "swish",
+            "squash": True,
+        },
+    }
 
     minibatch_size: int = hyperparameter(256, low=1, help="Samples per gradient step; must divide the batch size.")
     anneal: bool = hyperparameter(True, help="Decay the step size linearly to 0 over the run.")
