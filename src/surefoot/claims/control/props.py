@@ -301,7 +301,7 @@ CLAIM = Claim(
             "instance",
             {arm: partial(walking, arm) for arm in RUNNERS},
             seeds=8,
-            minutes=600,
+            minutes=1500,
             setting="Walker2d-v4, 2M steps; mean return of 20 episodes without noise after every tenth update, mean over "
             "all of training",
             arms=RUNNERS,
