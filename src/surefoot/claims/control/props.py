@@ -319,10 +319,8 @@ CLAIM = Claim(
             says="abstract: reduces sampling error",
         ),
         *(lower(f"{n} draws of a fixed policy", "fixed policy", f"{n}, props", f"{n}, on-policy") for n in LOOKS[:-1]),
-        *(
-            lower(f"{n} draws of a fixed policy, against ROS", "fixed policy", f"{n}, props", f"{n}, ros")
-            for n in LOOKS
-        ),
+        lower("256 draws of a fixed policy, against ROS", "fixed policy", "256, props", "256, ros"),
+        lower("32 draws of a fixed policy, ROS against PROPS", "fixed policy", "32, ros", "32, props", "exploratory"),
         lower(
             "256 draws of a fixed policy, count matching against PROPS",
             "fixed policy",
