@@ -368,5 +368,6 @@ CLAIM = Claim(
     amended=(
         "The parts of the miniatures were declared on 2026-11-30 over measurements of 2026-11-26, which an earlier judge "
         "had summed up in one word; the fixed policy was measured anew on 32 seeds in place of 10.",
+        "That ROS is ahead after 32 draws of a fixed policy was seen first, and then made a part.",
     ),
 )
