@@ -353,11 +353,7 @@ CLAIM = Claim(
             More(math.log(3), against=0.0),
         ),
         Part(
-            "one batch: a smaller KL than PPO's",
-            "secondary",
-            "deep and fast",
-            LogRatio("kl, ppo", "kl, spo"),
-            More(),
+            "one batch: a smaller KL than PPO's", "secondary", "deep and fast", LogRatio("kl, ppo", "kl, spo"), More()
         ),
         Part(
             "one batch: gains as much of the surrogate as PPO, up to a tenth",
