@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from surefoot.claims.control.spo import BATCH, DEPTH, of_one_batch
+from surefoot.claims.control.spo import BATCH, CLAIM, of_one_batch
+from surefoot.claims.control.spo_mujoco import CUT, DEPTH, of_depth
+from surefoot.claims.judge import judge
 from surefoot.loops.common.run import make_learner
 
 
@@ -46,3 +48,14 @@ def test_the_largest_deviation_is_that_of_any_minibatch_of_the_run(arm):
     assert [row["largest_deviation"] for row in rows] == pytest.approx(largest.tolist())
     assert len(seen) == 12
     assert len(set(largest.tolist())) == 2
+
+
+def test_deep_runs_are_read_beside_the_figure():
+    spo = {"return": [3000.0, 3200.0, 3100.0], "largest_deviation": [0.1, 0.11, 0.12]}
+    ppo = {"return": [1000.0, 1100.0, 1200.0], "largest_deviation": [0.3, 0.31, 0.32]}
+    found = {"spo, Walker2d-v4": spo, "ppo, Walker2d-v4": ppo}
+    assert {one.word for one in judge(CLAIM, {CUT: of_depth(found)}).values()} == {"supported"}
+    found |= {"spo, HalfCheetah-v4": spo, "ppo, HalfCheetah-v4": ppo}
+    words = {name: one.word for name, one in judge(CLAIM, {"depth": of_depth(found)}).items()}
+    assert words["Walker2d-v4, 7 layers: return within a third of the figure's"] == "supported"
+    assert words["HalfCheetah-v4, 7 layers: return within a third of the figure's"] == "contradicted"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.claims.control import spo_mujoco
 from surefoot.claims.one_batch import update_on_one_batch
 from surefoot.claims.parts import (
     Claim,
@@ -25,18 +26,15 @@ from surefoot.claims.parts import (
     More,
     NoWorse,
     Part,
-    Published,
     Summary,
     Within,
 )
 from surefoot.claims.training import final, metric_of, train_rows
-from surefoot.loops.on_policy.method import OnPolicy
 from surefoot.methods.control.ppo import PPO
 from surefoot.methods.control.spo import SPO
 
 if TYPE_CHECKING:
-    from surefoot.loops.on_policy.learner import Learner
-    from surefoot.models.functional import Model
+    pass
 
 EPSILON = 0.2
 DEEP = (256, 256, 128, 128, 64, 64)
@@ -138,102 +136,6 @@ ROOM = {
     ),
 }
 
-# --- depth, §6.2 of the paper --------------------------------------------------------------------------------------
-
-
-class Watched(OnPolicy):
-    """Keeps the largest mean |ρ−1| of any minibatch of the run, as Table 1 of the paper has it."""
-
-    def extra_state(self, model: Model) -> dict[str, Tensor]:
-        return super().extra_state(model) | {"largest_deviation": torch.zeros(())}
-
-    def after_step(self, learner: Learner, step: Tensor, names: list[str]) -> None:
-        deviation = step[:, names.index("ratio_deviation")]
-        learner.extra["largest_deviation"] = torch.maximum(learner.extra["largest_deviation"], deviation)
-
-    def after_update(self, learner: Learner, batch: Any) -> dict[str, Tensor]:
-        return {**super().after_update(learner, batch), "largest_deviation": learner.extra["largest_deviation"]}
-
-
-class WatchedSPO(Watched, SPO):
-    pass
-
-
-class WatchedPPO(Watched, PPO):
-    pass
-
-
-RELEASED = SPO.presets["mujoco-7-layers"]
-DEPTH: dict[str, Any] = {"spo": WatchedSPO(**RELEASED), "ppo": WatchedPPO(**RELEASED)}
-TEN_MILLION = 10_000_000
-# Returns with 7 layers, SPO's and PPO's: means of the last tenth of the curves, and half-widths of their bands.
-FIGURE = {"Walker2d-v4": ((3110.0, 1100.0), (1100.0, 500.0)), "HalfCheetah-v4": ((5100.0, 2000.0), (2150.0, 1100.0))}
-
-
-def depth(arm: str, env: str, seeds: Sequence[int]) -> dict[str, list[float]]:
-    """Mean return of the last tenth of training, and the largest mean |ρ−1| of any minibatch."""
-    history = train_rows(DEPTH[arm], env, TEN_MILLION, seeds, compile="on")
-    return {"return": final(history), "largest_deviation": metric_of(history, "largest_deviation")[:, -1].tolist()}
-
-
-def of_depth(found: Measurements) -> Summary:
-    series = {}
-    for piece, facts in found.items():
-        series |= {f"return, {piece}": facts["return"], f"largest |ρ−1|, {piece}": facts["largest_deviation"]}
-    for env, ((level, _), _) in FIGURE.items():
-        series[f"departure from the figure, spo, {env}"] = np.array(found[f"spo, {env}"]["return"]) / level - 1
-    return series
-
-
-def near_figure(env: str, summary: Summary) -> bool:
-    """Whether PPO reaches half of the return that the paper's figure shows for it."""
-    return float(np.mean(summary[f"return, ppo, {env}"])) >= FIGURE[env][1][0] / 2
-
-
-def _depth_parts(env: str) -> tuple[Part, ...]:
-    (spo, spread), (ppo, other) = FIGURE[env]
-    where, half = (
-        f"Figure 5, as in the repository's README, 7 layers: {spo:g} and {ppo:g}",
-        f"±{spread:g} and ±{other:g}",
-    )
-    reference = Gate("reference", partial(near_figure, env), f"PPO reaches half of the figure's {ppo:g}")
-    return (
-        Part(
-            f"{env}, 7 layers: better returns than PPO",
-            "primary",
-            "depth",
-            Difference(f"return, spo, {env}", f"return, ppo, {env}"),
-            More(),
-            gates=(reference,),
-            published=Published(spo - ppo, where, "digitised", half, 5),
-            says="§6.2: SPO trains deep policies on which PPO fails",
-        ),
-        Part(
-            f"{env}, 7 layers: no minibatch with a mean |ρ−1| above ε",
-            "primary",
-            "depth",
-            Mean(f"largest |ρ−1|, spo, {env}"),
-            Less(EPSILON, against=EPSILON),
-            says="§6.2 and Table 1: the ratio deviation stays within the trust region",
-        ),
-        Part(
-            f"{env}, 7 layers: PPO has such a minibatch",
-            "secondary",
-            "depth",
-            Mean(f"largest |ρ−1|, ppo, {env}"),
-            More(EPSILON, against=EPSILON),
-        ),
-        Part(
-            f"{env}, 7 layers: return within a third of the figure's",
-            "secondary",
-            "depth",
-            Mean(f"departure from the figure, spo, {env}"),
-            Within(1 / 3),
-            published=Published(0.0, where, "digitised", half, 5),
-        ),
-    )
-
-
 CLAIM = Claim(
     slug="spo",
     sentence="SPO keeps probability ratios within a band that PPO's leave, and so trains deep policies better than PPO.",
@@ -275,25 +177,8 @@ CLAIM = Claim(
                 "step size 1e-3 throughout in place of 3e-4 decaying to 0, and 20 epochs in place of 10",
             ),
         ),
-        "depth": Experiment(
-            "instance",
-            {f"{arm}, {env}": partial(depth, arm, env) for env in FIGURE for arm in DEPTH},
-            seeds=5,
-            minutes=900,
-            setting="Walker2d-v4 and HalfCheetah-v4, 10M steps, policies of six hidden layers (256-256-128-128-64-64), "
-            "the authors' released hyperparameters, PPO and SPO differing in the policy's loss alone; mean return of "
-            "the episodes of the last tenth of training, and the largest mean |ρ−1| of any minibatch",
-            arms=DEPTH,
-            summary=of_depth,
-            differs=(
-                "2 of 6 environments, and 7 layers only: the figure's 3 layers, where PPO wins these two, are left out",
-                "seeds 0 to 4 in place of 1 to 5",
-                "a truncated episode bootstraps in place of ending with value 0",
-                "statistics for normalisation are shared by the 8 environments and change between batches only",
-                "advantages are divided by the population's standard deviation (0.1 % larger), Adam's ε is 1e-5",
-            ),
-        ),
-    },
+    }
+    | spo_mujoco.EXPERIMENTS,
     parts=(
         Part(
             "a ratio's optimum is the edge of its band, from either side",
@@ -384,7 +269,7 @@ CLAIM = Claim(
             )
             for env in STEPS
         ),
-        *(part for env in FIGURE for part in _depth_parts(env)),
+        *spo_mujoco.PARTS,
     ),
     amended=(
         "The parts of the miniature were declared on 2026-11-30 over measurements of 2026-11-24, which an earlier judge "
