@@ -29,7 +29,7 @@ from surefoot.claims.parts import (
     Summary,
     Within,
 )
-from surefoot.claims.training import final, metric_of, train_rows
+from surefoot.claims.training import metric_of, train_rows
 from surefoot.methods.control.ppo import PPO
 from surefoot.methods.control.spo import SPO
 
@@ -103,12 +103,15 @@ def of_one_batch(found: Measurements) -> Summary:
 
 
 def learning(env: str, seeds: Sequence[int]) -> dict[str, dict[str, list[float]]]:
-    """Final return and mean |ρ−1| of the gradient steps, of either method with a deep policy at a high step size."""
+    """Mean return of the last fifth of training and mean |ρ−1| of the gradient steps, of either method with a deep policy
+    at a high step size."""
     found = {}
     for arm, method in ARMS.items():
         history = train_rows(method(**HARD), env, STEPS[env], seeds, compile="on")
         deviation = metric_of(history, "ratio_deviation").mean(1).tolist()
-        found[arm] = {"last": final(history), "ratio_deviation": deviation}
+        returns = metric_of(history, "return")
+        last_fifth = returns[:, -round(0.2 * returns.shape[1]) :].mean(1).tolist()
+        found[arm] = {"last": last_fifth, "ratio_deviation": deviation}
     return found
 
 
@@ -168,7 +171,7 @@ CLAIM = Claim(
             minutes=19.9,
             setting="one synthetic batch as above with 2 or 6 layers of 64 at step size 3e-4 or 1e-3, in the least "
             "favourable of the four; CartPole-v1 (41k steps) and Pendulum-v1 (61k) with policies of six hidden layers "
-            "at a constant step size of 1e-3, 20 epochs of 16 minibatches: return of the last tenth of training",
+            "at a constant step size of 1e-3, 20 epochs of 16 minibatches: return of the last fifth of training",
             arms={arm: method(**HARD) for arm, method in ARMS.items()},
             summary=of_miniature,
             differs=(
