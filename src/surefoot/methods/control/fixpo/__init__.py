@@ -13,13 +13,16 @@ Defaults are those of its released training script, whose critic loss has no ½:
 Differences: the bound is tested on the whole batch after each sweep, not minibatch by minibatch in a sweep without
 steps; after `fixup_sweeps` sweeps the policy retreats towards the old one, so that the update always ends, and inside;
 the fixup's gradient never uses a weight below 0.01; the critic is frozen during the fixup. Advantages are
-standardised, as in the released policy class; its script scales returns only.
+standardised by default, as in the released policy class, since they then have the same scale in every task; its
+training script does not standardise them, nor does the preset. There they are in the units of the rewards, here in
+those of normalised rewards, and that has no hyperparameter, nor has its 1e-8 for Adam's ε in place of 1e-5.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +43,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class FixPO(OnPolicy):
     """Two-phase KL penalization."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "mujoco-2023": {
+            "standardize": False
+        },  # uscresl/stabilized-rl, mujoco_fixpo_tianshou.py; the defaults otherwise
+    }
 
     num_envs: int = hyperparameter(64, low=1, help="Number of parallel environments.")
     num_steps: int = hyperparameter(128, low=1, help="Steps of each environment per update.")
