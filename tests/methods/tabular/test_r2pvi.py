@@ -154,6 +154,6 @@ def test_without_known_ends_the_lowest_value_is_that_of_the_data():
     rows = factors(method.sums(mdp, state), 0)
     lowest = values[state["next_states"][:, 0]].min()
     assert float(lowest) > 0.3
-    torch.testing.assert_close(q[0], mdp.reward[0] + mdp.features @ (rows @ values.clamp(max=float(lowest) + 0.1)))
+    torch.testing.assert_close(q[0], mdp.reward[0] + mdp.features[0] @ (rows @ values.clamp(max=float(lowest) + 0.1)))
     known = R2PVI("tv-penalty:0.1", beta=0.0).step(mdp, state, 0, 0)[0]["q"]
     assert bool((known[0, 0] < q[0, 0] - 0.1).all())
