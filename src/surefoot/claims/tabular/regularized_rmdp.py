@@ -237,7 +237,11 @@ def _ball(radius: float, against: str, logged: float | None) -> Part:
     return Part(name, "secondary", "zone", contrast, More(), published=published)
 
 
-UPDATES, GAPS, EXACTLY = Exact("updates, less the log's"), Exact("gaps, relative to the log's"), Within(1e-6)
+UPDATES, GAPS, EXACTLY = (
+    Exact("policies until the optimum, less the log's"),
+    Exact("gaps, relative to the log's"),
+    Within(1e-6),
+)
 STOPS = "abstract: the Markov risk measure's gradient may stop at policies that are not optimal"
 
 CLAIM = Claim(
@@ -322,8 +326,12 @@ CLAIM = Claim(
             Exact("largest error of the fit"),
             EXACTLY,
         ),
-        Part("two rings: updates to the optimum as in the logs", "primary", "identities", UPDATES, Within(1)),
-        Part("seven rings: updates to the optimum as in the logs", "primary", "ring of 14", UPDATES, Within(1)),
+        Part(
+            "two rings: the optimum after as many updates as in the logs", "primary", "identities", UPDATES, Within(1)
+        ),
+        Part(
+            "seven rings: the optimum after as many updates as in the logs", "primary", "ring of 14", UPDATES, Within(1)
+        ),
         # the logs' visits stop after 100 steps, which leaves out 0.95^100 of them: half a per cent, more near the end
         Part("seven rings: gaps on the way as in the logs", "secondary", "ring of 14", GAPS, Within(0.05)),
         *(
@@ -394,6 +402,8 @@ CLAIM = Claim(
         "from which no direction rises, or for 20,000 steps.",
         "The parts of the random MDPs and the lake were declared on 2026-11-30 over measurements of 2026-11-26, which that "
         "judge had summed up in one word by interquartile means; they are now means with absolute margins.",
+        "The logs count the first policy, too. A first summary of 2026-11-30 did not, and was off by 1 in six rings and by 2 "
+        "in one (p = 0.15, β = 1).",
         "The cliff was added on 2026-11-30 because all policies are lost on the lake where it slips most; its slips were "
         "chosen by exact values of the nominal model, β is the method's default.",
     ),

@@ -21,7 +21,9 @@ from surefoot.methods.tabular.regularized_rmdp import RFZI, RegularizedRMDP
 # --- the ring of 14: exact gradients -----------------------------------------------------------------------------------
 
 RING = (0, 0, -1, 2, -1, 0, 0, -10, 5, -10, 0, 0.9, 1, 0)
-LOGGED: dict[tuple[float, float], tuple[int, tuple[float, ...]]] = {  # (p, β): updates to 1e-6; gaps after 0, 2, 10, 50
+LOGGED: dict[
+    tuple[float, float], tuple[int, tuple[float, ...]]
+] = {  # (p, β): policies until a gap below 1e-6; gaps after 0, 2, 10, 50 updates
     (0.15, 0.01): (115, (36.960, 11.030, 0.8640, 0.1145)),
     (0.15, 0.1): (110, (55.679, 12.339, 0.3050, 0.0373)),
     (0.15, 1.0): (235, (125.091, 13.637, 0.2736, 0.0507)),
@@ -66,9 +68,9 @@ def climbed(p: float, beta: float, seeds: Sequence[int]) -> dict[str, Any]:
 
 def of_ring(found: Measurements) -> Summary:
     runs = {place: found[ring_name(*place)] for place in LOGGED if ring_name(*place) in found}
-    off = [abs(run["updates"] - LOGGED[place][0]) for place, run in runs.items()]
+    off = [abs(run["updates"] + 1 - LOGGED[place][0]) for place, run in runs.items()]
     gaps = [np.abs(np.array(run["gaps"]) / LOGGED[place][1] - 1).max() for place, run in runs.items()]
-    return {"updates, less the log's": max(off), "gaps, relative to the log's": float(max(gaps))} | {
+    return {"policies until the optimum, less the log's": max(off), "gaps, relative to the log's": float(max(gaps))} | {
         f"largest error of the {name}": error for name, error in found.get("identities", {}).items()
     }
 
