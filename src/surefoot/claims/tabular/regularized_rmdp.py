@@ -31,6 +31,7 @@ from surefoot.claims.parts import (
     NoWorse,
     Part,
     Published,
+    Role,
     Summary,
     Within,
 )
@@ -237,11 +238,17 @@ def _ball(radius: float, against: str, logged: float | None) -> Part:
     return Part(name, "secondary", "zone", contrast, More(), published=published)
 
 
-UPDATES, GAPS, EXACTLY = (
-    Exact("policies until the optimum, less the log's"),
-    Exact("gaps, relative to the log's"),
-    Within(1e-6),
-)
+def _cliff(what: str, role: Role, slip: float, test: More | NoWorse) -> Part:
+    contrast = Difference(f"rfzi, slip {slip:g}", f"fqi, slip {slip:g}")
+    return Part(f"cliff: RFZI {what} at slip {slip:g}", role, "cliff", contrast, test)
+
+
+UPDATES, GAPS = Exact("policies until the optimum, less the log's"), Exact("gaps, relative to the log's")
+IDENTITIES = {
+    "gradient": "the gradient is visits times values",
+    "value": "robust value and risk are one",
+    "fit": "regression of Z solves what its data say",
+}
 STOPS = "abstract: the Markov risk measure's gradient may stop at policies that are not optimal"
 
 CLAIM = Claim(
@@ -311,20 +318,9 @@ CLAIM = Claim(
         ),
     },
     parts=(
-        Part(
-            "the gradient is visits times values",
-            "primary",
-            "identities",
-            Exact("largest error of the gradient"),
-            EXACTLY,
-        ),
-        Part("robust value and risk are one", "primary", "identities", Exact("largest error of the value"), EXACTLY),
-        Part(
-            "regression of Z solves what its data say",
-            "primary",
-            "identities",
-            Exact("largest error of the fit"),
-            EXACTLY,
+        *(
+            Part(name, "primary", "identities", Exact(f"largest error of the {what}"), Within(1e-6))
+            for what, name in IDENTITIES.items()
         ),
         Part(
             "two rings: the optimum after as many updates as in the logs", "primary", "identities", UPDATES, Within(1)
@@ -374,27 +370,11 @@ CLAIM = Claim(
             Difference(f"rfzi, slip {NOMINAL:.2f}", f"fqi, slip {NOMINAL:.2f}"),
             NoWorse(0.01),
         ),
-        Part(
-            "cliff: RFZI saves a step's cost at slip 0.3",
-            "primary",
-            "cliff",
-            Difference("rfzi, slip 0.3", "fqi, slip 0.3"),
-            More(0.1),
+        *(
+            _cliff("saves a step's cost", role, slip, More(0.1))
+            for role, slip in (("primary", 0.3), ("secondary", 0.5))
         ),
-        Part(
-            "cliff: RFZI saves a step's cost at slip 0.5",
-            "secondary",
-            "cliff",
-            Difference("rfzi, slip 0.5", "fqi, slip 0.5"),
-            More(0.1),
-        ),
-        Part(
-            "cliff: RFZI loses at most a step's cost at home",
-            "secondary",
-            "cliff",
-            Difference("rfzi, slip 0.1", "fqi, slip 0.1"),
-            NoWorse(0.1),
-        ),
+        _cliff("loses at most a step's cost at home,", "secondary", 0.1, NoWorse(0.1)),
     ),
     amended=(
         "c86a567: a first run stopped every ascent after 2,000 steps and took gaps of 1e-4 for false summits; four slow "
