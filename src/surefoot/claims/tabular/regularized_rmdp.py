@@ -370,10 +370,8 @@ CLAIM = Claim(
             Difference(f"rfzi, slip {NOMINAL:.2f}", f"fqi, slip {NOMINAL:.2f}"),
             NoWorse(0.01),
         ),
-        *(
-            _cliff("saves a step's cost", role, slip, More(0.1))
-            for role, slip in (("primary", 0.3), ("secondary", 0.5))
-        ),
+        _cliff("saves a step's cost", "primary", 0.3, More(0.1)),
+        _cliff("saves a step's cost", "secondary", 0.5, More(0.1)),
         _cliff("loses at most a step's cost at home,", "secondary", 0.1, NoWorse(0.1)),
     ),
     amended=(
