@@ -188,10 +188,33 @@ def test_samples_are_unbiased_and_steps_are_counted(sampling):
     method = SimultaneousPG() if sampling == "simultaneous" else DynamicPG(sampling=sampling)
     exact = method.exact(mdp, policy, evaluate(mdp, policy), 1)
     drawn = [method.sampled(mdp, policy, 1, 400, torch_stream(i, "e")) for i in range(40)]
-    parts = torch.stack([gradient for gradient, _ in drawn])
+    parts = torch.stack([gradient for gradient, *_ in drawn])
     assert bool(((parts.mean(0) - exact).abs() <= 5 * parts.std(0) / 40**0.5 + 1e-12).all())
     assert float(parts.std(0).max()) / 40**0.5 < 0.1 * float(exact.abs().max())
     assert drawn[0][1] == 400 * (2 if sampling == "uniform" else 3)
+
+
+@pytest.mark.parametrize("method", [SimultaneousPG(), DynamicPG()], ids=type)
+def test_a_baseline_leaves_the_gradient_and_takes_spread_away(method):
+    mdp = random_mdp(5)
+    policy = softmax(logits(mdp, 5))
+    found = evaluate(mdp, policy)
+    spread = []
+    for mean in (0.0, found.value[:-1]):
+        parts = torch.stack([method.sampled(mdp, policy, 1, 400, torch_stream(i, "e"), mean)[0] for i in range(40)])
+        error = (parts.mean(0) - method.exact(mdp, policy, found, 1)).abs()
+        assert bool((error <= 5 * parts.std(0) / 40**0.5 + 1e-12).all())
+        spread.append(float(parts.std(0).sum()))
+    assert spread[1] < 0.6 * spread[0]
+
+
+def test_the_baseline_is_the_mean_of_earlier_returns_and_forgets_slowly():
+    mdp, method = delayed_trust(), DynamicPG(batch=4, baseline=True, updates=(30,))
+    state = method.start(mdp, 0)
+    assert not go(DynamicPG(batch=4, updates=(30,)), mdp, state, 3)["mean"].any()
+    state = go(method, mdp, state, 30)
+    assert float(state["mean"][1, 2]) == pytest.approx(0.6)  # what state 2 always pays
+    assert float(state["seen"][1].sum()) == 120 and not state["mean"][0].any()
 
 
 @pytest.mark.parametrize("method", [SimultaneousPG(300, 100), DynamicPG(300, 100, updates=(50,))], ids=type)

@@ -14,6 +14,7 @@ from surefoot.envs.tabular.linear import american_put, simulated_linear
 from surefoot.errors import UsageError
 from surefoot.loops.tabular import linear
 from surefoot.loops.tabular.gradient import evaluate
+from surefoot.loops.tabular.least_squares import factors
 from surefoot.methods.tabular.r2pvi import R2PVI
 
 SHIFTS = (0.0, 0.4, 1.0)
@@ -141,3 +142,18 @@ def test_a_chi_square_penalty_that_no_regression_bears_is_refused(penalty):
     with pytest.raises(UsageError, match="every χ² penalty must be at least 1e-12"):
         R2PVI(ambiguity=ChiSquare(penalty=penalty)).start(simulated_linear(), 0)
     R2PVI(ambiguity="chi2-penalty:0.1").start(simulated_linear(), 0)
+
+
+def test_without_known_ends_the_lowest_value_is_that_of_the_data():
+    """Where nobody in the data fails, values are clipped at λ above the least of x2, x3 and x5, and not at λ."""
+    mdp, method = simulated_linear(), R2PVI("tv-penalty:0.1", beta=0.0, known_ends=False)
+    state = method.start(mdp, 0)
+    state["next_states"][state["next_states"] == 3] = 1
+    q = method.step(mdp, state, 0, 0)[0]["q"]
+    values = method.values(mdp, q[1])
+    rows = factors(method.sums(mdp, state), 0)
+    lowest = values[state["next_states"][:, 0]].min()
+    assert float(lowest) > 0.3
+    torch.testing.assert_close(q[0], mdp.reward[0] + mdp.features[0] @ (rows @ values.clamp(max=float(lowest) + 0.1)))
+    known = R2PVI("tv-penalty:0.1", beta=0.0).step(mdp, state, 0, 0)[0]["q"]
+    assert bool((known[0, 0] < q[0, 0] - 0.1).all())

@@ -80,8 +80,14 @@ def american_put(up: float = 0.5, horizon: int = 20, starts: int = 20, dimension
     share("up", up)
     for name, value in (("horizon", horizon), ("starts", starts), ("dimension", dimension)):
         whole(name, value, 1)
+    return put_from(95 + 10 * (torch.arange(starts, dtype=torch.float64) + 0.5) / starts, up, horizon, dimension)
+
+
+def put_from(prices: Tensor, up: float = 0.5, horizon: int = 20, dimension: int = 30) -> TabularMDP:
+    """The American put whose first price is one of `prices`, each as likely; state i·(horizon + 1) is the i-th."""
+    starts = len(prices)
     rises = torch.arange(horizon + 1, dtype=torch.float64).repeat(starts)
-    first = (95 + 10 * (torch.arange(starts, dtype=torch.float64) + 0.5) / starts).repeat_interleave(horizon + 1)
+    first = prices.double().repeat_interleave(horizon + 1)
     end, place = len(rises), torch.arange(len(rises))
     after = torch.full((end + 1, 2, 2), end)
     after[:end, 0, 0], after[:end, 0, 1] = torch.where(rises < horizon, place + 1, place), place

@@ -41,13 +41,17 @@ def limits(mdp: TabularMDP) -> tuple[Tensor, Tensor]:
     return sums[0], sums[1]
 
 
-def backup(mdp: TabularMDP, sums: Sums, step: int, values: Tensor, ambiguity: Ambiguity | None) -> Tensor:
+def backup(
+    mdp: TabularMDP, sums: Sums, step: int, values: Tensor, ambiguity: Ambiguity | None, known_ends: bool = True
+) -> Tensor:
     """r + γ·φᵀŵ `[S, A]`: a step back from values `[S']` against the worst of the regressed factors.
 
-    States in which an episode is over count as outcomes whether met or not: their value is known to be 0.
+    States in which an episode is over count as outcomes whether met or not, as their value is known to be 0; without
+    `known_ends` only where met.
     """
     world = episodic(mdp)
-    worst = worst_factors(factors(sums, step), values, ambiguity, ceilings(mdp)[step + 1], step, world.over)
+    known = world.over if known_ends else None
+    worst = worst_factors(factors(sums, step), values, ambiguity, ceilings(mdp)[step + 1], step, known)
     return world.reward[step] + mdp.gamma * world.features[step] @ worst
 
 

@@ -6,7 +6,7 @@ The best action depends on the remaining time, so each epoch has its own softmax
 early epoch learns against later policies that are still bad, and can stay suboptimal long after they have become good;
 trained backwards, each epoch is a contextual bandit with fixed rewards. Use it in problems with a deadline where an
 episode can be started at any epoch (states of epoch h are drawn from μ_h) and where late epochs begin with a bad
-policy; from a uniform start the baseline did better in this library's claim.
+policy; from a uniform start training all at once did better in this library's claim.
 
 Sara Klein, Simon Weissmann and Leif Döring, *Beyond Stationarity: Convergence Analysis of Stochastic Softmax Policy
 Gradient Methods* (2023), arXiv:2310.02671.
@@ -14,7 +14,8 @@ Gradient Methods* (2023), arXiv:2310.02671.
 `SimultaneousPG` is the baseline: all epochs at once, along whole episodes.
 
 Differences: a discount is allowed. States in which the episode is over are left out of the uniform μ_h, if there are
-others. After the updates of all epochs, training continues at epoch 0.
+others. After the updates of all epochs, training continues at epoch 0. `baseline` subtracts from sampled returns the
+running mean of earlier ones from the same epoch and state, which leaves gradients unbiased; it is off by default.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ from surefoot.loops.tabular.gradient import (
 from surefoot.loops.tabular.method import Metrics, State, Tabular
 from surefoot.seeding import torch_stream
 
+Gains = tuple[Tensor, Tensor, Tensor]
+"""Epochs, states and returns to go of samples, all of one shape."""
+FORGETS = 0.1  # least weight of an update's returns in the running mean
+
 
 @dataclass(frozen=True)
 class SimultaneousPG(Tabular):
@@ -54,23 +59,28 @@ class SimultaneousPG(Tabular):
 
     scale: float = hyperparameter(1.0, above=0, help="Step size as a multiple of the theory's; 10 and more are usual.")
     batch: int | None = hyperparameter(None, low=1, help="Episodes per update; exact gradients if None.")
+    baseline: bool = hyperparameter(False, help="Whether a running mean b_h(s) is subtracted from sampled returns.")
 
     def start(self, mdp: TabularMDP, seed: int) -> State:
         assert mdp.horizon is not None
         theta = torch.zeros(mdp.horizon, mdp.states, mdp.actions, dtype=torch.float64)
-        return {"theta": theta, "env_steps": torch.zeros((), dtype=torch.int64)}
+        expected = {"mean": torch.zeros_like(theta[..., 0]), "seen": torch.zeros_like(theta[..., 0])}
+        return {"theta": theta, "env_steps": torch.zeros((), dtype=torch.int64), **expected}
 
     def step(self, mdp: TabularMDP, state: State, seed: int, iteration: int) -> tuple[State, Metrics]:
         """One update of the epochs in training. The metrics are those of the policy before it."""
         h, policy = self.epoch(mdp, iteration), self.policy(mdp, state)
         found = evaluate(mdp, policy)
+        mean, seen, played = state["mean"], state["seen"], 0
         if self.batch is None:
-            gradient, played = self.exact(mdp, policy, found, h), 0
+            gradient = self.exact(mdp, policy, found, h)
         else:
-            gradient, played = self.sampled(mdp, policy, h, self.batch, torch_stream(seed, "episodes", iteration))
+            stream = torch_stream(seed, "episodes", iteration)
+            gradient, played, gains = self.sampled(mdp, policy, h, self.batch, stream, mean)
+            mean, seen = _tracked(mean, seen, *gains) if self.baseline else (mean, seen)
         theta = state["theta"] + self.step_size(mdp, h) * gradient
         metrics = {"return_mean": mdp.initial @ found.value[0], "epoch": h, "env_steps": state["env_steps"]}
-        return {"theta": theta, "env_steps": state["env_steps"] + played}, metrics
+        return {"theta": theta, "env_steps": state["env_steps"] + played, "mean": mean, "seen": seen}, metrics
 
     def epoch(self, mdp: TabularMDP, iteration: int) -> int:
         """The first epoch in training."""
@@ -85,12 +95,15 @@ class SimultaneousPG(Tabular):
         return softmax_gradient(found.occupancy, policy, found.q)
 
     def sampled(
-        self, mdp: TabularMDP, policy: Tensor, h: int, batch: int, stream: torch.Generator
-    ) -> tuple[Tensor, int]:
-        """An unbiased estimate of the gradient, and the environment steps that it took."""
+        self, mdp: TabularMDP, policy: Tensor, h: int, batch: int, stream: torch.Generator, mean: Tensor | float = 0.0
+    ) -> tuple[Tensor, int, Gains]:
+        """An unbiased estimate of the gradient, with returns less their `mean [H, S]`; the environment steps that it
+        took; epochs, states and returns to go."""
         met = rollouts(mdp, policy, batch, generator=stream)
-        discount = mdp.gamma ** torch.arange(met.rewards.shape[1])
-        return score_gradient(policy, met, discount * returns_to_go(met.rewards, mdp.gamma)), met.rewards.numel()
+        gains, time = returns_to_go(met.rewards, mdp.gamma), torch.arange(met.rewards.shape[1])
+        less = mean[time, met.states] if isinstance(mean, Tensor) else mean
+        gradient = score_gradient(policy, met, mdp.gamma**time * (gains - less))
+        return gradient, met.rewards.numel(), (time.expand_as(met.states), met.states, gains)
 
     def policy(self, mdp: TabularMDP, state: State) -> Tensor:
         return softmax(state["theta"], mdp.legal)
@@ -150,15 +163,17 @@ class DynamicPG(SimultaneousPG):
         return gradient
 
     def sampled(
-        self, mdp: TabularMDP, policy: Tensor, h: int, batch: int, stream: torch.Generator
-    ) -> tuple[Tensor, int]:
+        self, mdp: TabularMDP, policy: Tensor, h: int, batch: int, stream: torch.Generator, mean: Tensor | float = 0.0
+    ) -> tuple[Tensor, int, Gains]:
         """States of epoch h, an action in each, and the frozen policies to the end; states that must be reached first
         cost the steps before h as well."""
         start = torch.multinomial(self.states(mdp, h), batch, replacement=True, generator=stream)
         met = rollouts(mdp, policy, batch, generator=stream, start=start, first_step=h)
         first, gains = Transitions(*(x[:, :1] for x in met)), returns_to_go(met.rewards, mdp.gamma)[:, :1]
         prefix = batch * h if self.sampling == "visited" else 0
-        return score_gradient(policy, first, gains, first_step=h), met.rewards.numel() + prefix
+        less = mean[h, first.states] if isinstance(mean, Tensor) else mean
+        gradient = score_gradient(policy, first, gains - less, first_step=h)
+        return gradient, met.rewards.numel() + prefix, (torch.full_like(first.states, h), first.states, gains)
 
     def objective(self) -> str:
         return "for h = H−1, …, 0:  maximise  E_{s∼μ_h, a∼π_h}[ r_h + V_{h+1}(s′) ]  over θ_h, later epochs frozen"
@@ -177,6 +192,16 @@ class DynamicPG(SimultaneousPG):
             f"the gradient of J_h in θ_h, {seen}",
             f"θ_h ← θ_h + {self.scale:g}/(2(H−h)R*)·gradient",
         ]
+
+
+def _tracked(mean: Tensor, seen: Tensor, time: Tensor, states: Tensor, gains: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of returns `[H, S]`, and on how many each rests: averages that forget old policies at last."""
+    place, shape = (time * mean.shape[1] + states).flatten(), mean.shape
+    count = torch.bincount(place, minlength=mean.numel()).view(shape)
+    total = torch.bincount(place, weights=gains.flatten(), minlength=mean.numel()).view(shape)
+    seen = seen + count
+    weight = torch.maximum(count / seen.clamp(min=1), FORGETS * (count > 0))
+    return mean + weight * (total / count.clamp(min=1) - mean), seen
 
 
 def _greatest(mdp: TabularMDP) -> float:

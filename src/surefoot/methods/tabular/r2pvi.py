@@ -14,7 +14,8 @@ and "kl:ρ"; `variance_aware=True` gives the VA versions of both.
 
 Differences: rewards are known as a table, for PEVI too. The dual of χ² is maximised exactly; the
 released code of the simulated MDP minimises it. KL regressions are also held below one. The lowest value is over the
-observed next states and those known to have ended, whose value is 0. The upper limit of Q̂ follows from the size of the
+observed next states and those known to have ended, whose value is 0; the released code takes that of the data alone
+(`known_ends=False`), which changes what λ means from step to step. The upper limit of Q̂ follows from the size of the
 rewards.
 """
 
@@ -57,6 +58,9 @@ class R2PVI(Tabular):
     ridge: float = hyperparameter(0.1, above=0, help="λ: multiple of the identity added to each Gram matrix.")
     variance_aware: bool = hyperparameter(False, help="Weight transitions by the inverse variance from a first pass.")
     episodes: int = hyperparameter(100, low=1, help="K: number of episodes in the data set.")
+    known_ends: bool = hyperparameter(
+        True, help="Whether the lowest value counts states known to have ended, whose value is 0, though never met."
+    )
     data_action: int | None = hyperparameter(None, low=0, help="The only action in the data; None: uniform actions.")
 
     default_steps: ClassVar[int] = 1
@@ -104,7 +108,8 @@ class R2PVI(Tabular):
         ceiling, found = linear.ceilings(mdp), []
         values = torch.zeros(mdp.states, dtype=torch.float64)
         for h in reversed(range(len(width))):
-            q = linear.backup(mdp, data, h, values, as_ambiguity(self.ambiguity)) - self.beta * width[h]
+            q = linear.backup(mdp, data, h, values, as_ambiguity(self.ambiguity), self.known_ends)
+            q = q - self.beta * width[h]
             found.append(q.clamp(max=float(ceiling[h])))
             values = self.values(mdp, found[-1])
         return torch.stack(found[::-1])
