@@ -77,7 +77,7 @@ def learn(method: RobustRVI, mdp: TabularMDP, updates: int, seeds: Sequence[int]
     }
 
 
-def gains(mdp: TabularMDP, ambiguity: Ambiguity) -> dict[str, float]:
+def gains(mdp: TabularMDP, ambiguity: Ambiguity) -> dict[str, Any]:
     """The exact worst-case average rewards: the best, which Q-learning is after, and the uniform policy's, for TD."""
     uniform = evaluate_policy(mdp, uniform_policy(mdp), ambiguity, criterion="average", tolerance=1e-10)
     best = solve(mdp, ambiguity, criterion="average", tolerance=1e-10)
@@ -112,7 +112,8 @@ def five_gains(seeds: Sequence[int]) -> dict[str, float]:
 def estimates(seeds: Sequence[int]) -> dict[str, Any]:
     """Multilevel estimates of a worst case, levels up to CAP: their mean and the samples that they take, one number a
     seed; and the exact means of the plain estimates from one and from 2^(CAP+1) samples."""
-    nominal, found = torch.tensor(LAW, dtype=torch.float64).expand(DRAWS, 3), {"mean": [], "samples": []}
+    nominal = torch.tensor(LAW, dtype=torch.float64).expand(DRAWS, 3)
+    found: dict[str, Any] = {"mean": [], "samples": []}
     for seed in seeds:
         draws = Levels(0.5, CAP).draw(nominal, numpy_stream(seed, "multilevel"))
         found["mean"].append(float(worst(VALUE, draws, SHIFT).mean()))
@@ -132,7 +133,7 @@ def early(arm: str, seeds: Sequence[int]) -> list[int]:
     return learn(ARMS[arm], TRAP, FEW, seeds)["policy"]
 
 
-def worth(seeds: Sequence[int]) -> dict[str, list[float]]:
+def worth(seeds: Sequence[int]) -> dict[str, Any]:
     """The average rewards of risky and safe work in the nominal and in the worst world."""
     worlds = {"nominal": Contamination(0.0), "worst": BALL}
     return {
@@ -166,7 +167,7 @@ def trapped(arm: str, seeds: Sequence[int]) -> dict[str, Any]:
     return {**found, "worst case": worst_case}
 
 
-def best_in_trap(seeds: Sequence[int]) -> float:
+def best_in_trap(seeds: Sequence[int]) -> Any:
     return solve(TRAP, BALL, criterion="average").gain
 
 
