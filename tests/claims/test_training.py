@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from surefoot.claims.training import area, final, metric_of
+from surefoot.claims.training import area, final, last_fifth, metric_of
 
 HISTORY = [
     [{"return": 0.0}, {}],
@@ -26,3 +26,9 @@ def test_the_end_and_the_area_of_a_curve():
     assert final([[row] for row in rows + last]) == [8.0]  # of 20 iterations the last two count
     assert final([[row] for row in rows + last + [{"episodes": 21}] * 2]) == [9.0]  # the last one known
     assert final([[{"return_mean": 2.0}, {"return_mean": 3.0}], [{"return_mean": 4.0}, {}]]) == [4.0, 3.0]
+
+
+def test_the_last_fifth():
+    history = [[{"return": float(i)}, {"return": 2.0 * i}] for i in range(10)]
+    assert last_fifth(history) == [8.5, 17.0]
+    assert last_fifth(history[:2]) == [1.0, 2.0]

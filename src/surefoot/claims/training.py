@@ -59,3 +59,9 @@ def final(history: Sequence[Sequence[Mapping[str, Any]]]) -> list[float]:
 def area(history: Sequence[Sequence[Mapping[str, Any]]], name: str = "return") -> list[float]:
     """Mean of a metric over all of training (the area under its curve), one number a seed."""
     return metric_of(history, name).mean(1).tolist()
+
+
+def last_fifth(history: Sequence[Sequence[Mapping[str, Any]]], name: str = "return") -> list[float]:
+    """Mean of a metric over the last fifth of the iterations, one number a seed."""
+    table = metric_of(history, name)
+    return table[:, -max(1, round(0.2 * table.shape[1])) :].mean(1).tolist()

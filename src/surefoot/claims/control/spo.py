@@ -29,7 +29,7 @@ from surefoot.claims.parts import (
     Summary,
     Within,
 )
-from surefoot.claims.training import metric_of, train_rows
+from surefoot.claims.training import last_fifth, metric_of, train_rows
 from surefoot.methods.control.ppo import PPO
 from surefoot.methods.control.spo import SPO
 
@@ -109,9 +109,7 @@ def learning(env: str, seeds: Sequence[int]) -> dict[str, dict[str, list[float]]
     for arm, method in ARMS.items():
         history = train_rows(method(**HARD), env, STEPS[env], seeds, compile="on")
         deviation = metric_of(history, "ratio_deviation").mean(1).tolist()
-        returns = metric_of(history, "return")
-        last_fifth = returns[:, -round(0.2 * returns.shape[1]) :].mean(1).tolist()
-        found[arm] = {"last": last_fifth, "ratio_deviation": deviation}
+        found[arm] = {"last": last_fifth(history), "ratio_deviation": deviation}
     return found
 
 
