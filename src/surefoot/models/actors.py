@@ -73,8 +73,10 @@ class Actor(nn.Module):
             out = self.state_value(features).unsqueeze(-2) + out - out.mean(-2, keepdim=True)
         return out
 
-    def policy(self, observation: Observation, state: None = None, starts: None = None) -> tuple[Tensor, None]:
-        """The distribution's parameters `[..., size]`, as for any agent."""
+    def policy(
+        self, observation: Observation, state: Tensor | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, None]:
+        """The distribution's parameters `[..., size]`, as for any agent; there is no state."""
         out = self.atoms(observation).mean(-1)
         if self.network.kind == "deterministic":
             out = torch.tanh(out)
