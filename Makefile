@@ -70,7 +70,9 @@ bench: $(VENV)/.installed-dev
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
 
 claims: $(VENV)/.installed
-	$(BIN)/surefoot claim --all
+	$(BIN)/surefoot claim --tier mechanism --out src/surefoot/claims/records
+	$(BIN)/surefoot claim --tier miniature --out src/surefoot/claims/records
+	$(BIN)/python scripts/standing.py
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/make_pages.py

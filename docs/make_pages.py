@@ -12,7 +12,7 @@ from pathlib import Path
 from surefoot import catalogue
 from surefoot.catalogue import Paper, papers
 from surefoot.claims import records
-from surefoot.claims.page import forest, markdown, standing
+from surefoot.claims.page import forest, markdown
 
 PAGES = Path(__file__).parent / "papers"
 SOURCES = Path(catalogue.__file__).parents[1]
@@ -63,7 +63,7 @@ def index() -> Iterator[str]:
     for setting, rows in groupby(papers(), key=lambda p: p.setting):
         yield f"## {setting.capitalize()}\n\n| paper | what it does | claim |\n|---|---|---|"
         for paper in rows:
-            claim = standing(records.claim(paper.slug)) if paper.claimed else "planned"
+            claim = paper.standing if paper.built else "planned"
             yield f"| [{paper.slug}]({paper.slug}.md) | {paper.summary} | {claim} |"
         yield ""
 

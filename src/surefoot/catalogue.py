@@ -49,6 +49,11 @@ class Paper:
     def claimed(self) -> bool:
         return _exists(self.claim_module)
 
+    @property
+    def standing(self) -> str:
+        """How the paper's claim stands, tier by tier; `scripts/standing.py` writes it down when records change."""
+        return _standings().get(self.slug, "not run yet") if self.claimed else "no claim yet"
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -67,6 +72,11 @@ class Baseline:
 @cache
 def _data() -> dict[str, list[dict[str, Any]]]:
     return tomllib.loads(_PACKAGE.joinpath("papers.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def _standings() -> dict[str, str]:
+    return tomllib.loads(_PACKAGE.joinpath("claims", "records", "standing.toml").read_text(encoding="utf-8"))
 
 
 @cache

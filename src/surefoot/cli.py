@@ -29,7 +29,7 @@ def methods(setting: str | None = None) -> None:
     if setting is not None and setting not in known:
         raise UsageError(f"setting={setting!r} is unknown. {nearest(setting, known)}")
     built = [p for p in catalogue.papers() if p.built and setting in (None, p.setting)]
-    rows = [(paper.slug, paper.summary, _standing(paper)) for paper in built]
+    rows = [(paper.slug, paper.summary, paper.standing) for paper in built]
     for baseline in catalogue.baselines():
         if baseline.built and setting in (None, baseline.module.split(".")[2]):
             rows.append((baseline.slug, baseline.title, "baseline"))
@@ -38,13 +38,6 @@ def methods(setting: str | None = None) -> None:
         print(f"{slug:<{width}}  {words}\n{'':<{width}}  {standing}")
     planned = sum(not p.built for p in catalogue.papers() if setting in (None, p.setting))
     print(f"\n{len(built)} papers built, {planned} planned.  For details of one: surefoot explain SLUG")
-
-
-def _standing(paper: Any) -> str:
-    from surefoot.claims import records
-    from surefoot.claims.page import standing
-
-    return standing(records.claim(paper.slug)) if paper.claimed else "no claim yet"
 
 
 def evaluate(

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from surefoot.arguments import parsed, typed
-from surefoot.configure import preset
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check_threads
 
@@ -40,6 +39,8 @@ def train(arguments: Sequence[str]) -> None:
 
 def _preset(method: type, arguments: Sequence[str]) -> dict[str, Any]:
     """The hyperparameters of `--preset`: the defaults of the other options."""
+    from surefoot.configure import preset
+
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--preset")
     try:

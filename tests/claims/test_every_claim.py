@@ -9,7 +9,7 @@ import pytest
 from surefoot import catalogue
 from surefoot.claims import records, running
 from surefoot.claims.judge import judge
-from surefoot.claims.page import forest, text
+from surefoot.claims.page import forest, standing, text
 
 SLUGS = records.claimed()
 
@@ -58,6 +58,11 @@ def test_the_shipped_records_are_sound(slug):
     for record in kept:
         found = judge(claim, {record.experiment: claim.experiments[record.experiment].summary(record.measurements)})
         assert set(found) == {part.name for part in claim.parts if part.experiment == record.experiment}
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_the_standing_that_methods_prints_is_that_of_the_records(slug):
+    assert catalogue.paper(slug).standing == standing(records.claim(slug)), "run scripts/standing.py"
 
 
 @pytest.mark.parametrize("slug", SLUGS)
