@@ -70,4 +70,4 @@ def test_no_method_or_result_lies_outside_the_catalogue():
     root = Path(catalogue.__file__).parent
     modules = {f"surefoot.methods.{f.parent.name}.{f.stem}" for f in root.glob("methods/*/[!_]*.py")}
     assert modules <= known
-    assert {f.name for f in root.glob("claims/records/*")} <= {p.slug for p in catalogue.papers()}
+    assert {f.name for f in root.glob("claims/records/*/")} <= {p.slug for p in catalogue.papers()}

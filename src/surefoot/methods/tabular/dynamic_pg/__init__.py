@@ -42,11 +42,8 @@ from surefoot.loops.tabular.gradient import (
     softmax_gradient,
 )
 from surefoot.loops.tabular.method import Metrics, State, Tabular
+from surefoot.methods.tabular.dynamic_pg.baseline import Gains, tracked
 from surefoot.seeding import torch_stream
-
-Gains = tuple[Tensor, Tensor, Tensor]
-"""Epochs, states and returns to go of samples, all of one shape."""
-FORGETS = 0.1  # least weight of an update's returns in the running mean
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class SimultaneousPG(Tabular):
         else:
             stream = torch_stream(seed, "episodes", iteration)
             gradient, played, gains = self.sampled(mdp, policy, h, self.batch, stream, mean)
-            mean, seen = _tracked(mean, seen, *gains) if self.baseline else (mean, seen)
+            mean, seen = tracked(mean, seen, *gains) if self.baseline else (mean, seen)
         theta = state["theta"] + self.step_size(mdp, h) * gradient
         metrics = {"return_mean": mdp.initial @ found.value[0], "epoch": h, "env_steps": state["env_steps"]}
         return {"theta": theta, "env_steps": state["env_steps"] + played, "mean": mean, "seen": seen}, metrics
@@ -192,16 +189,6 @@ class DynamicPG(SimultaneousPG):
             f"the gradient of J_h in θ_h, {seen}",
             f"θ_h ← θ_h + {self.scale:g}/(2(H−h)R*)·gradient",
         ]
-
-
-def _tracked(mean: Tensor, seen: Tensor, time: Tensor, states: Tensor, gains: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of returns `[H, S]`, and on how many each rests: averages that forget old policies at last."""
-    place, shape = (time * mean.shape[1] + states).flatten(), mean.shape
-    count = torch.bincount(place, minlength=mean.numel()).view(shape)
-    total = torch.bincount(place, weights=gains.flatten(), minlength=mean.numel()).view(shape)
-    seen = seen + count
-    weight = torch.maximum(count / seen.clamp(min=1), FORGETS * (count > 0))
-    return mean + weight * (total / count.clamp(min=1) - mean), seen
 
 
 def _greatest(mdp: TabularMDP) -> float:
