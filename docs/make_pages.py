@@ -20,7 +20,9 @@ SOURCES = Path(catalogue.__file__).parents[1]
 
 def docstring(module: str) -> str:
     """A module's docstring, read without importing the module."""
-    source = SOURCES.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+    place = SOURCES.joinpath(*module.split("."))
+    place = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    source = place.read_text(encoding="utf-8")
     return inspect.cleandoc(ast.get_docstring(ast.parse(source)) or "")
 
 

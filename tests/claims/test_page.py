@@ -87,7 +87,7 @@ def test_what_a_reader_must_know_stands_below():
 def test_markdown_has_the_same_rows():
     text = page.markdown(CLAIM, [RACE], "fake.svg")
     assert "| **gains** | supported | 2 [" in text and "![Effects" in text and "### Race (the paper's instance)" in text
-    assert "| **holds** | – | not run | < 0.1 |  |  |" in text
+    assert "| **holds** | – | not run | < 0.1 |  |" in text
 
 
 def test_the_forest_has_a_row_for_every_part_that_was_measured():

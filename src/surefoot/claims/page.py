@@ -76,11 +76,12 @@ def markdown(claim: Claim, records: Sequence[Record], figure: str = "") -> str:
         lines += [f"![Effects of all parts with their intervals]({figure})", ""]
     for name, experiment in ordered(claim):
         lines += [f"### {heading(name, experiment)}", ""]
-        lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+        shown_columns = [c for c in COLUMNS if c != "paper" or any(part.published for part in of(claim, name))]
+        lines += ["| " + " | ".join(shown_columns) + " |", "|" + "---|" * len(shown_columns)]
         for part in of(claim, name):
-            part_name, *row = cells(part, found.get(part.name))
-            bold = f"**{part_name}**" if part.role == "primary" else part_name
-            lines.append("| " + " | ".join([bold, *row]) + " |")
+            row = dict(zip(COLUMNS, cells(part, found.get(part.name)), strict=True))
+            row["part"] = f"**{part.name}**" if part.role == "primary" else part.name
+            lines.append("| " + " | ".join(row[column] for column in shown_columns) + " |")
         lines.append("")
     lines.append("Bold: primary parts, whose intervals share the error level of 5 % (Holm).")
     for title, items in details(claim, records).items():
@@ -186,7 +187,7 @@ def forest(claim: Claim, found: Mapping[str, Finding]) -> Figure | None:
     axes.invert_yaxis()
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0)
-    axes.set_xlabel("effect with its interval; grey ticks: the bar; each row on its own scale", fontsize=8)
+    axes.set_xlabel("effects and intervals, each row on its own scale; | bar", fontsize=8)
     return figure
 
 
