@@ -100,7 +100,7 @@ class ActionScale(BoxAction):
 @register
 @dataclasses.dataclass(frozen=True)
 class ActionMix(Graded):
-    """The executed action is the policy's with weight 1 - `strength` plus a uniformly random one with weight `strength`.
+    """The executed action is 1 - `strength` times the policy's plus `strength` times a uniformly random one.
 
     Each component moves by at most `strength` times the width of its own range. The noisy action of arXiv:1901.09184
     with a random adversary; action-random is the probabilistic one.

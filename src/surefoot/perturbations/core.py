@@ -300,7 +300,7 @@ class PerturbedEnv(gymnasium.Wrapper):
             if terminated or truncated:
                 break
             observation, more, terminated, truncated, info = self.env.step(action)
-            reward = reward + more
+            reward = float(reward) + float(more)
         return self._seen(observation), self.current.pay(reward, self._rng), terminated, truncated, info
 
     def _seen(self, observation: Any) -> Any:

@@ -110,8 +110,8 @@ class FrameRepeat(Graded):
 @register
 @dataclasses.dataclass(frozen=True)
 class ObservationDelayJitter(Graded):
-    """Every observation after the first arrives 0 to `strength` steps late, uniformly at random, and the policy sees the
-    newest that has arrived: it is at most `strength` steps old. Masks of allowed actions are not delayed."""
+    """Every observation after the first arrives 0 to `strength` steps late, uniformly at random. The policy sees the
+    newest that has arrived, which is at most `strength` steps old. Masks of allowed actions are not delayed."""
 
     name = "observation-delay-jitter"
     channel = "observation"
@@ -126,8 +126,8 @@ class ObservationDelayJitter(Graded):
 @register
 @dataclasses.dataclass(frozen=True)
 class ActionDelayJitter(Graded):
-    """Every action arrives 0 to `strength` steps late, uniformly at random, and the newest that has arrived is executed.
-    Until one has, that is zero in a Box, or the first Discrete action."""
+    """Every action arrives 0 to `strength` steps late, uniformly at random. The newest that has arrived is executed;
+    until one has, it is zero in a Box, or the first Discrete action."""
 
     name = "action-delay-jitter"
     channel = "action"
