@@ -1,4 +1,4 @@
-"""Timing by hand: held actions, repeated and lost frames, delays that vary, mixed actions, noise in a sensor's units."""
+"""Timing by hand: held actions, repeated and lost frames, varying delays, mixed actions, noise in a sensor's units."""
 
 from __future__ import annotations
 

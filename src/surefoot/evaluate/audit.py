@@ -36,6 +36,7 @@ from surefoot.loops.common.run import Run
 GRADES = {"holds": 0.95, "mild": 0.8, "degraded": 0.5, "falls": -math.inf}  # shares kept from which each is given
 LOST = GRADES["mild"]
 WORST = "worst"
+ROUNDING = 1e-9  # relative: steps that are added up in another order give another sum
 
 
 class Result(NamedTuple):
@@ -64,7 +65,7 @@ class Verdict(NamedTuple):
     @property
     def met(self) -> bool:
         """Whether the interval lies at or above the requirement."""
-        return self.result.interval.low >= self.least
+        return self.result.interval.low >= self.least - ROUNDING
 
     @property
     def words(self) -> str:
@@ -113,8 +114,8 @@ class AuditReport:
 
     @property
     def unchanged(self) -> np.ndarray:
-        """Whether every episode of a cell has its nominal return, `[cells]`."""
-        return (self.returns == self.nominal_returns).all(axis=1)
+        """Whether every episode of a cell has its nominal return, up to rounding, `[cells]`."""
+        return np.isclose(self.returns, self.nominal_returns, rtol=ROUNDING, atol=0).all(axis=1)
 
     def lost_from(self, text: str) -> str:
         """The mildest strengths of a sweep of one dimension whose interval lies below 0.8, such as ">= 2"."""

@@ -8,6 +8,7 @@ at its neutral strength, which is the nominal one.
 from __future__ import annotations
 
 import dataclasses
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,20 +42,8 @@ SWEEPS: dict[str, tuple[str, ...]] = {
 FAMILIES = (*SWEEPS, "physics")
 FACTOR = Interval(0.5, 2.0)  # by which physics is multiplied
 MOST = 10  # parameters that are swept without being named
-RULES = (
-    "reward",
-    "cost",
-    "weight",
-    "bonus",
-    "penalty",
-    "goal",
-    "threshold",
-    "limit",
-    "position",
-    "action",
-    "step",
-    "noise",
-)  # parts of names of parameters that say what the task is, not what the world is like
+# Parts of names of parameters that say what the task is, not what the world is like.
+RULES = re.compile("reward|return|cost|bonus|penalty|goal|threshold|limit|position|action|step|noise")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +148,7 @@ def _physics(env: EnvLike) -> tuple[str, ...]:
         task = getattr(single.unwrapped.spec, "id", "")
         more = ("force:1..5", *(("rrls:2d",) if task.removeprefix("rrls/") in TASKS else ()))
     else:
-        known, more = {k: v for k, v in found.items() if not any(word in k.lower() for word in RULES)}, ()
+        known, more = {k: v for k, v in found.items() if not RULES.search(k.lower())}, ()
     swept = [name for name, value in known.items() if value != 0][:MOST]
     texts = [
         f"param:{name}={Interval(*sorted((known[name] * FACTOR.low, known[name] * FACTOR.high)))}" for name in swept

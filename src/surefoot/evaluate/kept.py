@@ -49,7 +49,7 @@ def kept_interval(
     Its ends hold at `places` cells together (Bonferroni) where they are the ends of the worst of as many.
     """
     x, y = _pair(perturbed, nominal)
-    count, change = len(x), np.sign(y.mean()) * (x - y)
+    count, change = len(x), (x - y) * (1 if y.mean() >= 0 else -1)
     tail = (1 - fraction("level", level)) / 2 / places
     scale = max(float(np.abs([x, y]).max()), np.finfo(float).tiny)
     if count < 2 or max(change.std(), min(y.std(), np.abs(change).max())) <= _ROUNDING * scale:
