@@ -115,7 +115,7 @@ class AuditReport:
     @property
     def unchanged(self) -> np.ndarray:
         """Whether every episode of a cell has its nominal return, up to rounding, `[cells]`."""
-        return np.isclose(self.returns, self.nominal_returns, rtol=ROUNDING, atol=0).all(axis=1)
+        return np.all(np.isclose(self.returns, self.nominal_returns, rtol=ROUNDING, atol=0), axis=1)
 
     def lost_from(self, text: str) -> str:
         """The mildest strengths of a sweep of one dimension whose interval lies below 0.8, such as ">= 2"."""
