@@ -33,6 +33,10 @@ def test_the_figure_of_sets_is_what_its_caption_says():
     assert len(script["draw"]().axes) == len(script["SETS"])
 
 
+def test_audit_your_own_policy():
+    assert run("audit.md")["report"].families["physics"].kept > 0.9
+
+
 def test_write_your_own_loss(tmp_path, monkeypatch, capsys):
     pytest.importorskip("transformers", reason="language models need surefoot[language]")
     monkeypatch.chdir(tmp_path)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from surefoot.catalogue import paper, papers
     from surefoot.envs.tabular import TabularMDP, tabular_from_gym
     from surefoot.errors import UsageError
+    from surefoot.evaluate.audit import audit
     from surefoot.objectives import PolicyObjective
     from surefoot.solvers import evaluate_policy, solve
 
@@ -32,6 +33,7 @@ _WHERE = {
     **dict.fromkeys(["paper", "papers"], "surefoot.catalogue"),
     **dict.fromkeys(["TabularMDP", "tabular_from_gym"], "surefoot.envs.tabular"),
     "UsageError": "surefoot.errors",
+    "audit": "surefoot.evaluate.audit",
     **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.solvers"),
     "PolicyObjective": "surefoot.objectives",
 }
@@ -39,6 +41,7 @@ _ROOMS = ("objectives", "ambiguity", "models", "envs", "loops", "methods", "pert
 _SHORT = {"language": "surefoot.methods.language"}
 
 __all__ = [
+    "audit",
     "PolicyObjective",
     "Run",
     "TabularMDP",

@@ -44,6 +44,18 @@ def settable(env: EnvLike, perturbation: Perturbation | None) -> EnvLike:
     return functools.partial(make_as, single, kwargs, wrappers) if robust else env
 
 
+def settable_parameters(env: EnvLike) -> dict[str, float]:
+    """The parameters of `env` that a perturbation can set, with their present values: those of the environment and the
+    numbers that its constructor takes."""
+    single, kwargs, wrappers = _parts(env)
+    numbers = constructor_numbers(single, kwargs)
+    made = make_settable(single, kwargs, wrappers) if numbers else make_single(env)
+    try:
+        return parameters(made)
+    finally:
+        made.close()
+
+
 def make_perturbed(
     env: EnvLike, perturbation: str, env_kwargs: Mapping[str, Any], wrappers: Wrappers = ()
 ) -> gymnasium.Env:

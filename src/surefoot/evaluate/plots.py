@@ -158,6 +158,29 @@ def profiles(
     return figure
 
 
+@matplotlib.rc_context(STYLE)
+def panels(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float], Sequence[float]]],
+    *,
+    level: float,
+    label: str,
+) -> Figure:
+    """A small panel for each name, two beside each other, with one vertical axis: x, y and the ends of an interval, all
+    `[n]`; a dashed line is at `level`."""
+    rows = -(-len(curves) // 2)
+    figure = Figure(figsize=(4.6, 0.3 + 1.5 * rows), layout="constrained")
+    grid = figure.subplots(rows, 2, sharey=True, squeeze=False)
+    for axes, (name, (x, y, low, high)) in zip(grid.flat, curves.items()):
+        axes.axhline(level, color="#777777", linewidth=0.8, linestyle="--")
+        axes.plot(x, y, marker="o", markersize=3)
+        axes.fill_between(x, low, high, alpha=0.2, linewidth=0, where=np.isfinite(low) & np.isfinite(high))
+        axes.set_title(name, fontsize=8)
+    for axes in list(grid.flat)[len(curves) :]:
+        axes.remove()
+    figure.supylabel(label, fontsize=9)
+    return figure
+
+
 def to_svg(figure: Figure) -> str:
     """The figure as one `<svg>` element, ready to stand in HTML; the same figure gives the same text."""
     text = io.StringIO()

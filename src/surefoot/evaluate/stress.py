@@ -266,18 +266,11 @@ def stress(
     finally:
         single.close()
     jobs = [Episode(cell, s) for cell in (None, *(c.perturbation for c in cells)) for s in seeds]
-    if workers == 1:
-        played = [play_all(policy, ready, jobs, slots, deterministic)]
-    else:
-        played = _spread(policy, ready, jobs, slots, deterministic, workers)
-    table, lengths = (
-        np.concatenate([getattr(piece, name) for piece in played]).reshape(len(cells) + 1, len(seeds))
-        for name in ("returns", "lengths")
-    )
-    final = [info for piece in played for info in piece.figures]
-    means = [named_figures(final[i : i + len(seeds)]) for i in range(0, len(final), len(seeds))]
+    played = play_in_processes(policy, ready, jobs, slots, deterministic, workers)
+    table, lengths = (array.reshape(len(cells) + 1, len(seeds)) for array in (played.returns, played.lengths))
+    means = [named_figures(played.figures[i : i + len(seeds)]) for i in range(0, len(jobs), len(seeds))]
     return StressReport(
-        policy=_called(policy),
+        policy=called(policy),
         env=env if isinstance(env, str) else getattr(env, "__qualname__", type(env).__qualname__),
         perturbation=str(attack),
         grid=grid,
@@ -294,7 +287,7 @@ def stress(
     )
 
 
-def _called(policy: Any) -> str:
+def called(policy: Any) -> str:
     """The name of a policy: an agent's method and training seed, otherwise its name or that of its type."""
     policy = policy.model if isinstance(policy, SB3Policy) else policy
     facts = getattr(policy, "facts", None) or {}
@@ -303,10 +296,12 @@ def _called(policy: Any) -> str:
     return (policy if hasattr(policy, "__qualname__") else type(policy)).__qualname__
 
 
-def _spread(
+def play_in_processes(
     policy: Any, env: EnvLike, jobs: list[Episode], slots: int, deterministic: bool, workers: int
-) -> list[Played]:
-    """`play_all` in several processes, each with a contiguous piece of the episodes."""
+) -> Played:
+    """`play_all`; with several workers in as many processes, each with a contiguous piece of the episodes."""
+    if workers == 1:
+        return play_all(policy, env, jobs, slots, deterministic)
     for name, thing in (("policy", policy), ("env", env)):
         try:
             pickle.dumps(thing)
@@ -321,4 +316,5 @@ def _spread(
     context.set_forkserver_preload([__name__])  # torch is imported once, not by every worker
     with ProcessPoolExecutor(len(ends) - 1, context) as pool:
         pieces = [pool.submit(play_all, policy, env, jobs[a:b], slots, deterministic) for a, b in zip(ends, ends[1:])]
-        return [piece.result() for piece in pieces]
+        returns, lengths, final = zip(*(piece.result() for piece in pieces))
+    return Played(np.concatenate(returns), np.concatenate(lengths), [info for piece in final for info in piece])

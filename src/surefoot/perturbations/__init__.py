@@ -1,6 +1,13 @@
 """Perturbations of environments, the same for training and for stress tests."""
 
-from surefoot.perturbations.action import ActionDelay, ActionNoise, ActionRandom, ActionScale, StickyAction
+from surefoot.perturbations.action import (
+    ActionDelay,
+    ActionMix,
+    ActionNoise,
+    ActionRandom,
+    ActionScale,
+    StickyAction,
+)
 from surefoot.perturbations.core import (
     REGISTRY,
     Cell,
@@ -13,29 +20,52 @@ from surefoot.perturbations.core import (
 from surefoot.perturbations.dynamics import Force, Parameters
 from surefoot.perturbations.grammar import parse
 from surefoot.perturbations.interval import Interval
-from surefoot.perturbations.observation import ObservationDelay, ObservationDropout, ObservationNoise
+from surefoot.perturbations.observation import (
+    FrameDrop,
+    ObservationDelay,
+    ObservationDropout,
+    ObservationNoise,
+    RelativeNoise,
+)
 from surefoot.perturbations.parameters import parameters, set_parameters
 from surefoot.perturbations.reward import RewardFlip, RewardNoise, RewardShift
+from surefoot.perturbations.timing import (
+    ActionDelayJitter,
+    FrameRepeat,
+    ObservationDelayJitter,
+    Speed,
+    SpeedJitter,
+    SpeedSpike,
+)
 
 __all__ = [
     "REGISTRY",
     "ActionDelay",
+    "ActionDelayJitter",
+    "ActionMix",
     "ActionNoise",
     "ActionRandom",
     "ActionScale",
     "Cell",
     "Composition",
     "Force",
+    "FrameDrop",
+    "FrameRepeat",
     "Interval",
     "ObservationDelay",
+    "ObservationDelayJitter",
     "ObservationDropout",
     "ObservationNoise",
     "Parameters",
     "Perturbation",
     "PerturbedEnv",
+    "RelativeNoise",
     "RewardFlip",
     "RewardNoise",
     "RewardShift",
+    "Speed",
+    "SpeedJitter",
+    "SpeedSpike",
     "StickyAction",
     "parameters",
     "parse",

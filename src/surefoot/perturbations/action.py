@@ -1,4 +1,4 @@
-"""Perturbations of actions: noise, random and repeated actions, delay, scaling.
+"""Perturbations of actions: noise, random, mixed and repeated actions, delay, scaling.
 
 They never move an action further out of a Box than the policy did.
 """
@@ -30,15 +30,37 @@ def refuse_masks(perturbation: Graded, env: gymnasium.Env) -> None:
         )
 
 
+def idle(space: gymnasium.Space) -> Any:
+    """The action of doing nothing: zero in a Box, as far as it is allowed, or the first Discrete action."""
+    if isinstance(space, spaces.Discrete):
+        return space.start
+    assert isinstance(space, spaces.Box)
+    return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
+
+
+def check_idle(perturbation: Graded, env: gymnasium.Env) -> None:
+    """Raise `UsageError` if there is no `idle` action, or if steps allow only some actions."""
+    if not isinstance(env.action_space, (spaces.Box, spaces.Discrete)):
+        raise UsageError(
+            f"{perturbation} needs a Box or Discrete action space; this environment has {env.action_space}."
+        )
+    refuse_masks(perturbation, env)
+
+
+def check_box(perturbation: Graded, env: gymnasium.Env) -> None:
+    """Raise `UsageError` if actions are not a Box."""
+    if not isinstance(env.action_space, spaces.Box):
+        raise UsageError(
+            f"{perturbation} needs a Box action space; this environment has {env.action_space}. For discrete actions "
+            "use action-random, sticky-action or action-delay."
+        )
+
+
 class BoxAction(Batched):
     channel = "action"
 
     def check_env(self, env: gymnasium.Env) -> None:
-        if not isinstance(env.action_space, spaces.Box):
-            raise UsageError(
-                f"{self} needs a Box action space; this environment has {env.action_space}. For discrete actions use"
-                " action-random, sticky-action or action-delay."
-            )
+        check_box(self, env)
 
     def act(self, action: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
         if self.identity:
@@ -73,6 +95,31 @@ class ActionScale(BoxAction):
 
     def alter(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return (array * self.fixed).astype(array.dtype)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class ActionMix(Graded):
+    """The executed action is 1 - `strength` times the policy's plus `strength` times a uniformly random one.
+
+    Each component moves by at most `strength` times the width of its own range. The noisy action of arXiv:1901.09184
+    with a random adversary; action-random is the probabilistic one.
+    """
+
+    name = "action-mix"
+    channel = "action"
+    strength: float | Interval = hyperparameter(0.1, low=0, high=1, help="weight of a random action")
+
+    def check_env(self, env: gymnasium.Env) -> None:
+        check_box(self, env)
+        if not env.action_space.is_bounded():  # type: ignore[attr-defined]
+            raise UsageError(f"{self} needs a bounded Box action space; this environment has {env.action_space}.")
+
+    def act(self, action: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
+        assert isinstance(space, spaces.Box)
+        other, action = rng.uniform(space.low, space.high), np.asarray(action)
+        mixed = (action + self.fixed * (other - action)).astype(action.dtype)
+        return action if self.identity else mixed
 
 
 @register
@@ -129,9 +176,7 @@ class ActionDelay(Graded):
     strength: float | Interval = hyperparameter(1, low=0, help="delay in steps")
 
     def check_env(self, env: gymnasium.Env) -> None:
-        if not isinstance(env.action_space, (spaces.Box, spaces.Discrete)):
-            raise UsageError(f"{self} needs a Box or Discrete action space; this environment has {env.action_space}.")
-        refuse_masks(self, env)
+        check_idle(self, env)
 
     def act(self, action: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
         if self.identity:
@@ -139,7 +184,4 @@ class ActionDelay(Graded):
         memory.append(copy.deepcopy(action))
         if len(memory) > self.fixed:
             return memory.pop(0)
-        if isinstance(space, spaces.Discrete):
-            return space.start
-        assert isinstance(space, spaces.Box)
-        return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
+        return idle(space)

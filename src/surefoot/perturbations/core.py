@@ -63,7 +63,7 @@ class Perturbation:
     """Base of all perturbations. A subclass is a frozen dataclass with a `name`, a `channel` and the hooks it needs."""
 
     name: ClassVar[str]
-    channel: ClassVar[str]  # "observation", "action", "reward" or "dynamics"
+    channel: ClassVar[str]  # "observation", "action", "timing", "reward" or "dynamics"
 
     @property
     def channels(self) -> frozenset[str]:
@@ -118,6 +118,10 @@ class Perturbation:
     def act(self, action: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
         """The action to execute."""
         return action
+
+    def further(self, rng: np.random.Generator) -> int:
+        """For how many further steps of the environment the action is held before the policy acts again."""
+        return 0
 
     def pay(self, reward: Any, rng: np.random.Generator) -> Any:
         """The reward to return."""
@@ -292,6 +296,11 @@ class PerturbedEnv(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         action = self.current.act(action, self.env.action_space, self._rng, self._memory)
         observation, reward, terminated, truncated, info = self.env.step(action)
+        for _ in range(self.current.further(self._rng)):
+            if terminated or truncated:
+                break
+            observation, more, terminated, truncated, info = self.env.step(action)
+            reward = float(reward) + float(more)
         return self._seen(observation), self.current.pay(reward, self._rng), terminated, truncated, info
 
     def _seen(self, observation: Any) -> Any:

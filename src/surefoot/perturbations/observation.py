@@ -1,4 +1,4 @@
-"""Perturbations of observations: noise, dropout, delay."""
+"""Perturbations of observations: noise, dropout, lost frames, delay."""
 
 from __future__ import annotations
 
@@ -85,6 +85,11 @@ class ObservationPerturbation(Batched):
         return self.alter(np.asarray(observation, space.dtype)[None], rng)[0]  # an environment may return integers
 
 
+def masked_now(late: Any, observation: Any) -> Any:
+    """A late observation with the mask of the actions that are allowed now."""
+    return {**late, MASK_KEY: observation[MASK_KEY]} if isinstance(late, dict) and MASK_KEY in late else late
+
+
 KEYS = "entries of a Dict observation, separated by /; all of its boxes if not given"
 
 
@@ -101,6 +106,55 @@ class ObservationNoise(ObservationPerturbation):
 
     def alter(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return add(array, noise(array.shape, self.fixed, self.law, rng), self.law)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class RelativeNoise(ObservationPerturbation):
+    """Gaussian noise on every component in units of its own standard deviation since the episode began, so that one
+    strength fits sensors of any unit; a component that has been constant is not changed. In a batch, of its rows."""
+
+    name = "relative-noise"
+    strength: float | Interval = hyperparameter(0.1, low=0, help="standard deviation in units of the component's own")
+    _: dataclasses.KW_ONLY
+    keys: str = hyperparameter("", help=KEYS)
+
+    def observe(self, observation: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
+        if not memory:
+            memory.append({})
+        if not isinstance(space, spaces.Dict):
+            return self._noisy("", observation, space, rng, memory[0])
+        keys = self.keys.split("/") if self.keys else boxes(space)
+        noisy = {key: self._noisy(key, observation[key], space[key], rng, memory[0]) for key in keys}
+        return {**observation, **noisy}
+
+    def _noisy(self, key: str, given: Any, space: gymnasium.Space, rng: np.random.Generator, seen: dict) -> Any:
+        array = np.asarray(given, space.dtype)
+        count, mean, squares = seen.get(key, (0, 0.0, 0.0))  # Welford's running sums
+        away = array.astype(np.float64) - mean
+        mean = mean + away / (count + 1)
+        squares = squares + away * (array - mean)
+        seen[key] = count + 1, mean, squares
+        noise = rng.standard_normal(array.shape)
+        return given if self.identity else add(array, self.fixed * np.sqrt(squares / (count + 1)) * noise, "gaussian")
+
+    def alter(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return add(array, self.fixed * array.std(axis=0) * rng.standard_normal(array.shape), "gaussian")
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class FrameDrop(ObservationPerturbation):
+    """The whole observation reads zero with probability `strength`; for a Dict, each Box separately."""
+
+    name = "frame-drop"
+    strength: float | Interval = hyperparameter(0.1, low=0, high=1, help="probability that an observation reads zero")
+    _: dataclasses.KW_ONLY
+    keys: str = hyperparameter("", help=KEYS)
+
+    def alter(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        lost = rng.random((len(array), *[1] * (array.ndim - 1))) < self.fixed
+        return np.where(lost, np.zeros((), array.dtype), array)
 
 
 @register
@@ -130,5 +184,4 @@ class ObservationDelay(Graded):
 
     def observe(self, observation: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
         memory.append(copy.deepcopy(observation))
-        late = memory.pop(0) if len(memory) > self.fixed else copy.deepcopy(memory[0])
-        return {**late, MASK_KEY: observation[MASK_KEY]} if isinstance(late, dict) and MASK_KEY in late else late
+        return masked_now(memory.pop(0) if len(memory) > self.fixed else copy.deepcopy(memory[0]), observation)

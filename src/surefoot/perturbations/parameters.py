@@ -136,8 +136,9 @@ class Attributes:
         return isinstance(getattr(self._inner, name), numbers.Integral)
 
     def put(self, values: Mapping[str, float]) -> None:
+        derived_from = {name for rule in self._derived.values() for name in rule.__code__.co_names}
         for name, value in values.items():
-            if value != getattr(self._inner, name) and name not in used(type(self._inner)):
+            if value != getattr(self._inner, name) and name not in used(type(self._inner)) | derived_from:
                 warnings.warn(
                     f"param: nothing but the constructor of {type(self._inner).__name__} reads {name}, so that setting "
                     f"it afterwards may change nothing. Give the environment as a class or a factory that takes {name} "

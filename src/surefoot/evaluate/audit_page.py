@@ -1,0 +1,179 @@
+"""An audit as text, as Markdown and as a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from html import escape
+
+import numpy as np
+from matplotlib import rc_context
+
+from surefoot.evaluate import plots
+from surefoot.evaluate.audit import GRADES, LOST, AuditReport, Result
+from surefoot.evaluate.report import POLICY, STYLE, table
+from surefoot.evaluate.statistics import ConfidenceInterval, confidence_interval, in_brackets, mean
+
+MOST = 6  # cells of a sweep that are shown one by one
+MANY = 12  # curves of a family that are shown
+
+
+def text(report: AuditReport) -> str:
+    """The audit for a terminal."""
+    lines = [_heading(report), _nominal(report), ""]
+    lines += _columns([["family", "rating", "kept", "", "in the worst cell"], *_families(report)])
+    if report.require:
+        lines += ["", *_columns([["required", "at least", "kept", "", ""], *_verdicts(report)])]
+    for family, rows in _sweeps(report).items():
+        lines += ["", *_columns([[family, "kept", "below 0.8"], *rows])]
+    if report.not_run:
+        lines += ["", "not run", *(f"{one.what} ({one.family}): {one.reason}" for one in report.not_run)]
+    return "\n".join([*lines, "", *_notes(report), "", "To play a sweep again:", *_commands(report)])
+
+
+def markdown(report: AuditReport) -> str:
+    """The audit for a pull request: ratings, requirements, and the rest folded away."""
+    blocks = [f"### Audit of {_heading(report)}", _nominal(report)]
+    if report.require:
+        verdict = "All requirements are met." if report.passed() else "**Requirements are not met.**"
+        blocks += [verdict, _rows(["required", "at least", "kept", "95 % interval", "cell"], _verdicts(report))]
+    blocks.append(_rows(["family", "rating", "kept", "95 % interval", "in the worst cell"], _families(report)))
+    more = [_rows([family, "kept", "below 0.8"], rows) for family, rows in _sweeps(report).items()]
+    if report.not_run:
+        more.append(_rows(["not run", "family", "reason"], [[o.what, o.family, o.reason] for o in report.not_run]))
+    more += ["\n".join(f"- {note}" for note in _notes(report)), "```\n" + "\n".join(_commands(report)) + "\n```"]
+    inside = "\n\n".join(more)
+    return "\n\n".join([*blocks, f"<details><summary>Every sweep</summary>\n\n{inside}\n\n</details>"]) + "\n"
+
+
+def page(report: AuditReport) -> str:
+    """The audit as one self-contained page, with a figure for each family."""
+    return "".join(_page(report)).encode(errors="backslashreplace").decode()
+
+
+def _page(report: AuditReport) -> Iterator[str]:
+    heading = f"Audit of {_heading(report)}"
+    yield '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+    yield f"<title>{escape(heading)}</title><style>{STYLE}</style></head><body>\n<h1>{escape(heading)}</h1>\n"
+    yield f"<p>{escape(_nominal(report))}</p>\n" + table((r[0], " ".join(r[1:])) for r in _families(report))
+    if report.require:
+        yield "<h2>Requirements</h2>\n" + table((f"{r[0]} {r[1]}", " ".join(r[2:])) for r in _verdicts(report))
+    for family, rows in _sweeps(report).items():
+        yield f"<h2>{escape(family.capitalize())}</h2>\n{_figure(report, family)}\n"
+        yield table((name, f"{shown}; below {LOST}: {lost}" if lost else shown) for name, shown, lost in rows)
+    if report.not_run:
+        yield "<h2>Not run</h2>\n" + table((f"{one.what} ({one.family})", one.reason) for one in report.not_run)
+    yield "<h2>How to read this</h2>\n" + "".join(f'<p class="faint">{escape(note)}</p>\n' for note in _notes(report))
+    yield f"<h2>Commands</h2>\n<pre>{escape(chr(10).join(_commands(report)))}</pre>\n</body></html>\n"
+
+
+def _heading(report: AuditReport) -> str:
+    return f"{report.policy} on {report.env}"
+
+
+def _nominal(report: AuditReport) -> str:
+    interval = in_brackets(confidence_interval(report.nominal_returns, mean))
+    actions = "deterministic" if report.deterministic else "sampled"
+    said = f"nominal return {report.nominal_returns.mean():.6g} {interval}".rstrip()
+    return f"{said}, {len(report.seeds)} episodes a cell, {actions} actions"
+
+
+def _share(value: float, interval: ConfidenceInterval | None) -> list[str]:
+    return ["undefined" if math.isnan(value) else f"{value:.2f}", in_brackets(interval, ".2f")]
+
+
+def _result(one: Result) -> list[str]:
+    fixed = one.interval.low == one.interval.high
+    return [*_share(one.kept, None if fixed else one.interval), "" if fixed and one.kept == 1 else one.cell.label]
+
+
+def _families(report: AuditReport) -> list[list[str]]:
+    rows = [[name, one.rating, *_result(one)] for name, one in report.families.items()]
+    missing = dict.fromkeys(one.family for one in report.not_run if one.family not in report.families)
+    return [*rows, *([name, "not run", "", "", ""] for name in missing)]
+
+
+def _verdicts(report: AuditReport) -> list[list[str]]:
+    rows = [(v, _result(v.result)) for v in report.verdicts()]
+    return [[v.name, f"{v.least:g}", *found[:2], f"{found[2]}: {v.words}"] for v, found in rows]
+
+
+def _sweeps(report: AuditReport) -> dict[str, list[list[str]]]:
+    """By family a row for each sweep: its name, the shares kept by strength, the rest of them, and where it is lost."""
+    found: dict[str, list[list[str]]] = {}
+    for sweep in dict.fromkeys(cell.sweep for cell in report.cells):
+        places = report.sweep(sweep)
+        first = report.cells[places[0]]
+        shares = [report.kept[i][0] for i in places]
+        if len(places) <= MOST and len(first.at) == 1:
+            shown = "  ".join(f"{report.cells[i].at[0]:.4g}: {x:.2f}" for i, x in zip(places, shares))
+        else:
+            shown = f"least {np.nanmin(shares):.2f}, greatest {np.nanmax(shares):.2f} of {len(places)} cells"
+        found.setdefault(first.family, []).append([first.name, shown, report.lost_from(sweep)])
+    return found
+
+
+def _notes(report: AuditReport) -> list[str]:
+    half = [(i.high - i.low) / 2 for _, i in report.kept if i is not None and math.isfinite(i.high)]
+    grades = ", ".join(f"{name} from {least:g}" for name, least in GRADES.items() if math.isfinite(least))
+    notes = [
+        "Kept: 1 + (perturbed - nominal) / |nominal| of mean returns: their ratio for a positive nominal return; for a"
+        " negative one, 0.5 means that costs have grown by half.",
+        "In brackets: 95 % intervals over episodes paired by seed (Fieller), of this one policy; those of the worst of"
+        " several cells allow for the choice. Without brackets: no two episodes differed.",
+        f"Ratings by the ends of the interval of a family's worst cell: {grades}, falls below. A requirement is met if"
+        " the interval lies at or above it. Below 0.8: the mildest strength at which the whole interval does.",
+    ]
+    if half:
+        notes.append(
+            f"The intervals are ±{np.median(half):.2g} in the median cell and ±{max(half):.2g} in the widest; four"
+            " times as many episodes halve that."
+        )
+    still = {family: [] for family in report.families}
+    for cell, unchanged in zip(report.cells, report.unchanged):
+        still[cell.family].append(bool(unchanged))
+    for family in (name for name, flags in still.items() if all(flags)):
+        notes.append(f"{family}: no cell changed the return of any episode.")
+    rate = report.steps / max(report.seconds, 1e-9)
+    episodes = len(report.seeds) * (len(report.cells) + 1)
+    notes.append(
+        f"{len(report.cells)} cells, {episodes:,} episodes, {report.steps:,} steps in {report.seconds:.0f} s"
+        f" ({rate:,.0f} steps/s)."
+    )
+    return notes
+
+
+def _commands(report: AuditReport) -> list[str]:
+    """The command of every sweep; those of its cells where some of them were not run."""
+    partial = {one.sweep for one in report.not_run}
+    whole = dict.fromkeys(cell.text if cell.sweep in partial else cell.sweep for cell in report.cells)
+    return [report.command(text) for text in whole]
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(f"{word:<{width}}" for word, width in zip(row, widths)).rstrip() for row in rows]
+
+
+def _rows(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(word.replace("|", "\\|") for word in row) + " |" for row in lines)
+
+
+def _figure(report: AuditReport, family: str) -> str:
+    """A curve of the share kept for every sweep of a family."""
+    curves = {}
+    for sweep in dict.fromkeys(cell.sweep for cell in report.cells if cell.family == family):
+        places = report.sweep(sweep)
+        first, shares = report.cells[places[0]], [report.kept[i] for i in places]
+        one = len(first.at) == 1
+        order = sorted(range(len(places)), key=lambda k: report.cells[places[k]].at[0] if one else shares[k][0])
+        x = [report.cells[places[k]].at[0] if one else rank for rank, k in enumerate(order)]
+        y = [shares[k][0] for k in order]
+        ends = [shares[k][1] or (shares[k][0],) * 2 for k in order]
+        name = first.name if one else f"{first.name}, cells from worst to best"
+        curves[name] = x, y, *zip(*ends)
+    with rc_context({"text.parse_math": False}):  # a dollar sign in a name is not mathematics
+        return plots.to_svg(plots.panels(dict(list(curves.items())[:MANY]), level=1.0, label="share kept"))
