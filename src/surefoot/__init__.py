@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from surefoot.catalogue import paper, papers
     from surefoot.envs.tabular import TabularMDP, tabular_from_gym
     from surefoot.errors import UsageError
+    from surefoot.evaluate.acting import Smoothed
+    from surefoot.evaluate.certify import certify
     from surefoot.objectives import PolicyObjective
     from surefoot.solvers import evaluate_policy, solve
 
@@ -32,6 +34,8 @@ _WHERE = {
     **dict.fromkeys(["paper", "papers"], "surefoot.catalogue"),
     **dict.fromkeys(["TabularMDP", "tabular_from_gym"], "surefoot.envs.tabular"),
     "UsageError": "surefoot.errors",
+    "Smoothed": "surefoot.evaluate.acting",
+    "certify": "surefoot.evaluate.certify",
     **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.solvers"),
     "PolicyObjective": "surefoot.objectives",
 }
@@ -41,8 +45,10 @@ _SHORT = {"language": "surefoot.methods.language"}
 __all__ = [
     "PolicyObjective",
     "Run",
+    "Smoothed",
     "TabularMDP",
     "UsageError",
+    "certify",
     "claim",
     "compare",
     "evaluate",

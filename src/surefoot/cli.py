@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import arg
 
 from surefoot.arguments import parsed, whole
+from surefoot.certifying import certify
 from surefoot.claiming import claim
 from surefoot.errors import UsageError, nearest, printable
 from surefoot.training import train
@@ -273,6 +274,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "chat": chat,
     "stress": stress,
+    "certify": certify,
     "compare": compare,
     "claim": claim,
     "report": report,

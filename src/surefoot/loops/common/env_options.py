@@ -17,7 +17,7 @@ from surefoot.envs.perturbed import under
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.models.device import chosen_device, device_option
-from surefoot.perturbations import Perturbation
+from surefoot.perturbations import ObservationNoise, Perturbation
 
 
 def described(env: Any, *, perturb: str | None = None, device: str = "cpu", **options: Any) -> dict[str, Any]:
@@ -60,6 +60,15 @@ class EnvOptions:
             object.__setattr__(self, "perturb", str(self.perturb))
         check(self)
         chosen_device(self.device)
+
+
+def under_smoothing(perturb: str | None, sigma: float) -> str | None:
+    """The perturbation of training environments whose agent adds noise of deviation `sigma` to what it sees: the run's
+    own, and after it the noise."""
+    if not sigma:
+        return perturb
+    noise = str(ObservationNoise(sigma))
+    return noise if perturb is None else f"{perturb} + {noise}"
 
 
 def opened(env: Any, seeds: Sequence[int], compile: str, device: str, **options: Any) -> VectorEnv:
