@@ -33,6 +33,11 @@ def test_the_figure_of_sets_is_what_its_caption_says():
     assert len(script["draw"]().axes) == len(script["SETS"])
 
 
+def test_certificates():
+    certificate = run("certificates.md")["certificate"]
+    assert certificate.mean[0] > certificate.mean[-1] and certificate.size == 4
+
+
 def test_write_your_own_loss(tmp_path, monkeypatch, capsys):
     pytest.importorskip("transformers", reason="language models need surefoot[language]")
     monkeypatch.chdir(tmp_path)

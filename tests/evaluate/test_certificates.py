@@ -91,6 +91,12 @@ def test_a_linear_policy_attacked_along_its_weights_attains_the_bound():
     assert once > least + 0.05
 
 
+def test_quantiles():
+    found = Survival(np.array([1.0, 2.0, 3.0]), np.array([0.99, 0.8, 0.3]))
+    assert [certified_quantile(found, 0, share) for share in (0.005, 0.1, 0.5, 0.75)] == [0, 1, 2, 3]
+    assert certified_quantile(found, 1, 0.5) == 1 and certified_quantile(found, 9, 0.5, -5) == -5
+
+
 scores = st.lists(st.integers(0, 12), min_size=8, max_size=60)
 shifts = st.floats(0, 3)
 
