@@ -167,7 +167,7 @@ def certified_share(series: dict[str, Any]) -> np.ndarray:
 
 # What a later paper's rerun of the authors' code (mrh996/ReCePS, notebook) prints as survival functions certifies.
 REREAD = {("σ=0.2", 0.2): 185.3, ("σ=0.2", 0.4): 149.3, ("σ=0.4", 0.2): 119.2, ("σ=0.4", 0.4): 94.5}
-WHERE = "certified here from the survival function in the notebook of mrh996/ReCePS, DQN of five frames, one network"
+WHERE = "the survival function in the notebook of mrh996/ReCePS (DQN of five frames, one network), certified here"
 
 
 def learned(summary: Summary) -> bool:
