@@ -62,13 +62,14 @@ class EnvOptions:
         chosen_device(self.device)
 
 
-def under_smoothing(perturb: str | None, sigma: float) -> str | None:
-    """The perturbation of training environments whose agent adds noise of deviation `sigma` to what it sees: the run's
-    own, and after it the noise."""
+def under_smoothing(options: dict[str, Any], sigma: float) -> dict[str, Any]:
+    """The options of training environments whose agent adds noise of deviation `sigma` to what it sees: the run's own
+    perturbation, and after it the noise. EnvPool's environments, which cannot be perturbed, make way for Gymnasium's."""
     if not sigma:
-        return perturb
-    noise = str(ObservationNoise(sigma))
-    return noise if perturb is None else f"{perturb} + {noise}"
+        return options
+    parts = [*filter(None, [options.get("perturb")]), str(ObservationNoise(sigma))]
+    backend = {"backend": "gymnasium"} if options.get("backend") == "envpool" else {}
+    return {**options, "perturb": " + ".join(parts), **backend}
 
 
 def opened(env: Any, seeds: Sequence[int], compile: str, device: str, **options: Any) -> VectorEnv:

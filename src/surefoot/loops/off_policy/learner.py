@@ -327,7 +327,7 @@ def _learner(
 ) -> Learner:
     """`options` are those of `EnvOptions`. Each seed has the same environments as in a run of its own."""
     device = chosen_device(device)
-    options["perturb"] = under_smoothing(options.get("perturb"), method.smoothing)
+    options = under_smoothing(options, method.smoothing)
     envs = opened(env, [s for seed in seeds for s in env_seeds(seed, method.num_envs)], compile, device, **options)
     try:
         compile = compile if device == "cpu" else "off"
