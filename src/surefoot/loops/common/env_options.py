@@ -64,7 +64,7 @@ class EnvOptions:
 
 def under_smoothing(options: dict[str, Any], sigma: float) -> dict[str, Any]:
     """The options of training environments whose agent adds noise of deviation `sigma` to what it sees: the run's own
-    perturbation, and after it the noise. EnvPool's environments, which cannot be perturbed, make way for Gymnasium's."""
+    perturbation, and after it the noise. EnvPool's, which cannot be perturbed, make way for Gymnasium's."""
     if not sigma:
         return options
     parts = [*filter(None, [options.get("perturb")]), str(ObservationNoise(sigma))]
