@@ -12,8 +12,8 @@ arXiv:2106.11420.
 
 Differences: the theorem holds for any policy, so the base is PPO, for discrete and continuous actions, in place of DQN
 and DDPG; a policy may remember (`core`). Noise is in the units of the environment's observations and is added before
-they are normalised; environments are always Gymnasium's. With the wrapper frame_stack it is drawn anew for every stack, where the paper's code draws it once
-a frame: the budget is then one of stacked observations.
+they are normalised; environments are always Gymnasium's. With the wrapper frame_stack it is drawn anew for every
+stack, where the paper's code draws it once a frame: the budget is then one of stacked observations.
 """
 
 from __future__ import annotations
