@@ -37,6 +37,11 @@ def test_audit_your_own_policy():
     assert run("audit.md")["report"].families["physics"].kept > 0.9
 
 
+def test_certificates():
+    certificate = run("certificates.md")["certificate"]
+    assert certificate.mean[0] > certificate.mean[-1] and certificate.size == 4
+
+
 def test_write_your_own_loss(tmp_path, monkeypatch, capsys):
     pytest.importorskip("transformers", reason="language models need surefoot[language]")
     monkeypatch.chdir(tmp_path)

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from surefoot.catalogue import paper, papers
     from surefoot.envs.tabular import TabularMDP, tabular_from_gym
     from surefoot.errors import UsageError
+    from surefoot.evaluate.acting import Smoothed
     from surefoot.evaluate.audit import audit
+    from surefoot.evaluate.certify import certify
     from surefoot.objectives import PolicyObjective
     from surefoot.solvers import evaluate_policy, solve
 
@@ -34,6 +36,8 @@ _WHERE = {
     **dict.fromkeys(["TabularMDP", "tabular_from_gym"], "surefoot.envs.tabular"),
     "UsageError": "surefoot.errors",
     "audit": "surefoot.evaluate.audit",
+    "Smoothed": "surefoot.evaluate.acting",
+    "certify": "surefoot.evaluate.certify",
     **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.solvers"),
     "PolicyObjective": "surefoot.objectives",
 }
@@ -44,8 +48,10 @@ __all__ = [
     "audit",
     "PolicyObjective",
     "Run",
+    "Smoothed",
     "TabularMDP",
     "UsageError",
+    "certify",
     "claim",
     "compare",
     "evaluate",

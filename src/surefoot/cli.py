@@ -13,6 +13,7 @@ from tyro.conf import arg
 
 from surefoot.arguments import parsed, whole
 from surefoot.auditing import audit
+from surefoot.certifying import certify
 from surefoot.claiming import claim
 from surefoot.errors import UsageError, nearest, printable
 from surefoot.training import train
@@ -275,6 +276,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "chat": chat,
     "stress": stress,
     "audit": audit,
+    "certify": certify,
     "compare": compare,
     "claim": claim,
     "report": report,

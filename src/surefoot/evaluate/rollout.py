@@ -24,6 +24,7 @@ from surefoot.envs.entrance import Rows, all_forbidden, begun, figures, rounded,
 from surefoot.envs.perturbed import perturbation_for, settable
 from surefoot.envs.vector import clipped, fail
 from surefoot.errors import UsageError
+from surefoot.evaluate.acting import Actor, Smoothed, actor
 from surefoot.evaluate.foreign import SB3Policy, as_policy
 from surefoot.hyperparameters import check_count
 from surefoot.perturbations import Perturbation, unwrap
@@ -221,28 +222,12 @@ def _chance(seed: int) -> Iterator[None]:
         yield
 
 
-Actor = Callable[[Any, Any, np.ndarray, bool], tuple[Any, Any]]
-
-
-def actor(policy: Any) -> Actor:
-    """A policy of either form as one function `(observations, state, starts, deterministic) -> (actions, state)`."""
-    if isinstance(policy, type):
-        raise UsageError(f"policy={policy!r} is a class; give an instance of it.")
-    if callable(getattr(policy, "predict", None)):
-        return lambda observations, state, starts, deterministic: policy.predict(
-            observations, state=state, episode_start=starts, deterministic=deterministic
-        )
-    if callable(policy):
-        return lambda observations, state, starts, deterministic: (policy(observations), None)
-    raise UsageError(
-        f"policy={policy!r} cannot act: it has no predict(observation, state, episode_start, deterministic) and is not"
-        " a callable observations -> actions."
-    )
-
-
 def fitted(policy: Any, env: gymnasium.Env) -> tuple[Any, gymnasium.Env]:
     """The policy for `env`, and the environment as the policy needs it; `UsageError` if they do not fit."""
     actor(policy)
+    if isinstance(policy, Smoothed):
+        inner, env = fitted(policy.policy, env)
+        return policy.around(inner, env.observation_space), env
     policy = as_policy(policy, env)
     env = viewed(policy, env)
     check_policy(policy, env)
@@ -251,6 +236,7 @@ def fitted(policy: Any, env: gymnasium.Env) -> tuple[Any, gymnasium.Env]:
 
 def viewed(policy: Any, env: gymnasium.Env) -> gymnasium.Env:
     """An environment as the policy needs it."""
+    policy = policy.policy if isinstance(policy, Smoothed) else policy
     return policy.view(env) if isinstance(policy, SB3Policy) else env
 
 

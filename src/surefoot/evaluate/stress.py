@@ -25,6 +25,7 @@ from surefoot.envs.entrance import named_figures
 from surefoot.envs.perturbed import settable
 from surefoot.errors import UsageError
 from surefoot.evaluate import plots
+from surefoot.evaluate.acting import Smoothed
 from surefoot.evaluate.effects import axis_facts, identical_cells
 from surefoot.evaluate.foreign import SB3Policy
 from surefoot.evaluate.rollout import EnvLike, Episode, Played, episode_seeds, fitted, play_all, resolve
@@ -289,6 +290,8 @@ def stress(
 
 def called(policy: Any) -> str:
     """The name of a policy: an agent's method and training seed, otherwise its name or that of its type."""
+    if isinstance(policy, Smoothed):
+        return f"{called(policy.policy)}, smoothed with sigma {policy.sigma:g}"
     policy = policy.model if isinstance(policy, SB3Policy) else policy
     facts = getattr(policy, "facts", None) or {}
     if "method" in facts:

@@ -23,6 +23,7 @@ from surefoot.models.functional import Flat
 from surefoot.models.networks import ACTIVATIONS, CORES, ActorCritic, Observation, is_image
 from surefoot.models.normalizers import normalize
 from surefoot.models.saved import read_agent, write_agent
+from surefoot.models.smoothing import noisy, noisy_keys
 from surefoot.models.spaces import MASK_KEY
 
 FORMAT = "surefoot-agent-1"
@@ -112,6 +113,7 @@ class Agent:
                 f"the weights hold {vector.numel()} numbers, the network needs {self.flat.size}: they do not match."
             )
         self.vector, self.scales, self.facts = vector.clone(), scales, facts or {}
+        self._smoothing = float(self.facts.get("smoothing", 0.0))
         self.module: ActorCritic | Actor = self.flat.bind(self.vector)  # type: ignore[assignment]
 
     def predict(
@@ -123,8 +125,11 @@ class Agent:
     ) -> tuple[np.ndarray | np.generic, np.ndarray | None]:
         """Actions for a batch of observations (or one), and the new recurrent state.
 
-        `deterministic=True` gives the most likely action; otherwise one is sampled with torch's global generator.
+        `deterministic=True` gives the most likely action; otherwise one is sampled with torch's global generator. If
+        `facts` have "smoothing", noise of that standard deviation is added to the observations first, always.
         """
+        if self._smoothing:
+            observation = noisy(observation, self._smoothing, noisy_keys(self.observation_space))
         with torch.inference_mode():
             tensors, single = self._read(observation)
             params, state_tensor = self._forward(tensors, state, episode_start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +20,14 @@ KINDS = {
     "surefoot-tabular-agent-1": ("surefoot.models.tabular_agent", "TabularAgent"),
     "surefoot-language-agent-1": ("surefoot.models.language.agent", "LanguageAgent"),
 }
-FACTS: dict[str, type] = {"method": str, "env": dict, "steps": int, "seed": int, "ended": str}  # where present
+FACTS: dict[str, type] = {  # where present
+    "method": str,
+    "env": dict,
+    "steps": int,
+    "seed": int,
+    "ended": str,
+    "smoothing": float,  # standard deviation of the noise that the agent adds to its observations
+}
 
 
 def holds_agent(folder: str | Path) -> bool:
@@ -68,8 +76,7 @@ def read_agent(folder: str | Path, format: str) -> tuple[dict[str, Any], dict[st
 
 
 def read_facts(folder: str | Path) -> dict[str, Any]:
-    """The content of `agent.json`; the types of method, env, steps, seed and ended, which any agent may have, are
-    checked.
+    """The content of `agent.json`; the types of the `FACTS` that any agent may have are checked.
 
     Raises:
         UsageError: it is missing or damaged.
@@ -86,6 +93,8 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     for name in ("steps", "seed"):
         if not 0 <= found.get(name, 0) < 2**63:
             raise _damaged(folder, name, found[name])
+    if not 0 <= found.get("smoothing", 0.0) < math.inf:
+        raise _damaged(folder, "smoothing", found["smoothing"])
     if not isinstance(found.get("env", {"env": ""}).get("env"), str):
         raise _damaged(folder, "env", found["env"])
     return found

@@ -17,7 +17,7 @@ from surefoot.envs.perturbed import under
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.models.device import chosen_device, device_option
-from surefoot.perturbations import Perturbation
+from surefoot.perturbations import ObservationNoise, Perturbation
 
 
 def described(env: Any, *, perturb: str | None = None, device: str = "cpu", **options: Any) -> dict[str, Any]:
@@ -60,6 +60,16 @@ class EnvOptions:
             object.__setattr__(self, "perturb", str(self.perturb))
         check(self)
         chosen_device(self.device)
+
+
+def under_smoothing(options: dict[str, Any], sigma: float) -> dict[str, Any]:
+    """The options of training environments whose agent adds noise of deviation `sigma` to what it sees: the run's own
+    perturbation, and after it the noise. EnvPool's, which cannot be perturbed, make way for Gymnasium's."""
+    if not sigma:
+        return options
+    parts = [*filter(None, [options.get("perturb")]), str(ObservationNoise(sigma))]
+    backend = {"backend": "gymnasium"} if options.get("backend") == "envpool" else {}
+    return {**options, "perturb": " + ".join(parts), **backend}
 
 
 def opened(env: Any, seeds: Sequence[int], compile: str, device: str, **options: Any) -> VectorEnv:

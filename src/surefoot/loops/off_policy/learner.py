@@ -22,7 +22,7 @@ from surefoot.envs.names import check_recorded
 from surefoot.errors import UsageError
 from surefoot.loops.common.collect import Arrays, Collector, Episodes, Rollout, tensors
 from surefoot.loops.common.compile import as_set
-from surefoot.loops.common.env_options import EnvOptions, described, opened, single
+from surefoot.loops.common.env_options import EnvOptions, described, opened, single, under_smoothing
 from surefoot.loops.common.kinds import Loop
 from surefoot.loops.common.optimizer import Adam
 from surefoot.loops.common.staging import staged
@@ -299,6 +299,7 @@ class Learner:
 
     def agent(self, index: int = 0, **facts: Any) -> Agent:
         """The current policy of one seed."""
+        facts |= {"smoothing": self.method.smoothing} if self.method.smoothing else {}
         scales = {key: tuple(x[index, 0].cpu() for x in pair) for key, pair in self.scales().items()}
         vector = self.weights[self.method.actor][index].cpu()
         return Agent(self.network, self.observation_space, self.action_space, vector, scales, facts)  # type: ignore[arg-type]
@@ -326,6 +327,7 @@ def _learner(
 ) -> Learner:
     """`options` are those of `EnvOptions`. Each seed has the same environments as in a run of its own."""
     device = chosen_device(device)
+    options = under_smoothing(options, method.smoothing)
     envs = opened(env, [s for seed in seeds for s in env_seeds(seed, method.num_envs)], compile, device, **options)
     try:
         compile = compile if device == "cpu" else "off"

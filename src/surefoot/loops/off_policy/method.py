@@ -112,6 +112,11 @@ class OffPolicy:
         assert isinstance(space, gym.spaces.Discrete)
         return generator.integers(space.start, space.start + space.n, count)
 
+    @property
+    def smoothing(self) -> float:
+        """Standard deviation of the noise that the agent adds to its observations, in training and ever after."""
+        return 0.0
+
     # --- for the outer loop ------------------------------------------------------------------------------------------
 
     @property

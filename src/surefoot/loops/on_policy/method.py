@@ -109,6 +109,11 @@ class OnPolicy:
         """The network described by these settings."""
         return Network(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Network)})
 
+    @property
+    def smoothing(self) -> float:
+        """Standard deviation of the noise that the agent adds to its observations, in training and ever after."""
+        return 0.0
+
     # --- what is optimised -------------------------------------------------------------------------------------------
 
     def objective(self) -> PolicyObjective:

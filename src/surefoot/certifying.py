@@ -1,0 +1,61 @@
+"""The command `surefoot certify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from surefoot.errors import printable
+
+
+def certify(
+    run: Annotated[Path, arg(metavar="RUN")],
+    /,
+    sigma: float | None = None,
+    episodes: int = 1000,
+    budgets: tuple[float, ...] = (),
+    confidence: float = 0.95,
+    at_least: tuple[float, ...] = (),
+    lowest: float = 0.0,
+    bound: Literal["clopper-pearson", "dkw"] = "clopper-pearson",
+    seed: int = 0,
+    env: str | None = None,
+    algo: str | None = None,
+    trust: bool = False,
+) -> None:
+    """Certify the return of RUN's agent, with noise on its observations, under every attack of an l2 budget.
+
+    Args:
+        run: Folder of a run or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
+        sigma: Standard deviation of the noise that is added to every observation before the agent acts, in the units
+            of the observations; that of its training if it was trained by policy-smoothing.
+        episodes: Number of episodes to play, without an attack.
+        budgets: Budgets of the attacker: l2 norms over a whole episode; 0, 1/4, 1/2, 1 and 2 times sigma by default.
+        confidence: Probability that all bounds hold.
+        at_least: Returns whose probability to be reached is bounded; by default two of the observed quantiles.
+        lowest: A value that no return falls below, attacked or not.
+        bound: clopper-pearson is tighter near probability 1, dkw in the middle; choose before looking.
+        seed: Random seed of the episodes.
+        env: Environment, if not the one it was trained in.
+        algo: Algorithm of a Stable-Baselines3 model file, such as ppo.
+        trust: Import and call what RUN names as module:name, and unpickle a model file, which can run any code.
+    """
+    from surefoot.evaluate import certify as certifying
+
+    found = certifying.certify(
+        run,
+        env,
+        sigma=sigma,
+        episodes=episodes,
+        budgets=budgets or None,
+        confidence=confidence,
+        at_least=at_least or None,
+        lowest=lowest,
+        bound=bound,
+        seed=seed,
+        algo=algo,
+        trust=trust,
+    )
+    print(printable(found.table()))
