@@ -1,0 +1,1 @@
+"""Methods for policies that hold under attack and under shift."""
