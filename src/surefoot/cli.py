@@ -14,6 +14,7 @@ from tyro.conf import arg
 from surefoot.arguments import parsed, whole
 from surefoot.claiming import claim
 from surefoot.errors import UsageError, nearest, printable
+from surefoot.examining import generalize
 from surefoot.training import train
 
 
@@ -273,6 +274,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "chat": chat,
     "stress": stress,
+    "generalize": generalize,
     "compare": compare,
     "claim": claim,
     "report": report,

@@ -277,7 +277,7 @@ def stress(
     final = [info for piece in played for info in piece.figures]
     means = [named_figures(final[i : i + len(seeds)]) for i in range(0, len(final), len(seeds))]
     return StressReport(
-        policy=_called(policy),
+        policy=called(policy),
         env=env if isinstance(env, str) else getattr(env, "__qualname__", type(env).__qualname__),
         perturbation=str(attack),
         grid=grid,
@@ -294,7 +294,7 @@ def stress(
     )
 
 
-def _called(policy: Any) -> str:
+def called(policy: Any) -> str:
     """The name of a policy: an agent's method and training seed, otherwise its name or that of its type."""
     policy = policy.model if isinstance(policy, SB3Policy) else policy
     facts = getattr(policy, "facts", None) or {}
