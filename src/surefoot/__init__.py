@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from surefoot.catalogue import paper, papers
     from surefoot.envs.tabular import TabularMDP, tabular_from_gym
     from surefoot.errors import UsageError
+    from surefoot.evaluate.diagnose import diagnose
     from surefoot.evaluate.generalization import generalize
     from surefoot.objectives import PolicyObjective
     from surefoot.solvers import evaluate_policy, solve
@@ -33,6 +34,7 @@ _WHERE = {
     **dict.fromkeys(["paper", "papers"], "surefoot.catalogue"),
     **dict.fromkeys(["TabularMDP", "tabular_from_gym"], "surefoot.envs.tabular"),
     "UsageError": "surefoot.errors",
+    "diagnose": "surefoot.evaluate.diagnose",
     "generalize": "surefoot.evaluate.generalization",
     **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.solvers"),
     "PolicyObjective": "surefoot.objectives",
@@ -47,6 +49,7 @@ __all__ = [
     "UsageError",
     "claim",
     "compare",
+    "diagnose",
     "evaluate",
     "evaluate_policy",
     "explain",

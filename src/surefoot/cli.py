@@ -14,7 +14,7 @@ from tyro.conf import arg
 from surefoot.arguments import parsed, whole
 from surefoot.claiming import claim
 from surefoot.errors import UsageError, nearest, printable
-from surefoot.examining import generalize
+from surefoot.examining import diagnose, generalize
 from surefoot.training import train
 
 
@@ -275,6 +275,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "chat": chat,
     "stress": stress,
     "generalize": generalize,
+    "diagnose": diagnose,
     "compare": compare,
     "claim": claim,
     "report": report,
@@ -285,7 +286,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def _help() -> str:
     lines = ["usage: surefoot COMMAND …   (surefoot COMMAND --help for details)", ""]
-    return "\n".join(lines + [f"  {name:<10}{(f.__doc__ or '').splitlines()[0]}" for name, f in COMMANDS.items()])
+    return "\n".join(lines + [f"  {name:<11}{(f.__doc__ or '').splitlines()[0]}" for name, f in COMMANDS.items()])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The commands that examine a trained policy beyond its return: `surefoot generalize`."""
+"""The commands that examine a trained policy beyond its return: `surefoot generalize` and `surefoot diagnose`."""
 
 from __future__ import annotations
 
@@ -39,3 +39,27 @@ def generalize(
 
     given = {"train": train, "test": test, "contexts": contexts, "episodes": episodes, "seed": seed}
     print(printable(generalization.generalize(run, env, **given, algo=algo, trust=trust).table()))
+
+
+def diagnose(
+    run: Annotated[Path, arg(metavar="RUN")],
+    /,
+    perturb: tuple[str, ...] = ("observation-noise:0.1",),
+    episodes: int = 10,
+    seed: int = 0,
+    env: str | None = None,
+    trust: bool = False,
+) -> None:
+    """Find the directions of observations along which the agent of RUN is unstable, as it is and under perturbations.
+
+    Args:
+        run: Folder of a run or of an agent.
+        perturb: Perturbations under which the agent is played, each compared with its states without any.
+        episodes: Episodes of every set of states.
+        seed: Random seed of the episodes.
+        env: Environment, if not the one it was trained in.
+        trust: Import and call what RUN names as module:name.
+    """
+    from surefoot.evaluate import diagnose as diagnosing
+
+    print(printable(diagnosing.diagnose(run, env, perturb, episodes=episodes, seed=seed, trust=trust).table()))

@@ -43,10 +43,12 @@ def box(perturbation: Perturbation) -> dict[str, tuple[float, float]]:
     if isinstance(perturbation, Composition):
         parts = [box(part) for part in perturbation.parts]
         return {name: span for part in parts for name, span in part.items()}
-    pairs = perturbation.values if isinstance(perturbation, Parameters) else None
-    named = dict(pairs) if pairs is not None else {perturbation.name: getattr(perturbation, "strength", None)}
-    if wrong := [name for name, x in named.items() if x is None]:
-        raise UsageError(f"{perturbation} has no strength by which contexts could be told apart ({wrong[0]}).")
+    if isinstance(perturbation, Parameters):
+        named: dict[str, float | Interval] = dict(perturbation.values)
+    elif hasattr(perturbation, "strength"):
+        named = {perturbation.name: getattr(perturbation, "strength")}  # noqa: B009
+    else:
+        raise UsageError(f"{perturbation} has no strength by which contexts could be told apart.")
     return {name: (x.low, x.high) if isinstance(x, Interval) else (float(x), float(x)) for name, x in named.items()}
 
 

@@ -90,7 +90,7 @@ class Tables:
 
 def reductions(seeds: Sequence[int]) -> dict[str, float]:
     """Largest differences between an intervention where it is neutral and the algorithm that it changes."""
-    found = dict.fromkeys(("soft", "hard", "double", "mix", "identity"), 0.0)
+    found: dict[str, float] = dict.fromkeys(["soft", "hard", "double", "mix", "identity"], 0.0)
     for seed in seeds:
         g = torch_stream(seed, "tables")
         w: Any = Tables(g)
