@@ -22,7 +22,6 @@ from surefoot.claims.parts import (
     Experiment,
     Gate,
     Less,
-    Mean,
     Measurements,
     More,
     NoWorse,
@@ -196,7 +195,8 @@ def published(seeds: Sequence[int]) -> dict[str, list[float]]:
 
 def of_published(found: Measurements) -> Summary:
     iterations = np.array(found["windy walk"]["iterations"])
-    return {"iterations": iterations, "two": np.full(len(iterations), 2.0), "error": found["windy walk"]["error"]}
+    error = np.abs(found["windy walk"]["error"]).max()
+    return {"most off two iterations": np.abs(iterations - 2).max(), "largest error": error}
 
 
 CLAIM = Claim(
@@ -279,7 +279,7 @@ CLAIM = Claim(
             "from rollouts: stops after two iterations",
             "primary",
             "windy walk",
-            Difference("iterations", "two"),
+            Exact("most off two iterations"),
             Within(0.5),
             published=Published(0.0, "windy walk, text: two iterations", "read", n=1),
         ),
@@ -287,10 +287,14 @@ CLAIM = Claim(
             "from rollouts: the robust value",
             "primary",
             "windy walk",
-            Mean("error"),
+            Exact("largest error"),
             Within(1e-3),
             published=Published(0.0, "windy walk, text: the same value as robust value iteration", "read", n=1),
         ),
+    ),
+    amended=(
+        "The instance is judged by the largest deviation of its eight seeds, declared as means: no two seeds differed, "
+        "which leaves no interval.",
     ),
     not_run="The deep form (SAC, 4 to 5 million steps a task, 10 seeds) is not built.",
 )
