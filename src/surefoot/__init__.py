@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from surefoot.evaluate.acting import Smoothed
     from surefoot.evaluate.audit import audit
     from surefoot.evaluate.certify import certify
+    from surefoot.evaluate.diagnose import diagnose
+    from surefoot.evaluate.generalization import generalize
     from surefoot.objectives import PolicyObjective
     from surefoot.solvers import evaluate_policy, solve
 
@@ -38,6 +40,8 @@ _WHERE = {
     "audit": "surefoot.evaluate.audit",
     "Smoothed": "surefoot.evaluate.acting",
     "certify": "surefoot.evaluate.certify",
+    "diagnose": "surefoot.evaluate.diagnose",
+    "generalize": "surefoot.evaluate.generalization",
     **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.solvers"),
     "PolicyObjective": "surefoot.objectives",
 }
@@ -54,9 +58,11 @@ __all__ = [
     "certify",
     "claim",
     "compare",
+    "diagnose",
     "evaluate",
     "evaluate_policy",
     "explain",
+    "generalize",
     "load",
     "paper",
     "papers",

@@ -16,6 +16,7 @@ from surefoot.auditing import audit
 from surefoot.certifying import certify
 from surefoot.claiming import claim
 from surefoot.errors import UsageError, nearest, printable
+from surefoot.examining import diagnose, generalize
 from surefoot.training import train
 
 
@@ -277,6 +278,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "stress": stress,
     "audit": audit,
     "certify": certify,
+    "generalize": generalize,
+    "diagnose": diagnose,
     "compare": compare,
     "claim": claim,
     "report": report,
@@ -287,7 +290,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def _help() -> str:
     lines = ["usage: surefoot COMMAND …   (surefoot COMMAND --help for details)", ""]
-    return "\n".join(lines + [f"  {name:<10}{(f.__doc__ or '').splitlines()[0]}" for name, f in COMMANDS.items()])
+    return "\n".join(lines + [f"  {name:<11}{(f.__doc__ or '').splitlines()[0]}" for name, f in COMMANDS.items()])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

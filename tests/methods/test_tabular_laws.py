@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from surefoot import api, catalogue
-from surefoot.envs.tabular import TabularMDP, resolve
+from surefoot.envs.tabular import TabularMDP, resolve, uncertain
 from surefoot.errors import UsageError
 from surefoot.loops.common.run import Run
 from surefoot.loops.tabular.method import NEEDS, Tabular
@@ -28,10 +28,12 @@ def candidates() -> list[TabularMDP]:
     garnet = resolve("garnet:4,3,2,seed=1,gamma=0.8")
     legal = torch.ones(4, 3, dtype=torch.bool)
     legal[1, 2] = legal[3, 0] = False
+    other = resolve("garnet:4,3,2,seed=2").dense_rows
     one_hot = torch.eye(12, dtype=torch.float64).view(4, 3, 12)
     return [
         resolve("two-state"),
         resolve("trap"),
+        uncertain(garnet, torch.stack([garnet.dense_rows, other])),
         dataclasses.replace(garnet, horizon=3, gamma=1.0),
         dataclasses.replace(garnet, features=one_hot),
         dataclasses.replace(garnet, features=one_hot, horizon=3, gamma=1.0),

@@ -182,6 +182,11 @@ class Agent:
         params, new_state = self.module.policy(one_step, torch.as_tensor(state), starts[None])
         return params[0], new_state
 
+    def outputs(self, observation: Tensor) -> Tensor:
+        """The parameters `[batch, size]` of the action distribution (logits, values or means first), differentiable in
+        a batch of observations. For agents without memory, on array observations."""
+        return self.module.policy(normalize_observation(observation, self.scales))[0]
+
     def save(self, folder: str | Path) -> Path:
         """Write `agent.safetensors` and `agent.json` into a folder."""
         tensors = {f"weights/{name}": p.contiguous().clone() for name, p in self.flat.unflatten(self.vector).items()}

@@ -41,6 +41,18 @@ def greedy_value(values: Float[Tensor, "batch actions"], by: Float[Tensor, "batc
     return chosen(values, by.argmax(-1))
 
 
+def soft_value(values: Float[Tensor, "*axes actions"], temperature: float) -> Float[Tensor, "*axes"]:
+    """τ·log Σ_a exp(Q(s, a)/τ) = Σ_a π(a|s) (Q(s, a) − τ log π(a|s)) for π = softmax(Q/τ); the maximum as τ → 0."""
+    return temperature * torch.logsumexp(values / temperature, -1)
+
+
+def munchausen(
+    values: Float[Tensor, "batch actions"], action: Int[Tensor, "batch"], temperature: float, lowest: float
+) -> Float[Tensor, "batch"]:
+    """τ log π(a|s), π = softmax(Q/τ), clipped to [lowest, 0] (Munchausen RL, arXiv:2007.14430, section 3)."""
+    return (chosen(values, action) - soft_value(values, temperature)).clamp(lowest, 0.0)
+
+
 def quantile_huber(
     quantiles: Float[Tensor, "batch quantiles"], targets: Float[Tensor, "batch targets"], kappa: float = 1.0
 ) -> Float[Tensor, "batch"]:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from surefoot.envs.tabular import TabularMDP
+from surefoot.envs.tabular.policies import greedy
 from surefoot.errors import UsageError
-from surefoot.solvers.pairs import best_of
+from surefoot.solvers.solution import Solution
 from surefoot.solvers.solve import evaluate_policy, solve
 
 
@@ -43,13 +44,13 @@ def solve_scenarios(worlds: Sequence[TabularMDP], *, tolerance: float = 1e-6) ->
     Raises `UsageError` if the worlds do not match or are not discounted.
     """
     _check(worlds)
-    first, considered, q, best, highest = worlds[0], [0], [], None, torch.inf
+    first, considered, best, highest = worlds[0], [0], None, torch.inf
+    q = torch.full_like(first.expected_reward(), torch.inf)
     while True:
-        world = worlds[considered[-1]]
-        own = solve(world, tolerance=tolerance)
+        own = solve(worlds[considered[-1]], tolerance=tolerance)
         highest = min(highest, float(first.initial @ own.value) + 0.5 * own.gap)
-        q.append(world.expected_reward() + world.gamma * world.expectation(own.value))
-        policy = best_of(torch.stack(q).amin(0), first.legal)[1]()
+        q = torch.minimum(q, q_values(worlds[considered[-1]], own))
+        policy = greedy(first, q)
         values = [evaluate_policy(one, policy, tolerance=tolerance).value for one in worlds]
         returns = torch.stack([first.initial @ value for value in values])
         worst = int(returns.argmin())
@@ -59,6 +60,11 @@ def solve_scenarios(worlds: Sequence[TabularMDP], *, tolerance: float = 1e-6) ->
             lowest, value, policy, worst = best
             return ScenarioSolution(value, policy, worst, tuple(considered), max(highest - lowest, 0.0) + tolerance)
         considered.append(worst)
+
+
+def q_values(world: TabularMDP, solution: Solution) -> Tensor:
+    """The values `[S, A]` of all pairs in a discounted world, given those of its states."""
+    return world.expected_reward() + world.gamma * world.expectation(solution.value)
 
 
 def _check(worlds: Sequence[TabularMDP]) -> None:

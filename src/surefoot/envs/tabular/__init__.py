@@ -14,6 +14,7 @@ from surefoot.envs.tabular.resolve import resolve
 from surefoot.envs.tabular.simulate import TabularEnv, Transitions, offline, rollouts, sample_actions, sample_next
 from surefoot.envs.tabular.toy_text import tabular_from_gym
 from surefoot.envs.tabular.transitions import count_transitions, from_transitions
+from surefoot.envs.tabular.uncertain import UncertainMDP, uncertain
 from surefoot.envs.tabular.zoo import ZOO
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "TabularEnv",
     "TabularMDP",
     "Transitions",
+    "UncertainMDP",
     "count_transitions",
     "from_csv",
     "from_npz",
@@ -35,4 +37,5 @@ __all__ = [
     "tabular_from_gym",
     "to_csv",
     "to_npz",
+    "uncertain",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from surefoot.ambiguity import Ambiguity, parse
 from surefoot.envs.tabular import TabularMDP
+from surefoot.envs.tabular.uncertain import UncertainMDP
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check
 
@@ -35,6 +36,10 @@ NEEDS = {
         lambda mdp: mdp.reward.ndim < mdp.rows.ndim,
         "needs rewards that do not depend on the next state: give reward=mdp.expected_reward(), or "
         "rewards=expected after the name of the MDP",
+    ),
+    "worlds": Need(
+        lambda mdp: isinstance(mdp, UncertainMDP),
+        "needs the worlds that are possible: give surefoot.envs.tabular.uncertain(mdp, kernels=[W, S, A, S'])",
     ),
     "rewards of at least 0": Need(
         lambda mdp: bool((mdp.reward >= 0).all()), "needs rewards of at least 0: add a constant to all of them"

@@ -56,11 +56,18 @@ class DQN(OffPolicy):
         return {"critic": Net(make, self.critic_loss, target_rate=1.0, target_every=self.target_every, **step)}
 
     def critic_loss(self, w: Weights, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Huber loss of the action taken."""
+        """What the critic minimises, and metrics."""
+        return self.fit(w, batch, batch["observation"], self.target(w, batch))
+
+    def target(self, w: Weights, batch: Batch) -> Tensor:
+        """y `[batch]`, without a gradient."""
         following = w.target("critic", batch["next_observation"])
         by = w.fixed("critic", batch["next_observation"]) if self.double else following
-        target = bootstrapped(batch["reward"], batch["discount"], greedy_value(following, by))
-        value = chosen(w("critic", batch["observation"]), batch["action"])
+        return bootstrapped(batch["reward"], batch["discount"], greedy_value(following, by))
+
+    def fit(self, w: Weights, batch: Batch, observation: Any, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Huber loss of the action taken."""
+        value = chosen(w("critic", observation), batch["action"])
         loss = (batch["weight"] * F.huber_loss(value, target, reduction="none")).mean()
         return loss, {"critic_loss": loss.detach(), "q": value.mean().detach(), "td_errors": (value - target).detach()}
 
