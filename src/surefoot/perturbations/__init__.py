@@ -1,6 +1,7 @@
 """Perturbations of environments, the same for training and for stress tests."""
 
 from surefoot.perturbations.action import ActionDelay, ActionNoise, ActionRandom, ActionScale, StickyAction
+from surefoot.perturbations.attacks import FGSM, MAD, PGD, Attack, CriticAttack, RandomAttack
 from surefoot.perturbations.core import (
     REGISTRY,
     Cell,
@@ -18,13 +19,18 @@ from surefoot.perturbations.parameters import parameters, set_parameters
 from surefoot.perturbations.reward import RewardFlip, RewardNoise, RewardShift
 
 __all__ = [
+    "FGSM",
+    "MAD",
+    "PGD",
     "REGISTRY",
     "ActionDelay",
     "ActionNoise",
     "ActionRandom",
     "ActionScale",
+    "Attack",
     "Cell",
     "Composition",
+    "CriticAttack",
     "Force",
     "Interval",
     "ObservationDelay",
@@ -33,6 +39,7 @@ __all__ = [
     "Parameters",
     "Perturbation",
     "PerturbedEnv",
+    "RandomAttack",
     "RewardFlip",
     "RewardNoise",
     "RewardShift",
