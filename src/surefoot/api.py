@@ -198,6 +198,7 @@ def evaluate(
     k: int | Sequence[int] = (),
     seed: int = 0,
     deterministic: bool = True,
+    perturb: Perturbation | str | None = None,
     video: str | Path | None = None,
     algo: str | None = None,
     trust: bool = False,
@@ -213,6 +214,9 @@ def evaluate(
     and sample completions. They are scored by the run's reward functions if it has any, otherwise by the task's
     verifier.
 
+    `perturb` is a perturbation or its text, as for `stress`; a range is drawn anew in every episode. The results in a
+    run's folder are then `evaluation-….json`.
+
     An environment or a reward function that the folder names as `module:name` is not imported unless it was given in
     this process: give it again as `env`, or pass `trust=True`, which also allows a model's file to be unpickled and
     so to run whatever code it holds. `success_rate` is reported for environments whose `info` has it, and
@@ -222,6 +226,8 @@ def evaluate(
     if not isinstance(k, (tuple, list)) or k:
         if video is not None:
             raise UsageError("video is not allowed with k, which is for language models: there is nothing to film.")
+        if perturb is not None:
+            raise UsageError("perturb is not allowed with k, which is for language models: nothing is perturbed.")
         return _evaluate_language(policy, env, episodes, k, seed, trust)
     from surefoot.envs.entrance import named_figures
     from surefoot.evaluate.rollout import played, record
@@ -231,16 +237,26 @@ def evaluate(
     filmed = {} if video is None else {"video": str(video)}
     if video is not None:
         refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
-        record(player, env, video, episodes=1, seeds=seed)  # first, because it is the step most likely to fail
+        record(player, env, video, 1, seed, perturb)  # first, because it is the step most likely to fail
+    if perturb is not None:
+        refuse_language(player, "perturb", "perturbations apply to environments; evaluate it on another task")
     seeds = seeds_in(env, episodes, seed)
-    scores, lengths, infos = played(player, env, len(seeds), seeds, deterministic=deterministic)
+    scores, lengths, infos = played(player, env, len(seeds), seeds, perturb, deterministic=deterministic)
     figures: dict[str, Any] = {"env": env_name(env), "episodes": len(seeds), "seed": int(seed)}
     figures |= {"deterministic": deterministic, "agent_seed": getattr(player, "facts", {}).get("seed")}
-    figures |= {**summary(scores), **exact_figures(player, env, deterministic), **filmed}
+    exact = exact_figures(player, env, deterministic) if perturb is None else {"perturb": str(perturb)}
+    figures |= {**summary(scores), **exact, **filmed}
     figures |= {"length_mean": float(lengths.mean()), "lengths": lengths.tolist(), **named_figures(infos)}
     if folder is not None:
-        keep(folder / "evaluation.json", json.dumps(figures, indent=2))
+        name = "evaluation" if perturb is None else f"evaluation-{_file_name(str(perturb))}"
+        keep(folder / f"{name}.json", json.dumps(figures, indent=2))
     return figures
+
+
+def _file_name(text: str) -> str:
+    """A text as a part of a file's name."""
+    name = "".join(c if c.isalnum() or c in "-." else "-" for c in text)
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _evaluate_language(
@@ -287,10 +303,7 @@ def stress(
     report = dataclasses.replace(sweep(player, place, perturb, **settings), env=env_name(place))
     if folder is not None:
         text = str(perturb) if env is None else f"{report.env}-{perturb}"
-        name = "".join(c if c.isalnum() or c in "-." else "-" for c in text)
-        if len(name) > LONGEST_NAME:
-            name = f"{name[:LONGEST_NAME]}-{sha256(text.encode()).hexdigest()[:8]}"
-        keep(folder / f"stress-{name}.json", report.to_json())
+        keep(folder / f"stress-{_file_name(text)}.json", report.to_json())
     return report
 
 

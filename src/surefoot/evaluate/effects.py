@@ -30,7 +30,10 @@ def axis_facts(attack: Perturbation, env: gymnasium.Env) -> list[tuple[float | N
                 for name, _ in attack.values
             ]
         case Attack():
-            known = {"normalized": "standard deviations of the policy's normaliser", "raw": "the observation's own units"}
+            known = {
+                "normalized": "standard deviations of the policy's normaliser",
+                "raw": "the observation's own units",
+            }
             return [(attack.neutral, f"{attack.law} radius in {known.get(attack.unit, f'units of {attack.unit}')}")]
         case Graded():
             (strength,) = (f for f in dataclasses.fields(attack) if f.name == "strength")
