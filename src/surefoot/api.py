@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from surefoot.configure import make_method
 from surefoot.envs import make_single
 from surefoot.envs.names import remember
 from surefoot.errors import UsageError
-from surefoot.evaluate.periodic import env_name, evaluations, keep, seeds_in
+from surefoot.evaluate.periodic import env_name, evaluations, keep, result_file, seeds_in
 from surefoot.evaluate.player import load, player_of, refuse_language
 from surefoot.evaluate.summary import exact_figures, summed_up
 from surefoot.hyperparameters import build
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from surefoot.evaluate.compare import Comparison
     from surefoot.evaluate.stress import StressReport
     from surefoot.perturbations import Perturbation
-
-LONGEST_NAME = 150  # characters of a file name; file systems allow 255 bytes
 
 __all__ = ["Run", "claim", "compare", "evaluate", "explain", "load", "make_method", "resume", "stress", "train"]
 
@@ -248,15 +245,9 @@ def evaluate(
     figures |= {**summary(scores), **exact, **filmed}
     figures |= {"length_mean": float(lengths.mean()), "lengths": lengths.tolist(), **named_figures(infos)}
     if folder is not None:
-        name = "evaluation" if perturb is None else f"evaluation-{_file_name(str(perturb))}"
-        keep(folder / f"{name}.json", json.dumps(figures, indent=2))
+        name = "evaluation" if perturb is None else f"evaluation-{perturb}"
+        keep(result_file(folder, name), json.dumps(figures, indent=2))
     return figures
-
-
-def _file_name(text: str) -> str:
-    """A text as a part of a file's name."""
-    name = "".join(c if c.isalnum() or c in "-." else "-" for c in text)
-    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _evaluate_language(
@@ -303,7 +294,7 @@ def stress(
     report = dataclasses.replace(sweep(player, place, perturb, **settings), env=env_name(place))
     if folder is not None:
         text = str(perturb) if env is None else f"{report.env}-{perturb}"
-        keep(folder / f"stress-{_file_name(text)}.json", report.to_json())
+        keep(result_file(folder, f"stress-{text}"), report.to_json())
     return report
 
 

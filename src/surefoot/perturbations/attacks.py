@@ -106,6 +106,9 @@ class Attack(Graded):
             "it in stress and evaluate. To train under noise of the same size, use observation-noise with law=linf."
         )
 
+    def on_batch(self, array: Any, rng: np.random.Generator) -> NoReturn:
+        raise UsageError(f"{self} needs a policy to attack, not a batch of data: use it in stress and evaluate.")
+
     def check_env(self, env: gymnasium.Env) -> None:
         check_boxes(self, self.keys, env.observation_space)
 
