@@ -173,7 +173,7 @@ def play_all(
                         "allow at least one, or end the episode where no action is left."
                     )
                 seen = attacked(batch.copy(), state, starts)
-                actions, state = _decide(act, seen, state, starts, deterministic, space, first)
+                actions, state = decide(act, seen, state, starts, deterministic, space, first)
                 starts, first = np.zeros(count, bool), False
                 for slot, j in enumerate(current):
                     if j is None:
@@ -286,7 +286,7 @@ def _form(space: spaces.Space) -> Any:
     return type(space), space.shape
 
 
-def _decide(
+def decide(
     act: Actor, observations: Any, state: Any, starts: np.ndarray, deterministic: bool, space: spaces.Space, first: bool
 ) -> tuple[np.ndarray, Any]:
     """One call of the policy with its result checked; an error on the first batch is most likely a wrong shape."""

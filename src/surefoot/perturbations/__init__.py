@@ -14,6 +14,7 @@ from surefoot.perturbations.core import (
 from surefoot.perturbations.dynamics import Force, Parameters
 from surefoot.perturbations.grammar import parse
 from surefoot.perturbations.interval import Interval
+from surefoot.perturbations.learned import ActionDirector, LearnedAttack, StateAdversary
 from surefoot.perturbations.observation import ObservationDelay, ObservationDropout, ObservationNoise
 from surefoot.perturbations.parameters import parameters, set_parameters
 from surefoot.perturbations.reward import RewardFlip, RewardNoise, RewardShift
@@ -24,6 +25,7 @@ __all__ = [
     "PGD",
     "REGISTRY",
     "ActionDelay",
+    "ActionDirector",
     "ActionNoise",
     "ActionRandom",
     "ActionScale",
@@ -33,6 +35,7 @@ __all__ = [
     "CriticAttack",
     "Force",
     "Interval",
+    "LearnedAttack",
     "ObservationDelay",
     "ObservationDropout",
     "ObservationNoise",
@@ -43,6 +46,7 @@ __all__ = [
     "RewardFlip",
     "RewardNoise",
     "RewardShift",
+    "StateAdversary",
     "StickyAction",
     "parameters",
     "parse",

@@ -20,19 +20,24 @@ def log_odds(logits: Tensor, choice: Tensor) -> Tensor:
     return logits.masked_fill(chosen, -torch.inf).logsumexp(-1) - logits.gather(-1, choice.unsqueeze(-1)).squeeze(-1)
 
 
-def shift(distribution: Any, clean: Tensor, seen: Tensor) -> Tensor:
-    """How far the most likely action moves, `[batch]`.
-
-    For continuous actions the squared distance, in units in which the box is [−1, 1] if the actor squashes its actions
-    into it; for discrete ones the log odds against the action without an attack, summed over choices.
-    """
+def action(distribution: Any, params: Tensor) -> Tensor:
+    """The most likely action as a vector `[batch, dim]`, in units in which the box is [−1, 1] if the actor squashes its
+    actions into it; for discrete actions the probabilities of all choices."""
     match distribution:
         case Deterministic():
-            return ((seen - clean) ** 2).sum(-1)
+            return params
         case SquashedGaussian():
-            return ((distribution.mode(seen).tanh() - distribution.mode(clean).tanh()) ** 2).sum(-1)
+            return distribution.mode(params).tanh()
         case Gaussian():
-            return ((distribution.mode(seen) - distribution.mode(clean)) ** 2).sum(-1)
+            return distribution.mode(params)
+    return torch.cat([logits.softmax(-1) for logits in params.split(distribution.choices, -1)], -1)
+
+
+def shift(distribution: Any, clean: Tensor, seen: Tensor) -> Tensor:
+    """How far the most likely action moves, `[batch]`: for continuous actions the squared distance, for discrete ones
+    the log odds against the action without an attack, summed over choices."""
+    if isinstance(distribution, Deterministic | Gaussian):
+        return ((action(distribution, seen) - action(distribution, clean)) ** 2).sum(-1)
     parts = zip(seen.split(distribution.choices, -1), clean.split(distribution.choices, -1), strict=True)
     return torch.stack([log_odds(logits, before.argmax(-1)) for logits, before in parts]).sum(0)
 
@@ -42,11 +47,21 @@ def divergence(distribution: Any, clean: Tensor, seen: Tensor) -> Tensor:
     return shift(distribution, clean, seen) if isinstance(distribution, Deterministic) else distribution.kl(clean, seen)
 
 
+def alignment(direction: Tensor, distribution: Any, clean: Tensor, seen: Tensor) -> Tensor:
+    """The cosine of the change of the action with `direction [batch, dim]`, plus its length, `[batch]` (PA-AD)."""
+    change = action(distribution, seen) - action(distribution, clean)
+    return torch.cosine_similarity(change, direction, -1) + change.norm(dim=-1)
+
+
+def spread(values: Tensor, x: Tensor) -> Tensor:
+    """Values `[batch]` as `[batch, 1, ...]`, with as many axes as `x`."""
+    return values.view(-1, *[1] * (x.dim() - 1))
+
+
 def norms(x: Tensor, law: str) -> Tensor:
     """Norms over all axes but the first, `[batch, 1, ...]`."""
     flat = x.flatten(1)
-    sizes = flat.abs().amax(1) if law == "linf" else flat.norm(dim=1)
-    return sizes.view(-1, *[1] * (x.dim() - 1))
+    return spread(flat.abs().amax(1) if law == "linf" else flat.norm(dim=1), x)
 
 
 def steepest(gradient: Tensor, law: str) -> Tensor:
@@ -67,7 +82,7 @@ def ascend(damage: Callable[[Moves], Tensor], start: Moves, radius: Tensor, law:
     The first step goes from the gradient at `start` to the boundary, as in FGSM; the others have 2.5 radii among them.
     Without a gradient it goes in the direction of `start`.
     """
-    radii = {key: radius.view(-1, *[1] * (x.dim() - 1)) for key, x in start.items()}
+    radii = {key: spread(radius, x) for key, x in start.items()}
 
     def rate(moves: Moves) -> tuple[Tensor, Moves]:
         leaves = [x.detach().requires_grad_() for x in moves.values()]
@@ -88,5 +103,5 @@ def ascend(damage: Callable[[Moves], Tensor], start: Moves, radius: Tensor, law:
         found, gradient = rate(moves)
         better = found > highest
         highest = torch.where(better, found, highest)
-        best = {key: torch.where(better.view_as(radii[key]), x, best[key]) for key, x in moves.items()}
+        best = {key: torch.where(spread(better, x), x, best[key]) for key, x in moves.items()}
     return best

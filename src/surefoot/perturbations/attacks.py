@@ -30,7 +30,7 @@ from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.models.distributions import Gaussian, for_space
 from surefoot.models.networks import Observation
-from surefoot.perturbations.ascent import Moves, ascend, divergence, shift, steepest
+from surefoot.perturbations.ascent import Moves, ascend, divergence, shift, spread, steepest
 from surefoot.perturbations.core import Composition, Graded, Perturbation, register
 from surefoot.perturbations.interval import Interval, number
 from surefoot.perturbations.observation import KEYS, add, boxes, check_boxes, noise
@@ -156,10 +156,12 @@ class Attack(Graded):
         starts: np.ndarray,
         radius: np.ndarray,
         rngs: Mapping[int, np.random.Generator],
+        **more: Any,
     ) -> Any:
         """What the policy sees instead of a batch of observations: the rows of `rngs` within their `radius [batch]`.
 
-        `state` and `starts` are what the policy is given with the batch. The other rows and entries are unchanged.
+        `state` and `starts` are what the policy is given with the batch, `more` goes to `moves`. The other rows and
+        entries are unchanged.
         """
         entries = observation if isinstance(observation, dict) else {"": observation}
         units = {key: torch.from_numpy(x) for key, x in self.units(target).items()}
@@ -174,7 +176,7 @@ class Attack(Graded):
             seen = {**fixed, **{key: clean[key] + units[key] * x for key, x in moves.items()}}
             return seen if isinstance(observation, dict) else seen[""]
 
-        moves = self.moves(target, see, drawn, torch.from_numpy(radius), state, starts)
+        moves = self.moves(target, see, drawn, torch.from_numpy(radius), state, starts, **more)
         changed, rows = {}, list(rngs)
         for key, x in moves.items():
             changed[key] = entries[key].copy()
@@ -207,7 +209,7 @@ class RandomAttack(Attack):
 
     def moves(self, target: Target, see: Any, drawn: Moves, radius: Tensor, state: Any, starts: Any) -> Moves:
         points = drawn if self.draws == "uniform" else {key: steepest(x, self.law) for key, x in drawn.items()}
-        return {key: radius.view(-1, *[1] * (x.dim() - 1)) * x for key, x in points.items()}
+        return {key: spread(radius, x) * x for key, x in points.items()}
 
 
 class GradientAttack(Attack):
@@ -257,15 +259,15 @@ class GradientAttack(Attack):
 
     def damage(self, target: Target, clean: Observation, state: Any, starts: Any) -> Damage:
         """What is maximised: by default how far the most likely action moves."""
-        return _compared(shift, target, clean, state, starts)
+        return compared(shift, target, clean, state, starts)
 
     def moves(self, target: Target, see: Any, drawn: Moves, radius: Tensor, state: Any, starts: Any) -> Moves:
-        start = {key: START * radius.view(-1, *[1] * (x.dim() - 1)) * x for key, x in drawn.items()}
+        start = {key: START * spread(radius, x) * x for key, x in drawn.items()}
         damage = self.damage(target, see({key: torch.zeros_like(x) for key, x in drawn.items()}), state, starts)
         return ascend(lambda moves: damage(see(moves)), start, radius, self.law, self.steps)
 
 
-def _compared(measure: Any, target: Target, clean: Observation, state: Any, starts: Any) -> Damage:
+def compared(measure: Any, target: Target, clean: Observation, state: Any, starts: Any) -> Damage:
     """A measure of the distance between the policy's answers with and without the attack."""
     with torch.no_grad():
         distribution, before = target.respond(clean, state, starts)
@@ -307,7 +309,7 @@ class MAD(GradientAttack):
     steps: int = hyperparameter(10, low=1, high=10_000, help=STEPS)
 
     def damage(self, target: Target, clean: Observation, state: Any, starts: Any) -> Damage:
-        return _compared(divergence, target, clean, state, starts)
+        return compared(divergence, target, clean, state, starts)
 
 
 @register
