@@ -117,7 +117,7 @@ def test_a_director_names_the_direction_of_the_action():
 
 def test_it_is_learned_by_ppo(tmp_path):
     env = adversary_env(Right(), Guess, "obs-sa-rl:0.1")
-    run = sf.train("ppo", env=env, steps=2400, num_envs=4, num_steps=50, minibatch_size=50, learning_rate=5e-3, gamma=0,
+    run = sf.train("ppo", env=env, steps=2400, num_envs=4, num_steps=50, minibatch_size=50, learning_rate=1e-2, gamma=0,
                    log_std_init=-0.5, hidden=(8,), run_dir=tmp_path / "run", compile="off", loggers=())  # fmt: skip
     learned = returns(Right(), Guess, 5, perturbation=f"obs-sa-rl:0.1,adversary={run.path}/agent").mean()
     random = returns(Right(), Guess, 5, perturbation="obs-random:0.1").mean()
