@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from surefoot.configure import make_method
 from surefoot.envs import make_single
 from surefoot.envs.names import remember
 from surefoot.errors import UsageError
-from surefoot.evaluate.periodic import env_name, evaluations, keep, seeds_in
+from surefoot.evaluate.periodic import env_name, evaluations, keep, result_file, seeds_in
 from surefoot.evaluate.player import load, player_of, refuse_language
 from surefoot.evaluate.summary import exact_figures, summed_up
 from surefoot.hyperparameters import build
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from surefoot.evaluate.compare import Comparison
     from surefoot.evaluate.stress import StressReport
     from surefoot.perturbations import Perturbation
-
-LONGEST_NAME = 150  # characters of a file name; file systems allow 255 bytes
 
 __all__ = ["Run", "claim", "compare", "evaluate", "explain", "load", "make_method", "resume", "stress", "train"]
 
@@ -198,6 +195,7 @@ def evaluate(
     k: int | Sequence[int] = (),
     seed: int = 0,
     deterministic: bool = True,
+    perturb: Perturbation | str | None = None,
     video: str | Path | None = None,
     algo: str | None = None,
     trust: bool = False,
@@ -213,6 +211,9 @@ def evaluate(
     and sample completions. They are scored by the run's reward functions if it has any, otherwise by the task's
     verifier.
 
+    `perturb` is a perturbation or its text, as for `stress`; a range is drawn anew in every episode. The results in a
+    run's folder are then `evaluation-….json`.
+
     An environment or a reward function that the folder names as `module:name` is not imported unless it was given in
     this process: give it again as `env`, or pass `trust=True`, which also allows a model's file to be unpickled and
     so to run whatever code it holds. `success_rate` is reported for environments whose `info` has it, and
@@ -222,6 +223,8 @@ def evaluate(
     if not isinstance(k, (tuple, list)) or k:
         if video is not None:
             raise UsageError("video is not allowed with k, which is for language models: there is nothing to film.")
+        if perturb is not None:
+            raise UsageError("perturb is not allowed with k, which is for language models: nothing is perturbed.")
         return _evaluate_language(policy, env, episodes, k, seed, trust)
     from surefoot.envs.entrance import named_figures
     from surefoot.evaluate.rollout import played, record
@@ -231,15 +234,19 @@ def evaluate(
     filmed = {} if video is None else {"video": str(video)}
     if video is not None:
         refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
-        record(player, env, video, episodes=1, seeds=seed)  # first, because it is the step most likely to fail
+        record(player, env, video, 1, seed, perturb)  # first, because it is the step most likely to fail
+    if perturb is not None:
+        refuse_language(player, "perturb", "perturbations apply to environments; evaluate it on another task")
     seeds = seeds_in(env, episodes, seed)
-    scores, lengths, infos = played(player, env, len(seeds), seeds, deterministic=deterministic)
+    scores, lengths, infos = played(player, env, len(seeds), seeds, perturb, deterministic=deterministic)
     figures: dict[str, Any] = {"env": env_name(env), "episodes": len(seeds), "seed": int(seed)}
     figures |= {"deterministic": deterministic, "agent_seed": getattr(player, "facts", {}).get("seed")}
-    figures |= {**summary(scores), **exact_figures(player, env, deterministic), **filmed}
+    exact = exact_figures(player, env, deterministic) if perturb is None else {"perturb": str(perturb)}
+    figures |= {**summary(scores), **exact, **filmed}
     figures |= {"length_mean": float(lengths.mean()), "lengths": lengths.tolist(), **named_figures(infos)}
     if folder is not None:
-        keep(folder / "evaluation.json", json.dumps(figures, indent=2))
+        name = "evaluation" if perturb is None else f"evaluation-{perturb}"
+        keep(result_file(folder, name), json.dumps(figures, indent=2))
     return figures
 
 
@@ -287,10 +294,7 @@ def stress(
     report = dataclasses.replace(sweep(player, place, perturb, **settings), env=env_name(place))
     if folder is not None:
         text = str(perturb) if env is None else f"{report.env}-{perturb}"
-        name = "".join(c if c.isalnum() or c in "-." else "-" for c in text)
-        if len(name) > LONGEST_NAME:
-            name = f"{name[:LONGEST_NAME]}-{sha256(text.encode()).hexdigest()[:8]}"
-        keep(folder / f"stress-{name}.json", report.to_json())
+        keep(result_file(folder, f"stress-{text}"), report.to_json())
     return report
 
 

@@ -51,6 +51,7 @@ def evaluate(
     env: str | None = None,
     task: str | None = None,
     k: str = "",
+    perturb: str | None = None,
     video: bool = False,
     algo: str | None = None,
     trust: bool = False,
@@ -64,6 +65,7 @@ def evaluate(
         env: Environment, if not the one it was trained in.
         task: Task of a language model, if not the one it was trained on.
         k: For a language model, values of k for pass@k, such as 1,4,16; adds lengths, entropy and sample completions.
+        perturb: Perturbation to play under, as for stress, such as observation-noise:0.1 or obs-pgd:0.05.
         video: Film one episode, as video.mp4 in RUN.
         algo: Algorithm of a Stable-Baselines3 model file, such as ppo.
         trust: Import and call what RUN names as module:name, and unpickle a model file, which can run any code.
@@ -71,13 +73,15 @@ def evaluate(
     from surefoot import api
 
     film = (run if run.is_dir() else Path()) / "video.mp4" if video else None
+    options: Any = {"seed": seed, "perturb": perturb, "video": film, "trust": trust}
     if k:
         attempts = [whole(part) for part in k.split(",")]
-        figures = api.evaluate(run, env, episodes, task=task, k=attempts, seed=seed, video=film, trust=trust)
+        figures = api.evaluate(run, env, episodes, task=task, k=attempts, **options)
         return print(printable(figures["table"]))
-    figures = api.evaluate(run, env, episodes, task=task, seed=seed, video=film, algo=algo, trust=trust)
+    figures = api.evaluate(run, env, episodes, task=task, algo=algo, **options)
     agent = "" if figures["agent_seed"] is None else f" · agent of seed {figures['agent_seed']}"
-    played = f"{figures['env']} · {figures['episodes']} episodes from seed {seed}, deterministic actions{agent}"
+    under = "" if perturb is None else f" under {perturb}"
+    played = f"{figures['env']}{under} · {figures['episodes']} episodes from seed {seed}, deterministic actions{agent}"
     print(printable(played))
     interval, exact = figures["mean_interval"], figures.get("exact")
     said = figures["no_interval"] if interval is None else f"95 % interval [{interval[0]:.2f}, {interval[1]:.2f}]"
@@ -136,7 +140,8 @@ def stress(
         run: Folder of a run or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
         perturb: rrls:1d|2d|3d|rarl on the six robust MuJoCo tasks (also rrls:2d,friction_mode=all_geoms and
             rrls:rarl,force_axes=xz), or any perturbation with a range, such as observation-noise:0..0.3,
-            action-delay:0..4 or param:gravity=5..15; for MuJoCo also such as param:mass=0.5..2,torso.mass=1..5.
+            action-delay:0..4 or param:gravity=5..15; for MuJoCo also such as param:mass=0.5..2,torso.mass=1..5; or an
+            attack on what the policy sees, obs-fgsm, obs-pgd, obs-mad, obs-critic or obs-random, such as obs-pgd:0.05.
         episodes: Episodes per cell of the grid.
         points: Values per dimension of the grid.
         grid: closed includes both bounds; rrls is the published half-open grid.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import gymnasium
 import numpy as np
 
-from surefoot.perturbations import Composition, Parameters, Perturbation, parameters
+from surefoot.perturbations import Attack, Composition, Parameters, Perturbation, parameters
 from surefoot.perturbations.core import Graded
 
 _ROUNDING = 1e-9  # relative: returns that differ by less are the same
@@ -29,6 +29,12 @@ def axis_facts(attack: Perturbation, env: gymnasium.Env) -> list[tuple[float | N
                 (now.get(name), next((unit for end, unit in known.items() if name.endswith(end)), "absolute value"))
                 for name, _ in attack.values
             ]
+        case Attack():
+            known = {
+                "normalized": "standard deviations of the policy's normaliser",
+                "raw": "the observation's own units",
+            }
+            return [(attack.neutral, f"{attack.law} radius in {known.get(attack.unit, f'units of {attack.unit}')}")]
         case Graded():
             (strength,) = (f for f in dataclasses.fields(attack) if f.name == "strength")
             return [(attack.neutral, strength.metadata.get("help", ""))]

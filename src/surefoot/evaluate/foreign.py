@@ -25,9 +25,12 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from surefoot.envs import make_single, wrap
 from surefoot.errors import UsageError, nearest
+from surefoot.evaluate import foreign_tensors as tensors
 from surefoot.models.spaces import MASK_KEY
 
 LIBRARIES = ("stable_baselines3", "sb3_contrib")
@@ -64,19 +67,37 @@ class SB3Policy:
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
         """Actions `[batch, ...]` and the new state: stacked frames and the model's own state."""
-        frames, inner = state if state is not None else ((None,) * len(self.wrappers), None)
-        masks = {}
-        if self.masked:
-            masks = {"action_masks": observation[MASK_KEY].astype(bool)}
-            observation = observation["observation"]
-        new_frames = []
-        for wrapper, held in zip(self.wrappers, frames, strict=True):
-            observation, held = _seen_through(wrapper, observation, held, episode_start)
-            new_frames.append(held)
+        seen, frames, inner = self._processed(tree_map(torch.as_tensor, observation), state, episode_start)
+        masks = {"action_masks": observation[MASK_KEY].astype(bool)} if self.masked else {}
         action, inner = self.model.predict(
-            observation, state=inner, episode_start=episode_start, deterministic=deterministic, **masks
+            tree_map(Tensor.numpy, seen), state=inner, episode_start=episode_start, deterministic=deterministic, **masks
         )
-        return action, (tuple(new_frames), inner)
+        return action, (frames, inner)
+
+    @property
+    def deviations(self) -> dict[str, np.ndarray]:
+        """The standard deviations by which its wrappers divide entries of an observation, by key."""
+        found = tensors.deviations(self.wrappers)
+        return {"observation" if self.masked and not key else key: x for key, x in found.items()}
+
+    def respond(self, observation: Any, state: Any = None, episode_start: Any = None) -> tuple[Any, Tensor]:
+        """The distribution of actions and its parameters `[batch, size]`, differentiable by the observation."""
+        seen, _, inner = self._processed(observation, state, episode_start)
+        return tensors.respond(self.model, seen, inner, episode_start, observation[MASK_KEY] if self.masked else None)
+
+    def criticise(self, observation: Any, seen: Any, state: Any, episode_start: Any) -> Tensor:
+        """The value `[batch]`, by the model's critic, of acting on what is `seen` instead of the observation."""
+        ours, theirs = (self._processed(x, state, episode_start)[0] for x in (observation, seen))
+        return tensors.criticise(self.model, ours, theirs)
+
+    def _processed(self, observation: Any, state: Any, starts: np.ndarray | None) -> tuple[Any, tuple[Any, ...], Any]:
+        """A batch of tensors after the wrappers, the frames that each keeps, and the model's own state."""
+        frames, inner = state if state is not None else ((None,) * len(self.wrappers), None)
+        seen, kept = observation["observation"] if self.masked else observation, []
+        for wrapper, held in zip(self.wrappers, frames, strict=True):
+            seen, held = tensors.through(wrapper, seen, held, starts)
+            kept.append(held)
+        return seen, tuple(kept), inner
 
     def view(self, env: gymnasium.Env) -> gymnasium.Env:
         """The environment as this policy needs it: with the allowed actions, if it uses them."""
@@ -201,35 +222,6 @@ def _channels_first(space: spaces.Space) -> spaces.Space:
     if is_image_space(space) and not is_image_space_channels_first(space):  # type: ignore[arg-type]
         return VecTransposeImage.transpose_space(space)  # type: ignore[arg-type]
     return space
-
-
-def _seen_through(wrapper: Any, observation: Any, frames: Any, starts: np.ndarray | None) -> tuple[Any, Any]:
-    """Observations `[batch, ...]` after a vector wrapper, and its stacked frames."""
-    from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTransposeImage
-
-    if isinstance(wrapper, VecNormalize):
-        return wrapper.normalize_obs(observation), None
-    if isinstance(wrapper, VecTransposeImage):
-        return wrapper.transpose_observations(observation), None
-    if isinstance(wrapper, VecFrameStack):
-        stacked = _stacked(wrapper.stacked_obs, observation, frames, starts)
-        return stacked, stacked
-    return observation[wrapper.key], None
-
-
-def _stacked(stack: Any, observation: Any, frames: Any, starts: np.ndarray | None) -> Any:
-    """The last frames of each row, as in `VecFrameStack`: zeros before the start of an episode."""
-    if isinstance(observation, dict):
-        parts = stack.sub_stacked_observations
-        return {k: _stacked(parts[k], x, frames and frames[k], starts) for k, x in observation.items()}
-    axis = 1 if stack.channels_first else observation.ndim - 1
-    size = observation.shape[axis]
-    if frames is None:
-        frames = np.zeros((len(observation), *stack.stacked_shape), observation.dtype)
-    if starts is not None:
-        frames = np.where(starts.reshape(-1, *[1] * (frames.ndim - 1)), np.zeros((), frames.dtype), frames)
-    older = np.take(frames, range(size, frames.shape[axis]), axis)
-    return np.concatenate([older, observation], axis)
 
 
 def _compare_wrappers(name: str, venv: Any, env: gymnasium.Env) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from surefoot.loops.common import run as runs
 from surefoot.loops.common.kinds import Method, loop
 from surefoot.loops.common.train import Callback
 from surefoot.seeding import numpy_stream
+
+LONGEST_NAME = 150  # characters of a file name; file systems allow 255 bytes
 
 
 def evaluations(
@@ -61,6 +64,14 @@ def env_name(env: Any) -> str:
 def _inner(env: Any) -> Any:
     """The argument from which `Loop.single` made an environment."""
     return env.args[0] if isinstance(env, partial) and env.args else env
+
+
+def result_file(folder: Path, name: str) -> Path:
+    """The file of a run's folder for results of this name, in letters and lengths that file systems allow."""
+    safe = "".join(c if c.isalnum() or c in "-." else "-" for c in name)
+    if len(safe) > LONGEST_NAME:
+        safe = f"{safe[:LONGEST_NAME]}-{sha256(name.encode()).hexdigest()[:8]}"
+    return folder / f"{safe}.json"
 
 
 def keep(file: Path, text: str) -> None:

@@ -25,9 +25,11 @@ from surefoot.envs.perturbed import perturbation_for, settable
 from surefoot.envs.vector import clipped, fail
 from surefoot.errors import UsageError
 from surefoot.evaluate.acting import Actor, Smoothed, actor
+from surefoot.evaluate.attacked import Attacked
 from surefoot.evaluate.foreign import SB3Policy, as_policy
 from surefoot.hyperparameters import check_count
 from surefoot.perturbations import Perturbation, unwrap
+from surefoot.perturbations.attacks import Target
 from surefoot.seeding import check_seed, derive
 
 EnvLike = str | Callable[..., gymnasium.Env]
@@ -145,13 +147,14 @@ def play_all(
     own = [single, *(viewed(policy, make_single(env)) for _ in range(count - 1))]
     envs = list(own)
     space, batch = single.action_space, Rows(single.observation_space, count)
+    attacked = Attacked(Target(policy, single.observation_space, space), count)
     returns, lengths = np.zeros(len(episodes)), np.zeros(len(episodes), np.int64)
     final: list[dict[str, float]] = [{} for _ in episodes]
     current: list[int | None] = list(range(count))
     starts, state, first = np.ones(count, bool), None, True
 
     def begin(slot: int, j: int) -> None:
-        inner, attack = unwrap(envs[slot], own[slot]), episodes[j].perturbation
+        inner, attack = unwrap(envs[slot], own[slot]), attacked.begin(slot, *episodes[j])
         envs[slot] = inner if attack is None else attack.wrap(inner)
         with _named(slot, "reset", episodes[j]):
             observation, _ = begun(envs[slot].reset(seed=episodes[j].seed))
@@ -170,7 +173,8 @@ def play_all(
                         f"env={env!r}: the action mask at step {lengths[j]} of {episodes[j]} forbids every action; "
                         "allow at least one, or end the episode where no action is left."
                     )
-                actions, state = _decide(act, batch.copy(), state, starts, deterministic, space, first)
+                seen = attacked(batch.copy(), state, starts)
+                actions, state = decide(act, seen, state, starts, deterministic, space, first)
                 starts, first = np.zeros(count, bool), False
                 for slot, j in enumerate(current):
                     if j is None:
@@ -190,6 +194,8 @@ def play_all(
                         if following < len(episodes):
                             begin(slot, following)
                             starts[slot] = True
+                        else:
+                            attacked.end(slot)
                     elif lengths[j] >= LONGEST_EPISODE:
                         raise UsageError(
                             f"env={env!r}: an episode has not ended after {lengths[j]} steps; add a time limit."
@@ -266,7 +272,7 @@ def _form(space: spaces.Space) -> Any:
     return type(space), space.shape
 
 
-def _decide(
+def decide(
     act: Actor, observations: Any, state: Any, starts: np.ndarray, deterministic: bool, space: spaces.Space, first: bool
 ) -> tuple[np.ndarray, Any]:
     """One call of the policy with its result checked; an error on the first batch is most likely a wrong shape."""

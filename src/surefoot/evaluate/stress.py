@@ -40,6 +40,7 @@ from surefoot.evaluate.statistics import (
 )
 from surefoot.hyperparameters import check_count
 from surefoot.perturbations import Perturbation
+from surefoot.perturbations.attacks import Target, aimed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -260,8 +261,9 @@ def stress(
     ready = settable(env, attack)
     single = make_single(ready)
     try:
-        _, single = fitted(policy, single)
+        player, single = fitted(policy, single)
         attack.check_env(single)
+        attack = aimed(attack, Target(player, single.observation_space, single.action_space))
         cells = attack.fitted(single).grid(points, grid)
         facts = axis_facts(attack, single)
     finally:

@@ -92,6 +92,13 @@ def normalize_observation(observation: Observation, scales: dict[str, tuple[Tens
     return normalize(observation, *scales[""]) if "" in scales else observation
 
 
+def _floats(observation: Observation) -> Observation:
+    """The observation in single precision where it is in double."""
+    if isinstance(observation, dict):
+        return {key: x.float() if x.dtype == torch.float64 else x for key, x in observation.items()}
+    return observation.float() if observation.dtype == torch.float64 else observation
+
+
 class Agent:
     """A policy with everything it needs to act; `predict` has the same signature as in Stable-Baselines3."""
 
@@ -144,6 +151,39 @@ class Agent:
             env_action = np.clip(env_action, self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
         return (env_action[0] if single else env_action), None if state_tensor is None else state_tensor.numpy()
 
+    # --- for attacks (surefoot.perturbations.attacks) ----------------------------------------------------------------
+
+    @property
+    def deviations(self) -> dict[str, np.ndarray]:
+        """The standard deviations by which normalised entries of an observation are divided, by key."""
+        return {key: 1 / inverse_std.double().numpy() for key, (_, inverse_std) in self.scales.items()}
+
+    def respond(
+        self, observation: Observation, state: np.ndarray | None = None, episode_start: np.ndarray | None = None
+    ) -> tuple[Any, Tensor]:
+        """The action distribution and its parameters `[batch, size]`, differentiable by a batch of observations."""
+        return self.module.distribution, self._forward(_floats(observation), state, episode_start)[0]
+
+    def criticise(
+        self, observation: Observation, seen: Observation, state: np.ndarray | None, episode_start: np.ndarray | None
+    ) -> Tensor:
+        """The value `[batch]` of acting on what is `seen` instead of `observation`: by the values of all actions if the
+        agent has them, otherwise the state value of what is seen.
+
+        Raises:
+            UsageError: there is no critic in the agent, or it needs a memory of its own.
+        """
+        if isinstance(self.module, Actor) and self.network.kind == "values":  # type: ignore[union-attr]
+            values = self.respond(observation)[1].detach()
+            return (self.respond(seen)[1].softmax(-1) * values).sum(-1)
+        if isinstance(self.module, Actor) or self.module.core_state:
+            raise UsageError(
+                f"this agent ({self.facts.get('method', 'no method')}) cannot be attacked by its critic: "
+                + ("it has none." if isinstance(self.module, Actor) else "its critic has a memory, which is not kept.")
+                + " Use obs-pgd or obs-mad."
+            )
+        return self.module.critic(normalize_observation(_floats(seen), self.scales))[0].squeeze(-1)
+
     def _read(self, observation: np.ndarray | np.generic | dict[str, Any]) -> tuple[Observation, bool]:
         """The observation as a batch of tensors, and whether it was a single one."""
         given = observation if isinstance(observation, dict) else {"": observation}
@@ -163,8 +203,7 @@ class Agent:
         if (stuck := all_forbidden(batch, self.action_space, every)) is not None:
             raise UsageError(f"the {MASK_KEY!r} of observation {stuck} forbids every action of {self.action_space}.")
         tensors = {k: torch.as_tensor(x) for k, x in batch.items()}
-        tensors = {k: x.float() if x.dtype == torch.float64 else x for k, x in tensors.items()}
-        return tensors.get("", tensors), single
+        return _floats(tensors.get("", tensors)), single
 
     def _forward(
         self, observation: Observation, state: np.ndarray | None, episode_start: np.ndarray | None

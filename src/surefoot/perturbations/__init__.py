@@ -8,6 +8,7 @@ from surefoot.perturbations.action import (
     ActionScale,
     StickyAction,
 )
+from surefoot.perturbations.attacks import FGSM, MAD, PGD, Attack, CriticAttack, RandomAttack
 from surefoot.perturbations.core import (
     REGISTRY,
     Cell,
@@ -20,6 +21,7 @@ from surefoot.perturbations.core import (
 from surefoot.perturbations.dynamics import Force, Parameters
 from surefoot.perturbations.grammar import parse
 from surefoot.perturbations.interval import Interval
+from surefoot.perturbations.learned import ActionDirector, LearnedAttack, StateAdversary
 from surefoot.perturbations.observation import (
     FrameDrop,
     ObservationDelay,
@@ -39,26 +41,34 @@ from surefoot.perturbations.timing import (
 )
 
 __all__ = [
-    "REGISTRY",
     "ActionDelay",
     "ActionDelayJitter",
+    "ActionDirector",
     "ActionMix",
     "ActionNoise",
     "ActionRandom",
     "ActionScale",
+    "Attack",
     "Cell",
     "Composition",
+    "CriticAttack",
+    "FGSM",
     "Force",
     "FrameDrop",
     "FrameRepeat",
     "Interval",
+    "LearnedAttack",
+    "MAD",
     "ObservationDelay",
     "ObservationDelayJitter",
     "ObservationDropout",
     "ObservationNoise",
+    "PGD",
     "Parameters",
     "Perturbation",
     "PerturbedEnv",
+    "REGISTRY",
+    "RandomAttack",
     "RelativeNoise",
     "RewardFlip",
     "RewardNoise",
@@ -66,6 +76,7 @@ __all__ = [
     "Speed",
     "SpeedJitter",
     "SpeedSpike",
+    "StateAdversary",
     "StickyAction",
     "parameters",
     "parse",

@@ -63,7 +63,7 @@ class Perturbation:
     """Base of all perturbations. A subclass is a frozen dataclass with a `name`, a `channel` and the hooks it needs."""
 
     name: ClassVar[str]
-    channel: ClassVar[str]  # "observation", "action", "timing", "reward" or "dynamics"
+    channel: ClassVar[str]  # "observation", "action", "timing", "reward", "dynamics" or "attack"
 
     @property
     def channels(self) -> frozenset[str]:

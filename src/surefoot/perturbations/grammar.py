@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from surefoot.errors import UsageError, nearest
-from surefoot.hyperparameters import build
+from surefoot.hyperparameters import build, declared
 from surefoot.perturbations.core import REGISTRY, Composition, Perturbation
 from surefoot.perturbations.dynamics import Parameters
 from surefoot.perturbations.interval import Interval
@@ -79,7 +79,11 @@ def _part(text: str, boxes: Mapping[str, Callable[[str], Box]]) -> Perturbation:
     first = dict(zip(fields, positional))
     if twice := first.keys() & named.keys():
         raise UsageError(f"{text!r} gives {min(twice)!r} twice.")
-    return build(cls, first | named)
+    values = first | named
+    for field, kind in declared(cls):
+        if kind is int and isinstance(value := values.get(field.name), float) and value.is_integer():
+            values[field.name] = int(value)
+    return build(cls, values)
 
 
 def _value(text: str, part: str) -> Any:

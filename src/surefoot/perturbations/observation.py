@@ -13,7 +13,7 @@ from gymnasium import spaces
 from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import hyperparameter
 from surefoot.models.spaces import MASK_KEY
-from surefoot.perturbations.core import Batched, Graded, register
+from surefoot.perturbations.core import Batched, Graded, Perturbation, register
 from surefoot.perturbations.interval import Interval
 
 LAWS = ("gaussian", "linf", "l2")
@@ -54,6 +54,20 @@ def boxes(space: gymnasium.Space) -> list[str]:
     return [key for key, one in space.spaces.items() if isinstance(one, spaces.Box) and key != MASK_KEY]
 
 
+def check_boxes(perturbation: Perturbation, keys: str, space: gymnasium.Space) -> None:
+    """Raise `UsageError` unless `space` is a Box, or a Dict with one, and `keys` names Boxes of it."""
+    if keys and (unknown := sorted({*keys.split("/")} - {*boxes(space)})):
+        raise UsageError(
+            f"{perturbation}: {unknown[0]!r} is no Box entry of the environment's observations. "
+            f"{nearest(unknown[0], boxes(space))}"
+        )
+    if not isinstance(space, spaces.Box) and not boxes(space):
+        raise UsageError(
+            f"{perturbation} needs a Box observation space, or a Dict with one; this environment has {space}. "
+            "observation-delay fits every environment; sticky-action, action-delay and action-random fit most."
+        )
+
+
 class ObservationPerturbation(Batched):
     """Base of perturbations of a Box, or of every Box of a Dict separately, or of those that `keys` names."""
 
@@ -61,17 +75,7 @@ class ObservationPerturbation(Batched):
     keys: str
 
     def check_env(self, env: gymnasium.Env) -> None:
-        space = env.observation_space
-        if self.keys and (unknown := sorted({*self.keys.split("/")} - {*boxes(space)})):
-            raise UsageError(
-                f"{self}: {unknown[0]!r} is no Box entry of the environment's observations. "
-                f"{nearest(unknown[0], boxes(space))}"
-            )
-        if not isinstance(space, spaces.Box) and not boxes(space):
-            raise UsageError(
-                f"{self} needs a Box observation space, or a Dict with one; this environment has {space}. "
-                "observation-delay fits every environment; sticky-action, action-delay and action-random fit most."
-            )
+        check_boxes(self, self.keys, env.observation_space)
 
     def observe(self, observation: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
         if self.identity:

@@ -1,0 +1,107 @@
+"""Damage to a policy's actions, and ascent on it within a ball: the pure parts of attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.models.distributions import Deterministic, Gaussian, SquashedGaussian
+
+Moves = dict[str, Tensor]  # changes of the attacked entries by key, [batch, ...] each, in units of the budget
+
+
+def log_odds(logits: Tensor, choice: Tensor) -> Tensor:
+    """Log odds `[...]` against `choice [...]` under `logits [..., n]`. They rise with the cross-entropy and have its
+    direction of steepest ascent, but their gradient does not vanish where the policy is sure."""
+    chosen = torch.nn.functional.one_hot(choice, logits.shape[-1]).bool()
+    return logits.masked_fill(chosen, -torch.inf).logsumexp(-1) - logits.gather(-1, choice.unsqueeze(-1)).squeeze(-1)
+
+
+def action(distribution: Any, params: Tensor) -> Tensor:
+    """The most likely action as a vector `[batch, dim]`, in units in which the box is [−1, 1] if the actor squashes its
+    actions into it; for discrete actions the probabilities of all choices."""
+    match distribution:
+        case Deterministic():
+            return params
+        case SquashedGaussian():
+            return distribution.mode(params).tanh()
+        case Gaussian():
+            return distribution.mode(params)
+    return torch.cat([logits.softmax(-1) for logits in params.split(distribution.choices, -1)], -1)
+
+
+def shift(distribution: Any, clean: Tensor, seen: Tensor) -> Tensor:
+    """How far the most likely action moves, `[batch]`: for continuous actions the squared distance, for discrete ones
+    the log odds against the action without an attack, summed over choices."""
+    if isinstance(distribution, Deterministic | Gaussian):
+        return ((action(distribution, seen) - action(distribution, clean)) ** 2).sum(-1)
+    parts = zip(seen.split(distribution.choices, -1), clean.split(distribution.choices, -1), strict=True)
+    return torch.stack([log_odds(logits, before.argmax(-1)) for logits, before in parts]).sum(0)
+
+
+def divergence(distribution: Any, clean: Tensor, seen: Tensor) -> Tensor:
+    """KL(π(clean) ‖ π(seen)), `[batch]`; values of actions act by their softmax, deterministic actors by `shift`."""
+    return shift(distribution, clean, seen) if isinstance(distribution, Deterministic) else distribution.kl(clean, seen)
+
+
+def alignment(direction: Tensor, distribution: Any, clean: Tensor, seen: Tensor) -> Tensor:
+    """The cosine of the change of the action with `direction [batch, dim]`, plus its length, `[batch]` (PA-AD)."""
+    change = action(distribution, seen) - action(distribution, clean)
+    return torch.cosine_similarity(change, direction, -1) + change.norm(dim=-1)
+
+
+def spread(values: Tensor, x: Tensor) -> Tensor:
+    """Values `[batch]` as `[batch, 1, ...]`, with as many axes as `x`."""
+    return values.view(-1, *[1] * (x.dim() - 1))
+
+
+def norms(x: Tensor, law: str) -> Tensor:
+    """Norms over all axes but the first, `[batch, 1, ...]`."""
+    flat = x.flatten(1)
+    return spread(flat.abs().amax(1) if law == "linf" else flat.norm(dim=1), x)
+
+
+def steepest(gradient: Tensor, law: str) -> Tensor:
+    """The point of the unit ball in which a linear function with this gradient is largest; 0 for no gradient."""
+    return gradient.sign() if law == "linf" else gradient / norms(gradient, law).clamp(min=1e-300)
+
+
+def project(x: Tensor, radius: Tensor, law: str) -> Tensor:
+    """The nearest point in the ball; `radius [batch, 1, ...]`."""
+    if law == "linf":
+        return torch.minimum(torch.maximum(x, -radius), radius)
+    return x * (radius / norms(x, law).clamp(min=1e-300)).clamp(max=1)
+
+
+def ascend(damage: Callable[[Moves], Tensor], start: Moves, radius: Tensor, law: str, steps: int) -> Moves:
+    """The moves within the radius `[batch]` that do the most damage of those on a path of projected ascent.
+
+    The first step goes from the gradient at `start` to the boundary, as in FGSM; the others have 2.5 radii among them.
+    Without a gradient it goes in the direction of `start`.
+    """
+    radii = {key: spread(radius, x) for key, x in start.items()}
+
+    def rate(moves: Moves) -> tuple[Tensor, Moves]:
+        leaves = [x.detach().requires_grad_() for x in moves.values()]
+        with torch.enable_grad():
+            found = damage(dict(zip(moves, leaves)))
+            gradients = torch.autograd.grad(found.sum(), leaves, materialize_grads=True)
+        return found.detach(), {key: x.nan_to_num() for key, x in zip(moves, gradients)}
+
+    _, gradient = rate(start)
+    flat = {key: norms(x, law) == 0 for key, x in gradient.items()}
+    moves = {key: radii[key] * steepest(torch.where(flat[key], start[key], x), law) for key, x in gradient.items()}
+    if steps == 1:
+        return moves
+    highest, gradient = rate(moves)
+    best, size = moves, 2.5 / (steps - 1)
+    for _ in range(steps - 1):
+        moves = {k: project(x + size * radii[k] * steepest(gradient[k], law), radii[k], law) for k, x in moves.items()}
+        found, gradient = rate(moves)
+        better = found > highest
+        highest = torch.where(better, found, highest)
+        best = {key: torch.where(spread(better, x), x, best[key]) for key, x in moves.items()}
+    return best
