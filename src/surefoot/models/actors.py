@@ -23,28 +23,48 @@ LOG_STD = (-20.0, 2.0)  # limits of the log standard deviation of a state-depend
 KINDS = ("deterministic", "gaussian", "categorical", "values")
 
 
-def layers(inputs: int, hidden: Sequence[int], activation: str, outputs: int) -> nn.Sequential:
-    """Linear layers with torch's own initialisation, the activation between them."""
+def layers(
+    inputs: int, hidden: Sequence[int], activation: str, outputs: int, bound: float | None = None
+) -> nn.Sequential:
+    """Linear layers with torch's own initialisation, U(±1/√inputs), and the activation between them; that of the last
+    is U(±bound) if given."""
     made: list[nn.Module] = []
     for size in hidden:
         made += [nn.Linear(inputs, size), ACTIVATIONS[activation]()]
         inputs = size
-    return nn.Sequential(*made, nn.Linear(inputs, outputs))
+    last = nn.Linear(inputs, outputs)
+    if bound is not None:
+        for parameter in last.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+    return nn.Sequential(*made, last)
 
 
 class ActionValue(nn.Module):
-    """Q(s, a) for actions in [−1, 1]: observation and action enter together."""
+    """Q(s, a) for actions in [−1, 1], which enter at the hidden layer number `enters`: together with the observation
+    at the first."""
 
     def __init__(
-        self, observation_space: gym.Space, actions: int, hidden: Sequence[int], activation: str, cnn: str
+        self,
+        observation_space: gym.Space,
+        actions: int,
+        hidden: Sequence[int],
+        activation: str,
+        cnn: str,
+        enters: int = 1,
+        output_bound: float | None = None,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(observation_space, (), activation, cnn)
-        self.layers = layers(self.encoder.features + actions, hidden, activation, 1)
+        width, before = self.encoder.features, list[nn.Module]()
+        for size in hidden[: enters - 1]:
+            before += [nn.Linear(width, size), ACTIVATIONS[activation]()]
+            width = size
+        self.first = nn.Sequential(*before)
+        self.layers = layers(width + actions, hidden[enters - 1 :], activation, 1, output_bound)
 
     def forward(self, observation: Observation, action: Tensor) -> Tensor:
         """Values `[...]` of actions `[..., dim]`."""
-        features = self.encoder(observation, self.layers[-1].weight.dtype)  # type: ignore[arg-type]
+        features = self.first(self.encoder(observation, self.layers[-1].weight.dtype))  # type: ignore[arg-type]
         return self.layers(torch.cat([features, action], -1)).squeeze(-1)
 
 
@@ -61,7 +81,7 @@ class Actor(nn.Module):
             check_mask(observation_space.spaces[MASK_KEY].shape, self.distribution)  # type: ignore[attr-defined]
         self.encoder = Encoder(observation_space, (), network.activation, network.cnn)
         outputs = self.distribution.size * network.atoms
-        self.layers = layers(self.encoder.features, network.hidden, network.activation, outputs)
+        self.layers = layers(self.encoder.features, network.hidden, network.activation, outputs, network.output_bound)
         if network.dueling:
             self.state_value = layers(self.encoder.features, network.hidden, network.activation, network.atoms)
 
@@ -101,6 +121,7 @@ class ActorNetwork:
     cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Image encoder.")
     dueling: bool = hyperparameter(False, help="State value and advantages apart.")
     atoms: int = hyperparameter(1, low=1, high=2**16, help="Outputs per action; more than 1 for a distribution.")
+    output_bound: float | None = hyperparameter(None, low=0, help="Last layer initialised from U(±bound), if given.")
 
     def __post_init__(self) -> None:
         check(self)

@@ -72,6 +72,8 @@ class Learner:
         self.replay = Replay(method.buffer_size, self.num_seeds, method.num_envs, **sizes)  # type: ignore[arg-type]
         self.episodes = Episodes(self.num_seeds, method.num_envs)
         self.iteration, self.updates, self.compile = 0, 0, compile
+        drawn = method.exploration(method.num_envs, self.action_space, torch.Generator())
+        self.noise = {k: np.zeros((self.num_seeds, *x.shape), np.float32) for k, x in drawn.items()}
         self._steps: dict[tuple[str, ...], Any] = {}
         self._policy: Any = None
         self.collector = Collector(envs, log)
@@ -150,8 +152,9 @@ class Learner:
                 return action, action
             if prepared is None:
                 prepared = prepare(early)
-            noise = {k: x[first + t].numpy() for k, x in self._exploration.items()}
-            (action,) = run(prepared, observation, noise)
+            drawn = {k: x[first + t].numpy() for k, x in self._exploration.items()}
+            self.noise = method.remembered(drawn, self.noise, starts.reshape(self.num_seeds, method.num_envs))
+            (action,) = run(prepared, observation, self.noise)
             return action, action
 
         return self.collector.collect(method.train_every, act, self._keep)
@@ -251,6 +254,7 @@ class Learner:
             **{f"adam/{k}/{part}": x for k, adam in self.adams.items() for part, x in adam._asdict().items()},
             **{f"observations/{key}/{k}": x for key, m in self.moments.items() for k, x in m._asdict().items()},
             **{f"priorities/{i}": torch.from_numpy(p.state()) for i, p in enumerate(self.replay.priorities)},
+            **{f"noise/{k}": torch.from_numpy(x) for k, x in self.noise.items()},
             "updates": torch.tensor(self.updates),
             "replay/sums": self.collector.seen.sums(),
             **self.episodes.state(),
@@ -278,6 +282,7 @@ class Learner:
         self.adams = {n: Adam(*(here[f"adam/{n}/{k}"] for k in Adam._fields)) for n in self.adams}
         for key in self.moments:
             self.moments[key] = Moments(*(here[f"observations/{key}/{k}"] for k in Moments._fields))
+        self.noise = {k: state[f"noise/{k}"].numpy().copy() for k in self.noise}
         self.updates, self.iteration = int(state["updates"]), iteration
         self.episodes.load(state)
         self.collector.replay(logged, state["replay/sums"], self._keep)
