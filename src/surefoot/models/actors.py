@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
-from surefoot.models.distributions import Categorical, Deterministic, Greedy, SquashedGaussian, for_space
+from surefoot.models.distributions import IMPOSSIBLE, Categorical, Deterministic, Greedy, SquashedGaussian, for_space
 from surefoot.models.networks import ACTIVATIONS, Encoder, Observation, check_mask
 from surefoot.models.spaces import MASK_KEY
 
@@ -85,30 +85,44 @@ class Actor(nn.Module):
         if network.dueling:
             self.state_value = layers(self.encoder.features, network.hidden, network.activation, network.atoms)
 
+    def encoded(self, observation: Observation) -> Tensor:
+        """What the first linear layer gets, `[..., width]`."""
+        return self.encoder(observation, self.layers[-1].weight.dtype)  # type: ignore[arg-type]
+
+    def features(self, observation: Observation) -> Tensor:
+        """What the last linear layer gets, `[..., width]`."""
+        return self.layers[:-1](self.encoded(observation))
+
     def atoms(self, observation: Observation) -> Tensor:
         """Outputs `[..., size, atoms]`: for distributional values the atoms of every action."""
-        features = self.encoder(observation, self.layers[-1].weight.dtype)  # type: ignore[arg-type]
-        out = self.layers(features).unflatten(-1, (self.distribution.size, self.network.atoms))
+        encoded = self.encoded(observation)
+        out = self.layers(encoded).unflatten(-1, (self.distribution.size, self.network.atoms))
         if self.network.dueling:
-            out = self.state_value(features).unsqueeze(-2) + out - out.mean(-2, keepdim=True)
+            out = self.state_value(encoded).unsqueeze(-2) + out - out.mean(-2, keepdim=True)
+        if self.masked:
+            mask = observation[MASK_KEY].unsqueeze(-1)  # type: ignore[call-overload,index]
+            out = self.distribution.masked(out, mask)  # type: ignore[union-attr]
+        return out
+
+    def params(self, observation: Observation) -> Tensor:
+        """The distribution's parameters `[..., size]`."""
+        out = self.atoms(observation).mean(-1)
+        if self.network.kind == "deterministic":
+            return torch.tanh(out)
+        if self.network.kind == "gaussian":
+            mean, log_std = out.chunk(2, -1)
+            return torch.cat([mean, log_std.clamp(*LOG_STD)], -1)
         return out
 
     def policy(
         self, observation: Observation, state: Tensor | None = None, starts: Tensor | None = None
     ) -> tuple[Tensor, None]:
-        """The distribution's parameters `[..., size]`, as for any agent; there is no state."""
-        out = self.atoms(observation).mean(-1)
-        if self.network.kind == "deterministic":
-            out = torch.tanh(out)
-        elif self.network.kind == "gaussian":
-            mean, log_std = out.chunk(2, -1)
-            out = torch.cat([mean, log_std.clamp(*LOG_STD)], -1)
-        if self.masked:
-            out = self.distribution.masked(out, observation[MASK_KEY])  # type: ignore[union-attr,call-overload,index]
-        return out, None
+        """The distribution's parameters, as for any agent; there is no state."""
+        return self.params(observation), None
 
-    def forward(self, observation: Observation) -> Tensor:
-        return self.policy(observation)[0]
+    def forward(self, observation: Observation, output: str = "params") -> Tensor:
+        """One of the outputs by the name of its method."""
+        return getattr(self, output)(observation)
 
 
 @dataclass(frozen=True)
@@ -158,6 +172,22 @@ class Scalar(nn.Module):
 
     def forward(self) -> Tensor:
         return self.value
+
+
+def epsilon_greedy_noise(count: int, space: gym.Space, generator: torch.Generator) -> dict[str, Tensor]:
+    """The random numbers of `epsilon_greedy` for `count` actions."""
+    actions = int(space.n)  # type: ignore[attr-defined]
+    return {
+        "threshold": torch.rand(count, generator=generator),
+        "action": torch.rand(count, actions, generator=generator),
+    }
+
+
+def epsilon_greedy(actor: Actor, values: Tensor, noise: dict[str, Tensor], epsilon: Tensor | float) -> Tensor:
+    """The best action, or with probability ε a uniformly random one of those that the mask allows."""
+    allowed = torch.where(values > IMPOSSIBLE / 2, noise["action"], -1.0)
+    random = actor.distribution.mode(allowed)
+    return torch.where(noise["threshold"] < epsilon, random, actor.distribution.mode(values))
 
 
 def action_size(space: gym.Space) -> int:

@@ -123,12 +123,19 @@ def quadratic(arm: str, seeds: Sequence[int]) -> dict[str, list[float]]:
 
 ENV, STEPS, EPISODES = "Pendulum-v1", 12_000, 10
 SETTING: dict[str, Any] = {
-    **{"hidden": (64, 64), "gamma": GAMMA, "tau": 0.005, "l2": 0.0, "exploration_noise": 0.1, "reversion": 1.0},
-    **{"learning_rate": 1e-3, "actor_learning_rate": 1e-3, "learning_starts": 1000},
+    "hidden": (64, 64),
+    "gamma": GAMMA,
+    "tau": 0.005,
+    "l2": 0.0,
+    "exploration_noise": 0.1,
+    "reversion": 1.0,
+    "learning_rate": 1e-3,
+    "actor_learning_rate": 1e-3,
+    "learning_starts": 1000,
 }
 PENDULUM: dict[str, DDPG] = {
     "full": DDPG(**SETTING),
-    "no targets": DDPG(**SETTING | {"tau": 1.0}),
+    "no targets": DDPG(**{**SETTING, "tau": 1.0}),
     "replay of 64": DDPG(**SETTING, buffer_size=64),
 }
 
