@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
 from torch import Tensor, nn
 
+from surefoot.claims.control import robust_value_losses as claims
 from surefoot.errors import UsageError
 from surefoot.loops.common.optimizer import Adam
 from surefoot.loops.off_policy.nets import Function, Weights, gradient_step
@@ -117,6 +120,26 @@ def test_both_heads_begin_at_zero_and_there_is_no_target():
     critic = nets["critic"].make()
     assert not critic(x).any() and critic(x, "features").any()  # type: ignore[operator]
     assert not nets["dual"].make()(torch.randn(5, 6)).any()
+
+
+def test_the_closed_solutions_are_those_of_their_definitions():
+    """Least squares by a solver of its own, and least absolute deviations by linear programming."""
+    _, matrix, reward, _ = claims.ring(0)
+    squares = torch.linalg.lstsq(matrix, reward.unsqueeze(-1)).solution.squeeze(-1)
+    torch.testing.assert_close(claims.solution(claims.LOSSES["squared"], matrix, reward), squares)
+    absolute = claims.solution(claims.LOSSES["absolute"], matrix, reward)
+    for m, r, w in zip(matrix[:4].numpy(), reward[:4].numpy(), absolute.numpy(), strict=False):
+        (states, features), eye = m.shape, np.eye(len(m))
+        costs = np.r_[np.zeros(features), np.ones(2 * states)]
+        bounds = [(None, None)] * features + [(0, None)] * 2 * states
+        least = linprog(costs, A_eq=np.c_[m, eye, -eye], b_eq=r, bounds=bounds).fun
+        assert least * (1 - 1e-9) <= np.abs(r - m @ w).sum() <= least * 1.001
+
+
+def test_bairds_example_of_the_card():
+    found = {arm: last for arm, (_, last) in claims.baird([0]).items()}
+    assert found["TD"] == pytest.approx(9.2e6, rel=0.01) and found["clipped TD"] == pytest.approx(69.5, rel=0.01)
+    assert found["Huber"] == pytest.approx(1.93, abs=0.01) and found["absolute"] == pytest.approx(1.82, abs=0.01)
 
 
 def test_mistakes_are_refused():
