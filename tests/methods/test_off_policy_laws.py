@@ -33,7 +33,7 @@ def small(slug: str, **changes) -> OffPolicy:
     method = catalogue.method_class(slug)
     names = {f.name for f in dataclasses.fields(method)}
     sizes = {"batch_size": 16, "learning_starts": 20, "log_every": 40, "train_every": 2, "hidden": (16,)}
-    sizes |= {"buffer_size": 200, "policy_delay": 2, "target_every": 5}
+    sizes |= {"buffer_size": 200, "policy_delay": 2, "target_every": 5, "quantiles": 10}
     return method(**{k: v for k, v in {**sizes, **changes}.items() if k in names})
 
 
@@ -118,7 +118,10 @@ def test_the_agent_acts_as_the_network_says_and_is_saved(slug, tmp_path):
     [
         ("dqn", "surefoot/MaskedAction-v0", {}),
         ("dqn", "surefoot/DictContext-v0", {"cnn": "impala", "dueling": True}),
+        ("qr-dqn", "surefoot/MaskedAction-v0", {"dueling": True, "double": True}),
+        ("sac-discrete", "surefoot/MaskedAction-v0", {}),
         ("td3", "Pendulum-v1", {"num_envs": 3}),
+        ("ddpg", "Pendulum-v1", {"num_envs": 3, "hidden": (16, 8)}),
         ("sac", "Pendulum-v1", {"temperature": 0.2, "normalize_observations": True}),
     ],
 )
@@ -147,6 +150,17 @@ def test_illegal_actions_are_never_taken():
     [
         ("td3", {"learning_rate": 3e-3, "exploration_noise": 0.3}),
         ("sac", {"learning_rate": 3e-3}),
+        (
+            "ddpg",
+            {
+                "learning_rate": 3e-3,
+                "actor_learning_rate": 3e-3,
+                "tau": 0.005,
+                "exploration_noise": 0.3,
+                "hidden": (16, 16),
+                "l2": 0.0,
+            },
+        ),
     ],
 )
 def test_it_finds_the_target_action(slug, settings):
@@ -157,9 +171,10 @@ def test_it_finds_the_target_action(slug, settings):
     assert sf.evaluate(run.agent(), CONTINUOUS, 20)["mean"] > -0.1
 
 
-def test_dqn_learns_which_action_is_right():
+@pytest.mark.parametrize("slug", ["dqn", "qr-dqn", "sac-discrete", "robust-value-losses"])
+def test_it_learns_which_action_is_right(slug):
     env = "surefoot/ContextualAction-v0"
-    run = learner("dqn", env=env, learning_rate=3e-3, batch_size=64, train_every=1, target_every=20, log_every=500)
+    run = learner(slug, env=env, learning_rate=3e-3, batch_size=64, train_every=1, target_every=20, log_every=500)
     for _ in range(2):
         run.iterate()
     assert sf.evaluate(run.agent(), env, 20)["mean"] > 0.9

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
-from surefoot.models.distributions import Categorical, Deterministic, Greedy, SquashedGaussian, for_space
+from surefoot.models.distributions import IMPOSSIBLE, Categorical, Deterministic, Greedy, SquashedGaussian, for_space
 from surefoot.models.networks import ACTIVATIONS, Encoder, Observation, check_mask
 from surefoot.models.spaces import MASK_KEY
 
@@ -23,28 +23,48 @@ LOG_STD = (-20.0, 2.0)  # limits of the log standard deviation of a state-depend
 KINDS = ("deterministic", "gaussian", "categorical", "values")
 
 
-def layers(inputs: int, hidden: Sequence[int], activation: str, outputs: int) -> nn.Sequential:
-    """Linear layers with torch's own initialisation, the activation between them."""
+def layers(
+    inputs: int, hidden: Sequence[int], activation: str, outputs: int, bound: float | None = None
+) -> nn.Sequential:
+    """Linear layers with torch's own initialisation, U(±1/√inputs), and the activation between them; that of the last
+    is U(±bound) if given."""
     made: list[nn.Module] = []
     for size in hidden:
         made += [nn.Linear(inputs, size), ACTIVATIONS[activation]()]
         inputs = size
-    return nn.Sequential(*made, nn.Linear(inputs, outputs))
+    last = nn.Linear(inputs, outputs)
+    if bound is not None:
+        for parameter in last.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+    return nn.Sequential(*made, last)
 
 
 class ActionValue(nn.Module):
-    """Q(s, a) for actions in [−1, 1]: observation and action enter together."""
+    """Q(s, a) for actions in [−1, 1], which enter at the hidden layer number `enters`: together with the observation
+    at the first."""
 
     def __init__(
-        self, observation_space: gym.Space, actions: int, hidden: Sequence[int], activation: str, cnn: str
+        self,
+        observation_space: gym.Space,
+        actions: int,
+        hidden: Sequence[int],
+        activation: str,
+        cnn: str,
+        enters: int = 1,
+        output_bound: float | None = None,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(observation_space, (), activation, cnn)
-        self.layers = layers(self.encoder.features + actions, hidden, activation, 1)
+        width, before = self.encoder.features, list[nn.Module]()
+        for size in hidden[: enters - 1]:
+            before += [nn.Linear(width, size), ACTIVATIONS[activation]()]
+            width = size
+        self.first = nn.Sequential(*before)
+        self.layers = layers(width + actions, hidden[enters - 1 :], activation, 1, output_bound)
 
     def forward(self, observation: Observation, action: Tensor) -> Tensor:
         """Values `[...]` of actions `[..., dim]`."""
-        features = self.encoder(observation, self.layers[-1].weight.dtype)  # type: ignore[arg-type]
+        features = self.first(self.encoder(observation, self.layers[-1].weight.dtype))  # type: ignore[arg-type]
         return self.layers(torch.cat([features, action], -1)).squeeze(-1)
 
 
@@ -61,34 +81,48 @@ class Actor(nn.Module):
             check_mask(observation_space.spaces[MASK_KEY].shape, self.distribution)  # type: ignore[attr-defined]
         self.encoder = Encoder(observation_space, (), network.activation, network.cnn)
         outputs = self.distribution.size * network.atoms
-        self.layers = layers(self.encoder.features, network.hidden, network.activation, outputs)
+        self.layers = layers(self.encoder.features, network.hidden, network.activation, outputs, network.output_bound)
         if network.dueling:
             self.state_value = layers(self.encoder.features, network.hidden, network.activation, network.atoms)
 
+    def encoded(self, observation: Observation) -> Tensor:
+        """What the first linear layer gets, `[..., width]`."""
+        return self.encoder(observation, self.layers[-1].weight.dtype)  # type: ignore[arg-type]
+
+    def features(self, observation: Observation) -> Tensor:
+        """What the last linear layer gets, `[..., width]`."""
+        return self.layers[:-1](self.encoded(observation))
+
     def atoms(self, observation: Observation) -> Tensor:
         """Outputs `[..., size, atoms]`: for distributional values the atoms of every action."""
-        features = self.encoder(observation, self.layers[-1].weight.dtype)  # type: ignore[arg-type]
-        out = self.layers(features).unflatten(-1, (self.distribution.size, self.network.atoms))
+        encoded = self.encoded(observation)
+        out = self.layers(encoded).unflatten(-1, (self.distribution.size, self.network.atoms))
         if self.network.dueling:
-            out = self.state_value(features).unsqueeze(-2) + out - out.mean(-2, keepdim=True)
+            out = self.state_value(encoded).unsqueeze(-2) + out - out.mean(-2, keepdim=True)
+        if self.masked:
+            mask = observation[MASK_KEY].unsqueeze(-1)  # type: ignore[call-overload,index]
+            out = self.distribution.masked(out, mask)  # type: ignore[union-attr]
+        return out
+
+    def params(self, observation: Observation) -> Tensor:
+        """The distribution's parameters `[..., size]`."""
+        out = self.atoms(observation).mean(-1)
+        if self.network.kind == "deterministic":
+            return torch.tanh(out)
+        if self.network.kind == "gaussian":
+            mean, log_std = out.chunk(2, -1)
+            return torch.cat([mean, log_std.clamp(*LOG_STD)], -1)
         return out
 
     def policy(
         self, observation: Observation, state: Tensor | None = None, starts: Tensor | None = None
     ) -> tuple[Tensor, None]:
-        """The distribution's parameters `[..., size]`, as for any agent; there is no state."""
-        out = self.atoms(observation).mean(-1)
-        if self.network.kind == "deterministic":
-            out = torch.tanh(out)
-        elif self.network.kind == "gaussian":
-            mean, log_std = out.chunk(2, -1)
-            out = torch.cat([mean, log_std.clamp(*LOG_STD)], -1)
-        if self.masked:
-            out = self.distribution.masked(out, observation[MASK_KEY])  # type: ignore[union-attr,call-overload,index]
-        return out, None
+        """The distribution's parameters, as for any agent; there is no state."""
+        return self.params(observation), None
 
-    def forward(self, observation: Observation) -> Tensor:
-        return self.policy(observation)[0]
+    def forward(self, observation: Observation, output: str = "params") -> Tensor:
+        """One of the outputs by the name of its method."""
+        return getattr(self, output)(observation)
 
 
 @dataclass(frozen=True)
@@ -101,6 +135,7 @@ class ActorNetwork:
     cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Image encoder.")
     dueling: bool = hyperparameter(False, help="State value and advantages apart.")
     atoms: int = hyperparameter(1, low=1, high=2**16, help="Outputs per action; more than 1 for a distribution.")
+    output_bound: float | None = hyperparameter(None, low=0, help="Last layer initialised from U(±bound), if given.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -137,6 +172,22 @@ class Scalar(nn.Module):
 
     def forward(self) -> Tensor:
         return self.value
+
+
+def epsilon_greedy_noise(count: int, space: gym.Space, generator: torch.Generator) -> dict[str, Tensor]:
+    """The random numbers of `epsilon_greedy` for `count` actions."""
+    actions = int(space.n)  # type: ignore[attr-defined]
+    return {
+        "threshold": torch.rand(count, generator=generator),
+        "action": torch.rand(count, actions, generator=generator),
+    }
+
+
+def epsilon_greedy(actor: Actor, values: Tensor, noise: dict[str, Tensor], epsilon: Tensor | float) -> Tensor:
+    """The best action, or with probability ε a uniformly random one of those that the mask allows."""
+    allowed = torch.where(values > IMPOSSIBLE / 2, noise["action"], -1.0)
+    random = actor.distribution.mode(allowed)
+    return torch.where(noise["threshold"] < epsilon, random, actor.distribution.mode(values))
 
 
 def action_size(space: gym.Space) -> int:

@@ -53,6 +53,13 @@ def munchausen(
     return (chosen(values, action) - soft_value(values, temperature)).clamp(lowest, 0.0)
 
 
+def entropic_value(
+    log_prob: Float[Tensor, "batch actions"], values: Float[Tensor, "batch actions"], temperature: Tensor | float
+) -> Float[Tensor, "batch"]:
+    """Σ_a π(a)·(Q(a) − α·log π(a)): the value of a discrete policy that is paid for its entropy (arXiv:1910.07207)."""
+    return (log_prob.exp() * (values - temperature * log_prob)).sum(-1)
+
+
 def quantile_huber(
     quantiles: Float[Tensor, "batch quantiles"], targets: Float[Tensor, "batch targets"], kappa: float = 1.0
 ) -> Float[Tensor, "batch"]:

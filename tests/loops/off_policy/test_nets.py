@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from surefoot.loops.common.optimizer import Adam
+from surefoot.loops.common.run import make_learner
+from surefoot.loops.off_policy.learner import Means
 from surefoot.loops.off_policy.nets import Function, Net, Weights, gradient_step
 from surefoot.methods.control.dqn import DQN
 from surefoot.methods.control.sac import SAC
@@ -240,3 +242,21 @@ def test_copies_are_independent():
     found = function(vector, x)
     for copy, part in enumerate(vector.view(3, -1)):
         torch.testing.assert_close(found[copy], function.flat(part, x))
+
+
+def test_observations_are_normalised_by_all_that_were_seen():
+    method = SAC(hidden=(8,), batch_size=8, learning_starts=20, log_every=40, num_envs=2, normalize_observations=True)
+    run = make_learner(method, "Pendulum-v1", [0, 1], 1000)
+    for _ in range(2):
+        run.iterate()
+    stored = np.asarray(run.replay.store["observation"])[1:41].reshape(40, 2, 2, 3)
+    mean, inverse = run.scales()[""]
+    np.testing.assert_allclose(mean[:, 0], stored.mean((0, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(1 / inverse[:, 0], stored.std((0, 2)), rtol=1e-4)
+
+
+def test_metrics_are_means_over_the_steps_that_have_them():
+    means = Means()
+    for found in ({"a": 1.0, "b": 5.0}, {"a": 2.0}, {"a": 6.0, "b": 6.0}):
+        means.add({name: torch.tensor([value]) for name, value in found.items()})
+    assert {name: float(value) for name, value in means.values().items()} == {"a": 3.0, "b": 5.5}

@@ -72,6 +72,8 @@ class Learner:
         self.replay = Replay(method.buffer_size, self.num_seeds, method.num_envs, **sizes)  # type: ignore[arg-type]
         self.episodes = Episodes(self.num_seeds, method.num_envs)
         self.iteration, self.updates, self.compile = 0, 0, compile
+        drawn = method.exploration(method.num_envs, self.action_space, torch.Generator())
+        self.noise = {k: np.zeros((self.num_seeds, *x.shape), np.float32) for k, x in drawn.items()}
         self._steps: dict[tuple[str, ...], Any] = {}
         self._policy: Any = None
         self.collector = Collector(envs, log)
@@ -90,17 +92,18 @@ class Learner:
 
     def iterate(self) -> list[dict[str, float]]:
         """Act and learn for `method.pace` steps; returns one row of metrics per seed."""
-        method, found = self.method, []
+        method, means = self.method, Means()
         self._draw()
         rollouts = []
         for round_ in range(method.rounds):
             rollouts.append(self._collect(round_))
             if self.steps >= method.learning_starts:
-                found += [self.update() for _ in range(method.updates_per_round)]
+                for _ in range(method.updates_per_round):
+                    means.add(self.update())
         self.iteration += 1
         rows = self._episodes(rollouts)
         with torch.no_grad():
-            metrics = _means(found) | method.after_iteration(self)
+            metrics = means.values() | method.after_iteration(self)
         for name, values in metrics.items():
             for row, value in zip(rows, values.tolist(), strict=True):
                 row[name] = value
@@ -150,11 +153,18 @@ class Learner:
                 return action, action
             if prepared is None:
                 prepared = prepare(early)
-            noise = {k: x[first + t].numpy() for k, x in self._exploration.items()}
-            (action,) = run(prepared, observation, noise)
+            drawn = {k: x[first + t].numpy() for k, x in self._exploration.items()}
+            self.noise = method.remembered(drawn, self.noise, starts.reshape(self.num_seeds, method.num_envs))
+            (action,) = run(prepared, observation, self.noise)
             return action, action
 
-        return self.collector.collect(method.train_every, act, self._keep)
+        rollout = self.collector.collect(method.train_every, act, self._keep)
+        for key, moments in self.moments.items():
+            seen = rollout.observation[key] if isinstance(rollout.observation, dict) else rollout.observation
+            each = seen[1:].to(self.device).unflatten(1, (self.num_seeds, -1)).transpose(0, 1).flatten(1, 2)
+            everything = torch.ones(each.shape[:2], dtype=torch.bool, device=self.device)
+            self.moments[key] = moments.update(each.flatten(2), everything)
+        return rollout
 
     def _keep(self, observation: Arrays, action: np.ndarray, reward: np.ndarray, terminated: np.ndarray,
               truncated: np.ndarray, valid: np.ndarray, following: Arrays) -> None:  # fmt: skip
@@ -251,6 +261,7 @@ class Learner:
             **{f"adam/{k}/{part}": x for k, adam in self.adams.items() for part, x in adam._asdict().items()},
             **{f"observations/{key}/{k}": x for key, m in self.moments.items() for k, x in m._asdict().items()},
             **{f"priorities/{i}": torch.from_numpy(p.state()) for i, p in enumerate(self.replay.priorities)},
+            **{f"noise/{k}": torch.from_numpy(x) for k, x in self.noise.items()},
             "updates": torch.tensor(self.updates),
             "replay/sums": self.collector.seen.sums(),
             **self.episodes.state(),
@@ -278,6 +289,7 @@ class Learner:
         self.adams = {n: Adam(*(here[f"adam/{n}/{k}"] for k in Adam._fields)) for n in self.adams}
         for key in self.moments:
             self.moments[key] = Moments(*(here[f"observations/{key}/{k}"] for k in Moments._fields))
+        self.noise = {k: state[f"noise/{k}"].numpy().copy() for k in self.noise}
         self.updates, self.iteration = int(state["updates"]), iteration
         self.episodes.load(state)
         self.collector.replay(logged, state["replay/sums"], self._keep)
@@ -305,10 +317,25 @@ class Learner:
         return Agent(self.network, self.observation_space, self.action_space, vector, scales, facts)  # type: ignore[arg-type]
 
 
-def _means(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of every metric over the gradient steps that have it."""
-    names = dict.fromkeys(name for one in found for name in one)
-    return {name: torch.stack([one[name] for one in found if name in one]).mean(0) for name in names}
+class Means:
+    """The mean of every metric over the gradient steps that have it. Sums are kept, not the metrics: small tensors that
+    outlive a step would lie between its large ones, and keep their memory from being used again."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, found: dict[str, Tensor]) -> None:
+        """Add the metrics of a step."""
+        for name, value in found.items():
+            if name not in self.sums:
+                self.sums[name], self.counts[name] = torch.zeros_like(value, dtype=torch.float64), 0
+            self.sums[name] += value
+            self.counts[name] += 1
+
+    def values(self) -> dict[str, Tensor]:
+        """The means so far."""
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
 
 
 # --- connecting a run and its environments ---------------------------------------------------------------------------

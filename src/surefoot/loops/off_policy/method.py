@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from surefoot.loops.off_policy.learner import Learner
     from surefoot.loops.off_policy.nets import Net
 
+Noise = dict[str, np.ndarray]
+
 
 @dataclass(frozen=True)
 class OffPolicy:
@@ -80,6 +82,12 @@ class OffPolicy:
     def exploration(self, count: int, action_space: gym.Space, generator: torch.Generator) -> dict[str, Tensor]:
         """The random numbers with which `count` actions are explored, by name."""
         raise NotImplementedError
+
+    def remembered(self, noise: Noise, before: Noise, starts: np.ndarray) -> Noise:
+        """The noise of a step, from what `exploration` drew for it and the noise of the step before, which is 0 at the
+        very first. Arrays are `[seeds, envs, ...]`, and `starts` is True where an episode begins. Without a memory it
+        is what was drawn."""
+        return noise
 
     def explore(self, module: Actor, params: Tensor, noise: dict[str, Tensor], progress: Tensor) -> Tensor:
         """The actions taken in training, as the actor's distribution has them; `progress` goes from 0 to 1."""

@@ -36,6 +36,8 @@ class Net:
         target_every: gradient steps from one step of the target to the next.
         max_grad_norm: limit of the gradient's norm.
         epsilon: Adam's ε.
+        l2: λ of the penalty λ/2·‖weights‖², whose gradient Adam sees.
+        decay: η of decoupled decay: a step also takes off `learning_rate·η·weights`.
     """
 
     make: Callable[[], nn.Module]
@@ -47,6 +49,8 @@ class Net:
     target_every: int = 1
     max_grad_norm: float | None = None
     epsilon: float = 1e-8
+    l2: float = 0.0
+    decay: float = 0.0
 
 
 class Function:
@@ -118,7 +122,10 @@ def gradient_step(
 
             gradient, found = torch.func.grad(loss, has_aux=True)(now[name])
             gradient, found[f"{name}_grad_norm"] = clip_norm(gradient, net.max_grad_norm)
-            now[name], averages[name] = averages[name].step(now[name], gradient, net.learning_rate, net.epsilon)
+            vector = now[name]
+            gradient = gradient + net.l2 * vector if net.l2 else gradient
+            vector = vector - net.learning_rate * net.decay * vector if net.decay else vector
+            now[name], averages[name] = averages[name].step(vector, gradient, net.learning_rate, net.epsilon)
             metrics |= found
         return now, averages, metrics
 

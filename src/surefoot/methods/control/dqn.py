@@ -23,8 +23,7 @@ from torch.nn import functional as F
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.off_policy.method import OffPolicy
 from surefoot.loops.off_policy.nets import Batch, Net, Weights
-from surefoot.models.actors import Actor, ActorNetwork
-from surefoot.models.distributions import IMPOSSIBLE
+from surefoot.models.actors import Actor, ActorNetwork, epsilon_greedy, epsilon_greedy_noise
 from surefoot.objectives.bootstrap import bootstrapped, chosen, greedy_value
 
 
@@ -72,19 +71,12 @@ class DQN(OffPolicy):
         return loss, {"critic_loss": loss.detach(), "q": value.mean().detach(), "td_errors": (value - target).detach()}
 
     def exploration(self, count: int, action_space: gym.Space, generator: torch.Generator) -> dict[str, Tensor]:
-        actions = int(action_space.n)  # type: ignore[attr-defined]
-        return {
-            "threshold": torch.rand(count, generator=generator),
-            "action": torch.rand(count, actions, generator=generator),
-        }
+        return epsilon_greedy_noise(count, action_space, generator)
 
     def explore(self, module: Actor, params: Tensor, noise: dict[str, Tensor], progress: Tensor) -> Tensor:
-        """ε-greedy; a random action is one that the mask allows."""
         share = (progress / self.epsilon_fraction).clamp(max=1.0)
         epsilon = self.epsilon_start + share * (self.epsilon_end - self.epsilon_start)
-        allowed = torch.where(params > IMPOSSIBLE / 2, noise["action"], -1.0)
-        random = module.distribution.mode(allowed)
-        return torch.where(noise["threshold"] < epsilon, random, module.distribution.mode(params))
+        return epsilon_greedy(module, params, noise, epsilon)
 
     def objective(self) -> str:
         best = "Q⁻(s', argmax Q(s', ·))" if self.double else "max Q⁻(s', ·)"
