@@ -1,0 +1,1 @@
+"""Methods for robust control: policies for environments whose physics shifts or is attacked."""
