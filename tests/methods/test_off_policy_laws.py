@@ -84,7 +84,7 @@ def test_its_gradient_step_can_be_compiled(slug, monkeypatch):
 @pytest.mark.parametrize(
     ("slug", "changes"),
     [*((slug, {}) for slug in METHODS), ("td3", {"num_envs": 2, "n_step": 3}), ("dqn", {"prioritized": True}),
-     ("sac", {"normalize_observations": True, "buffer_size": 50})],
+     ("sac", {"normalize_observations": True, "buffer_size": 50}), ("tc-rmdp", {"information": "stacked"})],
 )  # fmt: skip
 def test_stopped_and_resumed_is_the_same_run_to_the_bit(slug, changes, tmp_path):
     """The buffer, which wraps around, is filled again from the logged actions."""
