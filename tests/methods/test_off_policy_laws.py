@@ -172,7 +172,11 @@ def test_dqn_learns_which_action_is_right():
 def test_explain_shows_formula_steps_and_every_hyperparameter(slug):
     text = sf.explain(slug)
     method = catalogue.method_class(slug)
-    table = [line.split()[0] for line in text.partition("HYPERPARAMETERS")[2].splitlines() if line.startswith("  ")]
+    table = [
+        line.split()[0]
+        for line in text.partition("HYPERPARAMETERS")[2].partition("\nCLAIM")[0].splitlines()
+        if line.startswith("  ")
+    ]
     for field in dataclasses.fields(method):
         assert (field.name in table) == (field.name not in method.without_effect), field.name
     assert "learning_rate" in table and "uniformly random" in text

@@ -121,13 +121,13 @@ ARMS: dict[str, Any] = {
 
 def pendulum(arm: str, seeds: Sequence[int]) -> dict[str, list[float]]:
     """Nominal, average and worst return of each seed's final policy over the grid of the suite's 2D set."""
-    learner = make_learner(ARMS[arm], ENV, list(seeds), STEPS, compile="on")
+    learner = make_learner(ARMS[arm], ENV, list(seeds), STEPS)
     found: dict[str, list[float]] = {"nominal": [], "average": [], "worst": []}
     try:
         while learner.steps < STEPS:
             learner.iterate()
         for index in range(len(seeds)):
-            report = stress(learner.agent(index), ENV, "rrls:2d", EPISODES, points=POINTS, grid="rrls", slots=108)
+            report = stress(learner.agent(index), ENV, "rrls:2d", EPISODES, points=POINTS, grid="rrls", slots=36)
             for name, value in (("nominal", report.nominal), ("average", report.mean), ("worst", report.worst)):
                 found[name].append(value)
     finally:
