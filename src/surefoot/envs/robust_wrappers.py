@@ -26,7 +26,7 @@ def _uncertainty(env: gymnasium.Env, set: str | UncertaintyBox) -> UncertaintyBo
     return uncertainty(env.get_wrapper_attr("task_id"), set)
 
 
-def _agent_box(env: gymnasium.Env) -> spaces.Box:
+def agent_box(env: gymnasium.Env) -> spaces.Box:
     if not isinstance(env.action_space, spaces.Box) or len(env.action_space.shape) != 1:
         raise UsageError(
             f"An adversary needs a vector of continuous actions, not this environment's {env.action_space}."
@@ -34,7 +34,7 @@ def _agent_box(env: gymnasium.Env) -> spaces.Box:
     return env.action_space
 
 
-class _Seeded(gymnasium.Wrapper):
+class Seeded(gymnasium.Wrapper):
     """A wrapper with its own random stream, derived from the seed of the reset, so that the inner one is unchanged."""
 
     _rng: np.random.Generator | None = None
@@ -50,7 +50,7 @@ class _Seeded(gymnasium.Wrapper):
 
 
 @register_wrapper("domain_randomization")
-class DomainRandomization(_Seeded):
+class DomainRandomization(Seeded):
     """Parameters drawn uniformly from the set at every reset, constant within an episode (arXiv:1703.06907)."""
 
     def __init__(self, env: gymnasium.Env, set: str | UncertaintyBox = "2d"):
@@ -72,7 +72,7 @@ class DynamicAdversarial(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, set: str | UncertaintyBox = "2d"):
         super().__init__(env)
         self.uncertainty = _uncertainty(env, set)
-        box, ones = _agent_box(env), np.ones(len(self.uncertainty), np.float32)
+        box, ones = agent_box(env), np.ones(len(self.uncertainty), np.float32)
         self.agent_size = box.shape[0]
         self.action_space = spaces.Box(np.concatenate([box.low, -ones]), np.concatenate([box.high, ones]))
         self._set_params = env.get_wrapper_attr("set_params")
@@ -90,7 +90,7 @@ class DynamicAdversarial(gymnasium.Wrapper):
 
 
 @register_wrapper("action_adversary")
-class ProbabilisticActionRobust(_Seeded):
+class ProbabilisticActionRobust(Seeded):
     """An adversary with a share `alpha` in the executed action (action-robust MDPs, arXiv:1901.09184).
 
     `mode="mix"` executes (1 - alpha) a + alpha b, the noisy-action MDP, which is what the suite implements under this
@@ -102,7 +102,7 @@ class ProbabilisticActionRobust(_Seeded):
         if not 0 <= alpha <= 1 or mode not in ("mix", "probability"):
             raise UsageError(f"alpha={alpha}, mode={mode!r}: alpha must be in [0, 1], mode 'mix' or 'probability'.")
         self.alpha, self.mode = alpha, mode
-        box = _agent_box(env)
+        box = agent_box(env)
         self.agent_size = box.shape[0]
         self.action_space = spaces.Box(np.tile(box.low, 2), np.tile(box.high, 2))
 

@@ -71,7 +71,7 @@ class ActionValue(nn.Module):
 class Actor(nn.Module):
     """From an observation to the parameters of a distribution over actions, or to the values of all actions."""
 
-    core_state = 0  # off-policy actors have no memory
+    core_state = 0  # numbers that it remembers from step to step
 
     def __init__(self, network: ActorNetwork, observation_space: gym.Space, action_space: gym.Space) -> None:
         super().__init__()
@@ -116,13 +116,37 @@ class Actor(nn.Module):
 
     def policy(
         self, observation: Observation, state: Tensor | None = None, starts: Tensor | None = None
-    ) -> tuple[Tensor, None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """The distribution's parameters, as for any agent; there is no state."""
         return self.params(observation), None
 
     def forward(self, observation: Observation, output: str = "params") -> Tensor:
         """One of the outputs by the name of its method."""
         return getattr(self, output)(observation)
+
+
+class RememberingActor(Actor):
+    """An actor of vectors that also sees the observation before and its own action then: `[o_{t−1}, o_t, a_{t−1}]`,
+    which is `[o_0, o_0, 0]` at the start of an episode. A replayed observation is that vector, an agent's is o_t."""
+
+    def __init__(self, network: ActorNetwork, observation_space: gym.Space, action_space: gym.Space) -> None:
+        self.parts = (action_size(observation_space), action_size(action_space))
+        stacked = gym.spaces.Box(-math.inf, math.inf, (2 * self.parts[0] + self.parts[1],))
+        super().__init__(network, stacked, action_space)
+        self.core_state = sum(self.parts)
+
+    def policy(
+        self, observation: Observation, state: Tensor | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Without a state, for stacked vectors; with one `[batch, size]`, for one step `[1, batch, ...]`."""
+        if state is None or starts is None:
+            return super().policy(observation)
+        assert isinstance(observation, Tensor)
+        now, first = observation[0], starts[0].unsqueeze(-1)
+        before, action = state.split(self.parts, -1)
+        seen = [torch.where(first, now, before), now, torch.where(first, torch.zeros_like(action), action)]
+        params = super().policy(torch.cat(seen, -1))[0]
+        return params.unsqueeze(0), torch.cat([now, params], -1)
 
 
 @dataclass(frozen=True)
@@ -136,9 +160,12 @@ class ActorNetwork:
     dueling: bool = hyperparameter(False, help="State value and advantages apart.")
     atoms: int = hyperparameter(1, low=1, high=2**16, help="Outputs per action; more than 1 for a distribution.")
     output_bound: float | None = hyperparameter(None, low=0, help="Last layer initialised from U(±bound), if given.")
+    remembers: bool = hyperparameter(False, help="Sees the observation before and its action then, too.")
 
     def __post_init__(self) -> None:
         check(self)
+        if self.remembers and self.kind != "deterministic":
+            raise UsageError(f"kind={self.kind!r} is not allowed with remembers=True; it must be 'deterministic'.")
 
     def distribution(self, space: gym.Space) -> Deterministic | SquashedGaussian | Categorical | Greedy:
         """What the outputs parametrise, for actions of this space."""
@@ -160,7 +187,7 @@ class ActorNetwork:
 
     def make(self, observation_space: gym.Space, action_space: gym.Space) -> Actor:
         """A freshly initialised actor for these spaces."""
-        return Actor(self, observation_space, action_space)
+        return (RememberingActor if self.remembers else Actor)(self, observation_space, action_space)
 
 
 class Scalar(nn.Module):

@@ -27,7 +27,7 @@ from surefoot.loops.common.kinds import Loop
 from surefoot.loops.common.optimizer import Adam
 from surefoot.loops.common.staging import staged
 from surefoot.loops.off_policy.method import OffPolicy
-from surefoot.loops.off_policy.nets import Batch, Function, gradient_step
+from surefoot.loops.off_policy.nets import Batch, Function, Weights, gradient_step
 from surefoot.models.agent import Agent, normalize_observation, normalized_keys, normalized_shapes
 from surefoot.models.device import chosen_device, computing_on
 from surefoot.models.distributions import Deterministic, SquashedGaussian, from_box
@@ -138,7 +138,8 @@ class Learner:
     def _collect(self, round_: int) -> Rollout:
         """Act for `train_every` steps and keep the transitions."""
         method = self.method
-        early = tree_map(Tensor.cpu, (self.weights[method.actor], self.scales(), self._progress()))
+        acting = {name: self.weights[name] for name in (method.actor, *method.others)}
+        early = tree_map(Tensor.cpu, (acting, self.scales(), self._progress()))
         first = round_ * method.train_every
         if self._policy is None:
             late = tensors(self.collector.observation), {k: x[0] for k, x in self._exploration.items()}
@@ -175,13 +176,12 @@ class Learner:
         return torch.full((self.num_seeds,), min(1.0, self.steps / max(1, self.total_steps)))
 
     def _policy_step(self, early: Any, late: Any) -> tuple[Tensor]:
-        """One step of all actors: the actions that the environments take."""
+        """One step of all that act: the actions that the environments take."""
         (vectors, scales, progress), (observation, noise) = early, late
 
-        def step(vector: Tensor, scales: Any, progress: Tensor, x: Any, noise: dict[str, Tensor]) -> Tensor:
-            params = self.actor(vector, normalize_observation(x, scales))
-            action = self.method.explore(self.actor.flat.module, params, noise, progress)  # type: ignore[arg-type]
-            return self.distribution.to_env(action)
+        def step(vectors: Any, scales: Any, progress: Tensor, x: Any, noise: dict[str, Tensor]) -> Tensor:
+            w = Weights(self.functions, vectors, {}, {})
+            return self.distribution.to_env(self.method.play(w, normalize_observation(x, scales), noise, progress))
 
         each = tree_map(lambda x: x.unflatten(0, (self.num_seeds, self.method.num_envs)), observation)
         action = over_seeds(step, self.num_seeds)(vectors, scales, progress, each, noise)
@@ -197,7 +197,7 @@ class Learner:
     def update(self) -> dict[str, Tensor]:
         """One gradient step of all networks that are due, and of the targets; metrics `[seeds]` by name."""
         batch, places = self.batch()
-        due = tuple(n for n, net in self.nets.items() if net.loss is not None and (self.updates + 1) % net.every == 0)
+        due = tuple(n for n, net in self.nets.items() if net.trained and (self.updates + 1) % net.every == 0)
         arguments = (self.weights, self.targets, self.adams, batch)
         with torch.no_grad(), computing_on(self.device):
             if due not in self._steps:
@@ -314,7 +314,8 @@ class Learner:
         facts |= {"smoothing": self.method.smoothing} if self.method.smoothing else {}
         scales = {key: tuple(x[index, 0].cpu() for x in pair) for key, pair in self.scales().items()}
         vector = self.weights[self.method.actor][index].cpu()
-        return Agent(self.network, self.observation_space, self.action_space, vector, scales, facts)  # type: ignore[arg-type]
+        spaces = self.method.agent_spaces(self.observation_space, self.action_space)
+        return Agent(self.network, *spaces, vector, scales, facts)  # type: ignore[arg-type]
 
 
 class Means:
@@ -354,6 +355,7 @@ def _learner(
 ) -> Learner:
     """`options` are those of `EnvOptions`. Each seed has the same environments as in a run of its own."""
     device = chosen_device(device)
+    env, options = method.training_env(env, **options)
     options = under_smoothing(options, method.smoothing)
     envs = opened(env, [s for seed in seeds for s in env_seeds(seed, method.num_envs)], compile, device, **options)
     try:

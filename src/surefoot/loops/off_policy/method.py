@@ -19,7 +19,7 @@ from surefoot.models.networks import ACTIVATIONS
 
 if TYPE_CHECKING:
     from surefoot.loops.off_policy.learner import Learner
-    from surefoot.loops.off_policy.nets import Net
+    from surefoot.loops.off_policy.nets import Net, Weights
 
 Noise = dict[str, np.ndarray]
 
@@ -65,7 +65,8 @@ class OffPolicy:
 
     # --- what a method is made of ------------------------------------------------------------------------------------
 
-    actor: ClassVar[str] = "actor"  # the network that acts
+    actor: ClassVar[str] = "actor"  # the network of the agent
+    others: ClassVar[tuple[str, ...]] = ()  # other networks that act in training, such as adversaries
 
     def actor_network(self) -> ActorNetwork:
         """The architecture of the network that acts."""
@@ -74,6 +75,14 @@ class OffPolicy:
     def networks(self, observation_space: gym.Space, action_space: gym.Space) -> dict[str, Net]:
         """The networks by name, in the order in which a gradient step updates them."""
         raise NotImplementedError
+
+    def training_env(self, env: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """The environment in which it trains, and the options with which that is made."""
+        return env, options
+
+    def agent_spaces(self, observation_space: gym.Space, action_space: gym.Space) -> tuple[gym.Space, gym.Space]:
+        """The spaces of the agent, which may be parts of those of the environment in which it trains."""
+        return observation_space, action_space
 
     def noise(self, size: int, action_space: gym.Space, generator: torch.Generator) -> dict[str, Tensor]:
         """The random numbers of a gradient step on `size` transitions, by name: `batch["noise"]` of the losses."""
@@ -92,6 +101,10 @@ class OffPolicy:
     def explore(self, module: Actor, params: Tensor, noise: dict[str, Tensor], progress: Tensor) -> Tensor:
         """The actions taken in training, as the actor's distribution has them; `progress` goes from 0 to 1."""
         raise NotImplementedError
+
+    def play(self, w: Weights, observation: Any, noise: dict[str, Tensor], progress: Tensor) -> Tensor:
+        """The actions taken in training, of all networks that act."""
+        return self.explore(w.module(self.actor), w(self.actor, observation), noise, progress)
 
     def objective(self) -> str:
         """What is minimised, as formulas."""

@@ -1,4 +1,4 @@
-"""The machine of off-policy methods: named networks, each with its loss, step size, period and target.
+"""The machine of off-policy methods: named networks, each with its loss (or rule), step size, period and target.
 
 One gradient step updates the networks in the order in which a method names them, each by the gradient of its own loss
 in its own weights, on one batch. It is a pure function, which is mapped over seeds and compiled as a whole.
@@ -28,7 +28,7 @@ class Net:
 
     Args:
         make: makes the module.
-        loss: what its weights minimise, and metrics; None for weights that are not trained.
+        loss: what its weights minimise, and metrics; None for weights that no gradient moves.
         learning_rate: of its Adam.
         every: gradient steps from one of its own to the next.
         copies: number of independent copies, whose outputs have a leading axis.
@@ -38,6 +38,7 @@ class Net:
         epsilon: Adam's ε.
         l2: λ of the penalty λ/2·‖weights‖², whose gradient Adam sees.
         decay: η of decoupled decay: a step also takes off `learning_rate·η·weights`.
+        rule: what its weights become in place of a step of Adam, and metrics; only without a loss.
     """
 
     make: Callable[[], nn.Module]
@@ -51,6 +52,12 @@ class Net:
     epsilon: float = 1e-8
     l2: float = 0.0
     decay: float = 0.0
+    rule: Loss | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether gradient steps change it."""
+        return self.loss is not None or self.rule is not None
 
 
 class Function:
@@ -98,6 +105,14 @@ class Weights:
         """The output of a network before this gradient step changed it, without a gradient."""
         return self.functions[name](self.start[name].detach(), *inputs)
 
+    def renamed(self, **names: str) -> Weights:
+        """The same with networks under other names too, for losses that use those: `w.renamed(actor="adversary")`."""
+
+        def also(part: Mapping[str, Any]) -> dict[str, Any]:
+            return {**part, **{new: part[old] for new, old in names.items() if old in part}}
+
+        return Weights(also(self.functions), also(self.now), also(self.targets), also(self.start))
+
     def module(self, name: str) -> Any:
         """The module of a network, for what is not its weights."""
         return self.functions[name].flat.module
@@ -115,6 +130,10 @@ def gradient_step(
         now, averages, metrics = dict(weights), dict(adams), {}
         for name in due:
             net = nets[name]
+            if net.rule is not None:
+                now[name], found = net.rule(Weights(functions, now, targets, weights), batch)
+                metrics |= found
+                continue
 
             def loss(vector: Tensor, name: str = name, net: Net = net) -> tuple[Tensor, dict[str, Tensor]]:
                 assert net.loss is not None

@@ -50,19 +50,27 @@ class TD3(OffPolicy):
 
     def critic_loss(self, w: Weights, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared errors of all critics against the smallest target."""
-        following = smoothed(
-            w.target("actor", batch["next_observation"]), batch["noise"]["target"], self.target_noise, self.target_clip
-        )
-        value = lowest(w.target("critic", batch["next_observation"], following))
+        value = lowest(w.target("critic", batch["next_observation"], self.following(w, batch)))
         target = bootstrapped(batch["reward"], batch["discount"], value)
-        values = w("critic", batch["observation"], batch["action"])
+        values = w("critic", batch["observation"], self.judged(batch["action"], batch))
         errors = (values - target).reshape(-1, len(target))
         loss = (batch["weight"] * errors**2).mean(-1).sum()
         return loss, {"critic_loss": loss.detach(), "q": values.mean().detach(), "td_errors": errors[0].detach()}
 
+    def following(self, w: Weights, batch: Batch) -> Tensor:
+        """The smoothed target policy's next action, as the critic sees it."""
+        action = w.target("actor", batch["next_observation"])
+        smooth = smoothed(action, batch["noise"]["target"], self.target_noise, self.target_clip)
+        return self.judged(smooth, batch)
+
+    def judged(self, action: Tensor, batch: Batch) -> Tensor:
+        """What the critic sees of an action, and besides it."""
+        return action
+
     def actor_loss(self, w: Weights, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The first critic's value of the actor's action, negated."""
-        values = w.fixed("critic", batch["observation"], w("actor", batch["observation"]))
+        action = self.judged(w("actor", batch["observation"]), batch)
+        values = w.fixed("critic", batch["observation"], action)
         loss = -values.reshape(-1, len(batch["reward"]))[0].mean()
         return loss, {"actor_loss": loss.detach()}
 
