@@ -79,7 +79,7 @@ def markdown(claim: Claim, records: Sequence[Record], figure: str = "") -> str:
         shown_columns = [c for c in COLUMNS if c != "paper" or any(part.published for part in of(claim, name))]
         lines += ["| " + " | ".join(shown_columns) + " |", "|" + "---|" * len(shown_columns)]
         for part in of(claim, name):
-            row = dict(zip(COLUMNS, cells(part, found.get(part.name)), strict=True))
+            row: dict[str, str] = dict(zip(COLUMNS, cells(part, found.get(part.name)), strict=True))
             row["part"] = f"**{part.name}**" if part.role == "primary" else part.name
             lines.append("| " + " | ".join(row[column] for column in shown_columns) + " |")
         lines.append("")
