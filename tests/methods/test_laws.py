@@ -154,6 +154,7 @@ def test_explain_shows_formula_steps_and_every_hyperparameter(slug):
     for heading in ("OBJECTIVE", "ALGORITHM", "HYPERPARAMETERS"):
         assert heading in text
     method = catalogue.method_class(slug)
-    table = [line.split()[0] for line in text.partition("HYPERPARAMETERS")[2].splitlines() if line.startswith("  ")]
+    listed = text.partition("HYPERPARAMETERS")[2].partition("\nCLAIM\n")[0].partition("\nPRESETS")[0]
+    table = [line.split()[0] for line in listed.splitlines() if line.startswith("  ")]
     for field in dataclasses.fields(method):
         assert (field.name in table) == (field.name not in {*method.without_effect, "parts"}), field.name

@@ -190,7 +190,7 @@ def test_explain_shows_formula_steps_and_every_hyperparameter(slug):
     method = catalogue.method_class(slug)
     table = [
         line.split()[0]
-        for line in text.partition("HYPERPARAMETERS")[2].partition("\nCLAIM")[0].splitlines()
+        for line in text.partition("HYPERPARAMETERS")[2].partition("\nCLAIM")[0].partition("\nPRESETS")[0].splitlines()
         if line.startswith("  ")
     ]
     for field in dataclasses.fields(method):

@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from surefoot.claims.control import props as bandit
+from surefoot.claims.control import sampling_bandit as bandit
 from surefoot.errors import UsageError
 from surefoot.loops.common.run import make_learner
 from surefoot.loops.on_policy.learner import Learner
@@ -490,7 +490,7 @@ def test_the_error_of_every_policy_is_above_zero(policy):
 
 def test_draws_are_a_better_sample_than_those_of_the_policy():
     seeds = range(100, 112)
-    error = {arm: torch.tensor(bandit.fixed_policy(seeds, arm)["128"]) for arm in bandit.SAMPLERS}
+    error = {arm: torch.tensor(bandit.fixed_policy(arm, seeds)["128"]) for arm in bandit.SAMPLERS}
     assert error["on-policy"].mean() == pytest.approx(6 / 128, rel=0.3)
     assert error["matching"].mean() < error["props"].mean() < 0.9 * error["on-policy"].mean()
     assert error["ros"].mean() < 0.9 * error["on-policy"].mean()
