@@ -386,7 +386,7 @@ def test_all_claims_of_a_tier_run_where_no_record_covers_them(capsys, monkeypatc
     made, asked = records.claim("ppo"), []
     monkeypatch.setattr(records, "claimed", lambda: ["spo", "ppo"])
 
-    def run(claim, folder, *, tier, seeds):
+    def run(claim, folder, *, tier, experiment, seeds):
         asked.append((claim.slug, tier))
         if claim.slug == "spo":
             raise RuntimeError("torn")
@@ -422,6 +422,8 @@ def test_the_status_of_claims(capsys, tmp_path):
         ([], "give the slug of a paper, or --tier for all papers, or --status"),
         (["ppo", "--status", "--tier", "mechanism"], "--status shows records and runs nothing"),
         (["ppo", "--seeds", "0"], "seeds='0' is not allowed"),
+        (["ppo", "--experiment", "table"], "experiment='table' is unknown. Did you mean 'table 1'"),
+        (["--experiment", "table 1", "--tier", "instance"], "--experiment table 1 needs the slug of its paper"),
         (["spp"], "No paper is called 'spp'. Did you mean"),
     ],
 )

@@ -16,11 +16,12 @@ def claim(
     slug: Annotated[str, arg(metavar="[SLUG]")] = "",
     /,
     tier: Literal["mechanism", "miniature", "instance"] | None = None,
+    experiment: str | None = None,
     seeds: str | None = None,
     out: Path | None = None,
     status: bool = False,
 ) -> None:
-    """Show how a paper's claim stands, part by part; --tier and --seeds run its experiments.
+    """Show how a paper's claim stands, part by part; --tier, --experiment and --seeds run its experiments.
 
     Without a slug, --tier runs what no record in the folder covers yet, for all papers.
 
@@ -28,6 +29,7 @@ def claim(
         slug: Slug of the paper.
         tier: Run the experiments of one tier: mechanism (seconds), miniature (ours, minutes), instance (the paper's
             own, hours).
+        experiment: Run the experiment of this name alone, such as "table 1".
         seeds: Random seeds, if not the experiments' own: 20 for 0 to 19, 100:120 for 100 to 119.
         out: Folder for the records of a run; surefoot-claims by default. Without a run, show the records in it.
         status: List what is stale, unstable, void, underpowered or not run, and why.
@@ -37,12 +39,14 @@ def claim(
 
     slugs = [slug] if slug else records.claimed()
     if status:
-        if tier or seeds:
-            raise UsageError("--status shows records and runs nothing; leave out --tier and --seeds.")
+        if tier or experiment or seeds:
+            raise UsageError("--status shows records and runs nothing; leave out --tier, --experiment and --seeds.")
         return _claims_status([records.claim(each) for each in slugs], out or records.SHIPPED)
     if not slug and not tier:
         raise UsageError("give the slug of a paper, or --tier for all papers, or --status.")
-    if not tier and not seeds:
+    if experiment and not slug:
+        raise UsageError(f"--experiment {experiment} needs the slug of its paper.")
+    if not (tier or experiment or seeds):
         found = records.claim(slug)
         return print(text(found, records.read(found, out or records.SHIPPED)[0]))
     numbers, broken = None if seeds is None else running.seeds_of(seeds), []
@@ -51,7 +55,7 @@ def claim(
         if not slug and not running.missing(found, out or running.HOME, tier, numbers):
             continue
         try:
-            made = running.run(found, out or running.HOME, tier=tier, seeds=numbers)
+            made = running.run(found, out or running.HOME, tier=tier, experiment=experiment, seeds=numbers)
             print(text(found, made) + "\n", flush=True)
         except Exception as error:
             if slug:

@@ -149,6 +149,11 @@ def test_nothing_is_overwritten(fake, tmp_path):
     assert all(p.exists() for p in paths) and not list(paths[0].parent.glob(".*"))
 
 
+def test_one_experiment_by_name(fake, tmp_path):
+    (made,) = running.run(fake(), tmp_path, experiment="identity")
+    assert made.experiment == "identity"
+
+
 def test_what_is_missing(fake, tmp_path):
     claim = fake()
     assert running.missing(claim, tmp_path, None, None) == ["identity", "race"]

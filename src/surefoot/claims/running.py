@@ -17,7 +17,7 @@ import torch
 
 from surefoot.claims.parts import TIERS, Claim, Experiment
 from surefoot.claims.records import Record, declared, keep, named, read, spec
-from surefoot.errors import UsageError
+from surefoot.errors import UsageError, nearest
 from surefoot.files import write_whole
 from surefoot.loops.common.run import versions
 
@@ -25,11 +25,15 @@ HOME = Path("surefoot-claims")
 """Where records go unless a folder is named: in the current folder, never in the package."""
 
 
-def chosen(claim: Claim, tier: str | None) -> dict[str, Experiment]:
-    """The experiments of a tier, or all of them."""
+def chosen(claim: Claim, tier: str | None, experiment: str | None = None) -> dict[str, Experiment]:
+    """The experiments of a tier or the one of a name, or all of them."""
+    if experiment is not None and experiment not in claim.experiments:
+        raise UsageError(f"experiment={experiment!r} is unknown. {nearest(experiment, claim.experiments)}")
     if tier is not None and tier not in TIERS:
         raise UsageError(f"tier={tier!r} is not allowed; it must be one of {', '.join(TIERS)}.")
-    found = {name: one for name, one in claim.experiments.items() if tier in (None, one.tier)}
+    found = {
+        name: one for name, one in claim.experiments.items() if tier in (None, one.tier) and experiment in (None, name)
+    }
     if not found:
         there = ", ".join(known for known in TIERS if known in {one.tier for one in claim.experiments.values()})
         raise UsageError(f"{claim.slug} has no experiment of tier {tier!r}; it has {there}. {claim.not_run}".strip())
@@ -61,7 +65,12 @@ def seeds_of(text: str) -> list[int]:
 
 
 def run(
-    claim: Claim, folder: Path = HOME, *, tier: str | None = None, seeds: Sequence[int] | None = None
+    claim: Claim,
+    folder: Path = HOME,
+    *,
+    tier: str | None = None,
+    experiment: str | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> list[Record]:
     """Run a claim's experiments (of one tier) and keep each record as soon as it is there. A run that was stopped goes
     on after the last piece that it finished.
@@ -70,19 +79,20 @@ def run(
         claim: what is examined.
         folder: where records go.
         tier: "mechanism", "miniature" or "instance"; all if not given.
+        experiment: the name of one experiment; all if not given.
         seeds: other seeds than the experiments' own, 0 to n − 1.
     """
-    experiments, threads, records = chosen(claim, tier), torch.get_num_threads(), []
+    experiments, threads, records = chosen(claim, tier, experiment), torch.get_num_threads(), []
     try:
         torch.set_num_threads(1)
-        for name, experiment in experiments.items():
-            wanted, began = list(range(experiment.seeds) if seeds is None else seeds), time.time()
-            place = folder / claim.slug / spec(experiment) / f".{name.replace(' ', '-')}-{named(wanted)}"
+        for name, one in experiments.items():
+            wanted, began = list(range(one.seeds) if seeds is None else seeds), time.time()
+            place = folder / claim.slug / spec(one) / f".{name.replace(' ', '-')}-{named(wanted)}"
             try:
                 place.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UsageError(f"{folder} cannot be written ({error}). Name another folder with --out.") from error
-            pieces = {each: _piece(place, each, measure, wanted) for each, measure in experiment.measure.items()}
+            pieces = {each: _piece(place, each, measure, wanted) for each, measure in one.measure.items()}
             date, minutes = (
                 time.strftime("%Y-%m-%d", time.gmtime(began)),
                 sum(piece["minutes"] for piece in pieces.values()),
