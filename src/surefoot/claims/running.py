@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,8 +97,12 @@ def run(
                 time.strftime("%Y-%m-%d", time.gmtime(began)),
                 sum(piece["minutes"] for piece in pieces.values()),
             )
+            command = f"surefoot claim {claim.slug} --experiment {shlex.quote(name)}"
+            command += "" if seeds is None else f" --seeds {wanted[0]}:{wanted[-1] + 1}"
             measurements = {each: piece["measured"] for each, piece in pieces.items()}
-            record = Record(name, tuple(wanted), date, round(minutes, 2), measurements, declared(claim, name), facts())
+            record = Record(
+                name, tuple(wanted), date, round(minutes, 2), measurements, declared(claim, name), facts(command)
+            )
             keep(record, claim, folder)
             records.append(record)
             shutil.rmtree(place)
@@ -118,12 +122,10 @@ def _piece(place: Path, name: str, measure: Callable[[Sequence[int]], Any], seed
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def facts() -> dict[str, Any]:
-    """What a result may depend on besides its seeds."""
+def facts(command: str) -> dict[str, Any]:
+    """What a result may depend on besides its seeds, and the command that repeats it."""
     machine = {"system": platform.system(), "processor": _processor()}
-    return {"command": " ".join(["surefoot", *sys.argv[1:]]), "commit": _commit(), "threads": 1, "machine": machine} | {
-        "versions": versions()
-    }
+    return {"command": command, "commit": _commit(), "threads": 1, "machine": machine} | {"versions": versions()}
 
 
 def _processor() -> str:
