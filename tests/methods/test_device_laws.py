@@ -208,8 +208,8 @@ def test_a_run_says_its_device_and_resumes_on_another(slug, env, steps, tmp_path
     begun, whole = ({"run_dir": tmp_path / name, "loggers": ()} for name in ("begun", "whole"))
     with monkeypatch.context() as there, pretended() as device:
         there.setattr(torch.cuda, "is_available", lambda: True)
-        for kind in ("on_policy", "tabular"):
-            there.setattr(f"surefoot.loops.{kind}.learner.chosen_device", lambda name: device)
+        for module in ("common.env_options", "tabular.learner"):
+            there.setattr(f"surefoot.loops.{module}.chosen_device", lambda name: device)
         run = sf.train(slug, env, steps, device="cuda", callbacks=lambda learner, _: True, **begun)
     assert run.config["env"]["device"] == "cuda" and not run.finished
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -1,21 +1,23 @@
-"""The environment and device options of a run, and how they are recorded."""
+"""The environment and device options of a run, how they are recorded, and the loops that take them."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from surefoot.envs import describe, make, make_as
+from surefoot.envs import describe, env_seeds, make, make_as
 from surefoot.envs.make import PATIENCE
-from surefoot.envs.names import check_origin
+from surefoot.envs.names import check_origin, check_recorded
 from surefoot.envs.perturbed import under
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
+from surefoot.loops.common.kinds import Loop
 from surefoot.models.device import chosen_device, device_option
 from surefoot.perturbations import ObservationNoise, Perturbation
 
@@ -84,3 +86,42 @@ def opened(env: Any, seeds: Sequence[int], compile: str, device: str, **options:
         return make(env, len(seeds), seed=seeds, **options)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+
+
+def environment_loop(learner: Callable[..., Any], training_env: Callable[..., Any] | None = None) -> Loop:
+    """The kind of loop whose learner, `learner(method, envs, seeds, steps, …)`, trains in environments; a method's own
+    `training_env(method, env, **options)` says in which, if not in the one that is given."""
+
+    def start(
+        method: Any,
+        env: Any,
+        seeds: Sequence[int],
+        steps: int,
+        *,
+        compile: str = "off",
+        log: Path | None = None,
+        device: str = "cpu",
+        **options: Any,
+    ) -> Any:
+        """`options` are those of `EnvOptions`. Each seed has the same environments as in a run of its own."""
+        device = chosen_device(device)
+        if training_env is not None:
+            env, options = training_env(method, env, **options)
+        options = under_smoothing(options, method.smoothing)
+        envs = opened(env, [s for seed in seeds for s in env_seeds(seed, method.num_envs)], compile, device, **options)
+        try:
+            compile = compile if device == "cpu" else "off"
+            return learner(method, envs, seeds, steps, log=log, compile=compile, device=device)
+        except BaseException:
+            envs.close()
+            raise
+
+    return Loop(
+        described,
+        start,
+        single,
+        measured="steps",
+        env_help="Gymnasium or EnvPool id, or module:factory.",
+        options=EnvOptions,
+        check_recorded=check_recorded,
+    )

@@ -17,19 +17,16 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from surefoot.data.replay import Replay, joined
-from surefoot.envs import env_seeds
-from surefoot.envs.names import check_recorded
 from surefoot.errors import UsageError
 from surefoot.loops.common.collect import Arrays, Collector, Episodes, Rollout, tensors
 from surefoot.loops.common.compile import as_set
-from surefoot.loops.common.env_options import EnvOptions, described, opened, single, under_smoothing
-from surefoot.loops.common.kinds import Loop
+from surefoot.loops.common.env_options import environment_loop
 from surefoot.loops.common.optimizer import Adam
 from surefoot.loops.common.staging import staged
 from surefoot.loops.off_policy.method import OffPolicy
 from surefoot.loops.off_policy.nets import Batch, Function, Weights, gradient_step
 from surefoot.models.agent import Agent, normalize_observation, normalized_keys, normalized_shapes
-from surefoot.models.device import chosen_device, computing_on
+from surefoot.models.device import computing_on
 from surefoot.models.distributions import Deterministic, SquashedGaussian, from_box
 from surefoot.models.functional import initial, over_seeds
 from surefoot.models.normalizers import Moments
@@ -339,39 +336,4 @@ class Means:
         return {name: total / self.counts[name] for name, total in self.sums.items()}
 
 
-# --- connecting a run and its environments ---------------------------------------------------------------------------
-
-
-def _learner(
-    method: OffPolicy,
-    env: Any,
-    seeds: Sequence[int],
-    steps: int,
-    *,
-    compile: str = "off",
-    log: Path | None = None,
-    device: str = "cpu",
-    **options: Any,
-) -> Learner:
-    """`options` are those of `EnvOptions`. Each seed has the same environments as in a run of its own."""
-    device = chosen_device(device)
-    env, options = method.training_env(env, **options)
-    options = under_smoothing(options, method.smoothing)
-    envs = opened(env, [s for seed in seeds for s in env_seeds(seed, method.num_envs)], compile, device, **options)
-    try:
-        compile = compile if device == "cpu" else "off"
-        return Learner(method, envs, seeds, steps, log=log, compile=compile, device=device)
-    except BaseException:
-        envs.close()
-        raise
-
-
-LOOP = Loop(
-    described,
-    _learner,
-    single,
-    measured="steps",
-    env_help="Gymnasium or EnvPool id, or module:factory.",
-    options=EnvOptions,
-    check_recorded=check_recorded,
-)
+LOOP = environment_loop(Learner, lambda method, env, **options: method.training_env(env, **options))

@@ -16,18 +16,15 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from surefoot.envs import env_seeds
-from surefoot.envs.names import check_recorded
 from surefoot.errors import UsageError
 from surefoot.loops.common.collect import Arrays, Collector, Episodes, Rollout, map_observation, tensors
 from surefoot.loops.common.compile import as_set
-from surefoot.loops.common.env_options import EnvOptions, described, opened, single, under_smoothing
-from surefoot.loops.common.kinds import Loop
+from surefoot.loops.common.env_options import environment_loop
 from surefoot.loops.common.optimizer import Adam
 from surefoot.loops.common.staging import staged
 from surefoot.loops.on_policy.method import Batch, OnPolicy, gradient_step, pick, take
 from surefoot.models.agent import Agent, normalize_observation, normalized_keys, normalized_shapes, normalized_since
-from surefoot.models.device import CPU, chosen_device, computing_on
+from surefoot.models.device import CPU, computing_on
 from surefoot.models.distributions import check_reach
 from surefoot.models.functional import Model, initial, over_seeds
 from surefoot.models.networks import ActorCritic, Observation
@@ -348,38 +345,4 @@ class Learner:
         return Agent(self.network, self.observation_space, self.action_space, vector, scales, facts)  # type: ignore[arg-type]
 
 
-# --- connecting a run and its environments ---------------------------------------------------------------------------
-
-
-def _learner(
-    method: OnPolicy,
-    env: Any,
-    seeds: Sequence[int],
-    steps: int,
-    *,
-    compile: str = "off",
-    log: Path | None = None,
-    device: str = "cpu",
-    **options: Any,
-) -> Learner:
-    """`options` are those of `EnvOptions`. Each seed has the same environments as in a run of its own."""
-    device = chosen_device(device)
-    options = under_smoothing(options, method.smoothing)
-    envs = opened(env, [s for seed in seeds for s in env_seeds(seed, method.num_envs)], compile, device, **options)
-    try:
-        compile = compile if device == "cpu" else "off"
-        return Learner(method, envs, seeds, steps, log=log, compile=compile, device=device)
-    except BaseException:
-        envs.close()
-        raise
-
-
-LOOP = Loop(
-    described,
-    _learner,
-    single,
-    measured="steps",
-    env_help="Gymnasium or EnvPool id, or module:factory.",
-    options=EnvOptions,
-    check_recorded=check_recorded,
-)
+LOOP = environment_loop(Learner)
