@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -50,6 +50,21 @@ class Logged:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """Where a run is, and what its method remembers."""
+
+    step: int = 0  # iterations before this one
+    total: int = 1  # iterations of the whole run
+    learning_rate: float = 0.0  # of this iteration
+    memory: Mapping[str, Tensor] = field(default_factory=dict)  # the method's own tensors, which checkpoints contain
+
+    @property
+    def share(self) -> float:
+        """The share of the run that is behind, in [0, 1]."""
+        return min(1.0, self.step / max(1, self.total))
+
+
+@dataclass(frozen=True)
 class Rollout:
     """Completions of some prompts, and their rewards."""
 
@@ -62,8 +77,9 @@ class Rollout:
     components: dict[str, Float[Tensor, "prompts samples"]]
     truncated: Bool[Tensor, "prompts samples"]  # stopped by the limit, not finished
     demonstrations: Sequences | None = None  # one row per prompt, if all prompts have one
-    judged: TokenStatistics | None = None  # the model's statistics before the update, if it has a critic
+    judged: TokenStatistics | None = None  # the model's statistics before the update, if the method reads them
     logged: Logged = field(default_factory=Logged)  # by the reward functions
+    progress: Progress = field(default_factory=Progress)
 
     @property
     def lengths(self) -> Int[Tensor, "prompts samples"]:
@@ -99,6 +115,7 @@ class Rollout:
             self.truncated[keep],
             None if self.demonstrations is None else self.demonstrations[keep],
             None if self.judged is None else self.judged.each(lambda x: x[rows, :width]),
+            progress=self.progress,
         )
 
 
@@ -118,11 +135,14 @@ def joined(rollouts: Sequence[Rollout]) -> Rollout:
         {name: torch.cat([r.components[name] for r in rollouts]) for name in rollouts[0].components},
         torch.cat([r.truncated for r in rollouts]),
         None if not shown else concatenate(shown),
+        progress=rollouts[0].progress,
     )
 
 
 def measured(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Metrics of rollouts."""
+    if not rollouts:
+        return {"batches": 0}
     every = joined(rollouts)
     if not every.texts:
         return {"batches": len(rollouts)}
