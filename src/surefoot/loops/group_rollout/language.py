@@ -18,7 +18,7 @@ from surefoot.envs.language.prompt_env import PromptEnv
 from surefoot.envs.language.task import number
 from surefoot.envs.names import check_named, imported, remembered
 from surefoot.errors import UsageError
-from surefoot.hyperparameters import check, hyperparameter
+from surefoot.hyperparameters import build, check, hyperparameter
 from surefoot.loops.common import distributed
 from surefoot.loops.common.kinds import Loop
 from surefoot.loops.group_rollout.learner import PATIENCE, LanguageLearner
@@ -31,6 +31,7 @@ from surefoot.models.language.generation import Engine, generate, in_pieces
 from surefoot.models.language.loading import check_options, load_model, whole_path, with_lora
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.nano import Nano, nano
+from surefoot.models.language.sampling import Sampling
 from surefoot.models.language.states import checkpoint_activations, checkpoints_activations
 from surefoot.models.language.text import TextSettings
 from surefoot.models.language.vllm_engine import VLLM
@@ -61,6 +62,11 @@ class LanguageOptions:
     )
     engine: str = hyperparameter("own", choices=tuple(ENGINES), help="Generation engine.")
     stop: tuple[str, ...] = hyperparameter((), help="Stop strings: texts that end a completion.")
+    sampling: Any = hyperparameter(
+        None,
+        help="Truncation of the distribution that tokens are drawn from, such as top_p=0.95,top_k=50; also min_p and "
+        "repetition_penalty. By default none.",
+    )
     generation_batch: int | None = hyperparameter(
         None, low=1, help="Completions generated at a time; by default all of a step."
     )
@@ -95,6 +101,23 @@ class LanguageOptions:
         chosen_device(self.device)
         _check_model_options(self.model_options or {})
         TextSettings(self.chat_template_kwargs or {})
+        sampling(self.sampling)
+
+
+def sampling(given: Any) -> Sampling:
+    """Settings of sampling from a dictionary, or from a text such as `top_p=0.95,top_k=50`.
+
+    Raises:
+        UsageError: a name is unknown, or a value is out of range.
+    """
+    if isinstance(given, str):
+        pairs = [part.partition("=") for part in given.split(",")]
+        given = {name.strip(): number(value) for name, _, value in pairs}
+    if isinstance(given, Sampling):
+        return given
+    if not isinstance(given, Mapping | None):
+        raise UsageError(f"sampling={given!r} is not allowed; give settings by name, such as dict(top_p=0.95).")
+    return build(Sampling, given or {})
 
 
 def _check_model_options(options: Any) -> None:
@@ -174,6 +197,7 @@ def _describe(env: Any, **options: Any) -> dict[str, Any]:
         "test_data": None if test is None else _file_name(test),
         "model": _model_name(model),
         "stop": list(options["stop"]),
+        "sampling": sampling(options["sampling"]).named(),
         "reward": None if functions is None else [f if isinstance(f, str) else _name(f) for f in functions],
         "reward_weights": weights,
     }
@@ -290,6 +314,7 @@ def _learner(
         total_steps=steps,
         learning_rate=method.learning_rate or rate,
         stop=given.stop,
+        sampling=sampling(given.sampling),
         sharding=given.sharding,
         patience=given.patience,
         run=None if log is None else log.parent,

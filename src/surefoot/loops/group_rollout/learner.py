@@ -31,8 +31,9 @@ from surefoot.loops.group_rollout.rollout import Progress, Rollout, measured
 from surefoot.loops.group_rollout.separable import check_loss
 from surefoot.loops.group_rollout.writing import Writer
 from surefoot.models.language.agent import LanguageAgent
-from surefoot.models.language.generation import Engine
+from surefoot.models.language.generation import WHOLE, Engine
 from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.sampling import Sampling
 from surefoot.seeding import torch_stream
 
 PATIENCE = 20  # consecutive iterations in which there may be nothing to learn from
@@ -56,6 +57,7 @@ class LanguageLearner:
         total_steps: int = 200,
         learning_rate: float = 1e-6,
         stop: Sequence[str] = (),
+        sampling: Sampling = WHOLE,
         sharding: str = "none",
         patience: int | None = PATIENCE,
         run: Path | None = None,
@@ -72,7 +74,8 @@ class LanguageLearner:
         self.learned = 0  # iterations up to the last one in which there was something to learn from
         self.skipped = 0  # prompts that were too long
         self.checked = False  # whether the method's loss was checked
-        self.trusted = False  # whether the engine was found to generate with the model's weights
+        # Whether the engine was found to generate with the model's weights; truncated distributions differ in any case.
+        self.trusted = not sampling.whole
         method.prepare(model)
         distributed.agree(model.parameters().values())
         if method.kl:
@@ -84,7 +87,7 @@ class LanguageLearner:
 
             model = shard(model)
         self.model = model
-        self.writer = Writer(model, engine, rewards, self.stop)
+        self.writer = Writer(model, engine, rewards, self.stop, sampling)
         self.memory: Mapping[str, Tensor] = method.memory(model, task)
         self.estimator = LanguageEstimator(method, model)
         self.weights = model.parameters()
@@ -358,8 +361,9 @@ class LanguageLearner:
 
     def agent(self, index: int = 0, **facts: Any) -> LanguageAgent:
         """The current model, and its sampling settings."""
-        sampling = {"max_tokens": self.method.max_tokens, "temperature": self.method.temperature}
-        return LanguageAgent(self.model.whole(), {**sampling, "stop": list(self.stop), **facts})
+        settings = {"max_tokens": self.method.max_tokens, "temperature": self.method.temperature}
+        settings |= {"stop": list(self.stop), "sampling": self.writer.sampling.named()}
+        return LanguageAgent(self.model.whole(), {**settings, **facts})
 
     def lost(self) -> list[int]:
         """The seed, if a weight is not finite."""

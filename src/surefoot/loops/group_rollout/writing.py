@@ -13,8 +13,9 @@ from surefoot.envs.language import Example
 from surefoot.loops.common import distributed
 from surefoot.loops.group_rollout.rewards import Rewards
 from surefoot.loops.group_rollout.rollout import Logged, Progress, Rollout, gathered
-from surefoot.models.language.generation import Completions, Engine
+from surefoot.models.language.generation import WHOLE, Completions, Engine
 from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.sampling import Sampling
 from surefoot.models.language.sequences import join
 
 
@@ -26,6 +27,7 @@ class Writer:
     engine: Engine
     rewards: Rewards
     stop: tuple[str, ...] = ()
+    sampling: Sampling = WHOLE
 
     def __call__(
         self,
@@ -45,7 +47,12 @@ class Writer:
         found, mine = Completions([], [], []), distributed.block(len(prompts))
         if samples:
             found = self.engine(
-                self.model.whole(), prompts[mine], uniform[mine], temperature=temperature, stop=self.stop
+                self.model.whole(),
+                prompts[mine],
+                uniform[mine],
+                temperature=temperature,
+                stop=self.stop,
+                sampling=self.sampling,
             )
         texts = self.model.decode(found.tokens)
         logged = Logged()
