@@ -100,3 +100,8 @@ def number(text: str) -> Any:
         except ValueError:
             continue
     return text
+
+
+def messages(prompt: Any) -> bool:
+    """Whether a prompt is a list of chat messages."""
+    return isinstance(prompt, list) and all(isinstance(m, Mapping) and {"role", "content"} <= m.keys() for m in prompt)

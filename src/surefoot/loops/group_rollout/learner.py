@@ -165,9 +165,13 @@ class LanguageLearner:
         return self._written(torch.arange(count), examples, 1, 0.0)
 
     def _written(self, index: Tensor, examples: list[Example], samples: int, temperature: float) -> Rollout:
-        stream = torch_stream(self.seeds[0], "completions", self.batches)
-        uniform = torch.rand(len(examples), samples, self.method.max_tokens, generator=stream)
+        batch, size = self.batches, (len(examples), samples, self.method.max_tokens)
         self.batches += 1
+
+        def uniform(turn: int) -> Tensor:
+            name = f"completions, turn {turn}" if turn else "completions"
+            return torch.rand(size, generator=torch_stream(self.seeds[0], name, batch))
+
         return self.writer(index, examples, uniform, temperature=temperature, progress=self.progress)
 
     def _check_advantages(self, terms: list[Term], rollout: Rollout) -> None:

@@ -16,14 +16,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.envs.language import Example, Task
+from surefoot.envs.language.episodes import Conversations
 from surefoot.errors import UsageError
 
 RewardFunction = Callable[..., Any]
 """`f(prompts=…, completions=…, completion_ids=…, answer=…, log_metric=…, log_extra=…, **fields)`: lists with one entry
 for each completion, giving one number for each, or None where it does not apply. It may be a coroutine function. Where
 the prompt is a list of messages, so is the completion. `answer` is text, the columns of the data come under their own
-names. `log_metric(name, value)` adds `log/name` to the metrics, `log_extra(column, values)` the mean of a column of
-numbers as `log/extra/column`."""
+names, and so do the `turn_rewards` of episodes of several turns. `log_metric(name, value)` adds `log/name` to the
+metrics, `log_extra(column, values)` the mean of a column of numbers as `log/extra/column`."""
 
 Log = Callable[[str, Sequence[Any]], None]
 OFFERED = ("completion_ids", "log_metric", "log_extra")  # passed to a function that takes them
@@ -42,11 +43,12 @@ class Rewards:
     def __call__(
         self,
         examples: Sequence[Example],
-        completions: Sequence[str],
+        completions: Sequence[Any],
         tokens: Sequence[Sequence[int]] | None = None,
         log: Log = lambda name, values: None,
     ) -> tuple[Float[Tensor, " rows"], dict[str, Float[Tensor, " rows"]]]:
-        """The weighted sum for every completion, and its components.
+        """The weighted sum for every completion, and its components. An episode of several turns is a completion too: a
+        text, or all of its messages.
 
         `tokens` are the tokens of each completion, passed to functions as `completion_ids`; if only texts are known,
         they are their UTF-8 bytes. `log` receives what the functions log, by name.
@@ -89,6 +91,7 @@ class Rewards:
         """The rewards; a `UsageError` if nothing defines the reward of a completion, or if a function takes an argument
         that it will not be passed."""
         columns = dict.fromkeys(("prompts", "completions", "answer", *OFFERED, *self.task.example(0).fields))
+        columns |= {"turn_rewards": None} if isinstance(self.task, Conversations) else {}
         for name, function in self.functions.items():
             _accepted(name, function, columns)
         if not (self.task.verified or self.functions):
@@ -156,9 +159,11 @@ def make_rewards(task: Task, functions: Any, weights: Sequence[float] | None) ->
     return Rewards(task, dict(zip(names, given)), tuple(map(float, chosen)))
 
 
-def _as_prompted(prompt: Any, text: str) -> Any:
-    """A completion in the form of its prompt: text, or a message."""
-    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+def _as_prompted(prompt: Any, completion: Any) -> Any:
+    """A completion in the form of its prompt: text, or messages."""
+    if isinstance(prompt, str) or not isinstance(completion, str):
+        return completion
+    return [{"role": "assistant", "content": completion}]
 
 
 def _accepted(name: str, function: RewardFunction, columns: Mapping[str, Any]) -> dict[str, Any]:

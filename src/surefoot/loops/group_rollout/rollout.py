@@ -79,6 +79,8 @@ class Rollout:
     demonstrations: Sequences | None = None  # one row per prompt, if all prompts have one
     judged: TokenStatistics | None = None  # the model's statistics before the update, if the method reads them
     logged: Logged = field(default_factory=Logged)  # by the reward functions
+    turn: Int[Tensor, "rows length"] | None = None  # in which turn the model wrote each token, −1 if it did not
+    turn_rewards: Float[Tensor, "rows turns"] | None = None  # of the environment; 0 after the end of an episode
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -115,6 +117,8 @@ class Rollout:
             self.truncated[keep],
             None if self.demonstrations is None else self.demonstrations[keep],
             None if self.judged is None else self.judged.each(lambda x: x[rows, :width]),
+            turn=None if self.turn is None else self.turn[rows, :width],
+            turn_rewards=None if self.turn_rewards is None else self.turn_rewards[rows],
             progress=self.progress,
         )
 
@@ -125,16 +129,24 @@ def joined(rollouts: Sequence[Rollout]) -> Rollout:
     shown = [r.demonstrations for r in rollouts if r.demonstrations is not None]
     shown = shown if len(shown) == len(rollouts) else []
     width = sequences.tokens.shape[1]
+
+    def padded(x: Tensor, value: float = 0) -> Tensor:
+        return torch.nn.functional.pad(x, (0, width - x.shape[1]), value=value)
+
+    turns = [r.turn for r in rollouts if r.turn is not None]
+    gains = [r.turn_rewards for r in rollouts if r.turn_rewards is not None]
     return Rollout(
         [e for r in rollouts for e in r.examples],
         torch.cat([r.index for r in rollouts]),
         sequences,
         [text for r in rollouts for text in r.texts],
-        torch.cat([torch.nn.functional.pad(r.log_prob, (0, width - r.log_prob.shape[1])) for r in rollouts]),
+        torch.cat([padded(r.log_prob) for r in rollouts]),
         torch.cat([r.reward for r in rollouts]),
         {name: torch.cat([r.components[name] for r in rollouts]) for name in rollouts[0].components},
         torch.cat([r.truncated for r in rollouts]),
         None if not shown else concatenate(shown),
+        turn=torch.cat([padded(x, -1) for x in turns]) if turns else None,
+        turn_rewards=torch.cat(gains) if gains else None,
         progress=rollouts[0].progress,
     )
 
@@ -157,6 +169,9 @@ def measured(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "batches": len(rollouts),
         "tokens": int(lengths.sum()),
     }
+    if every.turn is not None:
+        turns = every.turn.amax(1) + 1
+        row |= {"turns": float(turns.float().mean()), "turns_max": float(turns.max())}
     if len(every.components) > 1:
         row |= {f"reward/{name}": float(x.nanmean()) for name, x in every.components.items()}
     return row | Logged.means([rollout.logged for rollout in rollouts])

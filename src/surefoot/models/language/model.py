@@ -264,6 +264,15 @@ class LanguageModel:
         turns = [False for _ in texts] if prompts is None else [not isinstance(prompt, str) for prompt in prompts]
         return text.encode_completions(self.tokenizer, texts, self.ends, turns, self.settings)
 
+    def encode_answer(self, said: Any, chat: bool, after: int) -> list[int]:
+        """What an environment says between two turns of the model as tokens, after the token `after`: plain text, or
+        with `chat` the messages as the chat template writes them, up to the beginning of the model's next turn.
+
+        Raises:
+            UsageError: the messages do not suit the chat template.
+        """
+        return text.encode_answer(self.tokenizer, said, chat, after, self.ends, self.settings)
+
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """Completions as texts, without the tokens that begin, end or pad a text; see `TextSettings`."""
         return text.decode(self.tokenizer, tokens, self.ends, self.settings)
