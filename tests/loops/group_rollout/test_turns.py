@@ -302,3 +302,33 @@ def test_sampling_reaches_every_turn():
     run = learner(TASK, method=method, sampling=Sampling(top_k=1))
     rollout, _ = run.collect()
     assert torch.equal(rollout.log_prob, torch.zeros_like(rollout.log_prob))
+
+
+def test_a_named_environment_is_written_and_read_by_its_name():
+    task = Episodes(env=Count, max_turns=5)
+    assert str(task) == f"episodes:{Count.__module__}:Count,max_turns=5,time_limit=60"
+    again = resolve(str(task))
+    assert again.env is Count and again.max_turns == 5 and str(again) == str(task)
+    assert str(Episodes(env=lambda: Count())).startswith("<episodes of ")
+    with pytest.raises(UsageError, match="cannot be imported"):
+        resolve("episodes:nowhere:Env")
+
+
+def test_a_run_from_the_shells_words_is_evaluated_by_whole_episodes(tmp_path):
+    import surefoot as sf
+
+    run = sf.train(
+        "grpo",
+        task=f"episodes:{Count.__module__}:Count,max_turns=4",
+        model=fresh(TINY, seed=1),
+        steps=1,
+        prompts=2,
+        samples=2,
+        max_tokens=4,
+        sampling={"top_k": 40},
+        run_dir=tmp_path / "run",
+    )
+    (row,) = run.metrics()
+    assert row["turns"] >= 1 and row["return_mean"] > 0
+    report = sf.evaluate(run.path, k=(1, 2), episodes=4)
+    assert report["examples"] == 4 and report["reward"] > 0 and report["length"] > 0

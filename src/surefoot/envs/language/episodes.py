@@ -21,9 +21,10 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from surefoot.envs.language.task import Example, Task, messages
+from surefoot.envs.language.task import Example, Task, messages, number
+from surefoot.envs.names import imported, name_of, remember, remembered
 from surefoot.errors import UsageError, message_of
-from surefoot.hyperparameters import hyperparameter
+from surefoot.hyperparameters import build, hyperparameter
 
 FAR = 2**30  # number of the first held-out episode
 CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
@@ -72,7 +73,24 @@ class Episodes(Conversations):
 
     name: ClassVar[str] = "episodes"
 
-    env: Callable[[], Any] = field(kw_only=True)
+    env: Any = field(kw_only=True)  # makes an environment; or module:name
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.env, str):
+            known = remembered(self.env)
+            object.__setattr__(self, "env", imported(self.env, "env") if known in (None, self.env) else known)
+        else:
+            remember(self.env)
+        if not callable(self.env):
+            raise UsageError(f"env={self.env!r} is not allowed; give a class, or a function that makes an environment.")
+
+    @classmethod
+    def from_text(cls, text: str) -> Episodes:
+        """From `module:Class,max_turns=6`."""
+        env, _, rest = text.partition(",")
+        pairs = [part.partition("=") for part in rest.split(",") if part]
+        return build(cls, {"env": env, **{name: number(value) for name, _, value in pairs}})
 
     def example(self, index: int, split: str = "train") -> Example:
         seed = index + (FAR if self.held_out(split) else 0)
@@ -89,9 +107,11 @@ class Episodes(Conversations):
         return f"the environment {self}"
 
     def __str__(self) -> str:
-        """The name in `config.json`."""
-        named = getattr(self.env, "__qualname__", type(self.env).__qualname__)
-        return f"<episodes of {named}>"
+        """The text that `resolve` reads, or a name in angle brackets if the environment cannot be found by its name."""
+        named = name_of(self.env)
+        if "<" in named:
+            return f"<episodes of {named.partition(':')[2].strip('<>')}>"
+        return f"episodes:{named},max_turns={self.max_turns},time_limit={self.time_limit:g}"
 
 
 class _Played:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.envs.language import Task, resolve
+from surefoot.envs.language.episodes import Conversations
 from surefoot.envs.language.files import Rows, rows
 from surefoot.envs.language.prompt_env import PromptEnv
 from surefoot.envs.language.task import number
@@ -258,7 +259,10 @@ def _imported(name: str) -> Any:
 
 
 def _check_recorded(env: Any, *, reward: Any = None, model_options: Any = None, **_: Any) -> None:
-    """Raise `UsageError` for reward functions that would be imported, and for model options that run a model's code."""
+    """Raise `UsageError` for environments and reward functions that would be imported, and for model options that run a
+    model's code."""
+    if str(env).startswith("episodes:"):
+        check_named(str(env).split(":", 1)[1].split(",")[0], "task")
     for name in [] if reward is None else reward if isinstance(reward, list) else [reward]:
         check_named(name, "reward")
     options = dict(model_options or {})
@@ -303,6 +307,9 @@ def _learner(
         rewards.check()
     with distributed.first():
         model, rate = make_model(given.model, task, given, seeds[0])
+    if isinstance(task, Conversations) and task.schemas:
+        known = {**model.settings.chat_template_kwargs, "tools": task.schemas}
+        model.settings = replace(model.settings, chat_template_kwargs=known)
     check_task(model, task, method)
     return LanguageLearner(
         method,

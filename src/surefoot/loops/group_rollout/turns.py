@@ -7,7 +7,7 @@ environment said it: such tokens are read, and never learned from.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from surefoot.envs.language import Example
 from surefoot.envs.language.episodes import Conversations, Episode
 from surefoot.loops.common import distributed
+from surefoot.loops.group_rollout.rewards import Log, Rewards
 from surefoot.models.language.generation import WHOLE, Engine
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.room import room_of
@@ -122,6 +123,20 @@ def _take(
 
 def _as_messages(said: Any) -> list[Any]:
     return [{"role": "user", "content": said}] if isinstance(said, str) else list(said)
+
+
+def earned(
+    rewards: Rewards, examples: Sequence[Example], samples: int, talks: Sequence[Talk], log: Log = lambda *_: None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The reward of every episode and its components: those of the reward functions if there are any, otherwise the sum
+    of the environment's rewards."""
+    total = torch.tensor([sum(talk.rewards) for talk in talks])
+    if not rewards.functions:
+        return total, {"environment": total}
+    each = [example for example in examples for _ in range(samples)]
+    gained = [{**e.fields, "turn_rewards": t.rewards} for e, t in zip(each, talks, strict=True)]
+    each = [replace(e, fields=fields) for e, fields in zip(each, gained, strict=True)]
+    return rewards(each, [as_completion(t) for t in talks], [t.tokens for t in talks], log)
 
 
 def as_completion(talk: Talk) -> Any:

@@ -104,14 +104,7 @@ class Writer:
             stop=self.stop,
             sampling=self.sampling,
         )
-        reward = torch.tensor([sum(talk.rewards) for talk in talks])
-        components = {"environment": reward}
-        if self.rewards.functions:
-            each = [e for e in examples[mine] for _ in range(samples)]
-            gained = [{**e.fields, "turn_rewards": t.rewards} for e, t in zip(each, talks, strict=True)]
-            each = [replace(e, fields=fields) for e, fields in zip(each, gained, strict=True)]
-            said, tokens = [turns.as_completion(t) for t in talks], [t.tokens for t in talks]
-            reward, components = self.rewards(each, said, tokens, logged.add)
+        reward, components = turns.earned(self.rewards, examples[mine], samples, talks, logged.add)
         talks = turns.gathered(talks)
         sequences = join([t.prompt for t in talks], [t.tokens for t in talks])
         log_prob, turn = torch.zeros(sequences.tokens.shape), torch.full(sequences.tokens.shape, turns.SAID)

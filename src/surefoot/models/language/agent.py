@@ -65,10 +65,14 @@ class LanguageAgent:
         check_seed(seed)
         uniform = torch.rand(len(prompts), samples, limit, generator=torch_stream(seed, "evaluation"))
         stop = self.facts.get("stop", ())
-        sampling = Sampling(**self.facts.get("sampling", {}))
         return in_pieces(engine, TOGETHER)(
-            self.model, rows, uniform, temperature=float(heat), stop=stop, sampling=sampling
+            self.model, rows, uniform, temperature=float(heat), stop=stop, sampling=self.sampling
         )
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the distribution that tokens are drawn from is truncated."""
+        return Sampling(**self.facts.get("sampling", {}))
 
     def texts(self, prompts: Sequence[Any], samples: int = 1, **settings: Any) -> list[str]:
         """The completions as texts, the samples of a prompt adjacent."""
