@@ -94,6 +94,9 @@ class LanguageOptions:
     held_out: str = hyperparameter(
         "random", choices=("random", "last"), help="The tenth of a file's rows that is held out for evaluation."
     )
+    log_completions: int = hyperparameter(
+        4, low=0, help="Completions per iteration written to completions.jsonl and to the loggers."
+    )
     model_options: Any = None
     chat_template_kwargs: Any = None
 
@@ -324,6 +327,7 @@ def _learner(
         sampling=sampling(given.sampling),
         sharding=given.sharding,
         patience=given.patience,
+        log_completions=given.log_completions,
         run=None if log is None else log.parent,
     )
 

@@ -20,6 +20,7 @@ from surefoot.envs.language import Example, Task
 from surefoot.errors import UsageError
 from surefoot.loops.common import distributed
 from surefoot.loops.common.distributed import Row
+from surefoot.loops.common.logs import JsonLines
 from surefoot.loops.group_rollout.canary import nothing_to_learn
 from surefoot.loops.group_rollout.estimator import PULL, LanguageEstimator
 from surefoot.loops.group_rollout.iteration import Iteration
@@ -27,7 +28,7 @@ from surefoot.loops.group_rollout.lengths import check_length, fits
 from surefoot.loops.group_rollout.method import Batch, GroupRollout, Term
 from surefoot.loops.group_rollout.prompts import Solved, choose
 from surefoot.loops.group_rollout.rewards import Rewards
-from surefoot.loops.group_rollout.rollout import Progress, Rollout, measured
+from surefoot.loops.group_rollout.rollout import Progress, Rollout, measured, shown
 from surefoot.loops.group_rollout.separable import check_loss
 from surefoot.loops.group_rollout.writing import Writer
 from surefoot.models.language.agent import LanguageAgent
@@ -61,6 +62,7 @@ class LanguageLearner:
         sharding: str = "none",
         patience: int | None = PATIENCE,
         run: Path | None = None,
+        log_completions: int = 0,
     ) -> None:
         if method.prompts < distributed.world_size():
             raise UsageError(
@@ -70,7 +72,8 @@ class LanguageLearner:
         self.seeds, self.total_steps, self.learning_rate, self.stop = [seed], total_steps, learning_rate, tuple(stop)
         self.iteration = self.drawn = self.batches = 0
         self.solved = None if task.size is None else Solved.start(task.size)
-        self.patience, self.run = patience, run
+        self.patience, self.run, self.log_completions = patience, run, log_completions
+        self.diary: JsonLines | None = None  # of completions; opened in the first iteration, which may be a resumed one
         self.learned = 0  # iterations up to the last one in which there was something to learn from
         self.skipped = 0  # prompts that were too long
         self.checked = False  # whether the method's loss was checked
@@ -112,7 +115,7 @@ class LanguageLearner:
 
     # --- one iteration -----------------------------------------------------------------------------------------------
 
-    def iterate(self) -> list[Row]:
+    def iterate(self) -> list[dict[str, Any]]:
         """Generate, reward and learn once; returns one row of metrics."""
         iteration = Iteration(self)
         rollout, row = self.collect(iteration)
@@ -123,7 +126,17 @@ class LanguageLearner:
         row |= {"skipped": self.skipped} | self.update(terms)
         self.memory = self.method.remember(rollout, iteration)
         self.iteration += 1
-        return [row]
+        return [row | self._note(rollout)]
+
+    def _note(self, rollout: Rollout) -> dict[str, str]:
+        """Write some of the completions into `completions.jsonl`; returns the first one for the loggers."""
+        if self.run is None or not self.log_completions or distributed.rank():
+            return {}
+        self.diary = self.diary or JsonLines(self.run / "completions.jsonl", self.iteration - 1)
+        counters = {"iteration": self.iteration, "step": self.iteration, "seed": self.seeds[0]}
+        rows = shown(rollout, self.log_completions)
+        self.diary([counters | row for row in rows])
+        return {"completion": f"{rows[0]['prompt']} → {rows[0]['completion']} ({rows[0]['reward']:g})"} if rows else {}
 
     def collect(self, iteration: Iteration | None = None) -> tuple[Rollout, Row]:
         """The rollout to learn from, and metrics of all completions generated for it."""
@@ -379,4 +392,6 @@ class LanguageLearner:
         return 0
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Close `completions.jsonl`."""
+        if self.diary is not None:
+            self.diary.close()

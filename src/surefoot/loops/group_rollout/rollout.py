@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from surefoot.envs.language import Example
+from surefoot.envs.language.task import as_text
 from surefoot.loops.common import distributed
 from surefoot.models.language.generation import Completions
 from surefoot.models.language.model import TokenStatistics
@@ -121,6 +122,20 @@ class Rollout:
             turn_rewards=None if self.turn_rewards is None else self.turn_rewards[rows],
             progress=self.progress,
         )
+
+
+def shown(rollout: Rollout, count: int) -> list[dict[str, Any]]:
+    """The first completion of each of the first `count` prompts as rows of a table: texts, reward, components, and how
+    many tokens were written. Chat messages are given as JSON."""
+    samples = rollout.reward.shape[1]
+    rows = []
+    for i, example in enumerate(rollout.examples[:count] if samples else []):
+        row = {"prompt": as_text(example.prompt), "completion": rollout.texts[i * samples]}
+        row |= {"reward": float(rollout.reward[i, 0]), "tokens": int(rollout.lengths[i, 0])}
+        if len(rollout.components) > 1:
+            row |= {f"reward/{name}": float(x[i, 0]) for name, x in rollout.components.items()}
+        rows.append(row)
+    return rows
 
 
 def joined(rollouts: Sequence[Rollout]) -> Rollout:
