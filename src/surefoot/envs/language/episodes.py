@@ -131,10 +131,10 @@ class _Played:
 
     def step(self, text: str) -> Turn:
         self.turn += 1
-        found = self._call("step", self.env.step, text)
+        found: Any = self._call("step", self.env.step, text)
         if isinstance(found, tuple) and len(found) in (3, 4, 5):
             said, reward, done = found[0], found[1], found[2] or (len(found) == 5 and found[3])
-        elif hasattr(found, "reward"):
+        elif not isinstance(found, tuple) and hasattr(found, "reward"):
             said, reward, done = getattr(found, "observation", ""), found.reward, getattr(found, "done", False)
         else:
             raise self._wrong("step", f"returned {found!r}", "return what is said, the reward and whether it is done")
@@ -219,7 +219,7 @@ class Tools(Around):
 
     @property
     def schemas(self) -> list[dict[str, Any]]:
-        from transformers.utils import get_json_schema
+        from transformers.utils.chat_template_utils import get_json_schema
 
         try:
             return [get_json_schema(f) for f in self.functions]

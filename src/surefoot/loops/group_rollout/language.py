@@ -29,7 +29,8 @@ from surefoot.loops.group_rollout.rewards import Judged, make_rewards
 from surefoot.models.device import chosen_device, device_option
 from surefoot.models.language.engines import continuous_batching
 from surefoot.models.language.generation import Engine, generate, in_pieces
-from surefoot.models.language.loading import check_options, load_model, whole_path, with_lora
+from surefoot.models.language.loading import check_options, load_model, whole_path
+from surefoot.models.language.lora import LoRA, lora_of, with_lora
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.nano import Nano, nano
 from surefoot.models.language.sampling import Sampling
@@ -55,7 +56,9 @@ class LanguageOptions:
     model: Any = hyperparameter(
         "nano", help="Folder or hub id of a causal language model, or nano for a small new one."
     )
-    lora: int | None = hyperparameter(None, low=1, help="LoRA rank; by default all weights are trained.")
+    lora: Any = hyperparameter(
+        None, help="LoRA rank, or settings such as rank=16,alpha=32,dropout=0.05; by default all weights are trained."
+    )
     dtype: str = hyperparameter("float32", choices=("float32", "bfloat16", "float16"), help="Data type of the weights.")
     device: str = device_option("auto")
     gradient_checkpointing: bool = hyperparameter(
@@ -106,6 +109,23 @@ class LanguageOptions:
         _check_model_options(self.model_options or {})
         TextSettings(self.chat_template_kwargs or {})
         sampling(self.sampling)
+        adapter(self.lora)
+
+
+def adapter(given: Any) -> LoRA | None:
+    """Settings of an adapter from a rank, from settings by name, or from their text.
+
+    Raises:
+        UsageError: a name is unknown, or a value is out of range.
+    """
+    found = _by_name(given) if isinstance(given, str) and "=" in given else given
+    return lora_of(number(found) if isinstance(found, str) else found)
+
+
+def _by_name(text: str) -> dict[str, Any]:
+    """Settings from a text such as `top_p=0.95,top_k=50`."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    return {name.strip(): number(value) for name, _, value in pairs}
 
 
 def sampling(given: Any) -> Sampling:
@@ -114,9 +134,7 @@ def sampling(given: Any) -> Sampling:
     Raises:
         UsageError: a name is unknown, or a value is out of range.
     """
-    if isinstance(given, str):
-        pairs = [part.partition("=") for part in given.split(",")]
-        given = {name.strip(): number(value) for name, _, value in pairs}
+    given = _by_name(given) if isinstance(given, str) else given
     if isinstance(given, Sampling):
         return given
     if not isinstance(given, Mapping | None):
@@ -144,23 +162,24 @@ def _check_model_options(options: Any) -> None:
 
 def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tuple[LanguageModel, float]:
     """The model, and its default learning rate."""
+    lora = adapter(options.lora)
     if isinstance(model, LanguageModel):
         made = deepcopy(model)  # another run may start from the same model
-        made.network = made.network if options.lora is None else with_lora(made.network, options.lora, seed)
+        made.network = made.network if lora is None else with_lora(made.network, lora, seed)
         kind = "lora" if made.adapted else "all"
     elif model == "nano":
         kind, size, shown = "nano", Nano(warmup=options.nano_warmup), _demonstrations(task)
         named = str(task) if shown is None or task.size is None else _digested(task, shown, size.warmup * size.batch)
         made = nano(shown, named, size=size, seed=seed)
-        made.network = made.network if options.lora is None else with_lora(made.network, options.lora, seed)
+        made.network = made.network if lora is None else with_lora(made.network, lora, seed)
     elif isinstance(model, str) and model.startswith("<"):
         raise UsageError(
             f"the run was started with a {model[1:-1]} made in Python; give it again: surefoot.resume(run, model=…)."
         )
     elif isinstance(model, (str, Path)):
-        kind = "all" if options.lora is None else "lora"
+        kind = "all" if lora is None else "lora"
         settings = options.model_options or {}
-        made = load_model(model, lora=options.lora, dtype=options.dtype, seed=seed, device=options.device, **settings)
+        made = load_model(model, lora=lora, dtype=options.dtype, seed=seed, device=options.device, **settings)
     else:
         raise UsageError(f"model={model!r} is not allowed; give a folder, a hub id, 'nano' or a LanguageModel.")
     if options.gradient_checkpointing or checkpoints_activations(made.base):
@@ -201,6 +220,7 @@ def _describe(env: Any, **options: Any) -> dict[str, Any]:
         "test_data": None if test is None else _file_name(test),
         "model": _model_name(model),
         "stop": list(options["stop"]),
+        "lora": None if (lora := adapter(options["lora"])) is None else lora.named(),
         "sampling": sampling(options["sampling"]).named(),
         "reward": None if functions is None else [f if isinstance(f, str) else _name(f) for f in functions],
         "reward_weights": weights,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from surefoot.errors import UsageError
 from surefoot.models.language.generation import WHOLE, Completions
-from surefoot.models.language.loading import need
 from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.need import need
 from surefoot.models.language.room import check_room
 from surefoot.models.language.sampling import Sampling
 
