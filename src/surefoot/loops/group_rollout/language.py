@@ -33,6 +33,7 @@ from surefoot.models.language.loading import check_options, load_model, whole_pa
 from surefoot.models.language.lora import LoRA, lora_of, with_lora
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.nano import Nano, nano
+from surefoot.models.language.reward_model import load_reward_model
 from surefoot.models.language.sampling import Sampling
 from surefoot.models.language.states import checkpoint_activations, checkpoints_activations
 from surefoot.models.language.text import TextSettings
@@ -41,6 +42,7 @@ from surefoot.models.language.vllm_engine import VLLM
 WARMUP_EXAMPLES = 2**40  # first number of a nano model's warm-up examples, far from those of training
 RATES = {"nano": 3e-4, "lora": 1e-5, "all": 1e-6}  # default learning rates
 RUNNING = {"trust_remote_code", "attn_implementation", "experts_implementation", "quantization_config", "use_kernels"}
+REWARD_MODEL = "reward-model:"  # before the folder or hub id of a reward model
 PLAIN_ATTENTION = {"eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"}  # no code from a hub
 ENGINES: dict[str, Callable[[], Engine]] = {
     "own": lambda: generate,
@@ -86,10 +88,18 @@ class LanguageOptions:
         PATIENCE, low=1, help="Stop the run after this many consecutive iterations without any difference in reward."
     )
     reward: Any = hyperparameter(
-        None, help="Reward functions as module:function, separated by commas; by default the task's own verifier."
+        None,
+        help="Reward functions as module:function, or reward-model:FOLDER, separated by commas; by default the task's "
+        "own verifier.",
     )
     reward_weights: Any = hyperparameter(
         None, help="Weights of the reward functions, such as 1,0.5; by default 1 each."
+    )
+    judge_time_limit: float | None = hyperparameter(
+        None, above=0, help="Seconds that a reward function may take for a batch of completions."
+    )
+    judge_retries: int = hyperparameter(
+        0, low=0, high=10, help="How often a reward function that fails is asked again."
     )
     test_data: Any = hyperparameter(
         None, help="File of prompts for evaluation; by default a held-out tenth of the data."
@@ -267,14 +277,17 @@ def _name(function: Any) -> str:
     return f"{function.__module__}:{function.__qualname__}"
 
 
-def _functions(reward: Any) -> Any:
+def _functions(reward: Any, device: str = "auto") -> Any:
     """Reward functions; those given by name are looked up."""
     listed = _listed(reward)
-    return None if listed is None else [_imported(f) if isinstance(f, str) else f for f in listed]
+    return None if listed is None else [_imported(f, device) if isinstance(f, str) else f for f in listed]
 
 
-def _imported(name: str) -> Any:
-    """The reward function of this name: the one that the user has given in this process, or an imported one."""
+def _imported(name: str, device: str) -> Any:
+    """The reward function of this name: a reward model, the function that the user has given in this process, or an
+    imported one."""
+    if name.startswith(REWARD_MODEL):
+        return load_reward_model(name.removeprefix(REWARD_MODEL), device)
     found = imported(name, "reward") if (known := remembered(name)) is None or isinstance(known, str) else known
     if not callable(found):
         raise UsageError(f"reward={name!r} is a {type(found).__name__}, not a function; give a function.")
@@ -287,7 +300,8 @@ def _check_recorded(env: Any, *, reward: Any = None, model_options: Any = None, 
     if str(env).startswith("episodes:"):
         check_named(str(env).split(":", 1)[1].split(",")[0], "task")
     for name in [] if reward is None else reward if isinstance(reward, list) else [reward]:
-        check_named(name, "reward")
+        if not str(name).startswith(REWARD_MODEL):  # weights, which run no code
+            check_named(name, "reward")
     options = dict(model_options or {})
     if options.get("attn_implementation") in PLAIN_ATTENTION:
         del options["attn_implementation"]
@@ -318,7 +332,8 @@ def _learner(
     distributed.start()
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
     task = _task(env, options)
-    rewards = make_rewards(task, _functions(given.reward), _weights(given.reward_weights))
+    patience = {"time_limit": given.judge_time_limit, "retries": given.judge_retries}
+    rewards = make_rewards(task, _functions(given.reward, given.device), _weights(given.reward_weights), **patience)
     engine = ENGINES[given.engine]()
     engine = engine if given.generation_batch is None else in_pieces(engine, given.generation_batch)
     if not method.weighs and len({*rewards.weights}) > 1:
