@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from surefoot.envs.language.answers import mathematics
-from surefoot.envs.language.task import Example, Task
+from surefoot.envs.language.task import Example, Task, messages
 from surefoot.errors import UsageError
 from surefoot.seeding import numpy_stream
 
@@ -108,7 +108,7 @@ class Rows(Task):
         prompt, answer, shown = (_first(row, names) for names in (PROMPT, ANSWER, DEMONSTRATION))
         if prompt is None:
             raise UsageError(f"{where}: the prompt is empty; remove the row or fill it in.")
-        if not isinstance(prompt, str) and not _messages(prompt):
+        if not isinstance(prompt, str) and not messages(prompt):
             raise UsageError(
                 f"{where}: the prompt {prompt!r} is not allowed; it must be a text, or a list of messages "
                 '{"role": …, "content": …}.'
@@ -258,7 +258,3 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((row[name] for name in names if row.get(name) not in (None, "", [])), None)
-
-
-def _messages(prompt: Any) -> bool:
-    return isinstance(prompt, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in prompt)

@@ -29,15 +29,15 @@ class LanguageEstimator:
     model: LanguageModel
 
     def judged(self, rollout: Rollout) -> Rollout:
-        """The rollout with the model's statistics of it, without dropout, if the model has a critic."""
-        if self.model.critic is None:
+        """The rollout, with the model's statistics of it (in evaluation mode) if anything reads them."""
+        if self.model.critic is None and not self.method.judges:
             return rollout
         with self.model.evaluating():
             return dataclasses.replace(rollout, judged=self.statistics(rollout.sequences))
 
     def statistics(self, sequences: Sequences, reference: bool = False) -> TokenStatistics:
         """The statistics of every token under the model, or under the reference, without a gradient."""
-        fields = 2 if reference or self.model.critic is None else 3
+        fields = 3 if reference or self.model.critic is None else 4
         found = torch.zeros(fields, *sequences.valid.shape)
         with torch.no_grad():
             for rows in self.in_step(sequences, self._pieces(sequences), reference):
@@ -129,7 +129,7 @@ class LanguageEstimator:
 
     def _loss(self, term: Term, batch: Batch, statistics: TokenStatistics, tokens: int) -> tuple[Tensor, Row]:
         """The loss of some rows, and their part of the metrics of a batch of `tokens` tokens."""
-        log_prob, entropy, value = statistics
+        log_prob = statistics.log_prob
         batch = batch.to(log_prob.device)
         if bool(batch.old_log_prob.isnan().any()):  # the first step on the rows
             batch = dataclasses.replace(batch, old_log_prob=log_prob.detach())
@@ -138,9 +138,10 @@ class LanguageEstimator:
             gap = torch.where(batch.valid, batch.old_log_prob - batch.sampled, 0.0)
             batch = dataclasses.replace(batch, advantage=batch.advantage * self._correction(gap))
             gaps = {"engine_gap": gap.abs().sum() / max(tokens, 1), "engine_gap_max": gap.abs().max()}
-        loss, metrics = self.method.loss(term.objective, batch, log_prob, entropy)
-        if value is not None:
-            error, errors = self.method.critic_loss(batch, value)
+        batch = dataclasses.replace(batch, now=statistics)
+        loss, metrics = self.method.loss(term.objective, batch, log_prob, statistics.entropy)
+        if statistics.value is not None:
+            error, errors = self.method.critic_loss(batch, statistics.value)
             loss, metrics = loss + error, metrics | errors
         return loss, {name: float(x) for name, x in {**metrics, **gaps}.items()}
 
