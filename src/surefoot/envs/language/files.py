@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from surefoot.envs.language.answers import mathematics
+from surefoot.envs.language.pairs import paired
 from surefoot.envs.language.task import Example, Task, messages
 from surefoot.errors import UsageError
 from surefoot.seeding import numpy_stream
@@ -148,7 +149,7 @@ def read(path: Path, held_out: str = "random") -> Rows:
         UsageError: it cannot be read, or one of its rows is damaged.
     """
     try:
-        return Rows(READERS[path.suffix.lower()](path), str(path), held_out)
+        return Rows(paired(READERS[path.suffix.lower()](path), str(path)), str(path), held_out)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error}.") from error
 
@@ -158,7 +159,8 @@ def made(rows: Any, held_out: str = "random") -> Rows:
     if wrong := [i for i in range(min(len(rows), LOOKED_AT)) if not isinstance(rows[i], Mapping)]:
         kind = type(rows[wrong[0]]).__name__
         raise UsageError(f"row {wrong[0] + 1} of the task is a {kind}; every row must be a dictionary.")
-    return Rows(rows, f"<{len(rows)} rows>", held_out)
+    name = f"<{len(rows)} rows>"
+    return Rows(paired(rows, name), name, held_out)
 
 
 def rows(given: Any) -> Rows:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from surefoot.loops.common import distributed
 from surefoot.loops.common.distributed import Row
-from surefoot.loops.group_rollout.method import Batch, GroupRollout, Term, micro_batches, per_token
+from surefoot.loops.group_rollout.method import Batch, GroupRollout, Term, per_token, unit_batches
 from surefoot.loops.group_rollout.rollout import Rollout
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
@@ -103,12 +103,14 @@ class LanguageEstimator:
                 nothing.backward()
 
     def _pieces(self, sequences: Sequences) -> list[Tensor]:
-        """This process's share of the rows, a piece of at most `micro_tokens` at a time."""
+        """This process's share of the rows, a piece of at most `micro_tokens` at a time; units stay together."""
+        unit, tokens = self.method.unit, self.method.micro_tokens
         if distributed.world_size() == 1:
-            return micro_batches(sequences.lengths, self.method.micro_tokens)
-        mine = distributed.share(sequences.lengths.argsort(stable=True))
-        pieces = micro_batches(sequences.lengths[mine], self.method.micro_tokens)
-        return [mine[piece] for piece in pieces if len(piece)]
+            return unit_batches(sequences.lengths, tokens, unit)
+        longest = sequences.lengths.view(-1, unit).amax(1)
+        units = distributed.share(longest.argsort(stable=True))
+        mine = (unit * units[:, None] + torch.arange(unit)).flatten()
+        return [mine[piece] for piece in unit_batches(sequences.lengths[mine], tokens, unit) if len(piece)]
 
     def _slopes(
         self, term: Term, batch: Batch, statistics: TokenStatistics, tokens: int

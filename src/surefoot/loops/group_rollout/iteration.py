@@ -11,7 +11,8 @@ from torch import Tensor
 
 from surefoot.envs.language import Example, Task
 from surefoot.loops.group_rollout.rollout import Progress, Rollout, joined
-from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.model import LanguageModel, TokenStatistics
+from surefoot.models.language.sequences import Sequences
 
 if TYPE_CHECKING:
     from surefoot.loops.group_rollout.learner import LanguageLearner
@@ -58,6 +59,11 @@ class Iteration:
     def held_out(self, count: int) -> Rollout:
         """The likeliest completion of each of the first `count` held-out examples, and its reward; not learned from."""
         return self._learner.held_out(count)
+
+    def statistics(self, sequences: Sequences, reference: bool = False) -> TokenStatistics:
+        """The statistics of tokens under the model as it is, or under the reference, without a gradient."""
+        with self.model.evaluating():
+            return self._learner.estimator.statistics(sequences, reference)
 
     def gradient(self, terms: Sequence[Term]) -> dict[str, Tensor]:
         """The gradient of the loss of some terms, all rows at once, in every weight that learns, by name. The weights

@@ -81,7 +81,7 @@ class LanguageLearner:
         self.trusted = not sampling.whole
         method.prepare(model)
         distributed.agree(model.parameters().values())
-        if method.kl:
+        if method.refers:
             model.keep_reference()
         if model.adapted and model.reference is not None and sharding == "full":
             raise UsageError("sharding='full' is not allowed with kl above 0 and an adapter that is already trained.")

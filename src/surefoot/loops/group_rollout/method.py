@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from surefoot.envs.language import Task
+from surefoot.envs.language import Example, Task
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.group_rollout.iteration import Iteration, until_informative
@@ -109,7 +109,8 @@ class GroupRollout:
     loop: ClassVar[str] = "group-rollout"
     pace: ClassVar[int] = 1
     default_steps: ClassVar[int] = 200
-    separable: ClassVar[bool] = True  # the loss of a batch is the sum of its rows' losses; checked when a run starts
+    separable: ClassVar[bool] = True  # the loss of a batch is the sum of its units' losses; checked when a run starts
+    unit: ClassVar[int] = 1  # rows of a unit, adjacent in a term: 2 for a loss of pairs
     imitates: ClassVar[bool] = False  # whether it learns from demonstrations
     weighs: ClassVar[bool] = True  # whether reward functions are weighted
     judges: ClassVar[bool] = False  # whether it reads `rollout.judged`, the model's statistics before the update
@@ -160,6 +161,15 @@ class GroupRollout:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def refers(self) -> bool:
+        """Whether the model before training is kept as the reference."""
+        return self.kl > 0
+
+    def learned(self, example: Example) -> list[str]:
+        """The texts of an example that the method learns from; they must fit the model together with the prompt."""
+        return [example.demonstration] if self.imitates and example.demonstration is not None else []
 
     # --- what is collected and kept ----------------------------------------------------------------------------------
 
@@ -227,9 +237,9 @@ class GroupRollout:
         """The loss of some rows, differentiated with respect to `log_prob` and `entropy` `[rows, length]`, or to any of
         the statistics `batch.now`, and metrics, which are weighted sums as well (`…_max`: maxima).
 
-        It is called with some rows at a time, so it must be a sum over rows and valid tokens, weighted by
-        `batch.weights`; a mean over rows, or anything else in which rows depend on one another, needs `separable =
-        False` in the class.
+        It is called with some rows at a time, so it must be a sum over rows (over units of `unit` adjacent rows) and
+        valid tokens, weighted by `batch.weights`; a mean over rows, or anything else in which rows depend on one
+        another, needs `separable = False` in the class.
         """
         divergence = None if batch.reference is None else k3(batch.reference - log_prob)
         if batch.reference is not None and self.kl_estimator == "weighted":
@@ -270,6 +280,15 @@ class GroupRollout:
     def gradient_steps(self, total_steps: int) -> float:
         """Gradient steps that a compiler could fuse: there are none."""
         return 0.0
+
+
+def unit_batches(lengths: Int[Tensor, " rows"], tokens: int | None, unit: int) -> list[Tensor]:
+    """`micro_batches` of units of adjacent rows, which stay together."""
+    if unit == 1:
+        return micro_batches(lengths, tokens)
+    longest = lengths.view(-1, unit).amax(1)
+    pieces = micro_batches(longest, None if tokens is None else max(1, tokens // unit))
+    return [(unit * piece[:, None] + torch.arange(unit)).flatten() for piece in pieces]
 
 
 def micro_batches(lengths: Int[Tensor, " rows"], tokens: int | None) -> list[Tensor]:

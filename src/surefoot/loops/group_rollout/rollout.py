@@ -138,6 +138,14 @@ def shown(rollout: Rollout, count: int) -> list[dict[str, Any]]:
     return rows
 
 
+def unwritten(examples: list[Example], index: Int[Tensor, " prompts"]) -> dict[str, Any]:
+    """The fields of a rollout without completions."""
+    none = torch.zeros(len(index), 0)
+    sequences = Sequences(torch.zeros(0, 0, dtype=torch.int64), torch.zeros(0, 0, dtype=torch.bool), torch.zeros(0))
+    known = {"examples": examples, "index": index, "sequences": sequences, "texts": [], "log_prob": torch.zeros(0, 0)}
+    return {**known, "reward": none, "components": {}, "truncated": none.bool()}
+
+
 def joined(rollouts: Sequence[Rollout]) -> Rollout:
     """Several rollouts as one, before a critic has judged them."""
     sequences = concatenate([r.sequences for r in rollouts])

@@ -85,14 +85,16 @@ def check_loss(
 
 
 def _check_separable(probe: Probe) -> None:
-    """Compare all rows at once with every second row at a time."""
-    count, valid = len(probe.batch.valid), probe.batch.valid
+    """Compare all rows at once with every second row (or unit of rows) at a time."""
+    unit, valid = probe.method.unit, probe.batch.valid
+    count = len(valid) // unit
     if count < 2:
         return
     (whole, of_whole), of_parts = probe.slopes(), list[Row]()
     found = [torch.zeros_like(x) for x in whole]
     for start in (0, 1):
-        rows = torch.arange(start, count, 2, device=valid.device)
+        units = torch.arange(start, count, 2, device=valid.device)
+        rows = (unit * units[:, None] + torch.arange(unit, device=valid.device)).flatten()
         try:
             slopes, metrics = probe.part(rows).slopes()
         except (RuntimeError, ValueError, IndexError) as error:
