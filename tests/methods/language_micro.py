@@ -25,7 +25,10 @@ class Bits(Task):
     length: int = 1
 
     def make(self, rng: np.random.Generator) -> Example:
-        return Example("abc"[int(rng.integers(3))] + "=", "1" * self.length, "1" * self.length)
+        prompt, ones = "abc"[int(rng.integers(3))] + "=", "1" * self.length
+        worse = "".join(map(str, rng.integers(0, 2, self.length)))
+        pair = {"chosen": ones, "rejected": worse if worse != ones else "0" + ones[1:]}
+        return Example(prompt, ones, ones, pair)
 
     def reward(self, example: Example, completion: str) -> float:
         return completion[: self.length].count("1") / self.length

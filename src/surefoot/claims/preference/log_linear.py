@@ -46,13 +46,13 @@ def compared(seed: int, count: int, flips: float) -> tuple[Tensor, Tensor]:
     return torch.where(wins[:, None], one, other), torch.where(wins[:, None], other, one)
 
 
-def fitted(objective: PairObjective, chosen: Tensor, rejected: Tensor) -> Tensor:
-    """The parameters within ±5 that minimise the mean loss of the pairs and a small ridge."""
+def fitted(objective: PairObjective, chosen: Tensor, rejected: Tensor, ridge: float = RIDGE) -> Tensor:
+    """The parameters within ±5 that minimise the mean loss of the pairs and a ridge."""
 
     def value(theta: np.ndarray) -> tuple[float, np.ndarray]:
         leaf = torch.tensor(theta, dtype=F64, requires_grad=True)
         ratios = torch.stack([chosen @ leaf, rejected @ leaf], 1)
-        loss = objective.losses(Compared(ratios, torch.zeros_like(ratios))).mean() + RIDGE * leaf.square().sum()
+        loss = objective.losses(Compared(ratios, torch.zeros_like(ratios))).mean() + ridge * leaf.square().sum()
         loss.backward()
         assert leaf.grad is not None, "the loss depends on it"
         return float(loss), leaf.grad.numpy()

@@ -104,7 +104,7 @@ def errors(flips: float, seeds: Sequence[int]) -> list[list[float]]:
     """Per seed, for every number of pairs: the distance of rDPO's parameters from the true ones."""
     objective = RDPO(beta=1.0, label_noise=flips).pair_objective()
     return [
-        [float((fitted(objective, *compared(seed, size, flips)) - truth(seed)).norm()) for size in SIZES]
+        [float((fitted(objective, *compared(seed, size, flips), ridge=0.0) - truth(seed)).norm()) for size in SIZES]
         for seed in seeds
     ]
 
@@ -144,7 +144,7 @@ CLAIM = Claim(
                 "rDPO, 500 pairs": partial(bandit, "rDPO", 500, 0.4),
             },
             seeds=30,
-            minutes=1,
+            minutes=0.2,
             setting="log-linear policies over 8 features and 6 actions, true parameters of norm 3, 4000 Bradley-Terry "
             "pairs of which 30 % are flipped, β = 1, a uniform reference; L-BFGS within ±5; regret of the regularised "
             "value on 4000 contexts",
@@ -159,7 +159,7 @@ CLAIM = Claim(
             "instance",
             {f"{rate:g} flipped": partial(errors, rate) for rate in FLIPS},
             seeds=30,
-            minutes=8,
+            minutes=0.5,
             setting="the setting of the theory: log-linear policies in a box, known flip rates of 0 to 40 %, 500 to 32,000 "
             "pairs; the distance of the parameters from the true ones",
             arms={"rDPO": RDPO()},
@@ -245,5 +245,8 @@ CLAIM = Claim(
             says="abstract: the price of the noise is a factor 1/(1−2ε)",
         ),
     ),
-    not_run="",
+    amended=(
+        "2026-12-01: the first run of `rate` had the bandit's ridge of 0.001, whose bias was most of the error of many clean "
+        "pairs (slope −0.2 in place of −0.5); the theorem has none, and now neither has the experiment.",
+    ),
 )
