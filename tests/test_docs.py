@@ -50,3 +50,11 @@ def test_write_your_own_loss(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "0.5·(R − mean(R)) + 0.5·(R − mean_{others}(R))" in said and "reward/short" in said
     assert len(names["run"].metrics()) == 2
+
+
+def test_learning_from_preferences(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers", reason="language models need surefoot[language]")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
+    names = run("preferences.md")
+    assert len(names["run"].metrics()) == 4 and "1 − 2·0.2" in capsys.readouterr().out
