@@ -102,9 +102,9 @@ def environment_loop(learner: Callable[..., Any], training_env: Callable[..., An
         """Refuse EnvPool where the method would act in Gymnasium's environments all the same."""
         if options.get("backend") == "envpool" and placed(method, env, options)[1].get("backend") != "envpool":
             raise UsageError(
-                f"backend='envpool' is not allowed for {type(method).__name__}: it changes its environments as it learns "
-                "(noise on observations, or other parameters), and EnvPool's, which are stepped in C++, cannot be "
-                "changed. Use backend='auto' or 'gymnasium', or 'process' where a step is slow."
+                f"backend='envpool' is not allowed for {type(method).__name__}: it changes its environments as it "
+                "learns (noise on observations, or other parameters), and EnvPool's, which are stepped in C++, cannot "
+                "be changed. Use backend='auto' or 'gymnasium', or 'process' where a step is slow."
             )
 
     def start(
