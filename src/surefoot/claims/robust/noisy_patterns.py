@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from surefoot.claims.parts import Measurements, Summary
 from surefoot.evaluate.smoothing_certificates import median_bounds, quantile_levels, vote_radius
@@ -22,7 +23,7 @@ from surefoot.loops.common.optimizer import Adam
 from surefoot.loops.off_policy.nets import Batch, Function, Net, Weights, gradient_step
 from surefoot.methods.robust.smoothed_agents.denoised import SmoothedDQN
 from surefoot.models.distributions import Categorical
-from surefoot.models.functional import initial
+from surefoot.models.functional import initial, over_seeds
 from surefoot.models.smoothing import votes
 from surefoot.perturbations.ascent import ascend, log_odds
 from surefoot.seeding import numpy_stream, torch_stream
@@ -68,7 +69,8 @@ def of_linear(found: Measurements) -> Summary:
 
 # --- patterns in noise -----------------------------------------------------------------------------------------------
 
-WIDTH, NOISE, STEPS, BATCH, VOTES, STATES = 8, 1.0, 400, 64, 101, 100
+WIDTH, NOISE, STEPS, BATCH, VOTES, STATES = 8, 1.0, 300, 64, 101, 100
+HALF = WIDTH**0.5  # half the distance of the patterns
 SPACE, ACTIONS = gym.spaces.Box(-np.inf, np.inf, (WIDTH,)), gym.spaces.Discrete(3)
 METHOD = SmoothedDQN(sigma=NOISE, base_updates=0, denoiser_rate=3e-3, reconstruction=1.0 / BATCH)
 
@@ -93,27 +95,39 @@ def shown(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def patterns(seeds: Sequence[int]) -> dict[str, list[float]]:
     """The share of patterns whose votes are right: without a denoiser, with the one that S-DQN learns, and of that under
-    attacks of σ (l2) along the network without noise and through the noise; and the mean certified radius."""
-    names = ("plain", "denoised", "denoised, PGD", "denoised, S-PGD", "radius, plain", "radius, denoised")
-    found: dict[str, list[float]] = {name: [] for name in names}
+    attacks of half the distance of the patterns (l2), along the network without noise and through the noise; and the
+    mean certified radius."""
     nets = {"critic": Net(Windows), "denoiser": METHOD.networks(SPACE, ACTIONS)["denoiser"]}
     functions = {name: Function(net) for name, net in nets.items()}
-    step = gradient_step(nets, functions, ("denoiser",))
-    for seed in seeds:
-        g = torch_stream(seed, "patterns")
-        weights = {"critic": torch.ones(1), "denoiser": initial(nets["denoiser"].make, torch_stream(seed, "weights"))}
-        adams = {"denoiser": Adam(*(torch.zeros_like(weights["denoiser"]) for _ in range(2)), torch.zeros(()))}
-        for _ in range(STEPS):
-            s, right = shown(BATCH, g)
-            action = torch.randint(3, (BATCH,), generator=g)
-            batch: Batch = {"observation": s, "next_observation": s, "action": action, "discount": torch.zeros(BATCH)}
-            batch |= {"reward": (action == right).float(), "weight": torch.ones(BATCH)}
-            batch["noise"] = {"observation": torch.randn(BATCH, WIDTH, generator=g)}
+    step = over_seeds(gradient_step(nets, functions, ("denoiser",)), len(seeds))
+    first = torch.stack([initial(nets["denoiser"].make, torch_stream(seed, "weights")) for seed in seeds])
+    weights, adams = {"critic": torch.ones(len(seeds), 1), "denoiser": first}, {"denoiser": Adam.start(first)}
+    streams = [torch_stream(seed, "patterns") for seed in seeds]
+    for _ in range(STEPS):
+        batch = tree_map(lambda *parts: torch.stack(parts), *[batch_of(g) for g in streams])
+        with torch.no_grad():
             weights, adams, _ = step(weights, {}, adams, batch)
-        w = Weights(functions, weights, {}, {})
+    found: dict[str, list[float]] = {}
+    for index, seed in enumerate(seeds):
+        w = Weights(functions, {name: x[index] for name, x in weights.items()}, {}, {})
         for name, value in judged(w, seed).items():
-            found[name].append(value)
+            found.setdefault(name, []).append(value)
     return found
+
+
+def batch_of(generator: torch.Generator) -> Batch:
+    """Patterns, random actions, what they pay, and noise."""
+    s, right = shown(BATCH, generator)
+    action = torch.randint(3, (BATCH,), generator=generator)
+    return {
+        "observation": s,
+        "next_observation": s,
+        "action": action,
+        "reward": (action == right).float(),
+        "discount": torch.zeros(BATCH),
+        "weight": torch.ones(BATCH),
+        "noise": {"observation": torch.randn(BATCH, WIDTH, generator=generator)},
+    }
 
 
 def judged(w: Weights, seed: int) -> dict[str, float]:
@@ -137,7 +151,7 @@ def judged(w: Weights, seed: int) -> dict[str, float]:
 
     def moved(noise: float) -> Tensor:
         start = {"": 0.1 * torch.randn(STATES, WIDTH)}
-        radius = torch.full((STATES,), NOISE)
+        radius = torch.full((STATES,), HALF)
         return s + ascend(lambda m: log_odds(denoised(s + m[""] + noise * torch.randn(s.shape)), right), start, radius,
                           "l2", 10)[""]  # fmt: skip
 

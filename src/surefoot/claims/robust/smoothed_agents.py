@@ -16,7 +16,6 @@ from surefoot.claims.parts import (
     LogRatio,
     Mean,
     More,
-    NoWorse,
     Part,
     Share,
     Summary,
@@ -69,10 +68,10 @@ CLAIM = Claim(
         "patterns": Experiment(
             "mechanism",
             {"patterns": patterns},
-            seeds=4,
+            seeds=8,
             minutes=0.06,
             setting="two patterns of eight numbers in noise of deviation 1, a frozen Q-network that looks at the first; "
-            "400 steps of S-DQN's loss, 101 votes in each of 100 states, attacks of σ in ten steps",
+            "300 steps of S-DQN's loss, 101 votes in each of 100 states, attacks of √8 in ten steps",
             arms={"S-DQN": METHOD},
             summary=of_patterns,
         ),
@@ -154,7 +153,7 @@ CLAIM = Claim(
             "secondary",
             "patterns",
             Mean("plain"),
-            Less(0.05, against=0.5),
+            Less(0.1, against=0.5),
             says="abstract: existing smoothed agents have a low clean reward",
         ),
         Part(
@@ -173,11 +172,11 @@ CLAIM = Claim(
             More(0.2),
         ),
         Part(
-            "an attack through the noise is at least as strong",
-            "secondary",
+            "an attack through the noise is stronger",
+            "primary",
             "patterns",
             Difference("denoised, PGD", "denoised, S-PGD"),
-            NoWorse(0.05),
+            More(),
             says="section on the smoothed attack",
         ),
         Part(
