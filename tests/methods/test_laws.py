@@ -28,7 +28,8 @@ def small(slug: str, **changes) -> OnPolicy:
     """The method at a size for tests: small batches, the paper's own step sizes and coefficients."""
     method = catalogue.method_class(slug)
     names = {f.name for f in dataclasses.fields(method)} - set(method.without_effect)
-    sizes = {"num_envs": 8, "num_steps": 16, "minibatch_size": 32, "hidden": (16,), **QUICK, **changes}
+    sizes = {"num_envs": 8, "num_steps": 16, "minibatch_size": 32, "hidden": (16,), "draws": 3, "acting_draws": 9}
+    sizes |= {**QUICK, **changes}
     return method(**{k: v for k, v in sizes.items() if k in names})
 
 

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 
 from surefoot.errors import UsageError
-from surefoot.models.smoothing import noisy, noisy_keys
+from surefoot.models.smoothing import Smoothing, noisy, noisy_keys
 
 Actor = Callable[[Any, Any, np.ndarray | None, bool], tuple[Any, Any]]
 
@@ -71,6 +71,8 @@ def smoothing_of(policy: Any) -> float:
     """The standard deviation of the noise that a policy adds to what it sees; 0 for most."""
     if isinstance(policy, Smoothed):
         return policy.sigma
+    if isinstance(rule := getattr(policy, "rule", None), Smoothing):
+        return rule.sigma
     return float((getattr(policy, "facts", None) or {}).get("smoothing", 0.0))
 
 

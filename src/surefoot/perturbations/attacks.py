@@ -10,6 +10,8 @@ The policy offers what an attack needs as methods on tensors `[batch, ...]`:
   parameters `[batch, size]`, or one tensor: continuous actions `[batch, ...]`, or the logits of a discrete action;
 - `criticise(observation, seen, state, episode_start)`: the value `[batch]`, by its critic, of acting on what it has
   `seen` instead of the observation;
+- `respond_noisy(observation, draws, state, episode_start)`, of a policy that adds noise to what it sees: the same under
+  draws of that noise `[draws, batch, size]`; and `intended(observation, state, episode_start)`, what it makes of many;
 - `deviations`: the standard deviations by which it divides entries of the observation, by key ('' for a plain one).
 """
 
@@ -61,6 +63,16 @@ class Target(NamedTuple):
         if isinstance(distribution, Gaussian):
             flat = torch.cat([flat, torch.zeros_like(flat)], -1)
         return distribution, flat
+
+    def respond_noisy(
+        self, observation: Observation, draws: int, state: Any, starts: np.ndarray | None
+    ) -> tuple[Any, Tensor]:
+        """The same under draws of the policy's own noise, `[draws, batch, size]`."""
+        return self.policy.respond_noisy(observation, draws, state, starts)
+
+    def intended(self, observation: Observation, state: Any, starts: np.ndarray | None) -> tuple[Any, Tensor]:
+        """What the policy makes of its noise, as `respond`."""
+        return self.policy.intended(observation, state, starts)
 
 
 def within(array: np.ndarray, change: np.ndarray) -> np.ndarray:
@@ -216,6 +228,7 @@ class GradientAttack(Attack):
     """Base of attacks along the gradient of a damage."""
 
     steps: int = 1
+    draws: int = 0
 
     def aimed(self, target: Target) -> Attack:
         attack = super().aimed(target)
@@ -228,6 +241,11 @@ class GradientAttack(Attack):
             raise UsageError(
                 f"{self} follows the gradient of the policy, and {target.name} offers none: it has no "
                 f"respond(observation, state, episode_start) on tensors (surefoot.perturbations.attacks). {BLIND}"
+            )
+        if self.draws and not getattr(target.policy, "noisy", False):
+            raise UsageError(
+                f"{self}: draws={self.draws} is not allowed, because {target.name} adds no noise to what it sees; "
+                "leave it out. Agents of policy-smoothing, smoothed-agents and smoothed-dqn do."
             )
         self._try(target)
 
@@ -259,7 +277,7 @@ class GradientAttack(Attack):
 
     def damage(self, target: Target, clean: Observation, state: Any, starts: Any) -> Damage:
         """What is maximised: by default how far the most likely action moves."""
-        return compared(shift, target, clean, state, starts)
+        return compared(shift, target, clean, state, starts, self.draws)
 
     def moves(self, target: Target, see: Any, drawn: Moves, radius: Tensor, state: Any, starts: Any) -> Moves:
         start = {key: START * spread(radius, x) * x for key, x in drawn.items()}
@@ -267,13 +285,22 @@ class GradientAttack(Attack):
         return ascend(lambda moves: damage(see(moves)), start, radius, self.law, self.steps)
 
 
-def compared(measure: Any, target: Target, clean: Observation, state: Any, starts: Any) -> Damage:
-    """A measure of the distance between the policy's answers with and without the attack."""
+def compared(measure: Any, target: Target, clean: Observation, state: Any, starts: Any, draws: int = 0) -> Damage:
+    """A measure of the distance between the policy's answers with and without the attack; with `draws`, its mean over
+    fresh draws of the noise of a smoothed policy, from what that intends (the smoothed attack, arXiv:2406.18062)."""
     with torch.no_grad():
-        distribution, before = target.respond(clean, state, starts)
-    return lambda seen: measure(distribution, before, target.respond(seen, state, starts)[1])
+        distribution, before = (target.intended if draws else target.respond)(clean, state, starts)
+    if not draws:
+        return lambda seen: measure(distribution, before, target.respond(seen, state, starts)[1])
+
+    def damage(seen: Observation) -> Tensor:
+        answers = target.respond_noisy(seen, draws, state, starts)[1]
+        return torch.stack([measure(distribution, before, answer) for answer in answers]).mean(0)
+
+    return damage
 
 
+DRAWS = "draws of a smoothed policy's own noise in every gradient, 1 is S-PGD's; 0: of its network without noise"
 STEPS = "steps of ascent; with 1 it is FGSM's"
 
 
@@ -287,6 +314,7 @@ class FGSM(GradientAttack):
     """
 
     name = "obs-fgsm"
+    draws: int = hyperparameter(0, low=0, high=10_000, help=DRAWS)
 
 
 @register
@@ -297,6 +325,7 @@ class PGD(GradientAttack):
 
     name = "obs-pgd"
     steps: int = hyperparameter(10, low=1, high=10_000, help=STEPS)
+    draws: int = hyperparameter(0, low=0, high=10_000, help=DRAWS)
 
 
 @register
@@ -307,9 +336,10 @@ class MAD(GradientAttack):
 
     name = "obs-mad"
     steps: int = hyperparameter(10, low=1, high=10_000, help=STEPS)
+    draws: int = hyperparameter(0, low=0, high=10_000, help=DRAWS)
 
     def damage(self, target: Target, clean: Observation, state: Any, starts: Any) -> Damage:
-        return compared(divergence, target, clean, state, starts)
+        return compared(divergence, target, clean, state, starts, self.draws)
 
 
 @register

@@ -130,6 +130,7 @@ def start(
         KeyboardInterrupt, SystemExit: a signal ended the run, after it was saved.
     """
     options, number = dict(env_options or {}), uuid.uuid4().hex[:8]
+    loop(method.loop).check_method(method, env, **options)
     path = Path(run_dir or Path("runs") / dated(f"{slug}-{env_name(env).replace('/', '-')}-{seeds[0]}", number))
     steps = settings.steps or method.default_steps
     compile = compiles(settings.compile, method, steps)
@@ -269,6 +270,7 @@ def resume(
     torch.set_num_threads(config["threads"])
     options = {**config["env"], **(env_options or {})}
     name = options.pop("env")
+    loop(method.loop).check_method(method, env or name, **(env_options or {}))
     if env is not None or env_options:
         described = loop(method.loop).describe(env or name, **options)
         if env is not None and not same_name(described["env"], name):
