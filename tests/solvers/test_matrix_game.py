@@ -76,7 +76,9 @@ def test_duality_and_the_laws_of_growing_populations(seed, rows, columns, scale,
     found = equilibrium(payoffs)
     assert found.row.sum() == pytest.approx(1) and found.column.sum() == pytest.approx(1)
     assert min(found.row.min(), found.column.min()) >= 0
-    assert 0 <= exploitability(payoffs, found.row, found.column) + 1e-12 * scale <= 4e-8 * scale  # row value = column value
+    assert (
+        0 <= exploitability(payoffs, found.row, found.column) + 1e-12 * scale <= 4e-8 * scale
+    )  # row value = column value
     assert equilibrium(payoffs[:-1] if rows > 1 else payoffs).value <= found.value + 1e-8 * scale
     assert equilibrium(payoffs[:, :-1] if columns > 1 else payoffs).value >= found.value - 1e-8 * scale
 

@@ -1,8 +1,8 @@
 """Agents of several members where they are deployed: the rule that chooses among them learns from the returns.
 
-A deployment is a sequence of episodes under one perturbation. Its episodes are played one after another, in their order,
-and every perturbation begins a new one, so that what is measured does not depend on what was measured before, nor on how
-many episodes are played side by side.
+A deployment is a sequence of episodes under one perturbation. Its episodes are played one after another, in their
+order, and every perturbation begins a new one, so that what is measured does not depend on what was measured before,
+nor on how many episodes are played side by side.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Deployment:
 
 
 def sequences(policy: Any, perturbations: Sequence[Any], slots: int) -> list[list[int]]:
-    """Which episodes each slot plays in turn: for an ensemble whole deployments, for any other policy every `slots`-th."""
+    """Which episodes each slot plays in turn: for an ensemble whole deployments, for any other policy every
+    `slots`-th."""
     total = len(perturbations)
     if not isinstance(policy, Ensemble):
         return [list(range(slot, total, slots)) for slot in range(min(slots, total))]

@@ -1,7 +1,7 @@
 """Rules by which an agent of several members chooses the one that plays an episode, from the returns that it has seen.
 
-A rule is frozen and goes into the agent's JSON; what it has learned in one deployment is a memory, an array that the rule
-makes, reads and replaces: `start(members)`, `chances(memory)`, `told(memory, member, outcome)`.
+A rule is frozen and goes into the agent's JSON; what it has learned in one deployment is a memory, an array that the
+rule makes, reads and replaces: `start(members)`, `chances(memory)`, `told(memory, member, outcome)`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class BestOf:
 class Bandit:
     """EXP3 with implicit exploration (arXiv:1506.03271), of gains, as in PROTECTED's code (arXiv:2402.12673):
 
-        p = w / Σw        w_i ← w_i · exp(η · x / (p_i + η/2))  for the member i that played        η = rate·√(ln K / (K·T))
+        p = w / Σw        w_i ← w_i · exp(η · x / (p_i + η/2))  for the member i that played        η = rate·√(ln K /
+        (K·T))
 
     x is the return from `low` to `high` as a number from 0 to 1. Its regret against the best of K members in T episodes
     is of the order √(T·K·ln K), whatever the attacker does.

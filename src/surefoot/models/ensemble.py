@@ -1,8 +1,8 @@
 """An agent of several members, one of which plays each episode, chosen by a frozen rule (`models.choosing`).
 
-`predict` draws a member for every row that begins an episode, as the rule does before it has seen a return. A deployment in
-which the rule learns from the returns is `surefoot.evaluate.deployed.Deployment`; evaluations, stress tests and audits
-make one for every perturbation.
+`predict` draws a member for every row that begins an episode, as the rule does before it has seen a return. A
+deployment in which the rule learns from the returns is `surefoot.evaluate.deployed.Deployment`; evaluations, stress
+tests and audits make one for every perturbation.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class Ensemble:
 
     @property
     def deviations(self) -> dict[str, np.ndarray]:
-        """The standard deviations by which the first member divides normalised entries: the unit of an attack's budget."""
+        """The standard deviations by which the first member divides normalised entries: the unit of an attack's
+        budget."""
         return self.members[0].deviations
 
     def respond(
@@ -119,7 +120,12 @@ class Ensemble:
         folder = Path(folder)
         for index, member in enumerate(self.members):
             member.save(folder / f"member-{index}")
-        description = {"format": FORMAT, "members": len(self.members), "rule": choosing.to_json(self.rule), **self.facts}
+        description = {
+            "format": FORMAT,
+            "members": len(self.members),
+            "rule": choosing.to_json(self.rule),
+            **self.facts,
+        }
         write_whole(folder / "agent.json", json.dumps(description, indent=2))
         return folder
 

@@ -77,8 +77,8 @@ def project(x: Tensor, radius: Tensor, law: str) -> Tensor:
 
 
 def followed(previous: Tensor, wanted: Tensor, reach: Tensor, law: str) -> Tensor:
-    """The point within `reach [batch, 1, ...]` of the previous change on the way to the one that is wanted. Where both are
-    in a ball around 0, so is the result."""
+    """The point within `reach [batch, 1, ...]` of the previous change on the way to the one that is wanted. Where both
+    are in a ball around 0, so is the result."""
     return previous + project(wanted - previous, reach, law)
 
 

@@ -1,9 +1,10 @@
 """Attacks on observations that need the policy under attack, and random changes within the same budget.
 
 An attack acts between environment and policy: it changes what the policy sees, nearest to the policy of all
-perturbations. The change δ of every attacked entry keeps `‖δ / unit‖ ≤ strength`, in the norm of its `law`, and with a `rate`
-also `‖(δ − δ of the step before) / unit‖ ≤ rate·strength`; the last rounding goes towards the unattacked observation.
-With a rate an attack goes as far as it may towards the change that it would make without one. Other entries, such as masks of allowed actions, are never touched.
+perturbations. The change δ of every attacked entry keeps `‖δ / unit‖ ≤ strength`, in the norm of its `law`, and with a
+`rate` also `‖(δ − δ of the step before) / unit‖ ≤ rate·strength`; the last rounding goes towards the unattacked
+observation. With a rate an attack goes as far as it may towards the change that it would make without one. Other
+entries, such as masks of allowed actions, are never touched.
 
 The policy offers what an attack needs as methods on tensors `[batch, ...]`:
 
@@ -165,8 +166,8 @@ class Attack(Graded):
         """What the policy sees instead of a batch of observations: the rows of `rngs` within their `radius [batch]`.
 
         `state` and `starts` are what the policy is given with the batch, `more` goes to `moves`. The other rows and
-        entries are unchanged. `last`: the changes `[batch, ...]` of the step before by key, in units, float64; those of the
-        rows are read and replaced where there is a `rate`. Without it the step before had none.
+        entries are unchanged. `last`: the changes `[batch, ...]` of the step before by key, in units, float64; those of
+        the rows are read and replaced where there is a `rate`. Without it the step before had none.
         """
         entries = observation if isinstance(observation, dict) else {"": observation}
         units = {key: torch.from_numpy(x) for key, x in self.units(target).items()}

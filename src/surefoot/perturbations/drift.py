@@ -2,7 +2,8 @@
 
     ‖p_t‖ ≤ ε,    ‖p_t − p_{t−1}‖ ≤ rate·ε,    p = 0 before an episode's first step
 
-With rate ≥ 2 they are not coupled in time. `drifted` moves by a command, `followed` towards a point; both reach the same.
+With rate ≥ 2 they are not coupled in time. `drifted` moves by a command, `followed` towards a point; both reach the
+same.
 """
 
 from __future__ import annotations

@@ -46,7 +46,13 @@ class LatestOpponent(GRAD):
         return game.learn("adversary", game.protagonist.vector.detach().unsqueeze(1))
 
 
-SIZES: dict[str, Any] = {"num_envs": 8, "num_steps": 200, "minibatch_size": 160, "payoff_episodes": 16, "hidden": (32, 32)}
+SIZES: dict[str, Any] = {
+    "num_envs": 8,
+    "num_steps": 200,
+    "minibatch_size": 160,
+    "payoff_episodes": 16,
+    "hidden": (32, 32),
+}
 ARMS: dict[str, GRAD] = {
     "GRAD": GRAD(channel="action", budget=0.5, rate=0.2, response_steps=16_000, **SIZES),
     "latest": LatestOpponent(channel="action", budget=0.5, rate=0.2, response_steps=16_000, **SIZES),
@@ -67,7 +73,9 @@ def scores(arm: str, seed: int, steps: int = 176_000, attack_steps: int = 32_000
         idle = torch.zeros_like(learner.adversary.vector)
         found = {"none": _mean(learner, agents, weights, idle)}
         for kind, rate in ATTACKERS.items():
-            fresh: PopulationLearner = make_learner(replace(ARMS["GRAD"], rate=rate), DoubleIntegrator, [seed], attack_steps)
+            fresh: PopulationLearner = make_learner(
+                replace(ARMS["GRAD"], rate=rate), DoubleIntegrator, [seed], attack_steps
+            )
             try:
                 fresh.protagonist.load(learner.protagonist.state(), learner.iteration, 0)
                 while fresh.steps < attack_steps:

@@ -45,13 +45,15 @@ class PopulationLearner:
         threat, options = method.threat(), {"compile": compile, "device": device}
         adversaries = [derive(seed, "adversary") for seed in seeds]
         self.protagonist = Player(method, AgentSeat(envs, threat), seeds, total_steps, **options)
-        self.adversary = Player(
-            method.adversary(), AdversarySeat(envs, threat), adversaries, total_steps, **options
-        )
+        self.adversary = Player(method.adversary(), AdversarySeat(envs, threat), adversaries, total_steps, **options)
         self.agents = torch.empty(self.num_seeds, 0, self.protagonist.model.size)  # [seeds, members, weights]
         self.adversaries = torch.empty(self.num_seeds, 0, self.adversary.model.size)
-        self.payoffs = torch.empty(self.num_seeds, 0, 0, dtype=torch.float64)  # mean returns of agents against adversaries
-        self.best = torch.zeros(self.num_seeds, dtype=torch.int64)  # a member of the agents, for methods that prefer one
+        self.payoffs = torch.empty(
+            self.num_seeds, 0, 0, dtype=torch.float64
+        )  # mean returns of agents against adversaries
+        self.best = torch.zeros(
+            self.num_seeds, dtype=torch.int64
+        )  # a member of the agents, for methods that prefer one
         self.taken = self.iteration = 0
 
     @property
@@ -71,8 +73,8 @@ class PopulationLearner:
     def learn(
         self, side: Side, opponents: Tensor | None = None, chances: np.ndarray | None = None
     ) -> list[dict[str, float]]:
-        """One rollout and update of a side against frozen opponents `[seeds, members, weights]`, of which one is drawn for
-        every episode by the `chances [seeds, members]` or `[seeds, rows, members]`; the agent may have none."""
+        """One rollout and update of a side against frozen opponents `[seeds, members, weights]`, of which one is drawn
+        for every episode by the `chances [seeds, members]` or `[seeds, rows, members]`; the agent may have none."""
         player, other = self.protagonist, self.adversary
         if side == "adversary":
             player, other = other, player
@@ -88,8 +90,9 @@ class PopulationLearner:
         return [{f"adversary_{name}": value for name, value in row.items()} for row in rows]
 
     def join(self, idle: bool = False) -> None:
-        """Add both players as they are to their populations, and measure the payoffs that are new; `idle` adds an adversary
-        that does nothing in place of the one that learns: all its weights are zero, and so are its commands."""
+        """Add both players as they are to their populations, and measure the payoffs that are new; `idle` adds an
+        adversary that does nothing in place of the one that learns: all its weights are zero, and so are its
+        commands."""
         theirs = self.adversary.vector.detach().cpu()
         self.agents = torch.cat([self.agents, self.protagonist.vector.detach().cpu().unsqueeze(1)], 1)
         self.adversaries = torch.cat([self.adversaries, (theirs * (not idle)).unsqueeze(1)], 1)
@@ -166,8 +169,8 @@ class PopulationLearner:
         wrong += [name for name in state if name.partition("/")[0] not in ("game", "agent", "adversary")]
         if wrong:
             raise UsageError(
-                f"the checkpoint does not fit this method, network or number of seeds: {', '.join(wrong)} differ. Resume "
-                "with the configuration in the run's config.json."
+                f"the checkpoint does not fit this method, network or number of seeds: {', '.join(wrong)} differ. "
+                "Resume with the configuration in the run's config.json."
             )
         for name in names[:-1]:
             setattr(self, name, game[name].clone())

@@ -29,12 +29,14 @@ class Population(OnPolicy):
     without_effect: ClassVar[tuple[str, ...]] = ("anneal", "core", "core_size", "cnn", "shared")
 
     num_envs: int = hyperparameter(4, low=2, high=2**16, help="Number of parallel environments.")
-    num_steps: int = hyperparameter(1024, low=1, high=2**24, help="Steps per environment and rollout of fresh episodes.")
-    channel: str = hyperparameter(
-        "observation", choices=("observation", "action"), help="What the adversary perturbs."
+    num_steps: int = hyperparameter(
+        1024, low=1, high=2**24, help="Steps per environment and rollout of fresh episodes."
     )
+    channel: str = hyperparameter("observation", choices=("observation", "action"), help="What the adversary perturbs.")
     budget: float = hyperparameter(
-        0.075, above=0, help="ε: size of a perturbation, in standard deviations of the observation or half-ranges of the action."
+        0.075,
+        above=0,
+        help="ε: size of a perturbation, in standard deviations of the observation or half-ranges of the action.",
     )
     response_steps: int = hyperparameter(200_000, low=1, help="Environment steps of a best response.")
     adversary_learning_rate: float = hyperparameter(3e-4, above=0, help="Adam's learning rate for adversaries.")

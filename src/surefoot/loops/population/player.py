@@ -48,6 +48,9 @@ class Player(Learner):
         if not self.frozen:
             super()._observe(observation)
 
+    def state(self) -> dict[str, Tensor]:
+        return {name: x for name, x in super().state().items() if name != "replay/sums"}
+
     def load(self, state: Mapping[str, Tensor], iteration: int, logged: int) -> None:
         super().load(state, iteration, logged)
         self.collector.logged = logged
@@ -70,9 +73,9 @@ class Player(Learner):
 def frozen(model: Model, vectors: Tensor, scales: tuple[Tensor, Tensor] | None, rows: int, width: int) -> Opponents:
     """The most likely actions of frozen policies, as environments take them.
 
-    `vectors [seeds, members, size]`; `scales` are means and inverse deviations `[seeds, 1, n]` of observations, if they are
-    normalised; there are `rows` rows for each seed, `width` is n. The function takes observations `[seeds·rows, n]` and
-    which member acts in every row.
+    `vectors [seeds, members, size]`; `scales` are means and inverse deviations `[seeds, 1, n]` of observations, if they
+    are normalised; there are `rows` rows for each seed, `width` is n. The function takes observations `[seeds·rows, n]`
+    and which member acts in every row.
     """
     seeds, members = vectors.shape[:2]
     distribution = model.distribution

@@ -3,8 +3,8 @@
     p_t = clip(p_{t−1} + rate·ε·u_t, ±ε),  u_t ∈ [−1, 1]^n is the adversary's action,  p = 0 before an episode
     observation: the agent sees s_t + p_t in units of its normaliser      action: a_t + p_t is executed, in half-ranges
 
-The adversary sees `[s_t, p_{t−1}]`, the state as the agent normalises it; in a game over actions also a_t. Who plays the other
-side is drawn at the start of every episode and stays. Opponents take their most likely actions.
+The adversary sees `[s_t, p_{t−1}]`, the state as the agent normalises it; in a game over actions also a_t. Who plays
+the other side is drawn at the start of every episode and stays. Opponents take their most likely actions.
 """
 
 from __future__ import annotations

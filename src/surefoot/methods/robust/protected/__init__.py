@@ -1,19 +1,20 @@
-"""PROTECTED: a few policies found before deployment, none of which another replaces, and a bandit that chooses among them.
+"""PROTECTED: a few policies found before deployment, none of which another replaces, and a bandit that chooses among
+them.
 
-For an attacker of unknown strength that may also change: the most robust policy pays for attacks that do not come. Where
-returns come in episode by episode, the choice can wait until then.
+For an attacker of unknown strength that may also change: the most robust policy pays for attacks that do not come.
+Where returns come in episode by episode, the choice can wait until then.
 
     gap(Π̃) = max_{π, ν} [ J(π, ν) − max_{π' in Π̃} J(π', ν) ]          J(π, ν): return of π under the attack ν
     discovery: π and ν together ascend J(π, ν) − max_{π' in Π̃} J(π', ν), which is no game between them; π joins Π̃
     deployment: EXP3 draws a member for every episode.   regret in T episodes ≤ T·gap(Π̃) + O(√(T·K·ln K))
 
-Xiangyu Liu, Chenghao Deng, Yanchao Sun, Yongyuan Liang & Furong Huang, *Beyond Worst-case Attacks: Robust RL with Adaptive
-Defense via Non-dominated Policies* (2024), arXiv:2402.12673; settings of the authors' code.
+Xiangyu Liu, Chenghao Deng, Yanchao Sun, Yongyuan Liang & Furong Huang, *Beyond Worst-case Attacks: Robust RL with
+Adaptive Defense via Non-dominated Policies* (2024), arXiv:2402.12673; settings of the authors' code.
 
-Differences: adversaries add their action to the observation (SA-RL), in place of naming a direction of the action (PA-AD);
-the first policy is trained here against an adversary of its own, without the code's smoothness regulariser, which later
-members lack too; the adversary's two rollouts are the halves of one; the range of returns for the bandit is that which was
-measured, in place of 6000.
+Differences: adversaries add their action to the observation (SA-RL), in place of naming a direction of the action
+(PA-AD); the first policy is trained here against an adversary of its own, without the code's smoothness regulariser,
+which later members lack too; the adversary's two rollouts are the halves of one; the range of returns for the bandit is
+that which was measured, in place of 6000.
 """
 
 from __future__ import annotations
@@ -82,7 +83,10 @@ class Protected(Population, PPO):
             return found
         game.join()
         gaps = game.payoffs[:, -1, -1] - game.payoffs[:, :-1, -1].amax(1)
-        return [one | {"gap": g, "members": float(game.agents.shape[1])} for one, g in zip(found, gaps.tolist(), strict=True)]
+        return [
+            one | {"gap": g, "members": float(game.agents.shape[1])}
+            for one, g in zip(found, gaps.tolist(), strict=True)
+        ]
 
     def deployed(self, game: PopulationLearner, index: int, facts: dict[str, Any]) -> Ensemble:
         """All members, and the bandit for the returns that were measured."""
@@ -93,19 +97,21 @@ class Protected(Population, PPO):
 
     def algorithm(self) -> list[str]:
         rollout = f"{self.num_envs} envs × {self.num_steps} steps of fresh episodes"
-        unit = "standard deviations of the observation" if self.channel == "observation" else "half-ranges of the action"
+        unit = (
+            "standard deviations of the observation" if self.channel == "observation" else "half-ranges of the action"
+        )
         return [
             f"without an adversary: {self.response} iterations of PPO ({rollout} each); the normaliser is then frozen",
-            f"as many against an adversary ν of every {self.channel}, within {self.budget:g} {unit}, that learns beside the "
-            "agent to lower its return: the first member",
+            f"as many against an adversary ν of every {self.channel}, within {self.budget:g} {unit}, that learns "
+            "beside the agent to lower its return: the first member",
             f"discovery, {self.response} iterations: π starts as the last member, ν and its two critics afresh",
             f"    π: PPO on J(π, ν), {rollout}",
             f"    b: the member that does best against ν, measured every {self.refresh} iterations "
             f"({self.payoff_episodes} episodes each)",
             "    ν: PPO on J(π, ν) − J(π^b, ν), half of its environments with π and half with π^b, a critic for each",
             "π joins the members; the returns of all members against all adversaries are measured; back to discovery",
-            f"deployed: EXP3 over the members, η = {self.bandit_rate:g}·√(ln K/(K·{self.rounds})), returns scaled by the range "
-            "that was measured",
+            f"deployed: EXP3 over the members, η = {self.bandit_rate:g}·√(ln K/(K·{self.rounds})), returns scaled by "
+            "the range that was measured",
             "each step of PPO:",
             *(f"    {line}" for line in PPO.steps(self)),
         ]

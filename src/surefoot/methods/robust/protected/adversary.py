@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 class JudgedTwice(ActorCritic):
-    """An actor that does not see the last entry of the observation, and a critic for each of its two values: the returns of
-    two agents under one adversary differ."""
+    """An actor that does not see the last entry of the observation, and a critic for each of its two values: the
+    returns of two agents under one adversary differ."""
 
     def __init__(self, space: gym.spaces.Box, distribution: Any, **settings: Any) -> None:
         inner = gym.spaces.Box(space.low[:-1], space.high[:-1])

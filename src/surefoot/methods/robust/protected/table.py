@@ -1,6 +1,6 @@
 """Discovery of non-dominated policies where all returns are known: J `[policies, attackers]`.
 
-    gap(Π̃) = max_{π, ν} [ J(π, ν) − max_{π' in Π̃} J(π', ν) ]
+gap(Π̃) = max_{π, ν} [ J(π, ν) − max_{π' in Π̃} J(π', ν) ]
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def gap(returns: Array, members: Sequence[int]) -> tuple[float, int, int]:
 def mixture_gap(returns: Array, members: Sequence[int], policy: int) -> tuple[float, Array]:
     """By how much a policy beats the best member under some mixture of attackers, and that mixture `[attackers]`.
 
-    max_ν̄ [J(π, ν̄) − max_{π'} J(π', ν̄)] is the value of a game between attackers and members; a policy that is best under
-    no single attacker may still be best under a mixture.
+    max_ν̄ [J(π, ν̄) − max_{π'} J(π', ν̄)] is the value of a game between attackers and members; a policy that is best
+    under no single attacker may still be best under a mixture.
     """
     found = equilibrium((returns[policy] - returns[list(members)]).T)
     return found.value, found.row
