@@ -49,14 +49,18 @@ def test_the_gap_never_rises_and_vanishes_at_the_best_responses():
             gap(returns, [])
 
 
-def test_regret_is_at_most_that_of_the_members_and_the_gap_a_round():
+def test_regret_is_at_most_that_of_the_members_and_the_gap_under_mixtures_a_round():
     draw = np.random.default_rng(1)
-    for _ in range(20):
+    for _ in range(40):
         returns, rounds = draw.normal(size=(6, 3)), 50
         attacks, members = draw.integers(3, size=rounds), [0, 3]
         played = returns[draw.choice(members, rounds), attacks].sum()
-        own, whole = (returns[list(who)][:, attacks].sum(1).max() for who in (members, range(6)))
-        assert whole - played <= rounds * gap(returns, members)[0] + (own - played) + 1e-9
+        totals = returns[:, attacks].sum(1)
+        whole, own, best = totals.max(), totals[members].max(), int(totals.argmax())
+        size = max(mixture_gap(returns, members, best)[0], 0.0)
+        assert whole - played <= rounds * size + (own - played) + 1e-7
+    steady = np.array([[2.0, 2], [3, 0], [0, 3]])  # no single attacker shows that the first one helps
+    assert gap(steady, [1, 2])[0] == 0 and mixture_gap(steady, [1, 2], 0)[0] == pytest.approx(0.5)
 
 
 # --- exact check 6: signs --------------------------------------------------------------------------------------------
