@@ -85,9 +85,10 @@ class PopulationLearner:
             player.seat.face(self._acting(other, opponents), self._each_row(chances, opponents))
         rows = player.iterate()
         self.taken += self.method.pace
-        if side == "agent":
-            return rows
-        return [{f"adversary_{name}": value for name, value in row.items()} for row in rows]
+        if side == "adversary":
+            rows = [_as_agents(row) for row in rows]
+        counts = self.protagonist.episodes.count + self.adversary.episodes.count
+        return [row | {"episodes": count} for row, count in zip(rows, counts.tolist(), strict=True)]
 
     def join(self, idle: bool = False) -> None:
         """Add both players as they are to their populations, and measure the payoffs that are new; `idle` adds an
@@ -197,6 +198,12 @@ class PopulationLearner:
         if not self.agents.shape[1]:
             return self.protagonist.agent_of(self.protagonist.vector[index], index, facts)
         return self.method.deployed(self, index, facts)
+
+
+def _as_agents(row: dict[str, float]) -> dict[str, float]:
+    """An adversary's metrics under names of their own, and the agents' returns, which are its own negated."""
+    named = {f"adversary_{name}": value for name, value in row.items()}
+    return named | {name: -row[name] for name in ("return", "return_mean") if name in row}
 
 
 def _in_process(method: Any, env: Any, **options: Any) -> tuple[Any, dict[str, Any]]:

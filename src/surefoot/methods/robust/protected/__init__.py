@@ -75,7 +75,7 @@ class Protected(Population, PPO):
         turns = np.eye(2)[(np.arange(self.num_envs) >= new_share).astype(int)]
         chances = np.broadcast_to(turns, (game.num_seeds, *turns.shape))
         theirs = game.learn("adversary", torch.stack([new, old], 1), chances)
-        found = [one | other for one, other in zip(rows, theirs, strict=True)]
+        found = [other | one for one, other in zip(rows, theirs, strict=True)]
         if place < self.response - 1:
             return found
         if stage == 1:
