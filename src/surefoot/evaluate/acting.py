@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 
 from surefoot.errors import UsageError
+from surefoot.models.ensemble import Ensemble
 from surefoot.models.smoothing import Smoothing, noisy, noisy_keys
 
 Actor = Callable[[Any, Any, np.ndarray | None, bool], tuple[Any, Any]]
@@ -48,6 +49,11 @@ class Smoothed:
     def __post_init__(self) -> None:
         check_sigma(self.sigma)
         actor(self.policy)
+        if isinstance(self.policy, Ensemble):
+            raise UsageError(
+                "an agent of several members chooses among them from one episode to the next, so that its returns are "
+                "not those of one policy, which smoothing and its certificates need; smooth one of its members."
+            )
         if own := smoothing_of(self.policy):
             raise UsageError(f"the policy adds noise of sigma={own:g} itself; smoothing it again would add more.")
 

@@ -17,6 +17,7 @@ from surefoot.files import read_bytes, read_json, write_whole
 
 KINDS = {
     "surefoot-agent-1": ("surefoot.models.agent", "Agent"),
+    "surefoot-ensemble-1": ("surefoot.models.ensemble", "Ensemble"),
     "surefoot-tabular-agent-1": ("surefoot.models.tabular_agent", "TabularAgent"),
     "surefoot-language-agent-1": ("surefoot.models.language.agent", "LanguageAgent"),
 }

@@ -77,6 +77,12 @@ def project(x: Tensor, radius: Tensor, law: str) -> Tensor:
     return x * (radius / norms(x, law).clamp(min=1e-300)).clamp(max=1)
 
 
+def followed(previous: Tensor, wanted: Tensor, reach: Tensor, law: str) -> Tensor:
+    """The point within `reach [batch, 1, ...]` of the previous change on the way to the one that is wanted. Where both
+    are in a ball around 0, so is the result."""
+    return previous + project(wanted - previous, reach, law)
+
+
 def ascend(damage: Callable[[Moves], Tensor], start: Moves, radius: Tensor, law: str, steps: int) -> Moves:
     """The moves within the radius `[batch]` that do the most damage of those on a path of projected ascent.
 

@@ -1,8 +1,10 @@
 """Attacks on observations that need the policy under attack, and random changes within the same budget.
 
 An attack acts between environment and policy: it changes what the policy sees, nearest to the policy of all
-perturbations. The change δ of every attacked entry keeps `‖δ / unit‖ ≤ strength`, in the norm of its `law`; the last
-rounding goes towards the unattacked observation. Other entries, such as masks of allowed actions, are never touched.
+perturbations. The change δ of every attacked entry keeps `‖δ / unit‖ ≤ strength`, in the norm of its `law`, and with a
+`rate` also `‖(δ − δ of the step before) / unit‖ ≤ rate·strength`; the last rounding goes towards the unattacked
+observation. With a rate an attack goes as far as it may towards the change that it would make without one. Other
+entries, such as masks of allowed actions, are never touched.
 
 The policy offers what an attack needs as methods on tensors `[batch, ...]`:
 
@@ -32,8 +34,9 @@ from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.models.distributions import Gaussian, for_space
 from surefoot.models.networks import Observation
-from surefoot.perturbations.ascent import Moves, ascend, divergence, shift, spread, steepest
+from surefoot.perturbations.ascent import Moves, ascend, divergence, followed, project, shift, spread, steepest
 from surefoot.perturbations.core import Composition, Graded, Perturbation, register
+from surefoot.perturbations.drift import RATE
 from surefoot.perturbations.interval import Interval, number
 from surefoot.perturbations.observation import KEYS, add, boxes, check_boxes, noise
 
@@ -98,6 +101,7 @@ class Attack(Graded):
     law: str = hyperparameter("linf", choices=("linf", "l2"), help="norm of the budget")
     _: dataclasses.KW_ONLY
     unit: str = hyperparameter("auto", help=UNIT)
+    rate: float | None = hyperparameter(None, low=0, help=RATE)
     keys: str = hyperparameter("", help=KEYS)
 
     def __post_init__(self) -> None:
@@ -168,12 +172,14 @@ class Attack(Graded):
         starts: np.ndarray,
         radius: np.ndarray,
         rngs: Mapping[int, np.random.Generator],
+        last: dict[str, np.ndarray] | None = None,
         **more: Any,
     ) -> Any:
         """What the policy sees instead of a batch of observations: the rows of `rngs` within their `radius [batch]`.
 
         `state` and `starts` are what the policy is given with the batch, `more` goes to `moves`. The other rows and
-        entries are unchanged.
+        entries are unchanged. `last`: the changes `[batch, ...]` of the step before by key, in units, float64; those of
+        the rows are read and replaced where there is a `rate`. Without it the step before had none.
         """
         entries = observation if isinstance(observation, dict) else {"": observation}
         units = {key: torch.from_numpy(x) for key, x in self.units(target).items()}
@@ -191,6 +197,12 @@ class Attack(Graded):
         moves = self.moves(target, see, drawn, torch.from_numpy(radius), state, starts, **more)
         changed, rows = {}, list(rngs)
         for key, x in moves.items():
+            if self.rate is not None:
+                before = torch.zeros_like(x) if last is None else torch.from_numpy(last[key])
+                most = spread(torch.from_numpy(radius), x)
+                x = project(followed(before, x.detach(), self.rate * most, self.law), most, self.law)
+                if last is not None:
+                    last[key][rows] = x[rows].numpy()
             changed[key] = entries[key].copy()
             changed[key][rows] = within(entries[key][rows], (units[key] * x.detach())[rows].numpy())
         return {**observation, **changed} if isinstance(observation, dict) else changed[""]

@@ -18,6 +18,7 @@ from surefoot.loops.common.train import Trainable
 LOOPS = {
     "on-policy": "surefoot.loops.on_policy.learner",
     "off-policy": "surefoot.loops.off_policy.learner",
+    "population": "surefoot.loops.population.learner",
     "tabular": "surefoot.loops.tabular.learner",
     "group-rollout": "surefoot.loops.group_rollout.language",
 }
