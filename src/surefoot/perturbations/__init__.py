@@ -13,13 +13,15 @@ from surefoot.perturbations.core import (
     REGISTRY,
     Cell,
     Composition,
+    Control,
     Perturbation,
     PerturbedEnv,
     register,
     unwrap,
 )
+from surefoot.perturbations.driven import Driven
 from surefoot.perturbations.dynamics import Force, Parameters
-from surefoot.perturbations.grammar import parse
+from surefoot.perturbations.grammar import parse, several
 from surefoot.perturbations.interval import Interval
 from surefoot.perturbations.learned import ActionDirector, LearnedAttack, StateAdversary
 from surefoot.perturbations.observation import (
@@ -51,7 +53,9 @@ __all__ = [
     "Attack",
     "Cell",
     "Composition",
+    "Control",
     "CriticAttack",
+    "Driven",
     "FGSM",
     "Force",
     "FrameDrop",
@@ -82,5 +86,6 @@ __all__ = [
     "parse",
     "register",
     "set_parameters",
+    "several",
     "unwrap",
 ]

@@ -25,7 +25,8 @@ ADVERSARY = "folder of the adversary's agent"
 
 
 @functools.lru_cache(8)
-def _loaded(folder: str) -> Any:
+def loaded(folder: str) -> Any:
+    """The agent in a folder, read once."""
     from surefoot.models.agent import Agent  # not earlier: it imports environments, which import perturbations
 
     return Agent.load(folder)
@@ -47,7 +48,7 @@ class LearnedAttack(Attack):
                 f"{self} needs an adversary: train one in surefoot.evaluate.adversary.adversary_env(policy, env, "
                 f"'{self}') and give the folder of its agent, {self.name}:{self.strength},adversary=RUN/agent."
             )
-        found = _loaded(self.adversary)
+        found = loaded(self.adversary)
         for name, theirs, ours in (
             ("observations", found.observation_space, target.observation_space),
             ("actions", found.action_space, self.commands(target)),
@@ -74,7 +75,7 @@ class LearnedAttack(Attack):
     def command(self, observation: Observation) -> Tensor:
         """The adversary's most likely action `[batch, ...]`."""
         assert isinstance(observation, Tensor)
-        action, _ = _loaded(self.adversary).predict(observation.numpy(), deterministic=True)
+        action, _ = loaded(self.adversary).predict(observation.numpy(), deterministic=True)
         return torch.as_tensor(np.asarray(action)).double()
 
 
