@@ -58,8 +58,8 @@ def check_box(perturbation: Graded, env: gymnasium.Env) -> None:
 
 
 def chosen(space: gymnasium.Space, move: np.ndarray) -> Any:
-    """The action that a move in [−1, 1]^n names: a point of a bounded Box, from bound to bound, or the Discrete action of
-    the largest component."""
+    """The action that a move in [−1, 1]^n names: a point of a bounded Box, from bound to bound, or the Discrete action
+    of the largest component."""
     if isinstance(space, spaces.Discrete):
         return int(space.start + np.argmax(move))
     assert isinstance(space, spaces.Box)
@@ -100,7 +100,9 @@ class ActionNoise(BoxAction):
         space = env.action_space
         assert isinstance(space, spaces.Box)
         if self.law == "gaussian":
-            raise UsageError(f"{self}: Gaussian noise has no bound within which an adversary could choose; use law=linf.")
+            raise UsageError(
+                f"{self}: Gaussian noise has no bound within which an adversary could choose; use law=linf."
+            )
 
         def act(action: Any, move: np.ndarray, rng: np.random.Generator) -> Any:
             action, unit = np.asarray(action), np.clip(np.asarray(move, np.float64), -1.0, 1.0)
@@ -186,8 +188,8 @@ class ActionRandom(Graded):
         return other if replace else action
 
     def control(self, env: gymnasium.Env) -> Control:
-        """The adversary chooses the other action (the probabilistic-action MDP of arXiv:1901.09184); of Discrete ones it
-        names that of its move's largest component."""
+        """The adversary chooses the other action (the probabilistic-action MDP of arXiv:1901.09184); of Discrete ones
+        it names that of its move's largest component."""
         self.check_env(env)
         space = env.action_space
 

@@ -61,7 +61,7 @@ class Control(NamedTuple):
     """
 
     size: int
-    act: Callable[[Any, np.ndarray, np.random.Generator], Any]  # (action, move, rng) -> the action to execute, at a step
+    act: Callable[[Any, np.ndarray, np.random.Generator], Any]  # (action, move, rng) -> the action to execute
     undo: Callable[[], None] = lambda: None  # called when the episode is over
 
 
@@ -145,8 +145,8 @@ class Perturbation:
             UsageError: it cannot, or not in this environment.
         """
         raise UsageError(
-            f"{self} leaves an adversary nothing to choose; it can have control through force:3, action-noise:0.1,law=linf, "
-            "action-mix:0.1, action-random:0.1, rrls:2d or param:name=low..high."
+            f"{self} leaves an adversary nothing to choose; it can have control through force:3, "
+            "action-noise:0.1,law=linf, action-mix:0.1, action-random:0.1, rrls:2d or param:name=low..high."
         )
 
 

@@ -49,7 +49,9 @@ class Driven(Perturbation):
         """That of the strengths; of a box of parameters, in all of which the adversary moves, the one cell."""
         if undrawn(self.inner):
             return [Cell(self, (("adversary", 1.0),))]
-        return [Cell(dataclasses.replace(self, inner=c.perturbation), c.coordinates) for c in self.inner.grid(points, grid)]
+        return [
+            Cell(dataclasses.replace(self, inner=c.perturbation), c.coordinates) for c in self.inner.grid(points, grid)
+        ]
 
     def fitted(self, env: gymnasium.Env) -> Perturbation:
         return dataclasses.replace(self, inner=self.inner.fitted(env))
@@ -67,8 +69,10 @@ class Driven(Perturbation):
         ours = (env.observation_space.shape, (size,))
         if theirs != ours or getattr(agent.module, "core_state", 0):
             raise UsageError(
-                f"{self}: the adversary sees observations of shape {theirs[0]} and moves in {theirs[1]} dimensions; here "
-                f"they are {ours[0]} and {ours[1]} (and it must have no memory). It was trained in another environment or "
+                f"{self}: the adversary sees observations of shape {theirs[0]} and moves in {theirs[1]} dimensions; "
+                "here "
+                f"they are {ours[0]} and {ours[1]} (and it must have no memory). It was trained in another "
+                "environment or "
                 "for another perturbation."
             )
 

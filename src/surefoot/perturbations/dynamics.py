@@ -117,7 +117,8 @@ class Parameters(Perturbation):
         once = [n for n, p in where.items() if isinstance(p, Constructor) or (isinstance(p, Model) and n in FACTORS)]
         if len(ranges) < len(self.values) or once:
             raise UsageError(
-                f"{self}: an adversary needs a range of every parameter, and parameters that can be set in an episode, not "
+                f"{self}: an adversary needs a range of every parameter, and parameters that can be set in an "
+                "episode, not "
                 f"{', '.join(once) or 'fixed values'}."
             )
         parts = [(place, [n for n in where if where[n] is place]) for place in dict.fromkeys(where.values())]

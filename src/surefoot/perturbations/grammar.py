@@ -103,7 +103,9 @@ def _driver(text: str) -> tuple[str, str | None]:
     if found is None:
         return text, None
     if not found[1].strip():
-        raise UsageError(f"{text!r} names no folder; write adversary=RUN/adversary, the folder of an adversary's agent.")
+        raise UsageError(
+            f"{text!r} names no folder; write adversary=RUN/adversary, the folder of an adversary's agent."
+        )
     rest = (text[: found.start()] + text[found.end() :]).strip()
     return (rest if text[found.start()] == "," else rest.replace(",", ":", 1)), found[1].strip()
 

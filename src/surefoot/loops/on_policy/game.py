@@ -1,8 +1,9 @@
 """Games of two on-policy learners in the same environments: a protagonist and its adversary, each its own learner.
 
 Both act at every step, by samples of their policies. A turn is one batch, on which one of them learns (alternating best
-responses) or both do (simultaneous steps); the other is a part of the environment. The adversary's reward is the negated
-one. Each has its own weights, critic, optimiser and normalisers; the environments, their log and the episodes are common.
+responses) or both do (simultaneous steps); the other is a part of the environment. The adversary's reward is the
+negated one. Each has its own weights, critic, optimiser and normalisers; the environments, their log and the episodes
+are common.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ SIGNS = {PROTAGONIST: 1.0, ADVERSARY: -1.0}
 
 @dataclass(frozen=True)
 class OnPolicyGame(AgainstAdversary):
-    """Both players of a game learn by one on-policy method, which it is combined with: `class RARL(OnPolicyGame, TRPO)`."""
+    """Both players of a game learn by one on-policy method, which it is combined with: `class RARL(OnPolicyGame,
+    TRPO)`."""
 
     loop: ClassVar[str] = "on-policy-game"
 
@@ -50,7 +52,8 @@ class OnPolicyGame(AgainstAdversary):
         super().__post_init__()  # type: ignore[misc]
         if self.updates == "simultaneous" and self.adversary_turns != self.protagonist_turns:
             raise UsageError(
-                f"adversary_turns={self.adversary_turns} is not allowed with updates='simultaneous' and protagonist_turns="
+                f"adversary_turns={self.adversary_turns} is not allowed with updates='simultaneous' and "
+                "protagonist_turns="
                 f"{self.protagonist_turns}: both learn from every batch. Give the same number, or updates='alternate'."
             )
 
@@ -69,11 +72,11 @@ class OnPolicyGame(AgainstAdversary):
         _, *rest = super().algorithm()  # type: ignore[misc]
         both = f"{self.num_envs} envs × {self.num_steps} steps"
         moves = f"the adversary's moves, scaled by {self.fraction:g}, are the random choices of {self.adversary}"
+        n, m = self.protagonist_turns, self.adversary_turns
         if self.updates == "simultaneous":
-            who = f"{self.protagonist_turns} times: collect {both} with both players' policies; both learn, from r and from −r:"
-            return [moves, who, *rest]
-        times = f"{self.protagonist_turns} times the protagonist from r, then {self.adversary_turns} times the adversary from −r"
-        return [moves, f"{times}: collect a new {both} with both players' policies, and of the learning one:", *rest]
+            return [moves, f"{n} times: collect {both} with both policies; both learn, from r and from −r:", *rest]
+        who = f"{n} times the protagonist, from r, then {m} times the adversary, from −r"
+        return [moves, f"{who}: collect a new {both} with both policies, and of the learning one:", *rest]
 
 
 class Player(Learner):

@@ -3,14 +3,15 @@
     max_μ min_ν  E[ Σ γ^t r_t ],   a_t ~ μ(·|s_t),  b_t ~ ν(·|s_t),  force_t = 5 N · fraction · clip(b_t, ±1)
 
 One batch updates the protagonist μ on r, a new one, with the updated μ, the adversary ν on −r. Use it where the world
-differs from the simulator in ways that forces can imitate: other masses, other friction, pushes. Too strong an adversary
-makes the task hopeless and stops learning; start with a small `fraction`.
+differs from the simulator in ways that forces can imitate: other masses, other friction, pushes. Too strong an
+adversary makes the task hopeless and stops learning; start with a small `fraction`.
 
-Lerrel Pinto et al., *Robust Adversarial Reinforcement Learning* (2017), arXiv:1703.02702; settings of the authors' code.
+Lerrel Pinto et al., *Robust Adversarial Reinforcement Learning* (2017), arXiv:1703.02702; settings of the authors'
+code.
 
-Differences: TRPO is that of this library, with a neural critic in place of linear features, and rewards and observations
-are normalised; a truncated episode bootstraps; batches go on where the last one ended, in place of whole episodes; both
-players' batches count as steps, so that a run has half of them for the protagonist.
+Differences: TRPO is that of this library, with a neural critic in place of linear features, and rewards and
+observations are normalised; a truncated episode bootstraps; batches go on where the last one ended, in place of whole
+episodes; both players' batches count as steps, so that a run has half of them for the protagonist.
 """
 
 from __future__ import annotations
