@@ -1,4 +1,6 @@
-"""The law every on-policy method is held to: it learns what can be learnt, in every kind of space, to the same bits."""
+"""The law every on-policy method is held to: it learns what can be learnt, in every kind of space, to the same bits.
+
+Games of two on-policy learners have their own (`test_game_laws.py`)."""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from surefoot.loops.common.run import Run, make_learner
 from surefoot.loops.on_policy.method import OnPolicy
 
 CLASSES = {catalogue.method_class(e.slug): e.slug for e in reversed(catalogue.methods())}  # a class under one slug
-METHODS = [slug for method, slug in CLASSES.items() if issubclass(method, OnPolicy)]
+METHODS = [s for method, s in CLASSES.items() if issubclass(method, OnPolicy) and method.loop == "on-policy"]
 CLOCK = ("time", "steps_per_second")
 QUICK = {"epochs": 2, "behaviour_epochs": 2, "behaviour_minibatches": 1, "fixup_sweeps": 2, "analysis_every": 1000}
 BASE = "ppo"  # the loop as it stands: it is tried in everything, the others in the cheapest place that can break them

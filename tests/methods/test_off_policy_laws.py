@@ -36,7 +36,7 @@ def small(slug: str, **changes) -> OffPolicy:
     names = {f.name for f in dataclasses.fields(method)}
     sizes = {"batch_size": 16, "learning_starts": 20, "log_every": 40, "train_every": 2, "hidden": (16,)}
     sizes |= {"buffer_size": 200, "policy_delay": 2, "target_every": 5, "quantiles": 10}
-    sizes |= {"set": "param:m=0.5..2,l=0.5..2"}
+    sizes |= {"set": "param:m=0.5..2,l=0.5..2", "adversary": "action-mix:0.2", "pairs": 3, "bound": -100.0}
     return method(**{k: v for k, v in {**sizes, **changes}.items() if k in names})
 
 
