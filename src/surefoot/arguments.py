@@ -67,14 +67,17 @@ def typed(method: type, preset: Mapping[str, Any] = MappingProxyType({})) -> typ
 
 
 def whole(text: str) -> int:
-    """A whole number as people write it: 1000000, 1_000_000 or 1e6."""
+    """A whole number as people write it: 1000000, 1_000_000, 1e6, 1000k or 1M."""
+    for letter, factor in (("k", 1_000), ("M", 1_000_000)):
+        if text.endswith(letter) and text[:-1].isdigit():
+            return int(text[:-1]) * factor
     try:
         number = float(text)
         if number == int(number):
             return int(number) if "e" in text.lower() else int(text)
     except (ValueError, OverflowError):
         pass
-    raise UsageError(f"{text!r} is not a whole number such as 1000, 1_000 or 1e3")
+    raise UsageError(f"{text!r} is not a whole number such as 1000, 1_000, 1e3 or 1k")
 
 
 def parsed(what: Callable[..., Any], arguments: Sequence[str], program: str) -> Any:

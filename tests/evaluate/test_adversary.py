@@ -9,12 +9,14 @@ import torch
 from gymnasium import spaces
 
 import surefoot as sf
+from surefoot.cli import main
 from surefoot.errors import UsageError
-from surefoot.evaluate.adversary import adversary_env
+from surefoot.evaluate.adversary import adversary_env, exploitability, trained
 from surefoot.evaluate.rollout import returns
 from surefoot.models.agent import Agent, Network
 from surefoot.models.distributions import Deterministic
 from surefoot.models.functional import Flat
+from surefoot.perturbations import Driven
 from surefoot.perturbations.attacks import Target, aimed
 from surefoot.perturbations.grammar import parse
 
@@ -143,3 +145,43 @@ def test_a_wrong_adversary_is_refused(text, words, tmp_path):
 def test_only_learned_attacks_of_one_strength_are_trained(attack):
     with pytest.raises(UsageError, match="fixed strength"):
         adversary_env(Right(), Guess, attack)
+
+
+# --- adversaries with control over a perturbation ---------------------------------------------------------------------
+
+
+def test_control_over_actions_is_the_victims_loss_and_a_frozen_one_is_driven_alike(tmp_path):
+    """Half a unit beside the right action costs half a unit of reward, in training and in the stress test."""
+    env = adversary_env(Right(), Guess, "action-noise:0.5,law=linf")()
+    env.reset(seed=0)
+    assert [env.step(np.array([b]))[1] for b in (1.0, -1.0, 3.0, 0.0)] == pytest.approx([0.5, 0.5, 0.5, 0.0], abs=1e-5)
+    folder = commanding([1.0], 1, tmp_path / "adversary")
+    driven = f"action-noise:0.5,law=linf,adversary={folder}"
+    np.testing.assert_allclose(returns(Right(), Guess, 2, perturbation=driven), -5.0, rtol=1e-4)
+    report = sf.stress(Right(), Guess, driven, episodes=2, points=3)
+    assert report.cell_means.tolist() == pytest.approx([0.0, -2.5, -5.0], abs=1e-3) and report.axes == ("action-noise",)
+    assert exploitability(report).startswith("exploitability: 5")
+
+
+def test_an_adversary_is_trained_once_for_the_same_weights_and_at_the_greatest_strength(tmp_path):
+    text = "action-noise:0.1..0.5,law=linf"
+    first = trained(Right(), Guess, text, 100, tmp_path, kept="weights")
+    (run,) = tmp_path.iterdir()
+    before = (run / "metrics.jsonl").stat().st_mtime_ns
+    assert isinstance(first, Driven) and str(first.inner) == text and "-0.5-" in run.name
+    assert trained(Right(), Guess, text, 100, tmp_path, kept="weights") == first
+    assert (run / "metrics.jsonl").stat().st_mtime_ns == before
+    assert trained(Right(), Guess, "obs-random:0.1", 100, tmp_path) == parse("obs-random:0.1")
+    with pytest.raises(UsageError, match="attack_budget=0"):
+        trained(Right(), Guess, text, 0, tmp_path)
+
+
+def test_from_the_shell_an_adversary_lies_beside_the_stress_report(tmp_path, capsys):
+    sizes = {"num_envs": 2, "num_steps": 16, "minibatch_size": 16, "hidden": (4,), "loggers": ()}
+    run = sf.train("ppo", "Pendulum-v1", 32, run_dir=tmp_path / "run", **sizes)
+    words = ["stress", str(run.path), "--perturb", "obs-pgd:0.05,action-mix:0.5", "--attack-budget", "1k"]
+    main([*words, "--episodes", "2", "--points", "2"])
+    said = capsys.readouterr().out
+    assert "under obs-pgd:0.05" in said and said.count("exploitability") == 1 and "at action-mix=0.5" in said
+    there = sorted(path.name for path in (run.path / "attacks").iterdir())
+    assert len(there) == 2 and there[0].startswith("action-mix-0.5-1000-0-") and there[1].endswith(".json")

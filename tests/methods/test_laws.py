@@ -1,4 +1,6 @@
-"""The law every on-policy method is held to: it learns what can be learnt, in every kind of space, to the same bits."""
+"""The law every on-policy method is held to: it learns what can be learnt, in every kind of space, to the same bits.
+
+Games of two on-policy learners have their own (`test_game_laws.py`)."""
 
 from __future__ import annotations
 

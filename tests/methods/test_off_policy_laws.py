@@ -37,6 +37,7 @@ def small(slug: str, **changes) -> OffPolicy:
     sizes = {"batch_size": 16, "learning_starts": 20, "log_every": 40, "train_every": 2, "hidden": (16,)}
     sizes |= {"buffer_size": 200, "policy_delay": 2, "target_every": 5, "quantiles": 10, "atoms": 11}
     sizes |= {"set": "param:m=0.5..2,l=0.5..2", "base_updates": 20, "denoiser_hidden": (8,), "acting_draws": 9}
+    sizes |= {"adversary": "action-mix:0.2", "pairs": 3, "bound": -100.0}
     return method(**{k: v for k, v in {**sizes, **changes}.items() if k in names})
 
 

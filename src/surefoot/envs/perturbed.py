@@ -15,7 +15,7 @@ from surefoot.envs.names import check_origin
 from surefoot.envs.rrls import TASKS, named_bounds
 from surefoot.envs.wrappers import Wrappers
 from surefoot.errors import UsageError
-from surefoot.perturbations import Composition, Parameters, Perturbation, parameters, parse
+from surefoot.perturbations import Composition, Driven, Parameters, Perturbation, parameters, parse
 
 Made = tuple[EnvLike, Mapping[str, Any], Wrappers]
 
@@ -37,7 +37,8 @@ def settable(env: EnvLike, perturbation: Perturbation | None) -> EnvLike:
     single, kwargs, wrappers = _parts(env)
     robust = isinstance(single, str) and single in TASKS
     single = f"rrls/{single}" if robust else single
-    parts = perturbation.parts if isinstance(perturbation, Composition) else (perturbation,)
+    found = perturbation.parts if isinstance(perturbation, Composition) else (perturbation,)
+    parts = [part.inner if isinstance(part, Driven) else part for part in found]
     names = {name for part in parts if isinstance(part, Parameters) for name, _ in part.values}
     if names & constructor_numbers(single, kwargs).keys():
         return functools.partial(make_settable, single, kwargs, wrappers)

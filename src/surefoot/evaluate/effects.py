@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import gymnasium
 import numpy as np
 
-from surefoot.perturbations import Attack, Composition, Parameters, Perturbation, parameters
+from surefoot.perturbations import Attack, Composition, Driven, Parameters, Perturbation, parameters
 from surefoot.perturbations.core import Graded
+from surefoot.perturbations.driven import undrawn
 
 _ROUNDING = 1e-9  # relative: returns that differ by less are the same
 _UNITS = {"mass": "kg", "friction": "absolute coefficient", "force_x": "N", "force_y": "N", "force_z": "N"}
@@ -23,6 +24,8 @@ def axis_facts(attack: Perturbation, env: gymnasium.Env) -> list[tuple[float | N
     match attack:
         case Composition():
             return [fact for part in attack.parts for fact in axis_facts(part, env)]
+        case Driven():
+            return [(None, "")] if undrawn(attack.inner) else axis_facts(attack.inner, env)
         case Parameters():
             now, known = parameters(env), _UNITS if env.has_wrapper_attr("set_params") else {}
             return [

@@ -158,6 +158,21 @@ class RememberingActor(Actor):
         return params.unsqueeze(0), torch.cat([now, params], -1)
 
 
+class ToldActor(Actor):
+    """An actor of vectors that is told more numbers in training, after the observation; without them they are 0."""
+
+    def __init__(self, network: ActorNetwork, observation_space: gym.Space, action_space: gym.Space) -> None:
+        whole = gym.spaces.Box(-math.inf, math.inf, (action_size(observation_space) + network.told,))
+        super().__init__(network, whole, action_space)
+        self.width = action_size(whole)
+
+    def encoded(self, observation: Observation) -> Tensor:
+        assert isinstance(observation, Tensor)
+        missing = self.width - observation.shape[-1]
+        nothing = observation.new_zeros(*observation.shape[:-1], missing)
+        return super().encoded(torch.cat([observation, nothing], -1) if missing else observation)
+
+
 @dataclass(frozen=True)
 class ActorNetwork:
     """The architecture of an off-policy actor."""
@@ -173,6 +188,9 @@ class ActorNetwork:
     )
     output_bound: float | None = hyperparameter(None, low=0, help="Last layer initialised from U(±bound), if given.")
     remembers: bool = hyperparameter(False, help="Sees the observation before and its action then, too.")
+    told: int = hyperparameter(
+        0, low=0, high=2**16, help="Numbers it sees beside a vector in training; later they are 0."
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -199,6 +217,8 @@ class ActorNetwork:
 
     def make(self, observation_space: gym.Space, action_space: gym.Space) -> Actor:
         """A freshly initialised actor for these spaces."""
+        if self.told:
+            return ToldActor(self, observation_space, action_space)
         return (RememberingActor if self.remembers else Actor)(self, observation_space, action_space)
 
 

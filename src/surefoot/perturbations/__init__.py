@@ -13,14 +13,16 @@ from surefoot.perturbations.core import (
     REGISTRY,
     Cell,
     Composition,
+    Control,
     Perturbation,
     PerturbedEnv,
     register,
     unwrap,
 )
 from surefoot.perturbations.drift import ActionDrift, ObservationDrift
+from surefoot.perturbations.driven import Driven
 from surefoot.perturbations.dynamics import Force, Parameters
-from surefoot.perturbations.grammar import parse
+from surefoot.perturbations.grammar import parse, several
 from surefoot.perturbations.interval import Interval
 from surefoot.perturbations.learned import ActionDirector, LearnedAttack, StateAdversary
 from surefoot.perturbations.observation import (
@@ -53,7 +55,9 @@ __all__ = [
     "Attack",
     "Cell",
     "Composition",
+    "Control",
     "CriticAttack",
+    "Driven",
     "FGSM",
     "Force",
     "FrameDrop",
@@ -85,5 +89,6 @@ __all__ = [
     "parse",
     "register",
     "set_parameters",
+    "several",
     "unwrap",
 ]

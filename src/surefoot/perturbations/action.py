@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from typing import Any
 
 import gymnasium
@@ -16,9 +17,9 @@ from gymnasium import spaces
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.models.spaces import MASK_KEY
-from surefoot.perturbations.core import Batched, Graded, register
+from surefoot.perturbations.core import Batched, Control, Graded, register
 from surefoot.perturbations.interval import Interval
-from surefoot.perturbations.observation import LAWS, add, noise
+from surefoot.perturbations.observation import LAWS, add, noise, within
 
 
 def refuse_masks(perturbation: Graded, env: gymnasium.Env) -> None:
@@ -56,6 +57,16 @@ def check_box(perturbation: Graded, env: gymnasium.Env) -> None:
         )
 
 
+def chosen(space: gymnasium.Space, move: np.ndarray) -> Any:
+    """The action that a move in [−1, 1]^n names: a point of a bounded Box, from bound to bound, or the Discrete action
+    of the largest component."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.start + np.argmax(move))
+    assert isinstance(space, spaces.Box)
+    share = (np.clip(move, -1.0, 1.0).reshape(space.shape) + 1.0) / 2.0
+    return space.low * (1.0 - share) + space.high * share
+
+
 class BoxAction(Batched):
     channel = "action"
 
@@ -82,6 +93,25 @@ class ActionNoise(BoxAction):
 
     def alter(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return add(array, noise(array.shape, self.fixed, self.law, rng), self.law)
+
+    def control(self, env: gymnasium.Env) -> Control:
+        """The adversary adds `strength` times its move; in an l2 ball, its move projected into the unit ball."""
+        self.check_env(env)
+        space = env.action_space
+        assert isinstance(space, spaces.Box)
+        if self.law == "gaussian":
+            raise UsageError(
+                f"{self}: Gaussian noise has no bound within which an adversary could choose; use law=linf."
+            )
+
+        def act(action: Any, move: np.ndarray, rng: np.random.Generator) -> Any:
+            action, unit = np.asarray(action), np.clip(np.asarray(move, np.float64), -1.0, 1.0)
+            if self.law == "l2":
+                unit = unit / max(1.0, float(np.linalg.norm(unit)))
+            moved = within(action, self.fixed * unit.reshape(action.shape))
+            return np.clip(moved, np.minimum(space.low, action), np.maximum(space.high, action)).astype(action.dtype)
+
+        return Control(math.prod(space.shape), act)
 
 
 @register
@@ -121,6 +151,17 @@ class ActionMix(Graded):
         mixed = (action + self.fixed * (other - action)).astype(action.dtype)
         return action if self.identity else mixed
 
+    def control(self, env: gymnasium.Env) -> Control:
+        """The adversary chooses the other action, from bound to bound (the noisy-action MDP of arXiv:1901.09184)."""
+        self.check_env(env)
+        space = env.action_space
+
+        def act(action: Any, move: np.ndarray, rng: np.random.Generator) -> Any:
+            action = np.asarray(action)
+            return (action + self.fixed * (chosen(space, move) - action)).astype(action.dtype)
+
+        return Control(math.prod(space.shape or ()), act)
+
 
 @register
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +186,20 @@ class ActionRandom(Graded):
             assert isinstance(space, spaces.Box)
             other = rng.uniform(space.low, space.high).astype(space.dtype)
         return other if replace else action
+
+    def control(self, env: gymnasium.Env) -> Control:
+        """The adversary chooses the other action (the probabilistic-action MDP of arXiv:1901.09184); of Discrete ones
+        it names that of its move's largest component."""
+        self.check_env(env)
+        space = env.action_space
+
+        def act(action: Any, move: np.ndarray, rng: np.random.Generator) -> Any:
+            if rng.random() >= self.fixed:
+                return action
+            other = chosen(space, move)
+            return other if isinstance(space, spaces.Discrete) else other.astype(space.dtype)
+
+        return Control(int(space.n) if isinstance(space, spaces.Discrete) else math.prod(space.shape or ()), act)
 
 
 @register

@@ -38,7 +38,7 @@ from surefoot.perturbations.ascent import Moves, ascend, divergence, followed, p
 from surefoot.perturbations.core import Composition, Graded, Perturbation, register
 from surefoot.perturbations.drift import RATE
 from surefoot.perturbations.interval import Interval, number
-from surefoot.perturbations.observation import KEYS, add, boxes, check_boxes, noise
+from surefoot.perturbations.observation import KEYS, boxes, check_boxes, noise, within
 
 Damage = Callable[[Observation], Tensor]  # from what the policy sees to the damage [batch] that this does
 BLIND = "obs-random, observation-noise, observation-dropout and observation-delay need no gradients."
@@ -76,15 +76,6 @@ class Target(NamedTuple):
     def intended(self, observation: Observation, state: Any, starts: np.ndarray | None) -> tuple[Any, Tensor]:
         """What the policy makes of its noise, as `respond`."""
         return self.policy.intended(observation, state, starts)
-
-
-def within(array: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """`array + change` in the array's type, in no component farther from `array` than the change is large."""
-    if array.dtype.kind != "f":
-        return add(array, change, "linf")
-    moved = (array + change).astype(array.dtype)
-    far = np.abs(moved.astype(np.float64) - array) > np.abs(change)
-    return np.where(far, np.nextafter(moved, array), moved)
 
 
 UNIT = "unit of the budget: auto, normalized, raw, or the size of every dimension, such as 0.5/1/0.1"

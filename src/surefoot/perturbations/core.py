@@ -54,6 +54,17 @@ class Hold(NamedTuple):
     undo: Callable[[], None] = lambda: None  # called when the episode is over
 
 
+class Control(NamedTuple):
+    """An adversary's control over an environment through a perturbation: it chooses what that would draw at random.
+
+    Moves are vectors in [−1, 1]^size; `act` clips them, so that the strength is never exceeded.
+    """
+
+    size: int
+    act: Callable[[Any, np.ndarray, np.random.Generator], Any]  # (action, move, rng) -> the action to execute
+    undo: Callable[[], None] = lambda: None  # called when the episode is over
+
+
 def nearest_whole(value: float) -> int:
     """The nearest whole number, halves upwards."""
     return math.floor(value + 0.5)
@@ -126,6 +137,17 @@ class Perturbation:
     def pay(self, reward: Any, rng: np.random.Generator) -> Any:
         """The reward to return."""
         return reward
+
+    def control(self, env: gymnasium.Env) -> Control:
+        """An adversary's control over `env`, if it can choose what this perturbation draws.
+
+        Raises:
+            UsageError: it cannot, or not in this environment.
+        """
+        raise UsageError(
+            f"{self} leaves an adversary nothing to choose; it can have control through force:3, "
+            "action-noise:0.1,law=linf, action-mix:0.1, action-random:0.1, rrls:2d or param:name=low..high."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,10 +14,10 @@ import numpy as np
 
 from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import hyperparameter
-from surefoot.perturbations.core import Cell, Graded, Hold, Perturbation, nearest_whole, register
+from surefoot.perturbations.core import Cell, Control, Graded, Hold, Perturbation, nearest_whole, register
 from surefoot.perturbations.interval import Interval, number
-from surefoot.perturbations.mujoco import simulator
-from surefoot.perturbations.parameters import parameters, places, set_parameters, whole
+from surefoot.perturbations.mujoco import FACTORS, Model, simulator
+from surefoot.perturbations.parameters import Constructor, parameters, places, set_parameters, whole
 
 
 @register
@@ -109,6 +109,33 @@ class Parameters(Perturbation):
 
         return Hold(after, setting.undo)
 
+    def control(self, env: gymnasium.Env) -> Control:
+        """The adversary sets every ranged parameter before every step, −1 being its lower bound and 1 its upper one."""
+        self.check_env(env)
+        ranges = {name: span for name, span in self.values if isinstance(span, Interval) and span.low < span.high}
+        where = places(env, [name for name, _ in self.values])
+        once = [n for n, p in where.items() if isinstance(p, Constructor) or (isinstance(p, Model) and n in FACTORS)]
+        if len(ranges) < len(self.values) or once:
+            raise UsageError(
+                f"{self}: an adversary needs a range of every parameter, and parameters that can be set in an "
+                "episode, not "
+                f"{', '.join(once) or 'fixed values'}."
+            )
+        parts = [(place, [n for n in where if where[n] is place]) for place in dict.fromkeys(where.values())]
+        kept = [place.keep(names) for place, names in parts]
+
+        def act(action: Any, move: np.ndarray, rng: np.random.Generator) -> Any:
+            share = dict(zip(ranges, (np.clip(np.asarray(move, np.float64), -1.0, 1.0) + 1.0) / 2.0))
+            for place, names in parts:
+                place.put({n: float(ranges[n].low * (1 - share[n]) + ranges[n].high * share[n]) for n in names})
+            return action
+
+        def undo() -> None:
+            for put_back in kept:
+                put_back()
+
+        return Control(len(ranges), act, undo)
+
 
 AXES = ("x", "-x", "y", "-y", "z", "-z", "xy", "xz", "yz", "xyz")
 
@@ -116,39 +143,68 @@ AXES = ("x", "-x", "y", "-y", "z", "-z", "xy", "xz", "yz", "xyz")
 @register
 @dataclasses.dataclass(frozen=True)
 class Force(Graded):
-    """A force of `strength` newtons on a body of a MuJoCo model, constant through an episode.
+    """A force of `strength` newtons on bodies of a MuJoCo model, at their centres of mass, constant through an episode.
 
-    Along one axis its direction is fixed; along several it is drawn uniformly per episode. In planar tasks a force
-    along y does nothing, hence the default.
+    Along one axis its direction is fixed; along several it is drawn uniformly per episode, the same for all bodies. In
+    planar tasks a force along y does nothing, hence the default. An adversary chooses every component on every body
+    anew at every step, within ±`strength` (arXiv:1703.02702).
     """
 
     name = "force"
     channel = "dynamics"
     strength: float | Interval = hyperparameter(1.0, low=0, help="newtons")
-    body: str = hyperparameter("torso", help="body on which it acts, at its centre of mass")
+    body: str = hyperparameter("torso", help="body on which it acts, or several: foot/foot_left")
     along: str = hyperparameter("xz", choices=AXES, help="world axes; several mean a random direction in their span")
+
+    @property
+    def bodies(self) -> list[str]:
+        """The names of the bodies."""
+        return str(self.body).split("/")
+
+    @property
+    def axes(self) -> list[int]:
+        """The world axes along which it acts."""
+        return ["xyz".index(axis) for axis in self.along.lstrip("-")]
 
     def check_env(self, env: gymnasium.Env) -> None:
         model = self._simulator(env)[0]
-        bodies = [model.body(i).name for i in range(1, model.nbody)]
-        if self.body not in bodies:
-            raise UsageError(f"{self}: the model has no body {self.body!r}. {nearest(str(self.body), bodies)}")
+        there = [model.body(i).name for i in range(1, model.nbody)]
+        for body in self.bodies:
+            if body not in there:
+                raise UsageError(f"{self}: the model has no body {body!r}. {nearest(body, there)}")
 
     def hold(self, env: gymnasium.Env, rng: np.random.Generator) -> Hold:
-        model, data = self._simulator(env)
-        before, body = data.xfrc_applied.copy(), model.body(self.body).id
-        axes = self.along.lstrip("-")
-        direction = np.zeros(3)
+        (rows, data), axes = self._pushed(env), self.axes
+        before, direction = data.xfrc_applied.copy(), np.zeros(3)
         drawn = rng.standard_normal(len(axes)) if len(axes) > 1 else np.array([-1.0 if self.along[0] == "-" else 1.0])
-        direction[["xyz".index(a) for a in axes]] = drawn / np.linalg.norm(drawn)
+        direction[axes] = drawn / np.linalg.norm(drawn)
 
         def after() -> None:
-            data.xfrc_applied[body, :3] += self.fixed * direction
+            data.xfrc_applied[rows, :3] += self.fixed * direction
 
         def undo() -> None:
             data.xfrc_applied[:] = before
 
         return Hold(after, undo)
+
+    def control(self, env: gymnasium.Env) -> Control:
+        self.check_env(env)
+        rows, data = self._pushed(env)
+        place, before = np.ix_(rows, self.axes), data.xfrc_applied.copy()
+
+        def act(action: Any, move: np.ndarray, rng: np.random.Generator) -> Any:
+            data.xfrc_applied[place] = (self.fixed * np.clip(move, -1.0, 1.0)).reshape(len(rows), -1)
+            return action
+
+        def undo() -> None:
+            data.xfrc_applied[:] = before
+
+        return Control(len(rows) * len(self.axes), act, undo)
+
+    def _pushed(self, env: gymnasium.Env) -> tuple[list[int], Any]:
+        """The rows of `xfrc_applied` of the bodies, and MuJoCo's data."""
+        model, data = self._simulator(env)
+        return [model.body(body).id for body in self.bodies], data
 
     def _simulator(self, env: gymnasium.Env) -> tuple[Any, Any]:
         found = simulator(env)

@@ -6,7 +6,7 @@
     value    = number | number ".." number | word
 
 `observation-noise:0.1`, `action-delay:0..4`, `observation-noise:0.1,law=l2`, `param:length=0.25..2,masscart=1`,
-`force:3,body=foot + action-noise:0.1`.
+`force:3,body=foot + action-noise:0.1`. `adversary=FOLDER` among the arguments has an adversary make the random choices.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import build, declared
 from surefoot.perturbations.core import REGISTRY, Composition, Perturbation
+from surefoot.perturbations.driven import Driven
 from surefoot.perturbations.dynamics import Parameters
 from surefoot.perturbations.interval import Interval
 
@@ -44,8 +45,18 @@ def parse(text: str, boxes: Mapping[str, Callable[[str], Box]] | None = None) ->
     return parts[0] if len(parts) == 1 else Composition(parts)
 
 
+def several(text: str) -> tuple[str, ...]:
+    """The texts in a list of perturbations, `obs-pgd:0.05,force:3,body=foot,rrls:2d`: a comma before a name and a colon
+    separates two of them, any other an argument."""
+    return tuple(part.strip() for part in re.split(r",\s*(?=[a-z][a-z0-9-]*:)", text))
+
+
 def _part(text: str, boxes: Mapping[str, Callable[[str], Box]]) -> Perturbation:
     name, _, rest = text.partition(":")
+    if name not in REGISTRY or "adversary" not in (f.name for f in dataclasses.fields(REGISTRY[name])):  # type: ignore[arg-type]
+        without, adversary = _driver(text)
+        if adversary is not None:
+            return Driven(_part(without, boxes), adversary)
     if name in boxes:
         return Parameters.of(boxes[name](rest))
     if name not in REGISTRY:
@@ -84,6 +95,19 @@ def _part(text: str, boxes: Mapping[str, Callable[[str], Box]]) -> Perturbation:
         if kind is int and isinstance(value := values.get(field.name), float) and value.is_integer():
             values[field.name] = int(value)
     return build(cls, values)
+
+
+def _driver(text: str) -> tuple[str, str | None]:
+    """A perturbation's text without `,adversary=FOLDER`, and the folder; FOLDER ends at the next comma."""
+    found = re.search(r"[,:]adversary=([^,]*)", text)
+    if found is None:
+        return text, None
+    if not found[1].strip():
+        raise UsageError(
+            f"{text!r} names no folder; write adversary=RUN/adversary, the folder of an adversary's agent."
+        )
+    rest = (text[: found.start()] + text[found.end() :]).strip()
+    return (rest if text[found.start()] == "," else rest.replace(",", ":", 1)), found[1].strip()
 
 
 def _value(text: str, part: str) -> Any:

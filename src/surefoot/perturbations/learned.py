@@ -25,7 +25,8 @@ ADVERSARY = "folder of the adversary's agent"
 
 
 @functools.lru_cache(8)
-def _loaded(folder: str) -> Any:
+def loaded(folder: str) -> Any:
+    """The agent in a folder, read once."""
     from surefoot.models.agent import Agent  # not earlier: it imports environments, which import perturbations
 
     return Agent.load(folder)
@@ -56,7 +57,7 @@ class LearnedAttack(Attack):
                 f"{self} needs an adversary: train one in surefoot.evaluate.adversary.adversary_env(policy, env, "
                 f"'{self}') and give the folder of its agent, {self.name}:{self.strength},adversary=RUN/agent."
             )
-        found = _loaded(self.adversary)
+        found = loaded(self.adversary)
         for name, theirs, ours in (
             ("observations", found.observation_space, self.sees(target.observation_space)),  # type: ignore[arg-type]
             ("actions", found.action_space, self.commands(target)),
@@ -100,7 +101,7 @@ class LearnedAttack(Attack):
     ) -> Any:
         """The same by a `command [batch, ...]`, by default the adversary's."""
         if "command" not in more:
-            action, _ = _loaded(self.adversary).predict(self.seen(observation, last), deterministic=True)
+            action, _ = loaded(self.adversary).predict(self.seen(observation, last), deterministic=True)
             more["command"] = torch.as_tensor(np.asarray(action)).double()
         return super().strike(target, observation, state, starts, radius, rngs, last, **more)
 

@@ -47,6 +47,15 @@ def add(array: np.ndarray, delta: np.ndarray, law: str) -> np.ndarray:
     return np.clip(array + (np.rint if law == "gaussian" else np.trunc)(delta), *limits).astype(array.dtype)
 
 
+def within(array: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """`array + change` in the array's type, in no component farther from `array` than the change is large."""
+    if array.dtype.kind != "f":
+        return add(array, change, "linf")
+    moved = (array + change).astype(array.dtype)
+    far = np.abs(moved.astype(np.float64) - array) > np.abs(change)
+    return np.where(far, np.nextafter(moved, array), moved)
+
+
 def boxes(space: gymnasium.Space) -> list[str]:
     """The Box entries of a Dict space, without the mask of allowed actions."""
     if not isinstance(space, spaces.Dict):

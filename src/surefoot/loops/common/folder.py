@@ -110,9 +110,9 @@ class Run:
         return load_agent(folder)
 
 
-def agent_folder(run: Path, seeds: Sequence[int], seed: int) -> Path:
-    """The folder of a seed's agent."""
-    return run / "agent" if len(seeds) == 1 else run / "agent" / f"seed-{seed}"
+def agent_folder(run: Path, seeds: Sequence[int], seed: int, player: str = "agent") -> Path:
+    """The folder of a seed's agent, or of another player of a game, such as its adversary."""
+    return run / player if len(seeds) == 1 else run / player / f"seed-{seed}"
 
 
 def check_entries(config: Mapping[str, Any], needed: Sequence[str], run: Path) -> None:

@@ -17,6 +17,7 @@ from surefoot.loops.common.train import Trainable
 
 LOOPS = {
     "on-policy": "surefoot.loops.on_policy.learner",
+    "on-policy-game": "surefoot.loops.on_policy.game",
     "off-policy": "surefoot.loops.off_policy.learner",
     "population": "surefoot.loops.population.learner",
     "tabular": "surefoot.loops.tabular.learner",

@@ -26,6 +26,7 @@ from surefoot.hyperparameters import check, check_threads, hyperparameter
 from surefoot.loops.common import checkpoint, distributed, lock
 from surefoot.loops.common.card import card
 from surefoot.loops.common.folder import FORMAT, KINDS, Run, agent_folder
+from surefoot.loops.common.game import opponents
 from surefoot.loops.common.kinds import Method, loop
 from surefoot.loops.common.logs import Sink, check_loggers, sinks
 from surefoot.loops.common.train import Callback, Trainable, check_ended, train
@@ -367,6 +368,8 @@ def _train(
                 with checkpoint.writing(folder, run.path):
                     agent.save(folder)
                     write_whole(folder / "README.md", card(run, facts, loop(agent.loop).measured))
+                    for name, other in opponents(learner, index, **facts).items():
+                        other.save(agent_folder(run.path, learner.seeds, seed, name))
     distributed.wait()
     check_ended(reason, run.path)
     return run

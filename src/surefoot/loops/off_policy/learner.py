@@ -26,6 +26,7 @@ from surefoot.loops.common.optimizer import Adam
 from surefoot.loops.common.staging import staged
 from surefoot.loops.off_policy.method import OffPolicy
 from surefoot.loops.off_policy.nets import Batch, Function, Weights, gradient_step
+from surefoot.models.actors import ActorNetwork
 from surefoot.models.agent import Agent, normalize_observation, normalized_keys, normalized_shapes
 from surefoot.models.companions import Companion
 from surefoot.models.device import computing_on
@@ -131,7 +132,11 @@ class Learner:
         self._replay_streams = [numpy_stream(s, "replay", self.iteration) for s in self.seeds]
         self._noise_streams = [torch_stream(s, "losses", self.iteration) for s in self.seeds]
         streams = [torch_stream(s, "actions", self.iteration) for s in self.seeds]
-        drawn = [self._explored(count, g) for g in streams]
+        each = [{name: x[i].cpu() for name, x in self.weights.items()} for i in range(self.num_seeds)]
+        drawn = [
+            method.drawn(own, count, space, g) | method.perception(self.observation_space, count, g)
+            for own, g in zip(each, streams, strict=True)
+        ]
         first = [numpy_stream(s, "random actions", self.iteration) for s in self.seeds]
         steps = method.rounds * method.train_every, method.num_envs
         self._exploration = {
@@ -201,7 +206,8 @@ class Learner:
     def update(self) -> dict[str, Tensor]:
         """One gradient step of all networks that are due, and of the targets; metrics `[seeds]` by name."""
         batch, places = self.batch()
-        due = tuple(name for name, net in self.nets.items() if net.due(self.updates + 1))
+        turn = {name: net for name, net in self.nets.items() if self.method.learns(name, self.iteration)}
+        due = tuple(name for name, net in turn.items() if net.due(self.updates + 1))
         arguments = (self.weights, self.targets, self.adams, batch)
         with torch.no_grad(), computing_on(self.device):
             if due not in self._steps:
@@ -211,7 +217,7 @@ class Learner:
             self.updates += 1
             for name, target in self.targets.items():
                 net = self.nets[name]
-                if self.updates % net.target_every == 0:
+                if name in turn and self.updates % net.target_every == 0:
                     assert net.target_rate is not None
                     target.lerp_(self.weights[name], net.target_rate)
         errors = metrics.pop("td_errors", None)
@@ -318,10 +324,6 @@ class Learner:
 
     def agent(self, index: int = 0, **facts: Any) -> Agent:
         """The current policy of one seed."""
-        facts |= {"smoothing": self.method.smoothing} if self.method.smoothing else {}
-        facts |= {"smoothed": dataclasses.asdict(self.method.rule)} if self.method.rule else {}
-        scales = {key: tuple(x[index, 0].cpu() for x in pair) for key, pair in self.scales().items()}
-        vector = self.weights[self.method.actor][index].cpu()
         spaces = self.method.agent_spaces(self.observation_space, self.action_space)
         kept = {
             name: Companion(net.kept, self.weights[name][index].cpu(), net.copies)
@@ -329,7 +331,26 @@ class Learner:
             if net.kept is not None
         }
         kept = {name: one for name, one in kept.items() if one.fits(*spaces)}
-        return Agent(self.network, *spaces, vector, scales, facts, kept)  # type: ignore[arg-type]
+        facts |= {"smoothed": dataclasses.asdict(self.method.rule)} if self.method.rule else {}
+        return self._agent(self.method.actor, self.network, spaces, index, facts, kept)
+
+    def opponents(self, index: int = 0, **facts: Any) -> dict[str, Agent]:
+        """The current policies of the other players of a game, of one seed."""
+        others = self.method.opponents(self.observation_space, self.action_space)
+        return {name: self._agent(name, net, spaces, index, facts, {}) for name, (net, *spaces) in others.items()}
+
+    def _agent(
+        self,
+        name: str,
+        network: ActorNetwork,
+        spaces: Any,
+        index: int,
+        facts: dict[str, Any],
+        kept: dict[str, Companion],
+    ) -> Agent:
+        facts = {**facts, "smoothing": self.method.smoothing} if self.method.smoothing else facts
+        scales = {key: tuple(x[index, 0].cpu() for x in pair) for key, pair in self.scales().items()}
+        return Agent(network, *spaces, self.weights[name][index].cpu(), scales, facts, kept)  # type: ignore[arg-type]
 
 
 class Means:

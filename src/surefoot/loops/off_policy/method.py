@@ -100,6 +100,16 @@ class OffPolicy:
         """The random numbers with which `count` actions are explored, by name."""
         raise NotImplementedError
 
+    def drawn(
+        self, weights: Mapping[str, Tensor], count: int, action_space: gym.Space, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The same for an iteration, which may depend on one seed's `weights` of the networks by name at its start."""
+        return self.exploration(count, action_space, generator)
+
+    def learns(self, name: str, iteration: int) -> bool:
+        """Whether a network and its target move in an iteration; players of a game may take turns."""
+        return True
+
     def remembered(self, noise: Noise, before: Noise, starts: np.ndarray) -> Noise:
         """The noise of a step, from what `exploration` drew for it and the noise of the step before, which is 0 at the
         very first. Arrays are `[seeds, envs, ...]`, and `starts` is True where an episode begins. Without a memory it
@@ -113,6 +123,12 @@ class OffPolicy:
     def play(self, w: Weights, observation: Any, noise: dict[str, Tensor], progress: Tensor) -> Tensor:
         """The actions taken in training, of all networks that act."""
         return self.explore(w.module(self.actor), w(self.actor, observation), noise, progress)
+
+    def opponents(
+        self, observation_space: gym.Space, action_space: gym.Space
+    ) -> dict[str, tuple[ActorNetwork, gym.Space, gym.Space]]:
+        """The other players whose networks are kept as agents, by name: architecture and spaces."""
+        return {}
 
     def objective(self) -> str:
         """What is minimised, as formulas."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
@@ -33,6 +34,8 @@ from surefoot.models.normalizers import Moments
 from surefoot.seeding import torch_stream
 
 REWARD_CLIP = 10.0
+Act = Callable[[int, Arrays, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""(step, observations, starts) -> actions as sampled, and as the environments take them."""
 
 
 class Learner:
@@ -43,6 +46,9 @@ class Learner:
     without it, with a warning, if that fails.
 
     Policies act on the CPU. All else is computed on `device`, to which complete rollouts are moved.
+
+    One of several players of a game (`loops.on_policy.game`) has a `name`, from which its random streams are derived,
+    `spaces` of its own, and the `collector` of the game.
     """
 
     def __init__(
@@ -55,14 +61,18 @@ class Learner:
         log: Path | None = None,
         compile: str = "off",
         device: str = "cpu",
+        name: str = "",
+        spaces: tuple[gym.Space, gym.Space] | None = None,
+        collector: Collector | None = None,
     ) -> None:
-        self.device = torch.device(device)
+        self.device, self.name = torch.device(device), name
         self.method, self.seeds, self.num_seeds, self.total_steps = method, list(seeds), len(seeds), total_steps
-        self.observation_space, self.action_space = envs.single_observation_space, envs.single_action_space
+        own = (envs.single_observation_space, envs.single_action_space) if spaces is None else spaces
+        self.observation_space, self.action_space = own
         self.network = method.network()
         check_reach(self.action_space, self.network.squash, self.network.log_std_init)
         self.model = Model(self._module())
-        weights = torch.stack([initial(self._module, torch_stream(s, "weights")) for s in self.seeds])
+        weights = torch.stack([initial(self._module, torch_stream(s, self._stream("weights"))) for s in self.seeds])
         self.vector = weights.to(self.device)
         one = method.extra_state(self.model)
         self.extra = {name: torch.stack([x.to(self.device)] * self.num_seeds) for name, x in one.items()}
@@ -82,7 +92,10 @@ class Learner:
         self._policy: tuple[Callable[..., Any], Callable[..., Any]] | None = None
         self._step: Callable[..., Any] | None = None
         self._names: list[str] = []
-        self.collector = Collector(envs, log)
+        self.collector = Collector(envs, log) if collector is None else collector
+
+    def _stream(self, name: str) -> str:
+        return f"{self.name} {name}" if self.name else name
 
     def _module(self) -> ActorCritic:
         module = self.method.module(self.network, self.observation_space, self.action_space)
@@ -119,8 +132,17 @@ class Learner:
     def collect(self, vectors: Tensor, num_steps: int | None = None) -> Rollout:
         """Act with the given weights `[seeds, size]` for `num_steps` steps; the rollout `[time, seeds, envs]` is on the
         learner's device."""
-        steps, envs, distribution = num_steps or self.method.num_steps, self.method.num_envs, self.model.distribution
-        streams = [torch_stream(seed, "actions", self.collector.logged) for seed in self.seeds]
+        steps = num_steps or self.method.num_steps
+        rollout = self.received(self.collector.collect(steps, self.acting(vectors, steps)))
+        ended = rollout.terminated | rollout.truncated
+        rows = self.episodes.add(rollout.reward, ended, rollout.truncated, rollout.valid)
+        self.episode_rows = [row | own for row, own in zip(rows, self.collector.figures(self.num_seeds), strict=True)]
+        return rollout
+
+    def acting(self, vectors: Tensor, steps: int) -> Act:
+        """The policies with these weights `[seeds, size]`, as a function that acts in the next `steps` steps."""
+        envs, distribution = self.method.num_envs, self.model.distribution
+        streams = [torch_stream(seed, self._stream("actions"), self.collector.logged) for seed in self.seeds]
         noise = torch.stack([distribution.noise((steps, envs), g) for g in streams], 1)
         self._perception = self.perception((steps + 1, envs), "perception", self.collector.logged)
         self._acting, self.first_state = vectors, self.core_state.to(self.device)
@@ -130,26 +152,28 @@ class Learner:
             late = tensors(self._seen(self.collector.observation, 0)), noise[0], anywhere, self.core_state
             self._policy = staged(self._policy_step, early, late)
         prepare, run = self._policy
-        prepared, draws, state = prepare(early), noise.numpy(), self.core_state.numpy()
+        prepared, draws = prepare(early), noise.numpy()
 
         def act(t: int, observation: Arrays, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            nonlocal state
-            action, executed, state = run(prepared, self._seen(observation, t), draws[t], starts, state)
+            action, executed, state = run(
+                prepared, self._seen(observation, t), draws[t], starts, self.core_state.numpy()
+            )
+            self.core_state = torch.from_numpy(state)
             return action, executed
 
-        rollout = self.collector.collect(steps, act)
-        self.core_state = torch.from_numpy(state)
+        return act
+
+    def received(self, rollout: Rollout) -> Rollout:
+        """What the collector returns as `[time, seeds, envs]`, on the learner's device."""
+        apart = (self.num_seeds, self.method.num_envs)
         parts = (rollout.reward, rollout.terminated, rollout.truncated, rollout.valid, rollout.starts)
-        observation = map_observation(lambda x: x.unflatten(1, (self.num_seeds, envs)), rollout.observation)
-        rollout = Rollout(observation, rollout.action, *(x.unflatten(1, (self.num_seeds, envs)) for x in parts))
-        ended = rollout.terminated | rollout.truncated
-        rows = self.episodes.add(rollout.reward, ended, rollout.truncated, rollout.valid)
-        self.episode_rows = [row | own for row, own in zip(rows, self.collector.figures(self.num_seeds), strict=True)]
-        return tree_map(lambda x: x.to(self.device), rollout)
+        observation = map_observation(lambda x: x.unflatten(1, apart), rollout.observation)
+        whole = Rollout(observation, rollout.action, *(x.unflatten(1, apart) for x in parts))
+        return tree_map(lambda x: x.to(self.device), whole)
 
     def perception(self, shape: tuple[int, ...], name: str, counter: int) -> dict[str, Tensor]:
         """The random numbers of the method's `perception`, `[seeds, *shape, ...]`, from streams of this name."""
-        streams = [torch_stream(seed, name, counter) for seed in self.seeds]
+        streams = [torch_stream(seed, self._stream(name), counter) for seed in self.seeds]
         drawn = [self.method.perception(self.observation_space, shape, g) for g in streams]
         return {key: torch.stack([x[key] for x in drawn]) for key in drawn[0]}
 
@@ -324,10 +348,15 @@ class Learner:
         Raises:
             UsageError: tensors are missing, unknown, or of another type or shape.
         """
+        self.restore(state, iteration)
+        self.collector.replay(logged, state.get("replay/sums"))
+
+    def restore(self, state: Mapping[str, Tensor], iteration: int) -> None:
+        """Load a saved state, but for the environments. Raises `UsageError` as `load`."""
         for key in normalized_since(self.observation_space):  # missing in a run of an older version
             if f"observations/{key}/mean" not in state:
                 self.moments.pop(key, None)
-        mine, sums = self.state(), state.get("replay/sums")
+        mine = self.state()
         kinds = [{name: (x.dtype, x.shape) for name, x in tensors.items()} for tensors in (mine, state)]
         wrong = sorted(name for name in mine.keys() | state.keys() if kinds[0].get(name) != kinds[1].get(name))
         wrong = [name for name in wrong if name != "replay/sums"]
@@ -346,7 +375,6 @@ class Learner:
         self.discounted, self.core_state = here["rewards/discounted"], state["core_state"].clone()
         self.episodes.load(state)
         self.iteration = iteration
-        self.collector.replay(logged, sums)
 
     def lost(self) -> list[int]:
         """The seeds whose weights are not finite."""

@@ -51,16 +51,20 @@ class SAC(OffPolicy):
         goal = -float(action_size(action_space)) if self.target_entropy is None else self.target_entropy
 
         def temperature_loss(w: Weights, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-            _, log_prob = self.act(w, batch["observation"], batch["noise"]["now"])
-            log_alpha = w("temperature")
-            loss = -log_alpha * (log_prob + goal).mean().detach()
-            return loss, {"temperature": log_alpha.detach().exp(), "entropy": -log_prob.mean().detach()}
+            return self.temperature_loss(w, batch, goal)
 
         return {
             "temperature": Net(lambda: Scalar(start), temperature_loss if self.temperature is None else None, **step),
             "critic": Net(self.make_critic(*spaces), self.critic_loss, target_rate=self.tau, **judge, **step),
             "actor": Net(self.make_actor(*spaces), self.actor_loss, **step),
         }
+
+    def temperature_loss(self, w: Weights, batch: Batch, goal: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The gap between the actor's entropy and its `goal`, times log α."""
+        _, log_prob = self.act(w, batch["observation"], batch["noise"]["now"])
+        log_alpha = w("temperature")
+        loss = -log_alpha * (log_prob + goal).mean().detach()
+        return loss, {"temperature": log_alpha.detach().exp(), "entropy": -log_prob.mean().detach()}
 
     def act(self, w: Weights, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions in [−1, 1] and their log densities."""
@@ -72,7 +76,7 @@ class SAC(OffPolicy):
         """Half squared errors of all critics against the smallest soft target."""
         following, log_prob = self.act(w, batch["next_observation"], batch["noise"]["next"])
         value = lowest(w.target("critic", batch["next_observation"], following))
-        soft = value - w.before("temperature").exp() * log_prob
+        soft = value - self.price(w, batch) * log_prob
         target = bootstrapped(batch["reward"], batch["discount"], soft)
         values = w("critic", batch["observation"], batch["action"])
         errors = (values - target).reshape(-1, len(target))
@@ -83,8 +87,12 @@ class SAC(OffPolicy):
         """The entropy's price less the smallest value of the actor's action."""
         action, log_prob = self.act(w, batch["observation"], batch["noise"]["now"])
         value = lowest(w.fixed("critic", batch["observation"], action))
-        loss = (w.before("temperature").exp() * log_prob - value).mean()
+        loss = (self.price(w, batch) * log_prob - value).mean()
         return loss, {"actor_loss": loss.detach()}
+
+    def price(self, w: Weights, batch: Batch) -> Tensor:
+        """The temperature α of a gradient step, or of each of its transitions."""
+        return w.before("temperature").exp()
 
     def noise(self, size: int, action_space: gym.Space, generator: torch.Generator) -> dict[str, Tensor]:
         now, following = torch.randn(2, size, action_size(action_space), generator=generator)
