@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from surefoot.evaluate.certify import certify
     from surefoot.evaluate.diagnose import diagnose
     from surefoot.evaluate.generalization import generalize
+    from surefoot.hardening import harden
     from surefoot.objectives import PolicyObjective
     from surefoot.solvers import evaluate_policy, solve
 
@@ -38,6 +39,7 @@ _WHERE = {
     **dict.fromkeys(["TabularMDP", "tabular_from_gym"], "surefoot.envs.tabular"),
     "UsageError": "surefoot.errors",
     "audit": "surefoot.evaluate.audit",
+    "harden": "surefoot.hardening",
     "Smoothed": "surefoot.evaluate.acting",
     "certify": "surefoot.evaluate.certify",
     "diagnose": "surefoot.evaluate.diagnose",
@@ -63,6 +65,7 @@ __all__ = [
     "evaluate_policy",
     "explain",
     "generalize",
+    "harden",
     "load",
     "paper",
     "papers",
