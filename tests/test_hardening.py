@@ -95,14 +95,15 @@ def test_the_same_call_goes_on_and_another_one_is_refused(report, old):
         sf.harden(old.path, "param:wind=-0.5..0.5", 8_000, **given)
 
 
-def test_an_interrupted_training_is_resumed_to_the_bit(report, old, tmp_path):
-    given = {"families": (), "episodes": 2, "points": 2, "loggers": (), "run_dir": tmp_path / "new"}
+def test_an_interrupted_training_is_resumed_to_the_bit(old, tmp_path):
+    wind, given = "param:wind=-0.9..0.9", {"families": (), "episodes": 2, "points": 2, "loggers": ()}
     stop = lambda learner, rows: learner.iteration == 3  # noqa: E731
     with pytest.raises(UsageError, match="give the same command to go on"):
-        sf.harden(old, "param:wind=-0.9..0.9", 8_000, **given, callbacks=stop)
-    sf.harden(old, "param:wind=-0.9..0.9", 8_000, **given)
-    name = "agent/agent.safetensors"
-    assert (tmp_path / "new" / name).read_bytes() == (Path(report.run) / name).read_bytes()
+        sf.harden(old, wind, 1_000, **given, run_dir=tmp_path / "part", callbacks=stop)
+    for name in ("part", "whole"):
+        sf.harden(old, wind, 1_000, **given, run_dir=tmp_path / name)
+    agents = [(tmp_path / name / "agent" / "agent.safetensors").read_bytes() for name in ("part", "whole")]
+    assert agents[0] == agents[1]
 
 
 def test_the_command_says_the_same(old, report, capsys):
@@ -120,7 +121,7 @@ def test_the_command_says_the_same(old, report, capsys):
         ("obs-pgd:0..0.1", "observation-noise of the same size with law=linf"),
         ("param:fog=0..1", "fog"),
         ("weather:1", "weather"),
-        ("action-mix:0..2", "action-mix"),
+        ("action-mix:0..2", "strength=2.0 is not allowed"),
     ],
 )
 def test_what_cannot_be_trained_against_is_refused_before_any_work(against, match, old, tmp_path, monkeypatch):
@@ -132,14 +133,16 @@ def test_what_cannot_be_trained_against_is_refused_before_any_work(against, matc
 
 def test_what_cannot_be_trained_on_is_refused_with_a_cure(old, tmp_path):
     (tmp_path / "model.zip").write_bytes(b"")
-    for run, match in (
-        (lambda x: x, "its weights and its method are needed"),
-        (tmp_path / "model.zip", "Stable-Baselines3"),
-        (old.path / "agent", "Give the run's folder, or train from it"),
-        (tmp_path / "nowhere", "is not the folder of a run"),
+    for run, env, match in (
+        (lambda x: x, None, "env is missing"),
+        (lambda x: x, Push, "its weights and its method are needed"),
+        (tmp_path / "model.zip", None, "env is missing"),
+        (old.path / "agent", None, "Give the run's folder, or train from it"),
+        (old, "Pendulum-v1", "is for a model's file"),
+        (tmp_path / "nowhere", None, "is not the folder of a run"),
     ):
         with pytest.raises(UsageError, match=match):
-            sf.harden(run, "action-delay:0..2")
+            sf.harden(run, "action-delay:0..2", env=env)
 
 
 def test_a_comma_before_a_name_separates_perturbations():

@@ -87,6 +87,8 @@ def harden(
     workers: int = 1,
     run_dir: Path | None = None,
     threads: int = 1,
+    env: str | None = None,
+    algo: str | None = None,
     trust: bool = False,
 ) -> None:
     """Train on from the weights of RUN against what it failed, and audit it before and after with the same episodes.
@@ -95,7 +97,7 @@ def harden(
     that it is trained against, with strengths drawn anew. If it is interrupted, the same command goes on.
 
     Args:
-        run: Folder of a run.
+        run: Folder of a run, or the .zip of a Stable-Baselines3 PPO with an MlpPolicy (with --env).
         against: Perturbations with ranges, as for stress, such as rrls:2d,observation-noise:0..0.1.
         steps: Environment steps to train, such as 300k; by default the method's own number.
         families: Families to audit besides what it is trained against; "" for none.
@@ -106,7 +108,9 @@ def harden(
         workers: Number of processes of the audits.
         run_dir: Folder of the new run; RUN-hardened by default. It keeps both audits as harden.json, .md and .html.
         threads: Number of torch threads.
-        trust: Import and call what RUN names as module:name.
+        env: Environment of a Stable-Baselines3 model file.
+        algo: Algorithm of a Stable-Baselines3 model file, such as ppo.
+        trust: Import and call what RUN names as module:name, and unpickle a model file, which can run any code.
     """
     import torch
 
@@ -117,5 +121,5 @@ def harden(
     torch.set_num_threads(threads)
     chosen = [name.strip() for name in families.split(",") if name.strip()]
     given: Any = {"episodes": episodes, "points": points, "seed": seed, "workers": workers, "trust": trust}
-    report = hardened(run, against, steps, families=chosen, run_dir=run_dir, **given)
+    report = hardened(run, against, steps, env=env, algo=algo, families=chosen, run_dir=run_dir, **given)
     print(printable({"text": report.table, "markdown": report.markdown, "json": report.json}[format]()))

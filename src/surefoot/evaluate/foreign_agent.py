@@ -65,6 +65,11 @@ def settings_of(recorded: Mapping[str, Any], normalized: bool) -> dict[str, Any]
     return {**found, "normalize_observations": normalized, "normalize_rewards": normalized}
 
 
+def architecture_of(agent: Agent) -> dict[str, Any]:
+    """The hyperparameters of a method that give it the network of a cloned agent."""
+    return {name: getattr(agent.network, name) for name in ("hidden", "critic_hidden", "activation")}
+
+
 def _problem(policy: SB3Policy, theirs: Any) -> str | None:
     """What keeps a model from being an agent here, or None."""
     if type(theirs).__name__ != "ActorCriticPolicy":

@@ -31,10 +31,9 @@ def begin(learner: Any, source: Any) -> dict[str, str]:
         raise UsageError(
             "start is not allowed for this method: only methods that act in environments start from another run."
         )
-    path = source.path if isinstance(source, Run) else Path(source) if isinstance(source, (str, Path)) else None
+    path = _path(source)
     run = None if path is None or holds_agent(path) else Run(path)
-    agent = run.agent() if run else source if path is None else load_agent(path)
-    name = type(agent).__name__ if path is None else str(path)
+    agent, name = run.agent() if run else source if path is None else load_agent(path), name_of(source)
     _check_alike(learner.agent(), agent, name)
     fresh = learner.state()
     given = learner.carried(agent) if run is None else _newest(run, fresh)
@@ -42,6 +41,16 @@ def begin(learner: Any, source: Any) -> dict[str, str]:
     learner.load(state, 0, 0)
     digest = hashlib.sha256(b"".join(given[key].contiguous().numpy().tobytes() for key in sorted(given)))
     return {"from": name, "sha256": digest.hexdigest()}
+
+
+def name_of(source: Any) -> str:
+    """What a source is called in `config.json`: its folder, or its type."""
+    path = _path(source)
+    return type(source).__name__ if path is None else str(path)
+
+
+def _path(source: Any) -> Path | None:
+    return source.path if isinstance(source, Run) else Path(source) if isinstance(source, (str, Path)) else None
 
 
 def _newest(run: Run, fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
