@@ -64,7 +64,8 @@ class Target(NamedTuple):
 
     def act(self, observation: Any, state: Any, starts: np.ndarray | None) -> np.ndarray:
         """The policy's actions `[batch, ...]` for a batch of arrays."""
-        if not callable(predict := getattr(self.policy, "predict", None)):
+        predict: Any = getattr(self.policy, "predict", None)
+        if not callable(predict):
             return np.asarray(self.policy(observation))
         return np.asarray(predict(observation, state=state, episode_start=starts, deterministic=True)[0])
 
