@@ -98,8 +98,7 @@ def harden(
         options["backend"] = "auto"
     options["perturb"] = " + ".join(dict.fromkeys([*filter(None, [options.get("perturb")]), *texts]))
     _check_against(texts, source.place, source.env, options)
-    beside = Path(source.name)
-    path = Path(run_dir) if run_dir is not None else beside.with_name(f"{beside.stem}-hardened")
+    path = _beside(Path(source.name)) if run_dir is None else Path(run_dir)
     new = _earlier(path, source, options["perturb"], steps or method.default_steps)
     battery = {AGAINST: texts, **(sweeps(source.place, families) if families else {})}
     played: Any = {"battery": battery, "episodes": episodes, "points": points, "seed": seed, "workers": workers}
@@ -117,6 +116,12 @@ def harden(
     report = HardenReport(before, after, texts, source.name, str(path), new.config["steps"])
     report.save(path)
     return report
+
+
+def _beside(source: Path) -> Path:
+    """The folder of the new run beside what it is trained on."""
+    source = source.resolve() if source.name in ("", "..") else source
+    return source.with_name(f"{source.stem if source.is_file() else source.name}-hardened")
 
 
 def _is_run(run: Any) -> bool:
