@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from surefoot.evaluate.certify_actions import certify_actions
     from surefoot.evaluate.diagnose import diagnose
     from surefoot.evaluate.generalization import generalize
+    from surefoot.hardening import harden
     from surefoot.objectives import PolicyObjective
     from surefoot.solvers import evaluate_policy, solve
 
@@ -39,6 +40,7 @@ _WHERE = {
     **dict.fromkeys(["TabularMDP", "tabular_from_gym"], "surefoot.envs.tabular"),
     "UsageError": "surefoot.errors",
     "audit": "surefoot.evaluate.audit",
+    "harden": "surefoot.hardening",
     "Smoothed": "surefoot.evaluate.acting",
     "certify": "surefoot.evaluate.certify",
     "certify_actions": "surefoot.evaluate.certify_actions",
@@ -66,6 +68,7 @@ __all__ = [
     "evaluate_policy",
     "explain",
     "generalize",
+    "harden",
     "load",
     "paper",
     "papers",

@@ -67,14 +67,12 @@ def typed(method: type, preset: Mapping[str, Any] = MappingProxyType({})) -> typ
 
 
 def whole(text: str) -> int:
-    """A whole number as people write it: 1000000, 1_000_000, 1e6, 1000k or 1M."""
-    for letter, factor in (("k", 1_000), ("M", 1_000_000)):
-        if text.endswith(letter) and text[:-1].isdigit():
-            return int(text[:-1]) * factor
+    """A whole number as people write it: 1000000, 1_000_000, 1e6, 300k or 1.5M."""
     try:
-        number = float(text)
+        thousands = {"k": 1_000, "m": 1_000_000}.get(text[-1:].lower(), 0)
+        number = float(text[:-1]) * thousands if thousands else float(text)
         if number == int(number):
-            return int(number) if "e" in text.lower() else int(text)
+            return int(number) if thousands or "e" in text.lower() else int(text)
     except (ValueError, OverflowError):
         pass
     raise UsageError(f"{text!r} is not a whole number such as 1000, 1_000, 1e3 or 1k")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import arg
 
 from surefoot.arguments import parsed, whole
-from surefoot.auditing import audit
+from surefoot.auditing import audit, harden
 from surefoot.certifying import certify
 from surefoot.claiming import claim
 from surefoot.errors import UsageError, nearest, printable
@@ -142,8 +142,8 @@ def stress(
         perturb: rrls:1d|2d|3d|rarl on the six robust MuJoCo tasks (also rrls:2d,friction_mode=all_geoms and
             rrls:rarl,force_axes=xz), or any perturbation with a range, such as observation-noise:0..0.3,
             action-delay:0..4 or param:gravity=5..15; for MuJoCo also such as param:mass=0.5..2,torso.mass=1..5; or an
-            attack on what the policy sees, obs-fgsm, obs-pgd, obs-mad, obs-critic or obs-random, such as obs-pgd:0.05.
-            Several, separated by commas, are tested one after another.
+            attack on what the policy sees, obs-fgsm, obs-pgd, obs-mad, obs-critic, obs-search or obs-random, such as
+            obs-pgd:0.05. Several, separated by commas, are tested one after another.
         episodes: Episodes per cell of the grid.
         points: Values per dimension of the grid.
         grid: closed includes both bounds; rrls is the published half-open grid.
@@ -312,6 +312,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "chat": chat,
     "stress": stress,
     "audit": audit,
+    "harden": harden,
     "certify": certify,
     "generalize": generalize,
     "diagnose": diagnose,

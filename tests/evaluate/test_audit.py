@@ -16,7 +16,7 @@ import pytest
 import surefoot as sf
 from surefoot import cli
 from surefoot.evaluate.audit import Result, Verdict, audit, requirements
-from surefoot.evaluate.battery import SWEEPS, Cell, pinned, sweeps
+from surefoot.evaluate.battery import FAMILIES, SWEEPS, Cell, pinned, sweeps
 from surefoot.evaluate.statistics import ConfidenceInterval
 from surefoot.perturbations import parse
 
@@ -89,7 +89,7 @@ def test_a_policy_that_ignores_its_observation_is_harmed_by_no_sensor(blinded):
 
 def test_a_fall_at_a_friction_above_two_is_found_and_nothing_else(blinded):
     assert {name: one.rating for name, one in blinded.families.items()} == {
-        "sensors": "holds", "actuators": "holds", "timing": "holds", "physics": "falls"
+        "sensors": "holds", "actuators": "holds", "timing": "holds", "physics": "falls", "adversarial": "holds"
     }  # fmt: skip
     assert {c.sweep for c in blinded.cells if c.family == "physics"} == {"param:friction=0.75..3"}
     shares = [share for cell, (share, _) in zip(blinded.cells, blinded.kept) if cell.name == "friction"]
@@ -136,6 +136,40 @@ def test_its_cells_are_those_of_stress(policy, env, battery):
         np.testing.assert_array_equal(one.nominal_returns, same.nominal_returns)
 
 
+def test_attacks_along_gradients_are_not_run_on_a_function_and_black_boxes_are(blinded):
+    played = {cell.name for cell in blinded.cells if cell.family == "adversarial"}
+    assert played == {"obs-random", "obs-search"}
+    reasons = {item.what: item.reason for item in blinded.not_run}
+    assert {what.partition(":")[0] for what in reasons} == {"obs-fgsm", "obs-pgd", "obs-mad", "obs-critic"}
+    assert "offers none" in reasons["obs-pgd:0.02..0.1"] and "obs-search, obs-random" in reasons["obs-pgd:0.02..0.1"]
+    assert "the observation's own units" in blinded.table()
+
+
+def test_an_attack_finds_a_policy_that_stands_on_its_observation(folder):
+    class Edge(Track):
+        """Ends when the action, which should be at least the time observed, falls below it by 0.05."""
+
+        def step(self, action):
+            over, self.time = bool(self.time - action[0] > 0.05), self.time + 1
+            return np.array([float(self.time)]), self.pay, over, self.time >= STEPS, {}
+
+    class Follows:
+        def predict(self, observation, state=None, episode_start=None, deterministic=False):
+            return observation.copy(), None
+
+        def respond(self, observation, state, starts):
+            return observation
+
+        def criticise(self, observation, seen, state, starts):
+            return seen[:, 0]
+
+    one = audit(Follows(), Edge, families=["adversarial"], episodes=2)
+    assert not one.not_run and one.families["adversarial"].rating == "falls"
+    lost = {cell.name: one.lost_from(cell.sweep) for cell in one.cells}
+    assert lost["obs-critic"] == ">= 0.06", "the critic says which way is down"
+    assert sf.audit(folder, families=["adversarial"], episodes=2, points=2).not_run == ()
+
+
 def test_slots_and_workers_do_not_matter(blinded):
     again = audit(blind, Track, episodes=3, slots=5)
     np.testing.assert_array_equal(again.returns, blinded.returns)
@@ -155,7 +189,7 @@ def test_the_default_battery_of_a_mujoco_task_and_of_another():
         "param:gravity=4.905..19.62", "param:mass=0.5..2", "param:friction=0.5..2", "param:damping=0.5..2",
         "param:gear=0.5..2", "force:1..5", "rrls:2d",
     )  # fmt: skip
-    assert {name: hopper[name] for name in SWEEPS} == SWEEPS
+    assert {name: hopper[name] for name in SWEEPS} == SWEEPS and {*hopper} == {*FAMILIES}
     assert "param:masscart=0.5..2" in sweeps("CartPole-v1", ["physics"])["physics"]
     assert not any("threshold" in text for text in sweeps("CartPole-v1")["physics"])
     assert sweeps("surefoot/Constant-v0", ["physics"])["physics"] == ()
@@ -204,6 +238,52 @@ def test_a_sweep_that_does_not_fit_is_listed_once():
     one = audit(lazy, "CartPole-v1", families=["actuators"], episodes=2, points=2)
     assert [item.what for item in one.not_run] == ["action-mix:0.1..0.5", "action-scale:0.5..0.9"]
     assert all("needs a Box action space" in item.reason for item in one.not_run)
+
+
+# --- the number of episodes, and films -----------------------------------------------------------------------------
+
+
+class Noisy(Track):
+    """Friction costs a noisy share of the pay."""
+
+    def step(self, action):
+        found = super().step(action)
+        return found[0], found[1] * (1 - self.friction * self.np_random.random() / 3), *found[2:]
+
+
+def test_a_width_only_chooses_the_number_of_episodes():
+    battery = {"physics": ["param:friction=0..1"]}
+    chosen = audit(blind, Noisy, battery=battery, episodes=4, points=2, width=0.1, max_episodes=60)
+    assert 4 < len(chosen.seeds) < 60
+    fixed = audit(blind, Noisy, battery=battery, episodes=len(chosen.seeds), points=2)
+    np.testing.assert_array_equal(chosen.returns, fixed.returns)
+    assert chosen.seeds == fixed.seeds and chosen.steps > fixed.steps
+    widest = max(high - low for _, (low, high) in chosen.kept)
+    assert 0.03 < widest < 0.2 and "chosen by a pilot of other episodes" in chosen.table()
+    assert "--episodes" not in chosen.command("x") and f"episodes={len(chosen.seeds)}" in chosen.command("x")
+    most = audit(blind, Noisy, battery=battery, episodes=4, points=2, width=1e-6, max_episodes=6)
+    assert len(most.seeds) == 6 and "2 of 2 are." in most.table()
+    same = audit(blind, Track, battery={"timing": ["speed:2..3"]}, episodes=3, points=2, width=0.01)
+    assert len(same.seeds) == 3, "no episode differs"
+
+
+def test_the_worst_cell_is_filmed_beside_the_nominal_one(folder, tmp_path, monkeypatch):
+    filmed = []
+
+    def record(player, env, path, episodes, seeds, cell, **_):
+        path.write_bytes(b"film")
+        filmed.append((seeds, cell))
+        return sf.evaluate(player, env, 1, seed=0, perturb=cell)["returns"]
+
+    monkeypatch.setattr("surefoot.evaluate.films.record", record)
+    monkeypatch.setattr("surefoot.evaluate.audit.check_filmable", lambda env: None)
+    place = "surefoot/Constant-v0"
+    one = audit(sf.load(folder), place, families=["timing"], episodes=2, points=2, video=True, out=tmp_path)
+    (seeds, nominal), (again, worst) = filmed
+    assert nominal is None and worst == one.worst.cell.perturbation and seeds == again and seeds[0] in one.seeds
+    assert (tmp_path / "audit-worst.mp4").read_bytes() == (tmp_path / "audit-nominal.mp4").read_bytes() == b"film"
+    page = (tmp_path / "audit.html").read_text()
+    assert page.count("<video") == 2 and "media-src data:" in page and one.worst.cell.label in one.films[1].caption
 
 
 # --- ratings and verdicts ------------------------------------------------------------------------------------------
@@ -319,11 +399,14 @@ def test_the_exit_code_is_that_of_the_requirements(folder, require, code, capsys
         (["--episodes", "1"], "episodes=1 is not allowed"),
         (["--points", "1"], "points=1 is not allowed"),
         (["--workers", "0"], "workers=0 is not allowed"),
+        (["--width", "0"], "width=0.0 is not allowed; give the width of an interval"),
+        (["--width", "0.1", "--max-episodes", "1"], "max_episodes=1 is below episodes=2, which the pilot alone has"),
+        (["--video"], "cannot be made with env_kwargs={.render_mode."),
         (["--families", "actuators", "--require", "action-mix=0.5"], "action-mix.* needs a Box action space"),
     ],
 )
 def test_a_mistake_is_told_before_any_work(folder, flags, match, capsys, monkeypatch):
-    monkeypatch.setattr("surefoot.evaluate.audit.play_all", lambda *_: pytest.fail("played"))
+    monkeypatch.setattr("surefoot.evaluate.audit.play_in_processes", lambda *_, **__: pytest.fail("played"))
     with pytest.raises(SystemExit) as end:
         cli.main(["audit", str(folder), *QUICK, *flags])
     assert end.value.code == 2

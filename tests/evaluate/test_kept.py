@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surefoot.errors import UsageError
-from surefoot.evaluate.kept import ALL, kept, kept_interval, worst_kept
+from surefoot.evaluate.kept import ALL, episodes_for, kept, kept_interval, worst_kept
 from surefoot.evaluate.statistics import ConfidenceInterval
 
 
@@ -128,3 +128,31 @@ def test_the_worst_of_several_by_hand():
 def test_bad_input_is_refused(call, match):
     with pytest.raises(UsageError, match=match):
         call()
+
+
+def test_a_number_of_episodes_for_a_width_is_that_of_the_interval_with_the_pilot_s_spread():
+    nominal, change = np.full(5, 10.0), np.array([-2.0, -1, 0, 1, 2])
+    pilot = kept_interval(nominal + change, nominal)
+    assert episodes_for(nominal + change, nominal, pilot.high - pilot.low, 99) == 5
+    spread = change.std(ddof=1) / 10
+    for count in (2, 3, 8, 40):
+        width = 2 * scipy.stats.t.isf(0.025, count - 1) * spread / count**0.5
+        assert episodes_for(nominal + change, nominal, width * 1.0001, 99) == count
+        assert episodes_for(nominal + change, nominal, width * 0.9999, 99) == min(count + 1, 99)
+    assert episodes_for(nominal + change, nominal, 1e-9, 99) == 99
+    assert episodes_for(nominal - 1, nominal, 1e-9, 99) == 5, "no episode differs"
+
+
+def test_two_stages_cover_and_peeking_does_not():
+    rng, trials, missed, peeked = np.random.default_rng(1), 500, 0, 0
+    for _ in range(trials):
+        nominal, returns = rng.normal(10, 0.01, 64), 10 + rng.normal(size=64)  # what is kept is 1
+        count = episodes_for(returns[:4], nominal[:4], 0.15, 32)
+        low, high = kept_interval(returns[4 : 4 + max(count, 4)], nominal[4 : 4 + max(count, 4)])
+        missed += not low <= 1 <= high
+        for seen in range(3, 33):  # stops as soon as it looks sure, with all that it has seen
+            low, high = kept_interval(returns[:seen], nominal[:seen])
+            if high - low <= 0.15:
+                break
+        peeked += not low <= 1 <= high
+    assert missed / trials < 0.07 < 0.08 < peeked / trials

@@ -89,6 +89,7 @@ HOSTILE = {
 COMMANDS = {
     "evaluate": ["evaluate", "{run}", "--episodes", "1"],
     "stress": ["stress", "{run}", "--perturb", "action-delay:0..1", "--episodes", "1", "--points", "2"],
+    "harden": ["harden", "{run}", "--against", "action-delay:0..1", "--steps", "8", "--families", ""],
     "resume": ["train", "--resume", "{run}"],
     "report": ["report", "{run}"],
     "chat": ["chat", "{run}"],

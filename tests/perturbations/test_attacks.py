@@ -35,6 +35,9 @@ class Linear:
     def respond(self, observation, state, starts):
         return (observation.double() @ self.w).unsqueeze(-1)
 
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return observation.astype(np.float64) @ self.w.numpy()[:, None], state
+
     def criticise(self, observation, seen, state, starts):
         return -((self.respond(seen, None, None) - self.respond(observation, None, None)) ** 2).sum(-1)
 
@@ -258,6 +261,31 @@ def test_pgd_does_no_less_than_fgsm_in_any_state_and_more_than_chance(action, se
     pgd, fgsm, random = damage("obs-pgd"), damage("obs-fgsm"), damage("obs-random")
     assert (pgd >= fgsm - 1e-4 * (1 + np.abs(fgsm))).all()
     assert pgd.mean() > fgsm.mean() > random.mean()
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda space: type(space).__name__)
+def test_a_search_moves_actions_more_than_chance(action):
+    space = line(4, np.float32)
+    victim = target(Agent_of(space, action, 3), space, action)
+    clean = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    before = victim.act(clean, None, None).astype(np.float64)
+
+    def moved(text):
+        name, _, more = text.partition(",")
+        after = victim.act(struck(f"{name}:0.5,{more}".strip(","), victim, clean), None, None)
+        change = (after - before) ** 2 if isinstance(action, spaces.Box) else after != before
+        return change.reshape(64, -1).sum(1)
+
+    chance, search, one = moved("obs-random"), moved("obs-search"), moved("obs-search,tries=1")
+    assert (search >= chance).all() and search.mean() > chance.mean(), "its first try is that of chance"
+    np.testing.assert_array_equal(one, chance)
+
+
+def test_a_search_needs_no_more_than_a_function_and_says_so_where_there_is_none():
+    seen = struck("obs-search:0.1", target(lambda x: x @ [[1.0], [0], [0]], line()), np.zeros((4, 3)))
+    np.testing.assert_allclose(np.abs(seen), 0.1)
+    with pytest.raises(UsageError, match="asks the policy for actions, and object has no predict"):
+        struck("obs-search:0.1", target(object(), line()), np.zeros((4, 3)))
 
 
 def test_one_step_of_pgd_is_fgsm_to_the_bit():

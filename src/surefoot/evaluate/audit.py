@@ -23,15 +23,17 @@ import numpy as np
 from surefoot.envs.vector import EnvError
 from surefoot.errors import UsageError, message_of
 from surefoot.evaluate.battery import FAMILIES, Cell, NotRun, fitting, sweeps
-from surefoot.evaluate.kept import ALL, kept, kept_interval, worst_kept
+from surefoot.evaluate.films import Film, check_filmable, films
+from surefoot.evaluate.kept import ALL, episodes_for, kept, kept_interval, worst_kept
 from surefoot.evaluate.periodic import env_name, keep
 from surefoot.evaluate.player import player_of, refuse_language
-from surefoot.evaluate.rollout import Episode, Played, episode_seeds, play_all
+from surefoot.evaluate.rollout import Episode, Played, episode_seeds
 from surefoot.evaluate.statistics import ConfidenceInterval, confidence_interval, mean
 from surefoot.evaluate.stress import called, play_in_processes
 from surefoot.hyperparameters import check_count
 from surefoot.loops.common.lock import evaluation
 from surefoot.loops.common.run import Run
+from surefoot.seeding import check_seed, derive
 
 GRADES = {"holds": 0.95, "mild": 0.8, "degraded": 0.5, "falls": -math.inf}  # shares kept from which each is given
 LOST = GRADES["mild"]
@@ -91,6 +93,8 @@ class AuditReport:
     require: Mapping[str, float] = dataclasses.field(default_factory=dict)
     steps: int = 0  # of the policy, in all episodes
     seconds: float = 0.0
+    width: float | None = None  # of intervals for which the number of episodes was chosen
+    films: tuple[Film, ...] = ()
 
     @property
     def families(self) -> dict[str, Result]:
@@ -185,12 +189,15 @@ class AuditReport:
         checked = {v.name: {"least": v.least, "met": v.met, **worst(v.result)} for v in self.verdicts()}
         top |= {"passed": self.passed(), "requirements": checked}
         top |= {"families": {name: worst(one) for name, one in self.families.items()}, "worst": worst(self.worst)}
+        top |= {"width": self.width, "films": [{"file": one.file, "caption": one.caption} for one in self.films]}
         top |= {"cells": cells, "not_run": [dataclasses.asdict(one) for one in self.not_run]}
         return json.dumps(top, indent=2)
 
     def save(self, folder: str | Path) -> None:
-        """Write `audit.json`, `audit.md` and `audit.html` to a folder."""
+        """Write `audit.json`, `audit.md`, `audit.html` and the films to a folder."""
         Path(folder).mkdir(parents=True, exist_ok=True)
+        for film in self.films:
+            keep(Path(folder) / film.file, film.data)
         for ending, text in (("json", self.json()), ("md", self.markdown()), ("html", self.html())):
             keep(Path(folder) / f"audit.{ending}", text)
 
@@ -237,6 +244,24 @@ def _check_names(wanted: Mapping[str, float], cells: Sequence[Cell], not_run: Se
 
 @evaluation
 def audit(
+    policy: Any, env: Any = None, require: Mapping[str, float] | str | None = None, **settings: Any
+) -> AuditReport:
+    """Play a policy under a battery of perturbations, and rate every family of them.
+
+    `policy` and `env` are those of `surefoot.evaluate`. `require`: least shares of the nominal return to be kept, by
+    name: {"worst": 0.7, "delay": 0.8} or "worst=0.7,delay=0.8"; `report.passed()` says whether they are. `out`: a
+    folder for `audit.json`, `audit.md` and `audit.html`, which a run keeps in its own folder too. The other `settings`
+    are those of `audited`. Raises `UsageError` before any work.
+    """
+    out = settings.pop("out", None)
+    report, folder = audited(policy, env, require, **settings)
+    for target in (folder, out):
+        if target is not None:
+            report.save(target)
+    return report
+
+
+def audited(
     policy: Any,
     env: Any = None,
     require: Mapping[str, float] | str | None = None,
@@ -249,40 +274,52 @@ def audit(
     workers: int = 1,
     slots: int = 16,
     deterministic: bool = True,
+    width: float | None = None,
+    max_episodes: int = 100,
+    video: bool = False,
     algo: str | None = None,
     trust: bool = False,
-    out: str | Path | None = None,
-) -> AuditReport:
-    """Play a policy under a battery of perturbations, and rate every family of them.
+) -> tuple[AuditReport, Path | None]:
+    """The audit, of which nothing is written, and the folder of the run if that is what was given.
 
-    `policy`, `env`, `algo` and `trust` are those of `surefoot.evaluate`. `require`: least shares of the nominal return
-    to be kept, by name: {"worst": 0.7, "delay": 0.8} or "worst=0.7,delay=0.8"; `report.passed()` says whether they are.
-    `families`: some of "sensors", "actuators", "timing", "physics"; or `battery`: sweeps of your own by family,
-    {"wind": ["force:1..5"]}, texts as for `stress`. `episodes` per cell, `points` per dimension of a sweep. `workers`:
-    processes; above 1 the policy and a factory must be picklable.
-    For the folder of a run, or with `out`, `audit.json`, `audit.md` and `audit.html` are written there.
-    Raises `UsageError` before any work.
+    `algo` and `trust` are those of `surefoot.evaluate`. `families`: some of "sensors", "actuators", "timing",
+    "physics", "adversarial"; or `battery`: sweeps of your own by family, {"wind": ["force:1..5"]}, texts as for
+    `stress`. `episodes` per cell, `points` per dimension of a sweep. `workers`: processes; above 1 the policy and a
+    factory must be picklable. `video` films an episode, nominal and in the worst cell.
+
+    `width`: how wide the interval of a cell's share may be. A pilot of `episodes` per cell then says how many are
+    needed, between that and `max_episodes`; they are other episodes, so that the intervals mean what they say.
     """
     wanted = requirements(require)
     for name, value in (("episodes", episodes), ("points", points)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 2:
             raise UsageError(f"{name}={value!r} is not allowed; an audit needs a whole number of at least 2.")
     check_count("workers", workers)
+    _check_width(width, episodes, max_episodes)
     player, place, folder = player_of(policy, env, algo, trust)
     refuse_language(player, "audit", "perturbations apply to environments; evaluate it on other tasks")
     chosen = sweeps(place, families) if battery is None else battery
-    seeds, began = episode_seeds(seed, episodes), time.perf_counter()
+    began = time.perf_counter()
     ready, cells, refused = fitting(chosen, place, player, points)
     if not cells:
         raise UsageError("nothing can be played: " + "; ".join(f"{one.what}: {one.reason}" for one in refused))
     _check_names(wanted, cells, refused)
-    nominal = play_all(player, ready, [Episode(None, s) for s in seeds], slots, deterministic)
+    if video:
+        check_filmable(place)
     play = functools.partial(
         play_in_processes, player, ready, slots=slots, deterministic=deterministic, workers=workers
     )
-    played, refused = _play_all(play, cells, seeds, refused)
-    if not played:
-        raise UsageError("no cell could be played: " + "; ".join(f"{one.what}: {one.reason}" for one in refused[:3]))
+    steps = 0
+    if width is not None:
+        pilot = episode_seeds(derive(check_seed(seed), "audit pilot"), episodes)
+        first, played, refused = _stage(play, cells, pilot, refused)
+        cells = [cell for cell, _ in played]
+        episodes = max(
+            [episodes, *(episodes_for(one.returns, first.returns, width, max_episodes) for _, one in played)]
+        )
+        steps = _steps(first, played)
+    seeds = episode_seeds(seed, episodes)
+    nominal, played, refused = _stage(play, cells, seeds, refused)
     report = AuditReport(
         policy=called(player),
         env=env_name(place),
@@ -295,13 +332,38 @@ def audit(
         not_run=tuple(refused),
         command=_command(policy, env, algo, trust, {"points": points, "episodes": episodes, "seed": seed}),
         require=wanted,
-        steps=int(nominal.lengths.sum() + sum(one.lengths.sum() for _, one in played)),
+        steps=steps + _steps(nominal, played),
         seconds=time.perf_counter() - began,
+        width=width,
     )
-    for target in (folder, out):
-        if target is not None:
-            report.save(target)
-    return report
+    return dataclasses.replace(report, films=films(player, place, report)) if video else report, folder
+
+
+def _check_width(width: float | None, episodes: int, max_episodes: int) -> None:
+    if width is None:
+        return
+    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width < math.inf:
+        raise UsageError(
+            f"width={width!r} is not allowed; give the width of an interval of the share kept, such as 0.1."
+        )
+    check_count("max_episodes", max_episodes)
+    if max_episodes < episodes:
+        raise UsageError(f"max_episodes={max_episodes} is below episodes={episodes}, which the pilot alone has.")
+
+
+def _steps(nominal: Played, played: Sequence[tuple[Cell, Played]]) -> int:
+    return int(nominal.lengths.sum() + sum(one.lengths.sum() for _, one in played))
+
+
+def _stage(
+    play: Callable[..., Played], cells: Sequence[Cell], seeds: Sequence[int], refused: list[NotRun]
+) -> tuple[Played, list[tuple[Cell, Played]], list[NotRun]]:
+    """The episodes of the seeds without a perturbation, those of every cell that can be played, and what cannot."""
+    nominal = play(jobs=[Episode(None, s) for s in seeds])
+    played, refused = _play_all(play, cells, seeds, refused)
+    if not played:
+        raise UsageError("no cell could be played: " + "; ".join(f"{one.what}: {one.reason}" for one in refused[:3]))
+    return nominal, played, refused
 
 
 def _play_all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Iterator
 from html import escape
@@ -13,19 +14,28 @@ from surefoot.evaluate import plots
 from surefoot.evaluate.audit import GRADES, LOST, AuditReport, Result
 from surefoot.evaluate.report import POLICY, STYLE, table
 from surefoot.evaluate.statistics import ConfidenceInterval, confidence_interval, in_brackets, mean
+from surefoot.perturbations.attacks import divided
 
+BESIDE = (
+    "<style>.beside { display: flex; flex-wrap: wrap; gap: 1rem; } .beside > * { flex: 1 1 20rem; min-width: 0; }"
+    " .beside video { max-width: 100%; }</style>"
+)
 MOST = 6  # cells of a sweep that are shown one by one
+UNITS = {  # of the budget of attacks
+    "normalized": "standard deviations of the policy's normaliser",
+    "raw": "the observation's own units, because the policy has no normaliser that says what is much",
+}
 MANY = 12  # curves of a family that are shown
 
 
 def text(report: AuditReport) -> str:
     """The audit for a terminal."""
     lines = [_heading(report), _nominal(report), ""]
-    lines += _columns([["family", "rating", "kept", "", "in the worst cell"], *_families(report)])
+    lines += columns([["family", "rating", "kept", "", "in the worst cell"], *_families(report)])
     if report.require:
-        lines += ["", *_columns([["required", "at least", "kept", "", ""], *_verdicts(report)])]
+        lines += ["", *columns([["required", "at least", "kept", "", ""], *_verdicts(report)])]
     for family, rows in _sweeps(report).items():
-        lines += ["", *_columns([[family, "kept", "below 0.8"], *rows])]
+        lines += ["", *columns([[family, "kept", "below 0.8"], *rows])]
     if report.not_run:
         lines += ["", "not run", *(f"{one.what} ({one.family}): {one.reason}" for one in report.not_run)]
     return "\n".join([*lines, "", *_notes(report), "", "To play a sweep again:", *_commands(report)])
@@ -36,11 +46,16 @@ def markdown(report: AuditReport) -> str:
     blocks = [f"### Audit of {_heading(report)}", _nominal(report)]
     if report.require:
         verdict = "All requirements are met." if report.passed() else "**Requirements are not met.**"
-        blocks += [verdict, _rows(["required", "at least", "kept", "95 % interval", "cell"], _verdicts(report))]
-    blocks.append(_rows(["family", "rating", "kept", "95 % interval", "in the worst cell"], _families(report)))
-    more = [_rows([family, "kept", "below 0.8"], rows) for family, rows in _sweeps(report).items()]
+        blocks += [
+            verdict,
+            markdown_table(["required", "at least", "kept", "95 % interval", "cell"], _verdicts(report)),
+        ]
+    blocks.append(markdown_table(["family", "rating", "kept", "95 % interval", "in the worst cell"], _families(report)))
+    more = [markdown_table([family, "kept", "below 0.8"], rows) for family, rows in _sweeps(report).items()]
     if report.not_run:
-        more.append(_rows(["not run", "family", "reason"], [[o.what, o.family, o.reason] for o in report.not_run]))
+        more.append(
+            markdown_table(["not run", "family", "reason"], [[o.what, o.family, o.reason] for o in report.not_run])
+        )
     more += ["\n".join(f"- {note}" for note in _notes(report)), "```\n" + "\n".join(_commands(report)) + "\n```"]
     inside = "\n\n".join(more)
     return "\n\n".join([*blocks, f"<details><summary>Every sweep</summary>\n\n{inside}\n\n</details>"]) + "\n"
@@ -55,18 +70,28 @@ def _page(report: AuditReport) -> Iterator[str]:
     heading = f"Audit of {_heading(report)}"
     yield '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}; media-src data:">'
     yield f"<title>{escape(heading)}</title><style>{STYLE}</style></head><body>\n<h1>{escape(heading)}</h1>\n"
     yield f"<p>{escape(_nominal(report))}</p>\n" + table((r[0], " ".join(r[1:])) for r in _families(report))
     if report.require:
         yield "<h2>Requirements</h2>\n" + table((f"{r[0]} {r[1]}", " ".join(r[2:])) for r in _verdicts(report))
     for family, rows in _sweeps(report).items():
-        yield f"<h2>{escape(family.capitalize())}</h2>\n{_figure(report, family)}\n"
+        yield f"<h2>{escape(family.capitalize())}</h2>\n{figure(report, family)}\n"
         yield table((name, f"{shown}; below {LOST}: {lost}" if lost else shown) for name, shown, lost in rows)
+    if report.films:
+        yield f'<h2>The worst cell beside the nominal one</h2>\n{BESIDE}<div class="beside">'
+        yield "".join(_films(report)) + "</div>\n"
     if report.not_run:
         yield "<h2>Not run</h2>\n" + table((f"{one.what} ({one.family})", one.reason) for one in report.not_run)
     yield "<h2>How to read this</h2>\n" + "".join(f'<p class="faint">{escape(note)}</p>\n' for note in _notes(report))
     yield f"<h2>Commands</h2>\n<pre>{escape(chr(10).join(_commands(report)))}</pre>\n</body></html>\n"
+
+
+def _films(report: AuditReport) -> Iterator[str]:
+    for film in report.films:
+        data = base64.b64encode(film.data).decode()
+        video = f'<video controls muted loop src="data:video/mp4;base64,{data}"></video>'
+        yield f'<figure style="margin: 0">{video}<figcaption class="faint">{escape(film.caption)}</figcaption></figure>'
 
 
 def _heading(report: AuditReport) -> str:
@@ -80,13 +105,14 @@ def _nominal(report: AuditReport) -> str:
     return f"{said}, {len(report.seeds)} episodes a cell, {actions} actions"
 
 
-def _share(value: float, interval: ConfidenceInterval | None) -> list[str]:
+def share(value: float, interval: ConfidenceInterval | None) -> list[str]:
+    """The share kept and its interval as text."""
     return ["undefined" if math.isnan(value) else f"{value:.2f}", in_brackets(interval, ".2f")]
 
 
 def _result(one: Result) -> list[str]:
     fixed = one.interval.low == one.interval.high
-    return [*_share(one.kept, None if fixed else one.interval), "" if fixed and one.kept == 1 else one.cell.label]
+    return [*share(one.kept, None if fixed else one.interval), "" if fixed and one.kept == 1 else one.cell.label]
 
 
 def _families(report: AuditReport) -> list[list[str]]:
@@ -126,11 +152,20 @@ def _notes(report: AuditReport) -> list[str]:
         f"Ratings by the ends of the interval of a family's worst cell: {grades}, falls below. A requirement is met if"
         " the interval lies at or above it. Below 0.8: the mildest strength at which the whole interval does.",
     ]
+    if report.width is not None:
+        wide = sum(2 * x > report.width for x in half)
+        notes.append(
+            f"{len(report.seeds)} episodes a cell, chosen by a pilot of other episodes so that no interval is wider"
+            f" than {report.width:g}; {wide} of {len(report.cells)} are."
+        )
     if half:
         notes.append(
             f"The intervals are ±{np.median(half):.2g} in the median cell and ±{max(half):.2g} in the widest; four"
             " times as many episodes halve that."
         )
+    units = {attack.unit for cell in report.cells for attack in divided(cell.perturbation)[1]}
+    for said in (words for unit, words in UNITS.items() if unit in units):
+        notes.append(f"Attacks may change every component of an observation by their strength, in {said}.")
     still = {family: [] for family in report.families}
     for cell, unchanged in zip(report.cells, report.unchanged):
         still[cell.family].append(bool(unchanged))
@@ -138,6 +173,7 @@ def _notes(report: AuditReport) -> list[str]:
         notes.append(f"{family}: no cell changed the return of any episode.")
     rate = report.steps / max(report.seconds, 1e-9)
     episodes = len(report.seeds) * (len(report.cells) + 1)
+    notes += [f"{film.file}: {film.caption}." for film in report.films]
     notes.append(
         f"{len(report.cells)} cells, {episodes:,} episodes, {report.steps:,} steps in {report.seconds:.0f} s"
         f" ({rate:,.0f} steps/s)."
@@ -152,17 +188,19 @@ def _commands(report: AuditReport) -> list[str]:
     return [report.command(text) for text in whole]
 
 
-def _columns(rows: list[list[str]]) -> list[str]:
+def columns(rows: list[list[str]]) -> list[str]:
+    """Rows of words as lines of aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(f"{word:<{width}}" for word, width in zip(row, widths)).rstrip() for row in rows]
 
 
-def _rows(head: list[str], rows: list[list[str]]) -> str:
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(word.replace("|", "\\|") for word in row) + " |" for row in lines)
 
 
-def _figure(report: AuditReport, family: str) -> str:
+def figure(report: AuditReport, family: str) -> str:
     """A curve of the share kept for every sweep of a family."""
     curves = {}
     for sweep in dict.fromkeys(cell.sweep for cell in report.cells if cell.family == family):

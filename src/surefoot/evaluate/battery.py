@@ -1,8 +1,9 @@
 """The battery of an audit: families of sweeps, and their cells that a policy's environment can take.
 
 Strengths are probabilities, steps, or in units of what is perturbed (a component's own standard deviation, the width of
-an action's range, the nominal value of a parameter), so that they make sense for any environment. No sweep has a cell
-at its neutral strength, which is the nominal one.
+an action's range, the nominal value of a parameter), so that they make sense for any environment. Only attacks on a
+policy without a normaliser have no such unit: their strengths are in the observation's own. No sweep has a cell at its
+neutral strength, which is the nominal one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from surefoot.errors import UsageError, message_of
 from surefoot.evaluate.effects import axis_facts
 from surefoot.evaluate.rollout import fitted, resolve
 from surefoot.perturbations import Composition, Interval, Parameters, Perturbation, unwrap
+from surefoot.perturbations.attacks import Target, aimed, divided
 from surefoot.perturbations.core import Graded
 from surefoot.perturbations.mujoco import FACTORS, simulator
 
@@ -38,8 +40,9 @@ SWEEPS: dict[str, tuple[str, ...]] = {
         "action-delay:1..5",
         "action-delay-jitter:1..5",
     ),
+    "adversarial": tuple(f"obs-{name}:0.02..0.1" for name in ("random", "search", "fgsm", "pgd", "mad", "critic")),
 }
-FAMILIES = (*SWEEPS, "physics")
+FAMILIES = ("sensors", "actuators", "timing", "physics", "adversarial")
 FACTOR = Interval(0.5, 2.0)  # by which physics is multiplied
 MOST = 10  # parameters that are swept without being named
 # Parts of names of parameters that say what the task is, not what the world is like.
@@ -87,8 +90,8 @@ def fitting(
 ) -> tuple[EnvLike, list[Cell], list[NotRun]]:
     """`env` in a form that takes all of the sweeps, their cells, and what the environment cannot take.
 
-    An environment is reset under every cell. Raises `UsageError` for a text that no environment can take, and for a
-    policy that does not fit.
+    An environment is reset under every cell, and every attack is aimed at the policy. Raises `UsageError` for a text
+    that no environment can take, and for a policy that does not fit.
     """
     attacks = [(family, text, resolve(text, env)) for family, texts in battery.items() for text in texts]
     ready = _ready(env, [attack for *_, attack in attacks])
@@ -96,10 +99,12 @@ def fitting(
     refused = [NotRun(f, "", "all", "there is nothing to set") for f, texts in battery.items() if not texts]
     single = make_single(ready)
     try:
-        _, single = fitted(policy, single)
+        player, single = fitted(policy, single)
+        target = Target(player, single.observation_space, single.action_space)
         for family, text, attack in attacks:
             try:
                 attack.check_env(single)
+                attack = aimed(attack, target)
                 found = [c for c in attack.fitted(single).grid(points) if not c.perturbation.identity]
             except UsageError as error:
                 refused.append(NotRun(family, text, text, str(error)))
@@ -164,12 +169,14 @@ def _name(text: str, attack: Perturbation) -> str:
 
 
 def _problem(perturbation: Perturbation, single: gymnasium.Env) -> str | None:
-    """Why an environment cannot be reset under a perturbation; None if it can."""
-    wrapped = single
+    """Why an environment cannot be reset under a perturbation; None if it can, or if none acts inside it."""
+    wrapped, (inside, _) = single, divided(perturbation)
+    if inside is None:
+        return None
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="param:")  # nothing reads what is set
-            wrapped = perturbation.wrap(single)
+            wrapped = inside.wrap(single)
             wrapped.reset(seed=0)
     except Exception as error:
         return message_of(error)

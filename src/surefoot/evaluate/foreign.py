@@ -181,6 +181,11 @@ def load_zip(path: Path, env: Any, algo: str | None = None, trust: bool = False)
         single.close()
 
 
+def recorded(model: Any) -> dict[str, Any]:
+    """What a model, or its file, says of its training, by the names of its library; without what is pickled."""
+    return _contents(Path(model))[0] if isinstance(model, (str, Path)) else dict(vars(model))
+
+
 # --- models in memory ------------------------------------------------------------------------------------------------
 
 

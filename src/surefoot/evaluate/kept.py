@@ -64,6 +64,23 @@ def kept_interval(
     return ConfidenceInterval(float(1 + (half - root) / square), float(1 + (half + root) / square))
 
 
+def episodes_for(perturbed: ArrayLike, nominal: ArrayLike, width: float, most: int) -> int:
+    """The least number of episodes with which the interval of `kept` is expected to be no wider than `width`, at most
+    `most`, from a pilot of returns `[episodes]`; the pilot's own number where its episodes do not differ.
+
+    The width falls as t(n - 1) / sqrt(n), with the spread of the pilot. Play other episodes than those of the pilot: a
+    number that depends on the returns which are then averaged, because one stops when they look sure, makes intervals
+    that miss more often than they say.
+    """
+    pilot, interval = len(numbers("nominal", nominal)), kept_interval(perturbed, nominal)
+    if interval is None:
+        return min(pilot, most)
+    per_root = (interval.high - interval.low) / student.isf(0.025, pilot - 1) * math.sqrt(pilot)
+    counts = np.arange(2, max(most, 2) + 1)
+    narrow = per_root * student.isf(0.025, counts - 1) / np.sqrt(counts) <= width
+    return int(counts[narrow.argmax()]) if narrow.any() else most
+
+
 def worst_kept(
     cells: list[ArrayLike], nominal: ArrayLike, *, level: float = 0.95
 ) -> tuple[float, ConfidenceInterval, int]:

@@ -74,7 +74,7 @@ def result_file(folder: Path, name: str) -> Path:
     return folder / f"{safe}.json"
 
 
-def keep(file: Path, text: str) -> None:
+def keep(file: Path, text: str | bytes) -> None:
     """Write atomically. The results matter more than their file, so a full disk only raises a warning."""
     try:
         write_whole(file, text)

@@ -338,17 +338,10 @@ def record(
     path = Path(path)
     if path.suffix not in (".mp4", ".gif"):
         raise UsageError(f"path={str(path)!r} is not allowed; a video is written as .mp4 or .gif.")
-    try:
-        import imageio.v2 as imageio
-
-        if path.suffix == ".mp4":
-            import imageio_ffmpeg  # noqa: F401 # type: ignore[import-not-found]
-    except ImportError as error:
-        raise UsageError(f"A {path.suffix} video needs {error.name}: pip install imageio imageio-ffmpeg.") from error
     chosen = episode_seeds(seeds, episodes)
     attack = None if perturbation is None else resolve(perturbation, env)
     filmed = functools.partial(make_single, settable(env, attack), {"render_mode": "rgb_array"})
-    rate = _frame_rate(env, filmed)
+    imageio, rate = frame_rate(env, filmed, path.suffix)
     pace: dict[str, Any] = (
         {"fps": rate, "macro_block_size": 2} if path.suffix == ".mp4" else {"duration": 1000 / rate, "loop": 0}
     )
@@ -364,11 +357,18 @@ def record(
     return total
 
 
-def _frame_rate(env: EnvLike, filmed: Callable[[], gymnasium.Env]) -> float:
-    """Frames per second of an environment, after checking that it can render here.
+def frame_rate(env: EnvLike, filmed: Callable[[], gymnasium.Env], suffix: str = ".mp4") -> tuple[Any, float]:
+    """The library that writes films, and the frames per second of an environment, if it can be filmed here.
 
     Without a screen MuJoCo draws through EGL, unless the variable MUJOCO_GL says otherwise.
     """
+    try:
+        import imageio.v2 as imageio
+
+        if suffix == ".mp4":
+            import imageio_ffmpeg  # noqa: F401 # type: ignore[import-not-found]
+    except ImportError as error:
+        raise UsageError(f"A {suffix} video needs {error.name}: pip install imageio imageio-ffmpeg.") from error
     with contextlib.ExitStack() as stack:
         try:
             single = filmed()
@@ -387,4 +387,4 @@ def _frame_rate(env: EnvLike, filmed: Callable[[], gymnasium.Env]) -> float:
                 "need pygame (pip install pygame). MuJoCo without a screen needs EGL (Debian, Ubuntu: apt-get install "
                 "libegl1 libgl1-mesa-dri), or MUJOCO_GL=osmesa and OSMesa (libosmesa6)."
             ) from error
-        return float(single.metadata.get("render_fps", 30))
+        return imageio, float(single.metadata.get("render_fps", 30))

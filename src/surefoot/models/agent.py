@@ -22,7 +22,7 @@ from surefoot.models.companions import Companion, shapes_of, tensors_of
 from surefoot.models.distributions import Categorical, Gaussian, SquashedGaussian
 from surefoot.models.functional import Flat
 from surefoot.models.networks import WIDEST, ActorCritic, Network, Observation, is_image
-from surefoot.models.normalizers import normalize
+from surefoot.models.normalizers import Moments, normalize
 from surefoot.models.saved import read_agent, write_agent
 from surefoot.models.smoothing import Smoothing, boxes, draw, noisy, noisy_copies, noisy_keys
 from surefoot.models.spaces import MASK_KEY
@@ -31,6 +31,7 @@ __all__ = ["WIDEST", "Agent", "Network"]
 
 FORMAT = "surefoot-agent-1"
 NO_CRITIC = "it keeps none: it was saved by an older version, or its critic judges more than the agent sees and does."
+UNKNOWN_COUNT = 10_000  # observations behind a normaliser, where the agent does not say how long it was trained
 MOST_ENTRIES = 2**20  # in the bounds of a space, in addition to the number of weights
 
 
@@ -143,6 +144,12 @@ class Agent:
         if isinstance(distribution, Gaussian):
             env_action = np.clip(env_action, self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
         return (env_action[0] if single else env_action), None if state_tensor is None else state_tensor.numpy()
+
+    def moments(self) -> dict[str, Tensor]:
+        """The statistics of its normaliser as a learner's state names them, for one seed."""
+        count = self.facts.get("steps", UNKNOWN_COUNT)
+        found = {key: Moments.of_scale(*scale, count) for key, scale in self.scales.items()}
+        return {f"observations/{key}/{k}": x for key, one in found.items() for k, x in one._asdict().items()}
 
     # --- for attacks (surefoot.perturbations.attacks) ----------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from surefoot.perturbations.action import (
     ActionScale,
     StickyAction,
 )
-from surefoot.perturbations.attacks import FGSM, MAD, PGD, Attack, CriticAttack, RandomAttack
+from surefoot.perturbations.attacks import FGSM, MAD, PGD, Attack, CriticAttack, RandomAttack, SearchAttack
 from surefoot.perturbations.core import (
     REGISTRY,
     Cell,
@@ -80,6 +80,7 @@ __all__ = [
     "RewardFlip",
     "RewardNoise",
     "RewardShift",
+    "SearchAttack",
     "Speed",
     "SpeedJitter",
     "SpeedSpike",

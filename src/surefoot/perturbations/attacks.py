@@ -41,7 +41,7 @@ from surefoot.perturbations.interval import Interval, number
 from surefoot.perturbations.observation import KEYS, boxes, check_boxes, noise, within
 
 Damage = Callable[[Observation], Tensor]  # from what the policy sees to the damage [batch] that this does
-BLIND = "obs-random, observation-noise, observation-dropout and observation-delay need no gradients."
+BLIND = "obs-search, obs-random, observation-noise, observation-dropout and observation-delay need no gradients."
 START = 0.1  # gradients are taken at a random point in this share of the budget: where nothing moves, many are zero
 
 
@@ -72,6 +72,13 @@ class Target(NamedTuple):
     ) -> tuple[Any, Tensor]:
         """The same under draws of the policy's own noise, `[draws, batch, size]`."""
         return self.policy.respond_noisy(observation, draws, state, starts)
+
+    def act(self, observation: Any, state: Any, starts: np.ndarray | None) -> np.ndarray:
+        """The policy's actions `[batch, ...]` for a batch of arrays."""
+        predict: Any = getattr(self.policy, "predict", None)
+        if not callable(predict):
+            return np.asarray(self.policy(observation))
+        return np.asarray(predict(observation, state=state, episode_start=starts, deterministic=True)[0])
 
     def intended(self, observation: Observation, state: Any, starts: np.ndarray | None) -> tuple[Any, Tensor]:
         """What the policy makes of its noise, as `respond`."""
@@ -225,6 +232,42 @@ class RandomAttack(Attack):
     def moves(self, target: Target, see: Any, drawn: Moves, radius: Tensor, state: Any, starts: Any) -> Moves:
         points = drawn if self.draws == "uniform" else {key: steepest(x, self.law) for key, x in drawn.items()}
         return {key: spread(radius, x) * x for key, x in points.items()}
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class SearchAttack(RandomAttack):
+    """The one of several random changes that moves the policy's action most: it asks the policy for actions only, so it
+    needs no gradients. Discrete actions move or they do not."""
+
+    name = "obs-search"
+    tries: int = hyperparameter(10, low=1, high=10_000, help="random changes that are tried in every step")
+
+    def aimed(self, target: Target) -> Attack:
+        if not callable(target.policy) and not callable(getattr(target.policy, "predict", None)):
+            raise UsageError(f"{self} asks the policy for actions, and {target.name} has no predict; use obs-random.")
+        return super().aimed(target)
+
+    def strike(
+        self, target: Target, observation: Any, state: Any, starts: np.ndarray, radius: Any, rngs: Any, **more: Any
+    ) -> Any:
+        discrete, before = not isinstance(target.action_space, spaces.Box), target.act(observation, state, starts)
+        best, most = observation, np.full(len(before), -1.0)
+        for _ in range(self.tries):
+            seen = super().strike(target, observation, state, starts, radius, rngs, **more)
+            after = target.act(seen, state, starts)
+            moved = (after != before) if discrete else (after.astype(np.float64) - before) ** 2
+            far = (total := moved.reshape(len(before), -1).sum(1)) > most
+            most = np.where(far, total, most)
+            entries = best if isinstance(best, dict) else {"": best}
+            chosen = {k: _rows(far, seen[k] if isinstance(best, dict) else seen, x) for k, x in entries.items()}
+            best = chosen if isinstance(best, dict) else chosen[""]
+        return best
+
+
+def _rows(choice: np.ndarray, some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The rows of `some` where chosen, and of `others` elsewhere."""
+    return np.where(choice.reshape(-1, *[1] * (some.ndim - 1)), some, others)
 
 
 class GradientAttack(Attack):

@@ -376,6 +376,16 @@ class Learner:
         self.episodes.load(state)
         self.iteration = iteration
 
+    def carried(self, agent: Agent) -> dict[str, Tensor]:
+        """What an agent holds of the state of one seed: actor, critic and normaliser."""
+        weights = self.vector[:1].cpu().clone()
+        weights[:, self._acts()] = agent.vector
+        return {"weights": weights, **agent.moments()}
+
+    def _acts(self) -> Tensor:
+        """Which weights an agent has: all but the multipliers."""
+        return self.model.mask(lambda name: not name.startswith("multipliers."))
+
     def lost(self) -> list[int]:
         """The seeds whose weights are not finite."""
         if bool(torch.isfinite(self.vector).all()):
@@ -395,7 +405,7 @@ class Learner:
         facts |= {"smoothing": self.method.smoothing} if self.method.smoothing else {}
         facts |= {"smoothed": dataclasses.asdict(self.method.rule)} if self.method.rule else {}
         scales = {key: tuple(x[index, 0].cpu() for x in pair) for key, pair in self.scales().items()}
-        vector = self.vector[index].cpu()[self.model.mask(lambda name: not name.startswith("multipliers."))]
+        vector = self.vector[index].cpu()[self._acts()]
         return Agent(self.network, self.observation_space, self.action_space, vector, scales, facts)  # type: ignore[arg-type]
 
 
