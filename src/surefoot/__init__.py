@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from surefoot.evaluate.audit import audit
     from surefoot.evaluate.certify import certify
     from surefoot.evaluate.diagnose import diagnose
+    from surefoot.evaluate.export import export
     from surefoot.evaluate.generalization import generalize
+    from surefoot.evaluate.hub import push
     from surefoot.objectives import PolicyObjective
     from surefoot.solvers import evaluate_policy, solve
 
@@ -41,7 +43,9 @@ _WHERE = {
     "Smoothed": "surefoot.evaluate.acting",
     "certify": "surefoot.evaluate.certify",
     "diagnose": "surefoot.evaluate.diagnose",
+    "export": "surefoot.evaluate.export",
     "generalize": "surefoot.evaluate.generalization",
+    "push": "surefoot.evaluate.hub",
     **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.solvers"),
     "PolicyObjective": "surefoot.objectives",
 }
@@ -62,10 +66,12 @@ __all__ = [
     "evaluate",
     "evaluate_policy",
     "explain",
+    "export",
     "generalize",
     "load",
     "paper",
     "papers",
+    "push",
     "resume",
     "solve",
     "stress",

@@ -17,6 +17,7 @@ from surefoot.certifying import certify
 from surefoot.claiming import claim
 from surefoot.errors import UsageError, nearest, printable
 from surefoot.examining import diagnose, generalize
+from surefoot.sharing import export, push
 from surefoot.training import train
 
 
@@ -59,7 +60,8 @@ def evaluate(
     """Play deterministic episodes with the agent of RUN; --video also films one.
 
     Args:
-        run: Folder of a run or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
+        run: Folder of a run or of an agent, hf:user/name, or a policy of another library, with --env: model.zip of
+            Stable-Baselines3, policy.onnx, policy.pt, WEIGHTS@module:Class, module:function.
         episodes: Number of episodes.
         seed: Random seed; the same seed gives the same episodes in every evaluation.
         env: Environment, if not the one it was trained in.
@@ -137,7 +139,8 @@ def stress(
     """Play the agent of RUN across a sweep of perturbations; worst, mean, CVaR and nominal returns.
 
     Args:
-        run: Folder of a run or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
+        run: Folder of a run or of an agent, hf:user/name, or a policy of another library, with --env: model.zip of
+            Stable-Baselines3, policy.onnx, policy.pt, WEIGHTS@module:Class, module:function.
         perturb: rrls:1d|2d|3d|rarl on the six robust MuJoCo tasks (also rrls:2d,friction_mode=all_geoms and
             rrls:rarl,force_axes=xz), or any perturbation with a range, such as observation-noise:0..0.3,
             action-delay:0..4 or param:gravity=5..15; for MuJoCo also such as param:mass=0.5..2,torso.mass=1..5; or an
@@ -285,6 +288,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "certify": certify,
     "generalize": generalize,
     "diagnose": diagnose,
+    "export": export,
+    "push": push,
     "compare": compare,
     "claim": claim,
     "report": report,
@@ -335,6 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _names_a_module(words: Sequence[str]) -> bool:
     """Whether the command names a module, which may be in the current folder, or trusts a run's folder to name one."""
+    if words and ":" in words[0] and not words[0].startswith("hf:"):
+        return True  # a policy, as module:name or weights@module:Class
     pairs = [(w.partition("=")[0], w.partition("=")[2] or after) for w, after in zip(words, [*words[1:], ""])]
     return any(name == "--trust" or (name in ("--env", "--reward") and ":" in value) for name, value in pairs)
 
