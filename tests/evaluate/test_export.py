@@ -89,6 +89,7 @@ def test_torchscript_acts_as_the_agent(name, tmp_path):
         assert found.states == 60 and found.played == 0 and "give env" in found.without
 
 
+@pytest.mark.slow  # the exporter takes seconds to start
 @pytest.mark.parametrize("name", ["recurrent, dict, masked", "table with memory"])
 def test_onnx_acts_as_the_agent(name, tmp_path):
     pytest.importorskip("onnxscript")
@@ -141,6 +142,7 @@ def test_zero_noise_is_the_most_likely_action_and_noise_moves_it(tmp_path):
     np.testing.assert_allclose(drawn.std(0), wanted.std(0), rtol=0.2)
 
 
+@pytest.mark.slow
 def test_a_run_says_in_the_file_how_it_was_made_and_plays_without_its_environment_being_named(tmp_path, capsys):
     pytest.importorskip("onnxscript")
     onnx = pytest.importorskip("onnx")

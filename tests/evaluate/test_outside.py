@@ -72,6 +72,14 @@ def test_scores_in_a_foreign_onnx_file_become_the_best_action(tmp_path):
     assert again.predict(SEEN)[0].tolist() == wanted.tolist()
 
 
+def test_scores_that_a_mask_forbids_are_not_chosen(tmp_path):
+    masked = spaces.Dict(observation=VECTOR, action_mask=spaces.MultiBinary(2))
+    policy = OnnxPolicy(linear(tmp_path / "a.onnx"), Fixed(masked, TWO))
+    for allowed in ([1, 0], [0, 1]):
+        mask = np.tile(np.array(allowed, np.int8), (len(SEEN), 1))
+        assert {*policy.predict({"observation": SEEN, "action_mask": mask})[0].tolist()} == {allowed.index(1)}
+
+
 def test_a_file_that_takes_one_observation_at_a_time(tmp_path):
     one = OnnxPolicy(linear(tmp_path / "a.onnx", (1, 4), (1, 2)), Fixed(VECTOR, TWO))
     many = OnnxPolicy(linear(tmp_path / "b.onnx"), Fixed(VECTOR, TWO))

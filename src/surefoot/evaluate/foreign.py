@@ -111,7 +111,7 @@ def as_policy(thing: Any, env: gymnasium.Env) -> Any:
 
     Warns if the model does not say how its observations were processed in training.
     """
-    if isinstance(thing, torch.nn.Module) and not callable(getattr(thing, "predict", None)):
+    if _is_silent_module(thing):
         return ModulePolicy(thing, env.observation_space, env.action_space)
     if isinstance(thing, SB3Policy) or not _of_library(thing):
         return thing
@@ -191,6 +191,11 @@ def load_zip(path: Path, env: Any, algo: str | None = None, trust: bool = False)
 def _of_library(thing: Any) -> bool:
     ours = any(cls.__module__.partition(".")[0] in LIBRARIES for cls in type(thing).__mro__)
     return ours and callable(getattr(thing, "predict", None)) and hasattr(thing, "observation_space")
+
+
+def _is_silent_module(thing: Any) -> bool:
+    """Whether it is a PyTorch module that returns numbers and has no `predict`."""
+    return isinstance(thing, torch.nn.Module) and not callable(getattr(thing, "predict", None))
 
 
 def _takes_masks(thing: Any) -> bool:

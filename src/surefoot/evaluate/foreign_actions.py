@@ -45,8 +45,8 @@ def scores(space: spaces.Space) -> int:
     return found.size
 
 
-def actions_from(output: np.ndarray, space: spaces.Space) -> np.ndarray:
-    """The actions `[batch, *shape]` that an output `[batch, ...]` means.
+def actions_from(output: np.ndarray, space: spaces.Space, mask: np.ndarray | None = None) -> np.ndarray:
+    """The actions `[batch, *shape]` that an output `[batch, ...]` means; of scores, the highest that the mask allows.
 
     Raises:
         UsageError: it has the shape of no action and of no scores.
@@ -61,7 +61,9 @@ def actions_from(output: np.ndarray, space: spaces.Space) -> np.ndarray:
         return output.reshape(len(output), *own)
     distribution = for_space(space)
     assert isinstance(distribution, MultiDiscrete)
-    return distribution.to_env(distribution.mode(torch.as_tensor(output))).numpy()
+    found = torch.as_tensor(output)
+    found = found if mask is None else distribution.masked(found, torch.as_tensor(mask))
+    return distribution.to_env(distribution.mode(found)).numpy()
 
 
 def wanted(space: spaces.Space) -> str:

@@ -27,6 +27,9 @@ class _Pixels(nn.Module):
 class _Bounded(nn.Module):
     """tanh, scaled to the action box by the file's own scale and bias."""
 
+    scale: Tensor
+    bias: Tensor
+
     def __init__(self, weights: Weights) -> None:
         super().__init__()
         self.register_buffer("scale", weights["action_scale"].reshape(-1))

@@ -103,13 +103,19 @@ class OnnxPolicy:
         state = _begun(self.plan, rows, state, episode_start)
         if not self.plan.one_row:
             output, state = self._planned(entries, state)
-            return actions_from(output, self.action_space), state
+            return actions_from(output, self.action_space, self._mask(entries)), state
         each = [
             self._planned({k: x[i : i + 1] for k, x in entries.items()}, tuple(m[i] for m in state))
             for i in range(rows)
         ]
         made = tuple(np.stack([kept[m] for _, kept in each]) for m in range(len(state)))
-        return actions_from(np.concatenate([output for output, _ in each]), self.action_space), made
+        outputs = np.concatenate([output for output, _ in each])
+        return actions_from(outputs, self.action_space, self._mask(entries)), made
+
+    def _mask(self, entries: dict[str, np.ndarray]) -> np.ndarray | None:
+        """The mask of allowed actions, where there is one that the file does not take."""
+        assert self.plan is not None
+        return None if MASK_KEY in self.plan.observed else entries.get(MASK_KEY)
 
     def _planned(self, entries: dict[str, np.ndarray], state: tuple[np.ndarray, ...]) -> tuple[np.ndarray, Any]:
         assert self.plan is not None
@@ -137,18 +143,19 @@ def _session(path: Path, data: bytes) -> Any:
 
 
 def _slot(found: Any) -> Slot:
-    name = found.type.removeprefix("tensor(").removesuffix(")")
-    return Slot(found.name, TYPES.get(name, name), tuple(found.shape))
+    name = str(found.type).removeprefix("tensor(").removesuffix(")")
+    return Slot(found.name, str(TYPES.get(name, name)), tuple(found.shape))
 
 
 def _plan(path: Path, inputs: list[Slot], outputs: list[Slot], observed: spaces.Space, acting: spaces.Space) -> Plan:
     """Match the inputs and outputs of a file that does not say what they are; `UsageError` where they do not fit."""
     entries = entries_of(observed)
     chosen = {key: slot for key in entries if (slot := _named(key, inputs)) is not None}
-    if not chosen and len(entries) == 1:
-        chosen = {next(iter(entries)): inputs[0]}
-    missing = [key for key in entries if key not in chosen and key != MASK_KEY]
-    if missing or not inputs:
+    seen = [key for key in entries if key != MASK_KEY]
+    if not chosen and len(seen) == 1 and inputs:
+        chosen = {seen[0]: inputs[0]}
+    missing = [key for key in seen if key not in chosen]
+    if missing:
         raise UsageError(
             f"{path} has the inputs {_listed(inputs)}, and none is named like the observation's {missing}; rename the "
             f"inputs, or give the file an environment with its observations. The observation space is {observed}."

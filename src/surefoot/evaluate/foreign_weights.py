@@ -35,7 +35,7 @@ def read_weights(path: Path) -> Any:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise anything
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        refused = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), None)
+        refused = next((line for line in lines if "GLOBAL" in line), None)
         if refused is None:
             raise UsageError(f"{path} cannot be read as a file of weights ({lines[0]}).") from error
         raise UsageError(

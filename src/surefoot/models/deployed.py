@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import Any
 
 import gymnasium as gym
@@ -104,11 +105,9 @@ class Deployed(nn.Module):
 
     def described(self) -> dict[str, Any]:
         """What the file says of itself, as JSON-ready data."""
-        from surefoot import __version__
-
         return {
             "format": FORMAT,
-            "surefoot": __version__,
+            "surefoot": version("surefoot"),
             "torch": str(torch.__version__),
             **self.facts,
             "loop": self.loop,
