@@ -188,7 +188,42 @@ def test_random_masks_leave_an_action_in_every_part():
         assert mask[:, :2].any(1).all() and mask[:, 2:].any(1).all()
 
 
+def pole(network: Network) -> Agent:
+    return made(network, gymnasium.make("CartPole-v1").observation_space, spaces.Discrete(2))
+
+
+def test_an_exported_file_is_attacked_as_the_agent(tmp_path):
+    agent, file = pole(Network(hidden=(8,))), tmp_path / "policy.pt"
+    sf.export(agent, file, states=20)
+    attack = {"env": "CartPole-v1", "perturb": "obs-pgd:0..3", "episodes": 5, "points": 2}
+    ours, theirs = sf.stress(agent, **attack), sf.stress(file, trust=True, **attack)
+    assert ours.perturbation == theirs.perturbation and "unit=normalized" in ours.perturbation
+    np.testing.assert_array_equal(ours.returns, theirs.returns)
+    assert not np.array_equal(ours.returns[1], ours.nominal_returns)
+
+
+def test_an_exported_memory_plays_as_the_agents(tmp_path):
+    agent, file = pole(Network(core="gru", **RNN)), tmp_path / "policy.pt"
+    sf.export(agent, file, states=20)
+    ours, theirs = (sf.evaluate(x, "CartPole-v1", episodes=20, trust=True) for x in (agent, file))
+    assert ours["returns"] == theirs["returns"] and len({*ours["returns"]}) > 1
+
+
+def test_an_exported_table_plays_as_the_agent(tmp_path):
+    run = sf.train("dynamic-pg", "garnet:4,2,2,horizon=3", 4, run_dir=tmp_path / "run", loggers=())
+    found = sf.export(run, tmp_path / "policy.pt", states=60)
+    assert found.played == 40 and found.differences.other_actions == 0
+    ours, theirs = sf.evaluate(run.path, episodes=9), sf.evaluate(tmp_path / "policy.pt", episodes=9, trust=True)
+    assert ours["returns"] == theirs["returns"] and "exact" not in theirs
+
+
+def test_a_trained_off_policy_agent_is_exported(tmp_path):
+    run = sf.train("ddpg", "Pendulum-v1", 64, run_dir=tmp_path / "run", loggers=(), hidden=(8, 8))
+    found = sf.export(run, tmp_path / "policy.pt", states=60)
+    assert found.played == 40 and found.differences.action < 1e-5
+
+
 def test_an_environment_that_is_given_is_used(tmp_path):
-    agent = made(Network(hidden=(4,)), gymnasium.make("CartPole-v1").observation_space, spaces.Discrete(2))
+    agent = pole(Network(hidden=(4,)))
     found = sf.export(agent, tmp_path / "policy.pt", "CartPole-v1", states=60)
     assert found.played == 40 and not found.without

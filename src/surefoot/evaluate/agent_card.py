@@ -9,7 +9,6 @@ from typing import Any
 
 from surefoot.errors import UsageError, printable
 from surefoot.evaluate.periodic import keep, result_file
-from surefoot.evaluate.read_back import LARGEST, figures, stress_report
 from surefoot.loops.common.card import card
 from surefoot.loops.common.folder import Run, agent_folder
 from surefoot.loops.common.kinds import loop
@@ -49,6 +48,8 @@ def keep_result(folder: Path, name: str, text: str) -> None:
 
 def _evaluation(run: Run) -> dict[str, Any] | None:
     """The figures of `evaluation.json` that a card shows, if there is one of its kind and in the run's environment."""
+    from surefoot.evaluate.read_back import LARGEST, figures
+
     path = run.path / "evaluation.json"
     if not path.exists():
         return None
@@ -64,6 +65,8 @@ def _evaluation(run: Run) -> dict[str, Any] | None:
 
 def _stress(run: Run) -> str:
     """One row for every stress test in the folder, with its intervals; empty if there is none."""
+    from surefoot.evaluate.read_back import stress_report
+
     rows = []
     for path in sorted(run.path.glob("stress-*.json")):
         report = stress_report(path)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.errors import UsageError
-from surefoot.evaluate.agent_card import written
 from surefoot.loops.common.folder import Run, agent_folder
 from surefoot.models.saved import holds_agent
 
@@ -63,6 +62,8 @@ def push(
     hub = _library()
     if hub.get_token() is None:
         raise UsageError("push needs a token of the Hugging Face Hub: run hf auth login, or set HF_TOKEN.")
+    from surefoot.evaluate.agent_card import written
+
     text = written(found, chosen, place=f"hf:{repository}", license=license)
     with tempfile.TemporaryDirectory() as place:
         _gather(found, folder, Path(place), chosen == seeds[0])
