@@ -297,6 +297,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "zoo": zoo,
 }
 
+PLAYING = ("evaluate", "stress", "audit", "certify", "generalize", "diagnose")  # commands that take any policy
+
 
 def _help() -> str:
     lines = ["usage: surefoot COMMAND …   (surefoot COMMAND --help for details)", ""]
@@ -308,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     name, *rest = arguments or ["--help"]
     try:
-        if _names_a_module(rest) and os.getcwd() not in sys.path:
+        if (_names_a_module(rest) or (name in PLAYING and _is_named(rest))) and os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # last, so that it shadows no installed package
         if name in ("-h", "--help"):
             print(_help())
@@ -340,10 +342,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _names_a_module(words: Sequence[str]) -> bool:
     """Whether the command names a module, which may be in the current folder, or trusts a run's folder to name one."""
-    if words and ":" in words[0] and not words[0].startswith("hf:"):
-        return True  # a policy, as module:name or weights@module:Class
     pairs = [(w.partition("=")[0], w.partition("=")[2] or after) for w, after in zip(words, [*words[1:], ""])]
     return any(name == "--trust" or (name in ("--env", "--reward") and ":" in value) for name, value in pairs)
+
+
+def _is_named(words: Sequence[str]) -> bool:
+    """Whether the policy to play is module:name, or weights of such a module."""
+    return bool(words) and ":" in words[0] and not words[0].startswith("hf:")
 
 
 def _env_error() -> type[Exception]:
