@@ -6,6 +6,7 @@ import re
 import runpy
 from pathlib import Path
 
+import fake_hub
 import pytest
 
 PAGES = Path(__file__).parents[1] / "docs"
@@ -40,6 +41,19 @@ def test_audit_your_own_policy():
 def test_certificates():
     certificate = run("certificates.md")["certificate"]
     assert certificate.mean[0] > certificate.mean[-1] and certificate.size == 4
+
+
+@pytest.mark.slow  # the exporter takes seconds to start
+def test_take_a_policy_out_and_bring_one_in(tmp_path, monkeypatch):
+    for library in ("onnxruntime", "onnxscript", "huggingface_hub"):
+        pytest.importorskip(library, reason="this page needs surefoot[export,hub]")
+    monkeypatch.chdir(tmp_path)
+    with fake_hub.serving() as (hub, address):
+        fake_hub.connected(monkeypatch, address, tmp_path)
+        names = run("deploy.md")
+        assert hub.repositories["user/pole"]["README.md"].startswith(b"---")
+    assert names["exported"].differences.other_actions == 0 and names["action"].shape == (1,)
+    assert names["report"].returns.shape == (2, 5) and names["agent"].facts["method"] == "ppo"
 
 
 def test_write_your_own_loss(tmp_path, monkeypatch, capsys):

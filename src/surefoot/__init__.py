@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from surefoot.evaluate.certify import certify
     from surefoot.evaluate.certify_actions import certify_actions
     from surefoot.evaluate.diagnose import diagnose
+    from surefoot.evaluate.export import export
     from surefoot.evaluate.generalization import generalize
+    from surefoot.evaluate.hub import push
     from surefoot.hardening import harden
     from surefoot.objectives import PolicyObjective
     from surefoot.solvers import evaluate_policy, solve
@@ -45,7 +47,9 @@ _WHERE = {
     "certify": "surefoot.evaluate.certify",
     "certify_actions": "surefoot.evaluate.certify_actions",
     "diagnose": "surefoot.evaluate.diagnose",
+    "export": "surefoot.evaluate.export",
     "generalize": "surefoot.evaluate.generalization",
+    "push": "surefoot.evaluate.hub",
     **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.solvers"),
     "PolicyObjective": "surefoot.objectives",
 }
@@ -67,11 +71,13 @@ __all__ = [
     "evaluate",
     "evaluate_policy",
     "explain",
+    "export",
     "generalize",
     "harden",
     "load",
     "paper",
     "papers",
+    "push",
     "resume",
     "solve",
     "stress",

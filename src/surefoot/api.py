@@ -15,7 +15,8 @@ from surefoot.configure import make_method
 from surefoot.envs import make_single
 from surefoot.envs.names import remember
 from surefoot.errors import UsageError
-from surefoot.evaluate.periodic import env_name, evaluations, keep, result_file, seeds_in
+from surefoot.evaluate.agent_card import keep_result
+from surefoot.evaluate.periodic import env_name, evaluations, keep, seeds_in
 from surefoot.evaluate.player import load, player_of, refuse_language
 from surefoot.evaluate.summary import exact_figures, summed_up
 from surefoot.hyperparameters import build
@@ -99,8 +100,7 @@ def train(
 
 
 def _callback_list(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
-    """The callbacks as a sequence; a single one may be given without a list."""
-    given = [callbacks] if callable(callbacks) else callbacks
+    given = [callbacks] if callable(callbacks) else callbacks  # a single one may be given without a list
     if wrong := [one for one in given if not callable(one)]:
         raise UsageError(f"callbacks has {wrong[0]!r}, which is not callable; give functions of (learner, rows).")
     return given
@@ -207,18 +207,18 @@ def evaluate(
     An interval is `None` for a single episode and for returns that do not differ (`surefoot.evaluate.statistics`).
 
     `policy` is an agent, a run or its folder (whose environment is then the default; the results are saved there as
-    `evaluation.json`), a Stable-Baselines3 model or its file (`algo` names its algorithm), anything with `predict`,
+    `evaluation.json`), a Stable-Baselines3 model or its file (`algo` names its algorithm), an ONNX or TorchScript file,
+    weights of a named module (`surefoot.evaluate.outside`), a PyTorch module, "hf:user/name", anything with `predict`,
     or a callable. For a language model `env` may be called `task`, episodes are held-out examples, each used at most
     once, and `k=(1, 4, 16)` adds pass@k (the probability that at least one of k samples succeeds), entropy, lengths
     and sample completions. They are scored by the run's reward functions if it has any, otherwise by the task's
     verifier.
 
-    `perturb` is a perturbation or its text, as for `stress`; a range is drawn anew in every episode. The results in a
-    run's folder are then `evaluation-….json`.
+    `perturb` is as for `stress`, a range is drawn anew in every episode, and results are kept as `evaluation-….json`.
 
     An environment or a reward function that the folder names as `module:name` is not imported unless it was given in
-    this process: give it again as `env`, or pass `trust=True`, which also allows a model's file to be unpickled and
-    so to run whatever code it holds. `success_rate` is reported for environments whose `info` has it, and
+    this process: give it again as `env`, or pass `trust=True`, which also allows a model's file to be unpickled or
+    run, and so to do anything. `success_rate` is reported for environments whose `info` has it, and
     `info/<name>` is the mean of any other number in the last step's `info`.
     """
     env = env if task is None else task
@@ -248,7 +248,7 @@ def evaluate(
     figures |= {"length_mean": float(lengths.mean()), "lengths": lengths.tolist(), **named_figures(infos)}
     if folder is not None:
         name = "evaluation" if perturb is None else f"evaluation-{perturb}"
-        keep(result_file(folder, name), json.dumps(figures, indent=2))
+        keep_result(folder, name, json.dumps(figures, indent=2))
     return figures
 
 
@@ -294,7 +294,7 @@ def stress(
     report = dataclasses.replace(sweep(player, place, perturb, **settings), env=env_name(place))
     if folder is not None:
         text = str(perturb) if env is None else f"{report.env}-{perturb}"
-        keep(result_file(folder, f"stress-{text}"), report.to_json())
+        keep_result(folder, f"stress-{text}", report.to_json())
     return report
 
 

@@ -32,7 +32,8 @@ def audit(
     """Rate the agent of RUN under a battery of perturbations; exit code 1 where --require is not met.
 
     Args:
-        run: Folder of a run or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
+        run: Folder of a run or of an agent, hf:user/name, or a policy of another library, with --env: model.zip of
+            Stable-Baselines3, policy.onnx, policy.pt, WEIGHTS@module:Class, module:function.
         require: Least shares of the nominal return that must be kept, by interval, such as worst=0.7,delay=0.8. A name
             is worst, a family, a perturbation, a parameter, or a word of one.
         families: Families to play, some of sensors,actuators,timing,physics,adversarial.

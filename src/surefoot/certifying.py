@@ -35,7 +35,8 @@ def certify(
     that decide by several noisy draws (smoothed-agents, smoothed-dqn); they are tried under surefoot's attacks.
 
     Args:
-        run: Folder of a run or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
+        run: Folder of a run or of an agent, hf:user/name, or a policy of another library, with --env: model.zip of
+            Stable-Baselines3, policy.onnx, policy.pt, WEIGHTS@module:Class, module:function.
         sigma: Standard deviation of the noise that is added to every observation before the agent acts, in the units
             of the observations; that of its training if it was trained by policy-smoothing.
         episodes: Number of episodes to play, without an attack.

@@ -17,6 +17,7 @@ from surefoot.certifying import certify
 from surefoot.claiming import claim
 from surefoot.errors import UsageError, nearest, printable
 from surefoot.examining import diagnose, generalize
+from surefoot.sharing import export, push
 from surefoot.training import train
 
 
@@ -59,7 +60,8 @@ def evaluate(
     """Play deterministic episodes with the agent of RUN; --video also films one.
 
     Args:
-        run: Folder of a run or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
+        run: Folder of a run or of an agent, hf:user/name, or a policy of another library, with --env: model.zip of
+            Stable-Baselines3, policy.onnx, policy.pt, WEIGHTS@module:Class, module:function.
         episodes: Number of episodes.
         seed: Random seed; the same seed gives the same episodes in every evaluation.
         env: Environment, if not the one it was trained in.
@@ -138,7 +140,8 @@ def stress(
     """Play the agent of RUN across a sweep of perturbations; worst, mean, CVaR and nominal returns.
 
     Args:
-        run: Folder of a run or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
+        run: Folder of a run or of an agent, hf:user/name, or a policy of another library, with --env: model.zip of
+            Stable-Baselines3, policy.onnx, policy.pt, WEIGHTS@module:Class, module:function.
         perturb: rrls:1d|2d|3d|rarl on the six robust MuJoCo tasks (also rrls:2d,friction_mode=all_geoms and
             rrls:rarl,force_axes=xz), or any perturbation with a range, such as observation-noise:0..0.3,
             action-delay:0..4 or param:gravity=5..15; for MuJoCo also such as param:mass=0.5..2,torso.mass=1..5; or an
@@ -316,12 +319,16 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "certify": certify,
     "generalize": generalize,
     "diagnose": diagnose,
+    "export": export,
+    "push": push,
     "compare": compare,
     "claim": claim,
     "report": report,
     "solve": solve,
     "zoo": zoo,
 }
+
+PLAYING = ("evaluate", "stress", "audit", "certify", "generalize", "diagnose")  # commands that take any policy
 
 
 def _help() -> str:
@@ -334,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     name, *rest = arguments or ["--help"]
     try:
-        if _names_a_module(rest) and os.getcwd() not in sys.path:
+        if (_names_a_module(rest) or (name in PLAYING and _is_named(rest))) and os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # last, so that it shadows no installed package
         if name in ("-h", "--help"):
             print(_help())
@@ -368,6 +375,11 @@ def _names_a_module(words: Sequence[str]) -> bool:
     """Whether the command names a module, which may be in the current folder, or trusts a run's folder to name one."""
     pairs = [(w.partition("=")[0], w.partition("=")[2] or after) for w, after in zip(words, [*words[1:], ""])]
     return any(name == "--trust" or (name in ("--env", "--reward") and ":" in value) for name, value in pairs)
+
+
+def _is_named(words: Sequence[str]) -> bool:
+    """Whether the policy to play is module:name, or weights of such a module."""
+    return bool(words) and ":" in words[0] and not words[0].startswith("hf:")
 
 
 def _env_error() -> type[Exception]:

@@ -25,7 +25,8 @@ def generalize(
     """Play the frozen agent of RUN in contexts of its training, fresh ones, and others: returns and gaps.
 
     Args:
-        run: Folder of a run or of an agent, or the .zip of a Stable-Baselines3 model (with --env).
+        run: Folder of a run or of an agent, hf:user/name, or a policy of another library, with --env: model.zip of
+            Stable-Baselines3, policy.onnx, policy.pt, WEIGHTS@module:Class, module:function.
         train: The contexts of training, a perturbation a box, such as param:length=0.3..0.7.
         test: Further boxes of the same coordinates, inside, between or beyond those of training.
         contexts: Number of contexts drawn from every box.
@@ -53,7 +54,8 @@ def diagnose(
     """Find the directions of observations along which the agent of RUN is unstable, as it is and under perturbations.
 
     Args:
-        run: Folder of a run or of an agent.
+        run: Folder of a run or of an agent, hf:user/name, or weights of a PyTorch module, with --env:
+            WEIGHTS@module:Class, a TorchScript file, or a file of CleanRL.
         perturb: Perturbations under which the agent is played, each compared with its states without any.
         episodes: Episodes of every set of states.
         seed: Random seed of the episodes.

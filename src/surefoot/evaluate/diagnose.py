@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.envs import make_single
 from surefoot.envs.perturbed import settable
 from surefoot.errors import UsageError
+from surefoot.evaluate.foreign_modules import ModulePolicy
 from surefoot.evaluate.player import player_of, refuse_language
-from surefoot.evaluate.rollout import Episode, episode_seeds, play_all, resolve
+from surefoot.evaluate.rollout import Episode, episode_seeds, fitted, play_all, resolve
 from surefoot.evaluate.stress import called
 from surefoot.models.agent import Agent
 from surefoot.models.directions import (
@@ -135,18 +137,18 @@ class Diagnosis:
         return json.dumps({**fields, "direction": self.direction.tolist(), "sets": sets})
 
 
-def gradients_of(agent: Agent) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+def gradients_of(agent: Any) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """The outputs of an agent `[batch, actions]` and its gradients `[batch, k, size]`, as functions of states.
 
     Raises `UsageError` for policies without gradients, with memory, or with other spaces.
     """
-    if not isinstance(agent, Agent):
+    if not isinstance(agent, (Agent, ModulePolicy)):
         raise UsageError(
             f"{called(agent)} cannot be diagnosed: gradients are taken through the network of a policy trained by this "
-            "library. Attacks without gradients are in surefoot stress."
+            "library, or through a PyTorch module. Attacks without gradients are in surefoot stress."
         )
     space, actions = agent.observation_space, agent.action_space
-    if agent.module.core_state or not isinstance(space, gym.spaces.Box):
+    if getattr(agent.module, "core_state", 0) or not isinstance(space, gym.spaces.Box):
         raise UsageError(f"a policy with memory or with observations {space} cannot be diagnosed; arrays only.")
     if isinstance(actions, gym.spaces.Discrete):
         return agent.outputs, lambda states: decision_gradients(agent.outputs, states)
@@ -181,6 +183,8 @@ def diagnose(
     """
     player, place, _ = player_of(policy, env, None, trust)
     refuse_language(player, "diagnose", "gradients are taken in arrays")
+    player, single = fitted(player, make_single(place))
+    single.close()
     outputs, gradients = gradients_of(player)
     given = [perturb] if isinstance(perturb, (str, Perturbation)) else list(perturb)
     attacks = [resolve(each, place) for each in given]

@@ -31,6 +31,7 @@ from torch.utils._pytree import tree_map
 from surefoot.envs import make_single, wrap
 from surefoot.errors import UsageError, nearest
 from surefoot.evaluate import foreign_tensors as tensors
+from surefoot.evaluate.foreign_modules import ModulePolicy
 from surefoot.models.spaces import MASK_KEY
 
 LIBRARIES = ("stable_baselines3", "sb3_contrib")
@@ -105,10 +106,13 @@ class SB3Policy:
 
 
 def as_policy(thing: Any, env: gymnasium.Env) -> Any:
-    """The policy for `env`: an `SB3Policy` for a Stable-Baselines3 model, anything else unchanged.
+    """The policy for `env`: an `SB3Policy` for a Stable-Baselines3 model, a `ModulePolicy` for a PyTorch module that
+    cannot act itself, anything else unchanged.
 
     Warns if the model does not say how its observations were processed in training.
     """
+    if _is_silent_module(thing):
+        return ModulePolicy(thing, env.observation_space, env.action_space)
     if isinstance(thing, SB3Policy) or not _of_library(thing):
         return thing
     name = type(thing).__name__
@@ -192,6 +196,11 @@ def recorded(model: Any) -> dict[str, Any]:
 def _of_library(thing: Any) -> bool:
     ours = any(cls.__module__.partition(".")[0] in LIBRARIES for cls in type(thing).__mro__)
     return ours and callable(getattr(thing, "predict", None)) and hasattr(thing, "observation_space")
+
+
+def _is_silent_module(thing: Any) -> bool:
+    """Whether it is a PyTorch module that returns numbers and has no `predict`."""
+    return isinstance(thing, torch.nn.Module) and not callable(getattr(thing, "predict", None))
 
 
 def _takes_masks(thing: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Policies to play and their environments: agents, run folders, Stable-Baselines3 files, and any other policy."""
+"""Policies to play and their environments: agents, run folders, files of other libraries, and any other policy."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Any
 
 from surefoot.envs.names import remember
 from surefoot.errors import UsageError
+from surefoot.evaluate.hub import local
+from surefoot.evaluate.outside import outside
 from surefoot.loops.common.kinds import check_trust, loop
 from surefoot.loops.common.run import Run
 from surefoot.models.saved import holds_agent, load_agent
 
 
 def load(path: str | Path | Run, seed: int | None = None) -> Any:
-    """The agent of a run or of its folder (of one of its seeds), or of an agent's folder."""
-    folder = path.path if isinstance(path, Run) else Path(path)
+    """The agent of a run or of its folder (of one of its seeds), of an agent's folder, or the hub (hf:user/name)."""
+    folder = path.path if isinstance(path, Run) else Path(local(path))
     return load_agent(folder) if holds_agent(folder) else Run(folder).agent(seed)
 
 
@@ -22,10 +24,9 @@ def player_of(policy: Any, env: Any, algo: str | None = None, trust: bool = Fals
     """A policy, the environment to play in, and the run folder if one was given."""
     if env is not None:
         remember(env)
-    if isinstance(policy, (str, Path)) and Path(policy).is_file():
-        from surefoot.evaluate.foreign import load_zip
-
-        return load_zip(Path(policy), env, algo, trust), loop("on-policy").single(env), None
+    policy = local(policy) if isinstance(policy, (str, Path)) else policy
+    if isinstance(policy, (str, Path)) and (found := outside(policy, env, algo, trust)) is not None:
+        return (*found, None)
     if algo is not None:
         raise UsageError(f"algo={algo!r} is for the file of a Stable-Baselines3 model; {policy!r} is not a file.")
     if not isinstance(policy, (str, Path)):

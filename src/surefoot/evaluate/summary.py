@@ -31,5 +31,9 @@ def exact_figures(player: Any, env: Any, deterministic: bool) -> dict[str, Any]:
     if getattr(player, "loop", "") != "tabular":
         return {}
     from surefoot.evaluate.trained import exact
+    from surefoot.models.tabular_agent import TabularAgent
+
+    if not isinstance(player, TabularAgent):  # such as an exported file, whose table is out of sight
+        return {}
 
     return {"exact": exact(player, env().mdp, deterministic)}

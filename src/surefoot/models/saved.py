@@ -89,17 +89,22 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise _unreadable(folder, error) from error
     found = found if isinstance(found, dict) else {}
+    if (name := wrong_fact(found)) is not None:
+        raise _damaged(folder, name, found[name])
+    return found
+
+
+def wrong_fact(found: Mapping[str, Any]) -> str | None:
+    """The name of one of the `FACTS` that has a wrong type or size; None if there is none."""
     for name, kind in FACTS.items():
         if name in found and type(found[name]) is not kind:
-            raise _damaged(folder, name, found[name])
+            return name
     for name in ("steps", "seed"):
         if not 0 <= found.get(name, 0) < 2**63:
-            raise _damaged(folder, name, found[name])
+            return name
     if not 0 <= found.get("smoothing", 0.0) < math.inf:
-        raise _damaged(folder, "smoothing", found["smoothing"])
-    if not isinstance(found.get("env", {"env": ""}).get("env"), str):
-        raise _damaged(folder, "env", found["env"])
-    return found
+        return "smoothing"
+    return None if isinstance(found.get("env", {"env": ""}).get("env"), str) else "env"
 
 
 def _damaged(folder: Path, name: str, value: Any) -> UsageError:

@@ -27,7 +27,12 @@ def noisy(observation: Any, sigma: float, keys: Sequence[str] = ()) -> Any:
     if isinstance(observation, dict):
         return {key: noisy(x, sigma) if key in keys else x for key, x in observation.items()}
     array = np.asarray(observation)
-    made = array + sigma * torch.randn(array.shape, dtype=torch.float64).numpy()
+    return moved(array, sigma * torch.randn(array.shape, dtype=torch.float64).numpy())
+
+
+def moved(array: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """`array + change` in the array's type: integers rounded, within the limits of their type."""
+    made = array + change
     if array.dtype.kind in "iu":
         limits = np.iinfo(array.dtype)
         made = np.clip(np.rint(made), limits.min, limits.max)

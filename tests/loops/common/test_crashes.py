@@ -215,4 +215,4 @@ def test_the_command_line_says_where_it_ended_and_how_to_resume(tmp_path, capsys
     assert exit.value.code == 128 + number and err == ""
     assert out.startswith(f"{run}: 1 iterations") and f"next: surefoot train --resume {run} · " in out
     assert signal.getsignal(number) is before
-    assert Path(run, "agent", "README.md").read_text().startswith("# dynamic-pg on garnet:4,2,2,horizon=3")
+    assert "\n# dynamic-pg on garnet:4,2,2,horizon=3\n" in Path(run, "agent", "README.md").read_text()
