@@ -64,7 +64,7 @@ class JointActions(spaces.Box):
 
     def __init__(self, agent: gymnasium.Space, size: int, notes: int = 0) -> None:
         if isinstance(agent, spaces.Discrete):
-            low, high = np.float32([agent.start]), np.float32([agent.start + agent.n - 1])
+            low, high = (np.array([end], np.float32) for end in (agent.start, agent.start + agent.n - 1))
         elif isinstance(agent, spaces.Box) and len(agent.shape) == 1:
             low, high = agent.low, agent.high
         else:
@@ -84,7 +84,7 @@ class AdversaryGame(Seeded):
             raise UsageError(f"fraction={fraction!r} is not allowed; it must be in [0, 1].")
         self.control, self.fraction = perturbation.control(env), fraction
         self.action_space = JointActions(env.action_space, self.control.size, notes)
-        self._own = self.action_space.shape[0] - self.control.size - notes
+        self._own = len(self.action_space.low) - self.control.size - notes
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._stream(seed)

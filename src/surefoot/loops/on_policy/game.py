@@ -45,8 +45,8 @@ class OnPolicyGame(AgainstAdversary):
     )
 
     if TYPE_CHECKING:  # of the on-policy method
-        num_envs: int
-        num_steps: int
+        num_envs: int = 0
+        num_steps: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]

@@ -56,7 +56,7 @@ def advanced(
         return old
     end = target
     if divergence(target, old) > step:
-        end = float(brentq(lambda k: divergence(k, old) - step, *sorted((target, old)), xtol=1e-12))
+        end = float(brentq(lambda k: divergence(k, old) - step, *sorted((target, old)), xtol=1e-12))  # type: ignore[arg-type]
     way = np.linspace(old, max(end, LEAST), POINTS + 1)
     reached = old
     for k in way[1:]:
