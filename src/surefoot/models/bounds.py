@@ -7,6 +7,7 @@ up to rounding of about 1e-12 of the numbers in it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -129,7 +130,7 @@ def lipschitz(layers: Layers, rows: Tensor | None = None, ranges: list[tuple[Ten
     centres = [((a + b) / 2).to(last) for a, b in pairs]
     radii = [((b - a) / 2).to(last) for a, b in pairs]
 
-    def through(matrix: Tensor, i: int, norm) -> Tensor:  # type: ignore[no-untyped-def]
+    def through(matrix: Tensor, i: int, norm: Callable[[Tensor], Tensor]) -> Tensor:
         """A bound of the norm of `matrix [batch, out, n_i]` times all that comes before the activation number i."""
         if i < 0:
             return norm(matrix)
