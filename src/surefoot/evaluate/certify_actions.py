@@ -336,6 +336,7 @@ def by_draws(player: Agent, seen: Tensor, budgets: Sequence[float], confidence: 
         own = rule(answers, distribution)
     samples = (answers if discrete else acts(player, answers)).numpy()
     alpha, rows, spread = 1 - confidence, [], []
+    low = high = own  # of medians, below; votes have a radius instead
     radius = None
     if rule.by == "vote":
         shares = own.double().numpy()

@@ -7,7 +7,9 @@ up to rounding of about 1e-12 of the numbers in it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -129,7 +131,7 @@ def lipschitz(layers: Layers, rows: Tensor | None = None, ranges: list[tuple[Ten
     centres = [((a + b) / 2).to(last) for a, b in pairs]
     radii = [((b - a) / 2).to(last) for a, b in pairs]
 
-    def through(matrix: Tensor, i: int, norm) -> Tensor:  # type: ignore[no-untyped-def]
+    def through(matrix: Tensor, i: int, norm: Callable[[Tensor], Tensor]) -> Tensor:
         """A bound of the norm of `matrix [batch, out, n_i]` times all that comes before the activation number i."""
         if i < 0:
             return norm(matrix)
@@ -201,7 +203,8 @@ def layers_of(agent: Agent) -> Layers:
     Raises:
         UsageError: it is none of linear layers, has a memory, or acts on noisy copies of what it sees.
     """
-    module, network = agent.module, agent.network
+    module: Any = agent.module
+    network: Any = agent.network
     if agent.noisy:
         raise UsageError(
             "interval and Lipschitz bounds are about a network that sees observations as they are, but this agent adds "
@@ -213,12 +216,12 @@ def layers_of(agent: Agent) -> Layers:
         raise refused(f"its observations are {agent.observation_space}")
     if isinstance(module, ActorCritic):
         parts = [*(linear_layers(module.actor.encoder.mlp) or []), module.actor.output]
-        weights, biases = [m.weight for m in parts], [m.bias for m in parts]
+        weights, biases = _parameters(parts)
     elif network.support is not None:
         raise refused("its values are expectations of distributions (c51)")
     else:
         parts = linear_layers(module.layers) or []
-        weights, biases = [m.weight for m in parts], [m.bias for m in parts]
+        weights, biases = _parameters(parts)
         if network.dueling:
             weights, biases = joined(parts, linear_layers(module.state_value) or [])
         weights[-1] = weights[-1].unflatten(0, (-1, network.atoms)).mean(1)
@@ -226,7 +229,12 @@ def layers_of(agent: Agent) -> Layers:
         if network.kind == "gaussian":
             weights[-1], biases[-1] = (x[: module.distribution.dim] for x in (weights[-1], biases[-1]))
     exact = [tuple(x.detach().double() for x in each) for each in (weights, biases)]
-    return Layers(*exact, network.activation)
+    return Layers(exact[0], exact[1], network.activation)
+
+
+def _parameters(parts: list[nn.Linear]) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and biases."""
+    return [m.weight for m in parts], [m.bias for m in parts]
 
 
 def refused(why: str) -> UsageError:

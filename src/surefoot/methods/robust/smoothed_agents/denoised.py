@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -75,8 +76,8 @@ class SmoothedDQN(DQN):
 
     def networks(self, observation_space: gym.Space, action_space: gym.Space) -> dict[str, Net]:
         critic, start = super().networks(observation_space, action_space)["critic"], self.first
-        if self.base is not None:
-            critic = dataclasses.replace(critic, make=lambda: copied(self.base, observation_space, action_space))
+        if (base := self.base) is not None:
+            critic = dataclasses.replace(critic, make=lambda: copied(base, observation_space, action_space))
         network = DenoiserNetwork(self.denoiser_hidden)
         deviation = 0.0 if start else self.sigma
         return {
@@ -159,7 +160,7 @@ class SmoothedDQN(DQN):
 @cache
 def based(folder: str) -> Any:
     """The agent in the folder of a run or of an agent, if it has the values of all actions and no normaliser."""
-    agent = load_agent(folder) if holds_agent(folder) else Run(folder).agent()
+    agent = load_agent(folder) if holds_agent(folder) else Run(Path(folder)).agent()
     if getattr(getattr(agent, "network", None), "kind", "") != "values" or agent.scales:
         raise UsageError(
             f"base={folder!r} is not allowed: a denoiser is learned for the Q-network of a dqn (or qr-dqn, c51) agent "
