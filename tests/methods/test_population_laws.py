@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from pretended_device import Pretended, pretended
+from torch.utils._pytree import tree_leaves, tree_unflatten
 
 import surefoot as sf
 from surefoot import catalogue
 from surefoot.errors import UsageError
+from surefoot.loops.common.compile import traced
 from surefoot.loops.common.run import Run, make_learner
 from surefoot.loops.population.method import Population
 
@@ -98,6 +100,23 @@ def test_another_device_gives_the_same_bits(slug):
         state = there.state()
     assert not any(isinstance(x, Pretended) for x in state.values())
     assert same(here, state)
+
+
+@every_method
+def test_both_sides_gradient_steps_can_be_compiled(slug, monkeypatch):
+    """The compiler's first pass, as for methods without populations."""
+
+    def first_pass(function, *example):
+        graph, _, form = traced(function, example)
+        return lambda *arguments: tree_unflatten(graph(*tree_leaves(arguments)), form)
+
+    monkeypatch.setattr("surefoot.loops.common.compile.compiled", first_pass)
+    eager, native = (
+        make_learner(small(slug), "surefoot/ContinuousTarget-v0", [0], 10**6, compile=compile)
+        for compile in ("off", "on")
+    )
+    for _ in range(3):
+        assert native.iterate()[0] == pytest.approx(eager.iterate()[0], rel=1e-4, abs=1e-5)
 
 
 @every_method
