@@ -105,6 +105,8 @@ def test_every_rule_works_everywhere(rule, tmp_path):
     kept, _ = agent.predict(np.zeros((40, 1), np.float32), state, np.zeros(40, bool), deterministic=True)
     np.testing.assert_array_equal(actions, kept)  # a member stays for the episode
     assert set(np.round(actions[:, 0]).tolist()) <= {-1.0, 1.0}
+    one, state = agent.predict(np.zeros(1, np.float32), deterministic=True)
+    assert one.shape == (1,) and agent.predict(np.zeros(1, np.float32), state, np.zeros(1, bool), True)[0] == one
 
 
 def test_an_attack_meets_the_member_that_plays():

@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 import torch
 from pretended_device import Pretended, pretended
+from torch.utils._pytree import tree_leaves, tree_unflatten
 
 import surefoot as sf
 from surefoot import catalogue
 from surefoot.errors import UsageError
+from surefoot.loops.common.compile import traced
 from surefoot.loops.common.run import Run, make_learner
 from surefoot.loops.population.method import Population
 
 CLASSES = {catalogue.method_class(e.slug): e.slug for e in reversed(catalogue.methods())}
 METHODS = [slug for method, slug in CLASSES.items() if issubclass(method, Population)]
 CLOCK = ("time", "steps_per_second")
-SMALL = {"num_envs": 2, "num_steps": 8, "minibatch_size": 8, "hidden": (4,), "epochs": 1, "response_steps": 32}
-ITERATIONS = 7  # each side has answered the other, and there are two agents
+SMALL = {"num_envs": 2, "num_steps": 8, "minibatch_size": 8, "hidden": (4,), "epochs": 1, "response_steps": 16}
+ITERATIONS = 4  # each side has answered the other, and there are two agents
 every_method = pytest.mark.parametrize("slug", METHODS)
 
 
@@ -69,10 +71,10 @@ def test_a_seed_among_several_computes_what_it_computes_alone(slug):
 
 @every_method
 def test_stopped_and_resumed_is_the_same_run_and_its_agent_acts(slug, tmp_path):
-    method, settings = small(slug), {"steps": 150, "loggers": (), "seed": 7, "compile": "off"}
+    method, settings = small(slug), {"steps": 100, "loggers": (), "seed": 7, "compile": "off"}
     env = "surefoot/ContinuousTarget-v0"
     sf.train(method, env, run_dir=tmp_path / "whole", **settings)
-    sf.train(method, env, run_dir=tmp_path / "cut", callbacks=[lambda one, _: one.iteration == 3], **settings)
+    sf.train(method, env, run_dir=tmp_path / "cut", callbacks=[lambda one, _: one.iteration == 2], **settings)
     sf.resume(tmp_path / "cut")
     whole, cut = (Run(tmp_path / name) for name in ("whole", "cut"))
     assert numbers([whole.metrics()]) == numbers([cut.metrics()])
@@ -90,10 +92,10 @@ def test_stopped_and_resumed_is_the_same_run_and_its_agent_acts(slug, tmp_path):
 
 @every_method
 def test_another_device_gives_the_same_bits(slug):
-    here = learner(slug, response_steps=16)
+    here = learner(slug)
     rows = [here.iterate() for _ in range(3)]
     with pretended() as device:
-        there = learner(slug, response_steps=16, device=device)
+        there = learner(slug, device=device)
         assert numbers([there.iterate() for _ in range(3)]) == numbers(rows)
         state = there.state()
     assert not any(isinstance(x, Pretended) for x in state.values())
@@ -101,8 +103,25 @@ def test_another_device_gives_the_same_bits(slug):
 
 
 @every_method
+def test_both_sides_gradient_steps_can_be_compiled(slug, monkeypatch):
+    """The compiler's first pass, as for methods without populations."""
+
+    def first_pass(function, *example):
+        graph, _, form = traced(function, example)
+        return lambda *arguments: tree_unflatten(graph(*tree_leaves(arguments)), form)
+
+    monkeypatch.setattr("surefoot.loops.common.compile.compiled", first_pass)
+    eager, native = (
+        make_learner(small(slug), "surefoot/ContinuousTarget-v0", [0], 10**6, compile=compile)
+        for compile in ("off", "on")
+    )
+    for _ in range(3):
+        assert native.iterate()[0] == pytest.approx(eager.iterate()[0], rel=1e-4, abs=1e-5)
+
+
+@every_method
 def test_discrete_actions_are_played(slug):
-    run = learner(slug, env="CartPole-v1", response_steps=16)
+    run = learner(slug, env="CartPole-v1")
     for _ in range(3):
         run.iterate()
     assert torch.isfinite(run.payoffs).all() and (run.payoffs > 0).all()

@@ -57,9 +57,9 @@ class Ensemble:
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Playing]:
-        """Actions of the members that play, for a batch of observations, and the new state. Members are drawn with
-        torch's global generator; `deterministic` is about their actions."""
-        rows = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
+        """Actions of the members that play, for a batch of observations (or one), and the new state. Members are drawn
+        with torch's global generator; `deterministic` is about their actions."""
+        rows = self._count(observation)
         starts = np.ones(rows, bool) if state is None or episode_start is None else np.asarray(episode_start, bool)
         drawn = torch.multinomial(torch.from_numpy(self.first), rows, replacement=True).numpy()
         states = (None,) * len(self.members) if state is None else state.states
@@ -110,8 +110,17 @@ class Ensemble:
     def _playing(self, observation: Observation, state: Playing | None) -> Playing:
         if state is not None:
             return state
-        rows = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
+        rows = self._count(observation)
         return Playing(np.full(rows, int(self.first.argmax())), (None,) * len(self.members))
+
+    def _count(self, observation: Any) -> int:
+        """The number of rows of a batch; 1 for a single observation."""
+        space: Any = self.observation_space
+        given, own = observation, space
+        if isinstance(observation, dict):
+            key = next(key for key in space.spaces if key in observation)
+            given, own = observation[key], space[key]
+        return 1 if np.shape(given) == own.shape else len(given)
 
     # --- files -------------------------------------------------------------------------------------------------------
 

@@ -62,6 +62,7 @@ class Seat(VectorEnv):
         self.observation_space, self.action_space = batch_space(seen, self.num_envs), batch_space(action, self.num_envs)
         states = envs.single_observation_space.shape or ()
         self.mean, self.deviation = np.zeros((self.num_envs, *states)), np.ones((self.num_envs, *states))
+        self.state: Any = None
         self.seeds: list[int] = [0] * self.num_envs  # of the next rollout's environments
         self.opponents: Opponents | None = None
         self.chances = np.ones((self.num_envs, 1))  # [rows, members] of the other side
@@ -75,9 +76,9 @@ class Seat(VectorEnv):
         self._draws = [numpy_stream(one, "opponent") for one in self.seeds]
         self.shift = np.zeros((self.num_envs, self.threat.size(self.envs)))
         self.member, self._ended = np.zeros(self.num_envs, int), np.zeros(self.num_envs, bool)
-        state, info = self.envs.reset(seed=self.seeds, options=options)
+        self.state, info = self.envs.reset(seed=self.seeds, options=options)  # type: ignore[arg-type]
         self._begin(np.arange(self.num_envs))
-        return self._present(state), info
+        return self._present(), info
 
     def _begin(self, rows: np.ndarray) -> None:
         self.shift[rows] = 0.0
@@ -91,11 +92,11 @@ class Seat(VectorEnv):
             half = (space.high.astype(np.float64) - space.low) / 2
             shift = half * self.shift.reshape(action.shape)
             action = (np.clip(action, space.low, space.high) + shift).clip(space.low, space.high).astype(space.dtype)
-        state, reward, terminated, truncated, info = self.envs.step(action)
+        self.state, reward, terminated, truncated, info = self.envs.step(action)
         fresh = np.flatnonzero(self._ended)
         self._begin(fresh)
         self._ended = terminated | truncated
-        return self._present(state), reward, terminated, truncated, info  # type: ignore[return-value]
+        return self._present(), reward, terminated, truncated, info  # type: ignore[return-value]
 
     def move(self, command: np.ndarray) -> None:
         """The perturbation after the adversary's commands."""
@@ -114,8 +115,8 @@ class Seat(VectorEnv):
         parts += [self.member[:, None]] if self.threat.labelled else []
         return np.concatenate(parts, 1).astype(np.float32)
 
-    def _present(self, state: Any) -> np.ndarray:
-        """The observation for the learning side of a new state."""
+    def _present(self) -> np.ndarray:
+        """The observation for the learning side in a new state."""
         raise NotImplementedError
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -129,10 +130,9 @@ class AgentSeat(Seat):
         threat.check(envs)
         super().__init__(envs, threat, envs.single_observation_space, envs.single_action_space)
 
-    def _present(self, state: Any) -> np.ndarray:
-        self.state = state
+    def _present(self) -> np.ndarray:
         if self.threat.channel == "action" or self.opponents is None:
-            return state
+            return self.state
         self.move(self.opponents(self.told(None), self.member))
         return self.perturbed()
 
@@ -159,11 +159,10 @@ class AdversarySeat(Seat):
         space: Any = self.envs.single_action_space
         return np.zeros((self.num_envs, *space.shape), space.dtype)
 
-    def _present(self, state: Any) -> np.ndarray:
-        self.state = state
+    def _present(self) -> np.ndarray:
         if self.threat.channel == "action":
             assert self.opponents is not None
-            self._action = self.opponents(state, self.member)
+            self._action = self.opponents(self.state, self.member)
         return self.told(self._action)
 
     def step(self, actions: Any) -> Any:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 class Protected(Population, PPO):
     """Iterative discovery with PPO, and EXP3."""
 
-    default_steps = 5_000_000
+    default_steps: ClassVar[int] = 5_000_000
     refresh: int = hyperparameter(10, low=1, help="Iterations after which the best member is measured again.")
     rounds: int = hyperparameter(1000, low=1, help="Episodes of a deployment, for which the bandit is tuned.")
     bandit_rate: float = hyperparameter(5.0, above=0, help="Multiplier of the bandit's learning rate.")
