@@ -12,7 +12,7 @@ from surefoot.errors import printable
 
 def export(
     run: Annotated[Path, arg(metavar="RUN")],
-    path: Annotated[Path, arg(metavar="FILE")],
+    path: Annotated[Path, arg(metavar="PATH")],
     /,
     sample: bool = False,
     states: int = 1000,
@@ -20,11 +20,11 @@ def export(
     env: str | None = None,
     trust: bool = False,
 ) -> None:
-    """Write the agent of RUN as FILE, policy.onnx or policy.pt (TorchScript), compared with the agent.
+    """Write the agent of RUN to PATH, policy.onnx or policy.pt (TorchScript), and compare the file with it.
 
     Args:
         run: Folder of a run or of an agent.
-        path: File to write; its ending decides.
+        path: File to write; its ending decides the format.
         sample: Sample actions by an input for noise, instead of taking the most likely one.
         states: Number of states in which the file is compared with the agent, half of them random.
         seed: Training seed of the agent, for a run with several.
@@ -38,7 +38,7 @@ def export(
 
 def push(
     run: Annotated[Path, arg(metavar="RUN")],
-    repository: Annotated[str, arg(metavar="USER/NAME")],
+    repository: Annotated[str, arg(metavar="REPOSITORY")],
     /,
     seed: int | None = None,
     private: bool = False,
@@ -49,7 +49,7 @@ def push(
 
     Args:
         run: Folder of a run.
-        repository: Name of the repository, which is made if there is none.
+        repository: Name of the repository, user/name, which is made if there is none.
         seed: Training seed of the agent, for a run with several.
         private: Make a private repository.
         license: Licence to state in the model card, such as mit; none is stated otherwise.

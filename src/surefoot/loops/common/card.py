@@ -52,7 +52,7 @@ An agent trained by Surefoot.
 | training | {facts["steps"]:,} {unit}{planned} |
 | random seed | {facts["seed"]}{others} |
 | {_return(evaluation, place)} |
-| final return in training | {final} ({definition(rows)}) |
+| final return | {final} ({definition(rows)}) |
 | versions | {packages} |
 
 The final return is that of the policy as it acted during training. To measure the agent: `surefoot evaluate {place}`.
