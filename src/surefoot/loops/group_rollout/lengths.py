@@ -15,12 +15,12 @@ TRIED = 64  # examples of an infinite task of which at least one must be short e
 def check_length(model: LanguageModel, example: Example, method: GroupRollout, where: str = "") -> None:
     """Raise `UsageError` for an example that exceeds the model's context: its prompt with the tokens to be generated,
     or with its demonstration if the method imitates. The message starts with `where`."""
-    _check(model, method, *_encoded(model, example), where)
+    _check(model, method, *_encoded(model, example, method), where)
 
 
 def fits(model: LanguageModel, example: Example, method: GroupRollout) -> bool:
     """Whether an example is short enough."""
-    encoded = _encoded(model, example)
+    encoded = _encoded(model, example, method)
     try:
         _check(model, method, *encoded)
     except UsageError:
@@ -28,9 +28,13 @@ def fits(model: LanguageModel, example: Example, method: GroupRollout) -> bool:
     return True
 
 
-def _encoded(model: LanguageModel, example: Example) -> tuple[list[list[int]], list[list[int]]]:
-    shown = example.demonstration
-    return model.encode([example.prompt]), [] if shown is None else model.encode_completions([shown], [example.prompt])
+def _encoded(model: LanguageModel, example: Example, method: GroupRollout) -> tuple[list[list[int]], list[list[int]]]:
+    """The prompt, and the longest of the completions that the method learns from without having written them."""
+    shown = [text for text, _ in example.scored] if method.reads else []
+    if method.imitates and example.demonstration is not None:
+        shown = [example.demonstration]
+    encoded = model.encode_completions(shown, [example.prompt] * len(shown))
+    return model.encode([example.prompt]), [max(encoded, key=len)] if encoded else []
 
 
 def _check(
@@ -38,7 +42,7 @@ def _check(
 ) -> None:
     if method.samples:
         check_room(model, prompt, method.max_tokens, where)
-    if method.imitates and shown:
+    if shown:
         check_demonstrations(model, prompt, shown, where)
 
 

@@ -161,6 +161,11 @@ class GroupRollout:
     def __post_init__(self) -> None:
         check(self)
 
+    @property
+    def reads(self) -> bool:
+        """Whether it learns from the scored completions of the data, and neither generates nor imitates any."""
+        return not self.samples and not self.imitates
+
     # --- what is collected and kept ----------------------------------------------------------------------------------
 
     def collect(self, iteration: Iteration) -> Rollout:
