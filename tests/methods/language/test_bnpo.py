@@ -10,7 +10,8 @@ import torch
 pytest.importorskip("transformers", reason="language models need surefoot[language]")
 
 from surefoot.errors import UsageError
-from surefoot.methods.language.bnpo import BNPO, _in_unit
+from surefoot.loops.group_rollout.rewards import in_unit
+from surefoot.methods.language.bnpo import BNPO
 from surefoot.objectives import advantages
 from surefoot.objectives.beta import beta_normalized, fitted, normalizer
 
@@ -71,7 +72,7 @@ def test_a_single_prompt_and_equal_prompts_are_defined():
 
 def test_a_reward_outside_the_unit_interval_is_refused():
     with pytest.raises(UsageError, match="length.*must be in"):
-        _in_unit("length", torch.tensor([[1.0, 3.0]]))
+        in_unit("length", torch.tensor([[1.0, 3.0]]), "BNPO")
     assert BNPO().objective().to_dict()["advantage"]["part"] == "beta_normalized"
 
 

@@ -161,3 +161,4 @@ def test_the_gradient_is_the_closed_form(slug, changes):
 def test_every_composition_is_here():
     assert {"grpo", "dr-grpo", "dapo", "gspo", "cispo", "rloo", "rft", "sft"} <= set(METHODS)
     assert {"gpg", "bnpo", "pspo", "cpgd", "delta-l", "hpt", "ppo-critic"} <= set(METHODS)
+    assert {"max-at-k", "lens", "psft"} <= set(METHODS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -65,6 +65,14 @@ def rewarded(
 ) -> float:
     """The mean reward of a completion of each of the first held-out examples."""
     return float(held_out(model, task, count, 1, tokens, temperature=temperature).mean())
+
+
+def tuned(
+    score: Callable[[int, float], float], rates: Sequence[float], seeds: Sequence[int]
+) -> tuple[float, dict[str, float]]:
+    """The rate with the highest mean score over the seeds of tuning, and the mean scores by rate."""
+    scores = {rate: float(np.mean([score(seed, rate) for seed in seeds])) for rate in rates}
+    return max(rates, key=scores.__getitem__), {f"{rate:g}": found for rate, found in scores.items()}
 
 
 def gradient(learner: LanguageLearner, terms: Sequence[Term]) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from array import array
 from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,12 +27,14 @@ HELD_OUT = 0.1  # the share of the rows held out from training
 ORDERS = ("random", "last")  # which rows are held out
 ENCODING = "utf-8-sig"  # of every text file; skips a byte-order mark at its beginning
 PROMPT, ANSWER, DEMONSTRATION = ("prompt", "question"), ("answer", "solution"), ("demonstration", "completion")
+SCORES = ("scores", "rewards")  # of the texts in the column "completions"
 GIVEN = {"prompt", "prompts", "completion", "completions"}  # columns of these names are not passed to reward functions
 
 
 @dataclass(frozen=True, eq=False)
 class Rows(Task):
-    """Rows with a prompt (text, or a list of chat messages), and optionally an answer and a demonstration.
+    """Rows with a prompt (text, or a list of chat messages), and optionally an answer, a demonstration, and completions
+    with their scores.
 
     A tenth of the rows is held out: chosen at random, always the same for the same number of rows, or the last ones; or
     all the rows of `tested`. The columns are passed to reward functions by name. Without any reward function the reward
@@ -123,7 +127,7 @@ class Rows(Task):
         if not isinstance(shown, str | None):
             raise UsageError(f"{where}: the demonstration {shown!r} is not allowed; it must be the text to be written.")
         fields = {name: value for name, value in row.items() if name not in GIVEN}
-        return Example(prompt, "" if answer is None else str(answer), shown, fields)
+        return Example(prompt, "" if answer is None else str(answer), shown, fields, _scored(row, where))
 
     def example(self, index: int, split: str = "train") -> Example:
         rows, place = self._place(index, split)
@@ -256,6 +260,22 @@ READERS: dict[str, Callable[[Path], Any]] = {
     ".csv": _csv,
     ".parquet": _parquet,
 }
+
+
+def _scored(row: Mapping[str, Any], where: str) -> tuple[tuple[str, float], ...]:
+    """The completions of a row with their scores; none if one of the two columns is missing."""
+    texts, scores = row.get("completions"), _first(row, SCORES)
+    if texts is None or scores is None:
+        return ()
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise UsageError(f"{where}: the completions {texts!r} are not allowed; they must be a list of texts.")
+    numbers = isinstance(scores, list) and all(isinstance(x, Real) and math.isfinite(x) for x in scores)
+    if not numbers or len(scores) != len(texts):
+        raise UsageError(
+            f"{where}: the scores {scores!r} are not allowed; they must be a list of {len(texts)} finite numbers, one "
+            "per completion."
+        )
+    return tuple(zip(texts, map(float, scores), strict=True))
 
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:

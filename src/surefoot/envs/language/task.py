@@ -26,6 +26,7 @@ class Example:
     answer: str = ""
     demonstration: str | None = None  # a completion that solves it
     fields: Mapping[str, Any] = field(default_factory=dict)
+    scored: tuple[tuple[str, float], ...] = ()  # completions that somebody wrote, and their scores
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,10 @@ class Iteration:
         self.written.append(self._learner.write(index, examples))
         return self.written[-1]
 
+    def read(self, index: Int[Tensor, " prompts"]) -> Rollout:
+        """The scored completions of the examples with these numbers, as if they had been written here."""
+        return self._learner.writer.read(index, [self.task.example(int(i)) for i in index], self.progress)
+
     def held_out(self, count: int) -> Rollout:
         """The likeliest completion of each of the first `count` held-out examples, and its reward; not learned from."""
         return self._learner.held_out(count)

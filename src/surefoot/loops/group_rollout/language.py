@@ -14,7 +14,7 @@ from typing import Any
 
 from surefoot.envs.language import Task, resolve
 from surefoot.envs.language.episodes import Conversations
-from surefoot.envs.language.files import Rows, rows
+from surefoot.envs.language.files import LOOKED_AT, Rows, rows
 from surefoot.envs.language.prompt_env import PromptEnv
 from surefoot.envs.language.task import number
 from surefoot.envs.names import check_named, imported, remembered
@@ -26,6 +26,7 @@ from surefoot.loops.group_rollout.learner import PATIENCE, LanguageLearner
 from surefoot.loops.group_rollout.lengths import check_task
 from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.loops.group_rollout.rewards import Judged, make_rewards
+from surefoot.loops.group_rollout.writing import check_scored
 from surefoot.models.device import chosen_device, device_option
 from surefoot.models.language.engines import continuous_batching
 from surefoot.models.language.generation import Engine, generate, in_pieces
@@ -343,6 +344,8 @@ def _learner(
         )
     if method.samples:
         rewards.check()
+    elif method.reads:
+        check_scored([task.example(i) for i in range(min(task.size or 1, LOOKED_AT))])
     with distributed.first():
         model, rate = make_model(given.model, task, given, seeds[0])
     if isinstance(task, Conversations) and task.schemas:

@@ -167,8 +167,15 @@ class GroupRollout:
         """Whether the model before training is kept as the reference."""
         return self.kl > 0
 
+    @property
+    def reads(self) -> bool:
+        """Whether it learns from the scored completions of the data, and neither generates nor imitates any."""
+        return not self.samples and not self.imitates
+
     def learned(self, example: Example) -> list[str]:
         """The texts of an example that the method learns from; they must fit the model together with the prompt."""
+        if self.reads:
+            return [text for text, _ in example.scored]
         return [example.demonstration] if self.imitates and example.demonstration is not None else []
 
     # --- what is collected and kept ----------------------------------------------------------------------------------

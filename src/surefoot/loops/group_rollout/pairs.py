@@ -70,6 +70,10 @@ class Pairwise(GroupRollout):
     def refers(self) -> bool:
         return self.pair_objective().referenced
 
+    @property
+    def reads(self) -> bool:
+        return False  # pairs, not scores
+
     def learned(self, example: Example) -> list[str]:
         return list(answers(example))
 

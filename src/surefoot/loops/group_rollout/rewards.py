@@ -204,6 +204,16 @@ def make_rewards(
     return Rewards(task, dict(zip(names, given)), tuple(map(float, chosen)), time_limit, retries)
 
 
+def in_unit(name: str, reward: Float[Tensor, "..."], method: str) -> Float[Tensor, "..."]:
+    """The rewards themselves; a `UsageError` where one is outside [0, 1]."""
+    if bool(((reward < 0) | (reward > 1)).any()):
+        raise UsageError(
+            f"{method}: the reward {name!r} was {float(reward.min()):g} … {float(reward.max()):g}; it is a probability "
+            "of success here and must be in [0, 1]: rescale it to (R − least)/(most − least)."
+        )
+    return reward
+
+
 def _as_prompted(prompt: Any, completion: Any) -> Any:
     """A completion in the form of its prompt: text, or messages."""
     if isinstance(prompt, str) or not isinstance(completion, str):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from surefoot.envs.language import Example
 from surefoot.envs.language.episodes import Conversations
+from surefoot.errors import UsageError
 from surefoot.loops.common import distributed
 from surefoot.loops.group_rollout import turns
 from surefoot.loops.group_rollout.rewards import Rewards
@@ -83,6 +84,31 @@ class Writer:
             progress=progress,
         )
 
+    def read(self, index: Int[Tensor, " prompts"], examples: Sequence[Example], progress: Progress) -> Rollout:
+        """The scored completions of examples as a rollout, their scores as rewards. How likely they were for whoever
+        wrote them is not known: their log-probabilities are NaN.
+
+        Raises:
+            UsageError: an example has fewer than two, or not as many as the others.
+        """
+        check_scored(examples)
+        texts, scores = zip(*(pair for example in examples for pair in example.scored), strict=True)
+        asked = [example.prompt for example in examples for _ in example.scored]
+        sequences = join(self.model.encode(asked), self.model.encode_completions(texts, asked))
+        reward = torch.tensor(scores).view(len(examples), -1)
+        unknown = torch.full(sequences.tokens.shape, torch.nan)
+        return Rollout(
+            list(examples),
+            index,
+            sequences,
+            list(texts),
+            unknown,
+            reward,
+            {"score": reward},
+            truncated=torch.zeros_like(reward, dtype=torch.bool),
+            progress=progress,
+        )
+
     def _episodes(
         self,
         task: Conversations,
@@ -125,6 +151,17 @@ class Writer:
             turn_rewards=gains,
             progress=progress,
         )
+
+
+def check_scored(examples: Sequence[Example]) -> None:
+    """Raise `UsageError` for the first example with fewer than two scored completions, or not as many as the first."""
+    for example in examples:
+        if (count := len(example.scored)) < 2 or count != len(examples[0].scored):
+            raise UsageError(
+                f"the prompt {example.prompt!r} has {count} scored completions, the first one has "
+                f"{len(examples[0].scored)}; with samples=0 every prompt needs the same number of them, at least two: "
+                'give data with the columns "completions" and "scores", or generate with samples=2.'
+            )
 
 
 def _grouped(

@@ -19,9 +19,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.group_rollout.method import GroupRollout, Rollout
+from surefoot.loops.group_rollout.rewards import in_unit
 from surefoot.objectives import PolicyObjective, aggregation, ratios, stabilizers
 from surefoot.objectives.beta import beta_normalized
 
@@ -51,17 +51,7 @@ class BNPO(GroupRollout):
 
     def advantages(self, rollout: Rollout) -> Tensor:
         known = {name: torch.nan_to_num(x) for name, x in rollout.components.items()}  # NaN: it does not apply
-        return torch.stack([self.objective().advantage(_in_unit(name, x)) for name, x in known.items()]).mean(0)
-
-
-def _in_unit(name: str, reward: Tensor) -> Tensor:
-    """The rewards themselves; a `UsageError` where one is outside [0, 1]."""
-    if bool(((reward < 0) | (reward > 1)).any()):
-        raise UsageError(
-            f"BNPO: the reward {name!r} was {float(reward.min()):g} … {float(reward.max()):g}; it is a probability of "
-            "success here and must be in [0, 1]: rescale it to (R − least)/(most − least)."
-        )
-    return reward
+        return torch.stack([self.objective().advantage(in_unit(name, x, "BNPO")) for name, x in known.items()]).mean(0)
 
 
 METHOD = BNPO
