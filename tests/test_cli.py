@@ -334,7 +334,8 @@ def test_compare_trains_both_and_prints_the_table(tmp_path, capsys):
     kept = json.loads((out / "comparison.json").read_text())
     assert kept["seeds"] == [0, 1] and set(kept["scores"]) == {"a2c", "reinforce"}
     assert {p.name for p in out.iterdir()} == {
-        "comparison.json", "a2c-surefoot-ActionReward-v0", "reinforce-surefoot-ActionReward-v0"
+        "comparison.json", "report.html", "scores.csv", "table.tex",
+        "a2c-surefoot-ActionReward-v0", "reinforce-surefoot-ActionReward-v0",
     }  # fmt: skip
     before = {p: p.stat().st_mtime_ns for p in out.rglob("metrics.jsonl")}
     again = surefoot(capsys, "compare", "a2c", "reinforce", "--env", "surefoot/ActionReward-v0", "--seeds", "2",
@@ -351,10 +352,30 @@ def test_compare_takes_tasks_of_language_models(monkeypatch, capsys):
 
     monkeypatch.setattr(api, "compare", compare)
     words = surefoot(capsys, "compare", "grpo", "rloo", "--task", "arithmetic", "--seeds", "3", "--steps", "5")
-    assert words == "the table\n" and asked.pop("given") == (("grpo", "rloo"), None)
-    assert asked == {"task": ("arithmetic",), "seeds": 3, "steps": 5, "out": None}
+    assert words == "the table\n" and asked.pop("given") == (("grpo", "rloo"),)
+    assert asked.pop("progress") is not None
+    assert asked == {"env": None, "task": ("arithmetic",), "seed": 0, "seeds": 3, "steps": 5, "out": None}
     surefoot(capsys, "compare", "grpo", "rloo", "--task", "arithmetic", "--model", "folder")
     assert asked["model"] == "folder"
+
+
+def test_compare_takes_the_hyperparameters_of_its_methods(monkeypatch, capsys):
+    asked = {}
+    table = SimpleNamespace(table=lambda: "the table")
+    monkeypatch.setattr(api, "compare", lambda *given, **options: asked.update(options) or table)
+    given = ["--num-envs", "4", "--hidden", "8", "16", "--learning-rate=1e-2", "--no-standardize"]
+    surefoot(capsys, "compare", "ppo", "spo", *given, "--env", "CartPole-v1", "--seeds", "3")
+    wanted = {"num_envs": 4, "hidden": (8, 16), "learning_rate": 0.01, "standardize": False, "seeds": 3}
+    assert {name: asked[name] for name in wanted} == wanted and asked["env"] == ("CartPole-v1",)
+    with pytest.raises(SystemExit):
+        surefoot(capsys, "compare", "ppo", "spo", "--env", "CartPole-v1", "--num-seeds", "3")
+
+
+def test_compare_tells_how_far_it_is(tmp_path, capsys):
+    flags = ["--env", "surefoot/ActionReward-v0", "--seeds", "1", "--steps", "64", "--out", str(tmp_path / "out")]
+    cli.main(["compare", "a2c", "reinforce", *flags])
+    told = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("a2c-surefoot-ActionReward-v0: 64 of 64 steps") for line in told)
 
 
 def test_report_prints_where_it_is(run, capsys):

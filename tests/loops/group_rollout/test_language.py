@@ -451,11 +451,11 @@ def test_an_agent_that_names_no_length_writes_as_much_as_the_model_reads(tmp_pat
 
 
 def test_report(folder, tmp_path):
-    from surefoot.evaluate.report import write_report
+    from surefoot.evaluate.pages.folder import write_page
 
-    page = write_report(train(folder, tmp_path / "run", steps=2).path).read_text()
-    assert "Learning curve" in page and page.count("polyline") >= 4
-    assert "Tokens per completion" in page and "environment" not in page
+    page = write_page(train(folder, tmp_path / "run", steps=2)).read_text()
+    assert "Training reward" in page and page.count("<svg") >= 4
+    assert "Completions as they were learned" in page and "environment" not in page
 
 
 SMALL = Nano(width=16, layers=1, heads=2, context=48, warmup=3, batch=4)

@@ -26,7 +26,7 @@ from surefoot.loops.group_rollout.lengths import check_length, fits
 from surefoot.loops.group_rollout.method import Batch, GroupRollout, Term
 from surefoot.loops.group_rollout.prompts import Solved, choose
 from surefoot.loops.group_rollout.rewards import Rewards
-from surefoot.loops.group_rollout.rollout import Logged, Rollout, gathered, joined, measured
+from surefoot.loops.group_rollout.rollout import Logged, Rollout, gathered, joined, measured, sample
 from surefoot.loops.group_rollout.separable import check_loss
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.generation import Completions, Engine
@@ -101,15 +101,15 @@ class LanguageLearner:
 
     # --- one iteration -----------------------------------------------------------------------------------------------
 
-    def iterate(self) -> list[Row]:
+    def iterate(self) -> list[dict[str, Any]]:
         """Generate, reward and learn once; returns one row of metrics."""
         rollout, row = self.collect()
         terms = self.method.terms(self.estimator.judged(rollout))
         self._check_advantages(terms, rollout)
         self._check_learnable(terms, rollout)
-        row |= {"skipped": self.skipped} | self.update(terms)
+        learned = {"skipped": self.skipped} | self.update(terms)
         self.iteration += 1
-        return [row]
+        return [{**row, **learned, **sample(rollout)}]
 
     def collect(self) -> tuple[Rollout, Row]:
         """The rollout to learn from, and metrics of all completions generated for it."""
