@@ -19,7 +19,7 @@ import surefoot as sf
 from surefoot import api, catalogue
 from surefoot.envs import EnvError, make_single
 from surefoot.errors import UsageError
-from surefoot.evaluate.pages.folder import write_page
+from surefoot.evaluate.pages.folder import report as write_page
 from surefoot.evaluate.rollout import returns
 from surefoot.evaluate.statistics import confidence_interval, mean
 from surefoot.evaluate.stress import StressReport

@@ -20,7 +20,7 @@ import pytest
 import surefoot as sf
 from surefoot.envs import EnvError
 from surefoot.errors import UsageError
-from surefoot.evaluate.pages.folder import write_page
+from surefoot.evaluate.pages.folder import report as write_page
 from surefoot.loops.common.run import Run
 
 SMALL = {"num_envs": 2, "num_steps": 16, "minibatch_size": 32, "epochs": 1, "hidden": (4,), "loggers": ()}

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from surefoot.evaluate.certify import certify
     from surefoot.evaluate.diagnose import diagnose
     from surefoot.evaluate.generalization import generalize
+    from surefoot.evaluate.pages.folder import report
     from surefoot.objectives import PolicyObjective
     from surefoot.solvers import evaluate_policy, solve
 
@@ -42,6 +43,7 @@ _WHERE = {
     "certify": "surefoot.evaluate.certify",
     "diagnose": "surefoot.evaluate.diagnose",
     "generalize": "surefoot.evaluate.generalization",
+    "report": "surefoot.evaluate.pages.folder",
     **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.solvers"),
     "PolicyObjective": "surefoot.objectives",
 }
@@ -66,6 +68,7 @@ __all__ = [
     "load",
     "paper",
     "papers",
+    "report",
     "resume",
     "solve",
     "stress",

@@ -171,9 +171,9 @@ def report(place: Annotated[Path, arg(metavar="PLACE")], /) -> None:
         place: Folder of a run, of a comparison (compare --out), of a solution (solve --out) or of an audit, the .json
             of a stress test, a folder with the records of a claim, or the slug of a paper.
     """
-    from surefoot.evaluate.pages.folder import write_page
+    from surefoot.evaluate.pages import folder
 
-    print(write_page(place))
+    print(folder.report(place))
 
 
 def solve(

@@ -50,7 +50,8 @@ def compare(arguments: Sequence[str]) -> None:
     options = _options(given, others)
     places: dict[str, Any] = {"env": given.env or None, "task": given.task or None}
     run: dict[str, Any] = {"seed": given.seed, "seeds": given.seeds, "steps": given.steps, "out": given.out}
-    found = api.compare(given.methods, **places, **run, progress=_said, **options)
+    progress = None if sys.stderr.isatty() else _said  # a terminal has a live bar
+    found = api.compare(given.methods, **places, **run, progress=progress, **options)
     print(found.table())
 
 

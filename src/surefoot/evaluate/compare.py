@@ -204,7 +204,7 @@ def told_of(name: str, steps: int, progress: Callable[[str], None] | None) -> li
             told.extend([tenth] * max(1, tenth - len(told)))
             returns = [row["return_mean"] for row in rows if "return_mean" in row]
             said = f" · return {sum(returns) / len(returns):,.4g}" if returns else ""
-            progress(f"{name}: {learner.steps:,} of {steps:,} steps{said}")
+            progress(f"{name}: {min(learner.steps, steps):,} of {steps:,} steps{said}")
 
     return [tell]
 

@@ -14,7 +14,7 @@ from surefoot.envs.tabular import resolve
 from surefoot.evaluate import solutions
 from surefoot.evaluate.compare import Comparison
 from surefoot.evaluate.pages import solution as solution_page
-from surefoot.evaluate.pages.folder import write_page
+from surefoot.evaluate.pages.folder import report as write_page
 from surefoot.evaluate.stress import StressReport
 from surefoot.evaluate.sweeps import price_of_robustness
 from surefoot.solvers import solve

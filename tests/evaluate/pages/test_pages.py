@@ -14,7 +14,7 @@ from surefoot import catalogue
 from surefoot.arguments import parsed, typed
 from surefoot.errors import UsageError
 from surefoot.evaluate.pages import made
-from surefoot.evaluate.pages.folder import write_page
+from surefoot.evaluate.pages.folder import report as write_page
 from surefoot.evaluate.pages.metrics import table_of
 from surefoot.evaluate.pages.page import POLICY, Chart, Facts, Page, Section, Text
 from surefoot.evaluate.plots import new, to_svg

@@ -451,7 +451,7 @@ def test_an_agent_that_names_no_length_writes_as_much_as_the_model_reads(tmp_pat
 
 
 def test_report(folder, tmp_path):
-    from surefoot.evaluate.pages.folder import write_page
+    from surefoot.evaluate.pages.folder import report as write_page
 
     page = write_page(train(folder, tmp_path / "run", steps=2)).read_text()
     assert "Training reward" in page and page.count("<svg") >= 4

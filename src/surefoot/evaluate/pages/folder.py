@@ -16,7 +16,7 @@ KINDS = (
 PAGES = {compare.FILE: comparison.page_of, solution.FILE: solution.page_of, sweeps.FILE: solution.sweep}
 
 
-def write_page(place: Any) -> Path:
+def report(place: Any) -> Path:
     """Write the page of a run, a comparison, a stress test, an audit, a solution or a claim, and return its path:
     `report.html` in the folder, or a file of its own name beside a file.
 

@@ -81,7 +81,7 @@ def evaluations(folder: Path) -> Iterator[Section]:
 
 
 def _row(one: Mapping[str, Any]) -> list[str]:
-    actions = {True: "deterministic", False: "sampled"}.get(one.get("deterministic"), "")  # type: ignore[arg-type]
+    actions = {"True": "deterministic", "False": "sampled"}.get(str(one.get("deterministic")), "")
     middle, low, high = (number(one[x]) if _number(one.get(x)) else "" for x in ("mean", "min", "max"))
     return [str(one.get("episodes", "")), middle, in_brackets(_ends(one), ".4g"), low, high, actions]
 
