@@ -19,7 +19,7 @@ import surefoot as sf
 from surefoot import api, catalogue
 from surefoot.envs import EnvError, make_single
 from surefoot.errors import UsageError
-from surefoot.evaluate.report import write_report
+from surefoot.evaluate.pages.folder import report as write_page
 from surefoot.evaluate.rollout import returns
 from surefoot.evaluate.statistics import confidence_interval, mean
 from surefoot.evaluate.stress import StressReport
@@ -423,8 +423,8 @@ def test_stress_elsewhere_is_kept_beside_that_of_the_run_and_named(trained):
     for name, report in (("", own), ("CartPole-v0-", other)):
         text = (trained.path / f"stress-{name}observation-noise-0..0.2.json").read_text()
         assert StressReport.from_json(text).table() == report.table()
-    page = write_report(trained.path).read_text()
-    assert page.count("Under stress on CartPole-v1: ") == page.count("Under stress on CartPole-v0: ") == 1
+    page = write_page(trained.path).read_text()
+    assert page.count(" in CartPole-v1 under ") == page.count(" in CartPole-v0 under ") == 1
 
 
 def test_the_seed_is_that_of_a_drawing_agent_too(trained):

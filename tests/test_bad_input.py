@@ -538,7 +538,8 @@ def test_names_from_files_do_not_steer_the_terminal(runs, capsys):
 def test_commands_on_what_is_no_run(command, content, tmp_path, capsys):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
-    assert re_any(refused(capsys, command, str(tmp_path)), "not the folder of a run", "does not have the format")
+    words = refused(capsys, command, str(tmp_path))
+    assert re_any(words, "not the folder of a run", "does not have the format", "nothing that has a report")
 
 
 def re_any(text, *words):

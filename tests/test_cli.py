@@ -115,7 +115,7 @@ def test_the_version(capsys):
     assert surefoot(capsys, "--version") == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name != "train"])
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name not in ("train", "compare")])
 def test_help_explains_every_argument_by_its_name(command, capsys):
     page = help_of(capsys, command)
     function = cli.COMMANDS[command]
@@ -127,6 +127,13 @@ def test_help_explains_every_argument_by_its_name(command, capsys):
         positional = parameter.kind is parameter.POSITIONAL_ONLY
         assert (name.removesuffix("s").upper() if positional else f"--{name.replace('_', '-')}") in page
         assert told[name].split(".")[0][:40] in page
+
+
+def test_help_of_comparing_explains_every_option(capsys):
+    page = help_of(capsys, "compare")
+    for name, words in (("env", "One or more environments"), ("seeds", "are trained and added"), ("out", "table.tex")):
+        assert f"--{name}" in page and words in page
+    assert "All options that `surefoot train` takes" in page
 
 
 def test_help_of_training_has_every_setting_and_its_range(capsys):
@@ -326,19 +333,21 @@ def test_stress_prints_the_table_and_keeps_the_report(run, capsys):
 
 def test_compare_trains_both_and_prints_the_table(tmp_path, capsys):
     out = tmp_path / "out"
-    words = surefoot(capsys, "compare", "a2c", "reinforce", "--env", "surefoot/ActionReward-v0", "--seeds", "2",
-                     "--steps", "64", "--out", out)  # fmt: skip
+    flags = ["compare", "a2c", "reinforce", "--env", "surefoot/ActionReward-v0", "--seeds", "2", "--steps", "64"]
+    cli.main([*flags, "--out", str(out)])
+    words, told = capsys.readouterr()
+    assert told.splitlines()[0].startswith("a2c-surefoot-ActionReward-v0: 64 of 64 steps · return ")
     lines = words.splitlines()
     assert lines[0].startswith("surefoot/ActionReward-v0 · 2 seeds · final return, 95 % intervals over seeds")
     assert [line.split()[0] for line in lines[1:]] == ["learner", "a2c", "reinforce", "Final"]
     kept = json.loads((out / "comparison.json").read_text())
     assert kept["seeds"] == [0, 1] and set(kept["scores"]) == {"a2c", "reinforce"}
     assert {p.name for p in out.iterdir()} == {
-        "comparison.json", "a2c-surefoot-ActionReward-v0", "reinforce-surefoot-ActionReward-v0"
+        "comparison.json", "report.html", "scores.csv", "table.tex",
+        "a2c-surefoot-ActionReward-v0", "reinforce-surefoot-ActionReward-v0",
     }  # fmt: skip
     before = {p: p.stat().st_mtime_ns for p in out.rglob("metrics.jsonl")}
-    again = surefoot(capsys, "compare", "a2c", "reinforce", "--env", "surefoot/ActionReward-v0", "--seeds", "2",
-                     "--steps", "64", "--out", out)  # fmt: skip
+    again = surefoot(capsys, *flags, "--out", out)
     assert again == words and before == {p: p.stat().st_mtime_ns for p in out.rglob("metrics.jsonl")}
 
 
@@ -351,10 +360,23 @@ def test_compare_takes_tasks_of_language_models(monkeypatch, capsys):
 
     monkeypatch.setattr(api, "compare", compare)
     words = surefoot(capsys, "compare", "grpo", "rloo", "--task", "arithmetic", "--seeds", "3", "--steps", "5")
-    assert words == "the table\n" and asked.pop("given") == (("grpo", "rloo"), None)
-    assert asked == {"task": ("arithmetic",), "seeds": 3, "steps": 5, "out": None}
+    assert words == "the table\n" and asked.pop("given") == (("grpo", "rloo"),)
+    assert asked.pop("progress") is not None
+    assert asked == {"env": None, "task": ("arithmetic",), "seed": 0, "seeds": 3, "steps": 5, "out": None}
     surefoot(capsys, "compare", "grpo", "rloo", "--task", "arithmetic", "--model", "folder")
     assert asked["model"] == "folder"
+
+
+def test_compare_takes_the_hyperparameters_of_its_methods(monkeypatch, capsys):
+    asked = {}
+    table = SimpleNamespace(table=lambda: "the table")
+    monkeypatch.setattr(api, "compare", lambda *given, **options: asked.update(options) or table)
+    given = ["--num-envs", "4", "--hidden", "8", "16", "--learning-rate=1e-2", "--no-standardize"]
+    surefoot(capsys, "compare", "ppo", "spo", *given, "--env", "CartPole-v1", "--seeds", "3")
+    wanted = {"num_envs": 4, "hidden": (8, 16), "learning_rate": 0.01, "standardize": False, "seeds": 3}
+    assert {name: asked[name] for name in wanted} == wanted and asked["env"] == ("CartPole-v1",)
+    with pytest.raises(SystemExit):
+        surefoot(capsys, "compare", "ppo", "spo", "--env", "CartPole-v1", "--num-seeds", "3")
 
 
 def test_report_prints_where_it_is(run, capsys):

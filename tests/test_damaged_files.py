@@ -20,7 +20,7 @@ import pytest
 import surefoot as sf
 from surefoot.envs import EnvError
 from surefoot.errors import UsageError
-from surefoot.evaluate.report import write_report
+from surefoot.evaluate.pages.folder import report as write_page
 from surefoot.loops.common.run import Run
 
 SMALL = {"num_envs": 2, "num_steps": 16, "minibatch_size": 32, "epochs": 1, "hidden": (4,), "loggers": ()}
@@ -45,15 +45,15 @@ def curves(run):
 
 
 READERS = {
-    "config.json": (sf.resume, write_report, loads, curves),
+    "config.json": (sf.resume, write_page, loads, curves),
     "agent/agent.json": (loads, lambda run: sf.evaluate(run, episodes=1), curves),
     "agent/agent.safetensors": (loads,),
     "meta.json": (sf.resume, curves),
     "state.safetensors": (sf.resume,),
-    "metrics.jsonl": (sf.resume, write_report, curves),
+    "metrics.jsonl": (sf.resume, write_page, curves),
     "actions.bin": (sf.resume,),
-    "stress-sticky-action-0..0.5.json": (write_report,),
-    "evaluation.json": (write_report,),
+    "stress-sticky-action-0..0.5.json": (write_page,),
+    "evaluation.json": (write_page,),
 }
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from surefoot.evaluate.export import export
     from surefoot.evaluate.generalization import generalize
     from surefoot.evaluate.hub import push
+    from surefoot.evaluate.pages.folder import report
     from surefoot.hardening import harden
     from surefoot.objectives import PolicyObjective
     from surefoot.solvers import evaluate_policy, solve
@@ -50,6 +51,7 @@ _WHERE = {
     "export": "surefoot.evaluate.export",
     "generalize": "surefoot.evaluate.generalization",
     "push": "surefoot.evaluate.hub",
+    "report": "surefoot.evaluate.pages.folder",
     **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.solvers"),
     "PolicyObjective": "surefoot.objectives",
 }
@@ -78,6 +80,7 @@ __all__ = [
     "paper",
     "papers",
     "push",
+    "report",
     "resume",
     "solve",
     "stress",

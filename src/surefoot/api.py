@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from surefoot.envs import make_single
 from surefoot.envs.names import remember
 from surefoot.errors import UsageError
 from surefoot.evaluate.agent_card import keep_result
-from surefoot.evaluate.periodic import env_name, evaluations, keep, seeds_in
+from surefoot.evaluate.periodic import env_name, evaluations, result_file, seeds_in
 from surefoot.evaluate.player import load, player_of, refuse_language
 from surefoot.evaluate.summary import exact_figures, summed_up
 from surefoot.hyperparameters import build
@@ -25,7 +27,6 @@ from surefoot.loops.common.kinds import Loop, Method, check_trust, loop
 from surefoot.loops.common.lock import evaluation
 from surefoot.loops.common.run import Run
 from surefoot.loops.common.train import Callback
-from surefoot.models.saved import holds_agent
 
 if TYPE_CHECKING:
     from surefoot.claims.judge import Finding
@@ -227,7 +228,9 @@ def evaluate(
             raise UsageError("video is not allowed with k, which is for language models: there is nothing to film.")
         if perturb is not None:
             raise UsageError("perturb is not allowed with k, which is for language models: nothing is perturbed.")
-        return _evaluate_language(policy, env, episodes, k, seed, trust)
+        from surefoot.evaluate.language import evaluated
+
+        return evaluated(policy, env, episodes, k, seed, trust)
     from surefoot.envs.entrance import named_figures
     from surefoot.evaluate.rollout import played, record
     from surefoot.evaluate.statistics import summary
@@ -252,26 +255,6 @@ def evaluate(
     return figures
 
 
-def _evaluate_language(
-    policy: Any, task: Any, examples: int, k: int | Sequence[int], seed: int, trust: bool
-) -> dict[str, Any]:
-    from surefoot.evaluate.language import evaluate_language
-
-    if getattr(agent := load(policy) if isinstance(policy, (str, Path)) else policy, "loop", "") != "group-rollout":
-        raise UsageError(f"k={k!r} is for language models; {str(policy)!r} is not one.")
-    trained_in = agent.facts.get("env") if task is None else {"env": task}
-    if trained_in is None:
-        raise UsageError("task is missing: the agent does not record its task; give task=….")
-    if task is None:
-        check_trust(loop(agent.loop), trained_in, trust)
-    made = loop(agent.loop).single(**trained_in)().task
-    report = evaluate_language(agent, made, examples, k, seed=seed)
-    figures = {**report.to_dict(), "table": report.table()}
-    if isinstance(policy, (str, Path)) and not holds_agent(policy):
-        keep(Path(policy) / "evaluation.json", json.dumps(figures, indent=2))
-    return figures
-
-
 @evaluation
 def stress(
     policy: Any,
@@ -280,13 +263,16 @@ def stress(
     *,
     algo: str | None = None,
     trust: bool = False,
+    video: bool = False,
     **settings: Any,
 ) -> StressReport:
     """Play a policy across a sweep of perturbations; see `surefoot.evaluate.stress.stress`, and `evaluate` for `algo`
     and `trust`.
 
     In a run's folder, its environment is the default, and `stress-….json` (`stress-ENV-….json` with `env`) is saved.
+    `video` films the first episode undisturbed and in the worst cell, beside that file.
     """
+    from surefoot.evaluate.stress import film_worst
     from surefoot.evaluate.stress import stress as sweep
 
     player, place, folder = player_of(policy, env, algo, trust)
@@ -295,6 +281,11 @@ def stress(
     if folder is not None:
         text = str(perturb) if env is None else f"{report.env}-{perturb}"
         keep_result(folder, f"stress-{text}", report.to_json())
+        if video:
+            stem = result_file(folder, f"stress-{text}").with_suffix("")
+            film_worst(player, place, report, perturb, stem, **settings)
+    elif video:
+        raise UsageError("video=True needs the folder of a run as policy: the films are kept there.")
     return report
 
 
@@ -307,6 +298,7 @@ def compare(
     seeds: int = 10,
     steps: int | None = None,
     out: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Comparison:
     """Train several methods on the same environments and seeds, and compare their returns.
@@ -314,15 +306,15 @@ def compare(
     `env` is an environment as for `train` (a name, an MDP), or a list of them; for language models it may be called
     `task`. `methods` are slugs or instances; a mapping names them, so that two settings of one method can be compared.
     There are `seeds` consecutive random seeds starting at `seed`, trained in one run, or in one run per seed for
-    language models. The runs and `comparison.json` are saved under `out`; finished runs found there are reused,
-    unfinished ones are resumed, and additional seeds are trained in further runs.
-    `options` are passed to `train`; hyperparameters among them apply to every method given by its slug.
+    language models. The runs, `comparison.json` and its page, `scores.csv` and `table.tex` are saved under `out`;
+    finished runs found there are reused, unfinished ones are resumed, and additional seeds are trained in further runs.
+    `progress` is called with a line now and then, `options` are passed to `train`; hyperparameters among them apply to
+    every method given by its slug.
 
-    Raises:
-        UsageError: methods or environments are missing or not distinct, a method has no return, a run found there has
-            other settings, or one ended early.
+    Raises `UsageError` if methods or environments are missing or not distinct, a method has no return, a run found
+    there has other settings, or one ended early.
     """
-    from surefoot.evaluate.compare import check_same, compare_runs, shares
+    from surefoot.evaluate.compare import check_same, compare_runs, shares, told_of
 
     for name, instead in (("num_seeds", "seeds"), ("run_dir", "out")):
         if name in options:
@@ -346,7 +338,8 @@ def compare(
             "leave it out, and compare the result of surefoot evaluate for its run."
         )
     every = runs.seeds_from(seed, seeds)
-    again = {name: options[name] for name in ("callbacks", "time_limit") if name in options}  # not recorded in a run
+    own = _callback_list(options.pop("callbacks", ()))
+    limit = options.get("time_limit")  # neither is recorded in a run
     described = {method.loop: _options(method, dict(options)) for _, method in named}
     for kind, each in product(described, envs):
         make_single(loop(kind).single(each, **described[kind])).close()
@@ -356,23 +349,27 @@ def compare(
         kind, given = loop(method.loop), described[method.loop]
         places = [(each, f"{name}-{runs.env_name(each).replace('/', '-')}") for each in envs]
         for each, run, share in ((e, *found) for e, place in places for found in shares(folder / place, every, kind)):
+            calls = [*told_of(run.path.name, steps or method.default_steps, progress), *own]
             if not run.started:
-                train(method, each, steps, seed=share[0], num_seeds=len(share), run_dir=run.path, **options)
+                which: dict[str, Any] = {"seed": share[0], "num_seeds": len(share), "run_dir": run.path}
+                train(method, each, steps, callbacks=calls, **which, **options)
             else:
                 asked = {"method": make_method(method)[1], "hyperparameters": runs.as_json(method)}
                 place = {k: x for k, x in kind.describe(each, **given).items() if k in run.config["env"]}
                 asked |= {"env": place, "steps": steps or method.default_steps, "seeds": share}
                 check_same(run, asked)
                 if not run.finished:
-                    resume(run.path, method=method, env=None if isinstance(each, str) else each, **again, **given)
+                    again = None if isinstance(each, str) else each
+                    resume(run.path, method=method, env=again, callbacks=calls, time_limit=limit, **given)
             if not run.finished:
                 raise UsageError(
                     f"{run.path} ended before its {run.config['steps']} steps, so there is nothing to compare yet; run "
                     f"the same comparison with out={str(folder)!r} to continue."
                 )
             runs_of.setdefault(name, []).append(run)
-    comparison = compare_runs(runs_of)
-    comparison.save(folder / "comparison.json")
+    command = shlex.join(["surefoot", *sys.argv[1:]]) if sys.argv[1:2] == ["compare"] else ""
+    comparison = dataclasses.replace(compare_runs(runs_of), command=command)
+    comparison.save(folder)
     return comparison
 
 

@@ -78,8 +78,9 @@ def whole(text: str) -> int:
     raise UsageError(f"{text!r} is not a whole number such as 1000, 1_000, 1e3 or 1k")
 
 
-def parsed(what: Callable[..., Any], arguments: Sequence[str], program: str) -> Any:
-    """The result of calling `what` with the arguments as tyro parses them."""
+def parsed(what: Callable[..., Any], arguments: Sequence[str], program: str, *, unknown: bool = False) -> Any:
+    """The result of calling `what` with the arguments as tyro parses them; `unknown` also returns those that are not
+    its own."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
     registry = ConstructorRegistry()
@@ -96,4 +97,4 @@ def parsed(what: Callable[..., Any], arguments: Sequence[str], program: str) -> 
             str_from_instance=lambda number: [str(number)],
         )
 
-    return tyro.cli(what, args=arguments, prog=program, registry=registry)
+    return tyro.cli(what, args=arguments, prog=program, registry=registry, return_unknown_args=unknown)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -15,6 +17,7 @@ from surefoot.arguments import parsed, whole
 from surefoot.auditing import audit, harden
 from surefoot.certifying import certify
 from surefoot.claiming import claim
+from surefoot.comparing import Compared, compare
 from surefoot.errors import UsageError, nearest, printable
 from surefoot.examining import diagnose, generalize
 from surefoot.sharing import export, push
@@ -136,6 +139,7 @@ def stress(
     env: str | None = None,
     algo: str | None = None,
     trust: bool = False,
+    video: bool = False,
 ) -> None:
     """Play the agent of RUN across a sweep of perturbations; worst, mean, CVaR and nominal returns.
 
@@ -157,11 +161,13 @@ def stress(
         env: Environment, if not the one it was trained in.
         algo: Algorithm of a Stable-Baselines3 model file, such as ppo.
         trust: Import and call what RUN names as module:name, and unpickle a model file, which can run any code.
+        video: Film one episode undisturbed and in the worst cell, for the report.
     """
     from surefoot import api
     from surefoot.perturbations import several
 
     settings: Any = {"episodes": episodes, "points": points, "grid": grid, "seed": seed, "algo": algo, "trust": trust}
+    settings["video"] = video
     for place, text in enumerate(several(perturb)):
         if place:
             print()
@@ -189,43 +195,18 @@ def _stress_trained(run: Path, env: str | None, text: str, budget: int, settings
         print(f"\n{adversary.exploitability(report)}\nadversary and report: {folder}")
 
 
-def compare(
-    methods: Annotated[tuple[str, ...], arg(metavar="METHOD …")],
-    /,
-    env: tuple[str, ...] = (),
-    task: tuple[str, ...] = (),
-    model: str | None = None,
-    seeds: int = 10,
-    steps: int | None = None,
-    out: Path | None = None,
-) -> None:
-    """Train METHODS on the same environments and seeds, and compare their returns.
+def report(place: Annotated[Path, arg(metavar="PLACE")], /) -> None:
+    """Write a page about PLACE: a run, a comparison, an audit, a stress test, a solution, or a paper's claim.
+
+    The page is one self-contained file: report.html in the folder, or beside the file.
 
     Args:
-        methods: Two or more slugs; the others are compared with the first.
-        env: One or more environments.
-        task: One or more language-model tasks.
-        model: Language model that all methods start from; nano by default.
-        seeds: Number of random seeds, starting at 0; seeds that OUT does not have yet are trained and added.
-        steps: Steps per seed; by default the method's own number.
-        out: Folder for the runs and comparison.json; finished runs found there are reused.
+        place: Folder of a run, of a comparison (compare --out), of a solution (solve --out) or of an audit, the .json
+            of a stress test, a folder with the records of a claim, or the slug of a paper.
     """
-    from surefoot import api
+    from surefoot.evaluate.pages import folder
 
-    options: dict[str, Any] = {} if model is None else {"model": model}
-    found = api.compare(methods, env or None, task=task or None, seeds=seeds, steps=steps, out=out, **options)
-    print(found.table())
-
-
-def report(run: Annotated[Path, arg(metavar="RUN")], /) -> None:
-    """Write report.html into RUN: curves, stress results, configuration, one self-contained file.
-
-    Args:
-        run: Folder of a run.
-    """
-    from surefoot.evaluate.report import write_report
-
-    print(write_report(run))
+    print(folder.report(place))
 
 
 def solve(
@@ -261,8 +242,8 @@ def solve(
         points: Number of radii in a sweep.
         states: Number of states in the table; 0 shows all.
         top: Number of changes to show between the nominal and the worst-case transitions.
-        out: Folder for solution.npz, policy.csv, worst_case.csv and, for a grid, grid.png; for a sweep, sweep.csv and
-            price.png.
+        out: Folder for the page report.html, solution.npz, policy.csv, worst_case.csv and, for a grid, grid.png; for a
+            sweep, for the page, sweep.csv and price.png.
     """
     from surefoot.envs.tabular import resolve
     from surefoot.envs.tabular.resolve import assumes_gamma
@@ -280,13 +261,18 @@ def solve(
     if swept(ambiguity):
         found = price_of_robustness(made, str(ambiguity), points, assumed=assumed, **options)
         print(f"{mdp} · {made.states:,} states, {made.actions:,} actions · {ambiguity}\n\n{found.table()}")
+        found = dataclasses.replace(found, command=_command())
         return print("\n" + "\n".join(map(str, found.save(out))) if out else "\n--out FOLDER saves the result.")
     with solutions.watched(tolerance) as progress:
         solution = solve(made, ambiguity, **options, progress=progress)
     shown: Any = {"nature": nature, "states": states or None, "assumed": assumed}
     print(solutions.report(made, solution, mdp, ambiguity, top, **shown))
     if out is not None:
-        print("\n" + "\n".join(str(path) for path in solutions.save(made, solution, out, ambiguity)))
+        from surefoot.evaluate.pages.solution import Solved, write
+
+        paths = solutions.save(made, solution, out, ambiguity)
+        about = Solved(mdp, ambiguity, rectangular, nature, assumed, _command())
+        print("\n" + "\n".join(map(str, [*paths, write(out, made, solution, about)])))
 
 
 def zoo() -> None:
@@ -331,6 +317,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
 PLAYING = ("evaluate", "stress", "audit", "certify", "generalize", "diagnose")  # commands that take any policy
 
 
+def _command() -> str:
+    """The command that is running."""
+    return shlex.join(["surefoot", *sys.argv[1:]])
+
+
 def _help() -> str:
     lines = ["usage: surefoot COMMAND …   (surefoot COMMAND --help for details)", ""]
     return "\n".join(lines + [f"  {name:<11}{(f.__doc__ or '').splitlines()[0]}" for name, f in COMMANDS.items()])
@@ -351,13 +342,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(__version__)
         elif name not in COMMANDS:
             raise UsageError(f"{name!r} is not a command. {nearest(name, COMMANDS)}")
+        elif name == "compare" and rest[:1] not in (["-h"], ["--help"]):
+            compare(rest)
         elif name == "train" and rest[:1] not in (["-h"], ["--help"]):
             train(rest)
         elif name == "train":
             print(f"usage: surefoot train METHOD --env ENV [options]\n\n{train.__doc__}")
             print("surefoot train METHOD --help lists all options.")
         else:
-            parsed(COMMANDS[name], rest, f"surefoot {name}")
+            parsed(COMMANDS[name] if name != "compare" else Compared, rest, f"surefoot {name}")
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,7 +11,7 @@ import pytest
 import surefoot as sf
 from surefoot.configure import make_method
 from surefoot.errors import UsageError
-from surefoot.evaluate.compare import Comparison, check_same, compare_runs
+from surefoot.evaluate.compare import Comparison, check_same, compare_runs, read
 from surefoot.evaluate.statistics import clopper_pearson, confidence_interval
 from surefoot.loops.common.final import OF_EPISODES
 from surefoot.loops.common.run import Run
@@ -112,10 +112,15 @@ def test_intervals_are_those_of_the_statistics_module():
 def test_several_environments_are_brought_to_one_scale():
     made = comparison(a=[[0, 1000], [10, 1000]], b=[[5, 3000], [10, 2000]])
     scaled = made.normalised()
-    np.testing.assert_array_equal(scaled["a"], [[0, 0], [1, 0]])
-    np.testing.assert_array_equal(scaled["b"], [[0.5, 1], [1, 0.5]])
+    np.testing.assert_array_equal(scaled["a"], [[0, 1], [2, 1]])  # the means of a are 5 and 1000
+    np.testing.assert_array_equal(scaled["b"], [[1, 3], [2, 2]])
+    worse = comparison(a=[[0, 1000], [10, 1000]], b=[[5, 3000], [10, 2000]], bad=[[-900, 0], [-900, 0]])
+    np.testing.assert_array_equal(worse.normalised()["b"], scaled["b"])  # whoever else takes part
+    costs = comparison(a=[[-10, 0], [-10, 0]], b=[[-15, 3], [-5, -3]]).normalised()
+    np.testing.assert_array_equal(costs["b"], [[0.5, 4], [1.5, -2]])  # half as much again, and half
     assert all(row["area"] is None for row in made.rows())
-    assert "normalised final return" in made.table() and "1 the best run of this comparison" in made.table()
+    assert "normalised final return" in made.table()
+    assert "Normalised by the mean of a in each environment" in made.table()
 
 
 def test_scores_that_are_all_equal_are_no_division_by_zero():
@@ -155,9 +160,39 @@ def test_long_names_stay_in_their_column():
 
 def test_what_is_saved_is_all_of_it(tmp_path):
     made = comparison(**FOUR)
-    kept = json.loads(made.save(tmp_path / "comparison.json").read_text())
+    assert made.save(tmp_path) == tmp_path / "report.html"
+    kept = json.loads((tmp_path / "comparison.json").read_text())
     assert kept["scores"] == {name: np.array(s).tolist() for name, s in FOUR.items()} and kept["seeds"] == [0, 1, 2, 3]
     assert kept["rows"] == made.rows() and kept["envs"] == ["E0"]
+    again = read(tmp_path / "comparison.json")
+    assert again.to_json() == made.to_json() and again.seeds == made.seeds
+    lines = (tmp_path / "scores.csv").read_text().splitlines()
+    assert lines[0].startswith("learner,environment,seed,final_return") and len(lines) == 1 + 2 * 4
+    assert lines[1] == "base,E0,0,0.0,0.0" and lines[-1] == "other,E0,3,5.0,2.5"
+    table = (tmp_path / "table.tex").read_text()
+    assert table.count(r"\\") == 3 and "base & 1.5 [$-$" in table
+
+
+DAMAGES = [{"seeds": [0]}, {"scores": {}}, {"envs": None}, {"areas": {"x": [[1]]}}, {"measured": 0}]
+
+
+@pytest.mark.parametrize("change", DAMAGES)
+def test_a_damaged_comparison_is_named(tmp_path, change):
+    path = tmp_path / "comparison.json"
+    comparison(**FOUR).save(tmp_path)
+    data = json.loads(path.read_text())
+    data.pop("measured") if "measured" in change else data.update(change)
+    path.write_text(json.dumps(data))
+    with pytest.raises(UsageError, match="comparison.json is not a comparison .*finished runs are reused"):
+        read(path)
+
+
+def test_curves_are_those_of_the_runs(tmp_path):
+    made = compare_runs({"a": [run_of(tmp_path / "a", [[1.0, 2.0, 9.0], [3.0, 4.0, 5.0]])]})
+    steps, returns = made.curves["a"]["CartPole-v1"]
+    np.testing.assert_array_equal(steps, [10, 20, 30])
+    np.testing.assert_array_equal(returns, [[1, 2, 9], [3, 4, 5]])
+    np.testing.assert_array_equal(returns[:, -1:], made.scores["a"])
 
 
 # --- training what is compared ------------------------------------------------------------------------------------

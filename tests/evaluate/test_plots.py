@@ -35,7 +35,7 @@ def test_profiles_show_shares():
 
 def test_curve_marks_the_worst_and_the_nominal():
     figure = plots.curve([0, 1, 2], [3.0, 1.0, 2.0], ([2, 0, 1], [4, 2, 3]), nominal=5)
-    assert [t.get_text() for t in figure.axes[0].get_legend().texts] == ["nominal: 5", "worst: 1"]
+    assert [t.get_text() for t in figure.legends[0].texts] == ["nominal: 5", "worst: 1"]
     marker = figure.axes[0].lines[-1]
     assert (list(marker.get_xdata()), list(marker.get_ydata())) == ([1], [1])
 

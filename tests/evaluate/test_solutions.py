@@ -12,7 +12,8 @@ import torch
 from surefoot import cli
 from surefoot.envs.tabular import Successors, TabularMDP, resolve, tabular_from_gym, to_npz
 from surefoot.errors import UsageError
-from surefoot.evaluate.solutions import change_table, draw, kernel_difference, save, summary, table, watched
+from surefoot.evaluate.grids import draw, goal_states
+from surefoot.evaluate.solutions import change_table, kernel_difference, save, summary, table, watched
 from surefoot.solvers import Progress, solve
 
 TRAP = resolve("trap")
@@ -103,6 +104,14 @@ def test_a_picture_shows_values_as_colours_and_the_policy_as_arrows():
     ]  # the goal, where it ends, has none
     assert set(right.U) == {0.36} and not len(left.get_offsets())
     assert {text.get_text() for text in axes.texts} == set("012345") and axes.get_title(loc="left") == "a cliff"
+
+
+def test_a_goal_is_told_from_a_hole():
+    lake = tabular_from_gym("FrozenLake-v1", gamma=0.9)
+    assert goal_states(lake).nonzero().flatten().tolist() == [15] and lake.ended.sum() == 5
+    assert not goal_states(grid()).any()  # a single end is only an end
+    names = [text.get_text() for text in draw(lake, torch.zeros(16, dtype=torch.float64)).legends[0].texts]
+    assert names == ["start", "goal", "end"]
 
 
 def test_actions_without_a_direction_are_written_out():
@@ -219,7 +228,7 @@ def test_solve_from_the_shell(tmp_path, capsys):
     assert [float(line.split()[1]) for line in lines[3:8]] == pytest.approx(wanted.value.tolist(), rel=1e-5)
     assert f"value from the start {float(wanted.value[0]):.6g}" in printed
     assert printed.count("right") == 5 + 2  # two changes are shown
-    for name in ("solution.npz", "worst_case.csv", "grid.png"):
+    for name in ("solution.npz", "worst_case.csv", "grid.png", "report.html"):
         assert (tmp_path / "out" / name).stat().st_size and name in printed
 
 

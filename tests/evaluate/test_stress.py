@@ -14,6 +14,7 @@ import scipy.stats
 from matplotlib.figure import Figure
 
 from surefoot.errors import UsageError
+from surefoot.evaluate.readable import number
 from surefoot.evaluate.rollout import episode_seeds, returns
 from surefoot.evaluate.stress import StressReport, stress
 from surefoot.perturbations import Parameters
@@ -325,7 +326,7 @@ def test_every_grid_has_a_picture(dimensions, tmp_path):
     labels = [
         text.get_text() for legend in (*figure.legends, figure.axes[0].get_legend()) if legend for text in legend.texts
     ]
-    assert f"worst: {one.worst:g}" in labels
+    assert f"worst: {number(one.worst)}" in labels
 
 
 def test_the_heat_map_puts_cells_where_they_belong():

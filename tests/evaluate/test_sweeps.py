@@ -10,6 +10,7 @@ import torch
 from surefoot import cli
 from surefoot.envs.tabular import resolve
 from surefoot.errors import UsageError
+from surefoot.evaluate import sweeps
 from surefoot.evaluate.sweeps import price_of_robustness, swept
 from surefoot.evaluate.trained import controller_worth, exact, outcome
 from surefoot.methods.tabular.r2pvi import R2PVI
@@ -33,7 +34,8 @@ def test_a_sweep_solves_every_size(tmp_path):
     assert middle.robust_nominal == pytest.approx(start(evaluate_policy(TRAP, robust.policy)))
     assert middle.nominal_worst == pytest.approx(start(evaluate_policy(TRAP, nominal.policy, "kl:0.2")))
     assert middle.nominal_worst < middle.robust_worst < found.nominal
-    csv_file, picture = found.save(tmp_path)
+    _, csv_file, picture, page = found.save(tmp_path)
+    assert page.name == "report.html" and sweeps.read(tmp_path / "sweep.json") == found
     rows = list(csv.DictReader(csv_file.open()))
     assert float(rows[1]["robust_worst"]) == middle.robust_worst and picture.stat().st_size
     assert len(found.plot().axes[0].lines) == 4 and found.table().count("\n") == 5

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WIDTH = 110
 COLUMNS = ("part", "word", "ours, with interval", "bar", "paper", "n")
-COLORS = {"supported": "#1a7f37", "contradicted": "#b42318", "inconclusive": "#8a6d00", "void": "#6e7781"}
+COLOURS = {"supported": "#009E73", "contradicted": "#D55E00", "inconclusive": "#E69F00", "void": "#5b6573"}
 
 
 def shown(part: Part) -> Callable[[float], str]:
@@ -160,35 +160,27 @@ def details(claim: Claim, records: Sequence[Record]) -> dict[str, list[str]]:
     return {title: items for title, items in found.items() if items}
 
 
-def forest(claim: Claim, found: Mapping[str, Finding]) -> Figure | None:
-    """One line a part: its interval beside the bar, each on a scale of its own, since effects have different units."""
-    from matplotlib.figure import Figure
+def forest(claim: Claim, found: Mapping[str, Finding], experiment: str | None = None) -> Figure | None:
+    """One line a part (of one experiment): its interval beside the bar, each on a scale of its own, since effects have
+    different units."""
+    from surefoot.evaluate.plots import intervals
 
-    parts = [part for name, _ in ordered(claim) for part in of(claim, name) if part.name in found]
+    names = [name for name, _ in ordered(claim) if experiment in (None, name)]
+    parts = [part for name in names for part in of(claim, name) if part.name in found]
     if not parts:
         return None
-    figure = Figure(figsize=(6.4, 0.5 + 0.42 * len(parts)), layout="constrained")
-    axes = figure.subplots()
-    for place, part in enumerate(parts):
+    rows, marks = [], []
+    for part in parts:
         one = found[part.name]
         low, high = (one.value, one.value) if one.low is None or one.high is None else (one.low, one.high)
         scale = max(abs(low), abs(high), part.test.margin) or 1.0
-        color = COLORS[one.word]
-        axes.plot([low / scale, high / scale], [place, place], color=color, lw=2, solid_capstyle="round")
-        axes.plot(one.value / scale, place, "o", color=color, ms=6 if part.role == "primary" else 4)
-        for bar in bars(part):
-            axes.plot([bar / scale] * 2, [place - 0.3, place + 0.3], color="#57606a", lw=1.2)
-    axes.axvline(0, color="#d0d7de", lw=1, zorder=0)
-    axes.set_yticks(
-        range(len(parts)), [textwrap.shorten(part.name, 48, placeholder=" …") for part in parts], fontsize=8
-    )
-    axes.set_xlim(-1.15, 1.15)
-    axes.set_xticks([0], ["0"])
-    axes.invert_yaxis()
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(length=0)
-    axes.set_xlabel("effects and intervals, each row on its own scale; | bar", fontsize=8)
-    return figure
+        name = textwrap.shorten(part.name, 38, placeholder=" …")
+        rows.append((f"{name}: {one.word}", one.value / scale, low / scale, high / scale))
+        marks.append([bar / scale for bar in bars(part)])
+    words = [found[part.name].word for part in parts]
+    label = "effect, each row on its own scale"
+    colours = [COLOURS[word] for word in words]
+    return intervals(rows, x=label, bars=marks, colours=colours, reference=0.0, limits=(-1.15, 1.15), numbers=False)
 
 
 def bars(part: Part) -> list[float]:

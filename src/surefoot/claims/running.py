@@ -19,6 +19,7 @@ from surefoot.claims.parts import TIERS, Claim, Experiment
 from surefoot.claims.records import Record, declared, keep, named, read, spec
 from surefoot.errors import UsageError, nearest
 from surefoot.files import write_whole
+from surefoot.loops.common.machine import processor
 from surefoot.loops.common.run import versions
 
 HOME = Path("surefoot-claims")
@@ -124,16 +125,8 @@ def _piece(place: Path, name: str, measure: Callable[[Sequence[int]], Any], seed
 
 def facts(command: str) -> dict[str, Any]:
     """What a result may depend on besides its seeds, and the command that repeats it."""
-    machine = {"system": platform.system(), "processor": _processor()}
+    machine = {"system": platform.system(), "processor": processor()}
     return {"command": command, "commit": _commit(), "threads": 1, "machine": machine} | {"versions": versions()}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
 
 
 def _commit() -> str | None:

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import math
-from collections.abc import Iterator
-from html import escape
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from surefoot.evaluate import plots
 from surefoot.evaluate.audit import GRADES, LOST, AuditReport, Result
-from surefoot.evaluate.report import POLICY, STYLE, table
+from surefoot.evaluate.pages.films import film
+from surefoot.evaluate.pages.page import Chart, Charts, Code, Films, Page, Section, Table, Text
 from surefoot.evaluate.statistics import ConfidenceInterval, confidence_interval, in_brackets, mean
 from surefoot.perturbations.attacks import divided
 
-BESIDE = (
-    "<style>.beside { display: flex; flex-wrap: wrap; gap: 1rem; } .beside > * { flex: 1 1 20rem; min-width: 0; }"
-    " .beside video { max-width: 100%; }</style>"
-)
 MOST = 6  # cells of a sweep that are shown one by one
 UNITS = {  # of the budget of attacks
     "normalized": "standard deviations of the policy's normaliser",
     "raw": "the observation's own units, because the policy has no normaliser that says what is much",
 }
+SHARES = frozenset({"kept", "95 % interval", "at least"})
 MANY = 12  # curves of a family that are shown
 
 
@@ -63,35 +58,26 @@ def markdown(report: AuditReport) -> str:
 
 def page(report: AuditReport) -> str:
     """The audit as one self-contained page, with a figure for each family."""
-    return "".join(_page(report)).encode(errors="backslashreplace").decode()
-
-
-def _page(report: AuditReport) -> Iterator[str]:
-    heading = f"Audit of {_heading(report)}"
-    yield '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}; media-src data:">'
-    yield f"<title>{escape(heading)}</title><style>{STYLE}</style></head><body>\n<h1>{escape(heading)}</h1>\n"
-    yield f"<p>{escape(_nominal(report))}</p>\n" + table((r[0], " ".join(r[1:])) for r in _families(report))
+    families = Table(["family", "rating", "kept", "95 % interval", "in the worst cell"], _families(report), SHARES)
+    sections = [Section("Families", [families])]
     if report.require:
-        yield "<h2>Requirements</h2>\n" + table((f"{r[0]} {r[1]}", " ".join(r[2:])) for r in _verdicts(report))
+        verdicts = Table(["required", "at least", "kept", "95 % interval", "cell"], _verdicts(report), SHARES)
+        sections.append(Section("Requirements", [verdicts]))
     for family, rows in _sweeps(report).items():
-        yield f"<h2>{escape(family.capitalize())}</h2>\n{figure(report, family)}\n"
-        yield table((name, f"{shown}; below {LOST}: {lost}" if lost else shown) for name, shown, lost in rows)
-    if report.films:
-        yield f'<h2>The worst cell beside the nominal one</h2>\n{BESIDE}<div class="beside">'
-        yield "".join(_films(report)) + "</div>\n"
+        listed = [[name, shown.replace("  ", ", "), lost] for name, shown, lost in rows]
+        sweeps = Table(["perturbation", "kept", f"below {LOST}"], listed)
+        caption = "Share of the return kept over the strength; band: 95 % interval over episodes, dashed: nothing lost."
+        chart = Chart("Kept", figure(report, family), caption, wide=True)
+        sections.append(Section(family.capitalize(), [Charts([chart]), sweeps]))
+    films = [film(one.data, "", one.caption) for one in report.films]
+    if shown := [one for one in films if one is not None]:
+        sections.append(Section("The worst cell beside the nominal one", [Films(shown)]))
     if report.not_run:
-        yield "<h2>Not run</h2>\n" + table((f"{one.what} ({one.family})", one.reason) for one in report.not_run)
-    yield "<h2>How to read this</h2>\n" + "".join(f'<p class="faint">{escape(note)}</p>\n' for note in _notes(report))
-    yield f"<h2>Commands</h2>\n<pre>{escape(chr(10).join(_commands(report)))}</pre>\n</body></html>\n"
-
-
-def _films(report: AuditReport) -> Iterator[str]:
-    for film in report.films:
-        data = base64.b64encode(film.data).decode()
-        video = f'<video controls muted loop src="data:video/mp4;base64,{data}"></video>'
-        yield f'<figure style="margin: 0">{video}<figcaption class="faint">{escape(film.caption)}</figcaption></figure>'
+        rows = [(one.what, one.family, one.reason) for one in report.not_run]
+        sections.append(Section("Not run", [Table(["perturbation", "family", "reason"], rows)]))
+    sections.append(Section("How to read this", [Text(_notes(report), faint=True)]))
+    sections.append(Section("Commands", [Code("\n".join(_commands(report)))]))
+    return Page(f"Audit of {_heading(report)}", [_nominal(report)], sections=sections).html()
 
 
 def _heading(report: AuditReport) -> str:
@@ -200,7 +186,7 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(word.replace("|", "\\|") for word in row) + " |" for row in lines)
 
 
-def figure(report: AuditReport, family: str) -> str:
+def figure(report: AuditReport, family: str) -> Figure:
     """A curve of the share kept for every sweep of a family."""
     curves = {}
     for sweep in dict.fromkeys(cell.sweep for cell in report.cells if cell.family == family):
@@ -213,5 +199,4 @@ def figure(report: AuditReport, family: str) -> str:
         ends = [shares[k][1] or (shares[k][0],) * 2 for k in order]
         name = first.name if one else f"{first.name}, cells from worst to best"
         curves[name] = x, y, *zip(*ends)
-    with rc_context({"text.parse_math": False}):  # a dollar sign in a name is not mathematics
-        return plots.to_svg(plots.panels(dict(list(curves.items())[:MANY]), level=1.0, label="share kept"))
+    return plots.panels(dict(list(curves.items())[:MANY]), level=1.0, label="share kept")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from html import escape
-
 from surefoot.evaluate.audit import AuditReport, Result
-from surefoot.evaluate.audit_page import BESIDE, columns, figure, markdown_table, share
+from surefoot.evaluate.audit_page import columns, figure, markdown_table, share
 from surefoot.evaluate.hardened import AGAINST, Change, HardenReport
-from surefoot.evaluate.report import POLICY, STYLE, table
+from surefoot.evaluate.pages.page import Chart, Charts, Folded, Page, Section, Table, Text
 from surefoot.evaluate.statistics import in_brackets
 
 HEAD = ["return", "before", "after", "gain", "", ""]
+NUMERIC = frozenset({"before", "after", "gain", "95 % interval", "share"})
 
 
 def text(report: HardenReport) -> str:
@@ -41,25 +39,15 @@ def markdown(report: HardenReport) -> str:
 
 def page(report: HardenReport) -> str:
     """The comparison as one self-contained page, with the figures of both audits side by side."""
-    return "".join(_page(report)).encode(errors="backslashreplace").decode()
-
-
-def _page(report: HardenReport) -> Iterator[str]:
-    heading = escape(_heading(report))
-    yield '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-    yield f"<title>{heading}</title><style>{STYLE}</style>{BESIDE}</head><body>\n<h1>{heading}</h1>\n"
-    yield "<h2>Return</h2>\n" + table((r[0], f"{r[1]} → {r[2]}: {' '.join(r[3:])}") for r in _returns(report))
-    yield "<h2>Kept</h2>\n" + table((r[0], f"{r[1]} {r[2]} → {r[3]} {r[4]}") for r in _ratings(report))
+    head = ["return", "before", "after", "gain", "95 % interval", ""]
+    ratings = Table(["kept", "before", "share", "after", "share"], _ratings(report), NUMERIC)
+    sections = [Section("Return", [Table(head, _returns(report), NUMERIC)]), Section("Kept", [ratings])]
     for family in report.worst:
-        figures = [f"<div><p>{when}</p>\n{figure(one, family)}</div>" for when, one in _audits(report).items()]
-        rows = [row for name, row in _cells(report) if name == family]
-        yield f'<h2>{escape(family.capitalize())}</h2>\n<div class="beside">{"".join(figures)}</div>\n'
-        cells = table((r[0], f"{r[1]} → {r[2]}: {' '.join(r[3:])}") for r in rows)
-        yield f"<details><summary>every cell</summary>\n{cells}</details>\n"
-    yield "<h2>How to read this</h2>\n" + "".join(f'<p class="faint">{escape(note)}</p>\n' for note in _notes(report))
-    yield "</body></html>\n"
+        charts = [Chart(when.capitalize(), figure(one, family)) for when, one in _audits(report).items()]
+        every = Table(["cell", *head[1:]], [row for name, row in _cells(report) if name == family], NUMERIC)
+        sections.append(Section(family.capitalize(), [Charts(charts), Folded("every cell", [every])]))
+    sections.append(Section("How to read this", [Text(_notes(report), faint=True)]))
+    return Page(_heading(report), sections=sections).html()
 
 
 def _audits(report: HardenReport) -> dict[str, AuditReport]:

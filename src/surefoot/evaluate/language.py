@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,13 +14,17 @@ import torch
 from surefoot.envs.language import Example, Task, resolve
 from surefoot.envs.language.episodes import Conversations
 from surefoot.errors import UsageError
+from surefoot.evaluate.periodic import keep
+from surefoot.evaluate.player import load
 from surefoot.evaluate.statistics import share_interval
+from surefoot.loops.common.kinds import check_trust, loop
 from surefoot.loops.group_rollout.rewards import Judged, Rewards, make_rewards
 from surefoot.loops.group_rollout.turns import SAID, converse, earned
 from surefoot.models.language.agent import LIMIT, LanguageAgent
 from surefoot.models.language.generation import generate, in_pieces
 from surefoot.models.language.room import check_room
 from surefoot.models.language.sequences import join
+from surefoot.models.saved import holds_agent
 from surefoot.seeding import MAX_SEED, check_seed, torch_stream
 
 BATCH = 256  # completions generated together
@@ -132,6 +138,24 @@ def evaluate_language(
         entropy=float(np.mean(entropies)),
         samples=[{"prompt": p.prompt, "completion": t, "reward": r} for (t, r, p), _ in zip(rows, range(shown))],
     )
+
+
+def evaluated(policy: Any, task: Any, examples: int, k: int | Sequence[int], seed: int, trust: bool) -> dict[str, Any]:
+    """The evaluation of an agent, or of a run's folder, in which it is kept; `task`: None for that of training."""
+    agent = load(policy) if isinstance(policy, (str, Path)) else policy
+    if getattr(agent, "loop", "") != "group-rollout":
+        raise UsageError(f"k={k!r} is for language models; {str(policy)!r} is not one.")
+    trained_in = agent.facts.get("env") if task is None else {"env": task}
+    if trained_in is None:
+        raise UsageError("task is missing: the agent does not record its task; give task=….")
+    if task is None:
+        check_trust(loop(agent.loop), trained_in, trust)
+    made = loop(agent.loop).single(**trained_in)().task
+    report = evaluate_language(agent, made, examples, k, seed=seed)
+    figures = {**report.to_dict(), "table": report.table()}
+    if isinstance(policy, (str, Path)) and not holds_agent(policy):
+        keep(Path(policy) / "evaluation.json", json.dumps(figures, indent=2))
+    return figures
 
 
 def _problems(agent: LanguageAgent, task: Task, count: int) -> list[Example]:

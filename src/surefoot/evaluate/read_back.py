@@ -85,6 +85,10 @@ def _check_stress(found: Any) -> None:
     _check_numbers(found["coordinates"], len(axes))
     if len(found["coordinates"]) != len(returns):
         raise ValueError("it does not have one place for each cell")
+    for name, fits in (("nominal_point", lambda x: x is None or _drawn(x)), ("units", lambda x: isinstance(x, str))):
+        given = found.get(name, [])
+        if not isinstance(given, list) or len(given) not in (0, len(axes)) or not all(map(fits, given)):
+            raise ValueError(f"its {name} does not fit its axes")
     values = [len(set(axis)) for axis in zip(*found["coordinates"])]
     varying = [count for count in values if count > 1]
     if len(varying) == 2 and math.prod(varying) != len(returns):

@@ -13,24 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from surefoot.envs.tabular import ZOO, Kernel, Successors, TabularMDP
-from surefoot.errors import UsageError
-from surefoot.evaluate.plots import STYLE
+from surefoot.evaluate.grids import picture
+from surefoot.evaluate.named import action_name, first_step, mixture, state_name
 from surefoot.solvers import Progress, Solution, evaluate_policy, solve
 from surefoot.solvers.solution import measure
 
-DIRECTIONS = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}  # (columns, rows)
-ARROW: dict[str, Any] = {
-    **dict.fromkeys(("angles", "scale_units", "units"), "xy"), "scale": 1, "width": 0.035,
-    "headwidth": 3, "headlength": 3, "headaxislength": 2.7,
-}  # fmt: skip
 OVER = "(over)"  # in place of the policy in ended states
-LABELLED = 150  # maximum number of cells for which values are written into them
 
 
 # --- the worst world -------------------------------------------------------------------------------------------------
@@ -102,65 +93,6 @@ def _entries(kernel: Kernel, counts: Tensor) -> tuple[Tensor, Tensor]:
     return (state * actions + action) * states + after, probability[state, action, column]
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
-
-
-@rc_context(STYLE)
-def draw(
-    mdp: TabularMDP, values: Tensor, policy: Tensor | None = None, *, title: str = "", label: str = "value"
-) -> Figure:
-    """A grid with its values `[S]` as colours and its policy `[S, A]` as arrows, whose lengths are probabilities.
-
-    Actions that are not named up, down, left or right are written out. States in which an episode is over have no
-    arrows and are hatched.
-    Raises `UsageError` for an MDP without a grid, or for shapes that do not fit.
-    """
-    if mdp.grid is None:
-        raise UsageError(f"{mdp.name!r} is not a grid; give grid=(rows, columns) to its TabularMDP.")
-    for name, x, wanted in (("values", values, (mdp.states,)), ("policy", policy, (mdp.states, mdp.actions))):
-        if x is not None and tuple(x.shape) != wanted:
-            raise UsageError(
-                f"{name} has shape {list(x.shape)}; it must be {list(wanted)}. With a horizon, give one step."
-            )
-    rows, columns = mdp.grid
-    size = max(0.55, min(1.0, 10 / columns))
-    figure = Figure(figsize=(columns * size + 1.6, rows * size + 0.9), layout="constrained")
-    axes = figure.add_subplot(title=title)
-    axes.grid(False)
-    image = axes.imshow(values.reshape(rows, columns).numpy(), aspect="equal")
-    figure.colorbar(image, ax=axes, label=label)
-    axes.set_xticks(range(columns))
-    axes.set_yticks(range(rows))
-    light = np.asarray(image.norm(values.numpy())) > 0.55  # for the contrast of numbers and arrows
-    colours = np.where(light, "#000000", "#FFFFFF").tolist()
-    y, x = np.divmod(np.arange(mdp.states), columns)
-
-    def write(state: int, text: str, below: float) -> None:
-        at = float(x[state]), float(y[state]) + below
-        axes.text(*at, text, ha="center", va="center", fontsize=7, color=colours[state])
-
-    if mdp.states <= LABELLED:
-        for s, value in enumerate(values.tolist()):
-            write(s, f"{value:.3g}", 0.36)
-    for s in mdp.ended.nonzero().flatten().tolist():  # ended states are hatched
-        corner = float(x[s]) - 0.5, float(y[s]) - 0.5
-        axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="//", edgecolor=colours[s], alpha=0.4, linewidth=0))
-    if policy is None:
-        return figure
-    shown = (policy * ~mdp.ended.unsqueeze(-1)).numpy()
-    for action in range(mdp.actions):
-        name = _action(mdp, action)
-        (acts,) = np.nonzero(shown[:, action] > 0.01)
-        if (direction := DIRECTIONS.get(name.lower())) is None:
-            for s in acts[shown[acts, action] >= 0.5].tolist():
-                write(s, name, -0.1)
-            continue
-        u, v = (0.36 * part * shown[acts, action] for part in direction)
-        under = [colours[s] for s in acts]
-        axes.quiver(x[acts], y[acts] - 0.1, u, v, color=under, **ARROW)
-    return figure
-
-
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
@@ -197,7 +129,7 @@ def report(
 
 def worth(mdp: TabularMDP, solution: Solution) -> float:
     """The value from the start, or the average reward per step."""
-    return float(mdp.initial @ _first(mdp, solution)[0]) if solution.gain is None else solution.gain
+    return float(mdp.initial @ first_step(mdp, solution)[0]) if solution.gain is None else solution.gain
 
 
 def zoo() -> str:
@@ -214,14 +146,14 @@ def table(mdp: TabularMDP, solution: Solution, limit: int | None = 20, nominal: 
 
     nominal: a solution without an adversary, whose values are shown beside the others.
     """
-    value, policy = _first(mdp, solution)
-    beside = None if nominal is None or solution.gain is not None else _first(mdp, nominal)[0]
-    names = [_state(mdp, s) for s in range(mdp.states if limit is None else min(limit, mdp.states))]
+    value, policy = first_step(mdp, solution)
+    beside = None if nominal is None or solution.gain is not None else first_step(mdp, nominal)[0]
+    names = [state_name(mdp, s) for s in range(mdp.states if limit is None else min(limit, mdp.states))]
     wide = max(len("state"), *map(len, names))
     lines = [f"{'state':<{wide}}{'value':>14}{'' if beside is None else '       nominal'}  policy"]
     for s, name in enumerate(names):
         more = "" if beside is None else f"{beside[s]:>14.6g}"
-        acts = OVER if mdp.ended[s] else _mixture(mdp, policy[s])
+        acts = OVER if mdp.ended[s] else mixture(mdp, policy[s])
         lines.append(f"{name:<{wide}}{value[s]:>14.6g}{more}  {acts}")
     if mdp.states > len(names):
         lines.append(f"… and {mdp.states - len(names):,} more states")
@@ -243,9 +175,8 @@ def change_table(mdp: TabularMDP, changes: list[Change]) -> str:
     for change in changes:
         numbers = f"{change.nominal:.6f}", f"{change.worst:.6f}", f"{change.difference:+.6f}"
         step = "" if change.step is None else str(change.step)
-        rows.append(
-            (step, _state(mdp, change.state), _action(mdp, change.action), _state(mdp, change.next_state), *numbers)
-        )
+        places = state_name(mdp, change.state), action_name(mdp, change.action), state_name(mdp, change.next_state)
+        rows.append((step, *places, *numbers))
     if all(change.step is None for change in changes):
         rows = [row[1:] for row in rows]
     wide = [max(map(len, column)) for column in zip(*rows)]
@@ -255,33 +186,6 @@ def change_table(mdp: TabularMDP, changes: list[Change]) -> str:
         cells = [f"{c:<{w}}" if i < text else f"{c:>{w}}" for i, (c, w) in enumerate(zip(row, wide))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def _first(mdp: TabularMDP, solution: Solution) -> tuple[Tensor, Tensor]:
-    """Values `[S]` and policy `[S, A]` of the first step; values below the accuracy of the solution are 0."""
-    value = solution.value.reshape(-1, mdp.states)[0]
-    value = torch.where(value.abs() > solution.gap, value, 0.0)
-    return value, solution.policy.reshape(-1, mdp.states, mdp.actions)[0]
-
-
-def _state(mdp: TabularMDP, state: int) -> str:
-    if mdp.states_named:
-        return mdp.states_named[state]
-    if mdp.grid is not None and 1 not in mdp.grid:
-        return "{},{}".format(*divmod(state, mdp.grid[1]))
-    return str(state)
-
-
-def _action(mdp: TabularMDP, action: int) -> str:
-    return mdp.actions_named[action] if mdp.actions_named else str(action)
-
-
-def _mixture(mdp: TabularMDP, row: Tensor) -> str:
-    """The actions of a state, the most likely first, with their probabilities if there are several."""
-    taken = sorted(((p, a) for a, p in enumerate(row.tolist()) if p > 5e-4), key=lambda one: (-one[0], one[1]))
-    if len(taken) == 1:
-        return _action(mdp, taken[0][1])
-    return ", ".join(f"{_action(mdp, a)} {p:.3f}" for p, a in taken)
 
 
 # --- files and progress ----------------------------------------------------------------------------------------------
@@ -305,7 +209,7 @@ def save(mdp: TabularMDP, solution: Solution, folder: str | Path, ambiguity: str
         writer = csv.writer(file)
         writer.writerow(["step", "state", "action", "next_state", "nominal", "worst", "change"])
         for change in kernel_difference(mdp, worst, 1000, policy=solution.policy):
-            places = _state(mdp, change.state), _action(mdp, change.action), _state(mdp, change.next_state)
+            places = state_name(mdp, change.state), action_name(mdp, change.action), state_name(mdp, change.next_state)
             step = "" if change.step is None else change.step
             writer.writerow([step, *places, change.nominal, change.worst, change.difference])
     paths.append(save_policy(mdp, solution.value, solution.policy, folder / "policy.csv"))
@@ -315,24 +219,18 @@ def save(mdp: TabularMDP, solution: Solution, folder: str | Path, ambiguity: str
     return paths
 
 
-def picture(mdp: TabularMDP, solution: Solution, ambiguity: str | None = None) -> Figure:
-    """A grid with a solution (with a horizon, that of the first step) and a title."""
-    title = f"{mdp.name} · {ambiguity or 'nominal'}\n{measure(mdp, solution.criterion)}"
-    return draw(mdp, *_first(mdp, solution), title=title)
-
-
 def save_policy(mdp: TabularMDP, value: Tensor, policy: Tensor, path: Path) -> Path:
     """Write value and policy of every state (and step, with a horizon), one column per action."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["step", "state", "over", "value", *(_action(mdp, a) for a in range(mdp.actions))])
+        writer.writerow(["step", "state", "over", "value", *(action_name(mdp, a) for a in range(mdp.actions))])
         stepped = value.ndim == 2 or policy.ndim == 3
         steps = range(max(len(value) if value.ndim == 2 else 1, len(policy) if policy.ndim == 3 else 1))
         for h in steps:
             worth_, acts = (x if x.ndim == n else x[h] for x, n in ((value, 1), (policy, 2)))
             rows = zip(worth_.tolist(), acts.tolist(), mdp.ended.tolist(), strict=True)
             for s, (v, row, over) in enumerate(rows):
-                writer.writerow([h if stepped else "", _state(mdp, s), int(over), v, *row])
+                writer.writerow([h if stepped else "", state_name(mdp, s), int(over), v, *row])
     return path
 
 

@@ -15,7 +15,7 @@ import pickle
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ from surefoot.evaluate.acting import Smoothed
 from surefoot.evaluate.deployed import boundaries
 from surefoot.evaluate.effects import axis_facts, identical_cells
 from surefoot.evaluate.foreign import SB3Policy
-from surefoot.evaluate.rollout import EnvLike, Episode, Played, episode_seeds, fitted, play_all, resolve
+from surefoot.evaluate.rollout import EnvLike, Episode, Played, episode_seeds, fitted, play_all, record, resolve
 from surefoot.evaluate.statistics import (
     ConfidenceInterval,
     confidence_band,
@@ -40,7 +40,7 @@ from surefoot.evaluate.statistics import (
     worst_interval,
 )
 from surefoot.hyperparameters import check_count
-from surefoot.perturbations import Perturbation
+from surefoot.perturbations import Cell, Perturbation
 from surefoot.perturbations.attacks import Target, aimed
 
 
@@ -135,25 +135,26 @@ class StressReport:
             "cells": confidence_band(self.returns.T, level=level),
         }
 
-    def figures(self, tail: float = 0.1) -> list[tuple[str, float, str, str]]:
+    def figures(self, tail: float = 0.1, form: str = ".6g") -> list[tuple[str, float, str, str]]:
         """Name, value, interval as text (empty for none) and remark of every statistic, for tables."""
         bounds = self.intervals(tail=tail) if len(self.seeds) > 1 else {}
         values = {
-            "nominal": (self.nominal, f"at {self._place(self.nominal_point)}" if any(self._known) else ""),
+            "nominal": (self.nominal, f"at {self.place(self.nominal_point)}" if any(self._known) else ""),
             "mean": (self.mean, "over all cells"),
             "best": (self.best, ""),
-            "worst": (self.worst, f"at {self._place(self.worst_cell.values())}"),
+            "worst": (self.worst, f"at {self.place(self.worst_cell.values())}"),
             "cvar": (self.cvar(tail), f"mean of the worst {tail:.0%} of cells"),
             "mean change": (self.mean - self.nominal, "mean - nominal, paired by seed"),
             "worst change": (self.worst - self.nominal, "worst - nominal, paired by seed"),
         }
-        return [(name, value, in_brackets(bounds.get(name)), remark) for name, (value, remark) in values.items()]
+        return [(name, value, in_brackets(bounds.get(name), form), remark) for name, (value, remark) in values.items()]
 
     @property
     def _known(self) -> list[bool]:
         return [value is not None for value in self.nominal_point]
 
-    def _place(self, values: Iterable[float | None]) -> str:
+    def place(self, values: Iterable[float | None]) -> str:
+        """Coordinates in words, without those that are unknown."""
         return ", ".join(f"{name}={value:.6g}" for name, value in zip(self.axes, values) if value is not None)
 
     @property
@@ -179,7 +180,12 @@ class StressReport:
         ]
         if any(self.units):
             notes.append(f"Axes: {', '.join(self._labels)}.")
-        return notes + identical_cells(self.axes, self.coordinates, self.returns, self.nominal_returns)
+        return notes + self.warnings
+
+    @property
+    def warnings(self) -> list[str]:
+        """Notes on cells that changed nothing."""
+        return identical_cells(self.axes, self.coordinates, self.returns, self.nominal_returns)
 
     def table(self, tail: float = 0.1) -> str:
         """The report as text."""
@@ -188,19 +194,38 @@ class StressReport:
             lines.append(f"{name:<12} {value:>12.6g}  {interval:<24} {remark}".rstrip())
         return "\n".join([*lines, "", *self.notes])
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    @property
+    def _varying(self) -> list[int]:
+        return [i for i in range(len(self.axes)) if len(np.unique(self.coordinates[:, i])) > 1]
+
+    @property
+    def varying(self) -> int:
+        """The number of dimensions that vary."""
+        return len(self._varying)
+
+    @property
+    def nominal_inside(self) -> bool:
+        """Whether the nominal point lies within the ranges of the one or two dimensions that vary."""
+        known = [(self.nominal_point[i] if self.nominal_point else None, self.coordinates[:, i]) for i in self._varying]
+        return 0 < len(known) < 3 and all(x is not None and c.min() <= x <= c.max() for x, c in known)
+
+    def plot(self, path: str | Path | None = None, *, of: Literal["return", "change"] = "return") -> Figure:
         """A heat map over two varying dimensions, a curve over one, the sorted cells over more; the worst cell
-        and, if it is inside the figure, the nominal point are marked."""
-        varying = [i for i in range(len(self.axes)) if len(np.unique(self.coordinates[:, i])) > 1]
-        title, means = f"{self.env}: {self.perturbation}", self.cell_means
+        and, if it is inside the figure, the nominal point are marked.
+
+        of: the return, or its change against the same episodes undisturbed, as a share of the nominal return.
+        """
+        varying, table, said = self._varying, self.returns, "return"
+        if of == "change":
+            share = 100 / abs(self.nominal) if self.nominal else 1.0
+            table, said = self.changes * share, f"change{' (% of nominal)' if self.nominal else ''}"
+        title, means = f"{self.env}: {self.perturbation}", table.mean(axis=1)
         nominal = self.nominal_point or (None,) * len(self.axes)
-        band = self.intervals()["cells"] if len(self.seeds) > 1 else None
         if len(varying) == 2:
             (x, i), (y, j) = (np.unique(self.coordinates[:, k], return_inverse=True) for k in varying)
             values = np.empty((len(x), len(y)))
             values[i, j] = means
-            names = {"xlabel": self._labels[varying[0]], "ylabel": self._labels[varying[1]]}
-            names["label"] = f"mean return of {len(self.seeds)} episode{'s'[: len(self.seeds) > 1]}"
+            names = {"xlabel": self._labels[varying[0]], "ylabel": self._labels[varying[1]], "label": said}
             known = [nominal[k] for k in varying]
             at = None if known[0] is None or known[1] is None else (known[0], known[1])
             figure = plots.heat_map(x, y, values, nominal=at, title=title, **names)
@@ -208,12 +233,13 @@ class StressReport:
             one = len(varying) == 1
             x = self.coordinates[:, varying[0]] if one else np.arange(len(means))
             order = np.argsort(x if one else means)
+            band = confidence_band(table.T) if len(self.seeds) > 1 else None
             shown = (band.low[order], band.high[order]) if band else None
             label = self._labels[varying[0]] if one else "cells, from worst to best"
             where, at = (x[order], nominal[varying[0]]) if one else (x, None)
-            figure = plots.curve(
-                where, means[order], shown, nominal=self.nominal, nominal_at=at, title=title, xlabel=label
-            )
+            level = self.nominal if of == "return" else 0.0
+            names = {"title": title, "xlabel": label, "ylabel": said}
+            figure = plots.curve(where, means[order], shown, nominal=level, nominal_at=at, **names)
         if path is not None:
             figure.savefig(path)
         return figure
@@ -258,17 +284,7 @@ def stress(
     """
     seeds = episode_seeds(seed, episodes)
     check_count("workers", workers)
-    attack = resolve(perturb, env)
-    ready = settable(env, attack)
-    single = make_single(ready)
-    try:
-        player, single = fitted(policy, single)
-        attack.check_env(single)
-        attack = aimed(attack, Target(player, single.observation_space, single.action_space))
-        cells = attack.fitted(single).grid(points, grid)
-        facts = axis_facts(attack, single)
-    finally:
-        single.close()
+    ready, attack, cells, facts = _prepared(policy, env, perturb, points, grid)
     jobs = [Episode(cell, s) for cell in (None, *(c.perturbation for c in cells)) for s in seeds]
     played = play_in_processes(policy, ready, jobs, slots, deterministic, workers)
     table, lengths = (array.reshape(len(cells) + 1, len(seeds)) for array in (played.returns, played.lengths))
@@ -289,6 +305,44 @@ def stress(
         lengths=lengths.mean(1),
         infos={name: [each.get(name) for each in means] for name in sorted({n for each in means for n in each})},
     )
+
+
+def _prepared(
+    policy: Any, env: EnvLike, perturb: Perturbation | str, points: int, grid: str
+) -> tuple[EnvLike, Perturbation, list[Cell], list[tuple[float | None, str]]]:
+    """The environment that can be perturbed, the perturbation as it fits, its cells, and the facts of its axes."""
+    attack = resolve(perturb, env)
+    ready = settable(env, attack)
+    single = make_single(ready)
+    try:
+        player, single = fitted(policy, single)
+        attack.check_env(single)
+        attack = aimed(attack, Target(player, single.observation_space, single.action_space))
+        return ready, attack, attack.fitted(single).grid(points, grid), axis_facts(attack, single)
+    finally:
+        single.close()
+
+
+def film_worst(
+    policy: Any,
+    env: EnvLike,
+    report: StressReport,
+    perturb: Perturbation | str,
+    stem: Path,
+    *,
+    points: int = 10,
+    grid: str = "closed",
+    deterministic: bool = True,
+    **_: Any,
+) -> list[Path]:
+    """Film the first episode of a stress test undisturbed and in its worst cell: `<stem>-nominal.mp4` and
+    `<stem>-worst.mp4`. The other arguments are those of the test."""
+    cell = _prepared(policy, env, perturb, points, grid)[2][int(report.cell_means.argmin())]
+    paths = []
+    for name, attack in (("nominal", None), ("worst", cell.perturbation)):
+        paths.append(stem.with_name(f"{stem.name}-{name}.mp4"))
+        record(policy, env, paths[-1], 1, [report.seeds[0]], attack, deterministic=deterministic)
+    return paths
 
 
 def called(policy: Any) -> str:

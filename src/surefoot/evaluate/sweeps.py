@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from surefoot.envs.tabular import TabularMDP
 from surefoot.errors import UsageError
-from surefoot.evaluate.plots import STYLE
+from surefoot.evaluate.plots import lines
+from surefoot.evaluate.read_back import figures
 from surefoot.evaluate.solutions import worth
 from surefoot.perturbations.interval import Interval, number
 from surefoot.solvers import evaluate_policy, solve
 from surefoot.solvers.solution import measure
 
+FILE = "sweep.json"
 RANGE = re.compile(r"([^:,=]+:(?:[^,=]+=)?)([^,=]*?)\.\.([^,]*)(,.*)?")
 
 
@@ -41,50 +45,68 @@ class PriceOfRobustness:
     measured: str
     nominal: float
     points: tuple[Point, ...]
+    command: str = ""  # that made it
 
     def table(self) -> str:
         """One line per size."""
         head = f"{'size':>10}  {'robust policy':^27}  {'best nominal policy':^19}\n"
         head += f"{'':>10}  {'worst world':>13} {'nominal':>13}  {'worst world':>19}"
-        lines = [
+        rows = [
             f"{p.size:>10.6g}  {p.robust_worst:>13.6g} {p.robust_nominal:>13.6g}  {p.nominal_worst:>19.6g}"
             for p in self.points
         ]
-        return "\n".join([self.nominal_line, head, *lines])
+        return "\n".join([self.nominal_line, head, *rows])
 
     @property
     def nominal_line(self) -> str:
         """The value without an adversary, in words."""
         return f"value from the start, {self.measured}; the best in the nominal world: {self.nominal:.6g}"
 
-    @matplotlib.rc_context(STYLE)
     def plot(self) -> Figure:
         """The three curves over the size of the set."""
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-        axes = figure.add_subplot(
-            title=f"price of robustness · {self.name}",
-            xlabel=f"size of {self.ambiguity}",
-            ylabel="value from the start",
-        )
         sizes = [p.size for p in self.points]
-        axes.plot(sizes, [p.robust_nominal for p in self.points], label="robust policy, nominal world")
-        axes.plot(sizes, [p.robust_worst for p in self.points], label="robust policy, worst world")
-        axes.plot(sizes, [p.nominal_worst for p in self.points], "--", label="nominal policy, worst world")
-        axes.axhline(self.nominal, color="#555555", linestyle=":", linewidth=1.2, label="nominal policy, nominal world")
-        axes.legend()
-        return figure
+        curves = {
+            "robust policy, nominal world": (sizes, [p.robust_nominal for p in self.points]),
+            "robust policy, worst world": (sizes, [p.robust_worst for p in self.points]),
+            "nominal policy, worst world": (sizes, [p.nominal_worst for p in self.points]),
+        }
+        return lines(
+            curves,
+            x=f"size of {self.ambiguity}",
+            y="value from the start",
+            title=f"price of robustness · {self.name}",
+            level=self.nominal,
+            level_name="nominal policy, nominal world",
+            dashed=["robust policy, worst world", "nominal policy, worst world"],
+        )
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write `sweep.csv` and `price.png`; returns their paths."""
+        """Write `sweep.json`, `sweep.csv`, `price.png` and the page `report.html`; returns their paths."""
+        from surefoot.evaluate.pages import solution
+
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / "sweep.csv", folder / "price.png"]
-        with paths[0].open("w", newline="", encoding="utf-8") as file:
+        paths = [folder / name for name in (FILE, "sweep.csv", "price.png")]
+        paths[0].write_text(json.dumps(dataclasses.asdict(self), ensure_ascii=False), encoding="utf-8")
+        with paths[1].open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(Point._fields)
             writer.writerows(self.points)
-        self.plot().savefig(paths[1], dpi=150)
-        return paths
+        self.plot().savefig(paths[2], dpi=150)
+        return [*paths, solution.page_of_sweep(self).write(folder / "report.html")]
+
+
+def read(path: Path) -> PriceOfRobustness:
+    """The sweep of a `sweep.json`. Raises `UsageError` if it cannot be read."""
+    data = figures(path)
+    try:
+        points = tuple(Point(*map(float, each)) for each in data["points"])
+        if not points or not np.isfinite(points).all():
+            raise ValueError("it has no points, or some are not finite")
+        words = {name: str(data[name]) for name in ("name", "ambiguity", "measured", "command")}
+        return PriceOfRobustness(**words, nominal=float(data["nominal"]), points=points)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} is not a sweep ({error!r}); remove it, and run surefoot solve again.") from error
 
 
 def swept(text: str | None) -> tuple[str, Interval, str] | None:

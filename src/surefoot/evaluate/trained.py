@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from surefoot.envs.tabular import TabularMDP
+from surefoot.envs.tabular.files import to_npz
 from surefoot.errors import UsageError
 from surefoot.evaluate import solutions
+from surefoot.evaluate.grids import picture
+from surefoot.evaluate.named import first_step
 from surefoot.loops.tabular.episodes import episodic
 from surefoot.loops.tabular.method import Tabular, as_ambiguity
 from surefoot.models.tabular_agent import TabularAgent
@@ -23,6 +25,7 @@ from surefoot.solvers import Solution, evaluate_policy, solve
 from surefoot.solvers.solution import default_criterion, measure
 
 FILE = "solution.json"
+ARRAYS = "policy.npz"  # value and policy on a grid, beside mdp.npz
 SMALL = 4_000_000  # maximum entries of a kernel for which exact results are computed at the end of a run
 SECONDS = 10.0  # time limit of each
 
@@ -125,7 +128,11 @@ def write(folder: Path, mdp: TabularMDP, agent: TabularAgent, method: Tabular, a
     own = evaluate_policy(mdp, agent.policy, criterion=criterion, time_limit=SECONDS)
     solutions.save_policy(mdp, own.value, agent.policy, folder / "policy.csv")
     if mdp.grid is not None:
-        solutions.picture(mdp, own).savefig(folder / "grid.png", dpi=150)
+        picture(mdp, own).savefig(folder / "grid.png", dpi=150)
+        with suppress(UsageError):  # an MDP of more than its tables is not drawn in the report
+            to_npz(mdp, folder / "mdp.npz")
+            value, policy = first_step(mdp, own)
+            np.savez(folder / ARRAYS, value=value.numpy(), policy=policy.numpy())
     return made
 
 
@@ -137,17 +144,6 @@ def read(folder: Path) -> Outcome | None:
     except (OSError, ValueError, TypeError):
         return None
     return found
-
-
-def page(folder: Path) -> Iterator[str]:
-    """The section of a report on the results in a run folder: the policy, its value, and the picture of a grid."""
-    if (found := read(folder)) is None:
-        return
-    text = "\n".join([*found.lines(), "", found.table])
-    yield f'<h2>Policy</h2>\n<div class="wide"><pre>{escape(text)}</pre></div>\n'
-    if (folder / "grid.png").is_file():
-        image = base64.b64encode((folder / "grid.png").read_bytes()).decode()
-        yield f'<img alt="policy and values on the grid" style="max-width: 100%" src="data:image/png;base64,{image}">\n'
 
 
 def _fits(mdp: TabularMDP, policy: Tensor) -> bool:

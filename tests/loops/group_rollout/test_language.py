@@ -451,11 +451,11 @@ def test_an_agent_that_names_no_length_writes_as_much_as_the_model_reads(tmp_pat
 
 
 def test_report(folder, tmp_path):
-    from surefoot.evaluate.report import write_report
+    from surefoot.evaluate.pages.folder import report as write_page
 
-    page = write_report(train(folder, tmp_path / "run", steps=2).path).read_text()
-    assert "Learning curve" in page and page.count("polyline") >= 4
-    assert "Tokens per completion" in page and "environment" not in page
+    page = write_page(train(folder, tmp_path / "run", steps=2)).read_text()
+    assert "Training reward" in page and page.count("<svg") >= 4
+    assert "Completions as they were learned" in page and "environment" not in page
 
 
 SMALL = Nano(width=16, layers=1, heads=2, context=48, warmup=3, batch=4)
@@ -522,10 +522,11 @@ def test_completions_are_logged_as_they_are_learned_and_not_twice_after_resuming
     table = [json.loads(line) for line in (run.path / "completions.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in table] == [1, 1, 1, 2, 2, 2]
     assert {"prompt", "completion", "reward", "tokens"} <= table[0].keys()
-    shown = run.metrics()[0]["completion"]
-    assert shown == f"{table[0]['prompt']} → {table[0]['completion']} ({table[0]['reward']:g})"
+    first = run.metrics()[0]
+    assert (first["sample/prompt"], first["sample/completion"]) == (table[0]["prompt"], table[0]["completion"])
     events = EventAccumulator(str(run.path / "tensorboard")).Reload()
-    assert [one.tensor_proto.string_val[0].decode() for one in events.Tensors("completion")][0] == shown
+    said = [one.tensor_proto.string_val[0].decode() for one in events.Tensors("sample/completion")]
+    assert said[0] == first["sample/completion"]
     shutil.rmtree(run.path / "checkpoints" / "00000002")
     again = sf.resume(run.path, model=fresh(TINY))
     assert [json.loads(line) for line in (again.path / "completions.jsonl").read_text().splitlines()] == table

@@ -30,10 +30,11 @@ from surefoot.loops.common.folder import FORMAT, KINDS, Run, agent_folder
 from surefoot.loops.common.game import opponents
 from surefoot.loops.common.kinds import Method, loop
 from surefoot.loops.common.logs import Sink, check_loggers, sinks
+from surefoot.loops.common.machine import machine
 from surefoot.loops.common.train import Callback, Trainable, check_ended, train
 from surefoot.seeding import MAX_SEED, check_seed
 
-MAY_DIFFER = ("id", "threads", "command", "versions")  # entries that may differ when the same run is started again
+MAY_DIFFER = ("id", "threads", "command", "versions", "machine")  # entries that may differ in a second start
 # Options of how a run is computed, which may be changed when it is resumed.
 FREE = {"backend", "device", "engine", "sharding", "patience", "step_timeout", "generation_batch"}
 MOST_SEEDS = 10_000  # trained in parallel by one run
@@ -154,6 +155,7 @@ def start(
         "threads": torch.get_num_threads(),
         "command": " ".join(sys.argv),
         "versions": versions(),
+        "machine": machine(),
     }
     config = json.loads(json.dumps(config))
     _check_free(path, config)

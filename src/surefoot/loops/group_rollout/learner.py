@@ -28,7 +28,7 @@ from surefoot.loops.group_rollout.lengths import check_length, fits
 from surefoot.loops.group_rollout.method import Batch, GroupRollout, Term
 from surefoot.loops.group_rollout.prompts import Solved, choose
 from surefoot.loops.group_rollout.rewards import Rewards
-from surefoot.loops.group_rollout.rollout import Progress, Rollout, measured, shown
+from surefoot.loops.group_rollout.rollout import Progress, Rollout, measured, sample, shown
 from surefoot.loops.group_rollout.separable import check_loss
 from surefoot.loops.group_rollout.writing import Writer
 from surefoot.models.language.agent import LanguageAgent
@@ -123,20 +123,19 @@ class LanguageLearner:
         terms = self.method.terms(rollout)
         self._check_advantages(terms, rollout)
         self._check_learnable(terms, rollout)
-        row |= {"skipped": self.skipped} | self.update(terms)
+        learned = {"skipped": self.skipped} | self.update(terms)
         self.memory = self.method.remember(rollout, iteration)
         self.iteration += 1
-        return [row | self._note(rollout)]
+        self._note(rollout)
+        return [{**row, **learned, **sample(rollout)}]
 
-    def _note(self, rollout: Rollout) -> dict[str, str]:
-        """Write some of the completions into `completions.jsonl`; returns the first one for the loggers."""
+    def _note(self, rollout: Rollout) -> None:
+        """Write some of the completions into `completions.jsonl`."""
         if self.run is None or not self.log_completions or distributed.rank():
-            return {}
+            return
         self.diary = self.diary or JsonLines(self.run / "completions.jsonl", self.iteration - 1)
         counters = {"iteration": self.iteration, "step": self.iteration, "seed": self.seeds[0]}
-        rows = shown(rollout, self.log_completions)
-        self.diary([counters | row for row in rows])
-        return {"completion": f"{rows[0]['prompt']} → {rows[0]['completion']} ({rows[0]['reward']:g})"} if rows else {}
+        self.diary([counters | row for row in shown(rollout, self.log_completions)])
 
     def collect(self, iteration: Iteration | None = None) -> tuple[Rollout, Row]:
         """The rollout to learn from, and metrics of all completions generated for it."""

@@ -18,6 +18,8 @@ from surefoot.models.language.generation import Completions
 from surefoot.models.language.model import TokenStatistics
 from surefoot.models.language.sequences import Sequences, concatenate
 
+SHOWN = 2000  # characters of a logged completion
+
 
 @dataclass(frozen=True)
 class Logged:
@@ -198,6 +200,15 @@ def measured(rollouts: Sequence[Rollout]) -> dict[str, float]:
     if len(every.components) > 1:
         row |= {f"reward/{name}": float(x.nanmean()) for name, x in every.components.items()}
     return row | Logged.means([rollout.logged for rollout in rollouts])
+
+
+def sample(rollout: Rollout) -> dict[str, Any]:
+    """The first completion of the first prompt with its reward, for the log."""
+    if not rollout.texts:
+        return {}
+    texts = {"sample/prompt": as_text(rollout.examples[0].prompt), "sample/completion": rollout.texts[0]}
+    kept = {name: text[:SHOWN].encode(errors="replace").decode() for name, text in texts.items()}
+    return {**kept, "sample/reward": float(rollout.reward.flatten()[0])}
 
 
 def gathered(found: Completions) -> Completions:
