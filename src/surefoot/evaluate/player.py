@@ -22,6 +22,7 @@ def player_of(policy: Any, env: Any, algo: str | None = None, trust: bool = Fals
     """A policy, the environment to play in, and the run folder if one was given."""
     if env is not None:
         remember(env)
+    policy = policy.path if isinstance(policy, Run) else policy
     if isinstance(policy, (str, Path)) and Path(policy).is_file():
         from surefoot.evaluate.foreign import load_zip
 

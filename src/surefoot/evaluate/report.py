@@ -59,12 +59,12 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 Curve = list[tuple[float, float]]
 
 
-def write_report(run_dir: str | Path) -> Path:
+def write_report(run_dir: str | Path | Run) -> Path:
     """Write `report.html` into a run folder from the contents of the folder, and return its path.
 
     Only its configuration is required; `metrics.jsonl`, `evaluation.json` and `stress-*.json` are shown if present.
     """
-    run = Run(Path(run_dir))
+    run = run_dir if isinstance(run_dir, Run) else Run(Path(run_dir))
     path = run.path / "report.html"
     page = "".join(_page(run)).encode(errors="backslashreplace")  # for text that is not valid Unicode
     try:

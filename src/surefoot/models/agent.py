@@ -22,7 +22,7 @@ from surefoot.models.distributions import Gaussian, for_space
 from surefoot.models.functional import Flat
 from surefoot.models.networks import ACTIVATIONS, CORES, ActorCritic, Observation, is_image
 from surefoot.models.normalizers import normalize
-from surefoot.models.saved import read_agent, write_agent
+from surefoot.models.saved import described, read_agent, write_agent
 from surefoot.models.smoothing import noisy, noisy_keys
 from surefoot.models.spaces import MASK_KEY
 
@@ -122,6 +122,11 @@ class Agent:
         self.vector, self.scales, self.facts = vector.clone(), scales, facts or {}
         self._smoothing = float(self.facts.get("smoothing", 0.0))
         self.module: ActorCritic | Actor = self.flat.bind(self.vector)  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        ends = (self.observation_space, self.action_space)
+        short = " → ".join(f"Box{s.shape}" if isinstance(s, gym.spaces.Box) else str(s) for s in ends)
+        return described(self, f"{short} · {self.flat.size:,} weights")
 
     def predict(
         self,

@@ -11,7 +11,7 @@ import numpy as np
 
 from surefoot.errors import UsageError
 from surefoot.files import read_json
-from surefoot.loops.common import checkpoint
+from surefoot.loops.common import checkpoint, shown
 from surefoot.loops.common.logs import LARGEST, Row, read_rows
 from surefoot.models.saved import holds_agent, load_agent, read_facts
 from surefoot.seeding import MAX_SEED
@@ -37,7 +37,7 @@ KINDS: dict[str, tuple[type, ...]] = {  # types of the entries of config.json; s
 ALWAYS = ("method", "env")  # entries that every run has
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A finished or unfinished run; reading it requires neither its environment nor its method."""
 
@@ -95,6 +95,12 @@ class Run:
             if isinstance(value := row.get(metric), (int, float)):
                 table[seeds.index(row["seed"]), places[row["step"]]] = value
         return np.array(steps), table
+
+    def __repr__(self) -> str:
+        return shown.words(self)
+
+    def _repr_html_(self) -> str:
+        return shown.html(self)
 
     def agent(self, seed: int | None = None) -> Any:
         """The trained policy; for a run with several seeds, that of the first seed unless `seed` names another."""
