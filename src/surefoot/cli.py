@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import textwrap
@@ -36,6 +37,7 @@ def methods(setting: str | None = None) -> None:
     for baseline in catalogue.baselines():
         if baseline.built and setting in (None, baseline.module.split(".")[2]):
             rows.append((baseline.slug, baseline.title, "baseline"))
+    rows += [(plugin.slug, plugin.title, "of another package") for plugin in catalogue.plugins() if setting is None]
     width = max((len(slug) for slug, *_ in rows), default=0)
     for slug, words, standing in rows:
         print(f"{slug:<{width}}  {words}\n{'':<{width}}  {standing}")
@@ -169,7 +171,7 @@ def compare(
     """Train METHODS on the same environments and seeds, and compare their returns.
 
     Args:
-        methods: Two or more slugs; the others are compared with the first.
+        methods: Two or more slugs, or module:Class of your own; the others are compared with the first.
         env: One or more environments.
         task: One or more language-model tasks.
         model: Language model that all methods start from; nano by default.
@@ -267,7 +269,7 @@ def explain(slug: Annotated[str, arg(metavar="SLUG")], /) -> None:
     """Describe a method on one screen: purpose, formula, steps, hyperparameters.
 
     Args:
-        slug: Slug of the method; surefoot methods lists them.
+        slug: Slug of the method, which surefoot methods lists, or module:Class of your own.
     """
     from surefoot import api
 
@@ -303,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     name, *rest = arguments or ["--help"]
     try:
-        if _names_a_module(rest) and os.getcwd() not in sys.path:
+        if _names_a_module(name, rest) and os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # last, so that it shadows no installed package
         if name in ("-h", "--help"):
             print(_help())
@@ -333,10 +335,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
 
 
-def _names_a_module(words: Sequence[str]) -> bool:
+def _names_a_module(command: str, words: Sequence[str]) -> bool:
     """Whether the command names a module, which may be in the current folder, or trusts a run's folder to name one."""
     pairs = [(w.partition("=")[0], w.partition("=")[2] or after) for w, after in zip(words, [*words[1:], ""])]
-    return any(name == "--trust" or (name in ("--env", "--reward") and ":" in value) for name, value in pairs)
+    given = [value for name, value in pairs if name in ("--env", "--reward", "--method")]
+    if command in ("train", "explain", "compare", "claim"):
+        given += itertools.takewhile(lambda word: not word.startswith("-"), words)  # methods and claims
+    return "--trust" in words or any(":" in value for value in given)
 
 
 def _env_error() -> type[Exception]:

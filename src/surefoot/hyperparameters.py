@@ -26,13 +26,23 @@ def hyperparameter(
     below: float | None = None,
     choices: Sequence[Any] | None = None,
     help: str = "",
+    words: str = "",
 ) -> Any:
     """A dataclass field with a default, an allowed range and a sentence of help.
 
     `low`/`high` are inclusive bounds, `above`/`below` exclusive ones; for a tuple they apply to every element. `None`
-    is allowed only if the annotation includes it or it is the default.
+    is allowed only if the annotation includes it or it is the default. `words` names the words of which the command
+    line makes a value that is a mapping or a list.
     """
-    limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices, "help": help}
+    limits = {
+        "low": low,
+        "high": high,
+        "above": above,
+        "below": below,
+        "choices": choices,
+        "help": help,
+        "words": words,
+    }
     return dataclasses.field(default=default, metadata={k: v for k, v in limits.items() if v not in (None, "")})
 
 
@@ -60,6 +70,20 @@ def _words(kind: Any, meta: Mapping[str, Any]) -> str:
         return f"a tuple with each element {_words(get_args(kind)[0], meta)}"
     known = {bool: "True or False", str: "a string", NoneType: "None"}
     return known.get(kind) or f"of type {getattr(kind, '__name__', kind)}"
+
+
+def span(meta: Mapping[str, Any], kind: Any = float) -> str:
+    """The limits of a field as a short sentence for `--help`, such as "At least 1"; empty without any."""
+    low, high = meta.get("low", meta.get("above")), meta.get("high", meta.get("below"))
+    if low is None and high is None:
+        return ""
+    below = f"{'less than' if 'below' in meta else 'at most'} {high:,}"
+    above = f"{'more than' if 'above' in meta else 'at least'} {low:,}" if low is not None else ""
+    words = below if low is None else above if high is None else f"{above} and {below}"
+    if meta.keys() >= {"low", "high"}:
+        words = f"from {low:,} to {high:,}"
+    words = f"each {words}" if any(get_origin(one) is tuple for one in _alternatives(kind)) else words
+    return words[0].upper() + words[1:]
 
 
 def _range(meta: Mapping[str, Any]) -> str:

@@ -116,6 +116,11 @@ class Run:
         return load_agent(folder)
 
 
+def short_name(method: str) -> str:
+    """The name of a method in folders and tables: its slug, or the class of `module:Class` in lower case."""
+    return method.rpartition(":")[2].rpartition(".")[2].lower() if ":" in method else method
+
+
 def agent_folder(run: Path, seeds: Sequence[int], seed: int) -> Path:
     """The folder of a seed's agent."""
     return run / "agent" if len(seeds) == 1 else run / "agent" / f"seed-{seed}"

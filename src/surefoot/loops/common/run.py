@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -25,10 +26,11 @@ from surefoot.files import is_draft, write_whole
 from surefoot.hyperparameters import check, check_threads, hyperparameter
 from surefoot.loops.common import checkpoint, distributed, lock
 from surefoot.loops.common.card import card
-from surefoot.loops.common.folder import FORMAT, KINDS, Run, agent_folder
+from surefoot.loops.common.folder import FORMAT, KINDS, Run, agent_folder, short_name
 from surefoot.loops.common.kinds import Method, loop
 from surefoot.loops.common.logs import Sink, check_loggers, sinks
 from surefoot.loops.common.train import Callback, Trainable, check_ended, train
+from surefoot.loops.common.words import command
 from surefoot.seeding import MAX_SEED, check_seed
 
 MAY_DIFFER = ("id", "threads", "command", "versions")  # entries that may differ when the same run is started again
@@ -130,7 +132,8 @@ def start(
         KeyboardInterrupt, SystemExit: a signal ended the run, after it was saved.
     """
     options, number = dict(env_options or {}), uuid.uuid4().hex[:8]
-    path = Path(run_dir or Path("runs") / dated(f"{slug}-{env_name(env).replace('/', '-')}-{seeds[0]}", number))
+    name = f"{short_name(slug)}-{env_name(env).replace('/', '-')}-{seeds[0]}"
+    path = Path(run_dir or Path("runs") / dated(name, number))
     steps = settings.steps or method.default_steps
     compile = compiles(settings.compile, method, steps)
     config = {
@@ -148,9 +151,10 @@ def start(
         "evaluate_episodes": settings.evaluate_episodes,
         "checkpoint_every": settings.checkpoint_every or max(steps // 10, method.pace),
         "threads": torch.get_num_threads(),
-        "command": " ".join(sys.argv),
+        "command": "",
         "versions": versions(),
     }
+    config["command"] = _command(config, method, settings)
     text = json.dumps(config, indent=2)
     config = json.loads(text)
     _check_free(path, config)
@@ -163,6 +167,16 @@ def start(
             if writes and not checkpoint.found(path):
                 shutil.rmtree(path, ignore_errors=True)
             raise
+
+
+def _command(config: Mapping[str, Any], method: Method, settings: Settings) -> str:
+    """The command that repeats a run; that of its script where something in it has no name, empty in a notebook."""
+    kind, env, seeds = loop(method.loop), config["env"], config["seeds"]
+    changed = [(type(method), config["hyperparameters"]), (kind.options, env), (Settings, vars(settings))]
+    few = {"seed": seeds[0] or None, "num_seeds": len(seeds) if len(seeds) > 1 else None}
+    few["threads"] = config["threads"] if config["threads"] != 1 else None
+    script = shlex.join(["python", *sys.argv]) if sys.argv[0].endswith(".py") else ""
+    return command(config["method"], (kind.env_argument, env["env"]), changed, **few) or script
 
 
 def dated(name: str, number: str | None = None) -> str:
@@ -211,7 +225,7 @@ def check_same_method(run: Run, method: Method, slug: str) -> None:
     """Raise `UsageError` if a method is not the one that a run was started with."""
     config = run.config_with("hyperparameters")
     mine, other = json.loads(json.dumps(as_json(method))), config["hyperparameters"]
-    if slug != config["method"]:
+    if config["method"] not in (slug, short_name(slug)):  # older versions recorded the short name
         raise UsageError(f"{run.path} was started with {config['method']!r}, not with {slug!r}; leave method out.")
     if begun := differing(other, mine):
         raise UsageError(
