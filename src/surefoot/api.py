@@ -51,6 +51,7 @@ def train(
     *,
     task: Any = None,
     data: Any = None,
+    start: Any = None,
     seed: int = 0,
     num_seeds: int = 1,
     run_dir: str | Path | None = None,
@@ -72,6 +73,7 @@ def train(
         task, data: names of the same argument for language models: a task, or a file of prompts.
         steps: environment steps per seed, or iterations for a tabular method or a language model; the method's
             `default_steps` if not given.
+        start: a run or an agent, or its folder, whose weights and normaliser the new run starts from.
         num_seeds: number of consecutive random seeds trained at once, in one process.
         compile: "on", "off" or "auto" (on where it saves time).
         callbacks: called after each iteration with the learner and its metrics; True ends the run.
@@ -100,9 +102,9 @@ def train(
         time_limit=time_limit,
     )
     own = evaluations(made, env, options, settings.evaluate_every, settings.evaluate_episodes)
-    every, seeds = [*own, *callback_list(callbacks)], runs.seeds_from(seed, num_seeds)
-    run = runs.start(made, slug, env, settings, seeds=seeds, run_dir=run_dir, callbacks=every, env_options=options)
-    return summed_up(run, made, env)
+    seeds, every = runs.seeds_from(seed, num_seeds), [*own, *callback_list(callbacks)]
+    more: Any = {"run_dir": run_dir, "callbacks": every, "env_options": options, "source": start}
+    return summed_up(runs.start(made, slug, env, settings, seeds=seeds, **more), made, env)
 
 
 def resume(
@@ -215,8 +217,7 @@ def _evaluate_language(
 ) -> dict[str, Any]:
     from surefoot.evaluate.language import evaluate_language
 
-    agent = load(policy) if isinstance(policy, (str, Path)) else policy
-    if getattr(agent, "loop", "") != "group-rollout":
+    if getattr(agent := load(policy) if isinstance(policy, (str, Path)) else policy, "loop", "") != "group-rollout":
         raise UsageError(f"k={k!r} is for language models; {str(policy)!r} is not one.")
     trained_in = agent.facts.get("env") if task is None else {"env": task}
     if trained_in is None:
@@ -244,8 +245,7 @@ def stress(
     """Play a policy across a sweep of perturbations; see `surefoot.evaluate.stress.stress`, and `evaluate` for `algo`
     and `trust`.
 
-    For the folder of a run, the run's environment is the default and the report is saved there as `stress-….json`; the
-    file name starts with the environment if `env` was given.
+    In a run's folder, its environment is the default, and `stress-….json` (`stress-ENV-….json` with `env`) is saved.
     """
     from surefoot.evaluate.stress import stress as sweep
 

@@ -21,13 +21,14 @@ from surefoot.models.actors import Actor, ActorNetwork
 from surefoot.models.distributions import Gaussian, for_space
 from surefoot.models.functional import Flat
 from surefoot.models.networks import ACTIVATIONS, CORES, ActorCritic, Observation, is_image
-from surefoot.models.normalizers import normalize
+from surefoot.models.normalizers import Moments, normalize
 from surefoot.models.saved import described, read_agent, write_agent
 from surefoot.models.smoothing import noisy, noisy_keys
 from surefoot.models.spaces import MASK_KEY
 
 FORMAT = "surefoot-agent-1"
 WIDEST = 2**16  # units per layer
+UNKNOWN_COUNT = 10_000  # observations behind a normaliser, where the agent does not say how long it was trained
 MOST_ENTRIES = 2**20  # in the bounds of a space, in addition to the number of weights
 
 
@@ -155,6 +156,12 @@ class Agent:
         if isinstance(distribution, Gaussian):
             env_action = np.clip(env_action, self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
         return (env_action[0] if single else env_action), None if state_tensor is None else state_tensor.numpy()
+
+    def moments(self) -> dict[str, Tensor]:
+        """The statistics of its normaliser as a learner's state names them, for one seed."""
+        count = self.facts.get("steps", UNKNOWN_COUNT)
+        found = {key: Moments.of_scale(*scale, count) for key, scale in self.scales.items()}
+        return {f"observations/{key}/{k}": x for key, one in found.items() for k, x in one._asdict().items()}
 
     # --- for attacks (surefoot.perturbations.attacks) ----------------------------------------------------------------
 

@@ -42,6 +42,13 @@ class Moments(NamedTuple):
         new_variance = (1 - share) * self.variance + share * variance + share * (1 - share) * shift**2
         return Moments(total, self.mean + share * shift, new_variance)
 
+    @classmethod
+    def of_scale(cls, mean: Tensor, inverse_std: Tensor, count: float) -> Moments:
+        """The moments after `count` data whose `scale` this is, `[...]`, as one normaliser `[1, dim]`."""
+        variance = (inverse_std.double() ** -2 - EPSILON).clamp(min=0)
+        parts = torch.tensor([float(count)], dtype=torch.float64), mean.double().view(1, -1), variance.view(1, -1)
+        return cls(*parts)
+
     def scale(self) -> tuple[Tensor, Tensor]:
         """Mean and inverse standard deviation in float32, for `normalize`."""
         return self.mean.float(), (self.variance + EPSILON).rsqrt().float()

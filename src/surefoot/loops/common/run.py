@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +25,7 @@ from surefoot.errors import UsageError
 from surefoot.files import is_draft, write_whole
 from surefoot.hyperparameters import check, check_threads, hyperparameter
 from surefoot.loops.common import checkpoint, distributed, lock
+from surefoot.loops.common.begin import begin
 from surefoot.loops.common.card import card
 from surefoot.loops.common.folder import FORMAT, KINDS, Run, agent_folder, short_name
 from surefoot.loops.common.kinds import Method, loop
@@ -123,9 +124,10 @@ def start(
     run_dir: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
     env_options: Mapping[str, Any] | None = None,
+    source: Any = None,
 ) -> Run:
-    """Train in a new folder, or in the folder of the same run if it was killed before its first checkpoint. A run that
-    fails before its first checkpoint leaves no folder behind.
+    """Train in a new folder, from the weights of `source` if there is one (see `begin`), or in the folder of the same
+    run if it was killed before its first checkpoint. A run that fails before that leaves no folder behind.
 
     Raises:
         UsageError: the folder is taken, or an argument cannot work; raised before any work.
@@ -154,13 +156,16 @@ def start(
         "command": "",
         "versions": versions(),
     }
-    config["command"] = _command(config, method, settings)
-    text = json.dumps(config, indent=2)
-    config = json.loads(text)
+    config["command"] = _command(config, method, settings, source)
+    config = json.loads(json.dumps(config))
     _check_free(path, config)
     learner = make_learner(method, env, seeds, steps, compile=compile, log=path / "actions.bin", **options)
     writes = distributed.rank() == 0  # known now: processes connect when the learner is made
-    with _closing_if_broken([learner]), _new_folder(path, config, text) if writes else nullcontext():
+    with _closing_if_broken([learner]), ExitStack() as held:
+        if source is not None:
+            config["start"] = begin(learner, source)
+        if writes:
+            held.enter_context(_new_folder(path, config))
         try:
             return _train(learner, Run(path), config, callbacks, settings.time_limit)
         except BaseException:
@@ -185,7 +190,7 @@ def dated(name: str, number: str | None = None) -> str:
 
 
 @contextmanager
-def _new_folder(path: Path, config: Mapping[str, Any], text: str) -> Iterator[None]:
+def _new_folder(path: Path, config: Mapping[str, Any]) -> Iterator[None]:
     """Create the folder of a run with its `config.json`, and hold its lock."""
     with ExitStack() as held:
         with checkpoint.writing(path, path):
@@ -193,7 +198,7 @@ def _new_folder(path: Path, config: Mapping[str, Any], text: str) -> Iterator[No
             held.enter_context(lock.training(path))
             _check_free(path, config)  # again, now that it is locked
             (path / "actions.bin").unlink(missing_ok=True)
-            write_whole(path / "config.json", text)
+            write_whole(path / "config.json", json.dumps(config, indent=2))
         yield
 
 
@@ -326,6 +331,8 @@ def _load(learner: Trainable, run: Run, config: Mapping[str, Any]) -> None:
     if found is None:
         if not untrained(run.path):
             raise UsageError(f"{run.path} has no checkpoint, so there is nothing to resume; start a new run.")
+        if "start" in config:
+            raise UsageError(f"{run.path} was killed before its first checkpoint; start it again as it was started.")
         return
     place, state, facts = found
     about = {name: facts.get(name) for name in ("method", "env", "seeds")}

@@ -293,6 +293,12 @@ class Learner:
         for seed, priorities in enumerate(self.replay.priorities):
             priorities.load(state[f"priorities/{seed}"].numpy())
 
+    def carried(self, agent: Agent) -> dict[str, Tensor]:
+        """What an agent holds of the state of one seed: the actor, its target, and the normaliser."""
+        actor, vector = self.method.actor, agent.vector[None]
+        target = {f"targets/{actor}": vector} if actor in self.targets else {}
+        return {f"weights/{actor}": vector, **target, **agent.moments()}
+
     def lost(self) -> list[int]:
         """The seeds whose weights are not finite."""
         fine = torch.stack([torch.isfinite(x).all(1) for x in self.weights.values()]).all(0)

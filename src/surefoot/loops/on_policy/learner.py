@@ -323,6 +323,16 @@ class Learner:
         self.iteration = iteration
         self.collector.replay(logged, sums)
 
+    def carried(self, agent: Agent) -> dict[str, Tensor]:
+        """What an agent holds of the state of one seed: actor, critic and normaliser."""
+        weights = self.vector[:1].cpu().clone()
+        weights[:, self._acts()] = agent.vector
+        return {"weights": weights, **agent.moments()}
+
+    def _acts(self) -> Tensor:
+        """Which weights an agent has: all but the multipliers."""
+        return self.model.mask(lambda name: not name.startswith("multipliers."))
+
     def lost(self) -> list[int]:
         """The seeds whose weights are not finite."""
         if bool(torch.isfinite(self.vector).all()):
@@ -341,7 +351,7 @@ class Learner:
         """The current policy of one seed."""
         facts |= {"smoothing": self.method.smoothing} if self.method.smoothing else {}
         scales = {key: tuple(x[index, 0].cpu() for x in pair) for key, pair in self.scales().items()}
-        vector = self.vector[index].cpu()[self.model.mask(lambda name: not name.startswith("multipliers."))]
+        vector = self.vector[index].cpu()[self._acts()]
         return Agent(self.network, self.observation_space, self.action_space, vector, scales, facts)  # type: ignore[arg-type]
 
 
