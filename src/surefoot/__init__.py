@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from surefoot.evaluate.generalization import generalize
     from surefoot.objectives import PolicyObjective
     from surefoot.solvers import evaluate_policy, solve
+    from surefoot.study import tune
 
 _WHERE = {
     **dict.fromkeys(
@@ -44,6 +45,7 @@ _WHERE = {
     "generalize": "surefoot.evaluate.generalization",
     **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.solvers"),
     "PolicyObjective": "surefoot.objectives",
+    "tune": "surefoot.study",
 }
 _ROOMS = ("objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")
 _SHORT = {"language": "surefoot.methods.language"}
@@ -71,6 +73,7 @@ __all__ = [
     "stress",
     "tabular_from_gym",
     "train",
+    "tune",
 ]
 
 

@@ -60,6 +60,7 @@ def train(
     callbacks: Callback | Sequence[Callback] = (),
     evaluate_every: int | None = None,
     evaluate_episodes: int = 10,
+    keep_best: bool = False,
     checkpoint_every: int | None = None,
     time_limit: float | None = None,
     **hyperparameters: Any,
@@ -80,6 +81,8 @@ def train(
         loggers: any of "tensorboard", "wandb" and "trackio", in addition to `metrics.jsonl`.
         evaluate_every: steps between evaluations of `evaluate_episodes` deterministic episodes; their mean return is
             `evaluation_mean` in the metrics.
+        keep_best: keep the agent with the best evaluation in the folder `best`, for `load(run, best=True)`; evaluations
+            are then every tenth of the run if `evaluate_every` is not given.
         checkpoint_every: steps between checkpoints; by default a tenth of the run.
         time_limit: seconds after which the run ends with a checkpoint; a signal does the same and then ends the script.
         hyperparameters: fields of the method; `objective`, a `PolicyObjective` in place of the method's own; and the
@@ -91,6 +94,8 @@ def train(
     options = options_of(method, hyperparameters)
     made, slug = make_method(method, **hyperparameters)
     env = place_of(made, env=env, task=task, data=data)
+    if keep_best and evaluate_every is None:
+        evaluate_every = max(1, whole_steps(steps or made.default_steps) // 10)
     remember(env, options.get("reward"), method if isinstance(method, str) else type(method))
     settings = runs.Settings(
         steps=whole_steps(steps),
@@ -98,6 +103,7 @@ def train(
         loggers=(loggers,) if isinstance(loggers, str) else tuple(loggers),
         evaluate_every=whole_steps(evaluate_every),
         evaluate_episodes=evaluate_episodes,
+        keep_best=keep_best,
         checkpoint_every=whole_steps(checkpoint_every),
         time_limit=time_limit,
     )
@@ -118,7 +124,9 @@ def resume(
     trust: bool = False,
     **options: Any,
 ) -> Run:
-    """Resume an unfinished run, bit for bit as if it had not been interrupted. A larger `steps` extends a run.
+    """Resume an unfinished run, bit for bit as if it had not been interrupted. `steps=+100_000` adds as many to a
+    run, finished or not, which then goes on as one longer run would: to the bit, except for what follows the length of
+    a run, such as `anneal`, of which a warning tells.
 
     `method`, `env` and `options` are needed only where the run's folder cannot name what the run was given (a method
     outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python), or names it as
@@ -272,7 +280,8 @@ def compare(
     """Train several methods on the same environments and seeds, and compare their returns.
 
     `env` is an environment as for `train` (a name, an MDP), or a list of them; for language models it may be called
-    `task`. `methods` are slugs, `"module:Class"` or instances; a mapping names them, so that two settings of one method can be compared.
+    `task`. `methods` are slugs, `"module:Class"` or instances; a mapping names them, so that two settings of one method
+    can be compared.
     There are `seeds` consecutive random seeds starting at `seed`, trained in one run, or in one run per seed for
     language models. The runs and `comparison.json` are saved under `out`; finished runs found there are reused,
     unfinished ones are resumed, and additional seeds are trained in further runs.

@@ -23,7 +23,7 @@ from surefoot.configure import kind_of, method_class, revived
 from surefoot.envs.names import check_named
 from surefoot.errors import UsageError, nearest
 from surefoot.files import parsed_json, read_text
-from surefoot.hyperparameters import build, presets
+from surefoot.hyperparameters import build, check_values, presets
 from surefoot.loops.common.kinds import check_trust
 from surefoot.loops.common.run import Settings
 
@@ -84,6 +84,8 @@ def _flat(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
             found |= {key: value for key, value in inner.items() if key not in ABOUT}
         else:
             found[name] = inner
+    if isinstance(found.get("start"), Mapping):  # a run says from what, and its digest
+        found["start"] = found["start"].get("from")
     seeds = found.pop("seeds", None)
     if seeds is not None:
         first = seeds[0] if isinstance(seeds, list) and seeds and isinstance(seeds[0], int) else None
@@ -141,7 +143,8 @@ def configuration(paths: Sequence[Path], method: str | None, given: Mapping[str,
         described = {k: v for k, v in values.items() if k in fields[kind.options] and given.get(k) is None}
         place = None if given.get(kind.env_argument) else values.get(kind.env_argument)
         check_trust(kind, {"env": place, **described}, trust)
-    values |= revived(cls, {name: value for name, value in values.items() if name in fields[cls]})
+    values |= (own := revived(cls, {name: value for name, value in values.items() if name in fields[cls]}))
+    check_values(cls, own)
     for source in (kind.options, Settings):
         inner = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n in fields[source]}
         build(source, inner)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,9 @@ from surefoot.hyperparameters import check_threads
 
 
 def train(arguments: Sequence[str]) -> None:
-    """Train METHOD on an environment: train METHOD --env ENV …, or train --config FILE …
-
-    METHOD is a slug, or module:Class of your own. train --resume RUN does the same as resume RUN.
-    """
+    """Train METHOD on an environment: train METHOD --env ENV …, or train --config FILE …"""
+    if arguments[:1] in (["-h"], ["--help"]):
+        return print(_help())
     import torch
 
     from surefoot import api, catalogue
@@ -36,7 +36,8 @@ def train(arguments: Sequence[str]) -> None:
     if not named and not early["config"]:
         known = ", ".join(entry.slug for entry in catalogue.methods())
         raise UsageError(
-            f"train needs a method as its first argument: train METHOD --env ENV, or train --config FILE. Methods: {known}."
+            "train needs a method as its first argument: train METHOD --env ENV, or train --config FILE. Methods: "
+            f"{known}."
         )
     remember(early["env"] or early["task"], early["reward"], *named)
     given = configuration(early["config"], *(named or [None]), early, early["trust"]) if early["config"] else None
@@ -52,6 +53,28 @@ def train(arguments: Sequence[str]) -> None:
     beside = {name: value for name, value in given.values.items() if name not in {*options, *early, "threads"}}
     with _summary_after_signal():
         _print_summary(api.train(given.method, place, **options, **beside))
+
+
+def _help() -> str:
+    """What `surefoot train --help` prints: how to call it, and the methods."""
+    from surefoot import catalogue
+
+    lines = [train.__doc__ or "", "", "usage: surefoot train METHOD --env ENV [options]   --help lists those of METHOD"]
+    lines += [
+        "       surefoot train --config FILE [options]      FILE is .toml, .yaml, .json, or a run; options win",
+        "       surefoot train own:Mine --env my_env:MyCart-v0      of your own, as module:Class and module:ID",
+        "       surefoot train METHOD --env ENV --start RUN         from the weights of RUN",
+        "       surefoot resume RUN [--steps +N]                    go on with RUN",
+        "",
+        "methods:",
+    ]
+    known = [entry.slug for entry in catalogue.methods()]
+    return "\n".join(
+        [
+            *lines,
+            textwrap.fill(", ".join(known), 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False),
+        ]
+    )
 
 
 def _early(arguments: Sequence[str]) -> dict[str, Any]:

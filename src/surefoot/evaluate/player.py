@@ -12,10 +12,11 @@ from surefoot.loops.common.run import Run
 from surefoot.models.saved import holds_agent, load_agent
 
 
-def load(path: str | Path | Run, seed: int | None = None) -> Any:
-    """The agent of a run or of its folder (of one of its seeds), or of an agent's folder."""
+def load(path: str | Path | Run, seed: int | None = None, best: bool = False) -> Any:
+    """The agent of a run or of its folder (of one of its seeds; the best one by evaluation, of a run with
+    `keep_best`), or of an agent's folder."""
     folder = path.path if isinstance(path, Run) else Path(path)
-    return load_agent(folder) if holds_agent(folder) else Run(folder).agent(seed)
+    return load_agent(folder) if holds_agent(folder) else Run(folder).agent(seed, best)
 
 
 def player_of(policy: Any, env: Any, algo: str | None = None, trust: bool = False) -> tuple[Any, Any, Path | None]:

@@ -128,7 +128,7 @@ def environment_loop(learner: Callable[..., Any], training_env: Callable[..., An
         start,
         single,
         measured="steps",
-        env_help="Gymnasium or EnvPool id, or module:factory.",
+        env_help="Environment: a Gymnasium or EnvPool id, or of your own such as my_env:MyCart-v0 or my_env:MyCart.",
         options=EnvOptions,
         check_recorded=check_recorded,
     )

@@ -34,6 +34,7 @@ KINDS: dict[str, tuple[type, ...]] = {  # types of the entries of config.json; s
     "command": (str,),
     "versions": (dict,),
 }
+LAST, BEST = "agent", "best"  # folders of agents
 ALWAYS = ("method", "env")  # entries that every run has
 
 
@@ -102,13 +103,21 @@ class Run:
     def _repr_html_(self) -> str:
         return shown.html(self)
 
-    def agent(self, seed: int | None = None) -> Any:
-        """The trained policy; for a run with several seeds, that of the first seed unless `seed` names another."""
+    def agent(self, seed: int | None = None, best: bool = False) -> Any:
+        """The trained policy; for a run with several seeds, that of the first seed unless `seed` names another.
+
+        `best` gives the one with the best evaluation in training, of a run with `keep_best`, instead of the last one.
+        """
         seeds = self.config_with("seeds")["seeds"]
         chosen: int = seeds[0] if seed is None else seed
         if chosen not in seeds:
             raise UsageError(f"seed={seed!r} is not in this run; its seeds are {', '.join(map(str, seeds))}.")
-        folder = agent_folder(self.path, seeds, chosen)
+        folder = agent_folder(self.path, seeds, chosen, BEST if best else LAST)
+        if best and not holds_agent(folder):
+            raise UsageError(
+                f"{self.path} has no best agent: it was trained without keep_best, or not evaluated yet. Start a run "
+                "with keep_best=True, or load the last agent."
+            )
         if not holds_agent(folder) and self.started:
             raise UsageError(
                 f"{self.path} stopped before it saved an agent; resume it with: surefoot train --resume {self.path}."
@@ -121,9 +130,9 @@ def short_name(method: str) -> str:
     return method.rpartition(":")[2].rpartition(".")[2].lower() if ":" in method else method
 
 
-def agent_folder(run: Path, seeds: Sequence[int], seed: int) -> Path:
-    """The folder of a seed's agent."""
-    return run / "agent" if len(seeds) == 1 else run / "agent" / f"seed-{seed}"
+def agent_folder(run: Path, seeds: Sequence[int], seed: int, which: str = LAST) -> Path:
+    """The folder of a seed's agent: the last one, or the best by evaluation."""
+    return run / which if len(seeds) == 1 else run / which / f"seed-{seed}"
 
 
 def check_entries(config: Mapping[str, Any], needed: Sequence[str], run: Path) -> None:

@@ -20,6 +20,7 @@ from surefoot.envs.language import Task
 from surefoot.errors import UsageError
 from surefoot.loops.common import distributed
 from surefoot.loops.common.distributed import Row
+from surefoot.loops.common.schedule import scheduled
 from surefoot.loops.group_rollout.canary import nothing_to_learn
 from surefoot.loops.group_rollout.estimator import PULL, LanguageEstimator
 from surefoot.loops.group_rollout.lengths import check_length, fits
@@ -293,10 +294,9 @@ class LanguageLearner:
 
     def _set_learning_rate(self) -> None:
         method = self.method
-        risen = min(1.0, (self.iteration + 1) / max(1, method.warmup))
-        left = max(0.0, 1 - self.iteration / self.total_steps) if method.anneal else 1.0
+        rate = scheduled(self.learning_rate, method.anneal, method.warmup, self.iteration, 1, self.total_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * risen * left
+            group["lr"] = rate
 
     # --- checkpoints and agents --------------------------------------------------------------------------------------
 
