@@ -56,10 +56,10 @@ def typed(method: type, defaults: Mapping[str, Any] = MappingProxyType({})) -> t
             if source is method and field.name in (*getattr(method, "without_effect", ()), "parts"):
                 continue
             annotation, choices, help = hints[field.name], field.metadata.get("choices"), field.metadata.get("help", "")
-            if annotation is Any:
-                annotation = Optional[str] if field.default is None else str  # noqa: UP045 (models are named)
-            elif field.metadata.get("words"):  # a mapping or a list of pairs, written as words
+            if field.metadata.get("words"):  # a mapping or a list of pairs, written as words
                 annotation = tuple[str, ...]
+            elif annotation is Any:
+                annotation = Optional[str] if field.default is None else str  # noqa: UP045 (models are named)
             elif Ambiguity in (kinds := get_args(annotation)):  # sets are written as text: kl:0.1
                 annotation = Optional[str] if NoneType in kinds else str  # noqa: UP045
             if choices:

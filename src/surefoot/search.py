@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from surefoot.errors import UsageError, nearest
-from surefoot.hyperparameters import Choices, Range, declared
+from surefoot.hyperparameters import Choices, Range, check_values, declared
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,18 @@ def _declared_range(method: type, name: str) -> Range | Choices | None:
     for base in method.__mro__:
         field = vars(base).get("__dataclass_fields__", {}).get(name)
         if field is not None and "tune" in field.metadata:
-            return field.metadata["tune"]
+            return field.metadata["tune"] if _allowed(method, name, field.metadata["tune"]) else None
     return None
+
+
+def _allowed(method: type, name: str, drawn: Range | Choices) -> bool:
+    """Whether a method takes all values of a range that a base class declares."""
+    try:
+        for value in drawn.values if isinstance(drawn, Choices) else drawn[:2]:
+            check_values(method, {name: value})
+    except UsageError:
+        return False
+    return True
 
 
 def _range_of(name: str, given: Any) -> Range | Choices:

@@ -19,7 +19,7 @@ from surefoot.hyperparameters import check_threads
 
 
 def train(arguments: Sequence[str]) -> None:
-    """Train METHOD on an environment: train METHOD --env ENV …, or train --config FILE …"""
+    """Train METHOD on an environment: train METHOD --env ENV …, or train --config FILE."""
     if arguments[:1] in (["-h"], ["--help"]):
         return print(_help())
     import torch

@@ -12,7 +12,7 @@ from surefoot.claims import records
 from surefoot.claims.page import table
 from surefoot.hyperparameters import allowed, declared, presets
 
-WIDEST = (26, 14, 34)  # characters of a name, a value and its range; longer ones stick out
+WIDEST = (30, 16, 44)  # characters of a name, a value and its range; longer ones stick out
 
 
 def explain(method: Any, slug: str) -> str:
