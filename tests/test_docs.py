@@ -50,3 +50,11 @@ def test_write_your_own_loss(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "0.5·(R − mean(R)) + 0.5·(R − mean_{others}(R))" in said and "reward/short" in said
     assert len(names["run"].metrics()) == 2
+
+
+def test_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run("training.md")
+    assert names["run"].config["steps"] == 960 and names["run"].finished
+    assert names["other"].config["start"]["from"] == "a"
+    assert names["best"].facts["evaluation_mean"] >= names["last"].facts.get("evaluation_mean", 0)

@@ -102,6 +102,9 @@ def _defaults(method: type, kind: Any, values: Mapping[str, Any], preset: str | 
             both = [one if isinstance(one, (list, tuple)) else [one, {}] for one in map(wrapper, value)]
             words = wrapper_words(both) if field.name == "wrappers" else as_words(pairs(value, field.name))
             found[field.name] = words
+    for name in ("reward", "reward_weights"):
+        if isinstance(found.get(name), (list, tuple)):
+            found[name] = ",".join(map(str, found[name]))
     if "run_dir" in found:
         found["run_dir"] = Path(found["run_dir"])
     return found
@@ -167,8 +170,11 @@ def resume(
 
 def _print_summary(run: Any) -> None:
     from surefoot.loops.common import distributed
+    from surefoot.loops.common.best import CRITERION
     from surefoot.loops.common.final import definition, final_returns
+    from surefoot.loops.common.folder import BEST, agent_folder
     from surefoot.loops.common.kinds import loop
+    from surefoot.models.saved import holds_agent, read_facts
 
     if distributed.rank() > 0:
         return
@@ -182,6 +188,13 @@ def _print_summary(run: Any) -> None:
     print(f"{run.path}: {rows[-1]['step']:,} {loop(agent.loop).measured}, final return {finals} ({said})")
     if solved is not None:
         print("\n" + "\n".join([solved.table, "", *solved.lines()]))
+    for seed in run.config["seeds"]:
+        folder = agent_folder(run.path, run.config["seeds"], seed, BEST)
+        if holds_agent(folder):
+            facts = read_facts(folder)
+            print(
+                f"best: {folder}, after {facts['steps']:,}, evaluation {facts[CRITERION]:.6g} (chosen by it: too good)"
+            )
     resume = "" if run.finished else f"surefoot train --resume {run.path} · "
     also = f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_perturb_option(run)}"
     print(f"next: {resume}surefoot evaluate {run.path} · surefoot {also} · surefoot report {run.path}")

@@ -34,6 +34,7 @@ KINDS: dict[str, tuple[type, ...]] = {  # types of the entries of config.json; s
     "command": (str,),
     "versions": (dict,),
 }
+OPTIONAL: dict[str, tuple[type, ...]] = {"keep_best": (bool,), "start": (dict,)}
 LAST, BEST = "agent", "best"  # folders of agents
 ALWAYS = ("method", "env")  # entries that every run has
 
@@ -139,7 +140,7 @@ def check_entries(config: Mapping[str, Any], needed: Sequence[str], run: Path) -
     """Raise `UsageError` for entries of `config.json` that are missing or of the wrong type."""
     if missing := sorted(set(needed) - config.keys()):
         raise UsageError(f"{run}/config.json lacks {', '.join(missing)}; restore the original file.")
-    for name, kinds in KINDS.items():
+    for name, kinds in {**KINDS, **OPTIONAL}.items():
         if name in config and not (isinstance(config[name], kinds) and _fits(name, config[name])):
             raise UsageError(f"{run}/config.json: {name}={config[name]!r} is not allowed; restore the original file.")
 
@@ -150,6 +151,8 @@ def _fits(name: str, value: Any) -> bool:
         return bool(value) and whole and len({*value}) == len(value)
     if name == "env":
         return isinstance(value.get("env"), str)
+    if name in OPTIONAL:
+        return True
     if name == "loggers":
         return all(isinstance(one, str) for one in value)
     return type(value) is not bool and not (isinstance(value, int) and not 1 <= value <= LARGEST)
