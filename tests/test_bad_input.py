@@ -141,6 +141,18 @@ ASKED = {
     "time": (["ppo", "--env", "CartPole-v1", "--time-limit", "0"], "time_limit=0.0 is not allowed"),
     "episodes": (["ppo", "--env", "CartPole-v1", "--evaluate-episodes", "0"], "evaluate_episodes=0 is not allowed"),
     "backend": (["ppo", "--env", "rrls/Hopper-v5", "--backend", "envpool"], "use 'auto' or 'gymnasium'"),
+    "pool under noise": (
+        ["policy-smoothing", "--env", "CartPole-v1", "--backend", "envpool"],
+        "backend='envpool' is not allowed for PolicySmoothing",
+    ),
+    "pool in a game": (
+        ["m2td3", "--env", "Hopper-v5", "--backend", "envpool"],
+        "backend='envpool' is not allowed for M2TD3",
+    ),
+    "pool of parameters": (
+        ["domain-randomization", "--env", "Hopper-v5", "--backend", "envpool"],
+        "backend='envpool' is not allowed for DomainRandomization",
+    ),
     "squash": (["ppo", "--env", "CartPole-v1", "--squash"], "squash=True is for continuous actions"),
     "resume a method": (["ppo", "--resume", "here"], "takes the folder of a run, which holds its method and settings"),
     "resume so": (["ppo", "--resume=here"], "takes the folder of a run, which holds its method and settings"),

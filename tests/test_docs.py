@@ -58,3 +58,11 @@ def test_training(tmp_path, monkeypatch):
     assert names["run"].config["steps"] == 960 and names["run"].finished
     assert names["other"].config["start"]["from"] == "a"
     assert names["best"].facts["evaluation_mean"] >= names["last"].facts.get("evaluation_mean", 0)
+
+
+def test_learning_from_preferences(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers", reason="language models need surefoot[language]")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
+    names = run("preferences.md")
+    assert len(names["run"].metrics()) == 4 and "1 − 2·0.2" in capsys.readouterr().out

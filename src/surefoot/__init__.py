@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from surefoot.evaluate.acting import Smoothed
     from surefoot.evaluate.audit import audit
     from surefoot.evaluate.certify import certify
+    from surefoot.evaluate.certify_actions import certify_actions
     from surefoot.evaluate.diagnose import diagnose
     from surefoot.evaluate.generalization import generalize
     from surefoot.objectives import PolicyObjective
@@ -41,6 +42,7 @@ _WHERE = {
     "audit": "surefoot.evaluate.audit",
     "Smoothed": "surefoot.evaluate.acting",
     "certify": "surefoot.evaluate.certify",
+    "certify_actions": "surefoot.evaluate.certify_actions",
     "diagnose": "surefoot.evaluate.diagnose",
     "generalize": "surefoot.evaluate.generalization",
     **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.solvers"),
@@ -58,6 +60,7 @@ __all__ = [
     "TabularMDP",
     "UsageError",
     "certify",
+    "certify_actions",
     "claim",
     "compare",
     "diagnose",

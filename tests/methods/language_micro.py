@@ -25,10 +25,20 @@ class Bits(Task):
     length: int = 1
 
     def make(self, rng: np.random.Generator) -> Example:
-        return Example("abc"[int(rng.integers(3))] + "=", "1" * self.length, "1" * self.length)
+        prompt, ones = "abc"[int(rng.integers(3))] + "=", "1" * self.length
+        worse = "".join(map(str, rng.integers(0, 2, self.length)))
+        pair = {"chosen": ones, "rejected": worse if worse != ones else "0" + ones[1:]}
+        return Example(prompt, ones, ones, {**pair, "group": "ab"[int(rng.integers(2))]})
 
     def reward(self, example: Example, completion: str) -> float:
         return completion[: self.length].count("1") / self.length
+
+
+@dataclass(frozen=True)
+class FewBits(Bits):
+    """The same with forty examples, for methods that count them."""
+
+    size: ClassVar[int | None] = 40  # type: ignore[override]
 
 
 def at_random(task: Bits) -> LanguageModel:

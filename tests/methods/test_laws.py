@@ -17,7 +17,7 @@ from surefoot.loops.common.run import Run, make_learner
 from surefoot.loops.on_policy.method import OnPolicy
 
 CLASSES = {catalogue.method_class(e.slug): e.slug for e in reversed(catalogue.methods())}  # a class under one slug
-METHODS = [slug for method, slug in CLASSES.items() if issubclass(method, OnPolicy)]
+METHODS = [slug for method, slug in CLASSES.items() if issubclass(method, OnPolicy) and method.loop == "on-policy"]
 CLOCK = ("time", "steps_per_second")
 QUICK = {"epochs": 2, "behaviour_epochs": 2, "behaviour_minibatches": 1, "fixup_sweeps": 2, "analysis_every": 1000}
 BASE = "ppo"  # the loop as it stands: it is tried in everything, the others in the cheapest place that can break them
@@ -28,7 +28,8 @@ def small(slug: str, **changes) -> OnPolicy:
     """The method at a size for tests: small batches, the paper's own step sizes and coefficients."""
     method = catalogue.method_class(slug)
     names = {f.name for f in dataclasses.fields(method)} - set(method.without_effect)
-    sizes = {"num_envs": 8, "num_steps": 16, "minibatch_size": 32, "hidden": (16,), **QUICK, **changes}
+    sizes = {"num_envs": 8, "num_steps": 16, "minibatch_size": 32, "hidden": (16,), "draws": 3, "acting_draws": 9}
+    sizes |= {**QUICK, **changes}
     return method(**{k: v for k, v in sizes.items() if k in names})
 
 

@@ -295,6 +295,39 @@ def test_the_critic_attack_lowers_the_value_of_the_action_in_the_true_state():
     np.testing.assert_allclose(seen @ Linear().w.numpy(), -0.35, rtol=1e-12)
 
 
+class Noisy(Linear):
+    """The sine of a linear policy, which adds noise of deviation 1 to what it sees."""
+
+    noisy = True
+
+    def respond(self, observation, state, starts):
+        return torch.sin(super().respond(observation, state, starts))
+
+    def respond_noisy(self, observation, draws, state, starts):
+        self.drawn = draws
+        noise = torch.randn((draws, *observation.shape), dtype=torch.float64)
+        answers = torch.sin(Linear.respond(self, observation + noise, None, None))
+        return Gaussian(1), torch.cat([answers, torch.zeros_like(answers)], -1)
+
+    def intended(self, observation, state, starts):
+        return Gaussian(1), self.respond_noisy(observation, 1000, None, None)[1].mean(0)
+
+
+@pytest.mark.parametrize("name", ["obs-fgsm", "obs-pgd", "obs-mad"])
+def test_the_smoothed_attack_draws_the_policy_s_noise_in_every_gradient(name):
+    """Within the budget as without it, from what the policy intends; and refused where there is no noise."""
+    torch.manual_seed(0)
+    policy, space = Noisy(weights=(1.0,)), line(1)
+    clean = np.full((40, 1), 0.4)
+    seen = struck(f"{name}:0.3,draws=8", target(policy, space), clean)
+    assert policy.drawn == 8
+    assert np.abs(seen - clean).max() <= 0.3 + 1e-12 and np.abs(seen - clean).max() > 0.2
+    plain = struck(f"{name}:0.3", target(policy, space), clean)
+    assert np.abs(plain - clean).max() <= 0.3 + 1e-12
+    with pytest.raises(UsageError, match="draws=8 is not allowed, because Linear adds no noise"):
+        struck(f"{name}:0.3,draws=8", target(Linear(), line()), np.zeros((2, 3)))
+
+
 def test_a_recurrent_agent_is_attacked_in_the_state_that_it_holds():
     space, action = line(3, np.float32), spaces.Box(-1, 1, (2,), np.float32)
     agent = Agent_of(space, action, core="gru", core_size=8)

@@ -19,6 +19,8 @@ CASES = {
     "observation-noise": ("Pendulum-v1", "0.3", "0", "0.1..0.5"),
     "observation-dropout": ("Pendulum-v1", "0.4", "0", "0.2..0.9"),
     "relative-noise": ("Pendulum-v1", "0.4", "0", "0.1..0.9"),
+    "observation-drift": ("Pendulum-v1", "0.4", "0", "0.1..0.5"),
+    "action-drift": ("Pendulum-v1", "0.5", "0", "0.1..0.5"),
     "frame-drop": ("Pendulum-v1", "0.4", "0", "0.2..0.9"),
     "frame-repeat": ("CartPole-v1", "0.5", "0", "0.2..0.9"),
     "observation-delay": ("CartPole-v1", "2", "0", "1..4"),

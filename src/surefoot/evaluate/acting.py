@@ -11,7 +11,8 @@ import gymnasium
 import numpy as np
 
 from surefoot.errors import UsageError
-from surefoot.models.smoothing import noisy, noisy_keys
+from surefoot.models.ensemble import Ensemble
+from surefoot.models.smoothing import Smoothing, noisy, noisy_keys
 
 Actor = Callable[[Any, Any, np.ndarray | None, bool], tuple[Any, Any]]
 
@@ -48,6 +49,11 @@ class Smoothed:
     def __post_init__(self) -> None:
         check_sigma(self.sigma)
         actor(self.policy)
+        if isinstance(self.policy, Ensemble):
+            raise UsageError(
+                "an agent of several members chooses among them from one episode to the next, so that its returns are "
+                "not those of one policy, which smoothing and its certificates need; smooth one of its members."
+            )
         if own := smoothing_of(self.policy):
             raise UsageError(f"the policy adds noise of sigma={own:g} itself; smoothing it again would add more.")
 
@@ -71,6 +77,8 @@ def smoothing_of(policy: Any) -> float:
     """The standard deviation of the noise that a policy adds to what it sees; 0 for most."""
     if isinstance(policy, Smoothed):
         return policy.sigma
+    if isinstance(rule := getattr(policy, "rule", None), Smoothing):
+        return rule.sigma
     return float((getattr(policy, "facts", None) or {}).get("smoothing", 0.0))
 
 

@@ -18,6 +18,7 @@ class Attacked:
     def __init__(self, target: Target, slots: int) -> None:
         self.target = target
         self._slots: list[list[tuple[Attack, np.random.Generator]]] = [[] for _ in range(slots)]
+        self._last: dict[int, dict[str, np.ndarray]] = {}  # changes of the step before, by place and key, [slots, ...]
 
     def begin(self, slot: int, perturbation: Perturbation | None, seed: int) -> Perturbation | None:
         """Start an episode; returns the part of its perturbation that acts inside the environment."""
@@ -25,6 +26,9 @@ class Attacked:
         rngs = [numpy_stream(seed, "attack", place) for place in range(len(attacks))]  # the same for every attack
         drawn: Any = [aimed(attack, self.target).draw(rng) for attack, rng in zip(attacks, rngs)]
         self._slots[slot] = list(zip(drawn, rngs))
+        for changes in self._last.values():
+            for change in changes.values():
+                change[slot] = 0.0
         return inside
 
     def end(self, slot: int) -> None:
@@ -44,5 +48,8 @@ class Attacked:
                 radius = np.zeros(len(self._slots))
                 radius[list(rows)] = [strength for strength, _ in rows.values()]
                 rngs = {slot: rng for slot, (_, rng) in rows.items()}
-                observation = kind.strike(self.target, observation, state, starts, radius, rngs)
+                last = self._last.setdefault(place, {})
+                for key, space in kind.attacked(self.target.observation_space).items():
+                    last.setdefault(key, np.zeros((len(self._slots), *space.shape)))
+                observation = kind.strike(self.target, observation, state, starts, radius, rngs, last)
         return observation

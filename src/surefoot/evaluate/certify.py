@@ -22,7 +22,7 @@ from surefoot.evaluate.rollout import fitted, played
 from surefoot.evaluate.statistics import numbers
 from surefoot.evaluate.stress import called
 from surefoot.loops.common.lock import evaluation
-from surefoot.models.smoothing import noisy_keys
+from surefoot.models.smoothing import Smoothing, noisy_keys
 
 SHIFTS = (0.0, 0.25, 0.5, 1.0, 2.0)  # default budgets, in multiples of sigma
 SHARES = (0.1, 0.5)  # quantiles of the returns at which probabilities are certified by default
@@ -52,6 +52,8 @@ class Certificate:
     successes: int | None  # episodes that ended in success, where the environment says so
     budgets: tuple[float, ...]
     at_least: tuple[float, ...]  # returns whose probability to be reached is certified
+    draws: int = 1  # by which the agent decides otherwise; with one it is certified
+    normalized: bool = False  # whether its noise is added to normalised observations
 
     @property
     def survival(self) -> Survival:
@@ -101,12 +103,23 @@ class Certificate:
             f"A constant attack of {per_step:.3g} times the budget at each step spends it in {self.length:.4g} steps, "
             "the mean length here. Where every component may change by δ at every step, the budget is "
             f"δ·√(steps·{self.size}).",
-            "Budget and sigma are in the units of the environment's observations, before the policy normalises them; "
-            "all components count alike.",
+            (
+                "Budget and sigma are in deviations of the policy's normaliser, after which it adds its noise; "
+                if self.normalized
+                else "Budget and sigma are in the units of the environment's observations, before the policy "
+                "normalises them; "
+            )
+            + "all components count alike.",
             f"Assumed: no return is below {self.lowest:g}, attacked or not; the return at a time limit is the return.",
             "Not said: anything about changes of dynamics, rewards or actions, about this policy without its noise or "
             "with another, or about a noise that the attacker can foresee.",
         ]
+        if self.draws > 1:
+            notes.insert(
+                0,
+                f"Certified is the agent that decides by one draw of its noise; the one that decides by {self.draws} "
+                "is another policy, which sees every observation as often. Deploy the one that is certified.",
+            )
         if self.stacked > 1:
             notes.insert(
                 2,
@@ -186,6 +199,7 @@ def certify(
         raise UsageError(f"budgets has {wrong[0]!r}; a budget is an l2 norm, a number of at least 0.")
     player, place, folder = player_of(policy, env, algo, trust)
     refuse_language(player, "sigma", "its observations are text, to which no Gaussian noise can be added")
+    rule = getattr(player, "rule", None)
     player, sigma = smoothed(player, sigma)
     single = make_single(place)
     try:
@@ -219,6 +233,8 @@ def certify(
         successes=None if None in ended else int(sum(x > 0 for x in ended if x is not None)),
         budgets=tuple(given) if budgets is not None else tuple(sigma * shift for shift in SHIFTS),
         at_least=tuple(default if at_least is None else map(float, at_least)),
+        draws=rule.draws if isinstance(rule, Smoothing) else 1,
+        normalized=isinstance(rule, Smoothing) and bool(player.scales),
     )
     if folder is not None:
         keep(Path(folder) / f"certificate-{sigma:g}.json", certificate.to_json())
@@ -226,7 +242,8 @@ def certify(
 
 
 def smoothed(policy: Any, sigma: float | None) -> tuple[Any, float]:
-    """The policy with noise of `sigma` on its observations, and the sigma; its own noise is never added to."""
+    """The policy with one draw of noise of `sigma` on its observations, and the sigma; its own noise is never added
+    to."""
     own = smoothing_of(policy)
     if sigma is None and not own:
         raise UsageError(
@@ -238,6 +255,8 @@ def smoothed(policy: Any, sigma: float | None) -> tuple[Any, float]:
             f"sigma={sigma:g} is not allowed: the policy adds noise of sigma={own:g} itself. Leave sigma out, or train "
             "one for the other noise."
         )
+    if isinstance(getattr(policy, "rule", None), Smoothing):
+        return policy.with_draws(1), own
     return (policy, own) if own else (Smoothed(policy, check_sigma(sigma)), check_sigma(sigma))
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from surefoot.envs.language import Example, Task, resolve
+from surefoot.envs.language.episodes import Conversations
 from surefoot.errors import UsageError
 from surefoot.evaluate.statistics import share_interval
-from surefoot.loops.group_rollout.rewards import Judged
+from surefoot.loops.group_rollout.rewards import Judged, Rewards, make_rewards
+from surefoot.loops.group_rollout.turns import SAID, converse, earned
 from surefoot.models.language.agent import LIMIT, LanguageAgent
+from surefoot.models.language.generation import generate, in_pieces
 from surefoot.models.language.room import check_room
 from surefoot.models.language.sequences import join
-from surefoot.seeding import MAX_SEED, check_seed
+from surefoot.seeding import MAX_SEED, check_seed, torch_stream
 
 BATCH = 256  # completions generated together
 LONG = 100  # maximum number of examples tried per example that fits the model
@@ -91,25 +94,26 @@ def evaluate_language(
     check_seed(seed)
     examples = min(examples, made.held_out_size or examples)  # repeated examples would add no information
     problems = _problems(agent, made, examples)
-    prompts, samples = [p.prompt for p in problems], max(attempts)
+    samples = max(attempts)
     heat = (agent.facts.get("temperature", 1.0) if temperature is None else temperature) or 1.0
     right, rewards, lengths, finished, entropies, texts = [], [], [], [], [], []
     for start in range(0, examples, BATCH):
         part = problems[start : start + BATCH]
-        found = agent.write([p.prompt for p in part], temperature=0.0)
-        right += [worth >= SUCCESS for worth in _worth(made, part, agent.model.decode(found.tokens), found.tokens)]
+        right += [one.reward >= SUCCESS for one in _answers(agent, made, part, 1, 0.0, 0)]
     for start in range(0, examples, max(1, BATCH // samples)):
-        part = slice(start, start + max(1, BATCH // samples))
-        found = agent.write(prompts[part], samples, temperature=temperature, seed=(seed + start) % (MAX_SEED + 1))
-        written = agent.model.decode(found.tokens)
-        rewards += _worth(made, [p for p in problems[part] for _ in range(samples)], written, found.tokens)
-        sequences = join([row for row in agent.model.encode(prompts[part]) for _ in range(samples)], found.tokens)
+        part = problems[start : start + max(1, BATCH // samples)]
+        found = _answers(agent, made, part, samples, temperature, (seed + start) % (MAX_SEED + 1))
+        sequences = join([one.prompt for one in found], [one.tokens for one in found])
+        mine = sequences.valid.clone()
+        mine[sequences.valid] = torch.tensor([x for one in found for x in one.mine])
+        sequences = replace(sequences, valid=mine)
         with torch.no_grad():
             found_by = agent.model.statistics(sequences, temperature=heat)
             entropies += found_by.entropy[sequences.valid].tolist()
-        texts += written
-        lengths += [len(row) for row in found.tokens]
-        finished += found.finished
+        rewards += [one.reward for one in found]
+        texts += [one.text for one in found]
+        lengths += [sum(one.mine) for one in found]
+        finished += [one.finished for one in found]
     solved = (np.array(rewards).reshape(examples, samples) >= SUCCESS).sum(1)
     passed = {one: pass_at_k(solved, samples, one) for one in attempts}
     rows = zip(texts[::samples], rewards[::samples], problems)
@@ -147,14 +151,63 @@ def _problems(agent: LanguageAgent, task: Task, count: int) -> list[Example]:
     return found
 
 
-def _worth(
-    task: Task, examples: Sequence[Example], texts: Sequence[str], tokens: Sequence[Sequence[int]]
-) -> list[float]:
-    """The reward of each completion: from reward functions, which get all completions and their tokens at once, or
-    from the task."""
-    if isinstance(task, Judged):
-        return task.rewards(examples, texts, tokens)[0].tolist()
-    return [task.reward(example, text) for example, text in zip(examples, texts, strict=True)]
+class Answer(NamedTuple):
+    """A completion, or an episode of several turns: its tokens, and which of them the model wrote."""
+
+    prompt: list[int]
+    tokens: list[int]
+    mine: list[bool]
+    text: str
+    finished: bool
+    reward: float
+
+
+def _answers(
+    agent: LanguageAgent, task: Task, examples: Sequence[Example], samples: int, temperature: float | None, seed: int
+) -> list[Answer]:
+    """Completions of examples, the samples of each adjacent, and their rewards: from reward functions, which get all
+    completions and their tokens at once, or from the task."""
+    rewards = task.rewards if isinstance(task, Judged) else make_rewards(task, None, None)
+    each = [example for example in examples for _ in range(samples)]
+    if isinstance(rewards.task, Conversations):
+        return _episodes(agent, rewards.task, rewards, examples, samples, temperature, seed)
+    found = agent.write([e.prompt for e in examples], samples, temperature=temperature, seed=seed)
+    texts = agent.model.decode(found.tokens)
+    worth = rewards(each, texts, found.tokens)[0].tolist()
+    prompts = [row for row in agent.model.encode([e.prompt for e in examples]) for _ in range(samples)]
+    mine = [[True] * len(row) for row in found.tokens]
+    columns = zip(prompts, found.tokens, mine, texts, found.finished, worth, strict=True)
+    return [Answer(*row) for row in columns]
+
+
+def _episodes(
+    agent: LanguageAgent,
+    task: Conversations,
+    rewards: Rewards,
+    examples: Sequence[Example],
+    samples: int,
+    temperature: float | None,
+    seed: int,
+) -> list[Answer]:
+    limit, heat = agent.facts.get("max_tokens", LIMIT), agent.facts.get("temperature", 1.0)
+
+    def uniform(turn: int) -> torch.Tensor:
+        return torch.rand(len(examples), samples, limit, generator=torch_stream(seed, "evaluation", turn))
+
+    talks = converse(
+        task,
+        agent.model,
+        in_pieces(generate, BATCH),
+        examples,
+        uniform,
+        temperature=heat if temperature is None else temperature,
+        stop=agent.facts.get("stop", ()),
+        sampling=agent.sampling,
+    )
+    return [
+        Answer(t.prompt, t.tokens, [x != SAID for x in t.turn], agent.model.decode([t.tokens])[0], t.finished, worth)
+        for t, worth in zip(talks, earned(rewards, examples, samples, talks)[0].tolist(), strict=True)
+    ]
 
 
 def pass_at_k(solved: np.ndarray, samples: int, k: int) -> np.ndarray:

@@ -26,8 +26,10 @@ from surefoot.envs.vector import clipped, fail
 from surefoot.errors import UsageError
 from surefoot.evaluate.acting import Actor, Smoothed, actor
 from surefoot.evaluate.attacked import Attacked
+from surefoot.evaluate.deployed import Deployment, sequences
 from surefoot.evaluate.foreign import SB3Policy, as_policy
 from surefoot.hyperparameters import check_count
+from surefoot.models.ensemble import Ensemble
 from surefoot.perturbations import Perturbation, unwrap
 from surefoot.perturbations.attacks import Target
 from surefoot.seeding import check_seed, derive
@@ -134,15 +136,18 @@ def play_all(
     deterministic: bool = True,
     watch: Callable[[gymnasium.Env], None] = lambda env: None,
 ) -> Played:
-    """Play the episodes; episode j is played in slot `j % slots`. `watch` sees its environment at every step.
+    """Play the episodes; episode j is played in slot `j % slots`, or for an agent of several members where `sequences`
+    says. `watch` sees its environment at every step.
 
     The policy's batch always has one row per slot; the row of a finished slot keeps its last observation and its action
     is ignored, so a recurrent state keeps its shape. Data from the environments is converted and checked as in training
     (`envs.entrance`).
     """
     check_count("slots", slots)
-    count = min(slots, len(episodes))
     policy, single = fitted(policy, make_single(env))
+    turns = sequences(policy, [one.perturbation for one in episodes], slots)
+    count, waiting = len(turns), [iter(turn) for turn in turns]
+    policy = Deployment(policy, count) if isinstance(policy, Ensemble) else policy
     act = actor(policy)
     own = [single, *(viewed(policy, make_single(env)) for _ in range(count - 1))]
     envs = list(own)
@@ -150,11 +155,14 @@ def play_all(
     attacked = Attacked(Target(policy, single.observation_space, space), count)
     returns, lengths = np.zeros(len(episodes)), np.zeros(len(episodes), np.int64)
     final: list[dict[str, float]] = [{} for _ in episodes]
-    current: list[int | None] = list(range(count))
+    current: list[int | None] = [next(turn) for turn in waiting]
     starts, state, first = np.ones(count, bool), None, True
 
     def begin(slot: int, j: int) -> None:
         inner, attack = unwrap(envs[slot], own[slot]), attacked.begin(slot, *episodes[j])
+        if isinstance(policy, Deployment):
+            fresh = j == turns[slot][0] or episodes[j].perturbation != episodes[j - 1].perturbation
+            policy.begin(slot, episodes[j].seed, fresh)
         envs[slot] = inner if attack is None else attack.wrap(inner)
         with _named(slot, "reset", episodes[j]):
             observation, _ = begun(envs[slot].reset(seed=episodes[j].seed))
@@ -163,8 +171,8 @@ def play_all(
 
     try:
         with _chance(episodes[0].seed):
-            for slot in range(count):
-                begin(slot, slot)
+            for slot, turn in enumerate(turns):
+                begin(slot, turn[0])
             while any(j is not None for j in current):
                 acting = np.array([j is not None for j in current])
                 if (stuck := all_forbidden(batch.rows, space, acting)) is not None:
@@ -189,13 +197,15 @@ def play_all(
                     returns[j] += reward
                     lengths[j] += 1
                     if over:
-                        final[j], following = figures(info), j + count
-                        current[slot] = following if following < len(episodes) else None
-                        if following < len(episodes):
+                        final[j] = figures(info)
+                        if isinstance(policy, Deployment):
+                            policy.end(slot, returns[j])
+                        current[slot] = following = next(waiting[slot], None)
+                        if following is None:
+                            attacked.end(slot)
+                        else:
                             begin(slot, following)
                             starts[slot] = True
-                        else:
-                            attacked.end(slot)
                     elif lengths[j] >= LONGEST_EPISODE:
                         raise UsageError(
                             f"env={env!r}: an episode has not ended after {lengths[j]} steps; add a time limit."

@@ -26,6 +26,7 @@ from surefoot.envs.perturbed import settable
 from surefoot.errors import UsageError
 from surefoot.evaluate import plots
 from surefoot.evaluate.acting import Smoothed
+from surefoot.evaluate.deployed import boundaries
 from surefoot.evaluate.effects import axis_facts, identical_cells
 from surefoot.evaluate.foreign import SB3Policy
 from surefoot.evaluate.rollout import EnvLike, Episode, Played, episode_seeds, fitted, play_all, resolve
@@ -315,7 +316,8 @@ def play_in_processes(
                 f"workers={workers} sends the {name} to other processes, but it cannot be pickled ({error})."
                 " Use workers=1, or define it at the top level of a module."
             ) from error
-    ends = np.linspace(0, len(jobs), min(workers, len(jobs)) + 1).astype(int)
+    places = boundaries(policy, [job.perturbation for job in jobs])
+    ends = np.array(places)[np.linspace(0, len(places) - 1, min(workers, len(places) - 1) + 1).astype(int)]
     kinds = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
     context.set_forkserver_preload([__name__])  # torch is imported once, not by every worker

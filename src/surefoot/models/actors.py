@@ -99,14 +99,23 @@ class Actor(nn.Module):
         out = self.layers(encoded).unflatten(-1, (self.distribution.size, self.network.atoms))
         if self.network.dueling:
             out = self.state_value(encoded).unsqueeze(-2) + out - out.mean(-2, keepdim=True)
-        if self.masked:
+        if self.masked and self.network.support is None:
             mask = observation[MASK_KEY].unsqueeze(-1)  # type: ignore[call-overload,index]
             out = self.distribution.masked(out, mask)  # type: ignore[union-attr]
         return out
 
+    def expectation(self, atoms: Tensor, observation: Observation) -> Tensor:
+        """The values `[..., size]` of outputs `[..., size, atoms]`: their mean, or that of the distribution on the
+        support whose logits they are."""
+        if self.network.support is None:
+            return atoms.mean(-1)
+        support = torch.linspace(*self.network.support, self.network.atoms, dtype=atoms.dtype)
+        values = (atoms.softmax(-1) * support).sum(-1)
+        return self.distribution.masked(values, observation[MASK_KEY]) if self.masked else values  # type: ignore
+
     def params(self, observation: Observation) -> Tensor:
         """The distribution's parameters `[..., size]`."""
-        out = self.atoms(observation).mean(-1)
+        out = self.expectation(self.atoms(observation), observation)
         if self.network.kind == "deterministic":
             return torch.tanh(out)
         if self.network.kind == "gaussian":
@@ -159,6 +168,9 @@ class ActorNetwork:
     cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Image encoder.")
     dueling: bool = hyperparameter(False, help="State value and advantages apart.")
     atoms: int = hyperparameter(1, low=1, high=2**16, help="Outputs per action; more than 1 for a distribution.")
+    support: tuple[float, float] | None = hyperparameter(
+        None, help="Range of the atoms, if the outputs are logits of a distribution on them."
+    )
     output_bound: float | None = hyperparameter(None, low=0, help="Last layer initialised from U(±bound), if given.")
     remembers: bool = hyperparameter(False, help="Sees the observation before and its action then, too.")
 
@@ -188,6 +200,25 @@ class ActorNetwork:
     def make(self, observation_space: gym.Space, action_space: gym.Space) -> Actor:
         """A freshly initialised actor for these spaces."""
         return (RememberingActor if self.remembers else Actor)(self, observation_space, action_space)
+
+
+@dataclass(frozen=True)
+class CriticNetwork:
+    """The architecture of critics Q(s, a) of continuous actions."""
+
+    hidden: tuple[int, ...] = hyperparameter((256, 256), low=1, high=2**16, help="Sizes of the hidden layers.")
+    activation: str = hyperparameter("relu", choices=tuple(ACTIVATIONS), help="Activation between linear layers.")
+    cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Image encoder.")
+    enters: int = hyperparameter(1, low=1, help="Hidden layer at which the action enters.")
+    output_bound: float | None = hyperparameter(None, low=0, help="Last layer initialised from U(±bound), if given.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def make(self, observation_space: gym.Space, action_space: gym.Space) -> ActionValue:
+        """A freshly initialised critic for these spaces."""
+        rest = self.hidden, self.activation, self.cnn, self.enters, self.output_bound
+        return ActionValue(observation_space, action_size(action_space), *rest)
 
 
 class Scalar(nn.Module):

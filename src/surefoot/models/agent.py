@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,46 +15,24 @@ from torch import Tensor
 
 from surefoot.envs.entrance import all_forbidden
 from surefoot.errors import UsageError
-from surefoot.hyperparameters import build, check, hyperparameter
+from surefoot.hyperparameters import build
 from surefoot.models import spaces
 from surefoot.models.actors import Actor, ActorNetwork
-from surefoot.models.distributions import Gaussian, for_space
+from surefoot.models.companions import Companion, shapes_of, tensors_of
+from surefoot.models.distributions import Categorical, Gaussian, SquashedGaussian
 from surefoot.models.functional import Flat
-from surefoot.models.networks import ACTIVATIONS, CORES, ActorCritic, Observation, is_image
+from surefoot.models.networks import WIDEST, ActorCritic, Network, Observation, is_image
 from surefoot.models.normalizers import Moments, normalize
 from surefoot.models.saved import described, read_agent, write_agent
-from surefoot.models.smoothing import noisy, noisy_keys
+from surefoot.models.smoothing import Smoothing, boxes, draw, noisy, noisy_copies, noisy_keys
 from surefoot.models.spaces import MASK_KEY
 
+__all__ = ["WIDEST", "Agent", "Network"]
+
 FORMAT = "surefoot-agent-1"
-WIDEST = 2**16  # units per layer
 UNKNOWN_COUNT = 10_000  # observations behind a normaliser, where the agent does not say how long it was trained
+NO_CRITIC = "it keeps none: it was saved by an older version, or its critic judges more than the agent sees and does."
 MOST_ENTRIES = 2**20  # in the bounds of a space, in addition to the number of weights
-
-
-@dataclass(frozen=True)
-class Network:
-    """The architecture of an actor-critic."""
-
-    hidden: tuple[int, ...] = hyperparameter((64, 64), low=1, high=WIDEST, help="Sizes of the hidden layers.")
-    critic_hidden: tuple[int, ...] | None = hyperparameter(
-        None, low=1, high=WIDEST, help="Critic's hidden sizes, if different."
-    )
-    activation: str = hyperparameter("tanh", choices=tuple(ACTIVATIONS), help="Activation between linear layers.")
-    cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Image encoder.")
-    core: str | None = hyperparameter(None, choices=tuple(CORES), help="Recurrent core.")
-    core_size: int = hyperparameter(64, low=1, high=WIDEST, help="Units of the recurrent core.")
-    shared: bool = hyperparameter(False, help="Share one encoder between actor and critic.")
-    log_std_init: float = hyperparameter(0.0, help="Initial log standard deviation of a Gaussian policy.")
-    squash: bool = hyperparameter(False, help="Squash a Gaussian policy's actions into the action box by tanh.")
-
-    def __post_init__(self) -> None:
-        check(self)
-
-    def make(self, observation_space: gym.Space, action_space: gym.Space) -> ActorCritic:
-        """A freshly initialised actor-critic for these spaces."""
-        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "squash"}
-        return ActorCritic(observation_space, for_space(action_space, self.squash), **settings)
 
 
 def _entries(space: gym.Space) -> dict[str, Any]:
@@ -100,6 +78,13 @@ def _floats(observation: Observation) -> Observation:
     return observation.float() if observation.dtype == torch.float64 else observation
 
 
+def _plus(observation: Observation, sigma: float, noisy_boxes: Mapping[str, Any]) -> Observation:
+    """Observations with N(0, sigma²) noise in their own units, differentiable."""
+    if isinstance(observation, dict):
+        return {k: x + sigma * torch.randn(x.shape) if k in noisy_boxes else x for k, x in observation.items()}
+    return observation + sigma * torch.randn(observation.shape)
+
+
 class Agent:
     """A policy with everything it needs to act; `predict` has the same signature as in Stable-Baselines3."""
 
@@ -113,6 +98,7 @@ class Agent:
         vector: Tensor,
         scales: dict[str, tuple[Tensor, Tensor]],
         facts: dict[str, Any] | None = None,
+        companions: Mapping[str, Companion] | None = None,
     ) -> None:
         self.network, self.observation_space, self.action_space = network, observation_space, action_space
         self.flat = Flat(network.make(observation_space, action_space))
@@ -121,7 +107,10 @@ class Agent:
                 f"the weights hold {vector.numel()} numbers, the network needs {self.flat.size}: they do not match."
             )
         self.vector, self.scales, self.facts = vector.clone(), scales, facts or {}
+        self.companions = dict(companions or {})
+        self._flats = {name: one.made(observation_space, action_space) for name, one in self.companions.items()}
         self._smoothing = float(self.facts.get("smoothing", 0.0))
+        self.rule = build(Smoothing, self.facts["smoothed"]) if "smoothed" in self.facts else None
         self.module: ActorCritic | Actor = self.flat.bind(self.vector)  # type: ignore[assignment]
 
     def __repr__(self) -> str:
@@ -139,13 +128,17 @@ class Agent:
         """Actions for a batch of observations (or one), and the new recurrent state.
 
         `deterministic=True` gives the most likely action; otherwise one is sampled with torch's global generator. If
-        `facts` have "smoothing", noise of that standard deviation is added to the observations first, always.
+        `facts` have "smoothing", noise of that standard deviation is added to the observations first, always; if they
+        have "smoothed", it acts on several noisy copies as that says.
         """
         if self._smoothing:
             observation = noisy(observation, self._smoothing, noisy_keys(self.observation_space))
         with torch.inference_mode():
             tensors, single = self._read(observation)
-            params, state_tensor = self._forward(tensors, state, episode_start)
+            if self.rule is None:
+                params, state_tensor = self._forward(tensors, state, episode_start)
+            else:
+                params, state_tensor = self.rule(*self._answers(tensors, self.rule.draws)), None
             distribution = self.module.distribution
             if deterministic:
                 action = distribution.mode(params)
@@ -173,28 +166,89 @@ class Agent:
     def respond(
         self, observation: Observation, state: np.ndarray | None = None, episode_start: np.ndarray | None = None
     ) -> tuple[Any, Tensor]:
-        """The action distribution and its parameters `[batch, size]`, differentiable by a batch of observations."""
+        """The action distribution and its parameters `[batch, size]`, differentiable by a batch of observations; those
+        of the network without the noise that a smoothed agent adds."""
         return self.module.distribution, self._forward(_floats(observation), state, episode_start)[0]
+
+    def respond_noisy(
+        self,
+        observation: Observation,
+        draws: int,
+        state: np.ndarray | None = None,
+        episode_start: np.ndarray | None = None,
+    ) -> tuple[Any, Tensor]:
+        """The same for `draws` of the agent's own noise from torch's global generator, `[draws, batch, size]`.
+
+        Raises:
+            UsageError: the agent adds no noise.
+        """
+        if self.rule is not None:
+            answers, distribution = self._answers(_floats(observation), draws)
+            return distribution, answers
+        if not self._smoothing:
+            raise UsageError("draws is not allowed for an agent that adds no noise to its observations; leave it out.")
+        each = []
+        for _ in range(draws):
+            seen = _plus(_floats(observation), self._smoothing, boxes(self.observation_space))
+            each.append(self._forward(seen, state, episode_start)[0])
+        return self.module.distribution, torch.stack(each)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether it adds noise to what it sees."""
+        return self.rule is not None or self._smoothing > 0
+
+    def intended(
+        self, observation: Observation, state: np.ndarray | None = None, episode_start: np.ndarray | None = None
+    ) -> tuple[Any, Tensor]:
+        """The distribution and its parameters `[batch, size]` by which it acts: those of all its draws together, if it
+        has several. The logarithms of votes are logits."""
+        if self.rule is None:
+            return self.respond(observation, state, episode_start)
+        params = self.rule(*self._answers(_floats(observation), self.rule.draws))
+        return self.module.distribution, params.clamp(min=1e-6).log() if self.rule.by == "vote" else params
+
+    def with_draws(self, draws: int) -> Agent:
+        """The same agent, which acts on another number of noisy copies. Raises `UsageError` if it acts on none."""
+        if self.rule is None:
+            raise UsageError(f"draws={draws} is not allowed for an agent that is not smoothed by several draws.")
+        facts = {**self.facts, "smoothed": {**self.facts["smoothed"], "draws": draws}}
+        spaces = self.observation_space, self.action_space
+        return Agent(self.network, *spaces, self.vector, self.scales, facts, self.companions)
 
     def criticise(
         self, observation: Observation, seen: Observation, state: np.ndarray | None, episode_start: np.ndarray | None
     ) -> Tensor:
         """The value `[batch]` of acting on what is `seen` instead of `observation`: by the values of all actions if the
-        agent has them, otherwise the state value of what is seen.
+        agent has them, by the smallest of its critics Q(s, a) if it keeps them, otherwise the state value of what is
+        seen.
 
         Raises:
             UsageError: there is no critic in the agent, or it needs a memory of its own.
         """
+        if "critic" in self.companions:
+            return self._judged(observation, self.respond(seen, state, episode_start)[1])
         if isinstance(self.module, Actor) and self.network.kind == "values":  # type: ignore[union-attr]
             values = self.respond(observation)[1].detach()
             return (self.respond(seen)[1].softmax(-1) * values).sum(-1)
         if isinstance(self.module, Actor) or self.module.core_state:
             raise UsageError(
                 f"this agent ({self.facts.get('method', 'no method')}) cannot be attacked by its critic: "
-                + ("it has none." if isinstance(self.module, Actor) else "its critic has a memory, which is not kept.")
+                + (NO_CRITIC if isinstance(self.module, Actor) else "its critic has a memory, which is not kept.")
                 + " Use obs-pgd or obs-mad."
             )
         return self.module.critic(normalize_observation(_floats(seen), self.scales))[0].squeeze(-1)
+
+    def _judged(self, observation: Observation, params: Tensor) -> Tensor:
+        """The smallest value `[batch]`, by the critics, of the action with these parameters."""
+        seen = normalize_observation(_floats(observation), self.scales)
+        critic, flat = self.companions["critic"], self._flats["critic"]
+        if isinstance(self.module.distribution, Categorical):
+            values = critic(flat, seen).detach().min(0).values
+            return (params.softmax(-1) * values).sum(-1)
+        action = self.module.distribution.mode(params)
+        action = action.tanh() if isinstance(self.module.distribution, SquashedGaussian) else action
+        return critic(flat, seen, action).min(0).values
 
     def _read(self, observation: np.ndarray | np.generic | dict[str, Any]) -> tuple[Observation, bool]:
         """The observation as a batch of tensors, and whether it was a single one."""
@@ -222,7 +276,7 @@ class Agent:
     ) -> tuple[Tensor, Tensor | None]:
         observation = normalize_observation(observation, self.scales)
         if not self.module.core_state:
-            return self.module.policy(observation)
+            return self.module.policy(self._cleaned(observation))
         batch = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
         if state is None:
             state, episode_start = np.zeros((batch, self.module.core_state), np.float32), np.ones(batch, bool)
@@ -233,10 +287,25 @@ class Agent:
         params, new_state = self.module.policy(one_step, torch.as_tensor(state), starts[None])
         return params[0], new_state
 
+    def _cleaned(self, observation: Observation) -> Observation:
+        """What the network sees of a normalised observation: that which the denoiser makes of it, if there is one."""
+        if "denoiser" not in self.companions:
+            return observation
+        return self.companions["denoiser"](self._flats["denoiser"], observation)[0]
+
+    def _answers(self, observation: Observation, draws: int) -> tuple[Tensor, Any]:
+        """The parameters for fresh noisy copies of a batch of observations `[draws, batch, size]`, and their
+        distribution."""
+        assert self.rule is not None
+        normal = normalize_observation(observation, self.scales)
+        batch = len(next(iter(normal.values())) if isinstance(normal, dict) else normal)
+        seen = noisy_copies(normal, draw(self.observation_space, (draws, batch), self.rule.sigma))
+        return self.module.policy(self._cleaned(seen))[0], self.module.distribution
+
     def outputs(self, observation: Tensor) -> Tensor:
         """The parameters `[batch, size]` of the action distribution (logits, values or means first), differentiable in
         a batch of observations. For agents without memory, on array observations."""
-        return self.module.policy(normalize_observation(observation, self.scales))[0]
+        return self.module.policy(self._cleaned(normalize_observation(observation, self.scales)))[0]
 
     def save(self, folder: str | Path) -> Path:
         """Write `agent.safetensors` and `agent.json` into a folder."""
@@ -246,9 +315,12 @@ class Agent:
                 mean.clone(),
                 inverse_std.clone(),
             )
+        tensors |= tensors_of(self.companions, self._flats)
+        beside = {name: one.described() for name, one in self.companions.items()}
         description = {
             "format": FORMAT,
             "network": dataclasses.asdict(self.network),
+            **({"networks": beside} if beside else {}),
             "observation_space": spaces.to_json(self.observation_space),
             "action_space": spaces.to_json(self.action_space),
             "normalized": sorted(self.scales),
@@ -271,6 +343,9 @@ class Agent:
             normalized = {str(key) for key in description.pop("normalized")}
             space, action_space = (spaces.from_json(one, MOST_ENTRIES + numbers) for one in given)
             network = build(ActorNetwork if "kind" in settings else Network, settings)
+            if "smoothed" in description:
+                build(Smoothing, description["smoothed"])
+            beside = shapes_of(description.pop("networks", {}), space, action_space, numbers)
         except (KeyError, AttributeError, TypeError, UsageError) as error:
             said = error if isinstance(error, UsageError) else repr(error)
             raise UsageError(f"{folder}/agent.json is damaged: {said} Save the agent again.") from error
@@ -286,6 +361,8 @@ class Agent:
         shapes = normalized_shapes(space)
         for key in normalized & shapes.keys():
             wanted |= {f"normalizer/{key}/{part}": torch.Size(shapes[key]) for part in ("mean", "inverse_std")}
+        for name, (_, function, copies) in beside.items():
+            wanted |= {f"networks/{name}/{k}": torch.Size((copies, *shape)) for k, shape in function.shapes.items()}
         found = {name: x.shape if x.dtype == torch.float32 else x.dtype for name, x in tensors.items()}
         wrong = [name for name in wanted | found if wanted.get(name) != found.get(name)] + [*normalized - {*shapes}]
         if wrong:
@@ -302,4 +379,9 @@ class Agent:
             for key in shapes
             if key in normalized
         }
-        return cls(network, space, action_space, vector, scales, description)
+        companions = {}
+        for name, (one, function, copies) in beside.items():
+            parts = {key: tensors[f"networks/{name}/{key}"] for key in function.shapes}
+            rows = [function.flatten({key: x[copy] for key, x in parts.items()}) for copy in range(copies)]
+            companions[name] = Companion(one, torch.cat(rows), copies)
+        return cls(network, space, action_space, vector, scales, description, companions)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -12,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surefoot.errors import UsageError
-from surefoot.models.distributions import Distribution, Gaussian, MultiDiscrete
+from surefoot.hyperparameters import check, hyperparameter
+from surefoot.models.distributions import Distribution, Gaussian, MultiDiscrete, for_space
 from surefoot.models.spaces import MASK_KEY
 
 Observation = Tensor | dict[str, Tensor]
+WIDEST = 2**16  # units per layer
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "swish": nn.SiLU, "elu": nn.ELU, "gelu": nn.GELU}
 
 
@@ -325,3 +329,30 @@ class ActorCritic(nn.Module):
         if actor_state is not None and critic_state is not None:
             state = torch.cat([actor_state, critic_state], -1)
         return params, values.squeeze(-1), state
+
+
+@dataclass(frozen=True)
+class Network:
+    """The architecture of an actor-critic."""
+
+    hidden: tuple[int, ...] = hyperparameter((64, 64), low=1, high=WIDEST, help="Sizes of the hidden layers.")
+    critic_hidden: tuple[int, ...] | None = hyperparameter(
+        None, low=1, high=WIDEST, help="Critic's hidden sizes, if different."
+    )
+    activation: str = hyperparameter("tanh", choices=tuple(ACTIVATIONS), help="Activation between linear layers.")
+    cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Image encoder.")
+    core: str | None = hyperparameter(None, choices=tuple(CORES), help="Recurrent core.")
+    core_size: int = hyperparameter(64, low=1, high=WIDEST, help="Units of the recurrent core.")
+    shared: bool = hyperparameter(False, help="Share one encoder between actor and critic.")
+    log_std_init: float = hyperparameter(0.0, help="Initial log standard deviation of a Gaussian policy.")
+    squash: bool = hyperparameter(False, help="Squash a Gaussian policy's actions into the action box by tanh.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def make(
+        self, observation_space: gym.Space, action_space: gym.Space, kind: type[ActorCritic] = ActorCritic
+    ) -> ActorCritic:
+        """A freshly initialised actor-critic for these spaces."""
+        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "squash"}
+        return kind(observation_space, for_space(action_space, self.squash), **settings)

@@ -17,6 +17,7 @@ from surefoot.files import read_bytes, read_json, write_whole
 
 KINDS = {
     "surefoot-agent-1": ("surefoot.models.agent", "Agent"),
+    "surefoot-ensemble-1": ("surefoot.models.ensemble", "Ensemble"),
     "surefoot-tabular-agent-1": ("surefoot.models.tabular_agent", "TabularAgent"),
     "surefoot-language-agent-1": ("surefoot.models.language.agent", "LanguageAgent"),
 }
@@ -27,6 +28,7 @@ FACTS: dict[str, type] = {  # where present
     "seed": int,
     "ended": str,
     "smoothing": float,  # standard deviation of the noise that the agent adds to its observations
+    "smoothed": dict,  # how it acts on several noisy copies of them: the fields of `models.smoothing.Smoothing`
 }
 
 

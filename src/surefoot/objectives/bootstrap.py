@@ -60,6 +60,21 @@ def entropic_value(
     return (log_prob.exp() * (values - temperature * log_prob)).sum(-1)
 
 
+def projected(
+    probability: Float[Tensor, "batch atoms"],
+    support: Float[Tensor, "atoms"],
+    reward: Float[Tensor, "batch"],
+    discount: Float[Tensor, "batch"],
+) -> Float[Tensor, "batch atoms"]:
+    """The distribution of `r + γ·z`, z of this probability on equally spaced atoms, on the same atoms: clipped to their
+    range, each value shared out between its two neighbours by nearness (C51, arXiv:1707.06887, eq. 7)."""
+    step = support[1] - support[0]
+    moved = reward.unsqueeze(-1) + discount.unsqueeze(-1) * support
+    moved = torch.maximum(torch.minimum(moved, support[-1]), support[0])
+    away = (moved.unsqueeze(-2) - support.unsqueeze(-1)).abs() / step  # [batch, to, from]
+    return ((1 - away).clamp(min=0) * probability.unsqueeze(-2)).sum(-1)
+
+
 def quantile_huber(
     quantiles: Float[Tensor, "batch quantiles"], targets: Float[Tensor, "batch targets"], kappa: float = 1.0
 ) -> Float[Tensor, "batch"]:

@@ -18,6 +18,7 @@ from surefoot.perturbations.core import (
     register,
     unwrap,
 )
+from surefoot.perturbations.drift import ActionDrift, ObservationDrift
 from surefoot.perturbations.dynamics import Force, Parameters
 from surefoot.perturbations.grammar import parse
 from surefoot.perturbations.interval import Interval
@@ -44,6 +45,7 @@ __all__ = [
     "ActionDelay",
     "ActionDelayJitter",
     "ActionDirector",
+    "ActionDrift",
     "ActionMix",
     "ActionNoise",
     "ActionRandom",
@@ -61,6 +63,7 @@ __all__ = [
     "MAD",
     "ObservationDelay",
     "ObservationDelayJitter",
+    "ObservationDrift",
     "ObservationDropout",
     "ObservationNoise",
     "PGD",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from surefoot.models.distributions import Deterministic, Gaussian, SquashedGaussian
+from surefoot.models.networks import one_hot
 
 Moves = dict[str, Tensor]  # changes of the attacked entries by key, [batch, ...] each, in units of the budget
 
@@ -16,7 +17,7 @@ Moves = dict[str, Tensor]  # changes of the attacked entries by key, [batch, ...
 def log_odds(logits: Tensor, choice: Tensor) -> Tensor:
     """Log odds `[...]` against `choice [...]` under `logits [..., n]`. They rise with the cross-entropy and have its
     direction of steepest ascent, but their gradient does not vanish where the policy is sure."""
-    chosen = torch.nn.functional.one_hot(choice, logits.shape[-1]).bool()
+    chosen = one_hot(choice, logits.shape[-1])
     return logits.masked_fill(chosen, -torch.inf).logsumexp(-1) - logits.gather(-1, choice.unsqueeze(-1)).squeeze(-1)
 
 
@@ -74,6 +75,12 @@ def project(x: Tensor, radius: Tensor, law: str) -> Tensor:
     if law == "linf":
         return torch.minimum(torch.maximum(x, -radius), radius)
     return x * (radius / norms(x, law).clamp(min=1e-300)).clamp(max=1)
+
+
+def followed(previous: Tensor, wanted: Tensor, reach: Tensor, law: str) -> Tensor:
+    """The point within `reach [batch, 1, ...]` of the previous change on the way to the one that is wanted. Where both
+    are in a ball around 0, so is the result."""
+    return previous + project(wanted - previous, reach, law)
 
 
 def ascend(damage: Callable[[Moves], Tensor], start: Moves, radius: Tensor, law: str, steps: int) -> Moves:

@@ -1,8 +1,10 @@
 """Attacks on observations that need the policy under attack, and random changes within the same budget.
 
 An attack acts between environment and policy: it changes what the policy sees, nearest to the policy of all
-perturbations. The change δ of every attacked entry keeps `‖δ / unit‖ ≤ strength`, in the norm of its `law`; the last
-rounding goes towards the unattacked observation. Other entries, such as masks of allowed actions, are never touched.
+perturbations. The change δ of every attacked entry keeps `‖δ / unit‖ ≤ strength`, in the norm of its `law`, and with a
+`rate` also `‖(δ − δ of the step before) / unit‖ ≤ rate·strength`; the last rounding goes towards the unattacked
+observation. With a rate an attack goes as far as it may towards the change that it would make without one. Other
+entries, such as masks of allowed actions, are never touched.
 
 The policy offers what an attack needs as methods on tensors `[batch, ...]`:
 
@@ -10,6 +12,8 @@ The policy offers what an attack needs as methods on tensors `[batch, ...]`:
   parameters `[batch, size]`, or one tensor: continuous actions `[batch, ...]`, or the logits of a discrete action;
 - `criticise(observation, seen, state, episode_start)`: the value `[batch]`, by its critic, of acting on what it has
   `seen` instead of the observation;
+- `respond_noisy(observation, draws, state, episode_start)`, of a policy that adds noise to what it sees: the same under
+  draws of that noise `[draws, batch, size]`; and `intended(observation, state, episode_start)`, what it makes of many;
 - `deviations`: the standard deviations by which it divides entries of the observation, by key ('' for a plain one).
 """
 
@@ -30,8 +34,9 @@ from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.models.distributions import Gaussian, for_space
 from surefoot.models.networks import Observation
-from surefoot.perturbations.ascent import Moves, ascend, divergence, shift, spread, steepest
+from surefoot.perturbations.ascent import Moves, ascend, divergence, followed, project, shift, spread, steepest
 from surefoot.perturbations.core import Composition, Graded, Perturbation, register
+from surefoot.perturbations.drift import RATE
 from surefoot.perturbations.interval import Interval, number
 from surefoot.perturbations.observation import KEYS, add, boxes, check_boxes, noise
 
@@ -62,6 +67,16 @@ class Target(NamedTuple):
             flat = torch.cat([flat, torch.zeros_like(flat)], -1)
         return distribution, flat
 
+    def respond_noisy(
+        self, observation: Observation, draws: int, state: Any, starts: np.ndarray | None
+    ) -> tuple[Any, Tensor]:
+        """The same under draws of the policy's own noise, `[draws, batch, size]`."""
+        return self.policy.respond_noisy(observation, draws, state, starts)
+
+    def intended(self, observation: Observation, state: Any, starts: np.ndarray | None) -> tuple[Any, Tensor]:
+        """What the policy makes of its noise, as `respond`."""
+        return self.policy.intended(observation, state, starts)
+
 
 def within(array: np.ndarray, change: np.ndarray) -> np.ndarray:
     """`array + change` in the array's type, in no component farther from `array` than the change is large."""
@@ -86,6 +101,7 @@ class Attack(Graded):
     law: str = hyperparameter("linf", choices=("linf", "l2"), help="norm of the budget")
     _: dataclasses.KW_ONLY
     unit: str = hyperparameter("auto", help=UNIT)
+    rate: float | None = hyperparameter(None, low=0, help=RATE)
     keys: str = hyperparameter("", help=KEYS)
 
     def __post_init__(self) -> None:
@@ -156,12 +172,14 @@ class Attack(Graded):
         starts: np.ndarray,
         radius: np.ndarray,
         rngs: Mapping[int, np.random.Generator],
+        last: dict[str, np.ndarray] | None = None,
         **more: Any,
     ) -> Any:
         """What the policy sees instead of a batch of observations: the rows of `rngs` within their `radius [batch]`.
 
         `state` and `starts` are what the policy is given with the batch, `more` goes to `moves`. The other rows and
-        entries are unchanged.
+        entries are unchanged. `last`: the changes `[batch, ...]` of the step before by key, in units, float64; those of
+        the rows are read and replaced where there is a `rate`. Without it the step before had none.
         """
         entries = observation if isinstance(observation, dict) else {"": observation}
         units = {key: torch.from_numpy(x) for key, x in self.units(target).items()}
@@ -179,6 +197,12 @@ class Attack(Graded):
         moves = self.moves(target, see, drawn, torch.from_numpy(radius), state, starts, **more)
         changed, rows = {}, list(rngs)
         for key, x in moves.items():
+            if self.rate is not None:
+                before = torch.zeros_like(x) if last is None else torch.from_numpy(last[key])
+                most = spread(torch.from_numpy(radius), x)
+                x = project(followed(before, x.detach(), self.rate * most, self.law), most, self.law)
+                if last is not None:
+                    last[key][rows] = x[rows].numpy()
             changed[key] = entries[key].copy()
             changed[key][rows] = within(entries[key][rows], (units[key] * x.detach())[rows].numpy())
         return {**observation, **changed} if isinstance(observation, dict) else changed[""]
@@ -216,6 +240,7 @@ class GradientAttack(Attack):
     """Base of attacks along the gradient of a damage."""
 
     steps: int = 1
+    draws: int = 0
 
     def aimed(self, target: Target) -> Attack:
         attack = super().aimed(target)
@@ -228,6 +253,11 @@ class GradientAttack(Attack):
             raise UsageError(
                 f"{self} follows the gradient of the policy, and {target.name} offers none: it has no "
                 f"respond(observation, state, episode_start) on tensors (surefoot.perturbations.attacks). {BLIND}"
+            )
+        if self.draws and not getattr(target.policy, "noisy", False):
+            raise UsageError(
+                f"{self}: draws={self.draws} is not allowed, because {target.name} adds no noise to what it sees; "
+                "leave it out. Agents of policy-smoothing, smoothed-agents and smoothed-dqn do."
             )
         self._try(target)
 
@@ -259,7 +289,7 @@ class GradientAttack(Attack):
 
     def damage(self, target: Target, clean: Observation, state: Any, starts: Any) -> Damage:
         """What is maximised: by default how far the most likely action moves."""
-        return compared(shift, target, clean, state, starts)
+        return compared(shift, target, clean, state, starts, self.draws)
 
     def moves(self, target: Target, see: Any, drawn: Moves, radius: Tensor, state: Any, starts: Any) -> Moves:
         start = {key: START * spread(radius, x) * x for key, x in drawn.items()}
@@ -267,13 +297,22 @@ class GradientAttack(Attack):
         return ascend(lambda moves: damage(see(moves)), start, radius, self.law, self.steps)
 
 
-def compared(measure: Any, target: Target, clean: Observation, state: Any, starts: Any) -> Damage:
-    """A measure of the distance between the policy's answers with and without the attack."""
+def compared(measure: Any, target: Target, clean: Observation, state: Any, starts: Any, draws: int = 0) -> Damage:
+    """A measure of the distance between the policy's answers with and without the attack; with `draws`, its mean over
+    fresh draws of the noise of a smoothed policy, from what that intends (the smoothed attack, arXiv:2406.18062)."""
     with torch.no_grad():
-        distribution, before = target.respond(clean, state, starts)
-    return lambda seen: measure(distribution, before, target.respond(seen, state, starts)[1])
+        distribution, before = (target.intended if draws else target.respond)(clean, state, starts)
+    if not draws:
+        return lambda seen: measure(distribution, before, target.respond(seen, state, starts)[1])
+
+    def damage(seen: Observation) -> Tensor:
+        answers = target.respond_noisy(seen, draws, state, starts)[1]
+        return torch.stack([measure(distribution, before, answer) for answer in answers]).mean(0)
+
+    return damage
 
 
+DRAWS = "draws of a smoothed policy's own noise in every gradient, 1 is S-PGD's; 0: of its network without noise"
 STEPS = "steps of ascent; with 1 it is FGSM's"
 
 
@@ -287,6 +326,7 @@ class FGSM(GradientAttack):
     """
 
     name = "obs-fgsm"
+    draws: int = hyperparameter(0, low=0, high=10_000, help=DRAWS)
 
 
 @register
@@ -297,6 +337,7 @@ class PGD(GradientAttack):
 
     name = "obs-pgd"
     steps: int = hyperparameter(10, low=1, high=10_000, help=STEPS)
+    draws: int = hyperparameter(0, low=0, high=10_000, help=DRAWS)
 
 
 @register
@@ -307,9 +348,10 @@ class MAD(GradientAttack):
 
     name = "obs-mad"
     steps: int = hyperparameter(10, low=1, high=10_000, help=STEPS)
+    draws: int = hyperparameter(0, low=0, high=10_000, help=DRAWS)
 
     def damage(self, target: Target, clean: Observation, state: Any, starts: Any) -> Damage:
-        return compared(divergence, target, clean, state, starts)
+        return compared(divergence, target, clean, state, starts, self.draws)
 
 
 @register

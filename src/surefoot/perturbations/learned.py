@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,18 @@ def _loaded(folder: str) -> Any:
 
 
 class LearnedAttack(Attack):
-    """Base of attacks by an adversary, which sees the true observation; its most likely action commands the change."""
+    """Base of attacks by an adversary, which sees the true observation, and with a `rate` also the change of the step
+    before, in units; its most likely action commands the change."""
 
     adversary: str
+
+    def sees(self, observation_space: spaces.Box) -> spaces.Box:
+        """The observations of an adversary."""
+        if self.rate is None:
+            return observation_space
+        if len(observation_space.shape) != 1:
+            raise UsageError(f"{self} needs observations that are one vector, not {observation_space}; leave rate out.")
+        return spaces.Box(-np.inf, np.inf, (2 * observation_space.shape[0],), np.float32)
 
     def commands(self, target: Target) -> spaces.Box:
         """The actions of an adversary of this policy."""
@@ -49,7 +58,7 @@ class LearnedAttack(Attack):
             )
         found = _loaded(self.adversary)
         for name, theirs, ours in (
-            ("observations", found.observation_space, target.observation_space),
+            ("observations", found.observation_space, self.sees(target.observation_space)),  # type: ignore[arg-type]
             ("actions", found.action_space, self.commands(target)),
         ):
             if theirs.shape != ours.shape:
@@ -71,11 +80,29 @@ class LearnedAttack(Attack):
         self.check_adversary(target)
         return attack
 
-    def command(self, observation: Observation) -> Tensor:
-        """The adversary's most likely action `[batch, ...]`."""
-        assert isinstance(observation, Tensor)
-        action, _ = _loaded(self.adversary).predict(observation.numpy(), deterministic=True)
-        return torch.as_tensor(np.asarray(action)).double()
+    def seen(self, observation: np.ndarray, last: dict[str, np.ndarray] | None) -> np.ndarray:
+        """What an adversary sees of a batch of observations and of the changes of the step before."""
+        if self.rate is None:
+            return observation
+        before = np.zeros(observation.shape) if last is None else last[""]
+        return np.concatenate([observation, before], -1).astype(np.float32)
+
+    def strike(
+        self,
+        target: Target,
+        observation: Any,
+        state: Any,
+        starts: np.ndarray,
+        radius: np.ndarray,
+        rngs: Mapping[int, np.random.Generator],
+        last: dict[str, np.ndarray] | None = None,
+        **more: Any,
+    ) -> Any:
+        """The same by a `command [batch, ...]`, by default the adversary's."""
+        if "command" not in more:
+            action, _ = _loaded(self.adversary).predict(self.seen(observation, last), deterministic=True)
+            more["command"] = torch.as_tensor(np.asarray(action)).double()
+        return super().strike(target, observation, state, starts, radius, rngs, last, **more)
 
 
 @register
@@ -98,12 +125,11 @@ class StateAdversary(LearnedAttack):
         radius: Tensor,
         state: Any,
         starts: Any,
-        command: Tensor | None = None,
+        command: Tensor,
     ) -> Moves:
-        """The changes that `command [batch, ...]` says, by default the adversary's."""
-        told = self.command(see({"": torch.zeros_like(drawn[""])})) if command is None else command
-        sizes = spread(radius, told)
-        return {"": project(sizes * told.clamp(-1, 1), sizes, self.law)}
+        """The changes that `command [batch, ...]` says."""
+        sizes = spread(radius, command)
+        return {"": project(sizes * command.clamp(-1, 1), sizes, self.law)}
 
 
 @register
@@ -146,10 +172,9 @@ class ActionDirector(LearnedAttack, GradientAttack):
         radius: Tensor,
         state: Any,
         starts: Any,
-        command: Tensor | None = None,
+        command: Tensor,
     ) -> Moves:
-        """The changes towards the direction `command [batch, dim]`, by default the adversary's."""
+        """The changes towards the direction `command [batch, dim]`."""
         clean = see({"": torch.zeros_like(drawn[""])})
-        direction = self.command(clean) if command is None else command
-        damage = compared(functools.partial(alignment, direction), target, clean, state, starts)
+        damage = compared(functools.partial(alignment, command), target, clean, state, starts)
         return ascend(lambda moves: damage(see(moves)), {"": torch.zeros_like(drawn[""])}, radius, self.law, 1)

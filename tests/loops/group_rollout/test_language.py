@@ -512,3 +512,20 @@ def test_a_file_that_changed_under_its_name_is_taught_anew(tmp_path, monkeypatch
         make_model("nano", task, options, 0)
         make_model("nano", task, options, 0)
     assert len(list((tmp_path / "nano").iterdir())) == 2
+
+
+def test_completions_are_logged_as_they_are_learned_and_not_twice_after_resuming(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = {"task": "arithmetic:digits=1", "model": fresh(TINY), "prompts": 4, "samples": 2, "max_tokens": 4}
+    run = sf.train("grpo", **settings, steps=2, run_dir=tmp_path / "run", checkpoint_every=1, log_completions=3)
+    table = [json.loads(line) for line in (run.path / "completions.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in table] == [1, 1, 1, 2, 2, 2]
+    assert {"prompt", "completion", "reward", "tokens"} <= table[0].keys()
+    shown = run.metrics()[0]["completion"]
+    assert shown == f"{table[0]['prompt']} → {table[0]['completion']} ({table[0]['reward']:g})"
+    events = EventAccumulator(str(run.path / "tensorboard")).Reload()
+    assert [one.tensor_proto.string_val[0].decode() for one in events.Tensors("completion")][0] == shown
+    shutil.rmtree(run.path / "checkpoints" / "00000002")
+    again = sf.resume(run.path, model=fresh(TINY))
+    assert [json.loads(line) for line in (again.path / "completions.jsonl").read_text().splitlines()] == table

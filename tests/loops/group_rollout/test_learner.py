@@ -88,7 +88,7 @@ def test_an_engine_with_other_weights_is_found_out_before_a_step_is_taken():
 def test_a_gap_that_grows_later_does_not_end_the_run():
     run = learner(generate)
     run.iterate()
-    run.engine = off_by(2.0)
+    run.writer = dataclasses.replace(run.writer, engine=off_by(2.0))
     (row,) = run.iterate()
     assert row["engine_gap"] == pytest.approx(2.0, abs=1e-4)
 

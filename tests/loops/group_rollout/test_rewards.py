@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import time
 
 import numpy as np
 import pytest
@@ -188,3 +189,42 @@ def test_a_task_without_answers_is_judged_by_the_functions():
     assert (judged.size, judged.held_out_size, str(judged)) == (18, 2, "sums")
     assert judged.reward(judged.example(1, "test"), "abc") == -6 and judged.judge == "2·short"
     assert judged.example(1, "test") == task.example(1, "test") and make_rewards(task, None, None).task.judge
+
+
+def test_a_judge_that_fails_is_asked_again_and_named_in_the_end(monkeypatch):
+    monkeypatch.setattr("surefoot.loops.group_rollout.rewards.PAUSE", 0.0)
+    calls = []
+
+    def flaky(completions, **fields):
+        calls.append(1)
+        if len(calls) < 3:
+            raise ConnectionError("no route")
+        return [1.0] * len(completions)
+
+    async def flaky_too(completions, **fields):
+        return flaky(completions)
+
+    for judge in (flaky, flaky_too):
+        calls.clear()
+        rewards = make_rewards(TASK, judge, None, retries=2)
+        assert rewards([TASK.example(0)], ["1"])[0].tolist() == [1.0] and len(calls) == 3
+        calls.clear()
+        with pytest.raises(UsageError, match=rf"{judge.__name__}' failed \(no route\), 2 times in a row.*resume"):
+            make_rewards(TASK, judge, None, retries=1)([TASK.example(0)], ["1"])
+    calls.clear()
+    with pytest.raises(ConnectionError):  # a function that is asked once shows its own error
+        make_rewards(TASK, flaky, None)([TASK.example(0)], ["1"])
+
+
+def test_a_judge_that_hangs_is_named():
+    def slow(completions, **fields):
+        time.sleep(0.5)
+        return [1.0] * len(completions)
+
+    async def slow_too(completions, **fields):
+        await asyncio.sleep(0.5)
+        return [1.0] * len(completions)
+
+    for judge in (slow, slow_too):
+        with pytest.raises(UsageError, match=f"{judge.__name__}' took longer than judge_time_limit=0.05"):
+            make_rewards(TASK, judge, None, time_limit=0.05)([TASK.example(0)], ["1"])

@@ -28,7 +28,7 @@ def rollout() -> Rollout:
     value = torch.randn(sequences.tokens.shape, generator=torch.Generator().manual_seed(0)) * sequences.valid
     blank = torch.zeros_like(value)
     ends = torch.zeros(3, 1, dtype=torch.bool)
-    judged = TokenStatistics(blank, blank, value)
+    judged = TokenStatistics(blank, blank, blank, value)
     reward = torch.tensor(REWARD)[:, None]
     return Rollout([], torch.arange(3), sequences, [""] * 3, blank, reward, {}, ends, judged=judged)
 

@@ -22,7 +22,8 @@ def full(hidden, weight, bias, target, temperature, softcap):
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     log_p = (logits / temperature).log_softmax(-1)
-    return log_p.gather(1, target[:, None]).squeeze(1), -(log_p.exp() * log_p).sum(-1)
+    chosen = log_p.gather(1, target[:, None]).squeeze(1)
+    return chosen, -(log_p.exp() * log_p).sum(-1), (logits / temperature).logsumexp(-1)
 
 
 @pytest.mark.parametrize(("temperature", "softcap"), [(1.0, None), (0.7, None), (1.3, 5.0)])
@@ -32,8 +33,8 @@ def test_values_and_gradients_are_those_of_the_full_logits(temperature, softcap,
     found = token_log_probs(hidden, weight, target, bias=bias, temperature=temperature, softcap=softcap, tile=tile)
     wanted = full(hidden, weight, bias, target, temperature, softcap)
     g = torch.Generator().manual_seed(1)
-    pulls = torch.randn(2, TOKENS, generator=g)
-    for pull in ((pulls[0], pulls[1]), (pulls[0], torch.zeros(TOKENS))):  # with and without the entropy's gradient
+    pulls, none = torch.randn(3, TOKENS, generator=g), torch.zeros(TOKENS)
+    for pull in (pulls, (pulls[0], none, none), (none, none, pulls[2])):  # with and without the entropy's gradient
         for mine, theirs in zip(found, wanted, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
         leaves = (hidden, weight, bias)
@@ -46,12 +47,12 @@ def test_values_and_gradients_are_those_of_the_full_logits(temperature, softcap,
 def test_a_certain_token_has_no_entropy_and_no_gradient():
     weight = torch.tensor([[1e4], [0.0], [-1e4]], requires_grad=True)
     hidden = torch.ones(1, 1, requires_grad=True)
-    log_prob, entropy = token_log_probs(hidden, weight, torch.tensor([0]))
+    log_prob, entropy, _ = token_log_probs(hidden, weight, torch.tensor([0]))
     (log_prob + entropy).sum().backward()
     assert log_prob.item() == entropy.item() == 0
     assert hidden.grad.item() == 0
 
 
 def test_no_tokens_give_nothing():
-    log_prob, entropy = token_log_probs(torch.zeros(0, 4), torch.zeros(9, 4), torch.zeros(0, dtype=torch.int64))
+    log_prob, entropy, _ = token_log_probs(torch.zeros(0, 4), torch.zeros(9, 4), torch.zeros(0, dtype=torch.int64))
     assert log_prob.shape == entropy.shape == (0,)

@@ -93,7 +93,7 @@ def test_a_shared_prompt_is_read_once_and_changes_nothing(tiny, monkeypatch):
     for shared in (2, 10**9):
         monkeypatch.setattr("surefoot.models.language.states.SHARED", shared)
         read.clear()
-        log_prob, entropy, _ = tiny.statistics(batch, temperature=0.9)
+        log_prob, entropy, *_ = tiny.statistics(batch, temperature=0.9)
         gradient = torch.autograd.grad((pull * (log_prob + 0.3 * entropy)).sum(), weights)
         found.append((log_prob, entropy, torch.cat([g.flatten() for g in gradient]), sum(read)))
     for mine, whole in zip(found[0][:3], found[1][:3], strict=True):

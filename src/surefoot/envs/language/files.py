@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from surefoot.envs.language.answers import mathematics
-from surefoot.envs.language.task import Example, Task
+from surefoot.envs.language.pairs import paired
+from surefoot.envs.language.task import Example, Task, messages
 from surefoot.errors import UsageError
 from surefoot.seeding import numpy_stream
 
@@ -108,7 +109,7 @@ class Rows(Task):
         prompt, answer, shown = (_first(row, names) for names in (PROMPT, ANSWER, DEMONSTRATION))
         if prompt is None:
             raise UsageError(f"{where}: the prompt is empty; remove the row or fill it in.")
-        if not isinstance(prompt, str) and not _messages(prompt):
+        if not isinstance(prompt, str) and not messages(prompt):
             raise UsageError(
                 f"{where}: the prompt {prompt!r} is not allowed; it must be a text, or a list of messages "
                 '{"role": …, "content": …}.'
@@ -148,7 +149,7 @@ def read(path: Path, held_out: str = "random") -> Rows:
         UsageError: it cannot be read, or one of its rows is damaged.
     """
     try:
-        return Rows(READERS[path.suffix.lower()](path), str(path), held_out)
+        return Rows(paired(READERS[path.suffix.lower()](path), str(path)), str(path), held_out)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error}.") from error
 
@@ -158,7 +159,8 @@ def made(rows: Any, held_out: str = "random") -> Rows:
     if wrong := [i for i in range(min(len(rows), LOOKED_AT)) if not isinstance(rows[i], Mapping)]:
         kind = type(rows[wrong[0]]).__name__
         raise UsageError(f"row {wrong[0] + 1} of the task is a {kind}; every row must be a dictionary.")
-    return Rows(rows, f"<{len(rows)} rows>", held_out)
+    name = f"<{len(rows)} rows>"
+    return Rows(paired(rows, name), name, held_out)
 
 
 def rows(given: Any) -> Rows:
@@ -258,7 +260,3 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((row[name] for name in names if row.get(name) not in (None, "", [])), None)
-
-
-def _messages(prompt: Any) -> bool:
-    return isinstance(prompt, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in prompt)

@@ -6,14 +6,13 @@ Thus everything that evaluates policies can evaluate language models too.
 
 from __future__ import annotations
 
-import json
 import string
 from typing import Any
 
 import gymnasium
 from gymnasium import spaces
 
-from surefoot.envs.language.task import Example, Task
+from surefoot.envs.language.task import Example, Task, as_text
 
 LONGEST = 1_000_000  # characters
 CHARACTERS = string.printable
@@ -35,13 +34,8 @@ class PromptEnv(gymnasium.Env):
         drawn = int(self.np_random.integers(2**31))
         chosen = drawn if seed is None or self.task.held_out_size is None else seed
         self.example = self.task.example(chosen, "test")
-        return prompt_text(self.example.prompt), {}
+        return as_text(self.example.prompt), {}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         assert self.example is not None, "call reset first"
-        return prompt_text(self.example.prompt), self.task.reward(self.example, str(action)), True, False, {}
-
-
-def prompt_text(prompt: Any) -> str:
-    """A prompt as one text; chat messages as JSON."""
-    return prompt if isinstance(prompt, str) else json.dumps(prompt)
+        return as_text(self.example.prompt), self.task.reward(self.example, str(action)), True, False, {}

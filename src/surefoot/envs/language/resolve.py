@@ -16,6 +16,7 @@ MADE_HERE: dict[str, str] = {
     "countdown": "surefoot.envs.language.synthetic:Countdown",
     "sorting": "surefoot.envs.language.synthetic:Sorting",
     "reasoning_gym": "surefoot.envs.language.reasoning:ReasoningGym",
+    "episodes": "surefoot.envs.language.episodes:Episodes",
 }
 
 

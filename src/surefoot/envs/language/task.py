@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -100,3 +101,13 @@ def number(text: str) -> Any:
         except ValueError:
             continue
     return text
+
+
+def as_text(prompt: Any) -> str:
+    """A prompt as one text; chat messages as JSON."""
+    return prompt if isinstance(prompt, str) else json.dumps(prompt)
+
+
+def messages(prompt: Any) -> bool:
+    """Whether a prompt is a list of chat messages."""
+    return isinstance(prompt, list) and all(isinstance(m, Mapping) and {"role", "content"} <= m.keys() for m in prompt)

@@ -99,6 +99,21 @@ def environment_loop(learner: Callable[..., Any], training_env: Callable[..., An
     """The kind of loop whose learner, `learner(method, envs, seeds, steps, …)`, trains in environments; a method's own
     `training_env(method, env, **options)` says in which, if not in the one that is given."""
 
+    def placed(method: Any, env: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The environment that the method acts in while it learns, and the options with which it is made."""
+        if training_env is not None:
+            env, options = training_env(method, env, **options)
+        return env, under_smoothing(options, method.smoothing)
+
+    def check_method(method: Any, env: Any, **options: Any) -> None:
+        """Refuse EnvPool where the method would act in Gymnasium's environments all the same."""
+        if options.get("backend") == "envpool" and placed(method, env, options)[1].get("backend") != "envpool":
+            raise UsageError(
+                f"backend='envpool' is not allowed for {type(method).__name__}: it changes its environments as it "
+                "learns (noise on observations, or other parameters), and EnvPool's, which are stepped in C++, cannot "
+                "be changed. Use backend='auto' or 'gymnasium', or 'process' where a step is slow."
+            )
+
     def start(
         method: Any,
         env: Any,
@@ -112,9 +127,7 @@ def environment_loop(learner: Callable[..., Any], training_env: Callable[..., An
     ) -> Any:
         """`options` are those of `EnvOptions`. Each seed has the same environments as in a run of its own."""
         device = chosen_device(device)
-        if training_env is not None:
-            env, options = training_env(method, env, **options)
-        options = under_smoothing(options, method.smoothing)
+        env, options = placed(method, env, options)
         envs = opened(env, [s for seed in seeds for s in env_seeds(seed, method.num_envs)], compile, device, **options)
         try:
             compile = compile if device == "cpu" else "off"
@@ -131,4 +144,5 @@ def environment_loop(learner: Callable[..., Any], training_env: Callable[..., An
         env_help="Environment: a Gymnasium or EnvPool id, or of your own such as my_env:MyCart-v0 or my_env:MyCart.",
         options=EnvOptions,
         check_recorded=check_recorded,
+        check_method=check_method,
     )

@@ -18,6 +18,7 @@ from surefoot.loops.common.train import Trainable
 LOOPS = {
     "on-policy": "surefoot.loops.on_policy.learner",
     "off-policy": "surefoot.loops.off_policy.learner",
+    "population": "surefoot.loops.population.learner",
     "tabular": "surefoot.loops.tabular.learner",
     "group-rollout": "surefoot.loops.group_rollout.language",
 }
@@ -50,7 +51,8 @@ class Loop:
     its help text, and `options` is the dataclass of the other arguments of `describe`, `learner` and `single`; its
     hyperparameter fields are command-line options. `many_seeds` is whether a run can train several seeds.
     `check_recorded(env, **options)` raises `UsageError` if remaking what a folder describes would import or call
-    something that the user has not named.
+    something that the user has not named; `check_method(method, env, **options)` if the method cannot train with what
+    the user has chosen.
     """
 
     describe: Callable[..., dict[str, Any]]
@@ -62,6 +64,7 @@ class Loop:
     env_help: str = ""
     many_seeds: bool = True
     check_recorded: Callable[..., None] = lambda env, **options: None
+    check_method: Callable[..., None] = lambda method, env, **options: None
 
 
 def loop(name: str) -> Loop:

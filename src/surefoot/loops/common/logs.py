@@ -138,8 +138,15 @@ class TensorBoard:
                 self._started.add(row["seed"])
             numbers = {k: v for k, v in row.items() if isinstance(v, (int, float)) and k not in ("step", "seed")}
             values = [self._summary.Value(tag=k, simple_value=float(v)) for k, v in numbers.items()]
+            values += [self._text(k, v) for k, v in row.items() if isinstance(v, str)]
             writer.add_event(self._event(summary=self._summary(value=values), **about))
             writer.flush()
+
+    def _text(self, tag: str, text: str) -> Any:
+        """A text, for TensorBoard's plugin for texts."""
+        from tensorboard.plugins.text.summary_v2 import text_pb
+
+        return text_pb(tag, text).value[0]
 
     def close(self) -> None:
         for writer in self._writers.values():

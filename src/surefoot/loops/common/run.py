@@ -71,6 +71,7 @@ def start(
         KeyboardInterrupt, SystemExit: a signal ended the run, after it was saved.
     """
     options, number = dict(env_options or {}), uuid.uuid4().hex[:8]
+    loop(method.loop).check_method(method, env, **options)
     name = f"{short_name(slug)}-{env_name(env).replace('/', '-')}-{seeds[0]}"
     path = Path(run_dir or Path("runs") / dated(name, number))
     config = configuration(method, slug, env, settings, seeds, options, number, source)
@@ -200,6 +201,7 @@ def resume(
     torch.set_num_threads(config["threads"])
     options = {**config["env"], **(env_options or {})}
     name = options.pop("env")
+    loop(method.loop).check_method(method, env or name, **(env_options or {}))
     if env is not None or env_options:
         described = loop(method.loop).describe(env or name, **options)
         if env is not None and not same_name(described["env"], name):

@@ -194,6 +194,15 @@ def to_copy(x: np.ndarray, dtype: torch.dtype) -> np.ndarray:
     return x.astype(DTYPES[dtype])
 
 
+def softmax(x: np.ndarray, dim: int, half_to_float: bool = False) -> np.ndarray:
+    y = np.exp(x - x.max(dim, keepdims=True))
+    return y / y.sum(dim, keepdims=True)
+
+
+def sum_over(x: np.ndarray, dims: list[int], keepdim: bool = False) -> np.ndarray:
+    return x.sum(tuple(dims), keepdims=keepdim)
+
+
 def unbind(x: np.ndarray, dim: int = 0) -> list[np.ndarray]:
     return list(np.moveaxis(x, dim, 0))
 
@@ -213,6 +222,7 @@ def zeros_like(x: np.ndarray, **_: Any) -> np.ndarray:
 DTYPES = {torch.float32: np.float32, torch.int64: np.int64, torch.bool: np.bool_}
 
 NUMPY: dict[Any, Callable[..., Any]] = {
+    aten._softmax.default: softmax,
     aten._to_copy.default: to_copy,
     aten._unsafe_view.default: view,
     aten.add.Tensor: operator.add,
@@ -237,6 +247,7 @@ NUMPY: dict[Any, Callable[..., Any]] = {
     aten.split.Tensor: split,
     aten.split_with_sizes.default: split_with_sizes,
     aten.stack.default: stack,
+    aten.sum.dim_IntList: sum_over,
     aten.sub.Tensor: operator.sub,
     aten.tanh.default: np.tanh,
     aten.unbind.int: unbind,

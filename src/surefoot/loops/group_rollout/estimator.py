@@ -13,7 +13,7 @@ from torch import Tensor
 
 from surefoot.loops.common import distributed
 from surefoot.loops.common.distributed import Row
-from surefoot.loops.group_rollout.method import Batch, GroupRollout, Term, micro_batches, per_token
+from surefoot.loops.group_rollout.method import Batch, GroupRollout, Term, per_token, unit_batches
 from surefoot.loops.group_rollout.rollout import Rollout
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
@@ -29,15 +29,15 @@ class LanguageEstimator:
     model: LanguageModel
 
     def judged(self, rollout: Rollout) -> Rollout:
-        """The rollout with the model's statistics of it, without dropout, if the model has a critic."""
-        if self.model.critic is None:
+        """The rollout, with the model's statistics of it (in evaluation mode) if anything reads them."""
+        if self.model.critic is None and not self.method.judges:
             return rollout
         with self.model.evaluating():
             return dataclasses.replace(rollout, judged=self.statistics(rollout.sequences))
 
     def statistics(self, sequences: Sequences, reference: bool = False) -> TokenStatistics:
         """The statistics of every token under the model, or under the reference, without a gradient."""
-        fields = 2 if reference or self.model.critic is None else 3
+        fields = 3 if reference or self.model.critic is None else 4
         found = torch.zeros(fields, *sequences.valid.shape)
         with torch.no_grad():
             for rows in self.in_step(sequences, self._pieces(sequences), reference):
@@ -103,12 +103,14 @@ class LanguageEstimator:
                 nothing.backward()
 
     def _pieces(self, sequences: Sequences) -> list[Tensor]:
-        """This process's share of the rows, a piece of at most `micro_tokens` at a time."""
+        """This process's share of the rows, a piece of at most `micro_tokens` at a time; units stay together."""
+        unit, tokens = self.method.unit, self.method.micro_tokens
         if distributed.world_size() == 1:
-            return micro_batches(sequences.lengths, self.method.micro_tokens)
-        mine = distributed.share(sequences.lengths.argsort(stable=True))
-        pieces = micro_batches(sequences.lengths[mine], self.method.micro_tokens)
-        return [mine[piece] for piece in pieces if len(piece)]
+            return unit_batches(sequences.lengths, tokens, unit)
+        longest = sequences.lengths.view(-1, unit).amax(1)
+        units = distributed.share(longest.argsort(stable=True))
+        mine = (unit * units[:, None] + torch.arange(unit)).flatten()
+        return [mine[piece] for piece in unit_batches(sequences.lengths[mine], tokens, unit) if len(piece)]
 
     def _slopes(
         self, term: Term, batch: Batch, statistics: TokenStatistics, tokens: int
@@ -129,7 +131,7 @@ class LanguageEstimator:
 
     def _loss(self, term: Term, batch: Batch, statistics: TokenStatistics, tokens: int) -> tuple[Tensor, Row]:
         """The loss of some rows, and their part of the metrics of a batch of `tokens` tokens."""
-        log_prob, entropy, value = statistics
+        log_prob = statistics.log_prob
         batch = batch.to(log_prob.device)
         if bool(batch.old_log_prob.isnan().any()):  # the first step on the rows
             batch = dataclasses.replace(batch, old_log_prob=log_prob.detach())
@@ -138,9 +140,10 @@ class LanguageEstimator:
             gap = torch.where(batch.valid, batch.old_log_prob - batch.sampled, 0.0)
             batch = dataclasses.replace(batch, advantage=batch.advantage * self._correction(gap))
             gaps = {"engine_gap": gap.abs().sum() / max(tokens, 1), "engine_gap_max": gap.abs().max()}
-        loss, metrics = self.method.loss(term.objective, batch, log_prob, entropy)
-        if value is not None:
-            error, errors = self.method.critic_loss(batch, value)
+        batch = dataclasses.replace(batch, now=statistics)
+        loss, metrics = self.method.loss(term.objective, batch, log_prob, statistics.entropy)
+        if statistics.value is not None:
+            error, errors = self.method.critic_loss(batch, statistics.value)
             loss, metrics = loss + error, metrics | errors
         return loss, {name: float(x) for name, x in {**metrics, **gaps}.items()}
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.envs.language import Task, resolve
+from surefoot.envs.language.episodes import Conversations
 from surefoot.envs.language.files import Rows, rows
 from surefoot.envs.language.prompt_env import PromptEnv
 from surefoot.envs.language.task import number
 from surefoot.envs.names import check_named, imported, remembered
 from surefoot.errors import UsageError
-from surefoot.hyperparameters import check, hyperparameter
+from surefoot.hyperparameters import build, check, hyperparameter
 from surefoot.loops.common import distributed
 from surefoot.loops.common.kinds import Loop
 from surefoot.loops.common.words import pairs
@@ -29,9 +30,12 @@ from surefoot.loops.group_rollout.rewards import Judged, make_rewards
 from surefoot.models.device import chosen_device, device_option
 from surefoot.models.language.engines import continuous_batching
 from surefoot.models.language.generation import Engine, generate, in_pieces
-from surefoot.models.language.loading import check_options, load_model, whole_path, with_lora
+from surefoot.models.language.loading import check_options, load_model, whole_path
+from surefoot.models.language.lora import LoRA, lora_of, with_lora
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.nano import Nano, nano
+from surefoot.models.language.reward_model import load_reward_model
+from surefoot.models.language.sampling import Sampling
 from surefoot.models.language.states import checkpoint_activations, checkpoints_activations
 from surefoot.models.language.text import TextSettings
 from surefoot.models.language.vllm_engine import VLLM
@@ -39,6 +43,7 @@ from surefoot.models.language.vllm_engine import VLLM
 WARMUP_EXAMPLES = 2**40  # first number of a nano model's warm-up examples, far from those of training
 RATES = {"nano": 3e-4, "lora": 1e-5, "all": 1e-6}  # default learning rates
 RUNNING = {"trust_remote_code", "attn_implementation", "experts_implementation", "quantization_config", "use_kernels"}
+REWARD_MODEL = "reward-model:"  # before the folder or hub id of a reward model
 PLAIN_ATTENTION = {"eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"}  # no code from a hub
 ENGINES: dict[str, Callable[[], Engine]] = {
     "own": lambda: generate,
@@ -54,7 +59,9 @@ class LanguageOptions:
     model: Any = hyperparameter(
         "nano", help="Folder or hub id of a causal language model, or nano for a small new one."
     )
-    lora: int | None = hyperparameter(None, low=1, help="LoRA rank; by default all weights are trained.")
+    lora: Any = hyperparameter(
+        None, help="LoRA rank, or settings such as rank=16,alpha=32,dropout=0.05; by default all weights are trained."
+    )
     dtype: str = hyperparameter("float32", choices=("float32", "bfloat16", "float16"), help="Data type of the weights.")
     device: str = device_option("auto")
     gradient_checkpointing: bool = hyperparameter(
@@ -62,6 +69,11 @@ class LanguageOptions:
     )
     engine: str = hyperparameter("own", choices=tuple(ENGINES), help="Generation engine.")
     stop: tuple[str, ...] = hyperparameter((), help="Stop strings: texts that end a completion.")
+    sampling: Any = hyperparameter(
+        None,
+        help="Truncation of the distribution that tokens are drawn from, such as top_p=0.95,top_k=50; also min_p and "
+        "repetition_penalty. By default none.",
+    )
     generation_batch: int | None = hyperparameter(
         None, low=1, help="Completions generated at a time; by default all of a step."
     )
@@ -77,16 +89,27 @@ class LanguageOptions:
         PATIENCE, low=1, help="Stop the run after this many consecutive iterations without any difference in reward."
     )
     reward: Any = hyperparameter(
-        None, help="Reward functions as module:function, separated by commas; by default the task's own verifier."
+        None,
+        help="Reward functions as module:function, or reward-model:FOLDER, separated by commas; by default the task's "
+        "own verifier.",
     )
     reward_weights: Any = hyperparameter(
         None, help="Weights of the reward functions, such as 1,0.5; by default 1 each."
+    )
+    judge_time_limit: float | None = hyperparameter(
+        None, above=0, help="Seconds that a reward function may take for a batch of completions."
+    )
+    judge_retries: int = hyperparameter(
+        0, low=0, high=10, help="How often a reward function that fails is asked again."
     )
     test_data: Any = hyperparameter(
         None, help="File of prompts for evaluation; by default a held-out tenth of the data."
     )
     held_out: str = hyperparameter(
         "random", choices=("random", "last"), help="The tenth of a file's rows that is held out for evaluation."
+    )
+    log_completions: int = hyperparameter(
+        4, low=0, help="Completions per iteration written to completions.jsonl and to the loggers."
     )
     model_options: Any = hyperparameter(
         None, help="Further arguments of from_pretrained, such as revision=main.", words="NAME=VALUE …"
@@ -102,6 +125,38 @@ class LanguageOptions:
         chosen_device(self.device)
         _check_model_options(self.model_options or {})
         TextSettings(self.chat_template_kwargs or {})
+        sampling(self.sampling)
+        adapter(self.lora)
+
+
+def adapter(given: Any) -> LoRA | None:
+    """Settings of an adapter from a rank, from settings by name, or from their text.
+
+    Raises:
+        UsageError: a name is unknown, or a value is out of range.
+    """
+    found = _by_name(given) if isinstance(given, str) and "=" in given else given
+    return lora_of(number(found) if isinstance(found, str) else found)
+
+
+def _by_name(text: str) -> dict[str, Any]:
+    """Settings from a text such as `top_p=0.95,top_k=50`."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    return {name.strip(): number(value) for name, _, value in pairs}
+
+
+def sampling(given: Any) -> Sampling:
+    """Settings of sampling from a dictionary, or from a text such as `top_p=0.95,top_k=50`.
+
+    Raises:
+        UsageError: a name is unknown, or a value is out of range.
+    """
+    given = _by_name(given) if isinstance(given, str) else given
+    if isinstance(given, Sampling):
+        return given
+    if not isinstance(given, Mapping | None):
+        raise UsageError(f"sampling={given!r} is not allowed; give settings by name, such as dict(top_p=0.95).")
+    return build(Sampling, given or {})
 
 
 def _check_model_options(options: Any) -> None:
@@ -124,23 +179,24 @@ def _check_model_options(options: Any) -> None:
 
 def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tuple[LanguageModel, float]:
     """The model, and its default learning rate."""
+    lora = adapter(options.lora)
     if isinstance(model, LanguageModel):
         made = deepcopy(model)  # another run may start from the same model
-        made.network = made.network if options.lora is None else with_lora(made.network, options.lora, seed)
+        made.network = made.network if lora is None else with_lora(made.network, lora, seed)
         kind = "lora" if made.adapted else "all"
     elif model == "nano":
         kind, size, shown = "nano", Nano(warmup=options.nano_warmup), _demonstrations(task)
         named = str(task) if shown is None or task.size is None else _digested(task, shown, size.warmup * size.batch)
         made = nano(shown, named, size=size, seed=seed)
-        made.network = made.network if options.lora is None else with_lora(made.network, options.lora, seed)
+        made.network = made.network if lora is None else with_lora(made.network, lora, seed)
     elif isinstance(model, str) and model.startswith("<"):
         raise UsageError(
             f"the run was started with a {model[1:-1]} made in Python; give it again: surefoot.resume(run, model=…)."
         )
     elif isinstance(model, (str, Path)):
-        kind = "all" if options.lora is None else "lora"
+        kind = "all" if lora is None else "lora"
         settings = options.model_options or {}
-        made = load_model(model, lora=options.lora, dtype=options.dtype, seed=seed, device=options.device, **settings)
+        made = load_model(model, lora=lora, dtype=options.dtype, seed=seed, device=options.device, **settings)
     else:
         raise UsageError(f"model={model!r} is not allowed; give a folder, a hub id, 'nano' or a LanguageModel.")
     if options.gradient_checkpointing or checkpoints_activations(made.base):
@@ -181,6 +237,8 @@ def _describe(env: Any, **options: Any) -> dict[str, Any]:
         "test_data": None if test is None else _file_name(test),
         "model": _model_name(model),
         "stop": list(options["stop"]),
+        "lora": None if (lora := adapter(options["lora"])) is None else lora.named(),
+        "sampling": sampling(options["sampling"]).named(),
         "reward": None if functions is None else [f if isinstance(f, str) else _name(f) for f in functions],
         "reward_weights": weights,
     }
@@ -226,14 +284,17 @@ def _name(function: Any) -> str:
     return f"{function.__module__}:{function.__qualname__}"
 
 
-def _functions(reward: Any) -> Any:
+def _functions(reward: Any, device: str = "auto") -> Any:
     """Reward functions; those given by name are looked up."""
     listed = _listed(reward)
-    return None if listed is None else [_imported(f) if isinstance(f, str) else f for f in listed]
+    return None if listed is None else [_imported(f, device) if isinstance(f, str) else f for f in listed]
 
 
-def _imported(name: str) -> Any:
-    """The reward function of this name: the one that the user has given in this process, or an imported one."""
+def _imported(name: str, device: str) -> Any:
+    """The reward function of this name: a reward model, the function that the user has given in this process, or an
+    imported one."""
+    if name.startswith(REWARD_MODEL):
+        return load_reward_model(name.removeprefix(REWARD_MODEL), device)
     found = imported(name, "reward") if (known := remembered(name)) is None or isinstance(known, str) else known
     if not callable(found):
         raise UsageError(f"reward={name!r} is a {type(found).__name__}, not a function; give a function.")
@@ -241,9 +302,13 @@ def _imported(name: str) -> Any:
 
 
 def _check_recorded(env: Any, *, reward: Any = None, model_options: Any = None, **_: Any) -> None:
-    """Raise `UsageError` for reward functions that would be imported, and for model options that run a model's code."""
+    """Raise `UsageError` for environments and reward functions that would be imported, and for model options that run a
+    model's code."""
+    if str(env).startswith("episodes:"):
+        check_named(str(env).split(":", 1)[1].split(",")[0], "task")
     for name in [] if reward is None else reward if isinstance(reward, list) else [reward]:
-        check_named(name, "reward")
+        if not str(name).startswith(REWARD_MODEL):  # weights, which run no code
+            check_named(name, "reward")
     options = dict(model_options or {})
     if options.get("attn_implementation") in PLAIN_ATTENTION:
         del options["attn_implementation"]
@@ -274,7 +339,8 @@ def _learner(
     distributed.start()
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
     task = _task(env, options)
-    rewards = make_rewards(task, _functions(given.reward), _weights(given.reward_weights))
+    patience = {"time_limit": given.judge_time_limit, "retries": given.judge_retries}
+    rewards = make_rewards(task, _functions(given.reward, given.device), _weights(given.reward_weights), **patience)
     engine = ENGINES[given.engine]()
     engine = engine if given.generation_batch is None else in_pieces(engine, given.generation_batch)
     if not method.weighs and len({*rewards.weights}) > 1:
@@ -286,6 +352,9 @@ def _learner(
         rewards.check()
     with distributed.first():
         model, rate = make_model(given.model, task, given, seeds[0])
+    if isinstance(task, Conversations) and task.schemas:
+        known = {**model.settings.chat_template_kwargs, "tools": task.schemas}
+        model.settings = replace(model.settings, chat_template_kwargs=known)
     check_task(model, task, method)
     return LanguageLearner(
         method,
@@ -297,8 +366,10 @@ def _learner(
         total_steps=steps,
         learning_rate=method.learning_rate or rate,
         stop=given.stop,
+        sampling=sampling(given.sampling),
         sharding=given.sharding,
         patience=given.patience,
+        log_completions=given.log_completions,
         run=None if log is None else log.parent,
     )
 

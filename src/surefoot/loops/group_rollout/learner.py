@@ -16,23 +16,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surefoot.envs.language import Task
+from surefoot.envs.language import Example, Task
 from surefoot.errors import UsageError
 from surefoot.loops.common import distributed
 from surefoot.loops.common.distributed import Row
+from surefoot.loops.common.logs import JsonLines
 from surefoot.loops.common.schedule import scheduled
 from surefoot.loops.group_rollout.canary import nothing_to_learn
 from surefoot.loops.group_rollout.estimator import PULL, LanguageEstimator
+from surefoot.loops.group_rollout.iteration import Iteration
 from surefoot.loops.group_rollout.lengths import check_length, fits
 from surefoot.loops.group_rollout.method import Batch, GroupRollout, Term
 from surefoot.loops.group_rollout.prompts import Solved, choose
 from surefoot.loops.group_rollout.rewards import Rewards
-from surefoot.loops.group_rollout.rollout import Logged, Rollout, gathered, joined, measured
+from surefoot.loops.group_rollout.rollout import Progress, Rollout, measured, shown
 from surefoot.loops.group_rollout.separable import check_loss
+from surefoot.loops.group_rollout.writing import Writer
 from surefoot.models.language.agent import LanguageAgent
-from surefoot.models.language.generation import Completions, Engine
+from surefoot.models.language.generation import WHOLE, Engine
 from surefoot.models.language.model import LanguageModel
-from surefoot.models.language.sequences import join
+from surefoot.models.language.sampling import Sampling
 from surefoot.seeding import torch_stream
 
 PATIENCE = 20  # consecutive iterations in which there may be nothing to learn from
@@ -56,26 +59,30 @@ class LanguageLearner:
         total_steps: int = 200,
         learning_rate: float = 1e-6,
         stop: Sequence[str] = (),
+        sampling: Sampling = WHOLE,
         sharding: str = "none",
         patience: int | None = PATIENCE,
         run: Path | None = None,
+        log_completions: int = 0,
     ) -> None:
         if method.prompts < distributed.world_size():
             raise UsageError(
                 f"prompts={method.prompts} is not enough for {distributed.world_size()} processes; each needs one."
             )
-        self.method, self.task, self.rewards, self.engine = method, task, rewards, engine
+        self.method, self.task = method, task
         self.seeds, self.total_steps, self.learning_rate, self.stop = [seed], total_steps, learning_rate, tuple(stop)
         self.iteration = self.drawn = self.batches = 0
         self.solved = None if task.size is None else Solved.start(task.size)
-        self.patience, self.run = patience, run
+        self.patience, self.run, self.log_completions = patience, run, log_completions
+        self.diary: JsonLines | None = None  # of completions; opened in the first iteration, which may be a resumed one
         self.learned = 0  # iterations up to the last one in which there was something to learn from
         self.skipped = 0  # prompts that were too long
         self.checked = False  # whether the method's loss was checked
-        self.trusted = False  # whether the engine was found to generate with the model's weights
+        # Whether the engine was found to generate with the model's weights; truncated distributions differ in any case.
+        self.trusted = not sampling.whole
         method.prepare(model)
         distributed.agree(model.parameters().values())
-        if method.kl:
+        if method.refers:
             model.keep_reference()
         if model.adapted and model.reference is not None and sharding == "full":
             raise UsageError("sharding='full' is not allowed with kl above 0 and an adapter that is already trained.")
@@ -84,6 +91,8 @@ class LanguageLearner:
 
             model = shard(model)
         self.model = model
+        self.writer = Writer(model, engine, rewards, self.stop, sampling)
+        self.memory: Mapping[str, Tensor] = method.memory(model, task)
         self.estimator = LanguageEstimator(method, model)
         self.weights = model.parameters()
         # A step is smaller than the spacing of half-precision numbers, so it is taken on a copy in float32.
@@ -100,42 +109,50 @@ class LanguageLearner:
         """Iterations so far."""
         return self.iteration
 
+    @property
+    def progress(self) -> Progress:
+        """Where the run is, and the method's memory."""
+        return Progress(self.iteration, self.total_steps, self._learning_rate(), self.memory)
+
     # --- one iteration -----------------------------------------------------------------------------------------------
 
-    def iterate(self) -> list[Row]:
+    def iterate(self) -> list[dict[str, Any]]:
         """Generate, reward and learn once; returns one row of metrics."""
-        rollout, row = self.collect()
-        terms = self.method.terms(self.estimator.judged(rollout))
+        iteration = Iteration(self)
+        rollout, row = self.collect(iteration)
+        rollout = self.estimator.judged(rollout)
+        terms = self.method.terms(rollout)
         self._check_advantages(terms, rollout)
         self._check_learnable(terms, rollout)
         row |= {"skipped": self.skipped} | self.update(terms)
+        self.memory = self.method.remember(rollout, iteration)
         self.iteration += 1
-        return [row]
+        return [row | self._note(rollout)]
 
-    def collect(self) -> tuple[Rollout, Row]:
+    def _note(self, rollout: Rollout) -> dict[str, str]:
+        """Write some of the completions into `completions.jsonl`; returns the first one for the loggers."""
+        if self.run is None or not self.log_completions or distributed.rank():
+            return {}
+        self.diary = self.diary or JsonLines(self.run / "completions.jsonl", self.iteration - 1)
+        counters = {"iteration": self.iteration, "step": self.iteration, "seed": self.seeds[0]}
+        rows = shown(rollout, self.log_completions)
+        self.diary([counters | row for row in rows])
+        return {"completion": f"{rows[0]['prompt']} → {rows[0]['completion']} ({rows[0]['reward']:g})"} if rows else {}
+
+    def collect(self, iteration: Iteration | None = None) -> tuple[Rollout, Row]:
         """The rollout to learn from, and metrics of all completions generated for it."""
-        method, kept, written = self.method, list[Rollout](), list[Rollout]()
-        while True:
-            rollout = self.write(self._next_prompts())
-            written.append(rollout)
-            if not method.informative:
-                break
-            kept.append(rollout.prompts(~rollout.degenerate))
-            enough = sum(len(k.index) for k in kept) >= method.informative * method.prompts
-            if enough or len(written) == method.resamples:
-                kept.append(rollout.prompts(rollout.degenerate))
-                rollout = joined(kept).prompts(torch.arange(method.prompts))
-                break
-        return rollout, measured(written)
+        iteration = iteration or Iteration(self)
+        rollout = self.method.collect(iteration)
+        return rollout, measured(iteration.written)
 
-    def _next_prompts(self) -> Tensor:
-        """The numbers of the next prompts; those that are too long for the model are skipped."""
+    def next_prompts(self, count: int) -> Tensor:
+        """The numbers of the next `count` prompts; those that are too long for the model are skipped."""
         method, found, left = self.method, list[int](), MAX_SKIPPED
-        while len(found) < method.prompts:
-            wanted = method.prompts - len(found)
+        while len(found) < count:
+            wanted = count - len(found)
             index = choose(method.sampler, wanted, self.seeds[0], self.drawn, self.task.size, self.solved)
             self.drawn += wanted
-            fitting = [int(i) for i in index if fits(self.model, self.task.example(int(i)), method)]
+            fitting = [int(i) for i in index if self.fits(self.task.example(int(i)))]
             self.skipped += wanted - len(fitting)
             left = MAX_SKIPPED if fitting else left - wanted
             if left <= 0:
@@ -143,48 +160,33 @@ class LanguageLearner:
             found += fitting
         return torch.tensor(found)
 
-    def write(self, index: Tensor) -> Rollout:
-        """Completions of the examples with these numbers, and their rewards."""
-        method, examples = self.method, [self.task.example(int(i)) for i in index]
-        prompts = self.model.encode([e.prompt for e in examples])
-        taught = [e for e in examples if e.demonstration is not None]
-        shown = self.model.encode_completions([e.demonstration or "" for e in taught], [e.prompt for e in taught])
-        demonstrations = join(prompts, shown) if len(shown) == len(examples) else None
-        stream = torch_stream(self.seeds[0], "completions", self.batches)
-        uniform = torch.rand(len(prompts), method.samples, method.max_tokens, generator=stream)
-        self.batches += 1
-        found, mine = Completions([], [], []), distributed.block(len(prompts))
-        if method.samples:
-            found = self.engine(
-                self.model.whole(), prompts[mine], uniform[mine], temperature=method.temperature, stop=self.stop
-            )
-        texts = self.model.decode(found.tokens)
-        logged = Logged()
-        each = [e for e in examples[mine] for _ in range(method.samples)]
-        reward, components = self.rewards(each, texts, found.tokens, logged.add)
-        if distributed.world_size() > 1:
-            found, reward, logged = gathered(found), distributed.gather(reward), logged.gathered()
-            components = {name: distributed.gather(x) for name, x in components.items()}
-            texts = self.model.decode(found.tokens)
-        sequences = join([p for p in prompts for _ in range(method.samples)], found.tokens)
-        log_prob = torch.zeros(sequences.tokens.shape)
-        log_prob[sequences.valid] = torch.tensor([x for row in found.log_prob for x in row])
-        groups = (len(prompts), method.samples)
-        rollout = Rollout(
-            examples,
-            index,
-            sequences,
-            texts,
-            log_prob,
-            reward.view(groups),
-            {name: x.view(groups) for name, x in components.items()},
-            ~torch.tensor(found.finished, dtype=torch.bool).view(groups),
-            demonstrations,
-            logged=logged,
-        )
+    def fits(self, example: Example) -> bool:
+        """Whether an example is short enough for the model."""
+        return fits(self.model, example, self.method)
+
+    def write(self, index: Tensor, examples: Sequence[Example] | None = None) -> Rollout:
+        """Completions of the examples with these numbers, or of the given ones in their place, and their rewards."""
+        examples = [self.task.example(int(i)) for i in index] if examples is None else list(examples)
+        rollout = self._written(index, examples, self.method.samples, self.method.temperature)
         if self.solved is not None:
             self.solved = self.solved.update(index, rollout.reward)
         return rollout
+
+    def held_out(self, count: int) -> Rollout:
+        """The likeliest completion of each of the first `count` held-out examples, and its reward."""
+        count = min(count, count if self.task.held_out_size is None else self.task.held_out_size)
+        examples = [self.task.example(i, "test") for i in range(count)]
+        return self._written(torch.arange(count), examples, 1, 0.0)
+
+    def _written(self, index: Tensor, examples: list[Example], samples: int, temperature: float) -> Rollout:
+        batch, size = self.batches, (len(examples), samples, self.method.max_tokens)
+        self.batches += 1
+
+        def uniform(turn: int) -> Tensor:
+            name = f"completions, turn {turn}" if turn else "completions"
+            return torch.rand(size, generator=torch_stream(self.seeds[0], name, batch))
+
+        return self.writer(index, examples, uniform, temperature=temperature, progress=self.progress)
 
     def _check_advantages(self, terms: list[Term], rollout: Rollout) -> None:
         if all(bool(term.advantage.isfinite().all()) for term in terms):
@@ -239,8 +241,9 @@ class LanguageLearner:
 
     def step(self, terms: list[Term], batches: list[Batch], groups: Tensor, scale: float) -> Row:
         """One step on the rows of some groups; `scale` compensates for the omitted groups."""
-        self._set_learning_rate()
-        self.optimizer.zero_grad(set_to_none=True)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        self._clear_gradients()
         row, pull = Row(), 0.0
         for term, batch in zip(terms, batches, strict=True):
             mine = torch.isin(batch.group, groups).nonzero().squeeze(-1)
@@ -252,14 +255,7 @@ class LanguageLearner:
             pull = max(pull, found.pop(PULL, 0.0))
             row |= {f"{term.name}/{name}" if term.name else name: value for name, value in found.items()}
         self._check_engine(row)
-        if not self.model.sharded:  # a sharded model's passes have summed them
-            distributed.add_gradients(self.weights.values())
-        for name, weight in self.weights.items():
-            if self.masters[name] is not weight and weight.grad is not None:
-                self.masters[name].grad, weight.grad = weight.grad.float(), None
-        if self.model.gradient_scale != 1:
-            for weight in self.masters.values():
-                weight.grad = None if weight.grad is None else weight.grad / self.model.gradient_scale
+        self._gather_gradients()
         limit = self.method.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), torch.inf if limit is None else limit)
         norm = distributed.whole(norm)
@@ -292,11 +288,41 @@ class LanguageLearner:
             )
         self.trusted = True
 
-    def _set_learning_rate(self) -> None:
+    def gradient(self, terms: list[Term]) -> dict[str, Tensor]:
+        """The gradient of the loss of some terms, all rows at once, by the name of the weight."""
+        self._clear_gradients()
+        for term in [term.standardized() for term in terms]:
+            self.estimator.backward(term, self.estimator.batch(term, False), term.sequences)
+        self._gather_gradients()
+        found = {n: torch.zeros_like(w) if w.grad is None else w.grad.clone() for n, w in self.masters.items()}
+        self._clear_gradients()
+        return found
+
+    def _clear_gradients(self) -> None:
+        for weight in (*self.masters.values(), *self.weights.values()):
+            weight.grad = None
+
+    def _gather_gradients(self) -> None:
+        """Add up the gradients of all processes, on the copies of the weights that are learned, without the scale."""
+        if not self.model.sharded:  # a sharded model's passes have summed them
+            distributed.add_gradients(self.weights.values())
+        for name, weight in self.weights.items():
+            if self.masters[name] is not weight and weight.grad is not None:
+                self.masters[name].grad, weight.grad = weight.grad.float(), None
+        if self.model.gradient_scale != 1:
+            for weight in self.masters.values():
+                weight.grad = None if weight.grad is None else weight.grad / self.model.gradient_scale
+
+    def restart(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from these weights, with a fresh optimiser."""
+        for name, weight in self.masters.items():
+            weight.data.copy_(weights[name])
+            self.weights[name].data.copy_(weight.data)
+        self.optimizer.state.clear()
+
+    def _learning_rate(self) -> float:
         method = self.method
-        rate = scheduled(self.learning_rate, method.anneal, method.warmup, self.iteration, 1, self.total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        return scheduled(self.learning_rate, method.anneal, method.warmup, self.iteration, 1, self.total_steps)
 
     # --- checkpoints and agents --------------------------------------------------------------------------------------
 
@@ -305,6 +331,7 @@ class LanguageLearner:
         state = {"counters": torch.tensor([self.drawn, self.batches, self.learned, self.skipped])}
         if self.solved is not None:
             state |= {f"prompts/{name}": x for name, x in self.solved._asdict().items()}
+        state |= {f"memory/{name}": x for name, x in self.memory.items()}
         for name, weight in self.masters.items():
             state[f"weights/{name}"] = weight.detach()
             for kind, x in self.optimizer.state.get(weight, {}).items():
@@ -336,6 +363,7 @@ class LanguageLearner:
         self.learned, self.skipped = others if len(others) == 2 else (iteration * others[0], 0)
         if self.solved is not None:
             self.solved = Solved(*(state[f"prompts/{name}"].clone() for name in Solved._fields))
+        self.memory = {n.removeprefix("memory/"): x.clone() for n, x in state.items() if n.startswith("memory/")}
         moments: dict[int, dict[str, Tensor]] = {}
         for i, (name, weight) in enumerate(self.masters.items()):
             weight.data.copy_(distributed.part(state[f"weights/{name}"], weight))
@@ -349,8 +377,9 @@ class LanguageLearner:
 
     def agent(self, index: int = 0, **facts: Any) -> LanguageAgent:
         """The current model, and its sampling settings."""
-        sampling = {"max_tokens": self.method.max_tokens, "temperature": self.method.temperature}
-        return LanguageAgent(self.model.whole(), {**sampling, "stop": list(self.stop), **facts})
+        settings = {"max_tokens": self.method.max_tokens, "temperature": self.method.temperature}
+        settings |= {"stop": list(self.stop), "sampling": self.writer.sampling.named()}
+        return LanguageAgent(self.model.whole(), {**settings, **facts})
 
     def lost(self) -> list[int]:
         """The seed, if a weight is not finite."""
@@ -362,4 +391,6 @@ class LanguageLearner:
         return 0
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Close `completions.jsonl`."""
+        if self.diary is not None:
+            self.diary.close()

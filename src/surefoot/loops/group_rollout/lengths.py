@@ -14,13 +14,13 @@ TRIED = 64  # examples of an infinite task of which at least one must be short e
 
 def check_length(model: LanguageModel, example: Example, method: GroupRollout, where: str = "") -> None:
     """Raise `UsageError` for an example that exceeds the model's context: its prompt with the tokens to be generated,
-    or with its demonstration if the method imitates. The message starts with `where`."""
-    _check(model, method, *_encoded(model, example), where)
+    or with the texts that the method learns from. The message starts with `where`."""
+    _check(model, method, *_encoded(model, example, method), where)
 
 
 def fits(model: LanguageModel, example: Example, method: GroupRollout) -> bool:
     """Whether an example is short enough."""
-    encoded = _encoded(model, example)
+    encoded = _encoded(model, example, method)
     try:
         _check(model, method, *encoded)
     except UsageError:
@@ -28,9 +28,9 @@ def fits(model: LanguageModel, example: Example, method: GroupRollout) -> bool:
     return True
 
 
-def _encoded(model: LanguageModel, example: Example) -> tuple[list[list[int]], list[list[int]]]:
-    shown = example.demonstration
-    return model.encode([example.prompt]), [] if shown is None else model.encode_completions([shown], [example.prompt])
+def _encoded(model: LanguageModel, example: Example, method: GroupRollout) -> tuple[list[list[int]], list[list[int]]]:
+    shown = method.learned(example)
+    return model.encode([example.prompt]), model.encode_completions(shown, [example.prompt for _ in shown])
 
 
 def _check(
@@ -38,8 +38,8 @@ def _check(
 ) -> None:
     if method.samples:
         check_room(model, prompt, method.max_tokens, where)
-    if method.imitates and shown:
-        check_demonstrations(model, prompt, shown, where)
+    if shown:
+        check_demonstrations(model, [*prompt] * len(shown), shown, where)
 
 
 def check_task(model: LanguageModel, task: Task, method: GroupRollout) -> None:

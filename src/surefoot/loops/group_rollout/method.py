@@ -8,7 +8,7 @@ demonstrations has two. Tokens are `[batch, length]` (see `models.language.seque
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,9 +16,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from surefoot.envs.language import Example, Task
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import Choices, Range, check, hyperparameter
 from surefoot.loops.common.schedule import annealing, warming
+from surefoot.loops.group_rollout.iteration import Iteration, until_informative
 from surefoot.loops.group_rollout.rollout import Rollout
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
@@ -73,6 +75,7 @@ class Batch:
     group: Int[Tensor, " rows"]
     extra: dict[str, Tensor]
     sampled: Float[Tensor, "rows length"] | None = None  # by the engine, if it generated the rows
+    now: TokenStatistics | None = None  # of the model in this step, with gradients; the estimator adds them
 
     def __getitem__(self, rows: Tensor) -> Batch:
         """Some of the rows."""
@@ -101,14 +104,17 @@ class Batch:
 @dataclass(frozen=True)
 class GroupRollout:
     """The base of every method on groups of completions. Steps that a method may replace, from small to large:
-    `objective`, `advantages`, `terms`, `loss`; with a critic `prepare` and `critic_loss` too."""
+    `objective`, `advantages`, `terms`, `loss`, `collect`; with a critic `prepare` and `critic_loss` too, and `memory`
+    and `remember` if it keeps something from one iteration to the next (`rollout.progress` has it)."""
 
     loop: ClassVar[str] = "group-rollout"
     pace: ClassVar[int] = 1
     default_steps: ClassVar[int] = 200
-    separable: ClassVar[bool] = True  # the loss of a batch is the sum of its rows' losses; checked when a run starts
+    separable: ClassVar[bool] = True  # the loss of a batch is the sum of its units' losses; checked when a run starts
+    unit: ClassVar[int] = 1  # rows of a unit, adjacent in a term: 2 for a loss of pairs
     imitates: ClassVar[bool] = False  # whether it learns from demonstrations
     weighs: ClassVar[bool] = True  # whether reward functions are weighted
+    judges: ClassVar[bool] = False  # whether it reads `rollout.judged`, the model's statistics before the update
 
     prompts: int = hyperparameter(16, low=1, help="Prompts per step.")
     samples: int = hyperparameter(8, low=1, help="Completions per prompt.", tune=Choices((4, 8, 16)))
@@ -160,6 +166,33 @@ class GroupRollout:
     def __post_init__(self) -> None:
         check(self)
 
+    @property
+    def refers(self) -> bool:
+        """Whether the model before training is kept as the reference."""
+        return self.kl > 0
+
+    def learned(self, example: Example) -> list[str]:
+        """The texts of an example that the method learns from; they must fit the model together with the prompt."""
+        return [example.demonstration] if self.imitates and example.demonstration is not None else []
+
+    # --- what is collected and kept ----------------------------------------------------------------------------------
+
+    def collect(self, iteration: Iteration) -> Rollout:
+        """The completions to learn from: those of the next prompts; with `informative`, prompts are sampled until
+        enough of them have completions whose rewards differ."""
+        if not self.informative:
+            return iteration.write(iteration.choose(self.prompts))
+        return until_informative(iteration, self.prompts, self.informative, self.resamples)
+
+    def memory(self, model: LanguageModel, task: Task) -> dict[str, Tensor]:
+        """The tensors by name that the method keeps from one iteration to the next, as they are when a run starts.
+        Checkpoints contain them."""
+        return {}
+
+    def remember(self, rollout: Rollout, iteration: Iteration) -> Mapping[str, Tensor]:
+        """The method's memory after an iteration; called when the weights have been updated."""
+        return rollout.progress.memory
+
     # --- what is optimised -------------------------------------------------------------------------------------------
 
     def prepare(self, model: LanguageModel) -> None:
@@ -205,12 +238,12 @@ class GroupRollout:
     def loss(
         self, objective: PolicyObjective, batch: Batch, log_prob: Tensor, entropy: Tensor
     ) -> tuple[Float[Tensor, ""], Metrics]:
-        """The loss of some rows, differentiated with respect to `log_prob` and `entropy` `[rows, length]`, and metrics,
-        which are weighted sums as well (`…_max`: maxima).
+        """The loss of some rows, differentiated with respect to `log_prob` and `entropy` `[rows, length]`, or to any of
+        the statistics `batch.now`, and metrics, which are weighted sums as well (`…_max`: maxima).
 
-        It is called with some rows at a time, so it must be a sum over rows and valid tokens, weighted by
-        `batch.weights`; a mean over rows, or anything else in which rows depend on one another, needs `separable =
-        False` in the class.
+        It is called with some rows at a time, so it must be a sum over rows (over units of `unit` adjacent rows) and
+        valid tokens, weighted by `batch.weights`; a mean over rows, or anything else in which rows depend on one
+        another, needs `separable = False` in the class.
         """
         divergence = None if batch.reference is None else k3(batch.reference - log_prob)
         if batch.reference is not None and self.kl_estimator == "weighted":
@@ -255,6 +288,15 @@ class GroupRollout:
     def gradient_steps(self, total_steps: int) -> float:
         """Gradient steps that a compiler could fuse: there are none."""
         return 0.0
+
+
+def unit_batches(lengths: Int[Tensor, " rows"], tokens: int | None, unit: int) -> list[Tensor]:
+    """`micro_batches` of units of adjacent rows, which stay together."""
+    if unit == 1:
+        return micro_batches(lengths, tokens)
+    longest = lengths.view(-1, unit).amax(1)
+    pieces = micro_batches(longest, None if tokens is None else max(1, tokens // unit))
+    return [(unit * piece[:, None] + torch.arange(unit)).flatten() for piece in pieces]
 
 
 def micro_batches(lengths: Int[Tensor, " rows"], tokens: int | None) -> list[Tensor]:

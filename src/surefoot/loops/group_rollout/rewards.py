@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,18 +18,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.envs.language import Example, Task
-from surefoot.errors import UsageError
+from surefoot.envs.language.episodes import Conversations, within
+from surefoot.errors import UsageError, message_of
 
 RewardFunction = Callable[..., Any]
 """`f(prompts=…, completions=…, completion_ids=…, answer=…, log_metric=…, log_extra=…, **fields)`: lists with one entry
 for each completion, giving one number for each, or None where it does not apply. It may be a coroutine function. Where
 the prompt is a list of messages, so is the completion. `answer` is text, the columns of the data come under their own
-names. `log_metric(name, value)` adds `log/name` to the metrics, `log_extra(column, values)` the mean of a column of
-numbers as `log/extra/column`."""
+names, and so do the `turn_rewards` of episodes of several turns. `log_metric(name, value)` adds `log/name` to the
+metrics, `log_extra(column, values)` the mean of a column of numbers as `log/extra/column`."""
 
 Log = Callable[[str, Sequence[Any]], None]
 OFFERED = ("completion_ids", "log_metric", "log_extra")  # passed to a function that takes them
 TRAINERS = ("trainer_state", "environments")  # what TRL's trainer passes as well, which does not exist here
+PAUSE = 1.0  # seconds before a function that failed is called again; doubled each time
 LARGEST = torch.finfo(torch.float32).max
 
 
@@ -38,15 +42,18 @@ class Rewards:
     task: Task
     functions: Mapping[str, RewardFunction]
     weights: tuple[float, ...]
+    time_limit: float | None = None  # seconds that a function may take for a batch
+    retries: int = 0  # how often a function that fails is called again
 
     def __call__(
         self,
         examples: Sequence[Example],
-        completions: Sequence[str],
+        completions: Sequence[Any],
         tokens: Sequence[Sequence[int]] | None = None,
         log: Log = lambda name, values: None,
     ) -> tuple[Float[Tensor, " rows"], dict[str, Float[Tensor, " rows"]]]:
-        """The weighted sum for every completion, and its components.
+        """The weighted sum for every completion, and its components. An episode of several turns is a completion too: a
+        text, or all of its messages.
 
         `tokens` are the tokens of each completion, passed to functions as `completion_ids`; if only texts are known,
         they are their UTF-8 bytes. `log` receives what the functions log, by name.
@@ -68,8 +75,10 @@ class Rewards:
         for name in dict.fromkeys(name for e in examples for name in e.fields):
             columns.setdefault(name, [e.fields.get(name) for e in examples])
         columns["answer"] = [e.answer or e.fields.get("answer", "") for e in examples]
-        given = {name: f(**_accepted(name, f, columns)) for name, f in self.functions.items()}
-        given |= _awaited({name: x for name, x in given.items() if inspect.isawaitable(x)})
+        calls = {name: partial(f, **_accepted(name, f, columns)) for name, f in self.functions.items()}
+        given = {name: self._called(name, call) for name, call in calls.items()}
+        waiting = {name: x for name, x in given.items() if inspect.isawaitable(x)}
+        given |= _awaited({name: self._answered(name, x, calls[name]) for name, x in waiting.items()})
         found = {name: _numbers(name, x, columns["completions"]) for name, x in given.items()}
         total = sum(weight * torch.nan_to_num(x) for weight, x in zip(self.weights, found.values(), strict=True))
         assert isinstance(total, Tensor)
@@ -80,6 +89,37 @@ class Rewards:
             )
         return total, found
 
+    def _called(self, name: str, call: Callable[[], Any]) -> Any:
+        """The result of a function, or its coroutine."""
+        for attempt in range(self.retries + 1):
+            try:
+                return call() if self.time_limit is None else within(self.time_limit, call)
+            except Exception as error:
+                self._failed(name, error, attempt)
+            time.sleep(PAUSE * 2**attempt)
+
+    async def _answered(self, name: str, found: Awaitable[Any], call: Callable[[], Any]) -> Any:
+        """The result of a coroutine."""
+        for attempt in range(self.retries + 1):
+            try:
+                return await asyncio.wait_for(found, self.time_limit)
+            except Exception as error:
+                self._failed(name, error, attempt)
+            await asyncio.sleep(PAUSE * 2**attempt)
+            found = call()
+
+    def _failed(self, name: str, error: Exception, attempt: int) -> None:
+        """Raise the error of the last attempt. A function that may be called once shows its own."""
+        if isinstance(error, UsageError) or (not self.retries and not isinstance(error, TimeoutError)):
+            raise error
+        if attempt == self.retries:
+            late = f"took longer than judge_time_limit={self.time_limit} seconds"
+            said = late if isinstance(error, TimeoutError) else f"failed ({message_of(error)})"
+            raise UsageError(
+                f"the reward function {name!r} {said}, {attempt + 1} times in a row. Once it answers again, resume the "
+                "run; judge_retries and judge_time_limit allow it more."
+            ) from error
+
     @property
     def ask_for_tokens(self) -> bool:
         """Whether a function takes `completion_ids` by name."""
@@ -89,6 +129,7 @@ class Rewards:
         """The rewards; a `UsageError` if nothing defines the reward of a completion, or if a function takes an argument
         that it will not be passed."""
         columns = dict.fromkeys(("prompts", "completions", "answer", *OFFERED, *self.task.example(0).fields))
+        columns |= {"turn_rewards": None} if isinstance(self.task, Conversations) else {}
         for name, function in self.functions.items():
             _accepted(name, function, columns)
         if not (self.task.verified or self.functions):
@@ -140,11 +181,18 @@ class Judged(Task):
         return str(self.rewards.task)
 
 
-def make_rewards(task: Task, functions: Any, weights: Sequence[float] | None) -> Rewards:
+def make_rewards(
+    task: Task, functions: Any, weights: Sequence[float] | None, time_limit: float | None = None, retries: int = 0
+) -> Rewards:
     """From one function, a list of them, or None, and their weights (1 each if not given)."""
     given: list[Any] = [] if functions is None else [functions] if callable(functions) else list(functions)
     if wrong := [f for f in given if not callable(f)]:
         raise UsageError(f"reward={wrong[0]!r} is not a function; give functions f(completions=…, **fields).")
+    if wrong := [f for f in given if isinstance(f, torch.nn.Module)]:
+        raise UsageError(
+            f"reward={type(wrong[0]).__name__} is a network without a tokenizer; give "
+            "sf.language.RewardModel(network, tokenizer), or reward-model:FOLDER."
+        )
     names = [getattr(f, "__name__", type(f).__name__) for f in given]
     if len(set(names)) < len(names):
         names = [f"{name}_{i}" for i, name in enumerate(names)]
@@ -153,12 +201,14 @@ def make_rewards(task: Task, functions: Any, weights: Sequence[float] | None) ->
         raise UsageError(f"reward_weights has {wrong[0]!r}; it must be finite numbers.")
     if len(chosen) != len(given):
         raise UsageError(f"reward_weights has {len(chosen)} numbers for {len(given)} reward functions; give one each.")
-    return Rewards(task, dict(zip(names, given)), tuple(map(float, chosen)))
+    return Rewards(task, dict(zip(names, given)), tuple(map(float, chosen)), time_limit, retries)
 
 
-def _as_prompted(prompt: Any, text: str) -> Any:
-    """A completion in the form of its prompt: text, or a message."""
-    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+def _as_prompted(prompt: Any, completion: Any) -> Any:
+    """A completion in the form of its prompt: text, or messages."""
+    if isinstance(prompt, str) or not isinstance(completion, str):
+        return completion
+    return [{"role": "assistant", "content": completion}]
 
 
 def _accepted(name: str, function: RewardFunction, columns: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from surefoot.envs.language import Example
+from surefoot.envs.language.task import as_text
 from surefoot.loops.common import distributed
 from surefoot.models.language.generation import Completions
 from surefoot.models.language.model import TokenStatistics
@@ -50,6 +51,21 @@ class Logged:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """Where a run is, and what its method remembers."""
+
+    step: int = 0  # iterations before this one
+    total: int = 1  # iterations of the whole run
+    learning_rate: float = 0.0  # of this iteration
+    memory: Mapping[str, Tensor] = field(default_factory=dict)  # the method's own tensors, which checkpoints contain
+
+    @property
+    def share(self) -> float:
+        """The share of the run that is behind, in [0, 1]."""
+        return min(1.0, self.step / max(1, self.total))
+
+
+@dataclass(frozen=True)
 class Rollout:
     """Completions of some prompts, and their rewards."""
 
@@ -62,8 +78,11 @@ class Rollout:
     components: dict[str, Float[Tensor, "prompts samples"]]
     truncated: Bool[Tensor, "prompts samples"]  # stopped by the limit, not finished
     demonstrations: Sequences | None = None  # one row per prompt, if all prompts have one
-    judged: TokenStatistics | None = None  # the model's statistics before the update, if it has a critic
+    judged: TokenStatistics | None = None  # the model's statistics before the update, if the method reads them
     logged: Logged = field(default_factory=Logged)  # by the reward functions
+    turn: Int[Tensor, "rows length"] | None = None  # in which turn the model wrote each token, −1 if it did not
+    turn_rewards: Float[Tensor, "rows turns"] | None = None  # of the environment; 0 after the end of an episode
+    progress: Progress = field(default_factory=Progress)
 
     @property
     def lengths(self) -> Int[Tensor, "prompts samples"]:
@@ -99,7 +118,32 @@ class Rollout:
             self.truncated[keep],
             None if self.demonstrations is None else self.demonstrations[keep],
             None if self.judged is None else self.judged.each(lambda x: x[rows, :width]),
+            turn=None if self.turn is None else self.turn[rows, :width],
+            turn_rewards=None if self.turn_rewards is None else self.turn_rewards[rows],
+            progress=self.progress,
         )
+
+
+def shown(rollout: Rollout, count: int) -> list[dict[str, Any]]:
+    """The first completion of each of the first `count` prompts as rows of a table: texts, reward, components, and how
+    many tokens were written. Chat messages are given as JSON."""
+    samples = rollout.reward.shape[1]
+    rows = []
+    for i, example in enumerate(rollout.examples[:count] if samples else []):
+        row = {"prompt": as_text(example.prompt), "completion": rollout.texts[i * samples]}
+        row |= {"reward": float(rollout.reward[i, 0]), "tokens": int(rollout.lengths[i, 0])}
+        if len(rollout.components) > 1:
+            row |= {f"reward/{name}": float(x[i, 0]) for name, x in rollout.components.items()}
+        rows.append(row)
+    return rows
+
+
+def unwritten(examples: list[Example], index: Int[Tensor, " prompts"]) -> dict[str, Any]:
+    """The fields of a rollout without completions."""
+    none = torch.zeros(len(index), 0)
+    sequences = Sequences(torch.zeros(0, 0, dtype=torch.int64), torch.zeros(0, 0, dtype=torch.bool), torch.zeros(0))
+    known = {"examples": examples, "index": index, "sequences": sequences, "texts": [], "log_prob": torch.zeros(0, 0)}
+    return {**known, "reward": none, "components": {}, "truncated": none.bool()}
 
 
 def joined(rollouts: Sequence[Rollout]) -> Rollout:
@@ -108,21 +152,32 @@ def joined(rollouts: Sequence[Rollout]) -> Rollout:
     shown = [r.demonstrations for r in rollouts if r.demonstrations is not None]
     shown = shown if len(shown) == len(rollouts) else []
     width = sequences.tokens.shape[1]
+
+    def padded(x: Tensor, value: float = 0) -> Tensor:
+        return torch.nn.functional.pad(x, (0, width - x.shape[1]), value=value)
+
+    turns = [r.turn for r in rollouts if r.turn is not None]
+    gains = [r.turn_rewards for r in rollouts if r.turn_rewards is not None]
     return Rollout(
         [e for r in rollouts for e in r.examples],
         torch.cat([r.index for r in rollouts]),
         sequences,
         [text for r in rollouts for text in r.texts],
-        torch.cat([torch.nn.functional.pad(r.log_prob, (0, width - r.log_prob.shape[1])) for r in rollouts]),
+        torch.cat([padded(r.log_prob) for r in rollouts]),
         torch.cat([r.reward for r in rollouts]),
         {name: torch.cat([r.components[name] for r in rollouts]) for name in rollouts[0].components},
         torch.cat([r.truncated for r in rollouts]),
         None if not shown else concatenate(shown),
+        turn=torch.cat([padded(x, -1) for x in turns]) if turns else None,
+        turn_rewards=torch.cat(gains) if gains else None,
+        progress=rollouts[0].progress,
     )
 
 
 def measured(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Metrics of rollouts."""
+    if not rollouts:
+        return {"batches": 0}
     every = joined(rollouts)
     if not every.texts:
         return {"batches": len(rollouts)}
@@ -137,6 +192,9 @@ def measured(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "batches": len(rollouts),
         "tokens": int(lengths.sum()),
     }
+    if every.turn is not None:
+        turns = every.turn.amax(1) + 1
+        row |= {"turns": float(turns.float().mean()), "turns_max": float(turns.max())}
     if len(every.components) > 1:
         row |= {f"reward/{name}": float(x.nanmean()) for name, x in every.components.items()}
     return row | Logged.means([rollout.logged for rollout in rollouts])

@@ -35,14 +35,15 @@ class Probe:
         """Random advantages and likelihoods, so that nothing cancels out; rows are padded by one token, as they are
         next to a longer row."""
         batch, stream = batch.padded(), torch_stream(0, "probe of a loss")
-        drawn = torch.where(batch.valid, torch.rand(5, *batch.valid.shape, generator=stream), 0.0)
+        drawn = torch.where(batch.valid, torch.rand(6, *batch.valid.shape, generator=stream), 0.0)
         advantage = torch.randn(batch.valid.shape, generator=stream)
         if term.advantage.ndim == 1:
             advantage = advantage[:, :1].expand(batch.valid.shape).contiguous()
         old = None if batch.sampled is None else -drawn[0]
         near = None if batch.reference is None else -drawn[1]
         batch = dataclasses.replace(batch, old_log_prob=-drawn[0], advantage=advantage, reference=near, sampled=old)
-        return Probe(method, term, batch, TokenStatistics(-drawn[2], drawn[3], drawn[4] if critic else None)).to(device)
+        statistics = TokenStatistics(-drawn[2], drawn[3], drawn[5], drawn[4] if critic else None)
+        return Probe(method, term, batch, statistics).to(device)
 
     def to(self, device: torch.device) -> Probe:
         statistics = self.statistics.each(lambda x: x.to(device))
@@ -56,14 +57,15 @@ class Probe:
         return dataclasses.replace(self, batch=self.batch[rows].trimmed(width), statistics=statistics)
 
     def slopes(self) -> tuple[list[Tensor], Row]:
-        """The slopes of the loss in log-probability, entropy and value, and its metrics."""
-        known = [x.clone().requires_grad_() for x in self.statistics.known]
-        loss, metrics = self.method.loss(self.term.objective, self.batch, known[0], known[1])
-        if self.statistics.value is not None:
-            error, errors = self.method.critic_loss(self.batch, known[2])
+        """The slopes of the loss in log-probability, entropy, normaliser and value, and its metrics."""
+        given = self.statistics.each(lambda x: x.clone().requires_grad_())
+        batch = dataclasses.replace(self.batch, now=given)
+        loss, metrics = self.method.loss(self.term.objective, batch, given.log_prob, given.entropy)
+        if given.value is not None:
+            error, errors = self.method.critic_loss(self.batch, given.value)
             loss, metrics = loss + error, metrics | errors
-        loss = loss + sum(0 * x.sum() for x in known)  # the loss may be a constant
-        return list(torch.autograd.grad(loss, known)), {name: float(x) for name, x in metrics.items()}
+        loss = loss + sum(0 * x.sum() for x in given.known)  # the loss may be a constant
+        return list(torch.autograd.grad(loss, given.known)), {name: float(x) for name, x in metrics.items()}
 
 
 def check_loss(
@@ -83,14 +85,16 @@ def check_loss(
 
 
 def _check_separable(probe: Probe) -> None:
-    """Compare all rows at once with every second row at a time."""
-    count, valid = len(probe.batch.valid), probe.batch.valid
+    """Compare all rows at once with every second row (or unit of rows) at a time."""
+    unit, valid = probe.method.unit, probe.batch.valid
+    count = len(valid) // unit
     if count < 2:
         return
     (whole, of_whole), of_parts = probe.slopes(), list[Row]()
     found = [torch.zeros_like(x) for x in whole]
     for start in (0, 1):
-        rows = torch.arange(start, count, 2, device=valid.device)
+        units = torch.arange(start, count, 2, device=valid.device)
+        rows = (unit * units[:, None] + torch.arange(unit, device=valid.device)).flatten()
         try:
             slopes, metrics = probe.part(rows).slopes()
         except (RuntimeError, ValueError, IndexError) as error:

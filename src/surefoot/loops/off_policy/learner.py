@@ -6,6 +6,7 @@ resumed run takes the logged actions in the environments again, which fills the 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from surefoot.loops.common.staging import staged
 from surefoot.loops.off_policy.method import OffPolicy
 from surefoot.loops.off_policy.nets import Batch, Function, Weights, gradient_step
 from surefoot.models.agent import Agent, normalize_observation, normalized_keys, normalized_shapes
+from surefoot.models.companions import Companion
 from surefoot.models.device import computing_on
 from surefoot.models.distributions import Deterministic, SquashedGaussian, from_box
 from surefoot.models.functional import initial, over_seeds
@@ -70,11 +72,16 @@ class Learner:
         self.replay = Replay(method.buffer_size, self.num_seeds, method.num_envs, **sizes)  # type: ignore[arg-type]
         self.episodes = Episodes(self.num_seeds, method.num_envs)
         self.iteration, self.updates, self.compile = 0, 0, compile
-        drawn = method.exploration(method.num_envs, self.action_space, torch.Generator())
+        drawn = self._explored(method.num_envs, torch.Generator())
         self.noise = {k: np.zeros((self.num_seeds, *x.shape), np.float32) for k, x in drawn.items()}
         self._steps: dict[tuple[str, ...], Any] = {}
         self._policy: Any = None
         self.collector = Collector(envs, log)
+
+    def _explored(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """The random numbers of so many actions in training."""
+        drawn = self.method.exploration(count, self.action_space, generator)
+        return drawn | self.method.perception(self.observation_space, count, generator)
 
     def _initial(self, name: str) -> Tensor:
         net = self.nets[name]
@@ -125,7 +132,7 @@ class Learner:
         self._replay_streams = [numpy_stream(s, "replay", self.iteration) for s in self.seeds]
         self._noise_streams = [torch_stream(s, "losses", self.iteration) for s in self.seeds]
         streams = [torch_stream(s, "actions", self.iteration) for s in self.seeds]
-        drawn = [method.exploration(count, space, g) for g in streams]
+        drawn = [self._explored(count, g) for g in streams]
         first = [numpy_stream(s, "random actions", self.iteration) for s in self.seeds]
         steps = method.rounds * method.train_every, method.num_envs
         self._exploration = {
@@ -195,7 +202,7 @@ class Learner:
     def update(self) -> dict[str, Tensor]:
         """One gradient step of all networks that are due, and of the targets; metrics `[seeds]` by name."""
         batch, places = self.batch()
-        due = tuple(n for n, net in self.nets.items() if net.trained and (self.updates + 1) % net.every == 0)
+        due = tuple(name for name, net in self.nets.items() if net.due(self.updates + 1))
         arguments = (self.weights, self.targets, self.adams, batch)
         with torch.no_grad(), computing_on(self.device):
             if due not in self._steps:
@@ -244,7 +251,10 @@ class Learner:
             since, pace = self.steps - method.learning_starts, method.train_every * method.num_envs
             risen = scheduled(1.0, "none", method.warmup, max(0, since), pace, self.total_steps)
             batch["rate"] = scheduled(risen, method.anneal, 0, self.steps, pace, self.total_steps) * self._ones()[:, 0]
-        drawn = [method.noise(size, self.action_space, g) for g in self._noise_streams]
+        drawn = [
+            method.noise(size, self.action_space, g) | method.perception(self.observation_space, size, g)
+            for g in self._noise_streams
+        ]
         batch["noise"] = {k: torch.stack([x[k] for x in drawn]).to(self.device) for k in drawn[0]}
         return batch, places if method.prioritized else None
 
@@ -320,10 +330,17 @@ class Learner:
     def agent(self, index: int = 0, **facts: Any) -> Agent:
         """The current policy of one seed."""
         facts |= {"smoothing": self.method.smoothing} if self.method.smoothing else {}
+        facts |= {"smoothed": dataclasses.asdict(self.method.rule)} if self.method.rule else {}
         scales = {key: tuple(x[index, 0].cpu() for x in pair) for key, pair in self.scales().items()}
         vector = self.weights[self.method.actor][index].cpu()
         spaces = self.method.agent_spaces(self.observation_space, self.action_space)
-        return Agent(self.network, *spaces, vector, scales, facts)  # type: ignore[arg-type]
+        kept = {
+            name: Companion(net.kept, self.weights[name][index].cpu(), net.copies)
+            for name, net in self.nets.items()
+            if net.kept is not None
+        }
+        kept = {name: one for name, one in kept.items() if one.fits(*spaces)}
+        return Agent(self.network, *spaces, vector, scales, facts, kept)  # type: ignore[arg-type]
 
 
 class Means:

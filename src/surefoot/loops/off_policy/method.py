@@ -15,8 +15,9 @@ from surefoot.envs.make import MOST
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import Choices, Range, check, hyperparameter
 from surefoot.loops.common.schedule import annealing, warming, words
-from surefoot.models.actors import ActionValue, Actor, ActorNetwork, action_size
+from surefoot.models.actors import Actor, ActorNetwork, CriticNetwork
 from surefoot.models.networks import ACTIVATIONS
+from surefoot.models.smoothing import Smoothing
 
 if TYPE_CHECKING:
     from surefoot.loops.off_policy.learner import Learner
@@ -99,6 +100,13 @@ class OffPolicy:
         """The random numbers of a gradient step on `size` transitions, by name: `batch["noise"]` of the losses."""
         return {}
 
+    rule: ClassVar[Smoothing | None] = None  # how the agent acts on several noisy copies of an observation, if it does
+
+    def perception(self, observation_space: gym.Space, size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Random numbers `[size, ...]` with which networks see observations, by name: more of those that `exploration`
+        and `noise` draw."""
+        return {}
+
     def exploration(self, count: int, action_space: gym.Space, generator: torch.Generator) -> dict[str, Tensor]:
         """The random numbers with which `count` actions are explored, by name."""
         raise NotImplementedError
@@ -132,10 +140,14 @@ class OffPolicy:
         network = self.actor_network()
         return lambda: network.make(observation_space, action_space)
 
+    def critic_network(self) -> Any:
+        """The architecture of the critics."""
+        return CriticNetwork(self.hidden, self.activation, self.cnn)
+
     def make_critic(self, observation_space: gym.Space, action_space: gym.Space) -> Any:
-        """A function that makes a critic Q(s, a)."""
-        size = action_size(action_space)
-        return lambda: ActionValue(observation_space, size, self.hidden, self.activation, self.cnn)
+        """A function that makes a critic."""
+        network = self.critic_network()
+        return lambda: network.make(observation_space, action_space)
 
     def random_action(self, space: gym.Space, count: int, generator: np.random.Generator) -> np.ndarray:
         """Uniformly random actions of an environment's space."""

@@ -32,6 +32,8 @@ class Net:
         loss: what its weights minimise, and metrics; None for weights that no gradient moves.
         learning_rate: of its Adam.
         every: gradient steps from one of its own to the next.
+        starts: gradient steps before its first.
+        ends: gradient steps after which it is frozen; None for never.
         copies: number of independent copies, whose outputs have a leading axis.
         target_rate: τ of the target's step towards the weights; None without a target.
         target_every: gradient steps from one step of the target to the next.
@@ -40,12 +42,15 @@ class Net:
         l2: λ of the penalty λ/2·‖weights‖², whose gradient Adam sees.
         decay: η of decoupled decay: a step also takes off `learning_rate·η·weights`.
         rule: what its weights become in place of a step of Adam, and metrics; only without a loss.
+        kept: its description, if the agent keeps it beside the network that acts (`models.companions`).
     """
 
     make: Callable[[], nn.Module]
     loss: Loss | None = None
     learning_rate: float = 3e-4
     every: int = 1
+    starts: int = 0
+    ends: int | None = None
     copies: int = 1
     target_rate: float | None = None
     target_every: int = 1
@@ -54,11 +59,17 @@ class Net:
     l2: float = 0.0
     decay: float = 0.0
     rule: Loss | None = None
+    kept: Any = None
 
     @property
     def trained(self) -> bool:
         """Whether gradient steps change it."""
         return self.loss is not None or self.rule is not None
+
+    def due(self, step: int) -> bool:
+        """Whether the gradient step of this number, from 1, changes it."""
+        within = self.starts < step and (self.ends is None or step <= self.ends)
+        return self.trained and within and step % self.every == 0
 
 
 class Function:

@@ -6,6 +6,7 @@ computes what it would compute alone, up to rounding.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ class Learner:
         self.collector = Collector(envs, log)
 
     def _module(self) -> ActorCritic:
-        module = self.network.make(self.observation_space, self.action_space)
+        module = self.method.module(self.network, self.observation_space, self.action_space)
         first = self.method.multipliers(module.distribution)
         module.multipliers = nn.ParameterDict({name: torch.tensor(float(x)) for name, x in first.items()})
         return module
@@ -122,18 +123,19 @@ class Learner:
         steps, envs, distribution = num_steps or self.method.num_steps, self.method.num_envs, self.model.distribution
         streams = [torch_stream(seed, "actions", self.collector.logged) for seed in self.seeds]
         noise = torch.stack([distribution.noise((steps, envs), g) for g in streams], 1)
+        self._perception = self.perception((steps + 1, envs), "perception", self.collector.logged)
         self._acting, self.first_state = vectors, self.core_state.to(self.device)
         early = tree_map(Tensor.cpu, (vectors, self.scales()))
         if self._policy is None:
             anywhere = torch.ones(self.num_seeds * envs, dtype=torch.bool)
-            late = tensors(self.collector.observation), noise[0], anywhere, self.core_state
+            late = tensors(self._seen(self.collector.observation, 0)), noise[0], anywhere, self.core_state
             self._policy = staged(self._policy_step, early, late)
         prepare, run = self._policy
         prepared, draws, state = prepare(early), noise.numpy(), self.core_state.numpy()
 
         def act(t: int, observation: Arrays, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             nonlocal state
-            action, executed, state = run(prepared, observation, draws[t], starts, state)
+            action, executed, state = run(prepared, self._seen(observation, t), draws[t], starts, state)
             return action, executed
 
         rollout = self.collector.collect(steps, act)
@@ -145,6 +147,26 @@ class Learner:
         rows = self.episodes.add(rollout.reward, ended, rollout.truncated, rollout.valid)
         self.episode_rows = [row | own for row, own in zip(rows, self.collector.figures(self.num_seeds), strict=True)]
         return tree_map(lambda x: x.to(self.device), rollout)
+
+    def perception(self, shape: tuple[int, ...], name: str, counter: int) -> dict[str, Tensor]:
+        """The random numbers of the method's `perception`, `[seeds, *shape, ...]`, from streams of this name."""
+        streams = [torch_stream(seed, name, counter) for seed in self.seeds]
+        drawn = [self.method.perception(self.observation_space, shape, g) for g in streams]
+        return {key: torch.stack([x[key] for x in drawn]) for key in drawn[0]}
+
+    def perceived(self, batch: Batch, epoch: int) -> Batch:
+        """The batch of an update as the actor sees it in this epoch."""
+        counter = self.iteration * self.method.epochs + epoch
+        drawn = self.perception((self.samples(batch),), "perception of minibatches", counter)
+        here = {key: x.to(self.device) for key, x in drawn.items()}
+        return {**batch, "observation": {**batch["observation"], **here}} if here else batch
+
+    def _seen(self, observation: Arrays, t: int) -> Arrays:
+        """The observations `[seeds · envs, ...]` of a step as the actor sees them."""
+        if not self._perception:
+            return observation
+        entries = observation if isinstance(observation, dict) else {"": observation}
+        return {**entries, **{key: x[:, t].flatten(0, 1).numpy() for key, x in self._perception.items()}}
 
     def _per_seed(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (self.num_seeds, self.method.num_envs))
@@ -182,6 +204,9 @@ class Learner:
         observation = map_observation(lambda x: x.transpose(0, 1), rollout.observation)  # [seeds, time + 1, envs, ...]
         scales = {key: tuple(x.unsqueeze(1) for x in scale) for key, scale in self.scales().items()}
         normal = normalize_observation(observation, scales)  # type: ignore[arg-type]
+        if self._perception:
+            entries = normal if isinstance(normal, dict) else {"": normal}
+            normal = {**entries, **{key: x.to(self.device) for key, x in self._perception.items()}}
         batch: Batch = {"observation": normal}
         if self.core_state.shape[-1]:
             batch |= {"starts": rollout.starts.transpose(0, 1), "state": self.first_state}
@@ -351,6 +376,7 @@ class Learner:
     def agent(self, index: int = 0, **facts: Any) -> Agent:
         """The current policy of one seed."""
         facts |= {"smoothing": self.method.smoothing} if self.method.smoothing else {}
+        facts |= {"smoothed": dataclasses.asdict(self.method.rule)} if self.method.rule else {}
         scales = {key: tuple(x[index, 0].cpu() for x in pair) for key, pair in self.scales().items()}
         vector = self.vector[index].cpu()[self._acts()]
         return Agent(self.network, self.observation_space, self.action_space, vector, scales, facts)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import gymnasium as gym
 import torch
 from torch import Tensor
 
@@ -20,7 +21,8 @@ from surefoot.loops.on_policy.objective import check_objective
 from surefoot.models.agent import WIDEST, Network
 from surefoot.models.distributions import Distribution
 from surefoot.models.functional import Model
-from surefoot.models.networks import ACTIVATIONS, CORES
+from surefoot.models.networks import ACTIVATIONS, CORES, ActorCritic
+from surefoot.models.smoothing import Smoothing
 from surefoot.objectives import PolicyObjective, values
 from surefoot.objectives.advantages import Advantage, gae, standardize
 from surefoot.objectives.values import ValueLoss
@@ -126,6 +128,19 @@ class OnPolicy:
         """Standard deviation of the noise that the agent adds to its observations, in training and ever after."""
         return 0.0
 
+    rule: ClassVar[Smoothing | None] = None  # how the agent acts on several noisy copies of an observation, if it does
+
+    def module(self, network: Network, observation_space: gym.Space, action_space: gym.Space) -> ActorCritic:
+        """The actor-critic that learns."""
+        return network.make(observation_space, action_space)
+
+    def perception(
+        self, observation_space: gym.Space, shape: tuple[int, ...], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Random numbers `[*shape, ...]` with which the actor sees observations, by name. They are drawn for every
+        action and anew in every epoch, and its module finds them among the entries of the observation."""
+        return {}
+
     # --- what is optimised -------------------------------------------------------------------------------------------
 
     def objective(self) -> PolicyObjective:
@@ -219,7 +234,8 @@ class OnPolicy:
         active = torch.ones(seeds)
         total, count, names = torch.zeros(()), torch.zeros(seeds, 1), learner.metric_names(batch)
         start, epochs = learner.vector, []
-        for _ in range(self.epochs):
+        for number in range(self.epochs):
+            batch = learner.perceived(batch, number)
             order = torch.stack([torch.randperm(samples, generator=g) for g in streams])
             epoch = torch.zeros(seeds, len(names))
             for index in order[:, : minibatches * size].split(size, 1):

@@ -27,7 +27,7 @@ from torch import Tensor
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.off_policy.method import Noise, OffPolicy
 from surefoot.loops.off_policy.nets import Batch, Net, Weights
-from surefoot.models.actors import ActionValue, Actor, ActorNetwork, action_size
+from surefoot.models.actors import Actor, ActorNetwork, CriticNetwork, action_size
 from surefoot.objectives.bootstrap import bootstrapped
 
 
@@ -69,15 +69,15 @@ class DDPG(OffPolicy):
     def actor_network(self) -> ActorNetwork:
         return ActorNetwork("deterministic", self.hidden, self.activation, self.cnn, output_bound=self.output_bound)
 
-    def make_critic(self, observation_space: gym.Space, action_space: gym.Space) -> Any:
-        given = observation_space, action_size(action_space), self.hidden, self.activation, self.cnn
-        return lambda: ActionValue(*given, self.action_layer, self.output_bound)
+    def critic_network(self) -> CriticNetwork:
+        return CriticNetwork(self.hidden, self.activation, self.cnn, self.action_layer, self.output_bound)
 
     def networks(self, observation_space: gym.Space, action_space: gym.Space) -> dict[str, Net]:
         spaces = observation_space, action_space
         common = {"target_rate": self.tau, "max_grad_norm": self.max_grad_norm}
+        judge = {**common, "l2": self.l2, "kept": self.critic_network()}
         return {
-            "critic": Net(self.make_critic(*spaces), self.critic_loss, self.learning_rate, l2=self.l2, **common),
+            "critic": Net(self.make_critic(*spaces), self.critic_loss, self.learning_rate, **judge),
             "actor": Net(self.make_actor(*spaces), self.actor_loss, self.actor_learning_rate, **common),
         }
 

@@ -46,6 +46,7 @@ class SAC(OffPolicy):
     def networks(self, observation_space: gym.Space, action_space: gym.Space) -> dict[str, Net]:
         spaces = observation_space, action_space
         step = {"learning_rate": self.learning_rate, "max_grad_norm": self.max_grad_norm}
+        judge = {"copies": self.critics, "kept": self.critic_network()}
         start = 0.0 if self.temperature is None else math.log(self.temperature)
         goal = -float(action_size(action_space)) if self.target_entropy is None else self.target_entropy
 
@@ -57,9 +58,7 @@ class SAC(OffPolicy):
 
         return {
             "temperature": Net(lambda: Scalar(start), temperature_loss if self.temperature is None else None, **step),
-            "critic": Net(
-                self.make_critic(*spaces), self.critic_loss, copies=self.critics, target_rate=self.tau, **step
-            ),
+            "critic": Net(self.make_critic(*spaces), self.critic_loss, target_rate=self.tau, **judge, **step),
             "actor": Net(self.make_actor(*spaces), self.actor_loss, **step),
         }
 

@@ -50,15 +50,15 @@ class DiscreteSAC(OffPolicy):
     def actor_network(self) -> ActorNetwork:
         return ActorNetwork("categorical", self.hidden, self.activation, self.cnn)
 
-    def make_critic(self, observation_space: gym.Space, action_space: gym.Space) -> Any:
-        network = ActorNetwork("values", self.hidden, self.activation, self.cnn)
-        return lambda: network.make(observation_space, action_space)
+    def critic_network(self) -> ActorNetwork:
+        return ActorNetwork("values", self.hidden, self.activation, self.cnn)
 
     def networks(self, observation_space: gym.Space, action_space: gym.Space) -> dict[str, Net]:
         spaces = observation_space, action_space
         step: dict[str, Any] = {"learning_rate": self.learning_rate, "max_grad_norm": self.max_grad_norm}
         small = {**step, "epsilon": self.adam_epsilon}
         target = {"target_rate": self.tau, "target_every": self.target_every}
+        judge = {"copies": self.critics, "kept": self.critic_network()}
         start = 0.0 if self.temperature is None else math.log(self.temperature)
         goal = self.target_entropy
         if goal is None:
@@ -72,7 +72,7 @@ class DiscreteSAC(OffPolicy):
 
         return {
             "temperature": Net(lambda: Scalar(start), temperature_loss if self.temperature is None else None, **step),
-            "critic": Net(self.make_critic(*spaces), self.critic_loss, copies=self.critics, **target, **small),
+            "critic": Net(self.make_critic(*spaces), self.critic_loss, **judge, **target, **small),
             "actor": Net(self.make_actor(*spaces), self.actor_loss, **small),
         }
 

@@ -43,8 +43,9 @@ class TD3(OffPolicy):
         spaces = observation_space, action_space
         target = {"target_rate": self.tau, "target_every": self.policy_delay}
         step = {"learning_rate": self.learning_rate, "max_grad_norm": self.max_grad_norm}
+        judge = {"copies": self.critics, "kept": self.critic_network()}
         return {
-            "critic": Net(self.make_critic(*spaces), self.critic_loss, copies=self.critics, **target, **step),
+            "critic": Net(self.make_critic(*spaces), self.critic_loss, **judge, **target, **step),
             "actor": Net(self.make_actor(*spaces), self.actor_loss, every=self.policy_delay, **target, **step),
         }
 

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from surefoot.errors import UsageError, message_of
-from surefoot.hyperparameters import check_count
+from surefoot.hyperparameters import build, check_count
 from surefoot.models.language.generation import Completions, Engine, generate, in_pieces
 from surefoot.models.language.loading import load_model
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.room import room_of
+from surefoot.models.language.sampling import Sampling
 from surefoot.models.language.text import TextSettings
 from surefoot.models.saved import described
 from surefoot.seeding import check_seed, torch_stream
@@ -68,7 +69,14 @@ class LanguageAgent:
         check_seed(seed)
         uniform = torch.rand(len(prompts), samples, limit, generator=torch_stream(seed, "evaluation"))
         stop = self.facts.get("stop", ())
-        return in_pieces(engine, TOGETHER)(self.model, rows, uniform, temperature=float(heat), stop=stop)
+        return in_pieces(engine, TOGETHER)(
+            self.model, rows, uniform, temperature=float(heat), stop=stop, sampling=self.sampling
+        )
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the distribution that tokens are drawn from is truncated."""
+        return Sampling(**self.facts.get("sampling", {}))
 
     def texts(self, prompts: Sequence[Any], samples: int = 1, **settings: Any) -> list[str]:
         """The completions as texts, the samples of a prompt adjacent."""
@@ -107,6 +115,7 @@ class LanguageAgent:
             stop = facts.get("stop", [])
             if not isinstance(stop, list) or not all(isinstance(one, str) and one for one in stop):
                 raise ValueError(f"stop={stop!r} is not a list of texts")
+            build(Sampling, facts.get("sampling", {}))
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise UsageError(
                 f"{file} cannot be read as that of a language model ({message_of(error)}); restore the original file."

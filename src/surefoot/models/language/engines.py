@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.errors import UsageError
-from surefoot.models.language.generation import Completions
-from surefoot.models.language.loading import need
+from surefoot.models.language.generation import WHOLE, Completions
 from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.need import need
 from surefoot.models.language.room import check_room
+from surefoot.models.language.sampling import Sampling
 
 PAGE = 32  # tokens per page of the cache
 
@@ -24,6 +25,7 @@ def continuous_batching(
     *,
     temperature: float,
     stop: Sequence[str] = (),
+    sampling: Sampling = WHOLE,
 ) -> Completions:
     """Completions by the continuous batching of transformers, with the model's own weights in this process.
 
@@ -38,8 +40,10 @@ def continuous_batching(
         max_new_tokens=limit,
         do_sample=temperature > 0,
         temperature=temperature or 1.0,
-        top_k=0,
-        top_p=1.0,
+        top_k=sampling.top_k or 0,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p or None,
+        repetition_penalty=sampling.repetition_penalty,
         eos_token_id=model.ends,
         pad_token_id=model.tokenizer.pad_token_id,
     )

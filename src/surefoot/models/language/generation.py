@@ -20,8 +20,11 @@ from surefoot.hyperparameters import check_count
 from surefoot.models.language.head import TILE
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.room import check_room
+from surefoot.models.language.sampling import Sampling
 from surefoot.models.language.sequences import left_padded
 from surefoot.models.language.states import cache_name
+
+WHOLE = Sampling()  # tokens are drawn from the model's whole distribution
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Engine(Protocol):
         *,
         temperature: float,
         stop: Sequence[str] = (),
+        sampling: Sampling = WHOLE,
     ) -> Completions: ...
 
 
@@ -55,6 +59,7 @@ def generate(
     *,
     temperature: float,
     stop: Sequence[str] = (),
+    sampling: Sampling = WHOLE,
 ) -> Completions:
     """Completions of every prompt, `uniform.shape[1]` each, of at most `uniform.shape[2]` tokens.
 
@@ -63,11 +68,16 @@ def generate(
     """
     check_room(model, prompts, uniform.shape[2])
     with model.evaluating():
-        return _written(model, prompts, uniform, temperature, stop)
+        return _written(model, prompts, uniform, temperature, stop, sampling)
 
 
 def _written(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], uniform: Tensor, temperature: float, stop: Sequence[str]
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    uniform: Tensor,
+    temperature: float,
+    stop: Sequence[str],
+    sampling: Sampling,
 ) -> Completions:
     samples, limit = uniform.shape[1:]
     base, remembered = model.base, cache_name(model.base)
@@ -82,9 +92,11 @@ def _written(
     rows = torch.arange(len(hidden), device=model.device)
     written = torch.zeros(len(rows), limit, dtype=torch.int64, device=model.device)
     log_prob = torch.zeros(len(rows), limit, device=model.device)
+    asked = tokens.repeat_interleave(samples, 0)  # the prompts, which a repetition penalty looks at
     lengths, done = torch.full((len(rows),), limit), torch.zeros_like(rows, dtype=torch.bool)
     for t in range(limit):
-        choice, chosen = _drawn(model, hidden, draws[rows, t], temperature)
+        before = torch.cat([asked[rows], written[rows, :t]], 1) if sampling.repetition_penalty != 1 else asked[rows]
+        choice, chosen = _drawn(model, hidden, draws[rows, t], temperature, sampling, before, seen)
         written[rows, t], log_prob[rows, t] = choice, chosen
         done = torch.isin(choice, ends)
         if stop:
@@ -134,12 +146,20 @@ def _in_pieces(
     *,
     temperature: float,
     stop: Sequence[str] = (),
+    sampling: Sampling = WHOLE,
 ) -> Completions:
     check_room(model, prompts, uniform.shape[2])  # for all of them, before any is generated
     samples = uniform.shape[1]
     size = max(1, rows // samples)
     found = [
-        engine(model, prompts[i : i + size], uniform[i : i + size, k : k + rows], temperature=temperature, stop=stop)
+        engine(
+            model,
+            prompts[i : i + size],
+            uniform[i : i + size, k : k + rows],
+            temperature=temperature,
+            stop=stop,
+            sampling=sampling,
+        )
         for i in range(0, len(prompts), size)
         for k in range(0, samples, rows)
     ]
@@ -150,13 +170,22 @@ def _in_pieces(
     )
 
 
-def _drawn(model: LanguageModel, hidden: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """A sampled token for every row and its log-probability, for as many rows at a time as have `TILE` logits."""
-    size = max(1, TILE // len(model.head()[0]))
-    parts = [
-        draw(model.next_logits(some, temperature or 1.0), numbers, temperature == 0)
-        for some, numbers in zip(hidden.split(size), uniform.split(size), strict=True)
-    ]
+def _drawn(
+    model: LanguageModel,
+    hidden: Tensor,
+    uniform: Tensor,
+    temperature: float,
+    sampling: Sampling,
+    before: Tensor,
+    valid: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """A sampled token for every row and its log-probability, for as many rows at a time as have `TILE` logits. `before`
+    are the tokens so far, where `valid`."""
+    size, parts = max(1, TILE // len(model.head()[0])), []
+    for some, numbers, tokens, known in zip(*(x.split(size) for x in (hidden, uniform, before, valid)), strict=True):
+        logits = model.next_logits(some, temperature or 1.0)
+        logits = logits if sampling.whole else sampling.logits(logits, tokens, known)
+        parts.append(draw(logits, numbers, temperature == 0))
     choice, chosen = zip(*parts, strict=True)
     return torch.cat(choice), torch.cat(chosen)
 

@@ -1,4 +1,4 @@
-"""Log-probabilities and entropies of tokens from hidden states, a tile of the logits at a time.
+"""Log-probabilities, entropies and normalisers of tokens from hidden states, a tile of the logits at a time.
 
 The logits of a batch, `[tokens, vocabulary]`, take more memory than the model that computed them. Here only a tile of
 them, some tokens by some of the vocabulary, exists at a time, in the forward pass and in the backward pass, which
@@ -28,14 +28,15 @@ def token_log_probs(
     temperature: float = 1.0,
     softcap: float | None = None,
     tile: int | None = None,
-) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
-    """log softmax(z)[target] and the entropy of softmax(z), in float32, for z = softcap·tanh((W·h + b)/softcap)/T.
+) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
+    """log softmax(z)[target], the entropy of softmax(z) and log Σ exp(z), in float32, for
+    z = softcap·tanh((W·h + b)/softcap)/T.
 
     Differentiable in `hidden`, `weight` and `bias`. `tile` is the maximum number of logits at a time.
     """
     if not len(target):
         none = hidden.new_zeros(0, dtype=torch.float32)
-        return none, none
+        return none, none, none
     tile = tile or (CPU_TILE if hidden.device.type == "cpu" else TILE)
     rows = min(len(target), ROWS, tile)
     return _TokenLogProbs.apply(hidden, weight, bias, target, _Tiles(rows, tile // rows, temperature, softcap))
@@ -82,7 +83,7 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, tiles: _Tiles
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         chosen, normaliser, entropy = hidden.new_empty(3, len(target), dtype=torch.float32)
         for rows in _slices(len(target), tiles.rows):
             parts = []
@@ -94,11 +95,11 @@ class _TokenLogProbs(torch.autograd.Function):
             normaliser[rows], entropy[rows] = _joined(torch.stack(parts))
         ctx.save_for_backward(hidden, weight, bias, target, entropy, normaliser)
         ctx.tiles = tiles
-        return chosen - normaliser, entropy.clone()
+        return chosen - normaliser, entropy.clone(), normaliser.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_log_prob: Tensor, by_entropy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, by_log_prob: Tensor, by_entropy: Tensor, by_normaliser: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, target, entropy, normaliser = ctx.saved_tensors
         tiles, wanted = ctx.tiles, ctx.needs_input_grad
         by_hidden = torch.zeros_like(hidden, dtype=torch.float32) if wanted[0] else None
@@ -110,16 +111,16 @@ class _TokenLogProbs(torch.autograd.Function):
             for rows in _slices(len(target), tiles.rows):
                 logits = tiles.logits(hidden[rows], weight, bias, columns)
                 slope = tiles.slope(logits)
-                # ∂log π(y)/∂z = 1[y] − π and ∂H/∂z = −π(log π + H), both computed in place of the logits.
+                # ∂log π(y)/∂z = 1[y] − π, ∂H/∂z = −π(log π + H), ∂log Σ exp(z)/∂z = π; computed in place of the logits.
                 by_logits = logits.sub_(normaliser[rows, None])
-                scale = by_log_prob[rows, None]
+                scale = (by_log_prob - by_normaliser)[rows, None]
                 if with_entropy:
                     pull = (by_logits + entropy[rows, None]).mul_(by_entropy[rows, None]).add_(scale)
                     by_logits = by_logits.exp_().mul_(pull).neg_()
                 else:
                     by_logits = by_logits.exp_().mul_(-scale)
                 here, place = _inside(target[rows], columns)
-                by_logits[here, place] += scale[here, 0]
+                by_logits[here, place] += by_log_prob[rows][here]
                 if slope is not None:
                     by_logits.mul_(slope)
                 if tiles.temperature != 1:

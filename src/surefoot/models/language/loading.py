@@ -7,11 +7,9 @@ again. No code that comes with a model is run, and nothing is asked for on the t
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,11 @@ import torch
 
 from surefoot.errors import UsageError, message_of
 from surefoot.models.device import chosen_device
+from surefoot.models.language.lora import LoRA, with_lora
 from surefoot.models.language.model import BASE, LOOK, OPENED, LanguageModel, refuse_virtual_tokens
+from surefoot.models.language.need import need, quiet
 from surefoot.models.language.text import TextSettings
 
-EXTRA = 'pip install "surefoot[language]"'
-LORA_TARGETS = "all-linear"
 WHERE = (
     "revision",
     "subfolder",
@@ -40,7 +38,7 @@ INSTEAD = "Give a folder written by transformers, a reachable hub id, or 'nano'.
 def load_model(
     name: str | Path,
     *,
-    lora: int | None = None,
+    lora: int | LoRA | None = None,
     dtype: str | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -50,7 +48,7 @@ def load_model(
     """A causal language model from a folder, a hub id, or a folder with a PEFT adapter.
 
     Args:
-        lora: rank of a new adapter on all linear layers; None trains all weights (or the loaded adapter).
+        lora: rank or settings of a new adapter; None trains all weights (or the loaded adapter).
         dtype: data type of the weights: float32, bfloat16 or float16; by default the one in which Surefoot saved them,
             and float32 for other models.
         seed: random seed of a new adapter.
@@ -144,7 +142,7 @@ def _network(place: str, dtype: str, options: Mapping[str, Any]) -> Any:
     """A network of a transformers class, with all of its weights."""
     transformers = need("transformers")
     given = {"dtype": getattr(torch, dtype), "trust_remote_code": False, **options}
-    with _quiet(Path(place).is_dir()):
+    with quiet(Path(place).is_dir()):
         if "gguf_file" in options:
             network = transformers.AutoModelForCausalLM.from_pretrained(place, **given)
             _unmark(network)
@@ -222,7 +220,7 @@ def _adapted(folder: Path, base: str, dtype: str, options: Mapping[str, Any]) ->
             "the adapter was made; put the absolute path into base_model_name_or_path in its adapter_config.json."
         ) from error
     try:
-        with _quiet(True):
+        with quiet(True):
             warnings.filterwarnings("error", message="Found missing adapter keys")
             return need("peft").PeftModel.from_pretrained(network, str(folder), is_trainable=True)
     except (RuntimeError, ValueError, UserWarning) as error:
@@ -249,50 +247,3 @@ def _as_usage_errors(name: str) -> Iterator[None]:
         if "trust_remote_code" in said:
             said = "it needs its own code, and no code that comes with a model is run here."
         raise UsageError(f"model={name!r} could not be loaded: {said} {INSTEAD}") from error
-
-
-@contextmanager
-def _quiet(local: bool) -> Iterator[None]:
-    """Suppress PEFT's warnings about transformers, and progress bars if nothing is downloaded."""
-    logging = need("transformers").utils.logging
-    shown = local and logging.is_progress_bar_enabled()
-    if shown:
-        logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated")
-            yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def with_lora(network: Any, rank: int, seed: int = 0, revision: str | None = None) -> Any:
-    """The network with a new adapter of this rank on all linear layers, the only part that is trained; `revision` is
-    that of the network, recorded for loading the adapter elsewhere."""
-    peft = need("peft")
-    if rank < 1:
-        raise UsageError(f"lora={rank} is not allowed; it is the rank of the adapter, a whole number of at least 1.")
-    if hasattr(network, "disable_adapter"):
-        raise UsageError(
-            f"lora={rank} is not allowed: the model already has an adapter, which is trained further; leave lora out."
-        )
-    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
-    with torch.random.fork_rng(), _quiet(True):
-        torch.manual_seed(seed)
-        return peft.get_peft_model(network, config, revision=revision)
-
-
-def need(module: str) -> Any:
-    """An optional module.
-
-    Raises:
-        UsageError: it is not installed; the message says how to install it.
-    """
-    try:
-        found = import_module(module)
-        if module == "transformers" and not sys.stderr.isatty():
-            found.utils.logging.disable_progress_bar()
-        return found
-    except ImportError as error:
-        raise UsageError(f"language models need {module}, which is not installed: {EXTRA}.") from error

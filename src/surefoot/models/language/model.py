@@ -34,6 +34,7 @@ class TokenStatistics(NamedTuple):
 
     log_prob: Float[Tensor, "batch length"]
     entropy: Float[Tensor, "batch length"]
+    normaliser: Float[Tensor, "batch length"]  # log Σ exp of the logits, divided by the temperature
     value: Float[Tensor, "batch length"] | None = None  # of the state before the token, if the model has a critic
 
     @property
@@ -217,7 +218,7 @@ class LanguageModel:
     # --- likelihood --------------------------------------------------------------------------------------------------
 
     def statistics(self, sequences: Sequences, *, temperature: float = 1.0, reference: bool = False) -> TokenStatistics:
-        """Log-probabilities and entropies of the valid tokens, and values if the model has a critic; with
+        """Log-probabilities, entropies and normalisers of the valid tokens, and values if the model has a critic; with
         `reference=True` those of the reference, which has none. They do not depend on the mode of the network."""
         with self.evaluating():
             if reference:
@@ -231,14 +232,14 @@ class LanguageModel:
         tokens, valid = sequences.tokens.to(self.device), sequences.valid.to(self.device)
         blank = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
         if not self.sharded and not bool(valid.any()):  # all processes must run a sharded model
-            return TokenStatistics(blank, blank, None if critic is None else blank)
+            return TokenStatistics(blank, blank, blank, None if critic is None else blank)
         weight, bias, softcap = self.head(network)
         with split_weight(network, weight) as weight:
             hidden = written_states(network, tokens, valid)
-        log_prob, entropy = token_log_probs(
+        known = token_log_probs(
             hidden, weight, tokens[valid], bias=bias, temperature=temperature / self.scale, softcap=softcap
         )
-        found = TokenStatistics(log_prob, entropy, None if critic is None else critic(hidden))
+        found = TokenStatistics(*known, None if critic is None else critic(hidden))
         place = valid.nonzero(as_tuple=True)
         return found.each(lambda x: blank.index_put(place, x))
 
@@ -262,6 +263,15 @@ class LanguageModel:
         messages, the tokenizer's end of sequence if it is text or not given."""
         turns = [False for _ in texts] if prompts is None else [not isinstance(prompt, str) for prompt in prompts]
         return text.encode_completions(self.tokenizer, texts, self.ends, turns, self.settings)
+
+    def encode_answer(self, said: Any, chat: bool, after: int) -> list[int]:
+        """What an environment says between two turns of the model as tokens, after the token `after`: plain text, or
+        with `chat` the messages as the chat template writes them, up to the beginning of the model's next turn.
+
+        Raises:
+            UsageError: the messages do not suit the chat template.
+        """
+        return text.encode_answer(self.tokenizer, said, chat, after, self.ends, self.settings)
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """Completions as texts, without the tokens that begin, end or pad a text; see `TextSettings`."""

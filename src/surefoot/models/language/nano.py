@@ -18,8 +18,9 @@ import torch
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
-from surefoot.models.language.loading import load_model, need
+from surefoot.models.language.loading import load_model
 from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.need import need
 from surefoot.models.language.room import check_demonstrations
 from surefoot.models.language.sequences import join
 

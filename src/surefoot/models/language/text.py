@@ -127,6 +127,31 @@ def encode_completions(
     return rows
 
 
+def encode_answer(
+    tokenizer: Any, said: Any, chat: bool, after: int, ends: Collection[int], settings: TextSettings
+) -> list[int]:
+    """What an environment says between two turns of the model as tokens. In a chat, the end of the model's turn is part
+    of what the template writes there; it is left out if `after`, the model's last token, is an end already."""
+    if not chat:
+        return tokenizer(said, add_special_tokens=False).input_ids
+    messages = [{"role": "user", "content": said}] if isinstance(said, str) else list(said)
+    asked = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": ANSWER}, *messages]
+    try:
+        text = tokenizer.apply_chat_template(
+            asked, **settings.chat_template_kwargs, add_generation_prompt=True, tokenize=False
+        )
+    except Exception as error:  # a template may raise anything
+        raise UsageError(
+            f"the environment's answer {messages!r} does not suit the tokenizer's chat template "
+            f"({message_of(error)}); give messages that it knows, such as those of a user."
+        ) from error
+    _, found, behind = text.partition(ANSWER)
+    if not found:
+        raise UsageError("the tokenizer's chat template does not show the assistant's message; turns cannot be joined.")
+    row = tokenizer(behind, add_special_tokens=False).input_ids
+    return row[1:] if row and row[0] in ends and after in ends else row
+
+
 def turn_end(tokenizer: Any, ends: Collection[int], settings: TextSettings) -> int:
     """The model's end token that the chat template puts after the assistant's message; the tokenizer's end of sequence
     if it puts none of them there."""

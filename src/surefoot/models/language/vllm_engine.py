@@ -21,9 +21,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.errors import UsageError
-from surefoot.models.language.generation import Completions
+from surefoot.models.language.generation import WHOLE, Completions
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.room import check_room
+from surefoot.models.language.sampling import Sampling
 
 OLDEST, NEWEST = (0, 22), (0, 31)
 MEMORY = 0.3  # share of the GPU's memory for its weights and cache; the rest is for training
@@ -64,6 +65,7 @@ class VLLM:
         *,
         temperature: float,
         stop: Sequence[str] = (),
+        sampling: Sampling = WHOLE,
     ) -> Completions:
         """Completions with the model's current weights. Every sample has its own seed, from `uniform`; it may still
         depend on the others in its batch through rounding. A group's prompt is read once and then taken from the
@@ -73,13 +75,14 @@ class VLLM:
         self.llm = self.llm or self._start(model)
         self.llm.llm_engine.model_executor.driver_worker.model_runner.model.load_weights(weights(model))
         self.llm.reset_prefix_cache()  # it holds the keys and values of earlier weights
-        sampling = {"temperature": temperature, "max_tokens": limit, "logprobs": 0, "stop": list(stop)}
-        sampling["skip_special_tokens"] = False  # a stop string may be a special token
-        sampling |= {"ignore_eos": True, "stop_token_ids": model.ends}  # the same ends as everywhere here
+        settings = {"temperature": temperature, "max_tokens": limit, "logprobs": 0, "stop": list(stop)}
+        settings |= sampling.named()
+        settings["skip_special_tokens"] = False  # a stop string may be a special token
+        settings |= {"ignore_eos": True, "stop_token_ids": model.ends}  # the same ends as everywhere here
         seeds = (uniform[..., 0].flatten().double() * 2**31).long().tolist()
         rows = self.llm.generate(
             [{"prompt_token_ids": list(prompt)} for prompt in prompts for _ in range(samples)],
-            [self.vllm.SamplingParams(seed=seed, **sampling) for seed in seeds],
+            [self.vllm.SamplingParams(seed=seed, **settings) for seed in seeds],
             use_tqdm=False,
         )
         written = [row.outputs[0] for row in rows]

@@ -1,0 +1,84 @@
+"""Rows of pairs, as people have them for DPO: a prompt, the answer that was chosen, and the one that was rejected.
+
+The columns are `chosen` and `rejected` with a `prompt`, or without one if both answers begin with it, as text or as
+messages. Other columns, such as `group`, `margin` or `annotator`, are kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from surefoot.envs.language.task import Example, messages
+from surefoot.errors import UsageError
+
+COLUMNS = ("chosen", "rejected")
+
+
+class Pairs(Sequence[Mapping[str, Any]]):
+    """Rows with `prompt`, `chosen` and `rejected` as texts (a prompt may be messages), made of rows in any of the usual
+    forms when they are used. The chosen answer is the demonstration too."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], source: str) -> None:
+        self.rows, self.source = rows, source
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        row, where = self.rows[place], f"{self.source}, row {place + 1}"
+        chosen, rejected = (row.get(name) for name in COLUMNS)
+        if not all(isinstance(x, str) or messages(x) for x in (chosen, rejected)):
+            raise UsageError(f"{where}: chosen and rejected must both be texts, or lists of messages; remove the row.")
+        prompt = row.get("prompt")
+        if prompt in (None, "", []):
+            prompt, chosen, rejected = _parted(chosen, rejected, where)
+        won, lost = _answer(chosen, where), _answer(rejected, where)
+        if not won or not lost:
+            raise UsageError(f"{where}: the {COLUMNS[bool(won)]} answer is empty; remove the row.")
+        if won == lost:
+            raise UsageError(f"{where}: chosen and rejected are identical ({won[:40]!r}); remove the row.")
+        others = {name: x for name, x in row.items() if name not in ("prompt", *COLUMNS)}
+        return {**others, "prompt": prompt, "chosen": won, "rejected": lost, "demonstration": won}
+
+
+def paired(rows: Sequence[Mapping[str, Any]], source: str) -> Sequence[Mapping[str, Any]]:
+    """The rows as `Pairs` if they have their columns, unchanged otherwise."""
+    return Pairs(rows, source) if len(rows) and set(COLUMNS) <= set(rows[0]) else rows
+
+
+def answers(example: Example) -> tuple[str, str]:
+    """The chosen and the rejected answer of an example.
+
+    Raises:
+        UsageError: it has none.
+    """
+    try:
+        return example.fields["chosen"], example.fields["rejected"]
+    except KeyError:
+        raise UsageError(
+            f"the method learns from pairs, but the task has none for {example.prompt!r}; give data with the columns "
+            "prompt, chosen and rejected."
+        ) from None
+
+
+def _parted(chosen: Any, rejected: Any, where: str) -> tuple[Any, Any, Any]:
+    """The common beginning of two answers as their prompt, and the rest of each."""
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise UsageError(f"{where}: one answer is text and the other one messages; give both in the same form.")
+    if isinstance(chosen, str):
+        common = len(os.path.commonprefix([chosen, rejected]))
+    else:
+        common = next((i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b), min(len(chosen), len(rejected)))
+    if not common:
+        raise UsageError(f"{where} has no prompt, and its answers begin differently; add a column prompt.")
+    return chosen[:common], chosen[common:], rejected[common:]
+
+
+def _answer(given: Any, where: str) -> str:
+    if isinstance(given, str):
+        return given
+    if len(given) != 1 or given[0]["role"] != "assistant" or not isinstance(given[0]["content"], str):
+        raise UsageError(f"{where}: an answer must be one message of the assistant; split longer conversations.")
+    return given[0]["content"]
