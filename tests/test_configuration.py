@@ -251,7 +251,8 @@ def test_a_method_made_in_python_is_recorded_by_its_class(room, monkeypatch):
 def test_methods_of_other_packages_are_found_by_their_entry_points(room, capsys, monkeypatch):
     point = importlib.metadata.EntryPoint("mine", "own:Mine", catalogue.GROUP)
     taken = importlib.metadata.EntryPoint("ppo", "own:Mine", catalogue.GROUP)
-    monkeypatch.setattr(catalogue, "entry_points", lambda group: [point, taken] if group == catalogue.GROUP else [])
+    offered = {catalogue.GROUP: [point, taken]}
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: offered.get(group, []))
     catalogue.plugins.cache_clear()
     monkeypatch.syspath_prepend(str(room))
     try:

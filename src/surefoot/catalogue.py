@@ -15,11 +15,13 @@ import importlib
 import tomllib
 from dataclasses import dataclass
 from functools import cache, reduce
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from surefoot.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 _PACKAGE = Path(__file__).parent
 GROUP = "surefoot.methods"  # of the entry points by which other packages offer methods
@@ -117,6 +119,8 @@ def baselines() -> tuple[Baseline, ...]:
 @cache
 def plugins() -> tuple[Plugin, ...]:
     """The methods of other installed packages; one with the slug of a paper or a baseline is left out."""
+    from importlib.metadata import entry_points  # only here: it is half of what importing this module would take
+
     own = {entry.slug for entry in (*papers(), *baselines())}
     return tuple(Plugin.of(point) for point in entry_points(group=GROUP) if point.name not in own)
 
