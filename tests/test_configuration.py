@@ -278,7 +278,7 @@ def test_methods_of_other_packages_are_found_by_their_entry_points(room, capsys,
         (["train", "ppo", "--env", "MyCart-v0"], "(--env my_env:MyCart-v0)"),
         (
             ["train", "ppo", "--env", "CartPole-v1", "--env-kwargs", "mass"],
-            "env_kwargs='mass' is not allowed; write NAME",
+            "is not allowed; give a dictionary, or words",
         ),
         (["train", "ppo", "--env", "CartPole-v1", "--wrappers", "frame"], "wrapper 'frame' is not known. Did you mean"),
         (["claim", "own:Mine"], "'own:Mine' is a type; name a surefoot.claims.parts.Claim"),

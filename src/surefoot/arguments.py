@@ -80,8 +80,7 @@ def typed(method: type, defaults: Mapping[str, Any] = MappingProxyType({})) -> t
 def _described(help: str, value: Any, metavar: str | None) -> Any:
     """tyro's settings of an argument; an option that is not used by default has no "(default: None)"."""
     unused = value is None or value == ()
-    hint = {"help_behavior_hint": ""} if unused else {}
-    return arg(help=help.replace("%", "%%"), metavar=metavar, **hint)
+    return arg(help=help.replace("%", "%%"), metavar=metavar, help_behavior_hint="" if unused else None)
 
 
 def whole(text: str) -> int:

@@ -149,8 +149,8 @@ def tune(
     searched, options = dimensions(method_class(method), only, space, fixed), option_names(method)
     beside = (*options, "compile", "checkpoint_every")
     made = make_method(method, **{k: v for k, v in fixed.items() if k not in beside})[0]
-    place, steps = place_of(made, env=env, task=task), whole_steps(steps) or made.default_steps
-    plan = _Plan(method, place, steps, check_seed(seed), seeds, evaluations, evaluate_episodes, fixed)
+    place, length = place_of(made, env=env, task=task), whole_steps(steps) or made.default_steps
+    plan = _Plan(method, place, length, check_seed(seed), seeds, evaluations, evaluate_episodes, fixed)
     name = f"tune-{short_name(method)}-{env_name(place).replace('/', '-')}"
     folder = Path(out or Path("runs") / dated(name))
     described = kind_of(method).describe(place, **options_of(method, dict(fixed)))

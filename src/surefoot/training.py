@@ -40,7 +40,7 @@ def train(arguments: Sequence[str]) -> None:
             f"{known}."
         )
     remember(early["env"] or early["task"], early["reward"], *named)
-    given = configuration(early["config"], *(named or [None]), early, early["trust"]) if early["config"] else None
+    given = configuration(early["config"], (named or [None])[0], early, early["trust"]) if early["config"] else None
     given = given or Configuration(named[0], {})
     cls, kind = method_class(given.method), kind_of(given.method)
     typing = typed(cls, _defaults(cls, kind, given.values, early["preset"]))

@@ -18,13 +18,11 @@ def pairs(given: Any, argument: str) -> dict[str, Any]:
     """
     if given is None or isinstance(given, Mapping):
         return dict(given or {})
-    if not isinstance(given, (str, list, tuple)):
-        raise UsageError(f"{argument}={given!r} is not allowed; give a dictionary, or words such as mass=2.")
-    found = {}
-    for word in [given] if isinstance(given, str) else given:
+    found, words = {}, [given] if isinstance(given, str) else given
+    for word in words if isinstance(words, (list, tuple)) else [None]:
         name, sign, value = word.partition("=") if isinstance(word, str) else ("", "", "")
         if not (sign and name.isidentifier()):
-            raise UsageError(f"{argument}={word!r} is not allowed; write NAME=VALUE, such as mass=2.")
+            raise UsageError(f"{argument}={given!r} is not allowed; give a dictionary, or words such as mass=2.")
         found[name] = _value(value)
     return found
 
@@ -78,7 +76,7 @@ def command(
             value = given.get(field.name, plain)
             value = list(value) if isinstance(value, tuple) else value
             if field.metadata.get("words"):
-                value = wrapper_words(value) if field.name == "wrappers" else as_words(value or {})
+                value = wrapper_words(value) if field.name == "wrappers" else as_words(dict(value or {}))
                 plain = ()
             if isinstance(value, Mapping):
                 return None
