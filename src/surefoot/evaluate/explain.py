@@ -42,13 +42,11 @@ def _fields(method: Any) -> list[str]:
 
 
 def _columns(rows: list[tuple[str, str, str, str]]) -> list[str]:
-    """Rows in columns; the sentence of a row that is longer than its columns comes in the next line."""
+    """Rows in columns as wide as their entries need; the few that are longer than `WIDEST` stick out."""
     widths = [max((len(row[i]) for row in rows if len(row[i]) <= most), default=0) for i, most in enumerate(WIDEST)]
-    place, lines = sum(widths) + 2 * len(widths), []
+    lines = []
     for *cells, sentence in rows:
-        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths))
-        fits = len(line) <= place
-        lines += [f"  {line}  {sentence}".rstrip()] if fits else [f"  {line}".rstrip(), f"  {'':{place}}{sentence}"]
+        lines.append("  ".join(["", *(f"{cell:<{width}}" for cell, width in zip(cells, widths)), sentence]).rstrip())
     return lines
 
 
