@@ -203,12 +203,14 @@ class Mine(PPO):
     """A researcher's own method."""
 
 
-def test_a_method_outside_the_catalogue_is_given_again(tmp_path):
+def test_a_method_outside_the_catalogue_is_given_again(tmp_path, monkeypatch):
     mine = Mine(**{k: v for k, v in SETTINGS.items() if k != "loggers"})
     sf.train(mine, "CartPole-v1", 256, run_dir=tmp_path / "whole", loggers=())
     sf.train(mine, "CartPole-v1", 256, run_dir=tmp_path / "run", loggers=(), callbacks=[stop_at(2)])
-    assert Run(tmp_path / "run").config["method"] == "mine"
-    with pytest.raises(UsageError, match=r"trained with 'mine', which is not in the catalogue; .*resume\(run, method="):
+    named = f"{Mine.__module__}:Mine"
+    assert Run(tmp_path / "run").config["method"] == named
+    monkeypatch.setattr("surefoot.envs.names._GIVEN", {})  # as in another process
+    with pytest.raises(UsageError, match=f"method='{named}' is named by the files of the run and would have"):
         sf.resume(tmp_path / "run")
     assert rows(sf.resume(tmp_path / "run", method=mine)) == rows(Run(tmp_path / "whole"))
 
@@ -390,7 +392,7 @@ def test_a_run_goes_on_only_with_the_options_that_it_began_with(tmp_path):
         UsageError, match="learning_rate is not allowed: a run is resumed with .* backend, env_kwargs, wrappers"
     ):
         sf.resume(run.path, learning_rate=1.0)
-    for steps in (1.0, 255, -1, "many", True):
+    for steps in (0, 1.5, -1, "many", True):
         with pytest.raises(UsageError, match="steps=.* is not allowed"):
             sf.resume(run.path, steps=steps)
     assert sf.resume(run.path, env_kwargs={}, wrappers=()).finished
@@ -398,12 +400,9 @@ def test_a_run_goes_on_only_with_the_options_that_it_began_with(tmp_path):
 
 def test_a_longer_run_is_the_one_that_was_begun_longer(tmp_path, trained):
     run = sf.train("ppo", "CartPole-v1", 128, seed=4, run_dir=tmp_path / "run", **SETTINGS)
-    longer = sf.resume(run.path, steps=256.0)
+    longer = sf.resume(run.path, steps=+128.0)
     assert longer.finished and longer.config["steps"] == 256 and rows(longer) == rows(trained)
     assert np.array_equal(sf.load(longer.path).vector, sf.load(trained.path).vector)
-    falling = sf.train("ppo", "CartPole-v1", 64, run_dir=tmp_path / "falling", anneal=True, **SETTINGS)
-    with pytest.raises(UsageError, match="steps=128 is not allowed: with anneal=True the learning rate decays to 0"):
-        sf.resume(falling.path, steps=128)
 
 
 def test_the_card_of_an_agent_says_what_it_is(tmp_path):

@@ -149,13 +149,15 @@ def test_help_of_training_has_every_setting_and_its_range(capsys):
         *(f.name for f in fields(PPO) if f.name != "parts"),
     ):
         assert f"--{name.replace('_', '-')} " in page or f"--{name.replace('_', '-')}," in page
-    assert "--clip FLOAT Clip range ε of the probability ratio. Takes a number in (0, 1). (default: 0.2)" in page
+    assert "--clip FLOAT Clip range ε of the probability ratio. More than 0 and less than 1. (default: 0.2)" in page
     assert f"(default: {PPO.default_steps})" in page
+    assert "{None}" not in page and "STR" not in page and "--run-dir PATH" in page and "--hidden [INT …]" in page
+    assert "--core {gru,lstm} Recurrent core" in page and "--env-kwargs NAME=VALUE …" in page
 
 
 def test_help_of_a_tabular_method_asks_for_an_mdp(capsys):
     page = help_of(capsys, "train", "ecrm")
-    assert "--env STR A built-in MDP with its parameters" in page and "--num-envs" not in page
+    assert "--env TEXT A built-in MDP with its parameters" in page and "--num-envs" not in page
 
 
 def test_methods_are_listed_in_columns(capsys):

@@ -66,6 +66,14 @@ def test_write_your_own_loss(tmp_path, monkeypatch, capsys):
     assert len(names["run"].metrics()) == 2
 
 
+def test_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run("training.md")
+    assert names["run"].config["steps"] == 960 and names["run"].finished
+    assert names["other"].config["start"]["from"] == "a"
+    assert names["best"].facts["evaluation_mean"] >= names["last"].facts.get("evaluation_mean", 0)
+
+
 def test_learning_from_preferences(tmp_path, monkeypatch, capsys):
     pytest.importorskip("transformers", reason="language models need surefoot[language]")
     monkeypatch.chdir(tmp_path)

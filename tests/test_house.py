@@ -16,7 +16,7 @@ PACKAGE = ROOT / "src" / "surefoot"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 EXTRAS = (
     "transformers", "peft", "accelerate", "datasets", "reasoning_gym", "math_verify", "minari", "h5py",
-    "pettingzoo", "mpe2", "sklearn", "ray", "onnx", "onnxruntime", "onnxscript", "huggingface_hub",
+    "pettingzoo", "mpe2", "sklearn", "ray", "onnx", "onnxruntime", "onnxscript", "huggingface_hub", "optuna",
 )  # fmt: skip
 UNSAFE_MODULES = {"cloudpickle", "dill", "joblib"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "torch.load", "torch.save", "yaml.load"}
@@ -159,7 +159,7 @@ def test_what_is_pinned_is_what_is_allowed():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [
         *project["dependencies"],
-        *(d for extra in ("dev", "docs", "language") for d in project["optional-dependencies"][extra]),
+        *(d for extra in ("dev", "docs", "language", "tune") for d in project["optional-dependencies"][extra]),
     ]
     pins = dict(
         line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"

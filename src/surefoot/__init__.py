@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from surefoot.hardening import harden
     from surefoot.objectives import PolicyObjective
     from surefoot.solvers import evaluate_policy, solve
+    from surefoot.study import tune
 
 _WHERE = {
     **dict.fromkeys(
@@ -54,6 +55,7 @@ _WHERE = {
     "report": "surefoot.evaluate.pages.folder",
     **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.solvers"),
     "PolicyObjective": "surefoot.objectives",
+    "tune": "surefoot.study",
 }
 _ROOMS = ("objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")
 _SHORT = {"language": "surefoot.methods.language"}
@@ -86,6 +88,7 @@ __all__ = [
     "stress",
     "tabular_from_gym",
     "train",
+    "tune",
 ]
 
 

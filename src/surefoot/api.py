@@ -12,8 +12,16 @@ from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surefoot import catalogue
-from surefoot.configure import make_method
+from surefoot.configure import (
+    callback_list,
+    kind_of,
+    make_method,
+    option_names,
+    options_of,
+    place_of,
+    recorded_method,
+    whole_steps,
+)
 from surefoot.envs import make_single
 from surefoot.envs.names import remember
 from surefoot.errors import UsageError
@@ -23,7 +31,8 @@ from surefoot.evaluate.player import load, player_of, refuse_language
 from surefoot.evaluate.summary import exact_figures, summed_up
 from surefoot.hyperparameters import build
 from surefoot.loops.common import run as runs
-from surefoot.loops.common.kinds import Loop, Method, check_trust, loop
+from surefoot.loops.common.folder import short_name
+from surefoot.loops.common.kinds import Method, check_trust, loop
 from surefoot.loops.common.lock import evaluation
 from surefoot.loops.common.run import Run
 from surefoot.loops.common.train import Callback
@@ -53,6 +62,7 @@ def train(
     callbacks: Callback | Sequence[Callback] = (),
     evaluate_every: int | None = None,
     evaluate_episodes: int = 10,
+    keep_best: bool = False,
     checkpoint_every: int | None = None,
     time_limit: float | None = None,
     **hyperparameters: Any,
@@ -60,7 +70,7 @@ def train(
     """Train a method and save everything in a folder.
 
     Args:
-        method: a slug from the catalogue, or a method instance.
+        method: a slug from the catalogue, `"module:Class"`, or a method instance.
         env: a Gymnasium or EnvPool id, a factory, an Env class, or a ready next-step `VectorEnv`; for a tabular method
             a `TabularMDP`, the name of a built-in MDP, a file or `gym:ID`.
         task, data: names of the same argument for language models: a task, or a file of prompts.
@@ -73,6 +83,8 @@ def train(
         loggers: any of "tensorboard", "wandb" and "trackio", in addition to `metrics.jsonl`.
         evaluate_every: steps between evaluations of `evaluate_episodes` deterministic episodes; their mean return is
             `evaluation_mean` in the metrics.
+        keep_best: keep the agent with the best evaluation in the folder `best`, for `load(run, best=True)`; evaluations
+            are then every tenth of the run if `evaluate_every` is not given.
         checkpoint_every: steps between checkpoints; by default a tenth of the run.
         time_limit: seconds after which the run ends with a checkpoint; a signal does the same and then ends the script.
         hyperparameters: fields of the method; `objective`, a `PolicyObjective` in place of the method's own; and the
@@ -81,69 +93,32 @@ def train(
             `stress`; a range is sampled anew in every episode, and evaluations use the unperturbed environment); for
             language models the fields of `surefoot.loops.group_rollout.language.LanguageOptions`.
     """
-    options = _options(method, hyperparameters)
+    options = options_of(method, hyperparameters)
     made, slug = make_method(method, **hyperparameters)
-    env = _place(made, env=env, task=task, data=data)
-    remember(env, options.get("reward"))
+    env = place_of(made, env=env, task=task, data=data)
+    if keep_best and evaluate_every is None:
+        evaluate_every = max(1, whole_steps(steps or made.default_steps) // 10)
+    remember(env, options.get("reward"), method if isinstance(method, str) else type(method))
     settings = runs.Settings(
-        steps=_steps(steps),
+        steps=whole_steps(steps),
         compile=compile,
         loggers=(loggers,) if isinstance(loggers, str) else tuple(loggers),
-        evaluate_every=_steps(evaluate_every),
+        evaluate_every=whole_steps(evaluate_every),
         evaluate_episodes=evaluate_episodes,
-        checkpoint_every=_steps(checkpoint_every),
+        keep_best=keep_best,
+        checkpoint_every=whole_steps(checkpoint_every),
         time_limit=time_limit,
     )
     own = evaluations(made, env, options, settings.evaluate_every, settings.evaluate_episodes)
-    seeds, every = runs.seeds_from(seed, num_seeds), [*own, *_callback_list(callbacks)]
+    seeds, every = runs.seeds_from(seed, num_seeds), [*own, *callback_list(callbacks)]
     more: Any = {"run_dir": run_dir, "callbacks": every, "env_options": options, "source": start}
     return summed_up(runs.start(made, slug, env, settings, seeds=seeds, **more), made, env)
-
-
-def _callback_list(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
-    given = [callbacks] if callable(callbacks) else callbacks  # a single one may be given without a list
-    if wrong := [one for one in given if not callable(one)]:
-        raise UsageError(f"callbacks has {wrong[0]!r}, which is not callable; give functions of (learner, rows).")
-    return given
-
-
-def _steps(number: Any) -> Any:
-    """The number of steps as an int where it is a whole float such as 1e6; anything else unchanged."""
-    return int(number) if isinstance(number, float) and number.is_integer() else number
-
-
-def _options(method: str | Method, given: dict[str, Any]) -> dict[str, Any]:
-    """The options of the method's kind of loop, removed from `given`."""
-    kind, names = _kind(method), _option_names(method)
-    made = build(kind.options, {name: given.pop(name) for name in names if name in given})
-    return {name: getattr(made, name) for name in names}
-
-
-def _kind(method: str | Method) -> Loop:
-    return loop((catalogue.method_class(method) if isinstance(method, str) else make_method(method)[0]).loop)
-
-
-def _option_names(method: str | Method) -> list[str]:
-    return [field.name for field in dataclasses.fields(_kind(method).options)]
-
-
-def _place(method: Method, **given: Any) -> Any:
-    """The environment, under whichever of its argument names it was given."""
-    found = {name: x for name, x in given.items() if x is not None}
-    if not found and (default := getattr(method, "default_env", None)) is not None:
-        return default
-    if len(found) != 1:
-        wanted = loop(method.loop).env_argument
-        raise UsageError(
-            f"give {wanted}=…, and only that, for {type(method).__name__} to train in, not {sorted(found)}."
-        )
-    return next(iter(found.values()))
 
 
 def resume(
     run: str | Path | Run,
     *,
-    method: Method | None = None,
+    method: str | Method | None = None,
     env: Any = None,
     steps: int | None = None,
     callbacks: Callback | Sequence[Callback] = (),
@@ -151,7 +126,9 @@ def resume(
     trust: bool = False,
     **options: Any,
 ) -> Run:
-    """Resume an unfinished run, bit for bit as if it had not been interrupted. A larger `steps` extends a run.
+    """Resume an unfinished run, bit for bit as if it had not been interrupted. `steps=+100_000` adds as many to a
+    run, finished or not, which then goes on as one longer run would: to the bit, except for what follows the length of
+    a run, such as `anneal`, of which a warning tells.
 
     `method`, `env` and `options` are needed only where the run's folder cannot name what the run was given (a method
     outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python), or names it as
@@ -161,30 +138,22 @@ def resume(
     """
     found = run if isinstance(run, Run) else Run(Path(run))
     config = runs.checked(found)
-    if method is None and config["method"] not in {entry.slug for entry in catalogue.methods()}:
-        raise UsageError(
-            f"{found.path} was trained with {config['method']!r}, which is not in the catalogue; give the same method "
-            "again: surefoot.resume(run, method=…)."
-        )
-    if method is None:
-        method, _ = make_method(config["method"], **config["hyperparameters"])
-    else:
-        runs.check_same_method(found, *make_method(method))
-    names = _option_names(method)
+    method = recorded_method(found, config, method, trust)
+    names = option_names(method)
     if unknown := sorted(set(options) - {*names}):
         raise UsageError(
             f"{unknown[0]} is not allowed: a run is resumed with its original hyperparameters. The arguments are "
             f"method, env, steps, callbacks and time_limit there are {', '.join(names)}."
         )
-    build(_kind(method).options, options)  # refuses invalid options
+    build(kind_of(method).options, options)  # refuses invalid options
     remember(env, options.get("reward"))
     described = {**config["env"], **options}
     name = described.pop("env")
     folder = {key: value for key, value in described.items() if key not in options}
-    check_trust(_kind(method), {"env": name if env is None else None, **folder}, trust)
+    check_trust(kind_of(method), {"env": name if env is None else None, **folder}, trust)
     own = evaluations(method, env or name, described, config["evaluate_every"], config["evaluate_episodes"])
-    every = [*own, *_callback_list(callbacks)]
-    given = {"env": env, "steps": _steps(steps), "callbacks": every, "time_limit": time_limit}
+    every = [*own, *callback_list(callbacks)]
+    given = {"env": env, "steps": whole_steps(steps), "callbacks": every, "time_limit": time_limit}
     return summed_up(runs.resume(method, found, env_options=options, **given), method, env or name)
 
 
@@ -304,7 +273,8 @@ def compare(
     """Train several methods on the same environments and seeds, and compare their returns.
 
     `env` is an environment as for `train` (a name, an MDP), or a list of them; for language models it may be called
-    `task`. `methods` are slugs or instances; a mapping names them, so that two settings of one method can be compared.
+    `task`. `methods` are slugs, `"module:Class"` or instances; a mapping names them, so that two settings of one method
+    can be compared.
     There are `seeds` consecutive random seeds starting at `seed`, trained in one run, or in one run per seed for
     language models. The runs, `comparison.json` and its page, `scores.csv` and `table.tex` are saved under `out`;
     finished runs found there are reused, unfinished ones are resumed, and additional seeds are trained in further runs.
@@ -319,11 +289,11 @@ def compare(
     for name, instead in (("num_seeds", "seeds"), ("run_dir", "out")):
         if name in options:
             raise UsageError(f"{name}={options[name]!r} is not allowed: compare sets it; use {instead}=….")
-    pairs = methods.items() if isinstance(methods, Mapping) else [(make_method(m)[1], m) for m in methods]
-    beside = {*inspect.signature(train).parameters, *chain.from_iterable(_option_names(m) for _, m in pairs)}
+    pairs = methods.items() if isinstance(methods, Mapping) else [(short_name(make_method(m)[1]), m) for m in methods]
+    beside = {*inspect.signature(train).parameters, *chain.from_iterable(option_names(m) for _, m in pairs)}
     shared = {name: options.pop(name) for name in [*options] if name not in beside}
     named = [(name, make_method(m, **shared)[0]) for name, m in pairs]
-    env = _place(named[0][1], env=env, task=task) if named else env
+    env = place_of(named[0][1], env=env, task=task) if named else env
     envs = list(env) if isinstance(env, (list, tuple)) else [env]
     names, called = [name for name, _ in named], [runs.env_name(each) for each in envs]
     if not names or not envs or len({*names}) < len(names) or len({*called}) < len(envs):
@@ -338,9 +308,9 @@ def compare(
             "leave it out, and compare the result of surefoot evaluate for its run."
         )
     every = runs.seeds_from(seed, seeds)
-    own = _callback_list(options.pop("callbacks", ()))
+    own = callback_list(options.pop("callbacks", ()))
     limit = options.get("time_limit")  # neither is recorded in a run
-    described = {method.loop: _options(method, dict(options)) for _, method in named}
+    described = {method.loop: options_of(method, dict(options)) for _, method in named}
     for kind, each in product(described, envs):
         make_single(loop(kind).single(each, **described[kind])).close()
     folder = Path(out or Path("runs") / runs.dated("compare"))
@@ -379,7 +349,7 @@ def claim(
     """Run a paper's claim: the finding of every part that was measured, by the part's name.
 
     Args:
-        slug: of the paper.
+        slug: of the paper, or `"module:NAME"` of a claim of your own.
         tier: "mechanism", "miniature" or "instance"; all experiments if not given.
         seeds: random seeds, if not the experiments' own; any others make a replication.
         out: folder for the records.

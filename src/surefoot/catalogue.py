@@ -2,6 +2,11 @@
 
 `papers.toml` describes the papers. Whether a paper is built and has a claim is not stored but derived from the modules
 that exist. This imports neither methods nor torch; only `method_class` imports a module.
+
+Methods of other packages are named as `module:Class`, or by the name of an entry point in the group `surefoot.methods`:
+
+    [project.entry-points."surefoot.methods"]
+    my-method = "my_package.my_module:MyMethod"
 """
 
 from __future__ import annotations
@@ -9,13 +14,17 @@ from __future__ import annotations
 import importlib
 import tomllib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from surefoot.errors import UsageError, nearest
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 _PACKAGE = Path(__file__).parent
+GROUP = "surefoot.methods"  # of the entry points by which other packages offer methods
 
 
 def _exists(module: str) -> bool:
@@ -69,6 +78,22 @@ class Baseline:
         return _exists(self.module)
 
 
+@dataclass(frozen=True)
+class Plugin:
+    """A method that another installed package offers as an entry point."""
+
+    slug: str
+    title: str
+    module: str
+    attribute: str
+    built: bool = True
+
+    @classmethod
+    def of(cls, point: EntryPoint) -> Plugin:
+        package = point.module.partition(".")[0] if point.dist is None else point.dist.name
+        return cls(point.name, f"{point.attr} of the package {package}", point.module, point.attr)
+
+
 @cache
 def _data() -> dict[str, list[dict[str, Any]]]:
     return tomllib.loads(_PACKAGE.joinpath("papers.toml").read_text(encoding="utf-8"))
@@ -91,6 +116,15 @@ def baselines() -> tuple[Baseline, ...]:
     return tuple(Baseline(**row) for row in _data().get("baseline", ()))
 
 
+@cache
+def plugins() -> tuple[Plugin, ...]:
+    """The methods of other installed packages; one with the slug of a paper or a baseline is left out."""
+    from importlib.metadata import entry_points  # only here: it is half of what importing this module would take
+
+    own = {entry.slug for entry in (*papers(), *baselines())}
+    return tuple(Plugin.of(point) for point in entry_points(group=GROUP) if point.name not in own)
+
+
 def paper(slug: str) -> Paper:
     """The paper with this slug; a `UsageError` with the nearest slugs if there is none."""
     known = {p.slug: p for p in papers()}
@@ -99,20 +133,43 @@ def paper(slug: str) -> Paper:
     return known[slug]
 
 
-def methods() -> tuple[Paper | Baseline, ...]:
-    """The methods that can be trained: the papers and baselines whose method is built."""
-    return tuple(entry for entry in (*papers(), *baselines()) if entry.built)
+def methods() -> tuple[Paper | Baseline | Plugin, ...]:
+    """The methods that can be trained: the papers and baselines whose method is built, and those of other packages."""
+    return tuple(entry for entry in (*papers(), *baselines(), *plugins()) if entry.built)
 
 
 def method_class(slug: str) -> type:
-    """The dataclass of a method, imported on demand; a `UsageError` if it is unknown or not built yet."""
-    entries = {entry.slug: entry for entry in (*papers(), *baselines())}
+    """The dataclass of a method, by its slug or as `module:Class`, imported on demand; a `UsageError` if it is unknown
+    or not built yet."""
+    if ":" in slug:
+        return _own(slug, *slug.split(":", 1))
+    entries = {entry.slug: entry for entry in (*papers(), *baselines(), *plugins())}
     built = [entry.slug for entry in methods()]
     if slug not in entries:
-        raise UsageError(f"No method is called {slug!r}. {nearest(slug, built)}")
+        raise UsageError(
+            f"No method is called {slug!r}. {nearest(slug, built)} A method of your own is named module:Class."
+        )
     entry = entries[slug]
+    if isinstance(entry, Plugin):
+        return _own(slug, entry.module, entry.attribute)
     if not entry.built:
         raise UsageError(
             f"{slug!r} ({entry.title}) is in the catalogue, but its method is not built yet. Built: {', '.join(built)}."
         )
     return getattr(importlib.import_module(entry.module), entry.attribute)
+
+
+def _own(name: str, module: str, attribute: str) -> type:
+    """The method that another module defines."""
+    try:
+        found = reduce(getattr, attribute.split("."), importlib.import_module(module))
+    except Exception as error:  # a module may raise anything when it is imported
+        raise UsageError(
+            f"method={name!r} cannot be imported ({type(error).__name__}: {error}). Give it as module:Class, with the "
+            "module in the working directory or in an installed package."
+        ) from error
+    if not isinstance(found, type) or not hasattr(found, "loop"):
+        raise UsageError(
+            f"method={name!r} is no method: name a class that extends one, such as surefoot.methods.control.ppo.PPO."
+        )
+    return found

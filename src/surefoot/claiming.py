@@ -26,7 +26,7 @@ def claim(
     Without a slug, --tier runs what no record in the folder covers yet, for all papers.
 
     Args:
-        slug: Slug of the paper.
+        slug: Slug of the paper, or module:NAME of a claim of your own.
         tier: Run the experiments of one tier: mechanism (seconds), miniature (ours, minutes), instance (the paper's
             own, hours).
         experiment: Run the experiment of this name alone, such as "table 1".

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import shlex
 import sys
@@ -21,7 +22,8 @@ from surefoot.comparing import Compared, compare
 from surefoot.errors import UsageError, nearest, printable
 from surefoot.examining import diagnose, generalize
 from surefoot.sharing import export, push
-from surefoot.training import train
+from surefoot.training import resume, train
+from surefoot.tuning import tune
 
 
 def methods(setting: str | None = None) -> None:
@@ -40,6 +42,7 @@ def methods(setting: str | None = None) -> None:
     for baseline in catalogue.baselines():
         if baseline.built and setting in (None, baseline.module.split(".")[2]):
             rows.append((baseline.slug, baseline.title, "baseline"))
+    rows += [(plugin.slug, plugin.title, "of another package") for plugin in catalogue.plugins() if setting is None]
     width = max((len(slug) for slug, *_ in rows), default=0)
     for slug, words, standing in rows:
         print(f"{slug:<{width}}  {words}\n{'':<{width}}  {standing}")
@@ -286,7 +289,7 @@ def explain(slug: Annotated[str, arg(metavar="SLUG")], /) -> None:
     """Describe a method on one screen: purpose, formula, steps, hyperparameters.
 
     Args:
-        slug: Slug of the method; surefoot methods lists them.
+        slug: Slug of the method, which surefoot methods lists, or module:Class of your own.
     """
     from surefoot import api
 
@@ -297,6 +300,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "methods": methods,
     "explain": explain,
     "train": train,
+    "resume": resume,
+    "tune": tune,
     "evaluate": evaluate,
     "chat": chat,
     "stress": stress,
@@ -332,26 +337,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     name, *rest = arguments or ["--help"]
     try:
-        if (_names_a_module(rest) or (name in PLAYING and _is_named(rest))) and os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # last, so that it shadows no installed package
-        if name in ("-h", "--help"):
-            print(_help())
-        elif name == "--version":
-            from surefoot import __version__
-
-            print(__version__)
-        elif name not in COMMANDS:
-            raise UsageError(f"{name!r} is not a command. {nearest(name, COMMANDS)}")
-        elif name == "compare" and rest[:1] not in (["-h"], ["--help"]):
-            compare(rest)
-        elif name == "train" and rest[:1] not in (["-h"], ["--help"]):
-            train(rest)
-        elif name == "train":
-            print(f"usage: surefoot train METHOD --env ENV [options]\n\n{train.__doc__}")
-            print("surefoot train METHOD --help lists all options.")
-        else:
-            parsed(COMMANDS[name] if name != "compare" else Compared, rest, f"surefoot {name}")
-        sys.stdout.flush()
+        try:
+            _run(name, rest)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has left can still be told from a mistake
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
@@ -364,10 +353,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
 
 
-def _names_a_module(words: Sequence[str]) -> bool:
+def _run(name: str, rest: Sequence[str]) -> None:
+    """Run the command of this name."""
+    if (_names_a_module(name, rest) or (name in PLAYING and _is_named(rest))) and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that it shadows no installed package
+    if name in ("-h", "--help", "help"):
+        print(_help())
+    elif name in ("--version", "version"):
+        from surefoot import __version__
+
+        print(__version__)
+    elif name not in COMMANDS:
+        raise UsageError(f"{name!r} is not a command. {nearest(name, COMMANDS)}")
+    elif name == "train":
+        train(rest)
+    elif name == "compare" and rest[:1] not in (["-h"], ["--help"]):
+        compare(rest)
+    else:
+        parsed(COMMANDS[name] if name != "compare" else Compared, rest, f"surefoot {name}")
+
+
+def _names_a_module(command: str, words: Sequence[str]) -> bool:
     """Whether the command names a module, which may be in the current folder, or trusts a run's folder to name one."""
     pairs = [(w.partition("=")[0], w.partition("=")[2] or after) for w, after in zip(words, [*words[1:], ""])]
-    return any(name == "--trust" or (name in ("--env", "--reward") and ":" in value) for name, value in pairs)
+    given = [value for name, value in pairs if name in ("--env", "--reward", "--method")]
+    if command in ("train", "tune", "explain", "compare", "claim"):
+        given += itertools.takewhile(lambda word: not word.startswith("-"), words)  # methods and claims
+    return "--trust" in words or any(":" in value for value in given)
 
 
 def _is_named(words: Sequence[str]) -> bool:

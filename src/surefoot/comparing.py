@@ -39,7 +39,7 @@ class Compared:
     reused."""
 
 
-OWN = ("num_seeds", "run_dir", "resume", "preset")  # options of a single run
+OWN = ("num_seeds", "run_dir", "resume", "preset", "config", "start", "keep_best", "method")  # options of a single run
 
 
 def compare(arguments: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ def _said(line: str) -> None:
 
 def _options(given: Compared, words: Sequence[str]) -> dict[str, Any]:
     """The other options, typed as `surefoot train` types them for every one of the methods."""
-    from surefoot import catalogue
+    from surefoot.configure import method_class
 
     names = [word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")]
     if wrong := [name for name in names if name in OWN]:
@@ -70,7 +70,7 @@ def _options(given: Compared, words: Sequence[str]) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {}
     for slug in given.methods:
-        kind = typed(catalogue.method_class(slug))
+        kind = typed(method_class(slug))
         place = next(f for f in ("env", "task", "data") if f in kind.__dataclass_fields__)
         made = parsed(kind, [f"--{place}", "unused", *words], f"surefoot compare {slug}")
         wanted = [name if hasattr(made, name) else name.removeprefix("no_") for name in names]

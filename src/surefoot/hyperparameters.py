@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -15,6 +15,20 @@ from surefoot.errors import UsageError, nearest
 
 LIMITS = ("low", "high", "above", "below")
 MOST_THREADS = 1024  # for torch
+
+
+class Range(NamedTuple):
+    """Where a number is tuned: uniformly in [low, high], or in its logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+class Choices(NamedTuple):
+    """The values among which a hyperparameter is tuned."""
+
+    values: tuple[Any, ...]
 
 
 def hyperparameter(
@@ -26,13 +40,19 @@ def hyperparameter(
     below: float | None = None,
     choices: Sequence[Any] | None = None,
     help: str = "",
+    words: str = "",
+    aliases: Mapping[Any, Any] | None = None,
+    tune: Range | Choices | None = None,
 ) -> Any:
     """A dataclass field with a default, an allowed range and a sentence of help.
 
     `low`/`high` are inclusive bounds, `above`/`below` exclusive ones; for a tuple they apply to every element. `None`
-    is allowed only if the annotation includes it or it is the default.
+    is allowed only if the annotation includes it or it is the default. `words` names the words of which the command
+    line makes a value that is a mapping or a list, and `aliases` other ways to write a value. `tune` is where
+    `surefoot.tune` draws it from.
     """
-    limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices, "help": help}
+    limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
+    limits |= {"help": help, "words": words, "aliases": aliases, "tune": tune}
     return dataclasses.field(default=default, metadata={k: v for k, v in limits.items() if v not in (None, "")})
 
 
@@ -60,6 +80,20 @@ def _words(kind: Any, meta: Mapping[str, Any]) -> str:
         return f"a tuple with each element {_words(get_args(kind)[0], meta)}"
     known = {bool: "True or False", str: "a string", NoneType: "None"}
     return known.get(kind) or f"of type {getattr(kind, '__name__', kind)}"
+
+
+def span(meta: Mapping[str, Any], kind: Any = float) -> str:
+    """The limits of a field as a short sentence for `--help`, such as "At least 1"; empty without any."""
+    low, high = meta.get("low", meta.get("above")), meta.get("high", meta.get("below"))
+    if low is None and high is None:
+        return ""
+    below = "" if high is None else f"{'less than' if 'below' in meta else 'at most'} {high:,}"
+    above = "" if low is None else f"{'more than' if 'above' in meta else 'at least'} {low:,}"
+    words = " and ".join(filter(None, (above, below)))
+    if meta.keys() >= {"low", "high"}:
+        words = f"from {low:,} to {high:,}"
+    words = f"each {words}" if any(get_origin(one) is tuple for one in _alternatives(kind)) else words
+    return words[0].upper() + words[1:]
 
 
 def _range(meta: Mapping[str, Any]) -> str:
@@ -127,20 +161,35 @@ def check_threads(value: Any) -> None:
 
 def check(instance: Any) -> None:
     """Raise `UsageError` for the first field of a dataclass instance that has the wrong type or is outside its declared
-    range. NumPy numbers are replaced by Python numbers."""
+    range. NumPy numbers are replaced by Python numbers, and aliases by what they stand for."""
     for field, kind in declared(type(instance)):
         given = getattr(instance, field.name)
-        value = _plain(given)
+        value = _checked(type(instance), field, kind, given)
         if value is not given:
             object.__setattr__(instance, field.name, value)
-        if value is None and (field.default is None or NoneType in _alternatives(kind)):
-            continue
-        if not (_fits(value, kind) and _inside(value, field.metadata)):
-            default = "" if field.default is dataclasses.MISSING else f" (default {field.default!r})"
-            raise UsageError(
-                f"{type(instance).__name__}: {field.name}={value!r} is not allowed; it must be "
-                f"{allowed(field.metadata, kind)}{default}. {field.metadata.get('help', '')}".rstrip()
-            )
+
+
+def check_values(cls: type, values: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for values of fields that `check` would refuse in an instance."""
+    for field, kind in declared(cls):
+        if field.name in values:
+            _checked(cls, field, kind, values[field.name])
+
+
+def _checked(cls: type, field: dataclasses.Field[Any], kind: Any, given: Any) -> Any:
+    """The value of a field as an instance holds it."""
+    value, aliases = _plain(given), field.metadata.get("aliases", {})
+    if type(value) in map(type, aliases) and value in aliases:
+        value = aliases[value]
+    if value is None and (field.default is None or NoneType in _alternatives(kind)):
+        return value
+    if not (_fits(value, kind) and _inside(value, field.metadata)):
+        default = "" if field.default is dataclasses.MISSING else f" (default {field.default!r})"
+        raise UsageError(
+            f"{cls.__name__}: {field.name}={value!r} is not allowed; it must be {allowed(field.metadata, kind)}"
+            f"{default}. {field.metadata.get('help', '')}".rstrip()
+        )
+    return value
 
 
 def build(cls: type, values: Mapping[str, Any]) -> Any:

@@ -1,52 +1,113 @@
-"""The command `surefoot train`: start a run or resume one, and print a summary of its result."""
+"""The commands `surefoot train` and `surefoot resume`: start or continue a run, and print a summary of its result."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from surefoot.arguments import parsed, typed
+from tyro.conf import arg
+
+from surefoot.arguments import parsed, typed, whole
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check_threads
 
 
 def train(arguments: Sequence[str]) -> None:
-    """Train METHOD on an environment, or resume a run: train METHOD --env ENV …, train --resume RUN."""
+    """Train METHOD on an environment: train METHOD --env ENV …, or train --config FILE."""
+    if arguments[:1] in (["-h"], ["--help"]):
+        return print(_help())
     import torch
 
     from surefoot import api, catalogue
-    from surefoot.loops.common.kinds import loop
+    from surefoot.configfile import Configuration, configuration
+    from surefoot.configure import kind_of, method_class
+    from surefoot.envs.names import remember
 
     if "--resume" in [word.partition("=")[0] for word in arguments]:
-        return _resume(arguments)
-    if not arguments or arguments[0].startswith("-"):
+        return parsed(resume, _resumed(arguments), "surefoot train --resume")
+    named = [*arguments[:1]] if arguments and not arguments[0].startswith("-") else []
+    rest, early = [*arguments[len(named) :]], _early(arguments)
+    if not named and not early["config"]:
         known = ", ".join(entry.slug for entry in catalogue.methods())
-        raise UsageError(f"train needs a method as its first argument: train METHOD --env ENV. Methods: {known}.")
-    slug, *rest = arguments
-    found = catalogue.method_class(slug)
-    given = dataclasses.asdict(parsed(typed(found, _preset(found, rest)), rest, f"surefoot train {slug}"))
-    given.pop("preset", None)
-    check_threads(threads := given.pop("threads"))
+        raise UsageError(
+            "train needs a method as its first argument: train METHOD --env ENV, or train --config FILE. Methods: "
+            f"{known}."
+        )
+    remember(early["env"] or early["task"], early["reward"], *named)
+    given = configuration(early["config"], (named or [None])[0], early, early["trust"]) if early["config"] else None
+    given = given or Configuration(named[0], {})
+    cls, kind = method_class(given.method), kind_of(given.method)
+    typing = typed(cls, _defaults(cls, kind, given.values, early["preset"]))
+    options = dataclasses.asdict(parsed(typing, rest, f"surefoot train {given.method}"))
+    for name in ("preset", "config", "trust"):
+        options.pop(name, None)
+    check_threads(threads := options.pop("threads"))
     torch.set_num_threads(threads)
-    place = given.pop(loop(found.loop).env_argument)
+    place = options.pop(kind.env_argument)
+    beside = {name: value for name, value in given.values.items() if name not in {*options, *early, "threads"}}
     with _summary_after_signal():
-        _print_summary(api.train(slug, place, **given))
+        _print_summary(api.train(given.method, place, **options, **beside))
 
 
-def _preset(method: type, arguments: Sequence[str]) -> dict[str, Any]:
-    """The hyperparameters of `--preset`: the defaults of the other options."""
-    from surefoot.configure import preset
+def _help() -> str:
+    """What `surefoot train --help` prints: how to call it, and the methods."""
+    from surefoot import catalogue
 
+    lines = [train.__doc__ or "", "", "usage: surefoot train METHOD --env ENV [options]   --help lists those of METHOD"]
+    lines += [
+        "       surefoot train --config FILE [options]      FILE is .toml, .yaml, .json, or a run; options win",
+        "       surefoot train own:Mine --env my_env:MyCart-v0      of your own, as module:Class and module:ID",
+        "       surefoot train METHOD --env ENV --start RUN         from the weights of RUN",
+        "       surefoot resume RUN [--steps +N]                    go on with RUN",
+        "",
+        "methods:",
+    ]
+    known = [entry.slug for entry in catalogue.methods()]
+    return "\n".join(
+        [
+            *lines,
+            textwrap.fill(", ".join(known), 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False),
+        ]
+    )
+
+
+def _early(arguments: Sequence[str]) -> dict[str, Any]:
+    """The options on which the declaration of the others depends; None for what is not given."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--preset")
+    for name in ("preset", "env", "task", "reward"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--config", nargs="+", type=Path, default=[])
+    parser.add_argument("--trust", action="store_true")
     try:
-        return preset(method, parser.parse_known_args(arguments)[0].preset)
-    except argparse.ArgumentError:  # the value is missing, as the parser of all options says
-        return {}
+        return vars(parser.parse_known_args(arguments)[0])
+    except argparse.ArgumentError:  # a value is missing, as the parser of all options says
+        return vars(parser.parse_args([]))
+
+
+def _defaults(method: type, kind: Any, values: Mapping[str, Any], preset: str | None) -> dict[str, Any]:
+    """Defaults of the options: a configuration's preset and values, then a preset given beside it."""
+    from surefoot.configure import preset as of
+    from surefoot.loops.common.words import as_words, pairs, wrapper, wrapper_words
+
+    found = {**of(method, values.get("preset")), **values, **of(method, preset)}
+    for field in dataclasses.fields(kind.options):
+        if field.metadata.get("words") and field.name in found:
+            value = found[field.name] or ()
+            both = [one if isinstance(one, (list, tuple)) else [one, {}] for one in map(wrapper, value)]
+            words = wrapper_words(both) if field.name == "wrappers" else as_words(pairs(value, field.name))
+            found[field.name] = words
+    for name in ("reward", "reward_weights"):
+        if isinstance(found.get(name), (list, tuple)):
+            found[name] = ",".join(map(str, found[name]))
+    if "run_dir" in found:
+        found["run_dir"] = Path(found["run_dir"])
+    return found
 
 
 @contextmanager
@@ -64,30 +125,56 @@ def _summary_after_signal() -> Iterator[None]:
         raise SystemExit(code) from None  # so that a command after && runs only if the run finished
 
 
-def _resume(arguments: Sequence[str]) -> None:
-    """Resume the run of `--resume RUN`; `--env`, `--task` and `--trust` are the only other options."""
+def _resumed(arguments: Sequence[str]) -> list[str]:
+    """The arguments of `resume` in `train --resume RUN …`, wherever the option stands."""
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
+    place = words.index("--resume")
+    if place + 1 == len(words) or words[0] != "--resume" and not words[0].startswith("-"):
+        raise UsageError(
+            "train --resume takes the folder of a run, which holds its method and settings: train --resume RUN, and "
+            "train --resume RUN --steps +100000 to train for longer."
+        )
+    return [words[place + 1], *words[:place], *words[place + 2 :]]
+
+
+def resume(
+    run: Annotated[Path, arg(metavar="RUN")],
+    /,
+    steps: str | None = None,
+    method: str | None = None,
+    env: str | None = None,
+    task: str | None = None,
+    time_limit: float | None = None,
+    trust: bool = False,
+) -> None:
+    """Resume RUN, bit for bit as if it had not been interrupted; --steps +N trains it for longer, finished or not.
+
+    Args:
+        run: Folder of the run, which holds its settings.
+        steps: Steps (or iterations) to add to those of the run, with a plus sign, such as +100000.
+        method: Method of your own as module:Class, which the folder may only name.
+        env: Environment as module:name, which the folder may only name.
+        task: Task of a language model, where the folder may only name it.
+        time_limit: Time limit in seconds; the run then ends with a checkpoint.
+        trust: Import and call what RUN names as module:name.
+    """
     from surefoot import api
 
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    _ = [parser.add_argument(name) for name in ("--resume", "--env", "--task")]
-    parser.add_argument("--trust", action="store_true")
-    try:
-        given, others = parser.parse_known_args(arguments)
-    except argparse.ArgumentError:  # a value is missing
-        given, others = None, arguments
-    if others or given is None or not given.resume:
-        raise UsageError(
-            "train --resume takes the folder of a run, which holds the settings, and no options but --env, --task "
-            "and --trust."
-        )
+    if steps is not None and not steps.startswith("+"):
+        raise UsageError(f"steps={steps!r} is not allowed; write the steps to add, such as --steps +100000.")
+    more = None if steps is None else whole(steps[1:])
+    options: dict[str, Any] = {"method": method, "env": env or task, "time_limit": time_limit, "trust": trust}
     with _summary_after_signal():
-        _print_summary(api.resume(given.resume, env=given.env or given.task, trust=given.trust))
+        _print_summary(api.resume(run, steps=more, **options))
 
 
 def _print_summary(run: Any) -> None:
     from surefoot.loops.common import distributed
+    from surefoot.loops.common.best import CRITERION
     from surefoot.loops.common.final import definition, final_returns
+    from surefoot.loops.common.folder import BEST, agent_folder
     from surefoot.loops.common.kinds import loop
+    from surefoot.models.saved import holds_agent, read_facts
 
     if distributed.rank() > 0:
         return
@@ -101,6 +188,13 @@ def _print_summary(run: Any) -> None:
     print(f"{run.path}: {rows[-1]['step']:,} {loop(agent.loop).measured}, final return {finals} ({said})")
     if solved is not None:
         print("\n" + "\n".join([solved.table, "", *solved.lines()]))
+    for seed in run.config["seeds"]:
+        folder = agent_folder(run.path, run.config["seeds"], seed, BEST)
+        if holds_agent(folder):
+            facts = read_facts(folder)
+            print(
+                f"best: {folder}, after {facts['steps']:,}, evaluation {facts[CRITERION]:.6g} (chosen by it: too good)"
+            )
     resume = "" if run.finished else f"surefoot train --resume {run.path} · "
     also = f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_perturb_option(run)}"
     print(f"next: {resume}surefoot evaluate {run.path} · surefoot {also} · surefoot report {run.path}")

@@ -23,6 +23,7 @@ from typing import Any
 from surefoot import catalogue
 from surefoot.claims.judge import LEVEL, Finding, effect, judge, seeds_for
 from surefoot.claims.parts import Claim, Exact, Experiment, Measurements, Share, ShareDifference, Summary
+from surefoot.envs.names import imported
 from surefoot.errors import UsageError, nearest
 
 SHIPPED = Path(__file__).parent / "records"
@@ -241,7 +242,12 @@ def limits(claim: Claim, records: Sequence[Record]) -> list[str]:
 
 
 def claim(slug: str) -> Claim:
-    """The claim of a paper; a `UsageError` where there is none yet."""
+    """The claim of a paper, or one of the user's own as `module:NAME`; a `UsageError` where there is none yet."""
+    if ":" in slug:
+        found = imported(slug, "claim")
+        if not isinstance(found, Claim):
+            raise UsageError(f"{slug!r} is a {type(found).__name__}; name a surefoot.claims.parts.Claim.")
+        return found
     paper = catalogue.paper(slug)
     if not paper.claimed:
         raise UsageError(f"{slug!r} has no claim to run yet. {nearest(slug, claimed())}")

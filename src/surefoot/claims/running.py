@@ -20,7 +20,7 @@ from surefoot.claims.records import Record, declared, keep, named, read, spec
 from surefoot.errors import UsageError, nearest
 from surefoot.files import write_whole
 from surefoot.loops.common.machine import processor
-from surefoot.loops.common.run import versions
+from surefoot.loops.common.settings import versions
 
 HOME = Path("surefoot-claims")
 """Where records go unless a folder is named: in the current folder, never in the package."""

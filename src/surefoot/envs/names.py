@@ -155,8 +155,9 @@ def creator(env: str) -> Callable[..., gymnasium.Env]:
 
 def _unknown(name: str, argument: str = "env") -> UsageError:
     return UsageError(
-        f"{argument}={name!r} is not a known id. {nearest(name, {*gymnasium.registry, *pool_ids()})} If a package "
-        f"registers it, import that package first, or write package:{name}."
+        f"{argument}={name!r} is not a known id. {nearest(name, {*gymnasium.registry, *pool_ids()})} If a module "
+        f"of yours or of a package registers or defines it, name that module: {argument}='my_env:{name}' "
+        f"(--{argument} my_env:{name})."
     )
 
 

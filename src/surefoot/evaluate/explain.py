@@ -12,6 +12,8 @@ from surefoot.claims import records
 from surefoot.claims.page import table
 from surefoot.hyperparameters import allowed, declared, presets
 
+WIDEST = (30, 16, 44)  # characters of a name, a value and its range; longer ones stick out
+
 
 def explain(method: Any, slug: str) -> str:
     """The method's purpose, objective, algorithm step by step, and every hyperparameter with its range."""
@@ -34,9 +36,18 @@ def _fields(method: Any) -> list[str]:
             continue
         value = getattr(method, field.name)
         changed = "" if value is field.default or value == field.default else f" (default {field.default!r})"
-        limits = allowed(field.metadata, kind) if set(field.metadata) - {"help"} else ""
-        rows.append(f"  {field.name:<24}{value!r:<12}{limits:<26} {field.metadata.get('help', '')}{changed}".rstrip())
-    return rows
+        limits = allowed(field.metadata, kind) if set(field.metadata) - {"help", "tune"} else ""
+        rows.append((field.name, repr(value), limits, f"{field.metadata.get('help', '')}{changed}"))
+    return _columns(rows)
+
+
+def _columns(rows: list[tuple[str, str, str, str]]) -> list[str]:
+    """Rows in columns as wide as their entries need; the few that are longer than `WIDEST` stick out."""
+    widths = [max((len(row[i]) for row in rows if len(row[i]) <= most), default=0) for i, most in enumerate(WIDEST)]
+    lines = []
+    for *cells, sentence in rows:
+        lines.append("  ".join(["", *(f"{cell:<{width}}" for cell, width in zip(cells, widths)), sentence]).rstrip())
+    return lines
 
 
 def _presets(method: Any) -> list[str]:

@@ -14,16 +14,18 @@ from surefoot.loops.common.run import Run
 from surefoot.models.saved import holds_agent, load_agent
 
 
-def load(path: str | Path | Run, seed: int | None = None) -> Any:
-    """The agent of a run or of its folder (of one of its seeds), of an agent's folder, or the hub (hf:user/name)."""
+def load(path: str | Path | Run, seed: int | None = None, best: bool = False) -> Any:
+    """The agent of a run or of its folder (of one of its seeds; the best one by evaluation, of a run with
+    `keep_best`), of an agent's folder, or the hub (hf:user/name)."""
     folder = path.path if isinstance(path, Run) else Path(local(path))
-    return load_agent(folder) if holds_agent(folder) else Run(folder).agent(seed)
+    return load_agent(folder) if holds_agent(folder) else Run(folder).agent(seed, best)
 
 
 def player_of(policy: Any, env: Any, algo: str | None = None, trust: bool = False) -> tuple[Any, Any, Path | None]:
     """A policy, the environment to play in, and the run folder if one was given."""
     if env is not None:
         remember(env)
+    policy = policy.path if isinstance(policy, Run) else policy
     policy = local(policy) if isinstance(policy, (str, Path)) else policy
     if isinstance(policy, (str, Path)) and (found := outside(policy, env, algo, trust)) is not None:
         return (*found, None)

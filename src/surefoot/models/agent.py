@@ -23,13 +23,14 @@ from surefoot.models.distributions import Categorical, Gaussian, SquashedGaussia
 from surefoot.models.functional import Flat
 from surefoot.models.networks import WIDEST, ActorCritic, Network, Observation, is_image
 from surefoot.models.normalizers import Moments, normalize
-from surefoot.models.saved import read_agent, write_agent
+from surefoot.models.saved import described, read_agent, write_agent
 from surefoot.models.smoothing import Smoothing, boxes, draw, noisy, noisy_copies, noisy_keys
 from surefoot.models.spaces import MASK_KEY
 
 __all__ = ["WIDEST", "Agent", "Network"]
 
 FORMAT = "surefoot-agent-1"
+UNKNOWN_COUNT = 10_000  # observations behind a normaliser, where the agent does not say how long it was trained
 NO_CRITIC = "it keeps none: it was saved by an older version, or its critic judges more than the agent sees and does."
 UNKNOWN_COUNT = 10_000  # observations behind a normaliser, where the agent does not say how long it was trained
 MOST_ENTRIES = 2**20  # in the bounds of a space, in addition to the number of weights
@@ -112,6 +113,11 @@ class Agent:
         self._smoothing = float(self.facts.get("smoothing", 0.0))
         self.rule = build(Smoothing, self.facts["smoothed"]) if "smoothed" in self.facts else None
         self.module: ActorCritic | Actor = self.flat.bind(self.vector)  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        ends = (self.observation_space, self.action_space)
+        short = " → ".join(f"Box{s.shape}" if isinstance(s, gym.spaces.Box) else str(s) for s in ends)
+        return described(self, f"{short} · {self.flat.size:,} weights")
 
     def predict(
         self,

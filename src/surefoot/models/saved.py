@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from surefoot.errors import UsageError
+from surefoot.errors import UsageError, printable
 from surefoot.files import read_bytes, read_json, write_whole
 
 KINDS = {
@@ -75,6 +75,15 @@ def read_agent(folder: str | Path, format: str) -> tuple[dict[str, Any], dict[st
         return description, load(read_bytes(folder / "agent.safetensors"))
     except Exception as error:  # safetensors may raise anything on bytes that it did not write
         raise _unreadable(folder, error) from error
+
+
+def described(agent: Any, about: str) -> str:
+    """One line about an agent for the prompt: its kind, what it was trained on, and `about`."""
+    facts = agent.facts
+    trained = [facts["method"] + (f" on {facts['env']['env']}" if "env" in facts else "")] if "method" in facts else []
+    trained += [f"{facts['steps']:,} steps"] if "steps" in facts else []
+    trained += [f"seed {facts['seed']}"] if "seed" in facts else []
+    return f"{type(agent).__name__}({printable(' · '.join([*trained, about]))})"
 
 
 def read_facts(folder: str | Path) -> dict[str, Any]:

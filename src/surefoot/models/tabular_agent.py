@@ -12,7 +12,7 @@ from torch import Tensor
 
 from surefoot.ambiguity.arrays import normalised, tensor
 from surefoot.errors import UsageError
-from surefoot.models.saved import read_agent, write_agent
+from surefoot.models.saved import described, read_agent, write_agent
 
 FORMAT = "surefoot-tabular-agent-1"
 TOLERANCE = 1e-6  # largest allowed difference of a state's total probability from one
@@ -36,6 +36,9 @@ class TabularAgent:
         self.policy, self.facts = check_policy(policy), facts or {}
         states, actions = self.policy.shape[-3:-1] if self.policy.ndim == 4 else self.policy.shape[-2:]
         self.observation_space, self.action_space = spaces.Discrete(states), spaces.Discrete(actions)
+
+    def __repr__(self) -> str:
+        return described(self, f"table {list(self.policy.shape)}")
 
     def predict(
         self,

@@ -18,6 +18,7 @@ from surefoot.envs.perturbed import under
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.common.kinds import Loop
+from surefoot.loops.common.words import pairs, wrapper
 from surefoot.models.device import chosen_device, device_option
 from surefoot.perturbations import ObservationNoise, Perturbation
 
@@ -45,8 +46,10 @@ class EnvOptions:
     backend: str = hyperparameter(
         "auto", choices=("auto", "gymnasium", "process", "envpool"), help="Backend that steps the environments."
     )
-    env_kwargs: Any = None
-    wrappers: Any = ()
+    env_kwargs: Any = hyperparameter(None, help="Arguments of the environment, such as mass=2.", words="NAME=VALUE …")
+    wrappers: Any = hyperparameter(
+        (), help="Wrappers, the first one innermost, such as time_limit:steps=100 frame_stack.", words="WRAPPER …"
+    )
     device: str = device_option("cpu")
     perturb: str | None = hyperparameter(
         None,
@@ -60,6 +63,10 @@ class EnvOptions:
     def __post_init__(self) -> None:
         if isinstance(self.perturb, Perturbation):
             object.__setattr__(self, "perturb", str(self.perturb))
+        object.__setattr__(self, "env_kwargs", pairs(self.env_kwargs, "env_kwargs"))
+        if isinstance(given := self.wrappers or (), (str, list, tuple)):
+            given = [given] if isinstance(given, str) else given
+            object.__setattr__(self, "wrappers", tuple(map(wrapper, given)))
         check(self)
         chosen_device(self.device)
 
@@ -134,7 +141,7 @@ def environment_loop(learner: Callable[..., Any], training_env: Callable[..., An
         start,
         single,
         measured="steps",
-        env_help="Gymnasium or EnvPool id, or module:factory.",
+        env_help="Environment: a Gymnasium or EnvPool id, or of your own such as my_env:MyCart-v0 or my_env:MyCart.",
         options=EnvOptions,
         check_recorded=check_recorded,
         check_method=check_method,

@@ -11,7 +11,7 @@ import numpy as np
 
 from surefoot.errors import UsageError
 from surefoot.files import read_json
-from surefoot.loops.common import checkpoint
+from surefoot.loops.common import checkpoint, shown
 from surefoot.loops.common.logs import LARGEST, Row, read_rows
 from surefoot.models.saved import holds_agent, load_agent, read_facts
 from surefoot.seeding import MAX_SEED
@@ -34,10 +34,12 @@ KINDS: dict[str, tuple[type, ...]] = {  # types of the entries of config.json; s
     "command": (str,),
     "versions": (dict,),
 }
+OPTIONAL: dict[str, tuple[type, ...]] = {"keep_best": (bool,), "start": (dict,)}
+LAST, BEST = "agent", "best"  # folders of agents
 ALWAYS = ("method", "env")  # entries that every run has
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A finished or unfinished run; reading it requires neither its environment nor its method."""
 
@@ -96,13 +98,27 @@ class Run:
                 table[seeds.index(row["seed"]), places[row["step"]]] = value
         return np.array(steps), table
 
-    def agent(self, seed: int | None = None) -> Any:
-        """The trained policy; for a run with several seeds, that of the first seed unless `seed` names another."""
+    def __repr__(self) -> str:
+        return shown.words(self)
+
+    def _repr_html_(self) -> str:
+        return shown.html(self)
+
+    def agent(self, seed: int | None = None, best: bool = False) -> Any:
+        """The trained policy; for a run with several seeds, that of the first seed unless `seed` names another.
+
+        `best` gives the one with the best evaluation in training, of a run with `keep_best`, instead of the last one.
+        """
         seeds = self.config_with("seeds")["seeds"]
         chosen: int = seeds[0] if seed is None else seed
         if chosen not in seeds:
             raise UsageError(f"seed={seed!r} is not in this run; its seeds are {', '.join(map(str, seeds))}.")
-        folder = agent_folder(self.path, seeds, chosen)
+        folder = agent_folder(self.path, seeds, chosen, BEST if best else LAST)
+        if best and not holds_agent(folder):
+            raise UsageError(
+                f"{self.path} has no best agent: it was trained without keep_best, or not evaluated yet. Start a run "
+                "with keep_best=True, or load the last agent."
+            )
         if not holds_agent(folder) and self.started:
             raise UsageError(
                 f"{self.path} stopped before it saved an agent; resume it with: surefoot train --resume {self.path}."
@@ -110,16 +126,22 @@ class Run:
         return load_agent(folder)
 
 
-def agent_folder(run: Path, seeds: Sequence[int], seed: int, player: str = "agent") -> Path:
-    """The folder of a seed's agent, or of another player of a game, such as its adversary."""
-    return run / player if len(seeds) == 1 else run / player / f"seed-{seed}"
+def short_name(method: str) -> str:
+    """The name of a method in folders and tables: its slug, or the class of `module:Class` in lower case."""
+    return method.rpartition(":")[2].rpartition(".")[2].lower() if ":" in method else method
+
+
+def agent_folder(run: Path, seeds: Sequence[int], seed: int, which: str = LAST) -> Path:
+    """The folder of a seed's agent: the last one, the best by evaluation, or another player of a game, such as its
+    adversary."""
+    return run / which if len(seeds) == 1 else run / which / f"seed-{seed}"
 
 
 def check_entries(config: Mapping[str, Any], needed: Sequence[str], run: Path) -> None:
     """Raise `UsageError` for entries of `config.json` that are missing or of the wrong type."""
     if missing := sorted(set(needed) - config.keys()):
         raise UsageError(f"{run}/config.json lacks {', '.join(missing)}; restore the original file.")
-    for name, kinds in KINDS.items():
+    for name, kinds in {**KINDS, **OPTIONAL}.items():
         if name in config and not (isinstance(config[name], kinds) and _fits(name, config[name])):
             raise UsageError(f"{run}/config.json: {name}={config[name]!r} is not allowed; restore the original file.")
 
@@ -130,6 +152,8 @@ def _fits(name: str, value: Any) -> bool:
         return bool(value) and whole and len({*value}) == len(value)
     if name == "env":
         return isinstance(value.get("env"), str)
+    if name in OPTIONAL:
+        return True
     if name == "loggers":
         return all(isinstance(one, str) for one in value)
     return type(value) is not bool and not (isinstance(value, int) and not 1 <= value <= LARGEST)

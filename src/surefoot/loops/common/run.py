@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import shutil
-import sys
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +19,16 @@ import torch
 from surefoot.envs.names import same_name
 from surefoot.errors import UsageError
 from surefoot.files import is_draft, write_whole
-from surefoot.hyperparameters import check, check_threads, hyperparameter
+from surefoot.hyperparameters import check_count, check_threads
 from surefoot.loops.common import checkpoint, distributed, lock
 from surefoot.loops.common.begin import begin
+from surefoot.loops.common.best import keeper
 from surefoot.loops.common.card import card
-from surefoot.loops.common.folder import FORMAT, KINDS, Run, agent_folder
+from surefoot.loops.common.folder import KINDS, Run, agent_folder, short_name
 from surefoot.loops.common.game import opponents
 from surefoot.loops.common.kinds import Method, loop
 from surefoot.loops.common.logs import Sink, check_loggers, sinks
-from surefoot.loops.common.machine import machine
+from surefoot.loops.common.settings import Settings, as_json, configuration, env_name, repeating
 from surefoot.loops.common.train import Callback, Trainable, check_ended, train
 from surefoot.seeding import MAX_SEED, check_seed
 
@@ -38,59 +36,6 @@ MAY_DIFFER = ("id", "threads", "command", "versions", "machine")  # entries that
 # Options of how a run is computed, which may be changed when it is resumed.
 FREE = {"backend", "device", "engine", "sharding", "patience", "step_timeout", "generation_batch"}
 MOST_SEEDS = 10_000  # trained in parallel by one run
-PAYS_OFF = 6_000  # gradient steps from which compilation saves more time than it takes (see benchmarks/)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The length of a run, and what it logs and saves."""
-
-    steps: int | None = hyperparameter(
-        None, low=1, help="Environment steps (or iterations) per seed; by default the method's own number."
-    )
-    compile: str = hyperparameter(
-        "auto", choices=("auto", "on", "off"), help="Compile the gradient step; auto compiles if that saves time."
-    )
-    loggers: tuple[str, ...] = hyperparameter(
-        ("tensorboard",), help="Loggers besides metrics.jsonl: tensorboard, wandb, trackio."
-    )
-    evaluate_every: int | None = hyperparameter(None, low=1, help="Steps between deterministic evaluations.")
-    evaluate_episodes: int = hyperparameter(10, low=1, help="Episodes per evaluation.")
-    checkpoint_every: int | None = hyperparameter(
-        None, low=1, help="Steps between checkpoints; by default a tenth of the run."
-    )
-    time_limit: float | None = hyperparameter(
-        None, above=0, help="Time limit in seconds; the run then ends with a checkpoint."
-    )
-
-    def __post_init__(self) -> None:
-        check(self)
-        check_loggers(self.loggers)
-
-
-def as_json(method: Method) -> dict[str, Any]:
-    """The hyperparameters as JSON holds them; `surefoot.configure.make_method` reads them back."""
-    values = dataclasses.asdict(method)  # type: ignore[call-overload]
-    sets = {name: one for name in values if hasattr(one := getattr(method, name), "to_dict")}
-    return {**values, **{name: one.to_dict() for name, one in sets.items()}}
-
-
-def env_name(env: Any) -> str:
-    """The name of an environment in folders and reports."""
-    names = (getattr(env, name, None) for name in ("__qualname__", "name"))
-    return env if isinstance(env, str) else next(filter(None, names), type(env).__name__)
-
-
-def versions() -> dict[str, str]:
-    """The versions of the packages that a result may depend on."""
-    packages = ("surefoot", "torch", "numpy", "gymnasium", "mujoco", "envpool")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def seeds_from(seed: int, num_seeds: int) -> list[int]:
@@ -100,13 +45,6 @@ def seeds_from(seed: int, num_seeds: int) -> list[int]:
     if isinstance(num_seeds, bool) or not isinstance(num_seeds, (int, np.integer)) or not 1 <= num_seeds <= most:
         raise UsageError(f"num_seeds={num_seeds!r} is not allowed with seed={seed}; it must be in [1, {most}].")
     return list(range(seed, seed + num_seeds))
-
-
-def compiles(setting: str, method: Method, total_steps: int) -> str:
-    """The setting of `compile`, with "auto" replaced by "off" where compiling does not save time or there is no C++
-    compiler."""
-    worth = method.gradient_steps(total_steps) >= PAYS_OFF and shutil.which("g++") is not None
-    return "off" if setting == "auto" and not worth else setting
 
 
 def make_learner(method: Method, env: Any, seeds: Sequence[int], steps: int, **options: Any) -> Any:
@@ -135,31 +73,13 @@ def start(
     """
     options, number = dict(env_options or {}), uuid.uuid4().hex[:8]
     loop(method.loop).check_method(method, env, **options)
-    path = Path(run_dir or Path("runs") / dated(f"{slug}-{env_name(env).replace('/', '-')}-{seeds[0]}", number))
-    steps = settings.steps or method.default_steps
-    compile = compiles(settings.compile, method, steps)
-    config = {
-        "format": FORMAT,
-        "id": number,
-        "method": slug,
-        "hyperparameters": as_json(method),
-        "objective": str(method.objective()),
-        "env": loop(method.loop).describe(env, **options),
-        "steps": steps,
-        "seeds": list(seeds),
-        "compile": compile,
-        "loggers": list(settings.loggers),
-        "evaluate_every": settings.evaluate_every,
-        "evaluate_episodes": settings.evaluate_episodes,
-        "checkpoint_every": settings.checkpoint_every or max(steps // 10, method.pace),
-        "threads": torch.get_num_threads(),
-        "command": " ".join(sys.argv),
-        "versions": versions(),
-        "machine": machine(),
-    }
+    name = f"{short_name(slug)}-{env_name(env).replace('/', '-')}-{seeds[0]}"
+    path = Path(run_dir or Path("runs") / dated(name, number))
+    config = configuration(method, slug, env, settings, seeds, options, number, source)
     config = json.loads(json.dumps(config))
     _check_free(path, config)
-    learner = make_learner(method, env, seeds, steps, compile=compile, log=path / "actions.bin", **options)
+    more = {"compile": config["compile"], "log": path / "actions.bin", **options}
+    learner = make_learner(method, env, seeds, config["steps"], **more)
     writes = distributed.rank() == 0  # known now: processes connect when the learner is made
     with _closing_if_broken([learner]), ExitStack() as held:
         if source is not None:
@@ -220,7 +140,7 @@ def check_same_method(run: Run, method: Method, slug: str) -> None:
     """Raise `UsageError` if a method is not the one that a run was started with."""
     config = run.config_with("hyperparameters")
     mine, other = json.loads(json.dumps(as_json(method))), config["hyperparameters"]
-    if slug != config["method"]:
+    if config["method"] not in (slug, short_name(slug)):  # older versions recorded the short name
         raise UsageError(f"{run.path} was started with {config['method']!r}, not with {slug!r}; leave method out.")
     if begun := differing(other, mine):
         raise UsageError(
@@ -265,7 +185,8 @@ def resume(
     if it was killed before its first checkpoint.
 
     `env` and `env_options` are needed only where the run was given something that cannot be remade from a name: a
-    ready vector environment, a lambda. A larger `steps` extends the run.
+    ready vector environment, a lambda. `steps` are added to those of the run, which then goes on as one of that length
+    would: to the bit, except for what follows the length of a run (`Method.scheduled`), of which a warning tells.
 
     Raises:
         UsageError: the folder is in use or damaged, or an argument differs from the run's own.
@@ -274,7 +195,10 @@ def resume(
     config = checked(run)
     check_loggers(config["loggers"])
     if steps is not None:
-        config["steps"] = _longer(run, method, steps, config["steps"])
+        check_count("steps", steps)
+        config["steps"] += int(steps)
+        config["command"] = repeating(config, method, config.get("start", {}).get("from")) or config["command"]
+        _say_schedules(method, config["steps"])
     torch.set_num_threads(config["threads"])
     options = {**config["env"], **(env_options or {})}
     name = options.pop("env")
@@ -305,15 +229,15 @@ def resume(
         return _train(learner, run, config, callbacks, time_limit)
 
 
-def _longer(run: Run, method: Method, steps: int, begun: int) -> int:
-    if Settings(steps=steps).steps is None or steps < begun:
-        raise UsageError(f"steps={steps!r} is not allowed; {run.path} has {begun} steps and can only be extended.")
-    if steps > begun and getattr(method, "anneal", False):
-        raise UsageError(
-            f"steps={steps!r} is not allowed: with anneal=True the learning rate decays to 0 over the original {begun} "
-            f"steps of {run.path}. Start a new run."
+def _say_schedules(method: Method, steps: int) -> None:
+    """Warn of hyperparameters that follow the length of a run, if it is changed."""
+    scheduled = getattr(method, "scheduled", list)()
+    if scheduled:
+        warnings.warn(
+            f"{' and '.join(scheduled)} of {type(method).__name__} follow the length of the run. From here on they are "
+            f"those of a run of {steps:,} steps; until here they were those of a shorter one.",
+            stacklevel=4,
         )
-    return steps
 
 
 def _load(learner: Trainable, run: Run, config: Mapping[str, Any]) -> None:
@@ -355,6 +279,8 @@ def _train(
 ) -> Run:
     """Train to the end. Among several processes, one writes the files."""
     opened, writes = list[Sink](), distributed.rank() == 0
+    if config.get("keep_best"):
+        callbacks = [*callbacks, keeper(run, {name: config[name] for name in ("method", "env")}, config["seeds"])]
     with _closing([learner], run), _closing(opened, run):
         with checkpoint.writing(run.path / "metrics", run.path):
             for sink in sinks(config["loggers"], run.path, config, learner.iteration) if writes else ():

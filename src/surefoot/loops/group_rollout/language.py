@@ -22,6 +22,7 @@ from surefoot.errors import UsageError
 from surefoot.hyperparameters import build, check, hyperparameter
 from surefoot.loops.common import distributed
 from surefoot.loops.common.kinds import Loop
+from surefoot.loops.common.words import pairs
 from surefoot.loops.group_rollout.learner import PATIENCE, LanguageLearner
 from surefoot.loops.group_rollout.lengths import check_task
 from surefoot.loops.group_rollout.method import GroupRollout
@@ -111,10 +112,16 @@ class LanguageOptions:
     log_completions: int = hyperparameter(
         4, low=0, help="Completions per iteration written to completions.jsonl and to the loggers."
     )
-    model_options: Any = None
-    chat_template_kwargs: Any = None
+    model_options: Any = hyperparameter(
+        None, help="Further arguments of from_pretrained, such as revision=main.", words="NAME=VALUE …"
+    )
+    chat_template_kwargs: Any = hyperparameter(
+        None, help="Arguments of the chat template, such as enable_thinking=false.", words="NAME=VALUE …"
+    )
 
     def __post_init__(self) -> None:
+        for name in ("model_options", "chat_template_kwargs"):
+            object.__setattr__(self, name, pairs(getattr(self, name), name) or None)
         check(self)
         chosen_device(self.device)
         _check_model_options(self.model_options or {})

@@ -21,6 +21,7 @@ from surefoot.errors import UsageError
 from surefoot.loops.common import distributed
 from surefoot.loops.common.distributed import Row
 from surefoot.loops.common.logs import JsonLines
+from surefoot.loops.common.schedule import scheduled
 from surefoot.loops.group_rollout.canary import nothing_to_learn
 from surefoot.loops.group_rollout.estimator import PULL, LanguageEstimator
 from surefoot.loops.group_rollout.iteration import Iteration
@@ -320,9 +321,7 @@ class LanguageLearner:
 
     def _learning_rate(self) -> float:
         method = self.method
-        risen = min(1.0, (self.iteration + 1) / max(1, method.warmup))
-        left = max(0.0, 1 - self.iteration / self.total_steps) if method.anneal else 1.0
-        return self.learning_rate * risen * left
+        return scheduled(self.learning_rate, method.anneal, method.warmup, self.iteration, 1, self.total_steps)
 
     # --- checkpoints and agents --------------------------------------------------------------------------------------
 

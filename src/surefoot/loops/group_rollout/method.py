@@ -18,7 +18,8 @@ from torch import Tensor
 
 from surefoot.envs.language import Example, Task
 from surefoot.errors import UsageError
-from surefoot.hyperparameters import check, hyperparameter
+from surefoot.hyperparameters import Choices, Range, check, hyperparameter
+from surefoot.loops.common.schedule import annealing, warming
 from surefoot.loops.group_rollout.iteration import Iteration, until_informative
 from surefoot.loops.group_rollout.rollout import Rollout
 from surefoot.models.language.model import LanguageModel, TokenStatistics
@@ -116,7 +117,7 @@ class GroupRollout:
     judges: ClassVar[bool] = False  # whether it reads `rollout.judged`, the model's statistics before the update
 
     prompts: int = hyperparameter(16, low=1, help="Prompts per step.")
-    samples: int = hyperparameter(8, low=1, help="Completions per prompt.")
+    samples: int = hyperparameter(8, low=1, help="Completions per prompt.", tune=Choices((4, 8, 16)))
     max_tokens: int = hyperparameter(64, low=1, help="Maximum number of tokens per completion.")
     temperature: float = hyperparameter(
         1.0, above=0, help="Sampling temperature; likelihoods are computed at the same temperature."
@@ -124,10 +125,13 @@ class GroupRollout:
     epochs: int = hyperparameter(1, low=1, help="Passes over each batch of completions.")
     minibatches: int = hyperparameter(1, low=1, help="Optimiser steps per pass.")
     learning_rate: float | None = hyperparameter(
-        None, above=0, help="AdamW's learning rate; by default 1e-6, with LoRA 1e-5, for nano 3e-4."
+        None,
+        above=0,
+        help="AdamW's learning rate; by default 1e-6, with LoRA 1e-5, for nano 3e-4.",
+        tune=Range(1e-7, 1e-3, log=True),
     )
-    warmup: int = hyperparameter(0, low=0, help="Warm-up iterations, over which the learning rate rises.")
-    anneal: bool = hyperparameter(False, help="Decay the learning rate linearly to 0 over the run.")
+    warmup: int = warming("iterations")
+    anneal: str = annealing()
     weight_decay: float = hyperparameter(0.0, low=0, help="AdamW's weight decay.")
     max_grad_norm: float | None = hyperparameter(1.0, above=0, help="Maximum gradient norm.")
     kl: float = hyperparameter(
@@ -283,6 +287,10 @@ class GroupRollout:
     def algorithm(self) -> list[str]:
         """The lines of `explain`."""
         return self.steps()
+
+    def scheduled(self) -> list[str]:
+        """The hyperparameters that follow the length of the run."""
+        return [] if self.anneal == "none" else ["anneal"]
 
     def gradient_steps(self, total_steps: int) -> float:
         """Gradient steps that a compiler could fuse: there are none."""

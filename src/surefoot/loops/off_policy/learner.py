@@ -23,6 +23,7 @@ from surefoot.loops.common.collect import Arrays, Collector, Episodes, Rollout, 
 from surefoot.loops.common.compile import as_set
 from surefoot.loops.common.env_options import environment_loop
 from surefoot.loops.common.optimizer import Adam
+from surefoot.loops.common.schedule import scheduled
 from surefoot.loops.common.staging import staged
 from surefoot.loops.off_policy.method import OffPolicy
 from surefoot.loops.off_policy.nets import Batch, Function, Weights, gradient_step
@@ -252,6 +253,10 @@ class Learner:
             scales = self.scales()
             for key in ("observation", "next_observation"):
                 batch[key] = normalize_observation(batch[key], scales)
+        if method.anneal != "none" or method.warmup:
+            since, pace = self.steps - method.learning_starts, method.train_every * method.num_envs
+            risen = scheduled(1.0, "none", method.warmup, max(0, since), pace, self.total_steps)
+            batch["rate"] = scheduled(risen, method.anneal, 0, self.steps, pace, self.total_steps) * self._ones()[:, 0]
         drawn = [
             method.noise(size, self.action_space, g) | method.perception(self.observation_space, size, g)
             for g in self._noise_streams

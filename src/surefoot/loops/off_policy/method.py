@@ -13,7 +13,8 @@ from torch import Tensor
 
 from surefoot.envs.make import MOST
 from surefoot.errors import UsageError
-from surefoot.hyperparameters import check, hyperparameter
+from surefoot.hyperparameters import Choices, Range, check, hyperparameter
+from surefoot.loops.common.schedule import annealing, warming, words
 from surefoot.models.actors import Actor, ActorNetwork, CriticNetwork
 from surefoot.models.networks import ACTIVATIONS
 from surefoot.models.smoothing import Smoothing
@@ -36,18 +37,28 @@ class OffPolicy:
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     num_envs: int = hyperparameter(1, low=1, high=MOST, help="Number of parallel environments.")
-    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount factor.")
-    batch_size: int = hyperparameter(256, low=1, help="Transitions per gradient step.")
+    gamma: float = hyperparameter(
+        0.99, low=0, high=1, help="Discount factor.", tune=Choices((0.95, 0.98, 0.99, 0.995, 0.999))
+    )
+    batch_size: int = hyperparameter(
+        256, low=1, help="Transitions per gradient step.", tune=Choices((32, 64, 128, 256, 512))
+    )
     buffer_size: int = hyperparameter(1_000_000, low=2, help="Maximum number of transitions in the replay buffer.")
     learning_starts: int = hyperparameter(5000, low=1, help="Steps of uniformly random actions before learning.")
-    train_every: int = hyperparameter(1, low=1, help="Steps of each environment between rounds of training.")
+    train_every: int = hyperparameter(
+        1, low=1, help="Steps of each environment between rounds of training.", tune=Choices((1, 2, 4, 8))
+    )
     updates_per_round: int = hyperparameter(1, low=1, help="Gradient steps in a round of training.")
     log_every: int = hyperparameter(1000, low=1, help="Steps per row of metrics; checkpoints come between rows.")
     n_step: int = hyperparameter(1, low=1, high=1000, help="Rewards that are summed before the critic bootstraps.")
     prioritized: bool = hyperparameter(False, help="Sample transitions by their last TD error (prioritised replay).")
     beta: float = hyperparameter(0.4, low=0, high=1, help="Initial exponent of importance weights; rises to 1.")
-    learning_rate: float = hyperparameter(3e-4, above=0, help="Adam's learning rate.")
-    tau: float = hyperparameter(0.005, above=0, high=1, help="Step of target networks towards the networks.")
+    learning_rate: float = hyperparameter(3e-4, above=0, help="Adam's learning rate.", tune=Range(1e-5, 1e-2, log=True))
+    anneal: str = annealing()
+    warmup: int = warming("steps of the environment after learning_starts")
+    tau: float = hyperparameter(
+        0.005, above=0, high=1, help="Step of target networks towards the networks.", tune=Range(1e-3, 0.05, log=True)
+    )
     max_grad_norm: float | None = hyperparameter(None, above=0, help="Maximum gradient norm.")
     normalize_observations: bool = hyperparameter(
         False, help="Normalise observations by their running mean and standard deviation."
@@ -166,6 +177,10 @@ class OffPolicy:
         """Standard deviation of the noise that the agent adds to its observations, in training and ever after."""
         return 0.0
 
+    def scheduled(self) -> list[str]:
+        """The hyperparameters that follow the length of the run."""
+        return ["anneal"] * (self.anneal != "none") + ["beta"] * self.prioritized
+
     # --- for the outer loop ------------------------------------------------------------------------------------------
 
     @property
@@ -192,6 +207,7 @@ class OffPolicy:
             f"keep the last {self.buffer_size} transitions; then {self.updates_per_round} times: draw "
             f"{self.batch_size} of them {where}{rewards}",
             *self.steps(),
+            *([f"every learning rate{words(self.anneal, self.warmup)}"] if words(self.anneal, self.warmup) else []),
         ]
 
     def steps(self) -> list[str]:

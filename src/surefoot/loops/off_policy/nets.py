@@ -18,7 +18,8 @@ from surefoot.models.functional import Flat
 
 Batch = dict[str, Any]
 """What a loss is made of: observation, next_observation, action (continuous ones in [−1, 1]), reward, discount, weight
-(importance weights, 1 if uniform), and noise, the random numbers of the method by name."""
+(importance weights, 1 if uniform), and noise, the random numbers of the method by name; rate, the factor of all
+learning rates, where they are scheduled."""
 Loss = Callable[["Weights", Batch], tuple[Tensor, dict[str, Tensor]]]
 
 
@@ -138,7 +139,8 @@ def gradient_step(
     def step(
         weights: dict[str, Tensor], targets: dict[str, Tensor], adams: dict[str, Adam], batch: Batch
     ) -> tuple[dict[str, Tensor], dict[str, Adam], dict[str, Tensor]]:
-        now, averages, metrics = dict(weights), dict(adams), {}
+        now, averages, metrics, batch = dict(weights), dict(adams), {}, dict(batch)
+        factor = batch.pop("rate", None)
         for name in due:
             net = nets[name]
             if net.rule is not None:
@@ -154,8 +156,9 @@ def gradient_step(
             gradient, found[f"{name}_grad_norm"] = clip_norm(gradient, net.max_grad_norm)
             vector = now[name]
             gradient = gradient + net.l2 * vector if net.l2 else gradient
-            vector = vector - net.learning_rate * net.decay * vector if net.decay else vector
-            now[name], averages[name] = averages[name].step(vector, gradient, net.learning_rate, net.epsilon)
+            rate = net.learning_rate if factor is None else net.learning_rate * factor
+            vector = vector - rate * net.decay * vector if net.decay else vector
+            now[name], averages[name] = averages[name].step(vector, gradient, rate, net.epsilon)
             metrics |= found
         return now, averages, metrics
 

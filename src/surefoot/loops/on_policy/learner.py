@@ -23,6 +23,7 @@ from surefoot.loops.common.collect import Arrays, Collector, Episodes, Rollout, 
 from surefoot.loops.common.compile import as_set
 from surefoot.loops.common.env_options import environment_loop
 from surefoot.loops.common.optimizer import Adam
+from surefoot.loops.common.schedule import scheduled
 from surefoot.loops.common.staging import staged
 from surefoot.loops.on_policy.method import Batch, OnPolicy, gradient_step, pick, take
 from surefoot.models.agent import Agent, normalize_observation, normalized_keys, normalized_shapes, normalized_since
@@ -111,8 +112,8 @@ class Learner:
     @property
     def lr(self) -> float:
         """The step size of this iteration."""
-        left = 1 - self.steps / self.total_steps if self.method.anneal else 1.0
-        return self.method.learning_rate * max(left, 0.0)
+        method = self.method
+        return scheduled(method.learning_rate, method.anneal, method.warmup, self.steps, method.pace, self.total_steps)
 
     # --- one iteration -----------------------------------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from surefoot.envs.make import MOST
 from surefoot.errors import UsageError
-from surefoot.hyperparameters import check, hyperparameter
+from surefoot.hyperparameters import Choices, Range, check, hyperparameter
 from surefoot.loops.common.optimizer import Adam, clip_norm
+from surefoot.loops.common.schedule import annealing, warming, words
 from surefoot.loops.on_policy.objective import check_objective
 from surefoot.models.agent import WIDEST, Network
 from surefoot.models.distributions import Distribution
@@ -48,23 +49,34 @@ class OnPolicy:
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # hyperparameters by the name of their source
 
     num_envs: int = hyperparameter(8, low=1, high=MOST, help="Number of parallel environments.")
-    num_steps: int = hyperparameter(256, low=1, high=2**24, help="Steps per environment and update.")
-    gamma: float = hyperparameter(0.99, low=0, high=1, help="Discount factor.")
-    lam: float = hyperparameter(0.95, low=0, high=1, help="GAE's λ; 0 relies on the critic, 1 on returns.")
-    learning_rate: float = hyperparameter(3e-4, above=0, help="Adam's learning rate.")
-    anneal: bool = hyperparameter(False, help="Decay the learning rate linearly to 0 over the run.")
-    epochs: int = hyperparameter(10, low=1, help="Passes over each batch.")
-    minibatch_size: int = hyperparameter(64, low=1, help="Samples per gradient step; must divide the batch size.")
+    num_steps: int = hyperparameter(
+        256, low=1, high=2**24, help="Steps per environment and update.", tune=Choices((64, 128, 256, 512))
+    )
+    gamma: float = hyperparameter(
+        0.99, low=0, high=1, help="Discount factor.", tune=Choices((0.95, 0.98, 0.99, 0.995, 0.999))
+    )
+    lam: float = hyperparameter(
+        0.95, low=0, high=1, help="GAE's λ; 0 relies on the critic, 1 on returns.", tune=Range(0.8, 1.0)
+    )
+    learning_rate: float = hyperparameter(3e-4, above=0, help="Adam's learning rate.", tune=Range(1e-5, 1e-2, log=True))
+    anneal: str = annealing()
+    warmup: int = warming("steps of the environment")
+    epochs: int = hyperparameter(10, low=1, help="Passes over each batch.", tune=Range(1, 20))
+    minibatch_size: int = hyperparameter(
+        64, low=1, help="Samples per gradient step; must divide the batch size.", tune=Choices((32, 64, 128, 256))
+    )
     standardize: bool = hyperparameter(True, help="Standardise advantages.")
     standardize_over: str = hyperparameter(
         "minibatch", choices=("minibatch", "batch"), help="Samples over which advantages are standardised."
     )
-    entropy: float = hyperparameter(0.0, low=0, help="Weight of the entropy bonus.")
+    entropy: float = hyperparameter(0.0, low=0, help="Weight of the entropy bonus.", tune=Range(1e-6, 0.1, log=True))
     value_coefficient: float = hyperparameter(0.5, low=0, help="Weight of the critic's loss.")
     value_clip: float | None = hyperparameter(
         None, above=0, help="Clip range of the change in value; None for no clipping."
     )
-    max_grad_norm: float | None = hyperparameter(0.5, above=0, help="Maximum gradient norm.")
+    max_grad_norm: float | None = hyperparameter(
+        0.5, above=0, help="Maximum gradient norm.", tune=Choices((0.3, 0.5, 1.0, 2.0, None))
+    )
     target_kl: float | None = hyperparameter(
         None, above=0, help="Stop the epochs once the mean KL divergence exceeds this."
     )
@@ -247,6 +259,10 @@ class OnPolicy:
         """Environment steps per iteration."""
         return self.num_envs * self.num_steps
 
+    def scheduled(self) -> list[str]:
+        """The hyperparameters that follow the length of the run."""
+        return [] if self.anneal == "none" else ["anneal"]
+
     def gradient_steps(self, total_steps: int) -> float:
         """The number of gradient steps in a run."""
         return total_steps * self.epochs / self.minibatch_size
@@ -271,7 +287,7 @@ class OnPolicy:
         """Epochs of minibatch steps on a loss, in words."""
         limit = "" if self.max_grad_norm is None else f" on the gradient clipped to norm {self.max_grad_norm:g}"
         stop = "" if self.target_kl is None else f"; stop when the mean KL exceeds {self.target_kl:g}"
-        anneal = ", decaying linearly to 0" if self.anneal else ""
+        anneal = words(self.anneal, self.warmup)
         return [
             f"for {self.epochs} epochs over shuffled minibatches of {self.minibatch_size}: minimise {loss}",
             f"    by Adam({self.learning_rate:g}{anneal}){limit}{stop}",

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.common.schedule import annealing
 from surefoot.loops.on_policy.method import OnPolicy
 from surefoot.objectives import PolicyObjective, ratios, stabilizers
 from surefoot.objectives.advantages import gae, monte_carlo
@@ -25,7 +26,7 @@ class PolicyGradient(OnPolicy):
     """The gradient E[∇log π · Ψ] of the current policy, followed once through each batch."""
 
     epochs: int = hyperparameter(1, low=1, help="Passes over each batch.")
-    anneal: bool = hyperparameter(True, help="Decay the step size linearly to 0 over the run.")
+    anneal: str = annealing("linear")
 
     def objective(self) -> PolicyObjective:
         return self.parts or PolicyObjective(

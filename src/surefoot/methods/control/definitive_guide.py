@@ -33,6 +33,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.common.schedule import annealing
 from surefoot.loops.on_policy.method import Batch, OnPolicy
 from surefoot.models.distributions import Distribution, Gaussian
 from surefoot.models.functional import Model
@@ -57,7 +58,7 @@ class VMPO(OnPolicy):
     }
 
     minibatch_size: int = hyperparameter(256, low=1, help="Samples per gradient step; must divide the batch size.")
-    anneal: bool = hyperparameter(True, help="Decay the step size linearly to 0 over the run.")
+    anneal: str = annealing("linear")
     standardize: bool = hyperparameter(False, help="Standardise advantages within the minibatch.")
     value_coefficient: float = hyperparameter(1.0, low=0, help="Weight of the critic's loss.")
     eta: float = hyperparameter(1.0, above=0, help="Initial temperature.")

@@ -73,6 +73,9 @@ class DQN(OffPolicy):
     def exploration(self, count: int, action_space: gym.Space, generator: torch.Generator) -> dict[str, Tensor]:
         return epsilon_greedy_noise(count, action_space, generator)
 
+    def scheduled(self) -> list[str]:
+        return [*super().scheduled(), "epsilon_fraction"]
+
     def explore(self, module: Actor, params: Tensor, noise: dict[str, Tensor], progress: Tensor) -> Tensor:
         share = (progress / self.epsilon_fraction).clamp(max=1.0)
         epsilon = self.epsilon_start + share * (self.epsilon_end - self.epsilon_start)

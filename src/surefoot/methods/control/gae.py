@@ -46,6 +46,7 @@ class GAE(TRPO):
     without_effect: ClassVar[tuple[str, ...]] = (
         "learning_rate",
         "anneal",
+        "warmup",
         "epochs",
         "minibatch_size",
         "max_grad_norm",

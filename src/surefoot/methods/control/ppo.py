@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from surefoot.hyperparameters import hyperparameter
+from surefoot.hyperparameters import Range, hyperparameter
 from surefoot.loops.on_policy.method import Batch, OnPolicy
 from surefoot.models.functional import Model, over_seeds
 from surefoot.objectives import PolicyObjective, aggregation, stabilizers
@@ -50,7 +50,9 @@ class PPO(OnPolicy):
         },
     }
 
-    clip: float = hyperparameter(0.2, above=0, below=1, help="Clip range ε of the probability ratio.")
+    clip: float = hyperparameter(
+        0.2, above=0, below=1, help="Clip range ε of the probability ratio.", tune=Range(0.1, 0.4)
+    )
     clip_high: float | None = hyperparameter(None, above=0, help="Upper clip range, if different from the lower one.")
     penalty: str = hyperparameter(
         "clip",

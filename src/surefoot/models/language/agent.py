@@ -20,6 +20,7 @@ from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.room import room_of
 from surefoot.models.language.sampling import Sampling
 from surefoot.models.language.text import TextSettings
+from surefoot.models.saved import described
 from surefoot.seeding import check_seed, torch_stream
 
 FORMAT = "surefoot-language-agent-1"
@@ -34,6 +35,9 @@ class LanguageAgent:
 
     def __init__(self, model: LanguageModel, facts: dict[str, Any] | None = None) -> None:
         self.model, self.facts = model, facts or {}
+
+    def __repr__(self) -> str:
+        return described(self, f"{sum(w.numel() for w in self.model.network.parameters()):,} weights")
 
     def write(
         self,

@@ -30,6 +30,7 @@ from torch import Tensor
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.common.optimizer import Adam
+from surefoot.loops.common.schedule import annealing
 from surefoot.loops.on_policy.method import Batch, OnPolicy, in_turn, pick
 from surefoot.methods.control.fixpo.fixup import Fixup, Penalty
 from surefoot.models.functional import Model
@@ -53,7 +54,7 @@ class FixPO(OnPolicy):
     num_envs: int = hyperparameter(64, low=1, help="Number of parallel environments.")
     num_steps: int = hyperparameter(128, low=1, help="Steps of each environment per update.")
     minibatch_size: int = hyperparameter(512, low=1, help="Samples per gradient step; must divide the batch size.")
-    anneal: bool = hyperparameter(True, help="Decay the step size linearly to 0 over the run.")
+    anneal: str = annealing("linear")
     value_coefficient: float = hyperparameter(0.2, low=0, help="Weight of the critic's loss ½(V − G)².")
     value_clip: float | None = hyperparameter(
         0.2, above=0, help="Clip range of the critic's change, in units of value; no clipping if None."

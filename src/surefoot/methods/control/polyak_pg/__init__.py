@@ -47,6 +47,7 @@ class PolyakPG(OnPolicy):
     without_effect: ClassVar[tuple[str, ...]] = (
         "learning_rate",
         "anneal",
+        "warmup",
         "epochs",
         "minibatch_size",
         "standardize_over",

@@ -128,6 +128,9 @@ class M2TD3(TD3):
     def exploration(self, count: int, action_space: gym.Space, generator: torch.Generator) -> dict[str, Tensor]:
         return super().exploration(count, action_space, generator) | {"chosen": torch.rand(count, generator=generator)}
 
+    def scheduled(self) -> list[str]:
+        return [*super().scheduled(), "spread"]
+
     def play(self, w: Weights, observation: Any, noise: dict[str, Tensor], progress: Tensor) -> Tensor:
         points, chances = w("candidates"), w("chances")[:-1]
         own = noise["action"].shape[-1] - points.shape[-1]
