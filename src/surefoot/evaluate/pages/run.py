@@ -95,7 +95,7 @@ def _under(one: Mapping[str, Any]) -> str:
 
 
 def _ends(one: Mapping[str, Any]) -> Any:
-    ends = one.get("mean_interval")
+    ends: Any = one.get("mean_interval")
     return (float(ends[0]), float(ends[1])) if _numbers(ends) and len(ends) == 2 else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -63,7 +64,9 @@ def charts(report: StressReport) -> list[Chart]:
     band = f"band: 95 % t-interval over {episodes}" if len(report.seeds) > 1 else "one episode per cell, so no band"
     how = band if report.varying != 2 else f"colour: mean of {episodes}"
     made = []
-    for of, title in (("return", "Return"), ("change", "Change of the return against nominal")):
+    kinds: tuple[tuple[Literal["return", "change"], str], ...]
+    kinds = ("return", "Return"), ("change", "Change of the return against nominal")
+    for of, title in kinds:
         figure = report.plot(of=of)
         figure.axes[0].set_title("", loc="left")
         said = f"Cross: worst cell; {_nominal_mark(report, of)}{how}."
@@ -98,7 +101,7 @@ def every_cell(report: StressReport) -> Folded:
     for i in order:
         ends = None if bands is None or np.isnan(bands.low[i]) else ConfidenceInterval(bands.low[i], bands.high[i])
         shown = [f"{value:.4g}" for value in report.coordinates[i]]
-        rows.append([*shown, measured(report.cell_means[i], ends), f"{report.changes[i].mean():+.4g}"])
+        rows.append([*shown, measured(float(report.cell_means[i]), ends), f"{report.changes[i].mean():+.4g}"])
     last = ("return, 95 % interval", "change")
     title = f"Every cell ({len(report.returns)})" if len(order) < CELLS else f"The worst {CELLS} cells"
     return Folded(title, [Table((*report.axes, *last), rows, frozenset({*report.axes, *last}))])
