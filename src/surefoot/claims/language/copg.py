@@ -183,10 +183,10 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def of_bandit(found: Measurements) -> Summary:
-    """Per seed: the regret after 100 epochs, and that of CoPG after 300."""
+    """Per seed: the regret after 100 epochs. Of the worst seed: that of CoPG after 300."""
     curves = {arm: np.array(facts["regret"]) for arm, facts in found.items()}
     series: dict[str, Any] = {f"regret, {arm}": curve[:, EPOCHS // 10] for arm, curve in curves.items()}
-    series["regret, copg, 300 epochs"] = curves["copg"][:, LONG // 10]
+    series["worst: regret, copg, 300 epochs"] = float(curves["copg"][:, LONG // 10].max())
     series["rise, no baseline"] = series["regret, no baseline"] - START
     return series
 
@@ -289,7 +289,7 @@ CLAIM = Claim(
             "goes to zero",
             "primary",
             "bandit",
-            Mean("regret, copg, 300 epochs"),
+            Exact("worst: regret, copg, 300 epochs"),
             Less(1e-3, against=1e-3),
             gates=CONTROL,
             says="Figure 1: CoPG's regret goes to zero",
@@ -305,4 +305,8 @@ CLAIM = Claim(
     ),
     not_run="TL;DR summaries with Llama2-7B and a reward model, β swept for three methods: neither weights nor reward model "
     "are at hand, and it is days of several GPUs",
+    amended=(
+        "2026-12-01: that CoPG's regret goes to zero was a mean over seeds with an interval. It is 3e-16 for every seed, "
+        "and values that do not differ have none; the part reads the worst seed now, with the same bar.",
+    ),
 )
