@@ -83,8 +83,8 @@ class AdversaryGame(Seeded):
         if not 0 <= fraction <= 1:
             raise UsageError(f"fraction={fraction!r} is not allowed; it must be in [0, 1].")
         self.control, self.fraction = perturbation.control(env), fraction
-        self.action_space = JointActions(env.action_space, self.control.size, notes)
-        self._own = len(self.action_space.low) - self.control.size - notes
+        self.action_space = joint = JointActions(env.action_space, self.control.size, notes)
+        self._own = len(joint.low) - self.control.size - notes
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._stream(seed)

@@ -149,7 +149,8 @@ def read(path: Path) -> Comparison:
         }
         if not envs or not seeds or not tables[0] or tables[0].keys() != tables[1].keys() or curves.keys() - tables[0]:
             raise ValueError("its learners differ from part to part")
-        return Comparison(envs, seeds, *tables, str(data["measured"]), curves, str(data.get("command", "")))
+        scores, areas = tables
+        return Comparison(envs, seeds, scores, areas, str(data["measured"]), curves, str(data.get("command", "")))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(
             f"{path} is not a comparison ({error!r}); remove it, and run surefoot compare again: finished runs are "

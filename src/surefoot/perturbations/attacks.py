@@ -78,7 +78,8 @@ class Target(NamedTuple):
         predict: Any = getattr(self.policy, "predict", None)
         if not callable(predict):
             return np.asarray(self.policy(observation))
-        return np.asarray(predict(observation, state=state, episode_start=starts, deterministic=True)[0])
+        action: Any = predict(observation, state=state, episode_start=starts, deterministic=True)
+        return np.asarray(action[0])
 
     def intended(self, observation: Observation, state: Any, starts: np.ndarray | None) -> tuple[Any, Tensor]:
         """What the policy makes of its noise, as `respond`."""

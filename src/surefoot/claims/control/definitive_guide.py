@@ -184,8 +184,8 @@ def worse_without(loose: str) -> tuple[Part, ...]:
 
 HARNESS = VMPO.presets["mujoco-2024"]
 RUNNERS: dict[str, Any] = {
-    "PPO": PPO(**HARNESS, anneal=True),
-    "TRPO": TRPO(**HARNESS, anneal=True, value_coefficient=1.0),
+    "PPO": PPO(**HARNESS, anneal=True),  # type: ignore[arg-type]
+    "TRPO": TRPO(**HARNESS, anneal=True, value_coefficient=1.0),  # type: ignore[arg-type]
     "V-MPO": VMPO(**HARNESS),
     "A2C": A2C(**HARNESS),
 }

@@ -49,7 +49,7 @@ def trust(history: Sequence[Sequence[dict[str, Any]]], steps: int) -> dict[str, 
 
 RELEASED: dict[str, OnPolicy] = {
     "fixpo": FixPO(**FixPO.presets["mujoco-2023"]),
-    "ppo": PPO(num_envs=64, num_steps=32, anneal=True, standardize=False, log_std_init=-0.5),  # 0.25·(V − G)² is 0.5·½
+    "ppo": PPO(num_envs=64, num_steps=32, anneal=True, standardize=False, log_std_init=-0.5),  # 0.25·(V − G)² is 0.5·½  # type: ignore[arg-type]
 }
 TEN_MILLION, MILLION = 10_000_000, 1_000_000
 # Returns after 1M, 3M and 10M steps.

@@ -50,7 +50,7 @@ def parts(claim: Claim, experiment: str, found: dict[str, Finding]) -> list[Bloc
     shown = [c for c in COLUMNS if c != "paper" or any(part.published for part in those)]
     rows = []
     for part in those:
-        row = dict(zip(COLUMNS, cells(part, found.get(part.name)), strict=True))
+        row: dict[str, str] = dict(zip(COLUMNS, cells(part, found.get(part.name)), strict=True))
         row["part"] = f"{part.name} (primary)" if part.role == "primary" else part.name
         rows.append([row[column] for column in shown])
     blocks: list[Block] = [Table(shown, rows, frozenset({"n"}))]

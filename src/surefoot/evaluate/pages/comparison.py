@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv as tables
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def _intervals_are(found: Comparison) -> str:
 
 def _scores(found: Comparison, env: str) -> Chart:
     each = [(name, value, ends) for place, name, value, ends in found.by_env() if place == env]
-    rows = [(name, value, *(ends or (None, None))) for name, value, ends in each]
+    rows: list[Any] = [(name, value, *(ends or (None, None))) for name, value, ends in each]
     points = [found.scores[name][:, found.envs.index(env)] for name, *_ in each]
     colours = [plots.COLOURS[i % len(plots.COLOURS)] for i in range(len(rows))]
     figure = plots.intervals(rows, x="final return", points=points, colours=colours)

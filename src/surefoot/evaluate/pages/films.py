@@ -25,6 +25,7 @@ def film(source: Path | bytes, title: str, caption: str = "") -> Film | None:
         import imageio.v2 as imageio
         from PIL import Image
 
+        reader: Any
         with imageio.get_reader(source, None if isinstance(source, Path) else ".mp4") as reader:
             about = reader.get_meta_data()
             frames = [np.asarray(frame) for frame in reader]

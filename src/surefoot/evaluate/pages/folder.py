@@ -8,6 +8,7 @@ from typing import Any
 from surefoot.errors import UsageError
 from surefoot.evaluate import compare, sweeps
 from surefoot.evaluate.pages import claim, comparison, run, solution, stress
+from surefoot.evaluate.pages.page import Page
 
 KINDS = (
     "the folder of a run, of a comparison (surefoot compare --out), of a solution (surefoot solve --out) or of an"
@@ -38,5 +39,5 @@ def report(place: Any) -> Path:
     if path.is_dir() and claim.is_slug(path.name) and any(path.glob("*/*.json")):
         return claim.page_of_slug(path.name, path.parent).write(path / "report.html")
     if path.is_dir() and any(path.glob("stress-*.json")):
-        return stress.page_of(path).write(path / "report.html")
+        return Page(f"Stress tests in {path.name}", sections=list(stress.sections(path))).write(path / "report.html")
     raise UsageError(f"{path} is nothing that has a report. Give {KINDS}.")

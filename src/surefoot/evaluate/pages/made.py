@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,10 +14,9 @@ from surefoot.errors import UsageError
 from surefoot.evaluate.pages.page import Block, Code, Facts, Folded, Section, Table, Text
 from surefoot.evaluate.readable import duration, flat, number
 from surefoot.loops.common.kinds import Loop, loop
-from surefoot.loops.common.run import Settings, as_json
+from surefoot.loops.common.run import as_json
 
 Config = Mapping[str, Any]
-RESOLVED = ("compile", "steps", "checkpoint_every", "time_limit")  # settings that config.json holds in another form
 SAID = {"objective", "versions", "command", "machine", "hyperparameters", "env", "format"}
 
 
@@ -51,53 +48,12 @@ def changed(config: Config) -> list[tuple[str, Any, Any]]:
     return [(name, value, usual[name]) for name, value in given.items() if name in usual and value != usual[name]]
 
 
-def command(config: Config) -> str | None:
-    """The command that starts the same run; None if the command line cannot say all of it."""
-    kind, own = kind_of(config), defaults(config)
-    given, env = config.get("hyperparameters", {}), config["env"]
-    seeds = config.get("seeds")
-    consecutive = seeds and [*seeds] == [*range(seeds[0], seeds[0] + len(seeds))]
-    if kind is None or not consecutive or "steps" not in config or given.keys() - own.keys():
-        return None
-    words = [
-        "surefoot",
-        "train",
-        config["method"],
-        f"--{kind.env_argument}",
-        env["env"],
-        "--steps",
-        str(config["steps"]),
-    ]
-    words += ["--seed", str(seeds[0])] if seeds[0] else []
-    words += ["--num-seeds", str(len(seeds))] if len(seeds) > 1 else []
-    offered = {f.name: f for f in dataclasses.fields(kind.options) if "help" in f.metadata}
-    settings = {f.name: f for f in dataclasses.fields(Settings) if f.name not in RESOLVED}
-    changes = {name: value for name, value, _ in changed(config)}
-    for name, value in env.items():
-        if name != "env" and name not in offered and value not in (None, [], {}):
-            return None
-    changes |= {n: x for n, x in env.items() if n in offered and x != _plain(offered[n].default)}
-    changes |= {n: config[n] for n, f in settings.items() if n in config and config[n] != _plain(f.default)}
-    if any(isinstance(value, Mapping) for value in changes.values()):
-        return None
-    return shlex.join([*words, *(word for name, value in changes.items() for word in _option(name, value))])
-
-
-def _option(name: str, value: Any) -> list[str]:
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def training_time(rows: Sequence[Mapping[str, Any]]) -> float:
     """Seconds spent in training, from the pace of every iteration: without evaluations, checkpoints and pauses."""
     seeds = len({row.get("seed", 0) for row in rows}) or 1
-    paces = {row["step"]: row.get("steps_per_second") for row in rows if isinstance(row.get("step"), (int, float))}
+    paces: dict[Any, Any] = {
+        row["step"]: row.get("steps_per_second") for row in rows if isinstance(row.get("step"), (int, float))
+    }
     lengths = np.diff([0, *sorted(paces)])
     spent = [n * seeds / p for n, p in zip(lengths, (paces[s] for s in sorted(paces))) if _positive(p)]
     return float(sum(spent)) if spent else float("nan")
@@ -141,11 +97,8 @@ def facts(config: Config, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, 
 
 def section(config: Config) -> Section:
     """The command, what differs from the defaults, and the rest folded."""
-    again, differs = command(config), changed(config)
-    recorded = str(config.get("command", ""))
-    blocks: list[Block] = [Code(again or recorded or "The command was not recorded.")]
-    if again is None and recorded:
-        blocks.append(Text(["As it was recorded: the command line cannot say all settings of this run."], faint=True))
+    differs = changed(config)
+    blocks: list[Block] = [Code(str(config.get("command") or "The command line cannot say all settings of this run."))]
     if differs:
         rows = [(name, _shown(value), _shown(usual)) for name, value, usual in differs]
         blocks.append(Table(("hyperparameter", "this run", "default"), rows))

@@ -19,7 +19,7 @@ _FLAGS: Mapping[Any, str] = {True: "linear", False: "none"}
 
 
 def annealing(default: str = "none") -> Any:
-    """The field `anneal: str` of a method; True means linear, False none."""
+    """The field `anneal` of a method; True means linear, False none."""
     return hyperparameter(
         default,
         choices=DECAYS,
