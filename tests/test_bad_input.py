@@ -117,7 +117,7 @@ def refused(capsys, *arguments):
 
 ASKED = {
     "unknown method": (["ppi", "--env", "CartPole-v1"], "No method is called 'ppi'. Did you mean 'ppo'"),
-    "planned method": (["rdpo", "--env", "CartPole-v1"], "its method is not built yet. Built: "),
+    "planned method": (["maddpg", "--env", "CartPole-v1"], "its method is not built yet. Built: "),
     "no method": (["--env", "CartPole-v1"], "train needs a method as its first argument: train METHOD --env ENV"),
     "no environment": (["ppo"], "--env TEXT"),
     "unknown environment": (["ppo", "--env", "CartPol-v1"], "'CartPol-v1' is not a known id. Did you mean 'CartPole"),

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from surefoot.evaluate.report import write_report
 
 import surefoot as sf
 from surefoot.models.tabular_agent import TabularAgent
@@ -35,7 +34,7 @@ CALLS = {
     "certify": (lambda policy: sf.certify(policy, sigma=0.1, episodes=8, at_least=[5.0]), "certif"),
     "diagnose": (lambda policy: sf.diagnose(policy, perturb=(), episodes=2), ""),
     "generalize": (lambda policy: sf.generalize(policy, train=["param:length=0.3..0.7"], contexts=2, episodes=1), ""),
-    "report": (write_report, "report.html"),
+    "report": (sf.report, "report.html"),
 }
 
 

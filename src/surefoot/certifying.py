@@ -28,10 +28,9 @@ def certify(
     states: int = 200,
     trust: bool = False,
 ) -> None:
-    """Certify the return of RUN's agent, with noise on its observations, under every attack of an l2 budget; or, with
-    --what action, what an attack on one observation can make of its action.
+    """Certify the return of RUN's noisy agent, or its action (--what action), under every attack of a budget.
 
-    The bounds of actions are those of the network, which hold for certain, or those of votes and medians for agents
+    The budget bounds the change of all observations of an episode (l2), or of one observation for its action. The bounds of actions are those of the network, which hold for certain, or those of votes and medians for agents
     that decide by several noisy draws (smoothed-agents, smoothed-dqn); they are tried under surefoot's attacks.
 
     Args:

@@ -27,7 +27,7 @@ from surefoot.hyperparameters import build, check_values, presets
 from surefoot.loops.common.kinds import check_trust
 from surefoot.loops.common.run import Settings
 
-ABOUT = ("format", "id", "objective", "command", "versions", "origin", "fingerprint")  # what a run says of itself
+ABOUT = ("format", "id", "objective", "command", "versions", "machine", "origin", "fingerprint")  # what is no setting
 NESTED = ("hyperparameters", "env")  # the tables of a run's config.json
 PLACES = ("env", "task", "data")  # names of the argument that takes the environment
 STARTING = ("seed", "num_seeds", "run_dir", "threads", "start")

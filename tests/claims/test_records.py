@@ -279,8 +279,8 @@ def test_a_damaged_record_is_named(fake, tmp_path):
 
 
 def test_a_paper_without_a_claim_says_which_have_one():
-    with pytest.raises(UsageError, match="'rarl' has no claim to run yet"):
-        records.claim("rarl")
+    with pytest.raises(UsageError, match="'maddpg' has no claim to run yet"):
+        records.claim("maddpg")
     with pytest.raises(UsageError, match="No paper is called 'ppi'. Did you mean"):
         records.claim("ppi")
 

@@ -283,7 +283,8 @@ def test_the_worst_cell_is_filmed_beside_the_nominal_one(folder, tmp_path, monke
     assert nominal is None and worst == one.worst.cell.perturbation and seeds == again and seeds[0] in one.seeds
     assert (tmp_path / "audit-worst.mp4").read_bytes() == (tmp_path / "audit-nominal.mp4").read_bytes() == b"film"
     page = (tmp_path / "audit.html").read_text()
-    assert page.count("<video") == 2 and "media-src data:" in page and one.worst.cell.label in one.films[1].caption
+    assert "<video" not in page, "no film can be read from these bytes"
+    assert len(one.films) == 2 and one.worst.cell.label in one.films[1].caption
 
 
 # --- ratings and verdicts ------------------------------------------------------------------------------------------

@@ -190,7 +190,7 @@ def test_trust_still_wants_an_environment(tmp_path, folder):
     ],
 )
 def test_the_current_folder_is_importable_only_where_this_command_names_a_module(words, named):
-    assert cli._names_a_module(words) == named
+    assert cli._names_a_module("evaluate", words) == named
 
 
 # --- a name means what it meant ---

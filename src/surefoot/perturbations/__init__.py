@@ -8,7 +8,8 @@ from surefoot.perturbations.action import (
     ActionScale,
     StickyAction,
 )
-from surefoot.perturbations.attacks import FGSM, MAD, PGD, Attack, CriticAttack, RandomAttack, SearchAttack
+from surefoot.perturbations.attacks import FGSM, MAD, PGD, Attack, CriticAttack
+from surefoot.perturbations.black_box import RandomAttack, SearchAttack
 from surefoot.perturbations.core import (
     REGISTRY,
     Cell,

@@ -74,5 +74,5 @@ def main(place: str) -> None:
             kept[f"{case}/step"] = torch.cat(steps)
             weights = {*run.model.network.parameters(), *run.weights.values()}  # those of an adapter and a critic too
             kept[f"{case}/held"] = torch.tensor(sum(map(held, weights)))
-            kept |= {f"{case}/row/{name}": torch.tensor(float(x)) for name, x in row.items()}
+            kept |= {f"{case}/row/{name}": torch.tensor(float(x)) for name, x in row.items() if not isinstance(x, str)}
         save_file(kept, f"{place}-{sharding}-{distributed.rank()}.safetensors")

@@ -40,6 +40,8 @@ CASES = {
     aten.split_with_sizes.default: [((X, [1, 3], -1), {}), ((X, [1, 2], 1), {})],
     aten.stack.default: [(([X, Y],), {}), (([X, Y], 1), {})],
     aten.sub.Tensor: [((X, Y), {})],
+    aten._softmax.default: [((X, -1, False), {}), ((X, 1, False), {})],
+    aten.sum.dim_IntList: [((X, [-1]), {}), ((X, [0, 2], True), {})],
     aten.tanh.default: [((X * 3,), {})],
     aten.unbind.int: [((X,), {}), ((X, 1), {})],
     aten.unsqueeze.default: [((X, 0), {}), ((X, -1), {})],

@@ -273,7 +273,7 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path):
         def start(self, mdp, seed):
             return {"q": torch.zeros(2, 2)}
 
-    Other.__name__ = "Noisy"  # the method of a later version
+    Other.__name__ = Other.__qualname__ = "Noisy"  # the method of a later version
     train(tmp_path, callbacks=[lambda learner, _: learner.iteration == 5])
     with pytest.raises(UsageError, match="does not fit this method or number of seeds: 0/q, 0/value differ"):
         api.resume(tmp_path / "run", method=Other(), env=MDP)

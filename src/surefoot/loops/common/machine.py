@@ -15,7 +15,10 @@ def machine() -> dict[str, Any]:
     found: dict[str, Any] = {"system": f"{platform.system()} {platform.machine()}", "processor": processor()}
     found["cores"] = os.cpu_count() or 0
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name(0)
+        try:
+            found["gpu"] = torch.cuda.get_device_name(0)
+        except (AssertionError, RuntimeError):  # a GPU without its driver, or a torch that was built without CUDA
+            found["gpu"] = "unknown"
     return found
 
 

@@ -26,6 +26,7 @@ from surefoot.loops.common.optimizer import Adam
 from surefoot.loops.common.schedule import scheduled
 from surefoot.loops.common.staging import staged
 from surefoot.loops.on_policy.method import Batch, OnPolicy, gradient_step, pick, take
+from surefoot.loops.on_policy.perceiving import perception, seen
 from surefoot.models.agent import Agent, normalize_observation, normalized_keys, normalized_shapes, normalized_since
 from surefoot.models.device import CPU, computing_on
 from surefoot.models.distributions import check_reach
@@ -73,7 +74,7 @@ class Learner:
         self.network = method.network()
         check_reach(self.action_space, self.network.squash, self.network.log_std_init)
         self.model = Model(self._module())
-        weights = torch.stack([initial(self._module, torch_stream(s, self._stream("weights"))) for s in self.seeds])
+        weights = torch.stack([initial(self._module, stream) for stream in self._streams("weights")])
         self.vector = weights.to(self.device)
         one = method.extra_state(self.model)
         self.extra = {name: torch.stack([x.to(self.device)] * self.num_seeds) for name, x in one.items()}
@@ -95,8 +96,9 @@ class Learner:
         self._names: list[str] = []
         self.collector = Collector(envs, log) if collector is None else collector
 
-    def _stream(self, name: str) -> str:
-        return f"{self.name} {name}" if self.name else name
+    def _streams(self, name: str, counter: int = 0) -> list[torch.Generator]:
+        name = f"{self.name} {name}" if self.name else name
+        return [torch_stream(seed, name, counter) for seed in self.seeds]
 
     def _module(self) -> ActorCritic:
         module = self.method.module(self.network, self.observation_space, self.action_space)
@@ -143,22 +145,22 @@ class Learner:
     def acting(self, vectors: Tensor, steps: int) -> Act:
         """The policies with these weights `[seeds, size]`, as a function that acts in the next `steps` steps."""
         envs, distribution = self.method.num_envs, self.model.distribution
-        streams = [torch_stream(seed, self._stream("actions"), self.collector.logged) for seed in self.seeds]
+        streams = self._streams("actions", self.collector.logged)
         noise = torch.stack([distribution.noise((steps, envs), g) for g in streams], 1)
-        self._perception = self.perception((steps + 1, envs), "perception", self.collector.logged)
+        streams = self._streams("perception", self.collector.logged)
+        self._perception = drawn = perception(self.method, self.observation_space, (steps + 1, envs), streams)
         self._acting, self.first_state = vectors, self.core_state.to(self.device)
         early = tree_map(Tensor.cpu, (vectors, self.scales()))
         if self._policy is None:
             anywhere = torch.ones(self.num_seeds * envs, dtype=torch.bool)
-            late = tensors(self._seen(self.collector.observation, 0)), noise[0], anywhere, self.core_state
+            late = tensors(seen(self.collector.observation, drawn, 0)), noise[0], anywhere, self.core_state
             self._policy = staged(self._policy_step, early, late)
         prepare, run = self._policy
         prepared, draws = prepare(early), noise.numpy()
 
         def act(t: int, observation: Arrays, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            action, executed, state = run(
-                prepared, self._seen(observation, t), draws[t], starts, self.core_state.numpy()
-            )
+            before = self.core_state.numpy()
+            action, executed, state = run(prepared, seen(observation, drawn, t), draws[t], starts, before)
             self.core_state = torch.from_numpy(state)
             return action, executed
 
@@ -172,25 +174,13 @@ class Learner:
         whole = Rollout(observation, rollout.action, *(x.unflatten(1, apart) for x in parts))
         return tree_map(lambda x: x.to(self.device), whole)
 
-    def perception(self, shape: tuple[int, ...], name: str, counter: int) -> dict[str, Tensor]:
-        """The random numbers of the method's `perception`, `[seeds, *shape, ...]`, from streams of this name."""
-        streams = [torch_stream(seed, self._stream(name), counter) for seed in self.seeds]
-        drawn = [self.method.perception(self.observation_space, shape, g) for g in streams]
-        return {key: torch.stack([x[key] for x in drawn]) for key in drawn[0]}
-
     def perceived(self, batch: Batch, epoch: int) -> Batch:
         """The batch of an update as the actor sees it in this epoch."""
         counter = self.iteration * self.method.epochs + epoch
-        drawn = self.perception((self.samples(batch),), "perception of minibatches", counter)
+        streams = self._streams("perception of minibatches", counter)
+        drawn = perception(self.method, self.observation_space, (self.samples(batch),), streams)
         here = {key: x.to(self.device) for key, x in drawn.items()}
         return {**batch, "observation": {**batch["observation"], **here}} if here else batch
-
-    def _seen(self, observation: Arrays, t: int) -> Arrays:
-        """The observations `[seeds · envs, ...]` of a step as the actor sees them."""
-        if not self._perception:
-            return observation
-        entries = observation if isinstance(observation, dict) else {"": observation}
-        return {**entries, **{key: x[:, t].flatten(0, 1).numpy() for key, x in self._perception.items()}}
 
     def _per_seed(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (self.num_seeds, self.method.num_envs))
@@ -245,7 +235,7 @@ class Learner:
             "valid": rollout.valid,
         }
         advantage, target = method.estimates(reward, **signals)
-        fields = {
+        batch |= {
             "action": rollout.action.transpose(0, 1),
             "old_params": params[:, :-1],
             "old_log_prob": distribution.log_prob(params[:, :-1], rollout.action.transpose(0, 1)),
@@ -255,7 +245,6 @@ class Learner:
             "valid": rollout.valid.transpose(0, 1),
         }
         batch["observation"] = map_observation(lambda x: x[:, :-1], batch["observation"])
-        batch |= fields
         if "starts" in batch:
             batch["starts"] = batch["starts"][:, :-1]
         self._observe(map_observation(lambda x: x[:, :-1], observation))
@@ -389,8 +378,6 @@ class Learner:
 
     def lost(self) -> list[int]:
         """The seeds whose weights are not finite."""
-        if bool(torch.isfinite(self.vector).all()):
-            return []
         return [seed for seed, v in zip(self.seeds, self.vector, strict=True) if not torch.isfinite(v).all()]
 
     def flush(self) -> int:

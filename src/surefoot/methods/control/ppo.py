@@ -42,7 +42,7 @@ class PPO(OnPolicy):
         "mujoco-2017": {  # §6.1, and what it leaves unsaid as in the authors' first code (openai/baselines, ppo1)
             "num_envs": 1,
             "num_steps": 2048,
-            "anneal": True,
+            "anneal": "linear",
             "standardize_over": "batch",
             "normalize_rewards": False,
             "value_coefficient": 2.0,  # of ½(V − G)²

@@ -28,7 +28,7 @@ from surefoot.objectives.advantages import gae
 
 RELEASED = {  # MyRepositories-hub/Simple-Policy-Optimization, mujoco/main.py and agent.py; all else is the default here
     "minibatch_size": 512,
-    "anneal": True,
+    "anneal": "linear",
     "value_clip": 0.2,
 }
 

@@ -40,7 +40,7 @@ class PSPO(GroupRollout):
             "minibatches": 1,
             "learning_rate": 5e-7,
             "warmup": 70,
-            "anneal": True,
+            "anneal": "linear",
             "unbiased": True,
             "token_mean": True,
         },

@@ -49,7 +49,7 @@ BUFFER = "buffer/"
 def mujoco(n: int, m: int, lr: float, lr_p: float, kl: float, lam: float, minibatches: int) -> dict[str, Any]:
     """A setting of the authors' MuJoCo runs of 2023 (repository PPOROS, version 4 of the tasks): one environment,
     buffers of two batches, PPO with 10 epochs of 32 minibatches. Their λ_P weighs a mean over action dimensions."""
-    shared: dict[str, Any] = {"num_envs": 1, "anneal": True, "epochs": 10, "value_clip": 0.2}
+    shared: dict[str, Any] = {"num_envs": 1, "anneal": "linear", "epochs": 10, "value_clip": 0.2}
     behaviour = {"steps": m, "learning_rate": lr_p, "max_kl": kl, "regularizer": lam, "minibatches": minibatches}
     own = {"num_steps": n, "minibatch_size": n // 16, "learning_rate": lr}
     return {**shared, **own, **{f"behaviour_{name}": x for name, x in behaviour.items()}}
