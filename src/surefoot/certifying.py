@@ -30,8 +30,9 @@ def certify(
 ) -> None:
     """Certify the return of RUN's noisy agent, or its action (--what action), under every attack of a budget.
 
-    The budget bounds the change of all observations of an episode (l2), or of one observation for its action. The bounds of actions are those of the network, which hold for certain, or those of votes and medians for agents
-    that decide by several noisy draws (smoothed-agents, smoothed-dqn); they are tried under surefoot's attacks.
+    The budget bounds the change of all observations of an episode (l2), or of one observation for its action. The
+    bounds of actions are those of the network, which hold for certain, or those of votes and medians for agents that
+    decide by several noisy draws (smoothed-agents, smoothed-dqn); they are tried under surefoot's attacks.
 
     Args:
         run: Folder of a run or of an agent, hf:user/name, or a policy of another library, with --env: model.zip of
