@@ -82,6 +82,16 @@ def test_half_cheetah_at_a_point_of_its_set():
     assert info["params"]["torsomass"] == pytest.approx(2.6875)
 
 
+def test_a_factor_multiplies_the_model_as_it_was_made_at_every_step():
+    env, plain = game("param:mass=0.5..2", "HalfCheetah-v5", move="jump"), gymnasium.make("HalfCheetah-v5")
+    env.reset(seed=0)
+    made, built = plain.unwrapped.model, env.unwrapped.model
+    for b, factor in [(1.0, 2.0), (1.0, 2.0), (-1.0, 0.5), (0.0, 1.25)]:
+        step(env, b)
+        np.testing.assert_allclose(built.body_mass, factor * made.body_mass)
+        np.testing.assert_allclose(built.body_inertia, factor * made.body_inertia)
+
+
 def test_an_episode_keeps_the_parameters_of_its_first_step():
     env = game(move="episode")
     env.reset(seed=0)

@@ -65,6 +65,7 @@ class Model:
     def __init__(self, env: gymnasium.Env) -> None:
         found = simulator(env)
         self.model: Any = None if found is None else found[0]
+        self._unscaled: dict[str, np.ndarray] = {}  # what a factor was first applied to
 
     def values(self) -> dict[str, float]:
         """All names with their present values; 1 for factors."""
@@ -78,7 +79,10 @@ class Model:
         return False
 
     def put(self, values: Mapping[str, float]) -> None:
-        """Set the parameters, factors first, and recompute what MuJoCo derives from them."""
+        """Set the parameters, factors first, and recompute what MuJoCo derives from them.
+
+        A factor multiplies the values before its first use here, however often it is set.
+        """
         model = self.model
         mass, gear = model.body_mass.copy(), model.actuator_gear.copy()
         for name in sorted(values, key=lambda name: name not in FACTORS):
@@ -87,7 +91,8 @@ class Model:
                 size, direction = self._gravity()
                 model.opt.gravity[:] = model.opt.gravity if values[name] == size else values[name] * direction
             elif name in FACTORS:
-                self._array(name)[:] *= values[name]
+                array = self._array(name)
+                array[:] = self._unscaled.setdefault(name, array.copy()) * values[name]
             else:
                 dict(self._parts())[name][:] = values[name]
         moved = model.body_mass != mass
