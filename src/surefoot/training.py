@@ -64,7 +64,7 @@ def _help() -> str:
         "       surefoot train --config FILE [options]      FILE is .toml, .yaml, .json, or a run; options win",
         "       surefoot train own:Mine --env my_env:MyCart-v0      of your own, as module:Class and module:ID",
         "       surefoot train METHOD --env ENV --start RUN         from the weights of RUN",
-        "       surefoot resume RUN [--steps +N]                    go on with RUN",
+        "       surefoot resume RUN [--steps +N]                    continue RUN",
         "",
         "methods:",
     ]

@@ -314,7 +314,7 @@ def ranges(player: Agent, layers: bounds.Layers, x: Tensor, budget: float, law: 
     distribution = player.module.distribution
     if isinstance(distribution, Deterministic):
         low, high = low.tanh(), high.tanh()
-    elif isinstance(distribution, Gaussian):  # its parameters go on with log standard deviations
+    elif isinstance(distribution, Gaussian):  # its parameters are means, then log standard deviations
         low, high = (torch.cat([part, torch.zeros_like(part)], -1) for part in (low, high))
     return acts(player, low), acts(player, high)
 
