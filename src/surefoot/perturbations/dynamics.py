@@ -16,7 +16,7 @@ from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import hyperparameter
 from surefoot.perturbations.core import Cell, Control, Graded, Hold, Perturbation, nearest_whole, register
 from surefoot.perturbations.interval import Interval, number
-from surefoot.perturbations.mujoco import simulator
+from surefoot.perturbations.mujoco import FACTORS, Model, simulator
 from surefoot.perturbations.parameters import Constructor, parameters, places, set_parameters, whole
 
 
@@ -114,7 +114,7 @@ class Parameters(Perturbation):
         self.check_env(env)
         ranges = {name: span for name, span in self.values if isinstance(span, Interval) and span.low < span.high}
         where = places(env, [name for name, _ in self.values])
-        once = [name for name, place in where.items() if isinstance(place, Constructor)]
+        once = [n for n, p in where.items() if isinstance(p, Constructor) or (isinstance(p, Model) and n in FACTORS)]
         if len(ranges) < len(self.values) or once:
             raise UsageError(
                 f"{self}: an adversary needs a range of every parameter, and parameters that can be set in an "
