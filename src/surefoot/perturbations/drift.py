@@ -20,7 +20,7 @@ from surefoot.hyperparameters import hyperparameter
 from surefoot.perturbations.action import check_box
 from surefoot.perturbations.core import Graded, register
 from surefoot.perturbations.interval import Interval
-from surefoot.perturbations.observation import KEYS, add, boxes, check_boxes
+from surefoot.perturbations.observation import KEYS, add, check_boxes, in_boxes
 
 RATE = "largest change from one step to the next, as a share of the budget; 2 is no limit"
 
@@ -64,14 +64,12 @@ class ObservationDrift(Drift):
     def observe(self, observation: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
         if self.identity:
             return observation
-        if isinstance(space, spaces.Dict):
-            keys = self.keys.split("/") if self.keys else boxes(space)
-            return {**observation, **{k: self._seen(k, observation[k], space[k], rng, memory) for k in keys}}
-        return self._seen("", observation, space, rng, memory)
 
-    def _seen(self, key: str, given: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
-        array = np.asarray(given, space.dtype)
-        return add(array, self.further_on(key, array.shape, rng, memory), "linf")
+        def seen(key: str, given: Any, box: gymnasium.Space) -> Any:
+            array = np.asarray(given, box.dtype)
+            return add(array, self.further_on(key, array.shape, rng, memory), "linf")
+
+        return in_boxes(seen, observation, space, self.keys)
 
 
 @register

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -77,6 +78,15 @@ def check_boxes(perturbation: Perturbation, keys: str, space: gymnasium.Space) -
         )
 
 
+def in_boxes(change: Callable[[str, Any, Any], Any], observation: Any, space: gymnasium.Space, keys: str) -> Any:
+    """The observation after `change(key, entry, box)` of the Box that it is (key ""), or of those of a Dict that `keys`
+    names, all by default."""
+    if not isinstance(space, spaces.Dict):
+        return change("", observation, space)
+    names = keys.split("/") if keys else boxes(space)
+    return {**observation, **{key: change(key, observation[key], space[key]) for key in names}}
+
+
 class ObservationPerturbation(Batched):
     """Base of perturbations of a Box, or of every Box of a Dict separately, or of those that `keys` names."""
 
@@ -89,10 +99,7 @@ class ObservationPerturbation(Batched):
     def observe(self, observation: Any, space: gymnasium.Space, rng: np.random.Generator, memory: list[Any]) -> Any:
         if self.identity:
             return observation
-        if isinstance(space, spaces.Dict):
-            keys = self.keys.split("/") if self.keys else boxes(space)
-            return {**observation, **{key: self._altered(observation[key], space[key], rng) for key in keys}}
-        return self._altered(observation, space, rng)
+        return in_boxes(lambda key, given, box: self._altered(given, box, rng), observation, space, self.keys)
 
     def _altered(self, observation: Any, space: gymnasium.Space, rng: np.random.Generator) -> np.ndarray:
         return self.alter(np.asarray(observation, space.dtype)[None], rng)[0]  # an environment may return integers
