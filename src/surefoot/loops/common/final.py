@@ -10,11 +10,21 @@ import numpy as np
 SHARE = 0.1  # share of a run's iterations over which returns are averaged
 OF_EPISODES = "mean return of the training episodes that ended in the last tenth of training, sampled actions"
 OF_ITERATIONS = "mean training return of the last tenth of the iterations"
+OF_OBJECTIVE = "minus the mean objective of the last tenth of the epochs"
 
 
 def definition(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The definition of the final return of a run with these metrics, in words: over episodes or over iterations."""
+    """The definition of the final return of a run with these metrics, in words: over episodes or over iterations, or
+    minus the objective of a run on a table."""
+    rows = list(rows)
+    if over_rows(rows):
+        return OF_OBJECTIVE
     return OF_EPISODES if any("episodes" in row for row in rows) else OF_ITERATIONS
+
+
+def over_rows(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a run with these metrics passed over the rows of a table, so that nothing acted in an environment."""
+    return any("passes" in row for row in rows)
 
 
 def training_returns(
