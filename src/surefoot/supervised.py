@@ -111,6 +111,8 @@ def _base() -> type:
         """A method on tables as an estimator of numbers or of classes, as its loss says."""
 
         method_class: Any
+        max_iter: int
+        random_state: Any
 
         def _method(self) -> Any:
             names = [field.name for field in dataclasses.fields(self.method_class)]
@@ -150,7 +152,7 @@ def _base() -> type:
 
         def _seen(self, X: Any) -> np.ndarray:
             check_is_fitted(self)
-            return validate_data(self, X, dtype=np.float64, reset=False)
+            return np.asarray(validate_data(self, X, dtype=np.float64, reset=False))
 
         def predict(self, X: Any) -> np.ndarray:
             """A number or a class for every row of X, `[n]`."""

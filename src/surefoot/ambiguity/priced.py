@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -116,33 +116,38 @@ def _concave(risk: Distortion) -> bool:
     return bool((shares.diff().diff() <= 1e-9).all())
 
 
+class _Pool(NamedTuple):
+    """A pool of `_tilted`: its first log p·e^gain, the log of their sum relative to that, the mass that the risk gives
+    to its ranks, and where it ends."""
+
+    first: float
+    sum: float
+    given: float
+    end: int
+
+    @property
+    def level(self) -> float:
+        return self.first + self.sum - math.log(self.given) if self.given > 0 else math.inf
+
+    def joined(self, other: _Pool) -> _Pool:
+        one, two = self.sum, other.first - self.first + other.sum
+        total = max(one, two) + math.log1p(math.exp(-abs(one - two)))
+        return _Pool(self.first, total, self.given + other.given, other.end)
+
+
 def _tilted(gains: np.ndarray, nominal: np.ndarray, spectrum: np.ndarray) -> np.ndarray:
     """The weights under a price on KL, for gains −v/λ in descending order.
 
-    The pools are those of log Σ p·e^gain − log Σ σ, which falls from one to the next: in logarithms, because both sums
-    can underflow, and a risk that ignores the best outcomes has σ = 0 there.
+    The level log Σ p·e^gain − log Σ σ falls from one pool to the next. Logarithms, because both sums can underflow, and
+    a risk that ignores the best outcomes has σ = 0 there, with which no pool can end.
     """
     logs = np.log(nominal) + gains
-    pools: list[tuple[float, float, int]] = []  # log Σ p·e^gain, Σ σ, and where the pool ends
-    for place, (log_mass, given) in enumerate(zip(logs.tolist(), spectrum.tolist()), 1):
-        while pools and _level(pools[-1]) <= _level((log_mass, given, place)):
-            before, more, _ = pools.pop()
-            log_mass, given = _log_add(before, log_mass), given + more
-        pools.append((log_mass, given, place))
-    return np.exp(logs + _spread(pools))
-
-
-def _spread(pools: Sequence[tuple[float, float, int]]) -> np.ndarray:
-    """log Σ σ − log Σ p·e^gain of the pool of every outcome."""
-    sizes = np.diff([0, *(end for *_, end in pools)])
-    return np.repeat([-_level(pool) for pool in pools], sizes)
-
-
-def _level(pool: tuple[float, float, int]) -> float:
-    log_mass, given, _ = pool
-    return log_mass - math.log(given) if given > 0 else math.inf
-
-
-def _log_add(one: float, other: float) -> float:
-    high, low = max(one, other), min(one, other)
-    return high + math.log1p(math.exp(low - high))
+    pools: list[_Pool] = []
+    for place, (log, given) in enumerate(zip(logs.tolist(), spectrum.tolist()), 1):
+        pool = _Pool(log, 0.0, given, place)
+        while pools and pools[-1].level <= pool.level:
+            pool = pools.pop().joined(pool)
+        pools.append(pool)
+    first, total, given, ends = (np.array(column) for column in zip(*pools))
+    sizes = np.diff(ends, prepend=0)
+    return np.repeat(given, sizes) * np.exp(logs - np.repeat(first, sizes) - np.repeat(total, sizes))
