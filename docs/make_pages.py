@@ -17,6 +17,7 @@ from surefoot.catalogue import Paper, papers
 from surefoot.claims import records
 from surefoot.claims.page import forest, markdown
 from surefoot.configure import make_method
+from surefoot.evaluate.explain import BUILT_FROM
 from surefoot.hyperparameters import allowed, declared, presets
 
 PAGES = Path(__file__).parent / "papers"
@@ -52,6 +53,8 @@ def page(paper: Paper) -> Iterator[str]:
         yield "The method is planned."
         return
     yield f"## What it does\n\n{prose(docstring(paper.module))}\n"
+    if paper.source in BUILT_FROM:
+        yield f"*{BUILT_FROM[paper.source]}*\n"
     yield from algorithm(make_method(paper.slug)[0], paper.slug)
     if paper.claimed:
         claim = records.claim(paper.slug)
