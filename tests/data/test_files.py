@@ -238,12 +238,8 @@ def test_a_file_cannot_name_another_file():
 
 def test_bounds_of_actions_can_be_given_where_a_file_has_none():
     with h5py.File("wide.hdf5", "w") as file:
-        for name, x in {
-            "observations": np.zeros((3, 1)),
-            "actions": np.full((3, 2), 1.5),
-            "rewards": np.zeros(3),
-        }.items():
-            file[name] = x
+        file["observations"], file["actions"] = np.zeros((3, 1)), np.full((3, 2), 1.5)
+        file["rewards"] = np.zeros(3)
         file["terminals"], file["timeouts"] = np.zeros(3, bool), marked(3, 2)
     data = dataset("wide.hdf5", low=-2, high=[2, 3])
     assert data.action_space.high.tolist() == [2, 3]

@@ -1,1 +1,1 @@
-"""Files of transitions, our own and those of other libraries: each module has `read(place, …)` and `write(data, place)`."""
+"""Files of transitions, our own and those of other libraries: modules with `read` and `write`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def _episode(group: Any, where: Path) -> Episode:
     seen, action = (_joined(hdf5.node(group, key, where), where) for key in ("observations", "actions"))
     if len(seen) != len(reward) + 1:
         raise UsageError(
-            f"{where}: {group.name} has {len(seen)} observations for {len(reward)} steps; one more than steps is needed."
+            f"{where}: {group.name} has {len(seen)} observations for {len(reward)} steps; it needs one more."
         )
     return Episode(seen, action, reward, bool(len(end) and end[-1]))
 
@@ -86,10 +87,8 @@ def _space(text: Any) -> gym.Space | None:
 def _facts(about: dict[str, Any]) -> dict[str, Any]:
     """What the metadata say of the environment and the reference scores."""
     facts = {key: about[key] for key in ("ref_min_score", "ref_max_score") if key in about}
-    try:
+    with suppress(KeyError, TypeError, ValueError):
         facts["env"] = json.loads(about["env_spec"])["id"]
-    except (KeyError, TypeError, ValueError):
-        pass
     return facts
 
 

@@ -23,7 +23,7 @@ from surefoot.models.actors import ActorNetwork
 from surefoot.models.agent import Agent, normalize_observation, normalized_keys, normalized_shapes
 from surefoot.models.companions import Companion
 from surefoot.models.device import computing_on
-from surefoot.models.distributions import from_box
+from surefoot.models.distributions import BoundedGaussian, Deterministic, SquashedGaussian, from_box
 from surefoot.models.functional import initial, over_seeds
 from surefoot.models.normalizers import Moments
 from surefoot.seeding import torch_stream
@@ -123,7 +123,7 @@ class NetworkLearner:
         the factor of the learning rates, and the random numbers of each seed's stream."""
         method, distribution = self.method, self.distribution
         batch = {"weight": self._ones, **batch}
-        if hasattr(distribution, "low"):
+        if isinstance(distribution, Deterministic | SquashedGaussian | BoundedGaussian):
             batch["action"] = from_box(batch["action"].flatten(2), distribution.low, distribution.high)
         elif distribution.start[0]:
             batch["action"] = batch["action"] - distribution.start[0]
@@ -140,6 +140,11 @@ class NetworkLearner:
         ]
         batch["noise"] = {k: torch.stack([x[k] for x in drawn]).to(self.device) for k in drawn[0]}
         return batch
+
+    def output(self, name: str, *inputs: Any) -> Any:
+        """What a network makes of inputs `[seeds, ...]` with each seed's weights, without a gradient."""
+        with torch.no_grad(), computing_on(self.device):
+            return over_seeds(self.functions[name], self.num_seeds)(self.weights[name], *inputs)
 
     def rate(self) -> float | None:
         """The factor of all learning rates now; None if they are constant."""
