@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from micro_data import made
 
-from surefoot.data.files import LAYOUTS, dataset, write
+from surefoot.data.files import LAYOUTS, dataset, write_dataset
 from surefoot.data.transitions import COLUMNS, Transitions
 from surefoot.errors import UsageError
 
@@ -35,7 +35,7 @@ def elsewhere(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", EVERY)
 def test_one_data_set_through_every_layout_gives_the_same_bits(name, space):
     data = made(space=space)
-    place = write(data, name)
+    place = write_dataset(data, name)
     again = dataset(name if name.startswith("minari") else str(place))  # without its layout, which is found
     same(data, again)
     assert again.action_space == space and again.digest() == data.digest()
@@ -44,7 +44,7 @@ def test_one_data_set_through_every_layout_gives_the_same_bits(name, space):
 def test_a_chain_through_all_layouts_ends_where_it_began():
     data = found = made((5, 2, 1, 6, 3), seed=3)
     for name in EVERY:
-        write(found, name)
+        write_dataset(found, name)
         found = dataset(name)
     same(data, found)
 
@@ -55,8 +55,8 @@ def test_data_whose_states_do_not_follow_are_not_written_as_states(name):
     moved = data.next_observation.copy()
     moved[1] += 1
     with pytest.raises(UsageError, match="next observation of row 1 is not the observation of the row after it"):
-        write(dataclasses.replace(data, next_observation=moved), name)
-    write(dataclasses.replace(data, next_observation=moved), "d4rl.hdf5")
+        write_dataset(dataclasses.replace(data, next_observation=moved), name)
+    write_dataset(dataclasses.replace(data, next_observation=moved), "d4rl.hdf5")
     assert (dataset("d4rl.hdf5").next_observation == moved).all()
 
 
@@ -98,7 +98,7 @@ def test_d4rl_without_timeouts_needs_the_step_limit():
     assert data.reward.tolist() == [0, 1, 2, 3, 5, 6]
     assert data.terminated.nonzero()[0].tolist() == [1] and data.truncated.nonzero()[0].tolist() == [3, 5]
     with pytest.raises(UsageError, match="horizon=3 is not allowed for a file of surefoot"):
-        write(data, "own.npz"), dataset("own.npz", horizon=3)
+        write_dataset(data, "own.npz"), dataset("own.npz", horizon=3)
 
 
 def test_d4rl_with_next_observations_finds_the_cuts_by_itself():
@@ -138,7 +138,7 @@ def test_d3rlpy_version_1_is_flat():
 def test_episodes_are_read_in_the_order_of_their_numbers():
     data = made(tuple(range(1, 13)))
     for name in ("d3rlpy:x.h5", "minari:x/y-v0", "robomimic:x.hdf5"):
-        write(data, name)
+        write_dataset(data, name)
         assert np.diff(dataset(name).bounds, axis=1)[:, 0].tolist() == [*range(1, 13)], name
 
 
@@ -160,7 +160,7 @@ def test_robomimic_joins_the_observations_that_are_asked_for():
 def test_minari_itself_reads_and_writes_the_same(tmp_path):
     minari = pytest.importorskip("minari", reason="needs surefoot[offline]")
     data = made()
-    write(data, "minari:ours/made-v0")
+    write_dataset(data, "minari:ours/made-v0")
     theirs = list(minari.load_dataset("ours/made-v0").iterate_episodes())
     assert [len(one.rewards) for one in theirs] == [4, 1, 3]
     for one, (first, past) in zip(theirs, data.bounds, strict=True):
@@ -208,15 +208,15 @@ def test_what_is_not_there_or_no_data_set_is_refused():
     with pytest.raises(UsageError, match="neither a .npz nor an HDF5 file"):
         dataset("text.npz")
     with pytest.raises(UsageError, match="does not say in which layout to write"):
-        write(made(), "data.csv")
+        write_dataset(made(), "data.csv")
     with pytest.raises(UsageError, match="data=3 is not a data set"):
         dataset(3)
     np.savez("part.npz", observation=np.zeros(3))
     with pytest.raises(UsageError, match="lacks the arrays action, reward"):
         dataset("part.npz")
-    write(made(), "minari:x/y-v0")
+    write_dataset(made(), "minari:x/y-v0")
     with pytest.raises(UsageError, match="exists already"):
-        write(made(), "minari:x/y-v0")
+        write_dataset(made(), "minari:x/y-v0")
 
 
 def test_a_file_cannot_name_another_file():
@@ -250,7 +250,7 @@ def test_bounds_of_actions_can_be_given_where_a_file_has_none():
 
 
 def test_a_damaged_space_in_the_metadata_of_minari_is_refused(tmp_path):
-    place = write(made(), "minari:x/y-v0")
+    place = write_dataset(made(), "minari:x/y-v0")
     about = json.loads((place / "data" / "metadata.json").read_text())
     (place / "data" / "metadata.json").write_text(json.dumps({**about, "action_space": '{"type": "Box"}'}))
     with pytest.raises(UsageError, match="the action space in metadata.json is damaged"):

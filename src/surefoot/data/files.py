@@ -82,7 +82,7 @@ def _stamp(place: Path) -> tuple[int, int]:
     return sum(s.st_size for s in states), max((s.st_mtime_ns for s in states), default=0)
 
 
-def write(data: Transitions, target: str | Path) -> Path:
+def write_dataset(data: Transitions, target: str | Path) -> Path:
     """Write a data set: to a .npz (ours), a .hdf5 or .h5 (D4RL's), `minari:ID`, or `LAYOUT:FILE`."""
     text = str(target)
     layout, _, rest = text.partition(":")

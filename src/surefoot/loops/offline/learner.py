@@ -153,7 +153,7 @@ def _opened(data: Any, fingerprint: str | None = None) -> Transitions:
     if fingerprint is not None and (now := found.digest()) != fingerprint:
         raise UsageError(
             f"data={str(data)!r} have changed since this run was started: their SHA-256 is {now[:12]}…, it was "
-            f"{fingerprint[:12]}…. Restore the file, give the place of the original (data=…, --data), or start a new run."
+            f"{fingerprint[:12]}…. Restore the file, say where the original is (data=…, --data), or start a new run."
         )
     return found
 
