@@ -10,7 +10,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
-from surefoot.hyperparameters import Choices, Range, check, hyperparameter
+from surefoot.hyperparameters import Choices, Range, check, check_effects, hyperparameter
 from surefoot.loops.common.schedule import annealing, warming
 from surefoot.models.actors import ActorNetwork, CriticNetwork
 from surefoot.models.networks import ACTIVATIONS
@@ -53,6 +53,7 @@ class Networked:
 
     def __post_init__(self) -> None:
         check(self)
+        check_effects(self)
 
     # --- what a method is made of ------------------------------------------------------------------------------------
 

@@ -80,11 +80,15 @@ class OfflineLearner(NetworkLearner):
     def iterate(self) -> list[dict[str, float]]:
         """Learn for `method.pace` gradient steps; returns one row of metrics per seed."""
         means = Means()
-        self._index_streams = [numpy_stream(s, "rows of the data", self.iteration) for s in self.seeds]
-        self._noise_streams = [torch_stream(s, "losses", self.iteration) for s in self.seeds]
+        self.draw()
         for _ in range(self.method.pace):
             means.add(self.update())
         return self.ended([{} for _ in self.seeds], means)
+
+    def draw(self) -> None:
+        """Begin the random streams of an iteration, which depend on its number alone."""
+        self._index_streams = [numpy_stream(s, "rows of the data", self.iteration) for s in self.seeds]
+        self._noise_streams = [torch_stream(s, "losses", self.iteration) for s in self.seeds]
 
     def update(self) -> dict[str, Tensor]:
         """One gradient step of all networks that are due, and of the targets; metrics `[seeds]` by name."""
