@@ -74,7 +74,8 @@ def train(
         method: a slug from the catalogue, `"module:Class"`, or a method instance.
         env: a Gymnasium or EnvPool id, a factory, an Env class, or a ready next-step `VectorEnv`; for a tabular method
             a `TabularMDP`, the name of a built-in MDP, a file or `gym:ID`.
-        task, data: names of the same argument for language models: a task, or a file of prompts.
+        task, data: names of the same argument for language models: a task, or a file of prompts. For an offline method
+            data is its data set, `Transitions` or a name (`surefoot.dataset`), and env is optional, for evaluations.
         steps: environment steps per seed, or iterations for a tabular method or a language model; the method's
             `default_steps` if not given.
         start: a run or an agent, or its folder, whose weights and normaliser the new run starts from.
@@ -94,9 +95,11 @@ def train(
             `stress`; a range is sampled anew in every episode, and evaluations use the unperturbed environment); for
             language models the fields of `surefoot.loops.group_rollout.language.LanguageOptions`.
     """
-    options = options_of(method, hyperparameters)
-    made, slug = make_method(method, **hyperparameters)
-    env = place_of(made, env=env, task=task, data=data)
+    places = {"env": env, "task": task, "data": data}
+    taken = [name for name in places if name in option_names(method)]
+    options = options_of(method, hyperparameters | {name: places.pop(name) for name in taken})
+    made, slug = make_method(method, **{k: x for k, x in hyperparameters.items() if k not in options})
+    env = place_of(made, **places)
     if keep_best and evaluate_every is None:
         evaluate_every = max(1, whole_steps(steps or made.default_steps) // 10)
     remember(env, options.get("reward"), method if isinstance(method, str) else type(method))

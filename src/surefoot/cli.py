@@ -19,6 +19,7 @@ from surefoot.auditing import audit, harden
 from surefoot.certifying import certify
 from surefoot.claiming import claim
 from surefoot.comparing import Compared, compare
+from surefoot.datasets import dataset
 from surefoot.errors import UsageError, nearest, printable
 from surefoot.examining import diagnose, generalize
 from surefoot.sharing import export, push
@@ -235,6 +236,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "resume": resume,
     "tune": tune,
+    "dataset": dataset,
     "evaluate": evaluate,
     "chat": chat,
     "stress": stress,
@@ -298,8 +300,8 @@ def _run(name: str, rest: Sequence[str]) -> None:
         print(__version__)
     elif name not in COMMANDS:
         raise UsageError(f"{name!r} is not a command. {nearest(name, COMMANDS)}")
-    elif name == "train":
-        train(rest)
+    elif name in ("train", "dataset"):
+        COMMANDS[name](rest)
     elif name == "compare" and rest[:1] not in (["-h"], ["--help"]):
         compare(rest)
     else:
