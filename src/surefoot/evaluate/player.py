@@ -37,8 +37,9 @@ def player_of(policy: Any, env: Any, algo: str | None = None, trust: bool = Fals
             raise UsageError("env is missing; only a run folder has its own environment, other policies need env=.")
         return policy, loop(getattr(policy, "loop", "on-policy")).single(env), None
     agent, folder = load(policy), Path(policy)
-    if env is None and "env" not in agent.facts:
-        raise UsageError(f"env is missing: the agent in {folder} does not say what it was trained in; give env=.")
+    if env is None and not agent.facts.get("env", {}).get("env"):
+        why = "was trained on data alone" if "env" in agent.facts else "does not say what it was trained in"
+        raise UsageError(f"env is missing: the agent in {folder} {why}; give env=… (--env).")
     kind, trained_in = loop(agent.loop), agent.facts["env"] if env is None else {"env": env}
     if env is None:
         check_trust(kind, trained_in, trust)

@@ -11,6 +11,7 @@ from typing import Any
 from surefoot.errors import printable
 from surefoot.loops.common.final import definition, final_returns, over_rows
 from surefoot.loops.common.folder import Run
+from surefoot.loops.common.settings import env_name
 
 TAGS = ("reinforcement-learning", "deep-reinforcement-learning", "surefoot")
 
@@ -33,14 +34,14 @@ def card(
     config = run.config_with("seeds", "steps", "versions")
     rows = run.metrics()
     value = final_returns(rows).get(facts["seed"], math.nan)
-    final = f"{value:.6g}" if math.isfinite(value) else "none: no episode ended"
+    final = f"{value:.6g}" if math.isfinite(value) else "none: no episode ended, no evaluation"
     planned = "" if facts["steps"] >= config["steps"] else f" of {config['steps']:,} planned ({facts['ended']})"
     others = "" if len(config["seeds"]) == 1 else f", one of {len(config['seeds'])} of the run"
     packages = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
-    env = printable(config["env"]["env"]).replace("|", "\\|")
+    env = printable(env_name(config["env"]["env"])).replace("|", "\\|")
     again = "" if len(config["seeds"]) == 1 or place else f", seed={facts['seed']}"
     place = str(run.path) if place is None else place
-    return f"""{header(config["method"], config["env"]["env"], license, evaluation)}
+    return f"""{header(config["method"], env_name(config["env"]["env"]), license, evaluation)}
 # {config["method"]} on {env}
 
 An agent trained by Surefoot.
