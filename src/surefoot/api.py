@@ -202,14 +202,9 @@ def evaluate(
     """
     env = env if task is None else task
     if not isinstance(k, (tuple, list)) or k:
-        for name, given, why in (
-            ("video", video, "there is nothing to film"),
-            ("perturb", perturb, "nothing is perturbed"),
-        ):
-            if given is not None:
-                raise UsageError(f"{name} is not allowed with k, which is for language models: {why}.")
-        from surefoot.evaluate.language import evaluated
+        from surefoot.evaluate.language import check_unused, evaluated
 
+        check_unused(video=video, perturb=perturb)
         return evaluated(policy, env, episodes, k, seed, trust)
     from surefoot.envs.entrance import named_figures
     from surefoot.evaluate.rollout import played, record
