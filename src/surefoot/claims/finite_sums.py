@@ -12,6 +12,7 @@ from surefoot.loops.finite_sum.solvers import SOLVERS
 from surefoot.seeding import numpy_stream
 
 FLOOR = 1e-9  # added to the gap, as the paper's notebook does
+LOST = 1e6  # times the gap at the start: the solver diverges
 TUNING = (2000, 2001)  # seeds
 BATCH = 64
 
@@ -28,7 +29,7 @@ def minimum(problem: Problem, iterations: int = 300) -> float:
 def curve(
     problem: Problem, name: str, step: float, seed: int, epochs: int, least: float, batch: int = BATCH
 ) -> list[float]:
-    """The gap to the minimum after every epoch, by the gap at the start; infinite once numbers are."""
+    """The gap to the minimum after every epoch, by the gap at the start; `LOST` from where it is above that."""
     solver, n, found = SOLVERS[name], len(problem.y), []
     state = solver.start(problem)
     first = problem.at(state["W"]).objective - least
@@ -37,9 +38,10 @@ def curve(
             stream = numpy_stream(seed, "samples", epoch)
             samples = stream.permutation(n) if solver.permutes else stream.integers(n, size=n)
             state = solver.epoch(problem, state, samples, step, batch)
-            if not np.isfinite(state["W"]).all():
-                return [*found, *[1e300] * (epochs - epoch)]
-            found.append(min((problem.at(state["W"]).objective - least + FLOOR) / first, 1e300))
+            gap = (problem.at(state["W"]).objective - least + FLOOR) / first
+            if not gap < LOST:
+                return [*found, *[LOST] * (epochs - epoch)]
+            found.append(gap)
     return found
 
 

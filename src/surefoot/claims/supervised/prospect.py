@@ -100,7 +100,7 @@ def of_small(found: Measurements) -> Summary:
 
 # --- diabetes ----------------------------------------------------------------------------------------------------
 
-GRID, EPOCHS, ARMS = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3), 32, ("prospect", "sgd", "lsvrg", "saddle-saga")
+GRID, EPOCHS, ARMS = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1), 32, ("prospect", "sgd", "lsvrg", "saddle-saga")
 COSTS = (1.0, 0.1)
 
 
@@ -231,9 +231,9 @@ CLAIM = Claim(
             "miniature",
             {f"{name}, ν = {nu:g}": partial(on_diabetes, nu, name) for nu in COSTS for name in ARMS},
             seeds=8,
-            minutes=4,
+            minutes=8.5,
             setting="scikit-learn's diabetes data (442 × 10, standardised), CVaR 0.5, l2 = 1, ν = 1 and 0.1; 32 epochs; "
-            "six step sizes from 0.001 to 0.3 (for SGD from 0.01 to 3), the best on seeds 2000 and 2001",
+            "seven step sizes from 0.0001 to 0.1 (for SGD from 0.001 to 1), the best on seeds 2000 and 2001",
             arms={f"prospect, ν = {nu:g}": Prospect(shift_cost=nu, **PAPER) for nu in COSTS},
             summary=of_diabetes,
             differs=(
@@ -397,5 +397,9 @@ CLAIM = Claim(
             published=Published(float(np.log(14 / 13)), "stored runs, yacht, CVaR 0.5", "read", n=2),
             says=SAYS,
         ),
+    ),
+    amended=(
+        "The step sizes of the first run on diabetes began at 0.001, which was the best one for LSVRG at ν = 0.1, so that "
+        "its part was void; they begin at 0.0001 now, for all solvers.",
     ),
 )
