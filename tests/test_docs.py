@@ -87,6 +87,13 @@ def test_learning_from_preferences(tmp_path, monkeypatch, capsys):
     assert len(names["run"].metrics()) == 4 and "1 − 2·0.2" in capsys.readouterr().out
 
 
+def test_my_worst_tenth_is_badly_served(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn", reason="estimators need surefoot[supervised]")
+    monkeypatch.chdir(tmp_path)
+    names = run("tail.md")
+    assert "mean loss of the worst 10%" in capsys.readouterr().out and names["run"].finished
+
+
 @pytest.mark.parametrize("page", ["environments.md", "tabular.md", "methods.md", "reproducibility.md"])
 def test_pages_whose_code_says_itself_what_it_shows(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
