@@ -298,7 +298,7 @@ def compare(
     Raises `UsageError` if methods or environments are missing or not distinct, a method has no return, a run found
     there has other settings, or one ended early.
     """
-    from surefoot.evaluate.compare import compare_runs, shares, told_of
+    from surefoot.evaluate.compare import check_comparable, compare_runs, shares, told_of
 
     for name, instead in (("num_seeds", "seeds"), ("run_dir", "out")):
         if name in options:
@@ -316,11 +316,7 @@ def compare(
             f"environments {called}. To compare two settings of one method, name them: "
             "compare({'one': PPO(…), 'two': PPO(…)}, …)."
         )
-    if silent := [name for name, method in named if getattr(method, "samples", 1) == 0]:
-        raise UsageError(
-            f"{', '.join(silent)} generates no completions in training (samples=0), so it has no return to compare; "
-            "leave it out, and compare the result of surefoot evaluate for its run."
-        )
+    check_comparable(named)
     every = runs.seeds_from(seed, seeds)
     own = callback_list(options.pop("callbacks", ()))  # not recorded in a run
     described = {method.loop: options_of(method, dict(options)) for _, method in named}

@@ -10,7 +10,7 @@ import numpy as np
 from surefoot.ambiguity import Ambiguity
 from surefoot.data.tables import Table
 from surefoot.errors import UsageError
-from surefoot.hyperparameters import Range, check, hyperparameter
+from surefoot.hyperparameters import check, hyperparameter
 from surefoot.loops.finite_sum.problem import Array, Problem
 from surefoot.loops.finite_sum.solvers import SOLVERS
 from surefoot.models.linear_losses import NAMES, loss_of
@@ -26,9 +26,7 @@ class FiniteSum:
     """
 
     loss: str = hyperparameter("squared", choices=tuple(NAMES), help="Loss: squared for numbers, logistic for classes.")
-    l2: float = hyperparameter(
-        1.0, low=0, help="Squared norm's price times the number of samples: μ = l2/n.", tune=Range(1e-2, 1e2, log=True)
-    )
+    l2: float = hyperparameter(1.0, low=0, help="Squared norm's price times the number of samples: μ = l2/n.")
     fit_intercept: bool = hyperparameter(True, help="Add a constant to the scores, on which no norm is paid.")
     solver: str = hyperparameter(
         "auto", choices=("auto", *SOLVERS), help="Solver; auto is lbfgs where the objective is smooth."

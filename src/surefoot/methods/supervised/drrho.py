@@ -28,7 +28,7 @@ from surefoot.ambiguity import Ambiguity, ChiSquare, parse
 from surefoot.ambiguity.conventions import radius_of_samples
 from surefoot.data.tables import Table
 from surefoot.errors import UsageError
-from surefoot.hyperparameters import Range, hyperparameter
+from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.finite_sum.method import FiniteSum
 from surefoot.loops.finite_sum.problem import Array
 from surefoot.loops.finite_sum.reference import as_reference, reference_losses
@@ -39,9 +39,7 @@ class DRRho(FiniteSum):
     """A linear model that learns most where a reference model is ahead of it."""
 
     reference: Any = hyperparameter(None, help="Reference: the folder of a run, or a fitted model; none for plain DRO.")
-    rho: float = hyperparameter(
-        1.0, low=0, help="ρ: size of the ball (1/2n)·Σ (n·q_i − 1)² ≤ ρ/n.", tune=Range(0.1, 10, log=True)
-    )
+    rho: float = hyperparameter(1.0, low=0, help="ρ: size of the ball (1/2n)·Σ (n·q_i − 1)² ≤ ρ/n.")
     ambiguity: str | Ambiguity | None = hyperparameter(
         None, help="Another set or risk in place of that ball, such as kl-penalty:1, kl:0.1 or cvar:0.1."
     )

@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 
 from surefoot.ambiguity import Ambiguity, Priced, parse
 from surefoot.ambiguity.conventions import price_of_shift
-from surefoot.hyperparameters import Range, hyperparameter
+from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.finite_sum.method import FiniteSum
 
 
@@ -36,10 +36,7 @@ class Prospect(FiniteSum):
 
     risk: str = hyperparameter("cvar:0.5", help="Spectral risk of the losses, such as cvar:0.1: the worst tenth.")
     shift_cost: float = hyperparameter(
-        1.0,
-        low=0,
-        help="ν: price of moving weight away from uniform; 0 is the risk itself.",
-        tune=Range(1e-2, 10, log=True),
+        1.0, low=0, help="ν: price of moving weight away from uniform; 0 is the risk itself."
     )
     divergence: str = hyperparameter(
         "chi-square", choices=("chi-square", "kl"), help="Divergence by which that move is measured."
