@@ -23,6 +23,7 @@ from surefoot.configure import (
     recorded_method,
     whole_steps,
 )
+from surefoot.data.tables import Table
 from surefoot.envs import make_single
 from surefoot.envs.names import remember
 from surefoot.errors import UsageError
@@ -76,8 +77,9 @@ def train(
             a `TabularMDP`, the name of a built-in MDP, a file or `gym:ID`.
         task, data: names of the same argument for language models: a task, or a file of prompts. For an offline method
             data is its data set, `Transitions` or a name (`surefoot.dataset`), and env is optional, for evaluations.
-        steps: environment steps per seed, or iterations for a tabular method or a language model; the method's
-            `default_steps` if not given.
+            For a model of tables data is a pair (X, y), a data frame, a .csv, .txt or .parquet file, or sklearn:NAME.
+        steps: environment steps per seed, iterations for a tabular method or a language model, or epochs over a table;
+            the method's `default_steps` if not given.
         start: a run or an agent, or its folder, whose weights and normaliser the new run starts from.
         num_seeds: number of consecutive random seeds trained at once, in one process.
         compile: "on", "off" or "auto" (on where it saves time).
@@ -124,6 +126,7 @@ def resume(
     *,
     method: str | Method | None = None,
     env: Any = None,
+    data: Any = None,
     steps: int | None = None,
     callbacks: Callback | Sequence[Callback] = (),
     time_limit: float | None = None,
@@ -134,13 +137,13 @@ def resume(
     run, finished or not, which then goes on as one longer run would: to the bit, except for what follows the length of
     a run, such as `anneal`, of which a warning tells.
 
-    `method`, `env` and `options` are needed only where the run's folder cannot name what the run was given (a method
-    outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python), or names it as
-    `module:name` and this process has not been given it: nothing that only a folder names is imported or called
-    unless `trust=True`. On another `device` results are the same up to rounding. Callbacks are not saved and must be
-    given again. Raises `UsageError` if the run cannot be resumed.
+    `method`, `env` (or `data`) and `options` are needed only where the run's folder cannot name what the run was given
+    (a method outside the catalogue, a ready vector environment, a lambda, arrays, an MDP or a model made in Python), or
+    names it as `module:name` and this process has not been given it: nothing that only a folder names is imported or
+    called unless `trust=True`. On another `device` results are the same up to rounding. Callbacks are not saved and
+    must be given again. Raises `UsageError` if the run cannot be resumed.
     """
-    found = run if isinstance(run, Run) else Run(Path(run))
+    found, env = run if isinstance(run, Run) else Run(Path(run)), env if data is None else data
     config = runs.checked(found)
     method = recorded_method(found, config, method, trust)
     names = option_names(method)
@@ -168,6 +171,7 @@ def evaluate(
     episodes: int = 20,
     *,
     task: Any = None,
+    data: Any = None,
     k: int | Sequence[int] = (),
     seed: int = 0,
     deterministic: bool = True,
@@ -186,7 +190,8 @@ def evaluate(
     or a callable. For a language model `env` may be called `task`, episodes are held-out examples, each used at most
     once, and `k=(1, 4, 16)` adds pass@k (the probability that at least one of k samples succeeds), entropy, lengths
     and sample completions. They are scored by the run's reward functions if it has any, otherwise by the task's
-    verifier.
+    verifier. For a model of tables `data` is a table, by default that of its run: the result has the losses in the
+    mean, in the tail and by group, and `table`, the same to read.
 
     `perturb` is as for `stress`, a range is drawn anew in every episode, and results are kept as `evaluation-….json`.
 
@@ -195,7 +200,7 @@ def evaluate(
     run, and so to do anything. `success_rate` is reported for environments whose `info` has it, and
     `info/<name>` is the mean of any other number in the last step's `info`.
     """
-    env = env if task is None else task
+    env = next((given for given in (data, task) if given is not None), env)
     if not isinstance(k, (tuple, list)) or k:
         if video is not None:
             raise UsageError("video is not allowed with k, which is for language models: there is nothing to film.")
@@ -207,8 +212,11 @@ def evaluate(
     from surefoot.envs.entrance import named_figures
     from surefoot.evaluate.rollout import played, record
     from surefoot.evaluate.statistics import summary
+    from surefoot.evaluate.tables import evaluated as measured
 
     player, env, folder = player_of(policy, env, algo, trust)
+    if isinstance(env, Table):
+        return measured(player, env, folder)
     filmed = {} if video is None else {"video": str(video)}
     if video is not None:
         refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
@@ -269,6 +277,7 @@ def compare(
     env: Any = None,
     *,
     task: Any = None,
+    data: Any = None,
     seed: int = 0,
     seeds: int = 10,
     steps: int | None = None,
@@ -280,8 +289,8 @@ def compare(
     """Train several methods on the same environments and seeds, and compare their returns.
 
     `env` is an environment as for `train` (a name, an MDP), or a list of them; for language models it may be called
-    `task`. `methods` are slugs, `"module:Class"` or instances; a mapping names them, so that two settings of one method
-    can be compared.
+    `task`, for models of tables `data`. `methods` are slugs, `"module:Class"` or instances; a mapping names them, so
+    that two settings of one method can be compared.
     There are `seeds` consecutive random seeds starting at `seed`, trained in one run, or in one run per seed for
     language models. The runs, `comparison.json` and its page, `scores.csv` and `table.tex` are saved under `out`;
     finished runs found there are reused, unfinished ones are resumed, and additional seeds are trained in further runs.
@@ -301,7 +310,9 @@ def compare(
     beside = {*inspect.signature(train).parameters, *chain.from_iterable(option_names(m) for _, m in pairs)}
     shared = {name: options.pop(name) for name in [*options] if name not in beside}
     named = [(name, make_method(m, **shared)[0]) for name, m in pairs]
-    env = place_of(named[0][1], env=env, task=task) if named else env
+    if data is not None and any("data" in option_names(m) for _, m in pairs):  # beside an environment, if there is one
+        options["data"], data = data, None
+    env = place_of(named[0][1], env=env, task=task, data=data) if named else env
     envs = list(env) if isinstance(env, (list, tuple)) else [env]
     names, called = [name for name, _ in named], [runs.env_name(each) for each in envs]
     if not names or not envs or len({*names}) < len(names) or len({*called}) < len(envs):
@@ -319,7 +330,8 @@ def compare(
     own = callback_list(options.pop("callbacks", ()))  # not recorded in a run
     described = {method.loop: options_of(method, dict(options)) for _, method in named}
     for kind, each in product(described, envs):
-        make_single(loop(kind).single(each, **described[kind])).close()
+        place = loop(kind).single(each, **described[kind])
+        None if isinstance(place, Table) else make_single(place).close()
     folder = Path(out or Path("runs") / runs.dated("compare")).absolute()
     runs_of: dict[str, list[Run]] = {}
     pieces: list[tuple[Any, ...]] = []

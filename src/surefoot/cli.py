@@ -59,6 +59,7 @@ def evaluate(
     seed: int = 0,
     env: str | None = None,
     task: str | None = None,
+    data: str | None = None,
     k: str = "",
     perturb: str | None = None,
     video: bool = False,
@@ -74,6 +75,7 @@ def evaluate(
         seed: Random seed; the same seed gives the same episodes in every evaluation.
         env: Environment, if not the one it was trained in.
         task: Task of a language model, if not the one it was trained on.
+        data: Table to measure a model of tables on, if not the one it was trained on.
         k: For a language model, values of k for pass@k, such as 1,4,16; adds lengths, entropy and sample completions.
         perturb: Perturbation to play under, as for stress, such as observation-noise:0.1 or obs-pgd:0.05.
         video: Film one episode, as video.mp4 in RUN.
@@ -84,11 +86,10 @@ def evaluate(
 
     film = (run if run.is_dir() else Path()) / "video.mp4" if video else None
     options: Any = {"seed": seed, "perturb": perturb, "video": film, "trust": trust}
-    if k:
-        attempts = [whole(part) for part in k.split(",")]
-        figures = api.evaluate(run, env, episodes, task=task, k=attempts, **options)
+    options |= {"k": [whole(part) for part in k.split(",")] if k else ()}
+    figures = api.evaluate(run, env, episodes, task=task, data=data, algo=algo, **options)
+    if "table" in figures:
         return print(printable(figures["table"]))
-    figures = api.evaluate(run, env, episodes, task=task, algo=algo, **options)
     agent = "" if figures["agent_seed"] is None else f" · agent of seed {figures['agent_seed']}"
     under = "" if perturb is None else f" under {perturb}"
     played = f"{figures['env']}{under} · {figures['episodes']} episodes from seed {seed}, deterministic actions{agent}"

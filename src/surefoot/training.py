@@ -202,8 +202,13 @@ def _print_summary(run: Any) -> None:
                 f"best: {folder}, after {facts['steps']:,}, evaluation {facts[CRITERION]:.6g} (chosen by it: too good)"
             )
     resume = "" if run.finished else f"surefoot train --resume {run.path} · "
-    also = f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_perturb_option(run)}"
-    print(f"next: {resume}surefoot evaluate {run.path} · surefoot {also} · surefoot report {run.path}")
+    played = "" if loop(agent.loop).env_argument == "data" else f"surefoot {_played(run, agent)} · "
+    print(f"next: {resume}surefoot evaluate {run.path} · {played}surefoot report {run.path}")
+
+
+def _played(run: Any, agent: Any) -> str:
+    """The command to suggest for what a policy does when it acts."""
+    return f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_perturb_option(run)}"
 
 
 def _perturb_option(run: Any) -> str:

@@ -9,6 +9,7 @@ from surefoot.envs.names import remember
 from surefoot.errors import UsageError
 from surefoot.evaluate.hub import local
 from surefoot.evaluate.outside import outside
+from surefoot.evaluate.tables import refuse
 from surefoot.loops.common.kinds import check_trust, loop
 from surefoot.loops.common.run import Run
 from surefoot.models.saved import holds_agent, load_agent
@@ -46,6 +47,7 @@ def player_of(policy: Any, env: Any, algo: str | None = None, trust: bool = Fals
 
 
 def refuse_language(player: Any, argument: str, instead: str) -> None:
-    """Raise `UsageError` for a language model, which `argument` does not apply to."""
+    """Raise `UsageError` for a language model or a model of tables, which `argument` does not apply to."""
+    refuse(player, argument)
     if getattr(player, "loop", "") == "group-rollout":
         raise UsageError(f"{argument} is not allowed for a language model: {instead}.")
