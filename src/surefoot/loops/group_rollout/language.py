@@ -118,6 +118,7 @@ class LanguageOptions:
     chat_template_kwargs: Any = hyperparameter(
         None, help="Arguments of the chat template, such as enable_thinking=false.", words="NAME=VALUE …"
     )
+    max_turns: int | None = hyperparameter(None, low=1, help="Maximum number of turns per episode, if not the task's.")
 
     def __post_init__(self) -> None:
         for name in ("model_options", "chat_template_kwargs"):
@@ -261,7 +262,7 @@ def _task(env: Any, options: Mapping[str, Any]) -> Task:
     """The task of a run with its held-out examples. Runs of older versions, without this option, held out the last
     rows."""
     held_out = options.get("held_out", "last" if "model" in options else "random")
-    return resolve(env, test_data=options.get("test_data"), held_out=held_out)
+    return resolve(env, test_data=options.get("test_data"), held_out=held_out, max_turns=options.get("max_turns"))
 
 
 def _listed(reward: Any) -> list[Any] | None:

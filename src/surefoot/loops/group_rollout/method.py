@@ -45,6 +45,19 @@ class Term:
     sampled: Float[Tensor, "rows length"] | None = None  # log-probabilities of the engine, if it generated the rows
     extra: dict[str, Tensor] = field(default_factory=dict)  # more data per row or token, for a loss that needs it
     judged: TokenStatistics | None = None  # of the model before the update, if already computed
+    kept: Bool[Tensor, "rows length"] | None = None  # the valid tokens to learn from, if not all; others are only read
+
+    def __getitem__(self, rows: Int[Tensor, " some"]) -> Term:
+        """Some of the rows, trimmed to the longest of them; the term then has no others."""
+        sequences = self.sequences[rows]
+        width, changed = sequences.tokens.shape[1], dict[str, Any]()
+        for name in ("advantage", "group", "sampled", "kept"):
+            if (x := getattr(self, name)) is not None:
+                changed[name] = x[rows, :width] if x.ndim > 1 else x[rows]
+        changed["extra"] = {name: x[rows, :width] if x.ndim > 1 else x[rows] for name, x in self.extra.items()}
+        if self.judged is not None:
+            changed["judged"] = self.judged.each(lambda x: x[rows, :width])
+        return dataclasses.replace(self, sequences=sequences, **changed)
 
     def standardized(self) -> Term:
         """The term with the advantages of all its tokens standardised, if its objective asks for that: once, before the
