@@ -168,7 +168,7 @@ def test_what_is_pinned_is_what_is_allowed():
     for requirement in wanted:
         if requirement.startswith("surefoot["):
             continue  # another extra, which has its own line
-        name, _, low = re.sub(r"\[.*?\]", "", requirement).partition(">=")
+        name, _, low = re.sub(r"\[.*?\]|;.*", "", requirement).partition(">=")
         version = normal[re.sub(r"[-_.]+", "-", name).lower()]
         as_numbers = [[int(x) for x in re.findall(r"\d+", v)] for v in (version, low)]
         assert as_numbers[0] >= as_numbers[1], f"{name}: {version} is tested, {low} is asked for"

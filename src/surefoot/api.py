@@ -12,6 +12,7 @@ from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surefoot.cluster import spread
 from surefoot.configure import (
     callback_list,
     kind_of,
@@ -233,20 +234,22 @@ def stress(
     algo: str | None = None,
     trust: bool = False,
     video: bool = False,
+    on: str = "",
     **settings: Any,
 ) -> StressReport:
     """Play a policy across a sweep of perturbations; see `surefoot.evaluate.stress.stress`, and `evaluate` for `algo`
     and `trust`.
 
     In a run's folder, its environment is the default, and `stress-….json` (`stress-ENV-….json` with `env`) is saved.
-    `video` films the first episode undisturbed and in the worst cell, beside that file.
+    `video` films the first episode undisturbed and in the worst cell, beside that file. `on` is a cluster for the
+    episodes (see `surefoot.cluster`).
     """
     from surefoot.evaluate.stress import film_worst
     from surefoot.evaluate.stress import stress as sweep
 
     player, place, folder = player_of(policy, env, algo, trust)
     refuse_language(player, "perturb", "perturbations apply to environments; evaluate it on another task")
-    report = dataclasses.replace(sweep(player, place, perturb, **settings), env=env_name(place))
+    report = dataclasses.replace(sweep(player, place, perturb, on=on, **settings), env=env_name(place))
     if folder is not None:
         text = str(perturb) if env is None else f"{report.env}-{perturb}"
         keep_result(folder, f"stress-{text}", report.to_json())
@@ -268,6 +271,7 @@ def compare(
     steps: int | None = None,
     out: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
+    on: str = "",
     **options: Any,
 ) -> Comparison:
     """Train several methods on the same environments and seeds, and compare their returns.
@@ -278,13 +282,14 @@ def compare(
     There are `seeds` consecutive random seeds starting at `seed`, trained in one run, or in one run per seed for
     language models. The runs, `comparison.json` and its page, `scores.csv` and `table.tex` are saved under `out`;
     finished runs found there are reused, unfinished ones are resumed, and additional seeds are trained in further runs.
-    `progress` is called with a line now and then, `options` are passed to `train`; hyperparameters among them apply to
-    every method given by its slug.
+    `on` is a cluster for the runs (see `surefoot.cluster`), where `out` is on a disk that its machines share;
+    `progress` is called with a line now and then, if runs are trained here; `options` are passed to `train`;
+    hyperparameters among them apply to every method given by its slug.
 
     Raises `UsageError` if methods or environments are missing or not distinct, a method has no return, a run found
     there has other settings, or one ended early.
     """
-    from surefoot.evaluate.compare import check_same, compare_runs, shares, told_of
+    from surefoot.evaluate.compare import compare_runs, shares, told_of
 
     for name, instead in (("num_seeds", "seeds"), ("run_dir", "out")):
         if name in options:
@@ -308,43 +313,60 @@ def compare(
             "leave it out, and compare the result of surefoot evaluate for its run."
         )
     every = runs.seeds_from(seed, seeds)
-    own = callback_list(options.pop("callbacks", ()))
-    limit = options.get("time_limit")  # neither is recorded in a run
+    own = callback_list(options.pop("callbacks", ()))  # not recorded in a run
     described = {method.loop: options_of(method, dict(options)) for _, method in named}
     for kind, each in product(described, envs):
         make_single(loop(kind).single(each, **described[kind])).close()
-    folder = Path(out or Path("runs") / runs.dated("compare"))
+    folder = Path(out or Path("runs") / runs.dated("compare")).absolute()
     runs_of: dict[str, list[Run]] = {}
-    for name, method in named:
-        kind, given = loop(method.loop), described[method.loop]
-        places = [(each, f"{name}-{runs.env_name(each).replace('/', '-')}") for each in envs]
-        for each, run, share in ((e, *found) for e, place in places for found in shares(folder / place, every, kind)):
-            calls = [*told_of(run.path.name, steps or method.default_steps, progress), *own]
-            if not run.started:
-                which: dict[str, Any] = {"seed": share[0], "num_seeds": len(share), "run_dir": run.path}
-                train(method, each, steps, callbacks=calls, **which, **options)
-            else:
-                asked = {"method": make_method(method)[1], "hyperparameters": runs.as_json(method)}
-                place = {k: x for k, x in kind.describe(each, **given).items() if k in run.config["env"]}
-                asked |= {"env": place, "steps": steps or method.default_steps, "seeds": share}
-                check_same(run, asked)
-                if not run.finished:
-                    again = None if isinstance(each, str) else each
-                    resume(run.path, method=method, env=again, callbacks=calls, time_limit=limit, **given)
-            if not run.finished:
-                raise UsageError(
-                    f"{run.path} ended before its {run.config['steps']} steps, so there is nothing to compare yet; run "
-                    f"the same comparison with out={str(folder)!r} to continue."
-                )
+    pieces: list[tuple[Any, ...]] = []
+    for (name, method), each in product(named, envs):
+        place = folder / f"{name}-{runs.env_name(each).replace('/', '-')}"
+        for run, share in shares(place, every, loop(method.loop)):
+            told = told_of(run.path.name, steps or method.default_steps, None if on else progress)
+            pieces.append((run.path, method, each, steps, share, [*told, *own], options))
             runs_of.setdefault(name, []).append(run)
+    spread(_compared, pieces, on)
     command = shlex.join(["surefoot", *sys.argv[1:]]) if sys.argv[1:2] == ["compare"] else ""
     comparison = dataclasses.replace(compare_runs(runs_of), command=command)
     comparison.save(folder)
     return comparison
 
 
+def _compared(
+    path: Path, method: Method, env: Any, steps: int | None, seeds: list[int], callbacks: list[Any], options: Any
+) -> None:
+    """One run of a comparison: trained, resumed, or found finished.
+
+    Raises:
+        UsageError: the run found there has other settings, or it ended early.
+    """
+    from surefoot.evaluate.compare import check_same
+
+    run, kind, given = Run(path), loop(method.loop), options_of(method, dict(options))
+    if not run.started:
+        train(method, env, steps, callbacks=callbacks, seed=seeds[0], num_seeds=len(seeds), run_dir=path, **options)
+    else:
+        asked = {"method": make_method(method)[1], "hyperparameters": runs.as_json(method)}
+        place = {k: x for k, x in kind.describe(env, **given).items() if k in run.config["env"]}
+        check_same(run, asked | {"env": place, "steps": steps or method.default_steps, "seeds": seeds})
+        if not run.finished:
+            again, limit = None if isinstance(env, str) else env, options.get("time_limit")  # which no run records
+            resume(path, method=method, env=again, callbacks=callbacks, time_limit=limit, **given)
+    if not run.finished:
+        raise UsageError(
+            f"{path} ended before its {run.config['steps']} steps, so there is nothing to compare yet; run the same "
+            f"comparison with out={str(path.parent)!r} to continue."
+        )
+
+
 def claim(
-    slug: str, *, tier: str | None = None, seeds: Sequence[int] | None = None, out: str | Path = "surefoot-claims"
+    slug: str,
+    *,
+    tier: str | None = None,
+    seeds: Sequence[int] | None = None,
+    out: str | Path = "surefoot-claims",
+    on: str = "",
 ) -> dict[str, Finding]:
     """Run a paper's claim: the finding of every part that was measured, by the part's name.
 
@@ -353,11 +375,12 @@ def claim(
         tier: "mechanism", "miniature" or "instance"; all experiments if not given.
         seeds: random seeds, if not the experiments' own; any others make a replication.
         out: folder for the records.
+        on: a cluster for the pieces of an experiment (see `surefoot.cluster`).
     """
     from surefoot.claims import records, running
 
     found = records.claim(slug)
-    return records.findings(found, running.run(found, Path(out), tier=tier, seeds=seeds))
+    return records.findings(found, running.run(found, Path(out), tier=tier, seeds=seeds, on=on))
 
 
 def explain(method: str | Method, **hyperparameters: Any) -> str:
