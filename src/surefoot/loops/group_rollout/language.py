@@ -341,6 +341,7 @@ def _learner(
     distributed.start()
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
     task = _task(env, options)
+    method.check_task(task)
     patience = {"time_limit": given.judge_time_limit, "retries": given.judge_retries}
     rewards = make_rewards(task, _functions(given.reward, given.device), _weights(given.reward_weights), **patience)
     engine = ENGINES[given.engine]()

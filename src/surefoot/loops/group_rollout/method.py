@@ -246,10 +246,8 @@ class GroupRollout:
             UsageError: the task has no demonstrations.
         """
         if rollout.demonstrations is None:
-            raise UsageError(
-                f"{type(self).__name__} imitates demonstrations, but the task has none for "
-                f'{rollout.examples[0].prompt!r}; give data with a column "demonstration".'
-            )
+            self.check_demonstration(rollout.examples[0])
+        assert rollout.demonstrations is not None, "all examples of a task have one, or none has"
         group = torch.arange(len(rollout.index)) if keep is None else keep.nonzero().squeeze(-1)
         objective = PolicyObjective(advantages.unit(), ratios.current(), stabilizers.none(), aggregation=mean())
         term = Term(rollout.demonstrations[group], torch.ones(len(group)), objective, group, name="imitation")
@@ -284,6 +282,19 @@ class GroupRollout:
         return torch.zeros(()), {}
 
     # --- for running a method ----------------------------------------------------------------------------------------
+
+    def check_task(self, task: Task) -> None:
+        """Called before anything is loaded; raises `UsageError` if the task lacks what the method needs."""
+        if self.imitates:
+            self.check_demonstration(task.example(0))
+
+    def check_demonstration(self, example: Example) -> None:
+        """Raise `UsageError` for an example without a demonstration."""
+        if example.demonstration is None:
+            raise UsageError(
+                f"{type(self).__name__} learns from demonstrations, but the task has none for {example.prompt!r}; give "
+                'data with a column "demonstration".'
+            )
 
     def steps(self) -> list[str]:
         """One iteration in words, for `explain`: one line per step."""
