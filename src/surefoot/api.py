@@ -27,7 +27,7 @@ from surefoot.envs.names import remember
 from surefoot.errors import UsageError
 from surefoot.evaluate.agent_card import keep_result
 from surefoot.evaluate.periodic import env_name, evaluations, result_file, seeds_in
-from surefoot.evaluate.player import load, player_of, refuse_language
+from surefoot.evaluate.player import is_reward_model, load, player_of, refuse_language
 from surefoot.evaluate.summary import exact_figures, summed_up
 from surefoot.hyperparameters import build
 from surefoot.loops.common import run as runs
@@ -182,7 +182,7 @@ def evaluate(
     or a callable. For a language model `env` may be called `task`, episodes are held-out examples, each used at most
     once, and `k=(1, 4, 16)` adds pass@k (the probability that at least one of k samples succeeds), entropy, lengths
     and sample completions. They are scored by the run's reward functions if it has any, otherwise by the task's
-    verifier.
+    verifier. Of a reward model it is the share of held-out pairs that it puts in the right order.
 
     `perturb` is as for `stress`, a range is drawn anew in every episode, and results are kept as `evaluation-….json`.
 
@@ -192,6 +192,10 @@ def evaluate(
     `info/<name>` is the mean of any other number in the last step's `info`.
     """
     env = env if task is None else task
+    if is_reward_model(policy):
+        from surefoot.evaluate.scoring import evaluate_scores
+
+        return evaluate_scores(policy, env, trust=trust)
     if not isinstance(k, (tuple, list)) or k:
         if video is not None:
             raise UsageError("video is not allowed with k, which is for language models: there is nothing to film.")

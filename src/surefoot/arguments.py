@@ -42,7 +42,7 @@ def typed(method: type, defaults: Mapping[str, Any] = MappingProxyType({})) -> t
     from surefoot.loops.common.run import Settings
 
     kind = loop(getattr(method, "loop"))  # noqa: B009
-    place = (kind.env_argument, Annotated[str, arg(help=kind.env_help)])
+    place = (kind.env_argument, Annotated[str, arg(help=kind.env_help, aliases=kind.env_aliases)])
     default = defaults.get(kind.env_argument, getattr(method, "default_env", None))
     made: list[Any] = [place if default is None else (*place, dataclasses.field(default=default))]
     if names := tuple(presets(method)):

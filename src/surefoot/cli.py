@@ -87,6 +87,8 @@ def evaluate(
         figures = api.evaluate(run, env, episodes, task=task, k=attempts, **options)
         return print(printable(figures["table"]))
     figures = api.evaluate(run, env, episodes, task=task, algo=algo, **options)
+    if "pair_accuracy" in figures:
+        return print(printable(figures["table"]))
     agent = "" if figures["agent_seed"] is None else f" · agent of seed {figures['agent_seed']}"
     under = "" if perturb is None else f" under {perturb}"
     played = f"{figures['env']}{under} · {figures['episodes']} episodes from seed {seed}, deterministic actions{agent}"
@@ -121,8 +123,8 @@ def chat(
     from surefoot import api
 
     agent = api.load(run)
-    if getattr(agent, "loop", "") != "group-rollout":
-        raise UsageError(f"{run} is not a language-model run; chat needs one.")
+    if not hasattr(agent, "texts"):
+        raise UsageError(f"{run} is not a language model that writes; chat needs one.")
     templated = agent.model.tokenizer.chat_template is not None
     for turn, line in enumerate(iter(lambda: sys.stdin.readline().rstrip("\n"), "")):
         prompt = [{"role": "user", "content": line}] if templated else line

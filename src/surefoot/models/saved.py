@@ -20,6 +20,7 @@ KINDS = {
     "surefoot-ensemble-1": ("surefoot.models.ensemble", "Ensemble"),
     "surefoot-tabular-agent-1": ("surefoot.models.tabular_agent", "TabularAgent"),
     "surefoot-language-agent-1": ("surefoot.models.language.agent", "LanguageAgent"),
+    "surefoot-reward-model-1": ("surefoot.models.language.reward_model", "RewardModel"),
 }
 FACTS: dict[str, type] = {  # where present
     "method": str,
