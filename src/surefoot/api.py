@@ -29,7 +29,7 @@ from surefoot.envs.names import remember
 from surefoot.errors import UsageError
 from surefoot.evaluate.agent_card import keep_result
 from surefoot.evaluate.periodic import env_name, evaluations, result_file, seeds_in
-from surefoot.evaluate.player import load, player_of, refuse_language
+from surefoot.evaluate.player import is_reward_model, load, player_of, refuse_language
 from surefoot.evaluate.summary import exact_figures, summed_up
 from surefoot.hyperparameters import build
 from surefoot.loops.common import run as runs
@@ -190,8 +190,9 @@ def evaluate(
     or a callable. For a language model `env` may be called `task`, episodes are held-out examples, each used at most
     once, and `k=(1, 4, 16)` adds pass@k (the probability that at least one of k samples succeeds), entropy, lengths
     and sample completions. They are scored by the run's reward functions if it has any, otherwise by the task's
-    verifier. For a model of tables `data` is a table, by default that of its run: the result has the losses in the
-    mean, in the tail and by group, and `table`, the same to read.
+    verifier. Of a reward model it is the share of held-out pairs that it puts in the right order. For a model of tables
+    `data` is a table, by default that of its run: the result has the losses in the mean, in the tail and by group, and
+    `table`, the same to read.
 
     `perturb` is as for `stress`, a range is drawn anew in every episode, and results are kept as `evaluation-….json`.
 
@@ -201,6 +202,10 @@ def evaluate(
     `info/<name>` is the mean of any other number in the last step's `info`.
     """
     env = next((given for given in (data, task) if given is not None), env)
+    if is_reward_model(policy):
+        from surefoot.evaluate.scoring import evaluate_scores
+
+        return evaluate_scores(policy, env, trust=trust)
     if not isinstance(k, (tuple, list)) or k:
         if video is not None:
             raise UsageError("video is not allowed with k, which is for language models: there is nothing to film.")
@@ -311,7 +316,8 @@ def compare(
     shared = {name: options.pop(name) for name in [*options] if name not in beside}
     named = [(name, make_method(m, **shared)[0]) for name, m in pairs]
     if data is not None and any("data" in option_names(m) for _, m in pairs):  # beside an environment, if there is one
-        options["data"], data = data, None
+        one = isinstance(data, (list, tuple)) and len(data) == 1  # as the command line has it
+        options["data"], data = data[0] if one else data, None
     env = place_of(named[0][1], env=env, task=task, data=data) if named else env
     envs = list(env) if isinstance(env, (list, tuple)) else [env]
     names, called = [name for name, _ in named], [runs.env_name(each) for each in envs]

@@ -13,6 +13,7 @@ from surefoot.envs.language import Example, Task
 from surefoot.loops.group_rollout.rollout import Progress, Rollout, joined
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
+from surefoot.seeding import torch_stream
 
 if TYPE_CHECKING:
     from surefoot.loops.group_rollout.learner import LanguageLearner
@@ -40,6 +41,10 @@ class Iteration:
     def task(self) -> Task:
         """Where the examples come from."""
         return self._learner.task
+
+    def stream(self, name: str, counter: int = 0) -> torch.Generator:
+        """Random numbers of the run by name and a number, such as that of an example: the same in every iteration."""
+        return torch_stream(self._learner.seeds[0], name, counter)
 
     def choose(self, count: int) -> Int[Tensor, " count"]:
         """The numbers of the next `count` prompts, as the method's `sampler` chooses them; those that are too long for

@@ -22,6 +22,7 @@ from surefoot.hyperparameters import Choices, Range, check, hyperparameter
 from surefoot.loops.common.schedule import annealing, warming
 from surefoot.loops.group_rollout.iteration import Iteration, until_informative
 from surefoot.loops.group_rollout.rollout import Rollout
+from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
 from surefoot.objectives import PolicyObjective, advantages, ratios, stabilizers
@@ -127,6 +128,8 @@ class GroupRollout:
     unit: ClassVar[int] = 1  # rows of a unit, adjacent in a term: 2 for a loss of pairs
     imitates: ClassVar[bool] = False  # whether it learns from demonstrations
     weighs: ClassVar[bool] = True  # whether reward functions are weighted
+    acts: ClassVar[bool] = True  # whether what it trains writes; a reward model scores what others write
+    judged_by: ClassVar[int] = 1  # the fewest reward functions that it needs
     judges: ClassVar[bool] = False  # whether it reads `rollout.judged`, the model's statistics before the update
 
     prompts: int = hyperparameter(16, low=1, help="Prompts per step.")
@@ -280,6 +283,12 @@ class GroupRollout:
         """The term added to the loss of some rows if the model has a critic; differentiated with respect to its `value`
         `[rows, length]`. Like `loss`, a sum over the rows if that is `separable`."""
         return torch.zeros(()), {}
+
+    # --- what is kept -------------------------------------------------------------------------------------------------
+
+    def agent(self, model: LanguageModel, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
+        """The agent of a model, with the settings of its sampling and facts about its run."""
+        return LanguageAgent(model, {**settings, **facts})
 
     # --- for running a method ----------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from surefoot.envs.language import Example, Task
@@ -19,7 +19,7 @@ from surefoot.envs.language.pairs import answers
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.group_rollout.iteration import Iteration
 from surefoot.loops.group_rollout.method import Batch, GroupRollout, Metrics, Rollout, Term
-from surefoot.loops.group_rollout.rollout import unwritten
+from surefoot.loops.group_rollout.rollout import Progress, unwritten
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.sequences import Sequences, join
 from surefoot.objectives import PolicyObjective, aggregation, ratios, stabilizers
@@ -88,19 +88,7 @@ class Pairwise(GroupRollout):
         texts = [text for example in examples for text in answers(example)]
         shown = iteration.model.encode_completions(texts, [e.prompt for e in examples for _ in range(2)])
         pairs = join(prompts, shown)
-        progress, reference = iteration.progress, None
-        if self.refers:
-            known = progress.memory.get("reference")
-            reference = torch.full((len(index), 2), torch.nan) if known is None else known[index]
-            new = reference.isnan().any(1)
-            rows = (2 * new.nonzero() + torch.arange(2)).flatten()
-            if len(rows):
-                found = iteration.statistics(pairs[rows], reference=True).log_prob.sum(1)
-                reference = reference.clone()
-                reference[new] = found.view(-1, 2)
-            if known is not None:
-                known = known.index_copy(0, index, reference)
-                progress = replace(progress, memory={**progress.memory, "reference": known})
+        reference, progress = referred(iteration, index, pairs, 2) if self.refers else (None, iteration.progress)
         return PairRollout(**unwritten(examples, index), pairs=pairs, reference=reference, progress=progress)
 
     def terms(self, rollout: Rollout) -> list[Term]:
@@ -148,3 +136,23 @@ class Pairwise(GroupRollout):
             f"take {self.prompts} pairs{first}",
             f"{self.epochs} × {self.minibatches} steps of AdamW: minimise the mean loss of the pairs",
         ]
+
+
+def referred(
+    iteration: Iteration, index: Int[Tensor, " prompts"], rows: Sequences, answers: int
+) -> tuple[Float[Tensor, "prompts answers"], Progress]:
+    """The reference's summed log-probabilities of the answers to the prompts with these numbers, as many adjacent rows
+    each: those in the method's memory, others computed now; and the progress with them in its memory."""
+    progress = iteration.progress
+    known = progress.memory.get("reference")
+    reference = torch.full((len(index), answers), torch.nan) if known is None else known[index]
+    new = reference.isnan().any(1)
+    if bool(new.any()):
+        asked = rows[(answers * new.nonzero() + torch.arange(answers)).flatten()]
+        found = iteration.statistics(asked, reference=True).log_prob.sum(1)
+        reference = reference.clone()
+        reference[new] = found.view(-1, answers)
+    if known is not None:
+        known = known.index_copy(0, index, reference)
+        progress = replace(progress, memory={**progress.memory, "reference": known})
+    return reference, progress
