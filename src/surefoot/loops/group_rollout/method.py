@@ -192,11 +192,12 @@ class GroupRollout:
         """Whether it learns from the scored completions of the data, and neither generates nor imitates any."""
         return not self.samples and not self.imitates
 
-    def learned(self, example: Example) -> list[str]:
-        """The texts of an example that the method learns from; they must fit the model together with the prompt."""
+    def learned(self, example: Example) -> list[tuple[Any, str]]:
+        """What the method learns from an example: prompts and texts, each of which must fit the model together."""
         if self.reads:
-            return [text for text, _ in example.scored]
-        return [example.demonstration] if self.imitates and example.demonstration is not None else []
+            return [(example.prompt, text) for text, _ in example.scored]
+        shown = example.demonstration if self.imitates else None
+        return [] if shown is None else [(example.prompt, shown)]
 
     # --- what is collected and kept ----------------------------------------------------------------------------------
 
