@@ -202,15 +202,16 @@ def _print_summary(run: Any) -> None:
                 f"best: {folder}, after {facts['steps']:,}, evaluation {facts[CRITERION]:.6g} (chosen by it: too good)"
             )
     resume = "" if run.finished else f"surefoot train --resume {run.path} · "
-    more = _to_play(run, agent)
-    print(f"next: {resume}surefoot evaluate {run.path} · {f'surefoot {more} · ' if more else ''}surefoot report {run.path}")
+    more = [f"surefoot {command} · " for command in _to_play(run, agent)]
+    print(f"next: {resume}surefoot evaluate {run.path} · {''.join(more)}surefoot report {run.path}")
 
 
-def _to_play(run: Any, agent: Any) -> str:
-    """The command to suggest for what a policy does when it acts; none for what does not act."""
+def _to_play(run: Any, agent: Any) -> list[str]:
+    """What to do next with an agent: what it does when it acts, or what a model that does not act is for."""
+    writes = agent.loop == "group-rollout"
     if hasattr(agent, "scores"):
-        return f"train grpo --reward reward-model:{run.path} …" if agent.loop == "group-rollout" else ""
-    return f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_perturb_option(run)}"
+        return [f"train grpo --reward reward-model:{run.path} …"] if writes else []
+    return [f"chat {run.path}" if writes else f"stress {run.path}{_perturb_option(run)}"]
 
 
 def _perturb_option(run: Any) -> str:
