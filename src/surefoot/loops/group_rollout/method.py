@@ -185,9 +185,7 @@ class GroupRollout:
     def __post_init__(self) -> None:
         check(self)
         if self.mask_truncated and not self.samples:
-            raise UsageError(
-                f"mask_truncated=True has no effect in {type(self).__name__}, which writes no completions."
-            )
+            raise UsageError(f"mask_truncated=True has no effect: {type(self).__name__} writes no completions.")
 
     @property
     def refers(self) -> bool:
