@@ -30,7 +30,7 @@ from surefoot.envs.names import remember
 from surefoot.errors import UsageError
 from surefoot.evaluate.agent_card import keep_result
 from surefoot.evaluate.periodic import env_name, evaluations, result_file, seeds_in
-from surefoot.evaluate.player import load, player_of, refuse_language
+from surefoot.evaluate.player import is_reward_model, load, player_of, refuse_language
 from surefoot.evaluate.summary import exact_figures, summed_up
 from surefoot.hyperparameters import build
 from surefoot.loops.common import run as runs
@@ -77,8 +77,8 @@ def train(
         env: a Gymnasium or EnvPool id, a factory, an Env class, or a ready next-step `VectorEnv`; for a tabular method
             a `TabularMDP`, the name of a built-in MDP, a file or `gym:ID`.
         task, data: names of the same argument for language models: a task, or a file of prompts. For an offline method
-            data is its data set, `Transitions` or a name (`surefoot.dataset`), and env is optional, for evaluations;
-            for a model of tables it is a pair (X, y), a data frame, a .csv, .txt or .parquet file, or sklearn:NAME.
+            data is its data set, `Transitions` or a name (`surefoot.dataset`), and env is optional, for evaluations.
+            For a model of tables data is a pair (X, y), a data frame, a .csv, .txt or .parquet file, or sklearn:NAME.
         steps: environment steps per seed, iterations for a tabular method or a language model, or epochs over a table;
             the method's `default_steps` if not given.
         start: a run or an agent, or its folder, whose weights and normaliser the new run starts from.
@@ -190,8 +190,8 @@ def evaluate(
     or a callable. For a language model `env` may be called `task`, episodes are held-out examples, each used at most
     once, and `k=(1, 4, 16)` adds pass@k (the probability that at least one of k samples succeeds), entropy, lengths
     and sample completions. They are scored by the run's reward functions if it has any, otherwise by the task's
-    verifier. For a model of tables `data` is a table, by default that of its run: the result has the losses in the
-    mean, in the tail and by group, and `table`, the same to read.
+    verifier. Of a reward model it is the share of held-out pairs that it puts in the right order. For a model of tables
+    `data` is a table, by default that of its run: the result has losses, also in the tail and by group, and a `table`.
 
     `perturb` is as for `stress`, a range is drawn anew in every episode, and results are kept as `evaluation-….json`.
 
@@ -201,6 +201,10 @@ def evaluate(
     `info/<name>` is the mean of any other number in the last step's `info`.
     """
     env = env if task is None else task
+    if is_reward_model(policy):
+        from surefoot.evaluate.scoring import evaluate_scores
+
+        return evaluate_scores(policy, env if data is None else data, trust=trust)
     if not isinstance(k, (tuple, list)) or k:
         from surefoot.evaluate.language import check_unused, evaluated
 

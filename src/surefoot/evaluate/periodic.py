@@ -31,6 +31,11 @@ def evaluations(
         return []
     if isinstance(env, VectorEnv):
         raise UsageError("evaluate_every needs an id or a factory as env: a ready environment is in use for training.")
+    if not getattr(method, "acts", True):
+        raise UsageError(
+            f"evaluate_every={every} is not allowed for {type(method).__name__}: a reward model plays no episodes; "
+            "evaluate it when it is trained."
+        )
     from surefoot.evaluate.rollout import returns
 
     if loop(method.loop).env_argument == "data":

@@ -16,15 +16,11 @@ OF_OBJECTIVE = "minus the mean objective of the last tenth of the epochs"
 
 def definition(rows: Iterable[Mapping[str, Any]]) -> str:
     """The definition of the final return of a run with these metrics, in words: over episodes, over iterations, or, for
-    a run that never acts in training, over its evaluations or, on a table, of its objective."""
-    if over_rows(rows := list(rows)):
+    a run that never acts in training, over its evaluations, or minus the objective of a run on a table."""
+    rows = list(rows)
+    if over_rows(rows):
         return OF_OBJECTIVE
     return {"return": OF_EPISODES, "return_mean": OF_ITERATIONS, "evaluation_mean": OF_EVALUATIONS}[_measure(rows)]
-
-
-def over_rows(rows: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether a run with these metrics passed over the rows of a table, so that nothing acted in an environment."""
-    return any("passes" in row for row in rows)
 
 
 def _measure(rows: list[Mapping[str, Any]]) -> str:
@@ -33,6 +29,11 @@ def _measure(rows: list[Mapping[str, Any]]) -> str:
         return "return"
     acts = any("return_mean" in row for row in rows)
     return "return_mean" if acts or not any("evaluation_mean" in row for row in rows) else "evaluation_mean"
+
+
+def over_rows(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a run with these metrics passed over the rows of a table, so that nothing acted in an environment."""
+    return any("passes" in row for row in rows)
 
 
 def training_returns(
