@@ -18,6 +18,7 @@ from surefoot import catalogue
 from surefoot.errors import UsageError
 from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.methods.preference.group_robust_dpo import GroupRobustDPO
+from surefoot.methods.preference.reward_mixture import RewardMixture
 
 CLASSES = {catalogue.method_class(e.slug): e.slug for e in reversed(catalogue.methods())}
 METHODS = [slug for method, slug in CLASSES.items() if issubclass(method, GroupRollout)]
@@ -46,7 +47,7 @@ def small(slug: str, **changes) -> GroupRollout:
 
 
 def learner(method, task, model, **settings):
-    counted = isinstance(method, GroupRobustDPO)
+    counted = isinstance(method, (GroupRobustDPO, RewardMixture))
     return micro.learner(method, micro.FewBits(task.length) if counted else task, model, **settings)
 
 
