@@ -80,3 +80,5 @@ def test_learning_from_preferences(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
     names = run("preferences.md")
     assert len(names["run"].metrics()) == 4 and "1 − 2·0.2" in capsys.readouterr().out
+    assert names["agent"].scores(["1+1="], ["2"]).shape == (1, 3)
+    assert names["careful"].metrics()[-1]["reward/reward_model_2"] and "weight_1" in names["fair"].metrics()[-1]
