@@ -37,12 +37,14 @@ def small(slug: str, **changes) -> GroupRollout:
     """The method at a size for tests, the paper's own coefficients kept."""
     method = catalogue.method_class(slug)
     names = {f.name for f in dataclasses.fields(method)}
-    sizes = {"prompts": 8, "samples": 8, "max_tokens": 3, "kl": 0.0, "k": 2, **changes}
+    sizes = {"prompts": 8, "samples": 8, "max_tokens": 3, "kl": 0.0, "k": 2, "bundle": 2, "request": "a=", **changes}
     sizes = {k: v for k, v in sizes.items() if k in names}
     if method.__dataclass_fields__["samples"].default == 0:
         del sizes["samples"]
-    if slug == "ipo":
-        sizes["beta"] = 0.02  # it stops at a margin of 1/(2β), which must leave room for what is best
+    if slug in ("ipo", "srpo"):
+        sizes["beta"] = 0.02  # they stop at a margin of 1/(2β) or so, which must leave room for what is best
+    if slug == "d3s":
+        sizes["minibatches"] = 1  # of 64 completions it keeps some 30 tokens, too few for two steps at 0.01
     return method(**sizes)
 
 

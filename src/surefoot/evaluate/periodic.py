@@ -38,6 +38,11 @@ def evaluations(
         )
     from surefoot.evaluate.rollout import returns
 
+    if loop(method.loop).env_argument == "data":
+        raise UsageError(
+            "evaluate_every and keep_best are not allowed with data: no episodes are played. held_out=0.2 holds out a "
+            "fifth of the rows, on which the model is measured after every epoch."
+        )
     inner = loop(method.loop).single(env, **options)
     single, seeds = partial(make_single, inner), seeds_in(inner, episodes, 0)
     single().close()  # fail now if it cannot be made, not at the first evaluation

@@ -210,11 +210,12 @@ CERTAIN = 1e-12  # the odds of a token that is certain are finite: those of a lo
 
 @dataclass(frozen=True)
 class Compared:
-    """Pairs of answers, the chosen one first: their log-probabilities, those of the reference, and their lengths."""
+    """Pairs of answers, the chosen one first: their log-probabilities, those of the reference, and their lengths; each
+    answer maybe in several contexts, which a link then finds on its last axis."""
 
-    log_prob: Float[Tensor, "pairs 2"]  # summed over the tokens; the scores, for a reward model
-    reference: Float[Tensor, "pairs 2"] | None = None
-    tokens: Float[Tensor, "pairs 2"] | None = None
+    log_prob: Float[Tensor, "pairs 2 *contexts"]  # summed over the tokens; the scores, for a reward model
+    reference: Float[Tensor, "pairs 2 *contexts"] | None = None
+    tokens: Float[Tensor, "pairs 2 *contexts"] | None = None
     usual: Float[Tensor, " pairs"] | None = None  # the mean length of chosen answers; by default that of these pairs
     margin: Float[Tensor, " pairs"] | None = None  # by how much the chosen score should exceed the other
 
@@ -248,7 +249,7 @@ class PairObjective:
         loss = self.labels(self.link, values[:, 0], values[:, 1])
         return loss + self.imitation * self._imitated(pairs) if self.imitation else loss
 
-    def values(self, pairs: Compared) -> Float[Tensor, "pairs 2"]:
+    def values(self, pairs: Compared) -> Float[Tensor, "pairs 2 *contexts"]:
         """What is compared: log-ratios, or log-probabilities, maybe per token."""
         values = pairs.log_prob
         if self.referenced:

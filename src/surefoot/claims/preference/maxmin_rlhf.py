@@ -124,7 +124,7 @@ class Population:
                 group = found
             if value > best:
                 best, kept = value, (tastes, group)
-        return *kept, fall
+        return *kept, fall  # type: ignore[return-value]
 
     def explains(self, likelihood: Tensor, group: Tensor, tastes: Tensor) -> float:
         """What EM maximises: the likelihood of all pairs, less the ridge."""

@@ -19,9 +19,11 @@ LOOPS = {
     "on-policy": "surefoot.loops.on_policy.learner",
     "on-policy-game": "surefoot.loops.on_policy.game",
     "off-policy": "surefoot.loops.off_policy.learner",
+    "offline": "surefoot.loops.offline.learner",
     "population": "surefoot.loops.population.learner",
     "tabular": "surefoot.loops.tabular.learner",
     "group-rollout": "surefoot.loops.group_rollout.language",
+    "finite-sum": "surefoot.loops.finite_sum.learner",
 }
 
 

@@ -53,7 +53,7 @@ class LanguageEstimator:
         """A term with everything its loss needs; `again` is True if there are several steps, so that the likelihoods
         before the first one must be stored."""
         valid = term.sequences.valid
-        weights = term.coefficient * term.objective.aggregation.weights(valid)
+        weights = term.coefficient * term.objective.aggregation.weights(valid if term.kept is None else term.kept)
         old = torch.full(valid.shape, torch.nan)
         if again:
             old = (term.judged or self.statistics(term.sequences)).log_prob

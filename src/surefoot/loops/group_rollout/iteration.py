@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from surefoot.envs.language import Example, Task
@@ -64,6 +64,10 @@ class Iteration:
     def read(self, index: Int[Tensor, " prompts"]) -> Rollout:
         """The scored completions of the examples with these numbers, as if they had been written here."""
         return self._learner.writer.read(index, [self.task.example(int(i)) for i in index], self.progress)
+
+    def judged(self, examples: Sequence[Example], texts: Sequence[str]) -> Float[Tensor, " texts"]:
+        """The rewards of texts that somebody wrote, one for each of the examples."""
+        return self._learner.writer.judged(examples, texts)
 
     def held_out(self, count: int) -> Rollout:
         """The likeliest completion of each of the first `count` held-out examples, and its reward; not learned from."""

@@ -116,6 +116,7 @@ class LanguageOptions:
     chat_template_kwargs: Any = hyperparameter(
         None, help="Arguments of the chat template, such as enable_thinking=false.", words="NAME=VALUE …"
     )
+    max_turns: int | None = hyperparameter(None, low=1, help="Maximum number of turns per episode, if not the task's.")
 
     def __post_init__(self) -> None:
         for name in ("model_options", "chat_template_kwargs"):
@@ -259,7 +260,7 @@ def task_of(env: Any, options: Mapping[str, Any]) -> Task:
     """The task of a run with its held-out examples. Runs of older versions, without this option, held out the last
     rows."""
     held_out = options.get("held_out", "last" if "model" in options else "random")
-    return resolve(env, test_data=options.get("test_data"), held_out=held_out)
+    return resolve(env, test_data=options.get("test_data"), held_out=held_out, max_turns=options.get("max_turns"))
 
 
 def _check_recorded(env: Any, *, reward: Any = None, model_options: Any = None, **_: Any) -> None:
@@ -300,6 +301,7 @@ def _learner(
     distributed.start()
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
     task = task_of(env, options)
+    method.check_task(task)
     patience = {"time_limit": given.judge_time_limit, "retries": given.judge_retries}
     rewards = make_rewards(task, functions_of(given.reward, given.device), weights_of(given.reward_weights), **patience)
     engine = ENGINES[given.engine]()

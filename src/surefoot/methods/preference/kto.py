@@ -13,7 +13,7 @@ Kawin Ethayarajh et al., *KTO: Model Alignment as Prospect Theoretic Optimizatio
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -60,8 +60,8 @@ class KTO(Pairwise):
     def refers(self) -> bool:
         return True
 
-    def learned(self, example: Example) -> list[str]:
-        return [text for text, _ in labelled(example)]
+    def learned(self, example: Example) -> list[tuple[Any, str]]:
+        return [(example.prompt, text) for text, _ in labelled(example)]
 
     def memory(self, model: LanguageModel, task: Task) -> dict[str, Tensor]:
         known = torch.full((task.size or 0, len(labelled(task.example(0)))), torch.nan)
