@@ -41,6 +41,12 @@ class Iteration:
         """Where the examples come from."""
         return self._learner.task
 
+    @property
+    def reward_weights(self) -> Mapping[str, float]:
+        """The weight of every component of the reward by name; 1 for the task's own."""
+        rewards = self._learner.writer.rewards
+        return dict(zip(rewards.functions, rewards.weights, strict=True)) or {"reward": 1.0}
+
     def choose(self, count: int) -> Int[Tensor, " count"]:
         """The numbers of the next `count` prompts, as the method's `sampler` chooses them; those that are too long for
         the model are skipped."""
