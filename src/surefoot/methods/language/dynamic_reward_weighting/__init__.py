@@ -4,7 +4,7 @@
     hypervolume:  ρ = ½ + 3/2·tanh(ΔHV)                                      ρ·Â of the given weights
 
 With fixed weights effort goes on into what is learned already, and only convex parts of the Pareto front are reached.
-By gradients, g_k being that of the reward k alone, an objective gains weight whose gradient is large and agrees with the
+By gradients, g_k being that of the reward k, an objective gains weight whose gradient is large and agrees with the
 others; a learned one has none and loses. Where the weights are a preference to be kept, ρ instead makes steps large
 while the front of held-out rewards grows, by the volume ΔHV, and halves them when it does not. Use it with several
 reward functions of like scale, such as [0, 1]; `reward_weights` are the start, or the preference.
