@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -39,12 +39,9 @@ class WithoutValue(TBRM):
     """The value of the beginning is left out: the log-ratio itself is regressed on R/β."""
 
     def loss(self, objective, batch, log_prob, entropy):  # type: ignore[override]
+        assert batch.now is not None, "the tree adds the statistics"
         now = batch.now._replace(normaliser=torch.zeros_like(log_prob))
-        return super().loss(objective, _with(batch, now), log_prob, entropy)
-
-
-def _with(batch: Batch, now: TokenStatistics) -> Batch:
-    return Batch(**{**vars(batch), "now": now})
+        return super().loss(objective, replace(batch, now=now), log_prob, entropy)
 
 
 # --- trees ---------------------------------------------------------------------------------------------------------
