@@ -159,7 +159,11 @@ def test_what_is_pinned_is_what_is_allowed():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [
         *project["dependencies"],
-        *(d for extra in ("dev", "docs", "language", "tune") for d in project["optional-dependencies"][extra]),
+        *(
+            d
+            for extra in ("dev", "docs", "language", "tune", "supervised")
+            for d in project["optional-dependencies"][extra]
+        ),
     ]
     pins = dict(
         line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"

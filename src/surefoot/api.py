@@ -23,12 +23,13 @@ from surefoot.configure import (
     recorded_method,
     whole_steps,
 )
+from surefoot.data.tables import Table
 from surefoot.envs import make_single
 from surefoot.envs.names import remember
 from surefoot.errors import UsageError
 from surefoot.evaluate.agent_card import keep_result
 from surefoot.evaluate.periodic import env_name, evaluations, result_file, seeds_in
-from surefoot.evaluate.player import load, player_of, refuse_language
+from surefoot.evaluate.player import is_reward_model, load, player_of, refuse_language
 from surefoot.evaluate.summary import exact_figures, summed_up
 from surefoot.hyperparameters import build
 from surefoot.loops.common import run as runs
@@ -74,9 +75,11 @@ def train(
         method: a slug from the catalogue, `"module:Class"`, or a method instance.
         env: a Gymnasium or EnvPool id, a factory, an Env class, or a ready next-step `VectorEnv`; for a tabular method
             a `TabularMDP`, the name of a built-in MDP, a file or `gym:ID`.
-        task, data: names of the same argument for language models: a task, or a file of prompts.
-        steps: environment steps per seed, or iterations for a tabular method or a language model; the method's
-            `default_steps` if not given.
+        task, data: names of the same argument for language models: a task, or a file of prompts. For an offline method
+            data is its data set, `Transitions` or a name (`surefoot.dataset`), and env is optional, for evaluations.
+            For a model of tables data is a pair (X, y), a data frame, a .csv, .txt or .parquet file, or sklearn:NAME.
+        steps: environment steps per seed, iterations for a tabular method or a language model, or epochs over a table;
+            the method's `default_steps` if not given.
         start: a run or an agent, or its folder, whose weights and normaliser the new run starts from.
         num_seeds: number of consecutive random seeds trained at once, in one process.
         compile: "on", "off" or "auto" (on where it saves time).
@@ -94,9 +97,11 @@ def train(
             `stress`; a range is sampled anew in every episode, and evaluations use the unperturbed environment); for
             language models the fields of `surefoot.loops.group_rollout.language.LanguageOptions`.
     """
-    options = options_of(method, hyperparameters)
-    made, slug = make_method(method, **hyperparameters)
-    env = place_of(made, env=env, task=task, data=data)
+    places = {"env": env, "task": task, "data": data}
+    taken = [name for name in places if name in option_names(method)]
+    options = options_of(method, hyperparameters | {name: places.pop(name) for name in taken})
+    made, slug = make_method(method, **{k: x for k, x in hyperparameters.items() if k not in options})
+    env = place_of(made, **places)
     if keep_best and evaluate_every is None:
         evaluate_every = max(1, whole_steps(steps or made.default_steps) // 10)
     remember(env, options.get("reward"), method if isinstance(method, str) else type(method))
@@ -121,6 +126,7 @@ def resume(
     *,
     method: str | Method | None = None,
     env: Any = None,
+    data: Any = None,
     steps: int | None = None,
     callbacks: Callback | Sequence[Callback] = (),
     time_limit: float | None = None,
@@ -131,13 +137,13 @@ def resume(
     run, finished or not, which then goes on as one longer run would: to the bit, except for what follows the length of
     a run, such as `anneal`, of which a warning tells.
 
-    `method`, `env` and `options` are needed only where the run's folder cannot name what the run was given (a method
-    outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python), or names it as
-    `module:name` and this process has not been given it: nothing that only a folder names is imported or called
-    unless `trust=True`. On another `device` results are the same up to rounding. Callbacks are not saved and must be
-    given again. Raises `UsageError` if the run cannot be resumed.
+    `method`, `env` (or `data`) and `options` are needed only where the run's folder cannot name what the run was given
+    (a method outside the catalogue, a ready vector environment, a lambda, arrays, an MDP or a model made in Python), or
+    names it as `module:name` and this process has not been given it: nothing that only a folder names is imported or
+    called unless `trust=True`. On another `device` results are the same up to rounding. Callbacks are not saved and
+    must be given again. Raises `UsageError` if the run cannot be resumed.
     """
-    found = run if isinstance(run, Run) else Run(Path(run))
+    found, env = run if isinstance(run, Run) else Run(Path(run)), env if data is None else data
     config = runs.checked(found)
     method = recorded_method(found, config, method, trust)
     names = option_names(method)
@@ -165,6 +171,7 @@ def evaluate(
     episodes: int = 20,
     *,
     task: Any = None,
+    data: Any = None,
     k: int | Sequence[int] = (),
     seed: int = 0,
     deterministic: bool = True,
@@ -183,7 +190,9 @@ def evaluate(
     or a callable. For a language model `env` may be called `task`, episodes are held-out examples, each used at most
     once, and `k=(1, 4, 16)` adds pass@k (the probability that at least one of k samples succeeds), entropy, lengths
     and sample completions. They are scored by the run's reward functions if it has any, otherwise by the task's
-    verifier.
+    verifier. Of a reward model it is the share of held-out pairs that it puts in the right order. For a model of tables
+    `data` is a table, by default that of its run: the result has the losses in the mean, in the tail and by group, and
+    `table`, the same to read.
 
     `perturb` is as for `stress`, a range is drawn anew in every episode, and results are kept as `evaluation-….json`.
 
@@ -192,7 +201,11 @@ def evaluate(
     run, and so to do anything. `success_rate` is reported for environments whose `info` has it, and
     `info/<name>` is the mean of any other number in the last step's `info`.
     """
-    env = env if task is None else task
+    env = next((given for given in (data, task) if given is not None), env)
+    if is_reward_model(policy):
+        from surefoot.evaluate.scoring import evaluate_scores
+
+        return evaluate_scores(policy, env, trust=trust)
     if not isinstance(k, (tuple, list)) or k:
         if video is not None:
             raise UsageError("video is not allowed with k, which is for language models: there is nothing to film.")
@@ -204,8 +217,11 @@ def evaluate(
     from surefoot.envs.entrance import named_figures
     from surefoot.evaluate.rollout import played, record
     from surefoot.evaluate.statistics import summary
+    from surefoot.evaluate.tables import evaluated as measured
 
     player, env, folder = player_of(policy, env, algo, trust)
+    if isinstance(env, Table):
+        return measured(player, env, folder)
     filmed = {} if video is None else {"video": str(video)}
     if video is not None:
         refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
@@ -266,6 +282,7 @@ def compare(
     env: Any = None,
     *,
     task: Any = None,
+    data: Any = None,
     seed: int = 0,
     seeds: int = 10,
     steps: int | None = None,
@@ -277,8 +294,8 @@ def compare(
     """Train several methods on the same environments and seeds, and compare their returns.
 
     `env` is an environment as for `train` (a name, an MDP), or a list of them; for language models it may be called
-    `task`. `methods` are slugs, `"module:Class"` or instances; a mapping names them, so that two settings of one method
-    can be compared.
+    `task`, for models of tables `data`. `methods` are slugs, `"module:Class"` or instances; a mapping names them, so
+    that two settings of one method can be compared.
     There are `seeds` consecutive random seeds starting at `seed`, trained in one run, or in one run per seed for
     language models. The runs, `comparison.json` and its page, `scores.csv` and `table.tex` are saved under `out`;
     finished runs found there are reused, unfinished ones are resumed, and additional seeds are trained in further runs.
@@ -298,7 +315,10 @@ def compare(
     beside = {*inspect.signature(train).parameters, *chain.from_iterable(option_names(m) for _, m in pairs)}
     shared = {name: options.pop(name) for name in [*options] if name not in beside}
     named = [(name, make_method(m, **shared)[0]) for name, m in pairs]
-    env = place_of(named[0][1], env=env, task=task) if named else env
+    if data is not None and any("data" in option_names(m) for _, m in pairs):  # beside an environment, if there is one
+        one = isinstance(data, (list, tuple)) and len(data) == 1  # as the command line has it
+        options["data"], data = data[0] if one else data, None
+    env = place_of(named[0][1], env=env, task=task, data=data) if named else env
     envs = list(env) if isinstance(env, (list, tuple)) else [env]
     names, called = [name for name, _ in named], [runs.env_name(each) for each in envs]
     if not names or not envs or len({*names}) < len(names) or len({*called}) < len(envs):
@@ -316,7 +336,8 @@ def compare(
     own = callback_list(options.pop("callbacks", ()))  # not recorded in a run
     described = {method.loop: options_of(method, dict(options)) for _, method in named}
     for kind, each in product(described, envs):
-        make_single(loop(kind).single(each, **described[kind])).close()
+        place = loop(kind).single(each, **described[kind])
+        None if isinstance(place, Table) else make_single(place).close()
     folder = Path(out or Path("runs") / runs.dated("compare")).absolute()
     runs_of: dict[str, list[Run]] = {}
     pieces: list[tuple[Any, ...]] = []

@@ -19,6 +19,7 @@ from surefoot.auditing import audit, harden
 from surefoot.certifying import certify
 from surefoot.claiming import claim
 from surefoot.comparing import Compared, compare
+from surefoot.datasets import dataset
 from surefoot.errors import UsageError, nearest, printable
 from surefoot.examining import diagnose, generalize
 from surefoot.sharing import export, push
@@ -58,6 +59,7 @@ def evaluate(
     seed: int = 0,
     env: str | None = None,
     task: str | None = None,
+    data: str | None = None,
     k: str = "",
     perturb: str | None = None,
     video: bool = False,
@@ -73,6 +75,7 @@ def evaluate(
         seed: Random seed; the same seed gives the same episodes in every evaluation.
         env: Environment, if not the one it was trained in.
         task: Task of a language model, if not the one it was trained on.
+        data: Table to measure a model of tables on, if not the one it was trained on.
         k: For a language model, values of k for pass@k, such as 1,4,16; adds lengths, entropy and sample completions.
         perturb: Perturbation to play under, as for stress, such as observation-noise:0.1 or obs-pgd:0.05.
         video: Film one episode, as video.mp4 in RUN.
@@ -83,11 +86,10 @@ def evaluate(
 
     film = (run if run.is_dir() else Path()) / "video.mp4" if video else None
     options: Any = {"seed": seed, "perturb": perturb, "video": film, "trust": trust}
-    if k:
-        attempts = [whole(part) for part in k.split(",")]
-        figures = api.evaluate(run, env, episodes, task=task, k=attempts, **options)
+    options |= {"k": [whole(part) for part in k.split(",")] if k else ()}
+    figures = api.evaluate(run, env, episodes, task=task, data=data, algo=algo, **options)
+    if "table" in figures:
         return print(printable(figures["table"]))
-    figures = api.evaluate(run, env, episodes, task=task, algo=algo, **options)
     agent = "" if figures["agent_seed"] is None else f" · agent of seed {figures['agent_seed']}"
     under = "" if perturb is None else f" under {perturb}"
     played = f"{figures['env']}{under} · {figures['episodes']} episodes from seed {seed}, deterministic actions{agent}"
@@ -122,8 +124,8 @@ def chat(
     from surefoot import api
 
     agent = api.load(run)
-    if getattr(agent, "loop", "") != "group-rollout":
-        raise UsageError(f"{run} is not a language-model run; chat needs one.")
+    if not hasattr(agent, "texts"):
+        raise UsageError(f"{run} is not a language model that writes; chat needs one.")
     templated = agent.model.tokenizer.chat_template is not None
     for turn, line in enumerate(iter(lambda: sys.stdin.readline().rstrip("\n"), "")):
         prompt = [{"role": "user", "content": line}] if templated else line
@@ -235,6 +237,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "resume": resume,
     "tune": tune,
+    "dataset": dataset,
     "evaluate": evaluate,
     "chat": chat,
     "stress": stress,
@@ -298,8 +301,8 @@ def _run(name: str, rest: Sequence[str]) -> None:
         print(__version__)
     elif name not in COMMANDS:
         raise UsageError(f"{name!r} is not a command. {nearest(name, COMMANDS)}")
-    elif name == "train":
-        train(rest)
+    elif name in ("train", "dataset"):
+        COMMANDS[name](rest)
     elif name == "compare" and rest[:1] not in (["-h"], ["--help"]):
         compare(rest)
     else:
