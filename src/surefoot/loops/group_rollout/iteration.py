@@ -42,6 +42,12 @@ class Iteration:
         """Where the examples come from."""
         return self._learner.task
 
+    @property
+    def reward_weights(self) -> Mapping[str, float]:
+        """The weight of every component of the reward by name; 1 for the task's own."""
+        rewards = self._learner.writer.rewards
+        return dict(zip(rewards.functions, rewards.weights, strict=True)) or {"reward": 1.0}
+
     def stream(self, name: str, counter: int = 0) -> torch.Generator:
         """Random numbers of the run by name and a number, such as that of an example: the same in every iteration."""
         return torch_stream(self._learner.seeds[0], name, counter)
