@@ -39,8 +39,8 @@ def small(slug: str, **changes) -> GroupRollout:
     sizes = {k: v for k, v in sizes.items() if k in names}
     if method.__dataclass_fields__["samples"].default == 0:
         del sizes["samples"]
-    if slug == "ipo":
-        sizes["beta"] = 0.02  # it stops at a margin of 1/(2β), which must leave room for what is best
+    if slug in ("ipo", "one-shot-safety"):
+        sizes["beta"] = 0.02  # they stop at a margin of 1/(2β), or of the reward's over β: there must be room
     return method(**sizes)
 
 

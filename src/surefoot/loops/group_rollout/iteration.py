@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from surefoot.envs.language import Example, Task
@@ -63,6 +63,15 @@ class Iteration:
     def held_out(self, count: int) -> Rollout:
         """The likeliest completion of each of the first `count` held-out examples, and its reward; not learned from."""
         return self._learner.held_out(count)
+
+    def sample(self, index: Int[Tensor, " prompts"], samples: int) -> Rollout:
+        """`samples` completions of each of the examples with these numbers, and their rewards, to measure something by:
+        they are not learned from, and are in no metric."""
+        return self._learner.sampled(index, samples)
+
+    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> dict[str, Float[Tensor, " texts"]]:
+        """The components of the reward of a text for each example, by name."""
+        return self._learner.writer.rewards(examples, texts)[1]
 
     def statistics(self, sequences: Sequences, reference: bool = False) -> TokenStatistics:
         """The statistics of tokens under the model as it is, or under the reference, without a gradient."""

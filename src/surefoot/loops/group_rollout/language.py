@@ -349,9 +349,8 @@ def _learner(
             f"reward_weights={list(rewards.weights)} is not allowed: {type(method).__name__} normalises every reward "
             "function separately and weights all equally; leave reward_weights out."
         )
-    if method.samples:
-        rewards.check()
-    elif method.reads:
+    method.accept(rewards)
+    if method.reads:
         check_scored([task.example(i) for i in range(min(task.size or 1, LOOKED_AT))])
     with distributed.first():
         model, rate = make_model(given.model, task, given, seeds[0])

@@ -177,6 +177,11 @@ class LanguageLearner:
         examples = [self.task.example(i, "test") for i in range(count)]
         return self._written(torch.arange(count), examples, 1, 0.0)
 
+    def sampled(self, index: Tensor, samples: int) -> Rollout:
+        """Completions that are not learned from, as they are sampled in training."""
+        examples = [self.task.example(int(i)) for i in index]
+        return self._written(index, examples, samples, self.method.temperature)
+
     def _written(self, index: Tensor, examples: list[Example], samples: int, temperature: float) -> Rollout:
         batch, size = self.batches, (len(examples), samples, self.method.max_tokens)
         self.batches += 1

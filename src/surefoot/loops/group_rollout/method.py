@@ -21,6 +21,7 @@ from surefoot.errors import UsageError
 from surefoot.hyperparameters import Choices, Range, check, hyperparameter
 from surefoot.loops.common.schedule import annealing, warming
 from surefoot.loops.group_rollout.iteration import Iteration, until_informative
+from surefoot.loops.group_rollout.rewards import Rewards
 from surefoot.loops.group_rollout.rollout import Rollout
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
@@ -181,6 +182,11 @@ class GroupRollout:
         if self.reads:
             return [text for text, _ in example.scored]
         return [example.demonstration] if self.imitates and example.demonstration is not None else []
+
+    def accept(self, rewards: Rewards) -> None:
+        """Raise `UsageError` for rewards that the method cannot learn from; called before a model is loaded."""
+        if self.samples:
+            rewards.check()
 
     # --- what is collected and kept ----------------------------------------------------------------------------------
 

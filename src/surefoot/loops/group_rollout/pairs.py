@@ -118,9 +118,13 @@ class Pairwise(GroupRollout):
     ) -> tuple[Tensor, Metrics]:
         share = batch.weights.amax(1).view(-1, 2).sum(1)  # of each pair in the mean over all of them
         pairs = self.compared(batch, log_prob)
-        losses = self.pair_objective().losses(pairs)
+        losses = self.losses(pairs, batch)
         loss = (share * batch.extra["weight"].view(-1, 2)[:, 0] * losses).sum()
         return loss, self._metrics(pairs, share, batch, entropy) | {"loss": loss.detach()}
+
+    def losses(self, pairs: Compared, batch: Batch) -> Float[Tensor, " pairs"]:
+        """The loss of every pair of a batch."""
+        return self.pair_objective().losses(pairs)
 
     def compared(self, batch: Batch, log_prob: Tensor) -> Compared:
         """The pairs of a batch, as the loss takes them."""
