@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from surefoot.alignment import align
     from surefoot.api import Run, claim, compare, evaluate, explain, load, resume, stress, train
     from surefoot.catalogue import paper, papers
     from surefoot.envs.tabular import TabularMDP, tabular_from_gym
@@ -56,6 +57,7 @@ _WHERE = {
     **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.solvers"),
     "PolicyObjective": "surefoot.objectives",
     "tune": "surefoot.study",
+    "align": "surefoot.alignment",
 }
 _ROOMS = ("objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")
 _SHORT = {"language": "surefoot.methods.language"}
@@ -89,6 +91,7 @@ __all__ = [
     "tabular_from_gym",
     "train",
     "tune",
+    "align",
 ]
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from surefoot.aligning import align
 from surefoot.arguments import parsed, whole
 from surefoot.auditing import audit, harden
 from surefoot.certifying import certify
@@ -317,6 +318,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "solve": solve,
     "zoo": zoo,
+    "align": align,
 }
 
 PLAYING = ("evaluate", "stress", "audit", "certify", "generalize", "diagnose")  # commands that take any policy
@@ -376,7 +378,7 @@ def _run(name: str, rest: Sequence[str]) -> None:
 def _names_a_module(command: str, words: Sequence[str]) -> bool:
     """Whether the command names a module, which may be in the current folder, or trusts a run's folder to name one."""
     pairs = [(w.partition("=")[0], w.partition("=")[2] or after) for w, after in zip(words, [*words[1:], ""])]
-    given = [value for name, value in pairs if name in ("--env", "--reward", "--method")]
+    given = [value for name, value in pairs if name in ("--env", "--reward", "--method", "--constraint")]
     if command in ("train", "tune", "explain", "compare", "claim"):
         given += itertools.takewhile(lambda word: not word.startswith("-"), words)  # methods and claims
     return "--trust" in words or any(":" in value for value in given)

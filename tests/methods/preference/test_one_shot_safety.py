@@ -60,7 +60,9 @@ def test_the_dual_is_convex_and_has_the_cards_slopes():
     slopes = [(dual(x + step) - dual(x - step)) / (2 * step) for x in (0, BEST)]
     curves = [(dual(x + step) - 2 * dual(x) + dual(x - step)) / step**2 for x in (0, BEST)]
     assert dual(0.0) == pytest.approx(0.8704548, abs=1e-7)
-    assert slopes == pytest.approx([-0.8969925, 0], abs=1e-5) and curves == pytest.approx([0.0129925, 6.01386], abs=1e-3)
+    assert slopes == pytest.approx([-0.8969925, 0], abs=1e-5) and curves == pytest.approx(
+        [0.0129925, 6.01386], abs=1e-3
+    )
     grid = np.array([dual(x) for x in np.linspace(0, 3, 61)])
     assert (np.diff(grid, 2) >= 0).all() and grid.min() >= found().value
 
@@ -184,6 +186,7 @@ def test_it_finds_the_multiplier_and_the_model_meets_the_constraint(model):
     run = learner(OneShotSafety(**SMALL, dual_samples=200), model)
     (row,) = run.iterate()
     assert row["multiplier_1"] == pytest.approx(0.5, abs=0.1) and row["predicted_1"] == pytest.approx(0.5)
+    assert row["predicted_0"] == pytest.approx(0.5 * 0.5 + 0.73, abs=0.05)
     assert row["batches"] == 1 and row["margin"] == 0
     for _ in range(50):
         (last,) = run.iterate()
@@ -228,7 +231,9 @@ def test_certain_labels_are_dpos(model):
     def certain(completions, **_):
         return [100.0 * int(text[:3], 2) for text in completions]
 
-    rows = [{**row, **dict(zip(("chosen", "rejected"), sorted([row["chosen"], row["rejected"]])[::-1]))} for row in ROWS]
+    rows = [
+        {**row, **dict(zip(("chosen", "rejected"), sorted([row["chosen"], row["rejected"]])[::-1]))} for row in ROWS
+    ]
     found = []
     for method in (OneShotSafety(samples=0, prompts=9, max_tokens=3), DPO(prompts=9, max_tokens=3)):
         run = learner(method, model, resolve(rows), (certain,))

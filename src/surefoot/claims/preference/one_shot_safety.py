@@ -183,8 +183,9 @@ def in_time(summary: Summary) -> bool:
 
 # --- a language model ------------------------------------------------------------------------------------------------
 
-LENGTH, STEPS, BITS_BOUND, BITS_BETA, LEARNED = 6, 150, 0.6, 0.5, 3e-3
-ALIGN: dict[str, Any] = {"beta": BITS_BETA, "samples": 4, "max_tokens": LENGTH, "dual_prompts": 16, "dual_samples": 256}
+LENGTH, STEPS, BITS_BOUND, BITS_BETA, LEARNED = 6, 150, 0.5, 0.5, 3e-3
+ALIGN: dict[str, Any] = {"beta": BITS_BETA, "samples": 4, "max_tokens": LENGTH, "anneal": "linear"}
+ALIGN |= {"dual_prompts": 16, "dual_samples": 256}
 ARMS = {"one shot": OneShotSafety(threshold=(BITS_BOUND,), **ALIGN), "no constraint": OneShotSafety(**ALIGN)}
 
 
@@ -204,15 +205,15 @@ def ones(completions: Sequence[str], **_: Any) -> list[float]:
     return [0.5 * text[:LENGTH].count("1") for text in completions]
 
 
-def few_ones(completions: Sequence[str], **_: Any) -> list[float]:
-    """The constraint: whether at most half of the bits are 1."""
-    return [float(text[:LENGTH].count("1") <= LENGTH // 2) for text in completions]
+def zeros_first(completions: Sequence[str], **_: Any) -> list[float]:
+    """The constraint: the share of 0 in the first half."""
+    return [text[: LENGTH // 2].count("0") / (LENGTH // 2) for text in completions]
 
 
 def exact() -> Dual:
     """The dual where all texts are equally likely."""
     texts = ["".join(bits) for bits in itertools.product("01", repeat=LENGTH)]
-    return solve([ones(texts)], [[few_ones(texts)]], [BITS_BOUND], BITS_BETA)
+    return solve([ones(texts)], [[zeros_first(texts)]], [BITS_BOUND], BITS_BETA)
 
 
 def aligned(arm: str, seeds: Sequence[int]) -> dict[str, list[float]]:
@@ -222,7 +223,7 @@ def aligned(arm: str, seeds: Sequence[int]) -> dict[str, list[float]]:
     best = exact()
     for seed in seeds:
         task, method = RandomBits(), ARMS[arm]
-        functions = [ones, few_ones][: 1 + len(method.threshold)]
+        functions = [ones, zeros_first][: 1 + len(method.threshold)]
         rewards, settings = make_rewards(task, functions, None), {"seed": seed, "total_steps": STEPS}
         model = deepcopy(warm(task, seed, 200))
         run = LanguageLearner(method, model, task, rewards, generate, learning_rate=LEARNED, **settings)
@@ -231,7 +232,7 @@ def aligned(arm: str, seeds: Sequence[int]) -> dict[str, list[float]]:
         uniform = torch.rand(500, 4, LENGTH, generator=torch_stream(seed, "measured"))
         prompts = model.encode([task.example(i, "test").prompt for i in range(500)])
         texts = model.decode(generate(model, prompts, uniform, temperature=1.0).tokens)
-        found["excess"].append(float(np.mean(few_ones(texts))) - BITS_BOUND)
+        found["excess"].append(float(np.mean(zeros_first(texts))) - BITS_BOUND)
         found["reward"].append(float(np.mean(ones(texts))) - best.reward)
         multiplier = run.memory["multiplier"] if method.threshold else torch.zeros(1)
         found["bias"].append(float(multiplier[0] - best.multipliers[0]))
@@ -302,11 +303,14 @@ CLAIM = Claim(
             {arm: partial(aligned, arm) for arm in ARMS},
             seeds=10,
             minutes=3,
-            setting="a language model of 100,000 weights that writes 6 random bits; reward 0.5 for every 1, constraint that at "
-            "most three are 1 with probability 0.6, β = 0.5; 16 × 256 samples for the dual, 150 steps of 32 pairs at 3e-3",
+            setting="a language model of 100,000 weights that writes 6 random bits; reward 0.5 for every 1, constraint that "
+            "half of the first three are 0 in the mean, β = 0.5; 16 × 256 samples for the dual, 150 steps of 32 pairs at 3e-3",
             arms=ARMS,
             summary=of_aligned,
-            differs=("bits and two functions in place of answers and two reward models", "pairs are generated, not read"),
+            differs=(
+                "bits and two functions in place of answers and two reward models",
+                "pairs are generated, not read",
+            ),
         ),
     },
     parts=(

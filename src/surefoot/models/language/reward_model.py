@@ -1,5 +1,5 @@
-"""Reward models: networks of transformers that give a text one number, and the implicit rewards of models trained by DPO,
-as functions of prompts and completions."""
+"""Reward models as functions of prompts and completions: networks of transformers that give a text one number, and the
+implicit rewards of models trained by DPO."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class RewardModel:
 
 @dataclass(frozen=True)
 class ImplicitReward:
-    """β·log π/π_ref of a completion: the reward that a model has learned by DPO, up to a number for every prompt. Called
-    as reward functions are; both models have the same tokenizer, and neither learns here."""
+    """β·log π/π_ref of a completion: the reward that a model has learned by DPO, up to a number for every prompt.
+    Called as reward functions are; both models have the same tokenizer, and neither learns here."""
 
     model: LanguageModel
     reference: LanguageModel

@@ -1,21 +1,22 @@
-"""One-shot safety alignment: the multipliers of the constraints from samples of the reference, then one plain alignment.
+"""One-shot safety alignment: multipliers of constraints from samples of the reference, then one plain alignment.
 
-    max_π E[r] − β·KL(π ‖ π_ref)  s.t.  E[g_j] ≥ b_j         λ* = argmin_λ≥0 β·E_x log E_y~π_ref exp((r + λᵀ(g − b))/β)
+    max_π E[r] − β·KL(π ‖ π_ref)  s.t.  E[g_j] ≥ b_j        λ* = argmin_λ≥0 β·E_x log E_y~π_ref exp((r + λᵀ(g − b))/β)
 
     then DPO on pairs labelled by s = r + λ*ᵀg:  −σ(s − s')·log σ(z) − σ(s' − s)·log σ(−z),  z = β(ρ(y) − ρ(y'))
 
 The best policy for any λ is π_ref·exp(s/β)/Z, so the dual needs no policy: a convex function of a few numbers, whose
-minimum is found once where others alternate between policy and multipliers. The first reward function is r, each further
-one a g with its threshold. Use it where constraints are to hold in the mean. The metrics `reward/…` tell whether they do,
-`predicted_1`, … what the dual promised; `surefoot align` predicts before anything is trained.
+minimum is found once where others alternate between policy and multipliers. The first reward function is r, each
+further one a g with its threshold. Use it where constraints are to hold in the mean. The network that DPO fits comes
+near π_λ and is not it: the metrics `reward/…` tell what holds, `predicted_0` (of r), `predicted_1`, … what the dual
+promised. `surefoot align` predicts before anything is trained.
 
 Xinmeng Huang, Shuo Li et al., *One-Shot Safety Alignment for Large Language Models via Optimal Dualization* (2024),
 arXiv:2405.19544 (MoCAN). With `relative=True` thresholds are of the improvement over the reference, and with implicit
-rewards of two DPO models (`ImplicitReward`) it is PeCAN; those enter with their factor β, which the authors' code omits.
+rewards of two DPO models (`ImplicitReward`) it is PeCAN; they have their factor β, which the authors' code omits.
 
-Differences: the dual's minimum is found by Newton's method, not by projected gradients of a step to be chosen. A pair has
-the probabilities of its two labels in place of one draw of them: the same gradient in the mean, with less noise. Pairs are
-two completions of the policy, from prompts alone; `samples=0` labels the pairs of the data, as the paper does.
+Differences: the dual's minimum is found by Newton's method, not by projected gradients of a step to be chosen. A pair
+has the probabilities of its two labels in place of one draw of them: the same gradient in the mean, with less noise.
+Pairs are completions of the policy, from prompts alone; `samples=0` labels the pairs of the data, as the paper does.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -37,7 +39,7 @@ from surefoot.loops.group_rollout.method import Batch, Metrics, Rollout, Term
 from surefoot.loops.group_rollout.pairs import PairRollout
 from surefoot.loops.group_rollout.rewards import Rewards
 from surefoot.methods.preference.baselines import DPO
-from surefoot.methods.preference.one_shot_safety.dual import Dual, solve
+from surefoot.methods.preference.one_shot_safety.dual import Array, Dual, solve
 from surefoot.models.language.model import LanguageModel
 from surefoot.objectives.preferences import Compared
 
@@ -74,9 +76,8 @@ class OneShotSafety(DPO):
 
     def objective(self) -> str:  # type: ignore[override]
         score = "r + λᵀg" if self.threshold else "r"
-        return (
-            f"minimise mean_pairs( σ(s_w − s_l)·ℓ(w, l) + σ(s_l − s_w)·ℓ(l, w) )\n  s = {score}, {self.pair_objective()}"
-        ).replace("ℓ(w, l), ℓ =", "ℓ(w, l) =")
+        mean = "minimise mean_pairs( σ(s_w − s_l)·ℓ(w, l) + σ(s_l − s_w)·ℓ(l, w) )"
+        return f"{mean}\n  s = {score}, {self.pair_objective()}".replace("ℓ(w, l), ℓ =", "ℓ(w, l) =")
 
     def accept(self, rewards: Rewards) -> None:
         rewards.check()
@@ -86,8 +87,8 @@ class OneShotSafety(DPO):
         if rewards - 1 != len(self.threshold):
             raise UsageError(
                 f"OneShotSafety: threshold={self.threshold} is not allowed with {rewards} reward function"
-                f"{'s' if rewards > 1 else ''}: the first is maximised, and each of the others needs one number, the lower "
-                "bound on its mean. Give as many, such as reward=[helpful, harmless], threshold=(0.5,)."
+                f"{'s' if rewards > 1 else ''}: the first is maximised, and each of the others needs one number, the "
+                "lower bound on its mean. Give as many, such as reward=[helpful, harmless], threshold=(0.5,)."
             )
 
     def learned(self, example: Example) -> list[str]:
@@ -97,15 +98,20 @@ class OneShotSafety(DPO):
 
     def memory(self, model: LanguageModel, task: Task) -> dict[str, Tensor]:
         known = {} if self.samples else super().memory(model, task)
-        unknown = torch.full((len(self.threshold),), torch.nan, dtype=torch.float64)
-        return known | ({"multiplier": unknown, "predicted": unknown} if self.threshold else {})
+        unknown = torch.full((len(self.threshold) + 1,), torch.nan, dtype=torch.float64)
+        return known | ({"multiplier": unknown[1:], "predicted": unknown} if self.threshold else {})
 
-    def dual(self, iteration: Iteration) -> Dual:
-        """The multipliers, from samples of the model as it is now."""
+    def scored(self, iteration: Iteration) -> tuple[Array, Array]:
+        """The reward `[prompts, samples]` and the constraints `[constraints, prompts, samples]` of samples of the model
+        as it is now."""
         parts = iteration.choose(self.dual_prompts).split(TOGETHER)
         found = [iteration.sample(part, self.dual_samples).components for part in parts]
         self._check_count(len(found[0]))
         reward, *safety = (torch.cat([part[name] for part in found]).double().numpy() for name in found[0])
+        return reward, np.stack(safety)
+
+    def solved(self, reward: Array, safety: Array) -> Dual:
+        """The multipliers of the thresholds, and what they promise."""
         return solve(reward, safety, self.threshold, self.beta, relative=self.relative)
 
     # --- pairs -------------------------------------------------------------------------------------------------------
@@ -113,8 +119,9 @@ class OneShotSafety(DPO):
     def collect(self, iteration: Iteration) -> PairRollout:
         known = {name: iteration.progress.memory[name] for name in ("multiplier", "predicted") if self.threshold}
         if self.threshold and bool(known["multiplier"].isnan().any()):
-            dual = self.dual(iteration)
-            known = {"multiplier": torch.tensor(dual.multipliers), "predicted": torch.tensor(dual.safety)}
+            dual = self.solved(*self.scored(iteration))
+            predicted = torch.tensor([dual.reward, *dual.safety], dtype=torch.float64)
+            known = {"multiplier": torch.tensor(dual.multipliers), "predicted": predicted}
         rollout = self._written(iteration) if self.samples else self._labelled(super().collect(iteration), iteration)
         progress = replace(rollout.progress, memory={**rollout.progress.memory, **known})
         return replace(rollout, progress=progress)
@@ -147,7 +154,11 @@ class OneShotSafety(DPO):
         better = replace(rollout, pairs=rollout.pairs[rows], reference=rollout.reference.gather(1, order))
         (term,) = super().terms(better)
         wrong = (-(score[:, 0] - score[:, 1]).abs()).sigmoid().repeat_interleave(2)
-        said = {f"{name}_{j}": x.expand(len(rows)) for name, values in dual.items() for j, x in enumerate(values, 1)}
+        said = {
+            f"{name}_{j + (name == 'multiplier')}": x.expand(len(rows))  # the reward is number 0, and has none
+            for name, values in dual.items()
+            for j, x in enumerate(values)
+        }
         return [replace(term, extra={**term.extra, **said, "wrong": wrong})]
 
     def losses(self, pairs: Compared, batch: Batch) -> Float[Tensor, " pairs"]:
