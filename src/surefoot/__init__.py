@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from surefoot.evaluate.generalization import generalize
     from surefoot.evaluate.hub import push
     from surefoot.evaluate.pages.folder import report
+    from surefoot.evaluate.steering import steer
     from surefoot.hardening import harden
     from surefoot.objectives import PolicyObjective
     from surefoot.solvers import evaluate_policy, solve
@@ -58,6 +59,7 @@ _WHERE = {
     "PolicyObjective": "surefoot.objectives",
     "tune": "surefoot.study",
     "align": "surefoot.alignment",
+    "steer": "surefoot.evaluate.steering",
 }
 _ROOMS = ("objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")
 _SHORT = {"language": "surefoot.methods.language"}
@@ -92,6 +94,7 @@ __all__ = [
     "train",
     "tune",
     "align",
+    "steer",
 ]
 
 

@@ -183,7 +183,7 @@ def in_time(summary: Summary) -> bool:
 
 # --- a language model ------------------------------------------------------------------------------------------------
 
-LENGTH, STEPS, BITS_BOUND, BITS_BETA, LEARNED = 6, 150, 0.5, 0.5, 3e-3
+LENGTH, STEPS, BITS_BOUND, BITS_BETA, LEARNED = 6, 120, 0.5, 0.5, 1e-3
 ALIGN: dict[str, Any] = {"beta": BITS_BETA, "samples": 4, "max_tokens": LENGTH, "anneal": "linear"}
 ALIGN |= {"dual_prompts": 16, "dual_samples": 256}
 ARMS = {"one shot": OneShotSafety(threshold=(BITS_BOUND,), **ALIGN), "no constraint": OneShotSafety(**ALIGN)}
@@ -301,10 +301,10 @@ CLAIM = Claim(
         "language": Experiment(
             "miniature",
             {arm: partial(aligned, arm) for arm in ARMS},
-            seeds=10,
+            seeds=8,
             minutes=3,
             setting="a language model of 100,000 weights that writes 6 random bits; reward 0.5 for every 1, constraint that "
-            "half of the first three are 0 in the mean, β = 0.5; 16 × 256 samples for the dual, 150 steps of 32 pairs at 3e-3",
+            "half of the first three are 0 in the mean, β = 0.5; 16 × 256 samples for the dual, 120 steps of 32 pairs at 1e-3, annealed",
             arms=ARMS,
             summary=of_aligned,
             differs=(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,6 +14,7 @@ from surefoot.envs.language import Example, Task
 from surefoot.loops.group_rollout.rollout import Progress, Rollout, joined
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
+from surefoot.seeding import numpy_stream
 
 if TYPE_CHECKING:
     from surefoot.loops.group_rollout.learner import LanguageLearner
@@ -40,6 +42,15 @@ class Iteration:
     def task(self) -> Task:
         """Where the examples come from."""
         return self._learner.task
+
+    @property
+    def rewards(self) -> list[str]:
+        """The names of the reward functions; none if the task's own verifier is the reward."""
+        return list(self._learner.writer.rewards.functions)
+
+    def stream(self, name: str) -> np.random.Generator:
+        """A fresh stream of random numbers for one use in this iteration, from the seed of the run."""
+        return numpy_stream(self._learner.seeds[0], name, self._learner.iteration)
 
     def choose(self, count: int) -> Int[Tensor, " count"]:
         """The numbers of the next `count` prompts, as the method's `sampler` chooses them; those that are too long for

@@ -285,7 +285,7 @@ def _name(function: Any) -> str:
     return f"{function.__module__}:{function.__qualname__}"
 
 
-def _functions(reward: Any, device: str = "auto") -> Any:
+def functions_of(reward: Any, device: str = "auto") -> Any:
     """Reward functions; those given by name are looked up."""
     listed = _listed(reward)
     return None if listed is None else [_imported(f, device) if isinstance(f, str) else f for f in listed]
@@ -341,13 +341,13 @@ def _learner(
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
     task = _task(env, options)
     patience = {"time_limit": given.judge_time_limit, "retries": given.judge_retries}
-    rewards = make_rewards(task, _functions(given.reward, given.device), _weights(given.reward_weights), **patience)
+    rewards = make_rewards(task, functions_of(given.reward, given.device), _weights(given.reward_weights), **patience)
     engine = ENGINES[given.engine]()
     engine = engine if given.generation_batch is None else in_pieces(engine, given.generation_batch)
     if not method.weighs and len({*rewards.weights}) > 1:
         raise UsageError(
-            f"reward_weights={list(rewards.weights)} is not allowed: {type(method).__name__} normalises every reward "
-            "function separately and weights all equally; leave reward_weights out."
+            f"reward_weights={list(rewards.weights)} is not allowed: {type(method).__name__} weights its reward "
+            "functions itself; leave reward_weights out."
         )
     method.accept(rewards)
     if method.reads:
@@ -379,7 +379,7 @@ def _learner(
 def _single(env: Any, *, reward: Any = None, reward_weights: Any = None, **options: Any) -> Callable[..., Any]:
     task = _task(env, options)
     if reward is not None or not task.verified:  # evaluated by the rewards it was trained for
-        task = Judged(make_rewards(task, _functions(reward), _weights(reward_weights)).check())
+        task = Judged(make_rewards(task, functions_of(reward), _weights(reward_weights)).check())
     return partial(PromptEnv, task)
 
 

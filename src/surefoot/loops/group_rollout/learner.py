@@ -179,8 +179,7 @@ class LanguageLearner:
 
     def sampled(self, index: Tensor, samples: int) -> Rollout:
         """Completions that are not learned from, as they are sampled in training."""
-        examples = [self.task.example(int(i)) for i in index]
-        return self._written(index, examples, samples, self.method.temperature)
+        return self._written(index, [self.task.example(int(i)) for i in index], samples, self.method.temperature)
 
     def _written(self, index: Tensor, examples: list[Example], samples: int, temperature: float) -> Rollout:
         batch, size = self.batches, (len(examples), samples, self.method.max_tokens)
@@ -383,6 +382,7 @@ class LanguageLearner:
         """The current model, and its sampling settings."""
         settings = {"max_tokens": self.method.max_tokens, "temperature": self.method.temperature}
         settings |= {"stop": list(self.stop), "sampling": self.writer.sampling.named()}
+        settings |= self.method.deployed(self.writer.rewards)
         return LanguageAgent(self.model.whole(), {**settings, **facts})
 
     def lost(self) -> list[int]:

@@ -188,6 +188,10 @@ class GroupRollout:
         if self.samples:
             rewards.check()
 
+    def deployed(self, rewards: Rewards) -> dict[str, Any]:
+        """What an agent says of how it is used, beside its sampling settings; JSON."""
+        return {}
+
     # --- what is collected and kept ----------------------------------------------------------------------------------
 
     def collect(self, iteration: Iteration) -> Rollout:
