@@ -42,7 +42,8 @@ def typed(method: type, defaults: Mapping[str, Any] = MappingProxyType({})) -> t
     from surefoot.loops.common.run import Settings
 
     kind = loop(getattr(method, "loop"))  # noqa: B009
-    place = (kind.env_argument, Annotated[str, arg(help=kind.env_help)])
+    others = ("--data",) if kind.env_argument == "task" else None
+    place = (kind.env_argument, Annotated[str, arg(help=kind.env_help, aliases=others)])
     default = defaults.get(kind.env_argument, getattr(method, "default_env", None))
     made: list[Any] = [place if default is None else (*place, dataclasses.field(default=default))]
     if names := tuple(presets(method)):

@@ -80,8 +80,9 @@ def _help() -> str:
 def _early(arguments: Sequence[str]) -> dict[str, Any]:
     """The options on which the declaration of the others depends; None for what is not given."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    for name in ("preset", "env", "task", "reward"):
+    for name in ("preset", "env", "reward"):
         parser.add_argument(f"--{name}")
+    parser.add_argument("--task", "--data")
     parser.add_argument("--config", nargs="+", type=Path, default=[])
     parser.add_argument("--trust", action="store_true")
     try:

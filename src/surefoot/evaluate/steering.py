@@ -21,7 +21,7 @@ from surefoot.evaluate.statistics import confidence_interval, in_brackets, mean
 from surefoot.hyperparameters import build, check_count
 from surefoot.loops.common.kinds import check_trust, loop
 from surefoot.loops.common.run import Run
-from surefoot.loops.group_rollout.language import functions_of
+from surefoot.loops.group_rollout.functions import functions_of
 from surefoot.loops.group_rollout.rewards import Rewards, make_rewards
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.steering import Steering, best, describe, unit

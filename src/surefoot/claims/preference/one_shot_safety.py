@@ -129,7 +129,7 @@ def sampled(seeds: Sequence[int]) -> dict[str, list[float]]:
 
 # --- one alignment, or policy and multiplier in turn -----------------------------------------------------------------
 
-SMALL, PACE, CLOSE, BUDGET, RATES = (50, 20), 0.1, 0.01, 3000, (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+SMALL, PACE, CLOSE, BUDGET, RATES = (50, 20), 0.1, 0.01, 3000, (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 def updates(seed: int, rate: float | None) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from surefoot.envs.language.task import Example, messages
@@ -46,6 +47,14 @@ class Pairs(Sequence[Mapping[str, Any]]):
 def paired(rows: Sequence[Mapping[str, Any]], source: str) -> Sequence[Mapping[str, Any]]:
     """The rows as `Pairs` if they have their columns, unchanged otherwise."""
     return Pairs(rows, source) if len(rows) and set(COLUMNS) <= set(rows[0]) else rows
+
+
+def turned(example: Example) -> Example:
+    """The same pair with its answers in each other's place."""
+    won, lost = answers(example)
+    shown = lost if example.demonstration == won else example.demonstration
+    fields = {name: lost if name == "demonstration" and x == won else x for name, x in example.fields.items()}
+    return replace(example, demonstration=shown, fields={**fields, "chosen": lost, "rejected": won})
 
 
 def answers(example: Example) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -15,14 +14,16 @@ from typing import Any
 from surefoot.envs.language import Task, resolve
 from surefoot.envs.language.episodes import Conversations
 from surefoot.envs.language.files import LOOKED_AT, Rows, rows
+from surefoot.envs.language.perturbed import of_data, under
 from surefoot.envs.language.prompt_env import PromptEnv
 from surefoot.envs.language.task import number
-from surefoot.envs.names import check_named, imported, remembered
+from surefoot.envs.names import check_named
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import build, check, hyperparameter
 from surefoot.loops.common import distributed
 from surefoot.loops.common.kinds import Loop
 from surefoot.loops.common.words import pairs
+from surefoot.loops.group_rollout.functions import REWARD_MODEL, functions_of, listed, named, weights
 from surefoot.loops.group_rollout.learner import PATIENCE, LanguageLearner
 from surefoot.loops.group_rollout.lengths import check_task
 from surefoot.loops.group_rollout.method import GroupRollout
@@ -35,7 +36,6 @@ from surefoot.models.language.loading import check_options, load_model, whole_pa
 from surefoot.models.language.lora import LoRA, lora_of, with_lora
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.nano import Nano, nano
-from surefoot.models.language.reward_model import load_reward_model
 from surefoot.models.language.sampling import Sampling
 from surefoot.models.language.states import checkpoint_activations, checkpoints_activations
 from surefoot.models.language.text import TextSettings
@@ -44,7 +44,6 @@ from surefoot.models.language.vllm_engine import VLLM
 WARMUP_EXAMPLES = 2**40  # first number of a nano model's warm-up examples, far from those of training
 RATES = {"nano": 3e-4, "lora": 1e-5, "all": 1e-6}  # default learning rates
 RUNNING = {"trust_remote_code", "attn_implementation", "experts_implementation", "quantization_config", "use_kernels"}
-REWARD_MODEL = "reward-model:"  # before the folder or hub id of a reward model
 PLAIN_ATTENTION = {"eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"}  # no code from a hub
 ENGINES: dict[str, Callable[[], Engine]] = {
     "own": lambda: generate,
@@ -106,6 +105,10 @@ class LanguageOptions:
     test_data: Any = hyperparameter(
         None, help="File of prompts for evaluation; by default a held-out tenth of the data."
     )
+    perturb: str | None = hyperparameter(
+        None,
+        help="What is wrong with the training data: label-flip:0.2 turns a fifth of the pairs; held-out ones stay.",
+    )
     held_out: str = hyperparameter(
         "random", choices=("random", "last"), help="The tenth of a file's rows that is held out for evaluation."
     )
@@ -128,6 +131,8 @@ class LanguageOptions:
         TextSettings(self.chat_template_kwargs or {})
         sampling(self.sampling)
         adapter(self.lora)
+        if self.perturb is not None:
+            object.__setattr__(self, "perturb", str(of_data(self.perturb)))
 
 
 def adapter(given: Any) -> LoRA | None:
@@ -231,7 +236,7 @@ def _digested(task: Task, example: Callable[[int], tuple[str, str]], count: int)
 
 def _describe(env: Any, **options: Any) -> dict[str, Any]:
     task, model, test = _task(env, options), options["model"], options.get("test_data")
-    functions, weights = _listed(options["reward"]), _weights(options["reward_weights"])
+    functions = listed(options["reward"])
     return {
         **options,
         "env": whole_path(str(task)) if isinstance(task, Rows) else str(task),
@@ -240,8 +245,8 @@ def _describe(env: Any, **options: Any) -> dict[str, Any]:
         "stop": list(options["stop"]),
         "lora": None if (lora := adapter(options["lora"])) is None else lora.named(),
         "sampling": sampling(options["sampling"]).named(),
-        "reward": None if functions is None else [f if isinstance(f, str) else _name(f) for f in functions],
-        "reward_weights": weights,
+        "reward": None if functions is None else [f if isinstance(f, str) else named(f) for f in functions],
+        "reward_weights": weights(options["reward_weights"]),
     }
 
 
@@ -262,44 +267,6 @@ def _task(env: Any, options: Mapping[str, Any]) -> Task:
     rows."""
     held_out = options.get("held_out", "last" if "model" in options else "random")
     return resolve(env, test_data=options.get("test_data"), held_out=held_out)
-
-
-def _listed(reward: Any) -> list[Any] | None:
-    """Reward functions, or their names, as a list."""
-    if isinstance(reward, str):
-        return reward.split(",")
-    return [reward] if callable(reward) else reward if reward is None else list(reward)
-
-
-def _weights(given: Any) -> list[Any] | None:
-    """The weights of reward functions; on the command line they are given as text."""
-    if isinstance(given, str):
-        return [number(word) for word in given.split(",")]
-    return None if given is None else list(given)
-
-
-def _name(function: Any) -> str:
-    """`module:function`, or a name in angle brackets if the function cannot be found by its name."""
-    if not hasattr(function, "__qualname__") or not inspect.isroutine(function) or inspect.ismethod(function):
-        return f"<{getattr(function, '__qualname__', type(function).__qualname__)}>"
-    return f"{function.__module__}:{function.__qualname__}"
-
-
-def functions_of(reward: Any, device: str = "auto") -> Any:
-    """Reward functions; those given by name are looked up."""
-    listed = _listed(reward)
-    return None if listed is None else [_imported(f, device) if isinstance(f, str) else f for f in listed]
-
-
-def _imported(name: str, device: str) -> Any:
-    """The reward function of this name: a reward model, the function that the user has given in this process, or an
-    imported one."""
-    if name.startswith(REWARD_MODEL):
-        return load_reward_model(name.removeprefix(REWARD_MODEL), device)
-    found = imported(name, "reward") if (known := remembered(name)) is None or isinstance(known, str) else known
-    if not callable(found):
-        raise UsageError(f"reward={name!r} is a {type(found).__name__}, not a function; give a function.")
-    return found
 
 
 def _check_recorded(env: Any, *, reward: Any = None, model_options: Any = None, **_: Any) -> None:
@@ -339,9 +306,9 @@ def _learner(
         raise UsageError("compile='on' is not allowed: language models are not compiled here.")
     distributed.start()
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
-    task = _task(env, options)
+    task = under(_task(env, options), given.perturb, type(method).__name__ if method.compares else None)
     patience = {"time_limit": given.judge_time_limit, "retries": given.judge_retries}
-    rewards = make_rewards(task, functions_of(given.reward, given.device), _weights(given.reward_weights), **patience)
+    rewards = make_rewards(task, functions_of(given.reward, given.device), weights(given.reward_weights), **patience)
     engine = ENGINES[given.engine]()
     engine = engine if given.generation_batch is None else in_pieces(engine, given.generation_batch)
     if not method.weighs and len({*rewards.weights}) > 1:
@@ -379,7 +346,7 @@ def _learner(
 def _single(env: Any, *, reward: Any = None, reward_weights: Any = None, **options: Any) -> Callable[..., Any]:
     task = _task(env, options)
     if reward is not None or not task.verified:  # evaluated by the rewards it was trained for
-        task = Judged(make_rewards(task, functions_of(reward), _weights(reward_weights)).check())
+        task = Judged(make_rewards(task, functions_of(reward), weights(reward_weights)).check())
     return partial(PromptEnv, task)
 
 

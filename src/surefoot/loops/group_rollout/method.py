@@ -114,6 +114,7 @@ class GroupRollout:
     separable: ClassVar[bool] = True  # the loss of a batch is the sum of its units' losses; checked when a run starts
     unit: ClassVar[int] = 1  # rows of a unit, adjacent in a term: 2 for a loss of pairs
     imitates: ClassVar[bool] = False  # whether it learns from demonstrations
+    compares: ClassVar[bool] = False  # whether it learns which of two answers was chosen
     weighs: ClassVar[bool] = True  # whether reward functions are weighted
     judges: ClassVar[bool] = False  # whether it reads `rollout.judged`, the model's statistics before the update
 

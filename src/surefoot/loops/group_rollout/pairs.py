@@ -42,6 +42,7 @@ class Pairwise(GroupRollout):
     """A method whose loss is a `PairObjective`; a subclass defines `pair_objective`."""
 
     unit: ClassVar[int] = 2
+    compares: ClassVar[bool] = True
     weighs: ClassVar[bool] = False
     default_steps: ClassVar[int] = 500
 

@@ -54,6 +54,8 @@ class OneShotSafety(DPO):
         "alpaca-2024": {"samples": 0, "dual_prompts": 1000, "learning_rate": 5e-4, "weight_decay": 0.05, "warmup": 100},
     }
 
+    compares: ClassVar[bool] = False  # pairs are labelled by their scores
+
     samples: int = hyperparameter(
         2, low=0, help="Completions per prompt, in pairs; 0: the pairs of the data are used, whatever their order."
     )
