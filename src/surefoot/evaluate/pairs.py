@@ -15,7 +15,6 @@ from surefoot.errors import UsageError
 from surefoot.evaluate.statistics import in_brackets, share_interval
 from surefoot.loops.common.kinds import Method, check_trust, loop
 from surefoot.loops.common.run import Run, make_learner
-from surefoot.loops.group_rollout.pairs import Pairwise
 from surefoot.models.language.sequences import join
 from surefoot.objectives.preferences import Compared
 from surefoot.perturbations import LabelFlip, parse
@@ -62,7 +61,7 @@ def is_of_labels(perturb: Any) -> bool:
     return isinstance(perturb, LabelFlip) or (isinstance(perturb, str) and perturb.partition(":")[0] == LabelFlip.name)
 
 
-def ordered(run: Run, method: Pairwise, task: Any, options: dict[str, Any], flipped: float) -> Ordered:
+def ordered(run: Run, method: Any, task: Any, options: dict[str, Any], flipped: float) -> Ordered:
     """The held-out pairs under the model of a run; its reference is made again, as it was before training."""
     config = run.config_with("seeds", "steps")
     learner = make_learner(method, task, config["seeds"][:1], config["steps"], **options)

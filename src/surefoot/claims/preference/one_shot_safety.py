@@ -224,7 +224,8 @@ def aligned(arm: str, seeds: Sequence[int]) -> dict[str, list[float]]:
     for seed in seeds:
         task, method = RandomBits(), ARMS[arm]
         functions = [ones, zeros_first][: 1 + len(method.threshold)]
-        rewards, settings = make_rewards(task, functions, None), {"seed": seed, "total_steps": STEPS}
+        rewards = make_rewards(task, functions, None)
+        settings: dict[str, Any] = {"seed": seed, "total_steps": STEPS}
         model = deepcopy(warm(task, seed, 200))
         run = LanguageLearner(method, model, task, rewards, generate, learning_rate=LEARNED, **settings)
         for _ in range(STEPS):
