@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from surefoot.alignment import align
     from surefoot.api import Run, claim, compare, evaluate, explain, load, resume, stress, train
     from surefoot.catalogue import paper, papers
+    from surefoot.data.files import dataset, write_dataset
     from surefoot.envs.tabular import TabularMDP, tabular_from_gym
     from surefoot.errors import UsageError
     from surefoot.evaluate.acting import Smoothed
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from surefoot.evaluate.steering import steer
     from surefoot.hardening import harden
     from surefoot.objectives import PolicyObjective
+    from surefoot.recording import record
     from surefoot.solvers import evaluate_policy, solve
     from surefoot.study import tune
 
@@ -45,6 +47,8 @@ _WHERE = {
     **dict.fromkeys(["paper", "papers"], "surefoot.catalogue"),
     **dict.fromkeys(["TabularMDP", "tabular_from_gym"], "surefoot.envs.tabular"),
     "UsageError": "surefoot.errors",
+    **dict.fromkeys(["dataset", "write_dataset"], "surefoot.data.files"),
+    "record": "surefoot.recording",
     "audit": "surefoot.evaluate.audit",
     "harden": "surefoot.hardening",
     "Smoothed": "surefoot.evaluate.acting",
@@ -61,7 +65,7 @@ _WHERE = {
     "align": "surefoot.alignment",
     "steer": "surefoot.evaluate.steering",
 }
-_ROOMS = ("objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")
+_ROOMS = ("supervised", "objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")
 _SHORT = {"language": "surefoot.methods.language"}
 
 __all__ = [
@@ -75,6 +79,7 @@ __all__ = [
     "certify_actions",
     "claim",
     "compare",
+    "dataset",
     "diagnose",
     "evaluate",
     "evaluate_policy",
@@ -86,6 +91,7 @@ __all__ = [
     "paper",
     "papers",
     "push",
+    "record",
     "report",
     "resume",
     "solve",
@@ -93,6 +99,7 @@ __all__ = [
     "tabular_from_gym",
     "train",
     "tune",
+    "write_dataset",
     "align",
     "steer",
 ]

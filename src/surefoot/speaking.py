@@ -29,8 +29,8 @@ def chat(
     from surefoot import api
 
     agent = api.load(run)
-    if getattr(agent, "loop", "") != "group-rollout":
-        raise UsageError(f"{run} is not a language-model run; chat needs one.")
+    if not hasattr(agent, "texts"):
+        raise UsageError(f"{run} is not a language model that writes; chat needs one.")
     templated = agent.model.tokenizer.chat_template is not None
     for turn, line in enumerate(iter(lambda: sys.stdin.readline().rstrip("\n"), "")):
         prompt = [{"role": "user", "content": line}] if templated else line

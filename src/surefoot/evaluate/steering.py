@@ -21,7 +21,7 @@ from surefoot.evaluate.statistics import confidence_interval, in_brackets, mean
 from surefoot.hyperparameters import build, check_count
 from surefoot.loops.common.kinds import check_trust, loop
 from surefoot.loops.common.run import Run
-from surefoot.loops.group_rollout.functions import functions_of
+from surefoot.loops.group_rollout.named_rewards import functions_of
 from surefoot.loops.group_rollout.rewards import Rewards, make_rewards
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.steering import Steering, best, describe, unit
@@ -161,12 +161,7 @@ def _judged(agent: LanguageAgent, task: Any, reward: Any, needs: bool, trust: bo
             f"reward={reward!r} is not allowed: directions are between two or more attributes; give a reward function "
             "for each, on the same scale, such as reward=[helpful, brief]."
         )
-    known = agent.facts.get("steering", {}).get("attributes", names)
-    if len(known) != len(names):
-        raise UsageError(
-            f"the agent knows the attributes {known}, but reward has {len(names)}; give one function each."
-        )
-    return made, rewards, list(known)
+    return made, rewards, names
 
 
 def _answers(

@@ -261,9 +261,9 @@ def test_a_trained_models_implicit_reward(model):
 def test_every_constraint_needs_its_threshold(model):
     rewards = make_rewards(BITS, [ones, begins_with_zero], None)
     with pytest.raises(UsageError, match=r"threshold=\(\) is not allowed with 2 reward functions: the first is"):
-        OneShotSafety().accept(rewards)
+        OneShotSafety().check_rewards(rewards)
     with pytest.raises(UsageError, match=r"threshold=\(0.1, 0.2\) is not allowed with 2 reward functions"):
-        OneShotSafety(threshold=(0.1, 0.2)).accept(rewards)
-    OneShotSafety(threshold=(0.1,)).accept(rewards)
+        OneShotSafety(threshold=(0.1, 0.2)).check_rewards(rewards)
+    OneShotSafety(threshold=(0.1,)).check_rewards(rewards)
     with pytest.raises(UsageError, match="samples=3 is not allowed"):
         OneShotSafety(samples=3)

@@ -303,7 +303,7 @@ CLAIM = Claim(
             "miniature",
             {arm: partial(aligned, arm) for arm in ARMS},
             seeds=8,
-            minutes=3,
+            minutes=4,
             setting="a language model of 100,000 weights that writes 6 random bits; reward 0.5 for every 1, constraint that "
             "half of the first three are 0 in the mean, β = 0.5; 16 × 256 samples for the dual, 120 steps of 32 pairs at 1e-3, annealed",
             arms=ARMS,
@@ -387,6 +387,10 @@ CLAIM = Claim(
             Mean("bias, one shot"),
             Within(0.1),
         ),
+    ),
+    amended=(
+        "2026-12-01: in the first run of `updates` the alternation's best rate lay at the edge of its grid, 0.003 to 1, and the "
+        "part was void (×0.69); the grid is now 0.03 to 10.",
     ),
     not_run="Alpaca-7B on PKU-SafeRLHF-30K with the Beaver models' scores and LoRA (about 15 hours on one A6000; predicted "
     "and measured safety .50: 1.20 against [1.24, 1.91]): weights and score files are not at hand",

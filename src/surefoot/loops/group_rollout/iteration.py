@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,7 +13,7 @@ from surefoot.envs.language import Example, Task
 from surefoot.loops.group_rollout.rollout import Progress, Rollout, joined
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
-from surefoot.seeding import numpy_stream
+from surefoot.seeding import torch_stream
 
 if TYPE_CHECKING:
     from surefoot.loops.group_rollout.learner import LanguageLearner
@@ -48,9 +47,9 @@ class Iteration:
         """The names of the reward functions; none if the task's own verifier is the reward."""
         return list(self._learner.writer.rewards.functions)
 
-    def stream(self, name: str) -> np.random.Generator:
-        """A fresh stream of random numbers for one use in this iteration, from the seed of the run."""
-        return numpy_stream(self._learner.seeds[0], name, self._learner.iteration)
+    def stream(self, name: str, counter: int = 0) -> torch.Generator:
+        """Random numbers of the run by name and a number, such as that of an example: the same in every iteration."""
+        return torch_stream(self._learner.seeds[0], name, counter)
 
     def choose(self, count: int) -> Int[Tensor, " count"]:
         """The numbers of the next `count` prompts, as the method's `sampler` chooses them; those that are too long for
@@ -71,18 +70,24 @@ class Iteration:
         """The scored completions of the examples with these numbers, as if they had been written here."""
         return self._learner.writer.read(index, [self.task.example(int(i)) for i in index], self.progress)
 
-    def held_out(self, count: int) -> Rollout:
-        """The likeliest completion of each of the first `count` held-out examples, and its reward; not learned from."""
-        return self._learner.held_out(count)
+    def judged(self, examples: Sequence[Example], texts: Sequence[str]) -> Float[Tensor, " texts"]:
+        """The rewards of texts that somebody wrote, one for each of the examples."""
+        return self._learner.writer.judged(examples, texts)
+
+    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> dict[str, Float[Tensor, " texts"]]:
+        """The components of the rewards of such texts, by name."""
+        return self._learner.writer.rewards(examples, texts)[1]
 
     def sample(self, index: Int[Tensor, " prompts"], samples: int) -> Rollout:
         """`samples` completions of each of the examples with these numbers, and their rewards, to measure something by:
         they are not learned from, and are in no metric."""
-        return self._learner.sampled(index, samples)
+        examples = [self.task.example(int(i)) for i in index]
+        return self._learner.complete(index, examples, samples, self._learner.method.temperature)
 
-    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> dict[str, Float[Tensor, " texts"]]:
-        """The components of the reward of a text for each example, by name."""
-        return self._learner.writer.rewards(examples, texts)[1]
+    def held_out(self, count: int) -> Rollout:
+        """The likeliest completion of each of the first `count` held-out examples, and its reward; not learned from."""
+        count = min(count, count if self.task.held_out_size is None else self.task.held_out_size)
+        return self._learner.complete(torch.arange(count), [self.task.example(i, "test") for i in range(count)], 1, 0.0)
 
     def statistics(self, sequences: Sequences, reference: bool = False) -> TokenStatistics:
         """The statistics of tokens under the model as it is, or under the reference, without a gradient."""

@@ -23,10 +23,10 @@ from surefoot.hyperparameters import build, check, hyperparameter
 from surefoot.loops.common import distributed
 from surefoot.loops.common.kinds import Loop
 from surefoot.loops.common.words import pairs
-from surefoot.loops.group_rollout.functions import REWARD_MODEL, functions_of, listed, named, weights
 from surefoot.loops.group_rollout.learner import PATIENCE, LanguageLearner
 from surefoot.loops.group_rollout.lengths import check_task
 from surefoot.loops.group_rollout.method import GroupRollout
+from surefoot.loops.group_rollout.named_rewards import MODELS, functions_of, listed, name_of, weights_of
 from surefoot.loops.group_rollout.rewards import Judged, make_rewards
 from surefoot.loops.group_rollout.writing import check_scored
 from surefoot.models.device import chosen_device, device_option
@@ -90,8 +90,8 @@ class LanguageOptions:
     )
     reward: Any = hyperparameter(
         None,
-        help="Reward functions as module:function, or reward-model:FOLDER, separated by commas; by default the task's "
-        "own verifier.",
+        help="Reward functions as module:function, or reward-model:FOLDER, separated by commas (reward-models:FOLDER: "
+        "one of each head of an ensemble); by default the task's own verifier.",
     )
     reward_weights: Any = hyperparameter(
         None, help="Weights of the reward functions, such as 1,0.5; by default 1 each."
@@ -121,6 +121,7 @@ class LanguageOptions:
     chat_template_kwargs: Any = hyperparameter(
         None, help="Arguments of the chat template, such as enable_thinking=false.", words="NAME=VALUE …"
     )
+    max_turns: int | None = hyperparameter(None, low=1, help="Maximum number of turns per episode, if not the task's.")
 
     def __post_init__(self) -> None:
         for name in ("model_options", "chat_template_kwargs"):
@@ -235,8 +236,8 @@ def _digested(task: Task, example: Callable[[int], tuple[str, str]], count: int)
 
 
 def _describe(env: Any, **options: Any) -> dict[str, Any]:
-    task, model, test = _task(env, options), options["model"], options.get("test_data")
-    functions = listed(options["reward"])
+    task, model, test = task_of(env, options), options["model"], options.get("test_data")
+    functions, weights = listed(options["reward"]), weights_of(options["reward_weights"])
     return {
         **options,
         "env": whole_path(str(task)) if isinstance(task, Rows) else str(task),
@@ -245,8 +246,8 @@ def _describe(env: Any, **options: Any) -> dict[str, Any]:
         "stop": list(options["stop"]),
         "lora": None if (lora := adapter(options["lora"])) is None else lora.named(),
         "sampling": sampling(options["sampling"]).named(),
-        "reward": None if functions is None else [f if isinstance(f, str) else named(f) for f in functions],
-        "reward_weights": weights(options["reward_weights"]),
+        "reward": None if functions is None else [f if isinstance(f, str) else name_of(f) for f in functions],
+        "reward_weights": weights,
     }
 
 
@@ -262,11 +263,11 @@ def _file_name(test: Any) -> str:
     return whole_path(test if isinstance(test, (str, Path)) else str(rows(test)))
 
 
-def _task(env: Any, options: Mapping[str, Any]) -> Task:
+def task_of(env: Any, options: Mapping[str, Any]) -> Task:
     """The task of a run with its held-out examples. Runs of older versions, without this option, held out the last
     rows."""
     held_out = options.get("held_out", "last" if "model" in options else "random")
-    return resolve(env, test_data=options.get("test_data"), held_out=held_out)
+    return resolve(env, test_data=options.get("test_data"), held_out=held_out, max_turns=options.get("max_turns"))
 
 
 def _check_recorded(env: Any, *, reward: Any = None, model_options: Any = None, **_: Any) -> None:
@@ -275,7 +276,7 @@ def _check_recorded(env: Any, *, reward: Any = None, model_options: Any = None, 
     if str(env).startswith("episodes:"):
         check_named(str(env).split(":", 1)[1].split(",")[0], "task")
     for name in [] if reward is None else reward if isinstance(reward, list) else [reward]:
-        if not str(name).startswith(REWARD_MODEL):  # weights, which run no code
+        if not str(name).startswith(MODELS):  # weights, which run no code
             check_named(name, "reward")
     options = dict(model_options or {})
     if options.get("attn_implementation") in PLAIN_ATTENTION:
@@ -306,18 +307,28 @@ def _learner(
         raise UsageError("compile='on' is not allowed: language models are not compiled here.")
     distributed.start()
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
-    task = under(_task(env, options), given.perturb, type(method).__name__ if method.compares else None)
+    task = under(task_of(env, options), given.perturb, type(method).__name__ if method.compares else None)
+    method.check_task(task)
     patience = {"time_limit": given.judge_time_limit, "retries": given.judge_retries}
-    rewards = make_rewards(task, functions_of(given.reward, given.device), weights(given.reward_weights), **patience)
+    rewards = make_rewards(task, functions_of(given.reward, given.device), weights_of(given.reward_weights), **patience)
     engine = ENGINES[given.engine]()
     engine = engine if given.generation_batch is None else in_pieces(engine, given.generation_batch)
     if not method.weighs and len({*rewards.weights}) > 1:
         raise UsageError(
-            f"reward_weights={list(rewards.weights)} is not allowed: {type(method).__name__} weights its reward "
-            "functions itself; leave reward_weights out."
+            f"reward_weights={list(rewards.weights)} is not allowed: {type(method).__name__} normalises every reward "
+            "function separately and weights all equally; leave reward_weights out."
         )
-    method.accept(rewards)
-    if method.reads:
+    if (count := len(rewards.functions) or 1) < method.judged_by:
+        raise UsageError(
+            f"{type(method).__name__} compares at least {method.judged_by} rewards and has {count}: give several "
+            "reward functions, or reward-models:FOLDER, whose heads are one each."
+        )
+    if not method.acts and given.sharding == "full":
+        raise UsageError("sharding='full' is not allowed for a reward model, which is saved by one process.")
+    method.check_rewards(rewards)
+    if method.samples:
+        rewards.check()
+    elif method.reads:
         check_scored([task.example(i) for i in range(min(task.size or 1, LOOKED_AT))])
     with distributed.first():
         model, rate = make_model(given.model, task, given, seeds[0])
@@ -344,9 +355,9 @@ def _learner(
 
 
 def _single(env: Any, *, reward: Any = None, reward_weights: Any = None, **options: Any) -> Callable[..., Any]:
-    task = _task(env, options)
+    task = task_of(env, options)
     if reward is not None or not task.verified:  # evaluated by the rewards it was trained for
-        task = Judged(make_rewards(task, functions_of(reward), weights(reward_weights)).check())
+        task = Judged(make_rewards(task, functions_of(reward), weights_of(reward_weights)).check())
     return partial(PromptEnv, task)
 
 
@@ -356,6 +367,7 @@ LOOP = Loop(
     _single,
     measured="iterations",
     env_argument="task",
+    env_aliases=("--data",),
     env_help="A task such as arithmetic, reasoning_gym:chain_sum, or a file of prompts (.jsonl).",
     options=LanguageOptions,
     many_seeds=False,

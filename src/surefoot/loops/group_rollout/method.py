@@ -23,6 +23,7 @@ from surefoot.loops.common.schedule import annealing, warming
 from surefoot.loops.group_rollout.iteration import Iteration, until_informative
 from surefoot.loops.group_rollout.rewards import Rewards
 from surefoot.loops.group_rollout.rollout import Rollout
+from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
 from surefoot.objectives import PolicyObjective, advantages, ratios, stabilizers
@@ -46,6 +47,19 @@ class Term:
     sampled: Float[Tensor, "rows length"] | None = None  # log-probabilities of the engine, if it generated the rows
     extra: dict[str, Tensor] = field(default_factory=dict)  # more data per row or token, for a loss that needs it
     judged: TokenStatistics | None = None  # of the model before the update, if already computed
+    kept: Bool[Tensor, "rows length"] | None = None  # the valid tokens to learn from, if not all; others are only read
+
+    def __getitem__(self, rows: Int[Tensor, " some"]) -> Term:
+        """Some of the rows, trimmed to the longest of them; the term then has no others."""
+        sequences = self.sequences[rows]
+        width, changed = sequences.tokens.shape[1], dict[str, Any]()
+        for name in ("advantage", "group", "sampled", "kept"):
+            if (x := getattr(self, name)) is not None:
+                changed[name] = x[rows, :width] if x.ndim > 1 else x[rows]
+        changed["extra"] = {name: x[rows, :width] if x.ndim > 1 else x[rows] for name, x in self.extra.items()}
+        if self.judged is not None:
+            changed["judged"] = self.judged.each(lambda x: x[rows, :width])
+        return dataclasses.replace(self, sequences=sequences, **changed)
 
     def standardized(self) -> Term:
         """The term with the advantages of all its tokens standardised, if its objective asks for that: once, before the
@@ -116,6 +130,8 @@ class GroupRollout:
     imitates: ClassVar[bool] = False  # whether it learns from demonstrations
     compares: ClassVar[bool] = False  # whether it learns which of two answers was chosen
     weighs: ClassVar[bool] = True  # whether reward functions are weighted
+    acts: ClassVar[bool] = True  # whether what it trains writes; a reward model scores what others write
+    judged_by: ClassVar[int] = 1  # the fewest reward functions that it needs
     judges: ClassVar[bool] = False  # whether it reads `rollout.judged`, the model's statistics before the update
 
     prompts: int = hyperparameter(16, low=1, help="Prompts per step.")
@@ -178,20 +194,12 @@ class GroupRollout:
         """Whether it learns from the scored completions of the data, and neither generates nor imitates any."""
         return not self.samples and not self.imitates
 
-    def learned(self, example: Example) -> list[str]:
-        """The texts of an example that the method learns from; they must fit the model together with the prompt."""
+    def learned(self, example: Example) -> list[tuple[Any, str]]:
+        """What the method learns from an example: prompts and texts, each of which must fit the model together."""
         if self.reads:
-            return [text for text, _ in example.scored]
-        return [example.demonstration] if self.imitates and example.demonstration is not None else []
-
-    def accept(self, rewards: Rewards) -> None:
-        """Raise `UsageError` for rewards that the method cannot learn from; called before a model is loaded."""
-        if self.samples:
-            rewards.check()
-
-    def deployed(self, rewards: Rewards) -> dict[str, Any]:
-        """What an agent says of how it is used, beside its sampling settings; JSON."""
-        return {}
+            return [(example.prompt, text) for text, _ in example.scored]
+        shown = example.demonstration if self.imitates else None
+        return [] if shown is None else [(example.prompt, shown)]
 
     # --- what is collected and kept ----------------------------------------------------------------------------------
 
@@ -244,10 +252,8 @@ class GroupRollout:
             UsageError: the task has no demonstrations.
         """
         if rollout.demonstrations is None:
-            raise UsageError(
-                f"{type(self).__name__} imitates demonstrations, but the task has none for "
-                f'{rollout.examples[0].prompt!r}; give data with a column "demonstration".'
-            )
+            self.check_demonstration(rollout.examples[0])
+        assert rollout.demonstrations is not None, "all examples of a task have one, or none has"
         group = torch.arange(len(rollout.index)) if keep is None else keep.nonzero().squeeze(-1)
         objective = PolicyObjective(advantages.unit(), ratios.current(), stabilizers.none(), aggregation=mean())
         term = Term(rollout.demonstrations[group], torch.ones(len(group)), objective, group, name="imitation")
@@ -281,7 +287,29 @@ class GroupRollout:
         `[rows, length]`. Like `loss`, a sum over the rows if that is `separable`."""
         return torch.zeros(()), {}
 
+    # --- what is kept -------------------------------------------------------------------------------------------------
+
+    def agent(self, model: LanguageModel, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
+        """The agent of a model, with the settings of its sampling and facts about its run."""
+        return LanguageAgent(model, {**settings, **facts})
+
     # --- for running a method ----------------------------------------------------------------------------------------
+
+    def check_task(self, task: Task) -> None:
+        """Called before anything is loaded; raises `UsageError` if the task lacks what the method needs."""
+        if self.imitates:
+            self.check_demonstration(task.example(0))
+
+    def check_rewards(self, rewards: Rewards) -> None:
+        """Called before a model is loaded; raises `UsageError` for rewards that the method cannot learn from."""
+
+    def check_demonstration(self, example: Example) -> None:
+        """Raise `UsageError` for an example without a demonstration."""
+        if example.demonstration is None:
+            raise UsageError(
+                f"{type(self).__name__} learns from demonstrations, but the task has none for {example.prompt!r}; give "
+                'data with a column "demonstration".'
+            )
 
     def steps(self) -> list[str]:
         """One iteration in words, for `explain`: one line per step."""

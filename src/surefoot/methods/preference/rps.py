@@ -20,18 +20,18 @@ answers are chosen the plain one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.group_rollout.iteration import Iteration
 from surefoot.loops.group_rollout.method import Rollout
-from surefoot.loops.group_rollout.rewards import Rewards
 from surefoot.methods.language.baselines import GRPO
+from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.steering import Steering, cap, check_template, unit
 
 
@@ -40,6 +40,7 @@ class RPS(GRPO, Steering):
     """A model that is asked for directions of preference, and answers from the neighbours of each."""
 
     weighs: ClassVar[bool] = False
+    judged_by: ClassVar[int] = 2
 
     centre: tuple[float, ...] = hyperparameter(
         (), help="Centre of the directions of training, a weight per reward function; by default equal ones."
@@ -54,19 +55,9 @@ class RPS(GRPO, Steering):
         if self.centre:
             unit(self.centre)
 
-    def accept(self, rewards: Rewards) -> None:
-        super().accept(rewards)
-        if (count := len(rewards.functions)) < 2 or len(self.centre) not in (0, count):
-            given = f" and centre={self.centre}" if self.centre else ""
-            raise UsageError(
-                f"RPS: {count} reward function{'s' * (count != 1)}{given} is not allowed; directions are between two "
-                "or more attributes, each a reward function on the same scale: reward=[helpful, brief]. A centre has "
-                "one weight for each."
-            )
-
-    def deployed(self, rewards: Rewards) -> dict[str, Any]:
+    def agent(self, model: LanguageModel, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
         rule = {field.name: getattr(self, field.name) for field in fields(Steering)}
-        return {"steering": {**rule, "attributes": list(rewards.functions)}}
+        return super().agent(model, {**settings, "steering": rule}, facts)
 
     def collect(self, iteration: Iteration) -> Rollout:
         index = iteration.choose(self.prompts)
@@ -75,7 +66,8 @@ class RPS(GRPO, Steering):
         if len(names) < 2:
             return iteration.write(index)
         centre = unit(self.centre or np.ones(len(names)), len(names))
-        directions = cap(centre, self.spread, len(index), iteration.stream("directions"))
+        drawn = int(torch.randint(2**31 - 1, (), generator=iteration.stream("directions", iteration.progress.step)))
+        directions = cap(centre, self.spread, len(index), np.random.default_rng(drawn))
         asked = [
             replace(example, prompt=self.ask(example.prompt, direction, names))
             for example, direction in zip(examples, directions, strict=True)

@@ -81,7 +81,7 @@ class OneShotSafety(DPO):
         mean = "minimise mean_pairs( σ(s_w − s_l)·ℓ(w, l) + σ(s_l − s_w)·ℓ(l, w) )"
         return f"{mean}\n  s = {score}, {self.pair_objective()}".replace("ℓ(w, l), ℓ =", "ℓ(w, l) =")
 
-    def accept(self, rewards: Rewards) -> None:
+    def check_rewards(self, rewards: Rewards) -> None:
         rewards.check()
         self._check_count(max(1, len(rewards.functions)))
 
@@ -93,7 +93,7 @@ class OneShotSafety(DPO):
                 "lower bound on its mean. Give as many, such as reward=[helpful, harmless], threshold=(0.5,)."
             )
 
-    def learned(self, example: Example) -> list[str]:
+    def learned(self, example: Example) -> list[tuple[Any, str]]:
         return [] if self.samples else super().learned(example)
 
     # --- the dual, once ----------------------------------------------------------------------------------------------
