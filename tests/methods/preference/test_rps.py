@@ -161,12 +161,18 @@ def test_in_training_every_prompt_asks_for_a_direction_of_the_cap():
         components = np.array([x[i].tolist() for x in rollout.components.values()])
         np.testing.assert_allclose(found @ components, rollout.reward[i].tolist(), atol=0.02)
     assert row["return_mean"] == pytest.approx(float(rollout.reward.mean()))
-    assert len({example.prompt.partition(":")[0] for example in rollout.examples}) == 6
+    assert len({example.prompt.partition(":")[0] for example in rollout.examples}) > 3
 
 
 def test_the_agent_says_how_it_is_asked():
     facts = learner(RPS(candidates=3, template="{weights}|{prompt}")).agent().facts
-    assert facts["steering"]["candidates"] == 3 and facts["steering"]["attributes"] == ["long", "digits"]
+    assert facts["steering"] == {
+        "candidates": 3,
+        "max_angle": 30.0,
+        "grid": "absolute",
+        "include_target": False,
+        "template": "{weights}|{prompt}",
+    }
 
 
 class Scripted(LanguageAgent):
@@ -206,20 +212,19 @@ def test_answers_are_chosen_for_the_target_and_compared_with_best_of_k():
 
 
 def test_what_cannot_be_steered_is_refused():
-    agent = Scripted(steering={"attributes": ["a", "b", "c"]})
     for policy, direction, given, words in (
         (object(), 30, {"reward": [long, digits]}, "is not a language model"),
         (Scripted(), 30, {"reward": [long]}, "between two or more attributes"),
         (Scripted(), 30, {}, "between two or more attributes"),
         (Scripted(), [1, 2, 3], {"reward": [long, digits]}, "for 3 attributes, but there are 2"),
-        (agent, 30, {"reward": [long, digits]}, "the agent knows the attributes"),
+        (Scripted(), 30, {"reward": [long, digits], "judge": [long]}, "judge=.* has 1 attributes, reward has 2"),
     ):
         with pytest.raises(UsageError, match=words):
             sf.steer(policy, direction, ["a"], **given)
     with pytest.raises(UsageError, match="does not record its task"):
         sf.steer(Scripted(), 30, reward=[long, digits])
-    with pytest.raises(UsageError, match="RPS: 1 reward function is not allowed"):
-        RPS().accept(make_rewards(resolve([{"prompt": "a"}] * 2), [long], None))
+    with pytest.raises(UsageError, match="RPS compares at least 2 rewards and has 1"):
+        sf.train("rps", [{"prompt": "a"}] * 4, 1, reward=long)
 
 
 def test_from_the_shell(tmp_path, monkeypatch, capsys):
