@@ -224,10 +224,9 @@ def aligned(arm: str, seeds: Sequence[int]) -> dict[str, list[float]]:
     for seed in seeds:
         task, method = RandomBits(), ARMS[arm]
         functions = [ones, zeros_first][: 1 + len(method.threshold)]
-        rewards = make_rewards(task, functions, None)
-        settings: dict[str, Any] = {"seed": seed, "total_steps": STEPS}
+        rewards, settings = make_rewards(task, functions, None), {"seed": seed, "total_steps": STEPS}
         model = deepcopy(warm(task, seed, 200))
-        run = LanguageLearner(method, model, task, rewards, generate, learning_rate=LEARNED, **settings)
+        run = LanguageLearner(method, model, task, rewards, generate, learning_rate=LEARNED, **settings)  # type: ignore[arg-type]
         for _ in range(STEPS):
             run.iterate()
         uniform = torch.rand(500, 4, LENGTH, generator=torch_stream(seed, "measured"))
