@@ -171,6 +171,9 @@ class GroupRollout:
     sampler: str = hyperparameter(
         "uniform", choices=("uniform", "hard", "soft", "medium"), help="How prompts are chosen from a finite set."
     )
+    mask_truncated: bool = hyperparameter(
+        False, help="Do not learn from completions that were cut off; in their group they count all the same."
+    )
     correction: str = hyperparameter(
         "none",
         choices=("none", "truncate", "mask"),
@@ -183,6 +186,8 @@ class GroupRollout:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.mask_truncated and not self.samples:
+            raise UsageError(f"mask_truncated=True has no effect: {type(self).__name__} writes no completions.")
 
     @property
     def refers(self) -> bool:
@@ -243,7 +248,11 @@ class GroupRollout:
         group = torch.arange(prompts).repeat_interleave(samples)
         advantage = self.advantages(rollout).flatten(0, 1)
         known = {"sampled": rollout.log_prob, "judged": rollout.judged}
-        return dataclasses.replace(Term(rollout.sequences, advantage, self.objective(), group, **known), **changes)
+        term = dataclasses.replace(Term(rollout.sequences, advantage, self.objective(), group, **known), **changes)
+        if not self.mask_truncated:
+            return term
+        kept = term.sequences.valid if term.kept is None else term.kept
+        return dataclasses.replace(term, kept=kept & ~rollout.truncated.flatten()[:, None])
 
     def imitation(self, rollout: Rollout, keep: Tensor | None = None, **changes: Any) -> Term:
         """The demonstrations (of the prompts selected by a mask) as a maximum-likelihood term.
@@ -320,7 +329,8 @@ class GroupRollout:
         return [
             f"generate {self.samples} completions for each of {self.prompts} prompts at temperature "
             f"{self.temperature:g}{again}; reward them",
-            f"{self.epochs} × {self.minibatches} steps of AdamW{limit}: minimise −objective",
+            f"{self.epochs} × {self.minibatches} steps of AdamW{limit}: minimise −objective"
+            + (" of the completions that ended" if self.mask_truncated else ""),
         ]
 
     def algorithm(self) -> list[str]:
