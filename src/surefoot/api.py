@@ -259,10 +259,18 @@ def stress(
     In a run's folder, its environment is the default, and `stress-….json` (`stress-ENV-….json` with `env`) is saved.
     `video` films the first episode undisturbed and in the worst cell, beside that file. `on` is a cluster for the
     episodes (see `surefoot.cluster`).
+
+    Under `label-flip:0..0.4` a run that learned from pairs is trained again at every strength, and each model orders
+    the held-out pairs (a `surefoot.evaluate.pairs.NoiseReport`); `env` is the data, if the folder does not name them.
     """
+    from surefoot.evaluate.pairs import is_of_labels, stressed
     from surefoot.evaluate.stress import film_worst
     from surefoot.evaluate.stress import stress as sweep
 
+    if is_of_labels(perturb):
+        run = policy if isinstance(policy, Run) else Run(Path(policy))
+        found: Any = stressed(run, perturb, train, make_method, settings.get("points", 5), task=env, trust=trust)
+        return found
     player, place, folder = player_of(policy, env, algo, trust)
     refuse_language(player, "perturb", "perturbations apply to environments; evaluate it on another task")
     report = dataclasses.replace(sweep(player, place, perturb, on=on, **settings), env=env_name(place))

@@ -41,7 +41,7 @@ def small(slug: str, **changes) -> GroupRollout:
     sizes = {k: v for k, v in sizes.items() if k in names}
     if method.__dataclass_fields__["samples"].default == 0:
         del sizes["samples"]
-    if slug in ("ipo", "srpo"):
+    if slug in ("ipo", "srpo", "one-shot-safety"):
         sizes["beta"] = 0.02  # they stop at a margin of 1/(2β) or so, which must leave room for what is best
     if slug == "d3s":
         sizes["minibatches"] = 1  # of 64 completions it keeps some 30 tokens, too few for two steps at 0.01

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from surefoot.envs.language.task import Example, Task, messages
@@ -68,6 +69,14 @@ def paired(rows: Sequence[Mapping[str, Any]], source: str) -> Sequence[Mapping[s
     kinds = {COLUMNS: Pairs, LABELLED: Labelled}
     found = [kind for columns, kind in kinds.items() if len(rows) and set(columns) <= set(rows[0])]
     return found[0](rows, source) if found else rows
+
+
+def turned(example: Example) -> Example:
+    """The same pair with its answers in each other's place."""
+    won, lost = answers(example)
+    shown = lost if example.demonstration == won else example.demonstration
+    fields = {name: lost if name == "demonstration" and x == won else x for name, x in example.fields.items()}
+    return replace(example, demonstration=shown, fields={**fields, "chosen": lost, "rejected": won})
 
 
 def answers(example: Example) -> tuple[str, str]:
