@@ -162,7 +162,7 @@ def test_bc_learns_the_mean_action_and_of_the_best_episodes_the_best():
 
 
 def test_iql_knows_the_best_of_the_data_without_asking_for_more():
-    """Two actions in one state pay 0 and 1: V rises from their mean to the best as τ does, and Q stays what was paid."""
+    """Two actions in one state pay 0 and 1: V rises from their mean to the best as τ does."""
     action = np.array([[-0.5], [0.5]] * 100, np.float32)
     data = dataclasses.replace(target_data(200), action=action, reward=(action[:, 0] > 0).astype(np.float32))
     data = dataclasses.replace(data, observation=np.zeros((200, 1)), next_observation=np.zeros((200, 1)))
