@@ -61,7 +61,7 @@ _WHERE = {
     "PolicyObjective": "surefoot.objectives",
     "tune": "surefoot.study",
 }
-_ROOMS = ("objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")
+_ROOMS = ("supervised", "objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")
 _SHORT = {"language": "surefoot.methods.language"}
 
 __all__ = [

@@ -80,8 +80,8 @@ def _help() -> str:
 def _early(arguments: Sequence[str]) -> dict[str, Any]:
     """The options on which the declaration of the others depends; None for what is not given."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    for name in ("preset", "env", "task", "reward"):
-        parser.add_argument(f"--{name}")
+    for names in (("--preset",), ("--env",), ("--task", "--data"), ("--reward",)):
+        parser.add_argument(*names)
     parser.add_argument("--config", nargs="+", type=Path, default=[])
     parser.add_argument("--trust", action="store_true")
     try:
@@ -202,8 +202,16 @@ def _print_summary(run: Any) -> None:
                 f"best: {folder}, after {facts['steps']:,}, evaluation {facts[CRITERION]:.6g} (chosen by it: too good)"
             )
     resume = "" if run.finished else f"surefoot train --resume {run.path} · "
-    also = f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_perturb_option(run)}"
-    print(f"next: {resume}surefoot evaluate {run.path} · surefoot {also} · surefoot report {run.path}")
+    more = [f"surefoot {command} · " for command in _to_play(run, agent)]
+    print(f"next: {resume}surefoot evaluate {run.path} · {''.join(more)}surefoot report {run.path}")
+
+
+def _to_play(run: Any, agent: Any) -> list[str]:
+    """What to do next with an agent: what it does when it acts, or what a model that does not act is for."""
+    writes = agent.loop == "group-rollout"
+    if hasattr(agent, "scores"):
+        return [f"train grpo --reward reward-model:{run.path} …"] if writes else []
+    return [f"chat {run.path}" if writes else f"stress {run.path}{_perturb_option(run)}"]
 
 
 def _perturb_option(run: Any) -> str:

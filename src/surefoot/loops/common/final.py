@@ -11,12 +11,16 @@ SHARE = 0.1  # share of a run's iterations over which returns are averaged
 OF_EPISODES = "mean return of the training episodes that ended in the last tenth of training, sampled actions"
 OF_ITERATIONS = "mean training return of the last tenth of the iterations"
 OF_EVALUATIONS = "mean return of the evaluations in the last tenth of training, deterministic actions"
+OF_OBJECTIVE = "minus the mean objective of the last tenth of the epochs"
 
 
 def definition(rows: Iterable[Mapping[str, Any]]) -> str:
     """The definition of the final return of a run with these metrics, in words: over episodes, over iterations, or, for
-    a run that never acts in training, over its evaluations."""
-    return {"return": OF_EPISODES, "return_mean": OF_ITERATIONS, "evaluation_mean": OF_EVALUATIONS}[_measure([*rows])]
+    a run that never acts in training, over its evaluations, or minus the objective of a run on a table."""
+    rows = list(rows)
+    if over_rows(rows):
+        return OF_OBJECTIVE
+    return {"return": OF_EPISODES, "return_mean": OF_ITERATIONS, "evaluation_mean": OF_EVALUATIONS}[_measure(rows)]
 
 
 def _measure(rows: list[Mapping[str, Any]]) -> str:
@@ -25,6 +29,11 @@ def _measure(rows: list[Mapping[str, Any]]) -> str:
         return "return"
     acts = any("return_mean" in row for row in rows)
     return "return_mean" if acts or not any("evaluation_mean" in row for row in rows) else "evaluation_mean"
+
+
+def over_rows(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a run with these metrics passed over the rows of a table, so that nothing acted in an environment."""
+    return any("passes" in row for row in rows)
 
 
 def training_returns(
