@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from surefoot.data.files import NAMES, dataset
@@ -100,10 +101,13 @@ class OfflineLearner(NetworkLearner):
         metrics.pop("td_errors", None)  # of off-policy losses, for a replay by priority
         return metrics
 
+    def rows(self) -> list[NDArray[np.int64]]:
+        """The rows of the data in the next batch of every seed: uniformly drawn, with replacement."""
+        return [g.integers(0, len(self.data), self.method.batch_size) for g in self._index_streams]
+
     def batch(self) -> Batch:
         """A batch of every seed, `[seeds, size, ...]`."""
-        rows = [g.integers(0, len(self.data), self.method.batch_size) for g in self._index_streams]
-        index = torch.from_numpy(np.stack(rows)).to(self.device)
+        index = torch.from_numpy(np.stack(self.rows())).to(self.device)
         taken: Batch = {name: x[index] for name, x in self.columns.items()}
         return self.completed({**taken, "index": index}, self._noise_streams)
 
