@@ -42,7 +42,7 @@ class Transitions:
 
     observation: NDArray[Any]
     action: NDArray[Any]
-    reward: NDArray[np.float32]
+    reward: NDArray[Any]
     next_observation: NDArray[Any]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]

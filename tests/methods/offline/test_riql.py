@@ -141,6 +141,8 @@ def test_settings_without_sense_are_refused_and_the_formula_says_what_runs():
     ):
         with pytest.raises(UsageError, match=f"RIQL: {said} is not allowed"):
             RIQL(**values)
+    with pytest.raises(UsageError, match="give the lower end first"):
+        RIQL(target_range=(1.0, -1.0))
     text = RIQL(sigma=0.5, quantile=0.1, target_range=(-100.0, 1000.0)).objective()
     assert "0.1-quantile over 5 of Q⁻" in text and "linear beyond 4" in text and "clipped to [-100, 1000]" in text
     assert "‖π(s) − a‖²" in text and "min over" not in text and "quantile" in sf.explain("riql")

@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from surefoot.data.transitions import Transitions
+from surefoot.errors import UsageError
 from surefoot.hyperparameters import Range, hyperparameter
 from surefoot.methods.offline.baselines import IQL
 from surefoot.objectives.bootstrap import low_quantile
@@ -72,6 +73,11 @@ class RIQL(IQL):
     target_range: tuple[float, float] | None = hyperparameter(
         None, help="Range to which r + γ·V(s') is clipped, in units of return, if given."
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target_range is not None and not self.target_range[0] < self.target_range[1]:
+            raise UsageError(f"target_range={self.target_range} is not allowed; give the lower end first.")
 
     def fitted(self, data: Transitions) -> Any:
         return data.scale(following=True)
