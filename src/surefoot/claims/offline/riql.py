@@ -199,7 +199,7 @@ CLAIM = Claim(
             "parts",
             Exact("distance from min(σ²|x|, 1)"),
             Less(1e-12, against=1e-9),
-            says="§4.2: Huber loss … to handle the heavy-tailedness of targets",
+            says="abstract: the Huber loss to handle the heavy-tailedness",
         ),
         Part(
             "a quantile is a lower bound by so many deviations",
@@ -227,7 +227,7 @@ CLAIM = Claim(
                 "walker2d, random dynamics: 17.7 → 78.2, hopper 1.3 → 51.5, halfcheetah 36.7 → 43.1; in TRACER",
                 "read",
             ),
-            says="abstract: RIQL … achieves highly robust performance under diverse data corruption",
+            says="abstract: highly robust performance when subjected to diverse data corruption scenarios",
         ),
         Part(
             "beats IQL where rewards are corrupted",
@@ -265,7 +265,7 @@ CLAIM = Claim(
             "point",
             LogRatio("kurtosis, dynamics", "kurtosis, clean"),
             More(),
-            says="§4.2: the heavy-tailed issue … under dynamics corruption",
+            says="abstract: heavy-tail targets of Q functions under dynamics corruption",
         ),
     ),
     not_run="D4RL's files do not come with the package. With one, 3 million steps of seven networks of two layers of 256 "
