@@ -1,4 +1,4 @@
-"""Surefoot from Python: train, resume, load, evaluate, stress, compare, claim, explain."""
+"""Surefoot from Python: train, resume, load, evaluate, stress, compare, explain."""
 
 from __future__ import annotations
 
@@ -40,12 +40,11 @@ from surefoot.loops.common.run import Run
 from surefoot.loops.common.train import Callback
 
 if TYPE_CHECKING:
-    from surefoot.claims.judge import Finding
     from surefoot.evaluate.compare import Comparison
     from surefoot.evaluate.stress import StressReport
     from surefoot.perturbations import Perturbation
 
-__all__ = ["Run", "claim", "compare", "evaluate", "explain", "load", "make_method", "resume", "stress", "train"]
+__all__ = ["Run", "compare", "evaluate", "explain", "load", "make_method", "resume", "stress", "train"]
 
 
 def train(
@@ -143,10 +142,12 @@ def resume(
     called unless `trust=True`. On another `device` results are the same up to rounding. Callbacks are not saved and
     must be given again. Raises `UsageError` if the run cannot be resumed.
     """
-    found, env = run if isinstance(run, Run) else Run(Path(run)), env if data is None else data
+    found = run if isinstance(run, Run) else Run(Path(run))
     config = runs.checked(found)
     method = recorded_method(found, config, method, trust)
     names = option_names(method)
+    if data is not None:
+        env, options = (env, {**options, "data": data}) if "data" in names else (data, options)
     if unknown := sorted(set(options) - {*names}):
         raise UsageError(
             f"{unknown[0]} is not allowed: a run is resumed with its original hyperparameters. The arguments are "
@@ -387,29 +388,6 @@ def _compared(
             f"{path} ended before its {run.config['steps']} steps, so there is nothing to compare yet; run the same "
             f"comparison with out={str(path.parent)!r} to continue."
         )
-
-
-def claim(
-    slug: str,
-    *,
-    tier: str | None = None,
-    seeds: Sequence[int] | None = None,
-    out: str | Path = "surefoot-claims",
-    on: str = "",
-) -> dict[str, Finding]:
-    """Run a paper's claim: the finding of every part that was measured, by the part's name.
-
-    Args:
-        slug: of the paper, or `"module:NAME"` of a claim of your own.
-        tier: "mechanism", "miniature" or "instance"; all experiments if not given.
-        seeds: random seeds, if not the experiments' own; any others make a replication.
-        out: folder for the records.
-        on: a cluster for the pieces of an experiment (see `surefoot.cluster`).
-    """
-    from surefoot.claims import records, running
-
-    found = records.claim(slug)
-    return records.findings(found, running.run(found, Path(out), tier=tier, seeds=seeds, on=on))
 
 
 def explain(method: str | Method, **hyperparameters: Any) -> str:
