@@ -85,7 +85,7 @@ def one_batch(seeds: Sequence[int]) -> dict[str, list[float]]:
             written = torch.arange(valid.shape[1]) >= (terms[0].sequences.lengths - valid.sum(1))[:, None]
             found["weight of a prompt"].append(float(weights[~written].abs().max()))
             asked = [len(one.index) for one in iteration.written]
-            found["asked more"].append(max(np.diff(asked)))
+            found["asked more"].append(int(max(np.diff(asked))))
     return found
 
 
