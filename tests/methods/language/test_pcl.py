@@ -80,7 +80,7 @@ def test_at_first_every_prompt_is_worth_a_half(model):
 
 
 def test_v_reads_the_whole_prompt_and_no_more(model):
-    """The value of a prompt depends neither on those beside it, padding included, nor on how many are read at a time."""
+    """The value of a prompt depends neither on those beside it, padding included, nor on how many are read."""
     vector = initial(model) + 0.05 * torch.randn(len(initial(model)), generator=torch.Generator().manual_seed(0))
     together = values(model, vector, PROMPTS)
     alone = torch.cat([values(model, vector, [prompt]) for prompt in PROMPTS])
