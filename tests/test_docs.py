@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import runpy
+import sys
+import types
 from pathlib import Path
 
 import fake_hub
 import pytest
+
+from surefoot import catalogue, cli
 
 PAGES = Path(__file__).parents[1] / "docs"
 
@@ -80,3 +85,24 @@ def test_learning_from_preferences(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
     names = run("preferences.md")
     assert len(names["run"].metrics()) == 4 and "1 − 2·0.2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", ["environments.md", "tabular.md", "methods.md", "reproducibility.md"])
+def test_pages_whose_code_says_itself_what_it_shows(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "page", types.ModuleType("page"))  # where classes of the page are defined
+    run(page)
+
+
+def test_the_pages_of_papers_and_the_reference_are_made_of_what_runs(tmp_path, monkeypatch):
+    pages = runpy.run_path(str(PAGES / "make_pages.py"))
+    text = "\n".join(pages["page"](catalogue.paper("spo")))
+    assert '<pre class="formula">maximise  mean[ ρÂ' in text and "| `epsilon` | `0.2` |" in text and "## Claim" in text
+    assert "surefoot explain spo" in text and "--preset mujoco-3-layers" in text
+    assert "Planned: " in "\n".join(pages["index"]()) or all(p.built for p in catalogue.papers())
+    reference = runpy.run_path(str(PAGES / "make_reference.py"))
+    text = "\n".join(reference["commands"]())
+    assert all(f"## {name}\n" in text for name in cli.COMMANDS) and "--families" in text
+    for file, text in reference["names"]():
+        for entry in re.findall(r"::: (\S+)", text):
+            assert pkgutil.resolve_name(entry) is not None, (file, entry)

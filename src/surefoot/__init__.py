@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from surefoot.api import Run, claim, compare, evaluate, explain, load, resume, stress, train
     from surefoot.catalogue import paper, papers
+    from surefoot.data.files import dataset, write_dataset
     from surefoot.envs.tabular import TabularMDP, tabular_from_gym
     from surefoot.errors import UsageError
     from surefoot.evaluate.acting import Smoothed
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from surefoot.evaluate.pages.folder import report
     from surefoot.hardening import harden
     from surefoot.objectives import PolicyObjective
+    from surefoot.recording import record
     from surefoot.solvers import evaluate_policy, solve
     from surefoot.study import tune
 
@@ -43,6 +45,8 @@ _WHERE = {
     **dict.fromkeys(["paper", "papers"], "surefoot.catalogue"),
     **dict.fromkeys(["TabularMDP", "tabular_from_gym"], "surefoot.envs.tabular"),
     "UsageError": "surefoot.errors",
+    **dict.fromkeys(["dataset", "write_dataset"], "surefoot.data.files"),
+    "record": "surefoot.recording",
     "audit": "surefoot.evaluate.audit",
     "harden": "surefoot.hardening",
     "Smoothed": "surefoot.evaluate.acting",
@@ -57,7 +61,7 @@ _WHERE = {
     "PolicyObjective": "surefoot.objectives",
     "tune": "surefoot.study",
 }
-_ROOMS = ("objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")
+_ROOMS = ("supervised", "objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")
 _SHORT = {"language": "surefoot.methods.language"}
 
 __all__ = [
@@ -71,6 +75,7 @@ __all__ = [
     "certify_actions",
     "claim",
     "compare",
+    "dataset",
     "diagnose",
     "evaluate",
     "evaluate_policy",
@@ -82,6 +87,7 @@ __all__ = [
     "paper",
     "papers",
     "push",
+    "record",
     "report",
     "resume",
     "solve",
@@ -89,6 +95,7 @@ __all__ = [
     "tabular_from_gym",
     "train",
     "tune",
+    "write_dataset",
 ]
 
 

@@ -28,6 +28,8 @@ class Compared:
     """One or more environments."""
     task: tuple[str, ...] = ()
     """One or more language-model tasks."""
+    data: tuple[str, ...] = ()
+    """One or more tables."""
     seed: int = 0
     """First random seed."""
     seeds: int = 10
@@ -37,6 +39,8 @@ class Compared:
     out: Path | None = None
     """Folder for the runs, comparison.json, report.html, scores.csv and table.tex; finished runs found there are
     reused."""
+    on: str = ""
+    """Where to compute: ray for a Ray cluster on this machine, ray:ADDRESS for another; else in this process."""
 
 
 OWN = ("num_seeds", "run_dir", "resume", "preset", "config", "start", "keep_best", "method")  # options of a single run
@@ -48,8 +52,8 @@ def compare(arguments: Sequence[str]) -> None:
 
     given, others = parsed(Compared, arguments, "surefoot compare", unknown=True)
     options = _options(given, others)
-    places: dict[str, Any] = {"env": given.env or None, "task": given.task or None}
-    run: dict[str, Any] = {"seed": given.seed, "seeds": given.seeds, "steps": given.steps, "out": given.out}
+    places: dict[str, Any] = {name: getattr(given, name) or None for name in ("env", "task", "data")}
+    run: dict[str, Any] = {name: getattr(given, name) for name in ("seed", "seeds", "steps", "out", "on")}
     progress = None if sys.stderr.isatty() else _said  # a terminal has a live bar
     found = api.compare(given.methods, **places, **run, progress=progress, **options)
     print(found.table())

@@ -30,6 +30,17 @@ def smoothed(
     return (action + (deviation * noise).clamp(-clip, clip)).clamp(-1, 1)
 
 
+def advantage_weights(advantage: Float[Tensor, "batch"], beta: float, limit: float) -> Float[Tensor, "batch"]:
+    """`min(exp(β·A), limit)`, without a gradient: weights of cloned actions (IQL, arXiv:2110.06169, eq. 7)."""
+    return (beta * advantage).exp().clamp(max=limit).detach()
+
+
+def scale_free(values: Float[Tensor, "batch"], alpha: float) -> Float[Tensor, ""]:
+    """`α·mean Q / mean |Q|`, the divisor without a gradient: the same for every scale of rewards, to be weighed against
+    a regularizer (TD3+BC, arXiv:2106.06860, eq. 5)."""
+    return alpha / values.abs().mean().detach() * values.mean()
+
+
 def chosen(values: Float[Tensor, "*axes batch actions"], action: Int[Tensor, "batch"]) -> Float[Tensor, "*axes batch"]:
     """The values of the actions taken."""
     index = action.expand(values.shape[:-1]).unsqueeze(-1)

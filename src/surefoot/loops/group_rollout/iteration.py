@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from surefoot.envs.language import Example, Task
 from surefoot.loops.group_rollout.rollout import Progress, Rollout, joined
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
+from surefoot.seeding import torch_stream
 
 if TYPE_CHECKING:
     from surefoot.loops.group_rollout.learner import LanguageLearner
@@ -41,6 +42,10 @@ class Iteration:
         """Where the examples come from."""
         return self._learner.task
 
+    def stream(self, name: str, counter: int = 0) -> torch.Generator:
+        """Random numbers of the run by name and a number, such as that of an example: the same in every iteration."""
+        return torch_stream(self._learner.seeds[0], name, counter)
+
     def choose(self, count: int) -> Int[Tensor, " count"]:
         """The numbers of the next `count` prompts, as the method's `sampler` chooses them; those that are too long for
         the model are skipped."""
@@ -59,6 +64,10 @@ class Iteration:
     def read(self, index: Int[Tensor, " prompts"]) -> Rollout:
         """The scored completions of the examples with these numbers, as if they had been written here."""
         return self._learner.writer.read(index, [self.task.example(int(i)) for i in index], self.progress)
+
+    def judged(self, examples: Sequence[Example], texts: Sequence[str]) -> Float[Tensor, " texts"]:
+        """The rewards of texts that somebody wrote, one for each of the examples."""
+        return self._learner.writer.judged(examples, texts)
 
     def held_out(self, count: int) -> Rollout:
         """The likeliest completion of each of the first `count` held-out examples, and its reward; not learned from."""

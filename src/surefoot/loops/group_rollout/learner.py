@@ -35,6 +35,7 @@ from surefoot.loops.group_rollout.writing import Writer
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.generation import WHOLE, Engine
 from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.reward_model import RewardModel
 from surefoot.models.language.sampling import Sampling
 from surefoot.seeding import torch_stream
 
@@ -80,7 +81,9 @@ class LanguageLearner:
         self.checked = False  # whether the method's loss was checked
         # Whether the engine was found to generate with the model's weights; truncated distributions differ in any case.
         self.trusted = not sampling.whole
-        method.prepare(model)
+        with torch.random.fork_rng(devices=[]):  # what a method adds to the model is drawn from the run's seed
+            torch.manual_seed(seed)
+            method.prepare(model)
         distributed.agree(model.parameters().values())
         if method.refers:
             model.keep_reference()
@@ -205,10 +208,8 @@ class LanguageLearner:
             self.learned = self.iteration + 1
             return
         silent = self.iteration + 1 - self.learned
-        ends, uneasy = (
-            self.patience is not None and silent >= self.patience,
-            silent == min(WARN_AFTER, self.patience or WARN_AFTER),
-        )
+        ends = self.patience is not None and silent >= self.patience
+        uneasy = silent == min(WARN_AFTER, self.patience or WARN_AFTER)
         if not (ends or uneasy):
             return
         rate = self.optimizer.param_groups[0]["lr"]
@@ -231,8 +232,8 @@ class LanguageLearner:
         terms = [term.standardized() for term in terms]
         batches = [self.estimator.batch(term, again) for term in terms]
         if not self.checked:
-            critic = self.model.critic is not None
-            self.checked = check_loss(method, terms, batches, self.model.device, critic)
+            judged = None if self.model.critic is None else self.model.critic.outputs
+            self.checked = check_loss(method, terms, batches, self.model.device, judged)
         groups = torch.cat([term.group for term in terms]).unique()
         stream = torch_stream(self.seeds[0], "minibatches", self.iteration)
         for _ in range(method.epochs):
@@ -378,11 +379,11 @@ class LanguageLearner:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
-    def agent(self, index: int = 0, **facts: Any) -> LanguageAgent:
-        """The current model, and its sampling settings."""
+    def agent(self, index: int = 0, **facts: Any) -> LanguageAgent | RewardModel:
+        """The current model with its sampling settings, or the reward model that it is."""
         settings = {"max_tokens": self.method.max_tokens, "temperature": self.method.temperature}
         settings |= {"stop": list(self.stop), "sampling": self.writer.sampling.named()}
-        return LanguageAgent(self.model.whole(), {**settings, **facts})
+        return self.method.agent(self.model.whole(), settings, facts)
 
     def lost(self) -> list[int]:
         """The seed, if a weight is not finite."""

@@ -22,6 +22,7 @@ from surefoot.hyperparameters import Choices, Range, check, hyperparameter
 from surefoot.loops.common.schedule import annealing, warming
 from surefoot.loops.group_rollout.iteration import Iteration, until_informative
 from surefoot.loops.group_rollout.rollout import Rollout
+from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
 from surefoot.objectives import PolicyObjective, advantages, ratios, stabilizers
@@ -45,6 +46,19 @@ class Term:
     sampled: Float[Tensor, "rows length"] | None = None  # log-probabilities of the engine, if it generated the rows
     extra: dict[str, Tensor] = field(default_factory=dict)  # more data per row or token, for a loss that needs it
     judged: TokenStatistics | None = None  # of the model before the update, if already computed
+    kept: Bool[Tensor, "rows length"] | None = None  # the valid tokens to learn from, if not all; others are only read
+
+    def __getitem__(self, rows: Int[Tensor, " some"]) -> Term:
+        """Some of the rows, trimmed to the longest of them; the term then has no others."""
+        sequences = self.sequences[rows]
+        width, changed = sequences.tokens.shape[1], dict[str, Any]()
+        for name in ("advantage", "group", "sampled", "kept"):
+            if (x := getattr(self, name)) is not None:
+                changed[name] = x[rows, :width] if x.ndim > 1 else x[rows]
+        changed["extra"] = {name: x[rows, :width] if x.ndim > 1 else x[rows] for name, x in self.extra.items()}
+        if self.judged is not None:
+            changed["judged"] = self.judged.each(lambda x: x[rows, :width])
+        return dataclasses.replace(self, sequences=sequences, **changed)
 
     def standardized(self) -> Term:
         """The term with the advantages of all its tokens standardised, if its objective asks for that: once, before the
@@ -114,6 +128,8 @@ class GroupRollout:
     unit: ClassVar[int] = 1  # rows of a unit, adjacent in a term: 2 for a loss of pairs
     imitates: ClassVar[bool] = False  # whether it learns from demonstrations
     weighs: ClassVar[bool] = True  # whether reward functions are weighted
+    acts: ClassVar[bool] = True  # whether what it trains writes; a reward model scores what others write
+    judged_by: ClassVar[int] = 1  # the fewest reward functions that it needs
     judges: ClassVar[bool] = False  # whether it reads `rollout.judged`, the model's statistics before the update
 
     prompts: int = hyperparameter(16, low=1, help="Prompts per step.")
@@ -176,11 +192,12 @@ class GroupRollout:
         """Whether it learns from the scored completions of the data, and neither generates nor imitates any."""
         return not self.samples and not self.imitates
 
-    def learned(self, example: Example) -> list[str]:
-        """The texts of an example that the method learns from; they must fit the model together with the prompt."""
+    def learned(self, example: Example) -> list[tuple[Any, str]]:
+        """What the method learns from an example: prompts and texts, each of which must fit the model together."""
         if self.reads:
-            return [text for text, _ in example.scored]
-        return [example.demonstration] if self.imitates and example.demonstration is not None else []
+            return [(example.prompt, text) for text, _ in example.scored]
+        shown = example.demonstration if self.imitates else None
+        return [] if shown is None else [(example.prompt, shown)]
 
     # --- what is collected and kept ----------------------------------------------------------------------------------
 
@@ -267,6 +284,12 @@ class GroupRollout:
         """The term added to the loss of some rows if the model has a critic; differentiated with respect to its `value`
         `[rows, length]`. Like `loss`, a sum over the rows if that is `separable`."""
         return torch.zeros(()), {}
+
+    # --- what is kept -------------------------------------------------------------------------------------------------
+
+    def agent(self, model: LanguageModel, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
+        """The agent of a model, with the settings of its sampling and facts about its run."""
+        return LanguageAgent(model, {**settings, **facts})
 
     # --- for running a method ----------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from surefoot.errors import UsageError
 from surefoot.models.device import chosen_device
 from surefoot.models.language import text
-from surefoot.models.language.critic import Critic
+from surefoot.models.language.critic import Critic, Heads
 from surefoot.models.language.head import logits_of, token_log_probs
 from surefoot.models.language.sequences import Sequences
 from surefoot.models.language.states import evaluating, split_weight, written_states
@@ -35,7 +35,8 @@ class TokenStatistics(NamedTuple):
     log_prob: Float[Tensor, "batch length"]
     entropy: Float[Tensor, "batch length"]
     normaliser: Float[Tensor, "batch length"]  # log Σ exp of the logits, divided by the temperature
-    value: Float[Tensor, "batch length"] | None = None  # of the state before the token, if the model has a critic
+    # Of the state before the token, if the model has a critic; one number a head, if it is a reward model.
+    value: Float[Tensor, "batch length *heads"] | None = None
 
     @property
     def known(self) -> list[Tensor]:
@@ -54,9 +55,9 @@ class LanguageModel:
     `network` is a `PreTrainedModel` or a PEFT model around one; it is put into evaluation mode, also for training,
     because with dropout or random routing no likelihood would be that of the acting policy. `reference` is a frozen
     copy; a PEFT model with a fresh adapter needs none: it is its own reference with the adapter off. `critic` is
-    present if a method needs one; it is trained with the network and is in checkpoints, but not among the files that
-    `save` writes. `settings` say how text is encoded and decoded, and `opened` are the options with which the weights
-    were opened: `save` records them, so that the same weights are found again.
+    present if a method needs one, or the heads of a reward model; it is trained with the network and is in checkpoints,
+    but not among the files that `save` writes. `settings` say how text is encoded and decoded, and `opened` are the
+    options with which the weights were opened: `save` records them, so that the same weights are found again.
     """
 
     sharded: ClassVar[bool] = False  # whether its weights are sharded over processes
@@ -64,7 +65,7 @@ class LanguageModel:
     network: Any
     tokenizer: Any
     reference: Any = None
-    critic: Critic | None = None
+    critic: Critic | Heads | None = None
     settings: TextSettings = field(default_factory=TextSettings)
     opened: Mapping[str, str] = field(default_factory=dict)
 
@@ -209,6 +210,11 @@ class LanguageModel:
         weight, _, _ = self.head()
         self.critic = Critic(weight.shape[1], weight.device)
 
+    def add_heads(self, heads: int) -> None:
+        """Give the model the untrained heads of a reward model, drawn from torch's generator."""
+        weight, _, _ = self.head()
+        self.critic = Heads(weight.shape[1], heads, weight.device)
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """The network in evaluation mode, without dropout or random routing; its mode is restored afterwards."""
@@ -227,12 +233,13 @@ class LanguageModel:
             return self._statistics(self.base, self.critic, sequences, temperature)
 
     def _statistics(
-        self, network: Any, critic: Critic | None, sequences: Sequences, temperature: float
+        self, network: Any, critic: Critic | Heads | None, sequences: Sequences, temperature: float
     ) -> TokenStatistics:
         tokens, valid = sequences.tokens.to(self.device), sequences.valid.to(self.device)
         blank = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
         if not self.sharded and not bool(valid.any()):  # all processes must run a sharded model
-            return TokenStatistics(blank, blank, blank, None if critic is None else blank)
+            unjudged = None if critic is None else blank.new_zeros(*blank.shape, *critic.outputs)
+            return TokenStatistics(blank, blank, blank, unjudged)
         weight, bias, softcap = self.head(network)
         with split_weight(network, weight) as weight:
             hidden = written_states(network, tokens, valid)
@@ -241,7 +248,7 @@ class LanguageModel:
         )
         found = TokenStatistics(*known, None if critic is None else critic(hidden))
         place = valid.nonzero(as_tuple=True)
-        return found.each(lambda x: blank.index_put(place, x))
+        return found.each(lambda x: x.new_zeros(*blank.shape, *x.shape[1:]).index_put(place, x))
 
     def next_logits(self, hidden: Tensor, temperature: float) -> Float[Tensor, "batch vocabulary"]:
         """The logits of the next token divided by the temperature, in float32, from the last hidden states."""

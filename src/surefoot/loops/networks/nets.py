@@ -42,6 +42,7 @@ class Net:
         l2: λ of the penalty λ/2·‖weights‖², whose gradient Adam sees.
         decay: η of decoupled decay: a step also takes off `learning_rate·η·weights`.
         rule: what its weights become in place of a step of Adam, and metrics; only without a loss.
+        annealed: whether the run's schedule of learning rates is followed.
         kept: its description, if the agent keeps it beside the network that acts (`models.companions`).
     """
 
@@ -59,6 +60,7 @@ class Net:
     l2: float = 0.0
     decay: float = 0.0
     rule: Loss | None = None
+    annealed: bool = True
     kept: Any = None
 
     @property
@@ -156,7 +158,7 @@ def gradient_step(
             gradient, found[f"{name}_grad_norm"] = clip_norm(gradient, net.max_grad_norm)
             vector = now[name]
             gradient = gradient + net.l2 * vector if net.l2 else gradient
-            rate = net.learning_rate if factor is None else net.learning_rate * factor
+            rate = net.learning_rate if factor is None or not net.annealed else net.learning_rate * factor
             vector = vector - rate * net.decay * vector if net.decay else vector
             now[name], averages[name] = averages[name].step(vector, gradient, rate, net.epsilon)
             metrics |= found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from surefoot.evaluate.audit import AuditReport, Result
-from surefoot.evaluate.audit_page import columns, figure, markdown_table, share
 from surefoot.evaluate.hardened import AGAINST, Change, HardenReport
+from surefoot.evaluate.pages.audit import columns, figure, markdown_table, share
 from surefoot.evaluate.pages.page import Chart, Charts, Folded, Page, Section, Table, Text
 from surefoot.evaluate.statistics import in_brackets
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from surefoot.loops.common.optimizer import Adam
 from surefoot.loops.common.run import make_learner
-from surefoot.loops.off_policy.learner import Means
-from surefoot.loops.off_policy.nets import Function, Net, Weights, gradient_step
+from surefoot.loops.networks.learner import Means
+from surefoot.loops.networks.nets import Function, Net, Weights, gradient_step
 from surefoot.methods.control.dqn import DQN
 from surefoot.methods.control.sac import SAC
 from surefoot.methods.control.td3 import TD3
