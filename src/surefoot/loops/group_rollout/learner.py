@@ -325,8 +325,8 @@ class LanguageLearner:
         self.optimizer.state.clear()
 
     def _learning_rate(self) -> float:
-        method = self.method
-        return scheduled(self.learning_rate, method.anneal, method.warmup, self.iteration, 1, self.total_steps)
+        method, rate = self.method, self.learning_rate * self.method.speed(self.memory)
+        return scheduled(rate, method.anneal, method.warmup, self.iteration, 1, self.total_steps)
 
     # --- checkpoints and agents --------------------------------------------------------------------------------------
 
