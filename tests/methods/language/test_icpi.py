@@ -105,7 +105,7 @@ def test_answers_without_sense_are_refused(answer):
 
 
 def test_greedy_on_imagination_is_no_worse_than_the_policy_imagined():
-    """With a random policy as the recent one, on the mean of many imagined episodes; at the far end they see nothing."""
+    """With a random policy as the recent one, on the mean of many imagined episodes; far away they see nothing."""
     every, _ = experience(CHAIN, OPTIMAL)
     model, method = imagination(every, every), ICPI(longest=12)
     q = np.mean([[method.values(CHAIN, model, s) for s in range(8)] for _ in range(60)], 0)

@@ -110,11 +110,11 @@ class ICPI(Tabular):
         """Evenly among the best actions of every state, by one imagined episode each."""
         steps = state["steps"].cpu().numpy()
         imagined = self.imagination(mdp, steps, numpy_stream(0, "policy", len(steps)))
-        found = torch.zeros(mdp.states, mdp.actions, dtype=torch.float64)
+        found = np.zeros((mdp.states, mdp.actions))
         for here in range(mdp.states):
             among = best(self.values(mdp, imagined, here)) if imagined.ready() else legal(mdp, here)
-            found[here, torch.from_numpy(among)] = 1 / len(among)
-        return found
+            found[here, among] = 1 / len(among)
+        return torch.from_numpy(found).to(state["steps"].device)
 
     def objective(self) -> str:
         return (
