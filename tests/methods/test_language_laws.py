@@ -37,7 +37,8 @@ def small(slug: str, **changes) -> GroupRollout:
     """The method at a size for tests, the paper's own coefficients kept."""
     method = catalogue.method_class(slug)
     names = {f.name for f in dataclasses.fields(method)}
-    sizes = {"prompts": 8, "samples": 8, "max_tokens": 3, "kl": 0.0, "k": 2, "bundle": 2, "request": "a=", **changes}
+    sizes = {"prompts": 8, "samples": 8, "max_tokens": 3, "kl": 0.0, "k": 2, "bundle": 2, "request": "a="}
+    sizes |= {"candidates": 2, **changes}
     sizes = {k: v for k, v in sizes.items() if k in names}
     if method.__dataclass_fields__["samples"].default == 0:
         del sizes["samples"]

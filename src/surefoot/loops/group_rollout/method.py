@@ -224,6 +224,10 @@ class GroupRollout:
         """The method's memory after an iteration; called when the weights have been updated."""
         return rollout.progress.memory
 
+    def speed(self, memory: Mapping[str, Tensor]) -> float:
+        """The factor of the learning rate in the next iteration, which may depend on the memory."""
+        return 1.0
+
     # --- what is optimised -------------------------------------------------------------------------------------------
 
     def prepare(self, model: LanguageModel) -> None:
