@@ -14,8 +14,9 @@ come close to a minimax winner. The reward is 0 on average however good the poli
 Gokul Swamy et al., *A Minimaximalist Approach to Reinforcement Learning from Human Feedback* (2024), arXiv:2401.04056.
 Differences: PPO in place of SAC, and therefore W at the last step. Spread evenly over the steps, as in the paper, whose
 critic learns off-policy, what a step could still earn would shrink with time. An episode that is cut short is over too,
-and W is all of its reward: a bootstrap would count its comparisons twice. The recent trajectories are those of the same
-batch, and `recent` of the batches before.
+and W is all of its reward: a bootstrap would count its comparisons twice. λ is 1, as a critic that cannot see how long
+an episode has lasted cannot tell what it will be worth. The recent trajectories are those of the same batch, and
+`recent` of the batches before.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from surefoot.hyperparameters import hyperparameter
+from surefoot.hyperparameters import Range, hyperparameter
 from surefoot.loops.common.collect import Rollout
 from surefoot.methods.control.ppo import PPO
 from surefoot.models.functional import Model
@@ -71,6 +72,9 @@ class SelfPlayPO(PPO):
     compared: ClassVar[int] = 1  # numbers that `tallied` gives of a step
 
     gamma: float = hyperparameter(1.0, low=0, high=1, help="Discount factor; the reward comes with the last step.")
+    lam: float = hyperparameter(
+        1.0, low=0, high=1, help="GAE's λ; at 1 all of an episode's reward counts at every step.", tune=Range(0.8, 1.0)
+    )
     normalize_rewards: bool = hyperparameter(
         False, help="Divide rewards by the running standard deviation of the discounted return."
     )
@@ -123,8 +127,8 @@ class SelfPlayPO(PPO):
     def steps(self) -> list[str]:
         pool = f"the others of the batch and {self.recent} before" if self.recent else "the others of the batch"
         noise = f", answered wrongly with probability {self.label_noise:g}" if self.label_noise else ""
-        play = f"rewards, before that: at the end of an episode its mean payoff against {pool}{noise}; 0 elsewhere"
-        return [play, *super().steps()]
+        reward = f"its mean payoff against {pool}{noise}"
+        return [f"    whose rewards are 0, and at the end of an episode {reward}", *super().steps()]
 
 
 METHOD = SelfPlayPO
