@@ -1,4 +1,4 @@
-"""D³S: learn from the completions whose advantages differ most and from their decisive tokens, from more as time goes by.
+"""D³S: learn from the completions whose advantages differ most and their decisive tokens, from more over time.
 
     maximise  mean over kept tokens[ min(ρÂ, clip(ρ)Â) ]
 
