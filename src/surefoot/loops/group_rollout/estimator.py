@@ -33,19 +33,22 @@ class LanguageEstimator:
         if self.model.critic is None and not self.method.judges:
             return rollout
         with self.model.evaluating():
-            return dataclasses.replace(rollout, judged=self.statistics(rollout.sequences))
+            judged = self.statistics(rollout.sequences, candidates=self.method.candidates)
+        return dataclasses.replace(rollout, judged=judged)
 
-    def statistics(self, sequences: Sequences, reference: bool = False) -> TokenStatistics:
+    def statistics(self, sequences: Sequences, reference: bool = False, candidates: int = 0) -> TokenStatistics:
         """The statistics of every token under the model, or under the reference, without a gradient."""
-        fields = 3 if reference or self.model.critic is None else 4
-        found = torch.zeros(fields, *sequences.valid.shape)
+        vocabulary, width = self.model.head()[0].shape
+        critic, candidates = not reference and self.model.critic is not None, min(candidates, vocabulary)
+        found = TokenStatistics.blank(sequences.valid.shape, critic, width, candidates)
+        settings = {"temperature": self.method.temperature, "reference": reference, "candidates": candidates}
         with torch.no_grad():
             for rows in self.in_step(sequences, self._pieces(sequences), reference):
                 part = sequences[rows]
-                statistics = self.model.statistics(part, temperature=self.method.temperature, reference=reference)
-                found[:, rows, : part.tokens.shape[1]] = torch.stack(statistics.known).cpu()
-        distributed.add([found])
-        return TokenStatistics(*found)
+                for whole, x in zip(found.known, self.model.statistics(part, **settings).known, strict=True):
+                    whole[rows, : part.tokens.shape[1]] = x.cpu()
+        distributed.add(found.known)
+        return found
 
     def batch(self, term: Term, again: bool) -> Batch:
         """A term with everything its loss needs; `again` is True if there are several steps, so that the likelihoods
