@@ -96,9 +96,9 @@ class Moments:
         )
         met = torch.bincount(place.flatten(), minlength=len(row))[:, None]
         gradient = torch.sparse.mm(incidence, written.hidden) / met.clamp(min=1)
-        first, second = torch.zeros(len(row), written.hidden.shape[1]), torch.zeros(len(row), written.hidden.shape[1])
+        first, second = torch.zeros_like(gradient), torch.zeros_like(gradient)
         old = torch.searchsorted(row, self.row)
-        first[old], second[old] = self.first, self.second
+        first[old], second[old] = self.first.to(gradient), self.second.to(gradient)
         first = torch.where(met > 0, BETA * first + (1 - BETA) * gradient, first)
         second = torch.where(met > 0, BETA_SQUARE * second + (1 - BETA_SQUARE) * gradient**2, second)
         return Moments(row, first, second, self.count + 1)
