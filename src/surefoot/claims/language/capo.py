@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,12 +123,18 @@ def predictions(seeds: Sequence[int]) -> dict[str, list[float]]:
             alone_ = term.extra["policy_shift"][valid]
             rows.append((float(term.extra["step_shift"].sum()), float(moved.mean())))
             if bool(alone_.any()):
-                single.append(float(spearmanr(alone_, moved).statistic))
+                single.append(ranked(alone_.numpy(), moved.numpy()))
             made.memory = SUMS.remember(rollout, iteration)
             made.iteration += 1
-        found["batch"].append(float(spearmanr(*zip(*rows, strict=True)).statistic))
+        found["batch"].append(ranked(*np.array(rows).T))
         found["token"].append(float(np.mean(single)))
     return found
+
+
+def ranked(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's correlation."""
+    found: Any = spearmanr(a, b)
+    return float(found.statistic)
 
 
 def everywhere(judged: TokenStatistics) -> Tensor:

@@ -38,7 +38,7 @@ class AtRandom(CAPO):
 
 
 def arms(limit: float) -> dict[str, CAPO]:
-    limits = {"policy_limit": limit, "objective_limit": float("inf")}
+    limits: dict[str, Any] = {"policy_limit": limit, "objective_limit": float("inf")}
     return {
         "none": CAPO(**SIZES, **NONE),
         "capo": CAPO(**SIZES, **limits),

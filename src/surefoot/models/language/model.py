@@ -47,8 +47,8 @@ class TokenStatistics(NamedTuple):
         shape: Sequence[int], critic: bool = False, width: int = 0, candidates: int = 0, device: Any = "cpu"
     ) -> TokenStatistics:
         """Zeros for `[batch, length]` tokens, with the optional fields that are asked for."""
-        plain = [torch.zeros(*shape, device=device) for _ in range(4)]
-        found = TokenStatistics(*plain[:3], plain[3] if critic else None)
+        a, b, c, d = (torch.zeros(*shape, device=device) for _ in range(4))
+        found = TokenStatistics(a, b, c, d if critic else None)
         if not candidates:
             return found
         chances = torch.zeros(*shape, candidates, device=device)
@@ -63,7 +63,10 @@ class TokenStatistics(NamedTuple):
 
     def each(self, function: Callable[[Tensor], Tensor]) -> TokenStatistics:
         """The function applied to every field that is not None."""
-        return TokenStatistics(*(None if x is None else function(x) for x in self))
+        changed: dict[str, Any] = {
+            name: None if x is None else function(x) for name, x in zip(self._fields, self, strict=True)
+        }
+        return TokenStatistics(**changed)
 
 
 @dataclass
