@@ -46,6 +46,8 @@ def small(slug: str, **changes) -> GroupRollout:
         sizes["beta"] = 0.02  # they stop at a margin of 1/(2β) or so, which must leave room for what is best
     if slug == "d3s":
         sizes["minibatches"] = 1  # of 64 completions it keeps some 30 tokens, too few for two steps at 0.01
+    if slug == "capo":
+        sizes |= {"policy_limit": 0.05, "objective_limit": 1.0}  # the paper's are for a step size of 1.5e-5, not 0.01
     return method(**sizes)
 
 

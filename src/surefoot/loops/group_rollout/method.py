@@ -195,6 +195,12 @@ class GroupRollout:
         return self.kl > 0
 
     @property
+    def candidates(self) -> int:
+        """How many of the likeliest tokens `rollout.judged` has in the place of every token, with the last hidden state
+        there; 0: neither."""
+        return 0
+
+    @property
     def reads(self) -> bool:
         """Whether it learns from the scored completions of the data, and neither generates nor imitates any."""
         return not self.samples and not self.imitates
