@@ -92,6 +92,13 @@ def test_learning_from_preferences(tmp_path, monkeypatch, capsys):
     assert names["careful"].metrics()[-1]["reward/reward_model_2"] and "weight_1" in names["fair"].metrics()[-1]
 
 
+def test_my_worst_tenth_is_badly_served(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn", reason="estimators need surefoot[supervised]")
+    monkeypatch.chdir(tmp_path)
+    names = run("tail.md")
+    assert "mean loss of the worst 10%" in capsys.readouterr().out and names["run"].finished
+
+
 def test_coming_from_trl(tmp_path, monkeypatch):
     """The page runs, and what it calls an argument or a default is one, here and in TRL."""
     pytest.importorskip("transformers", reason="language models need surefoot[language]")
