@@ -88,6 +88,8 @@ def test_learning_from_preferences(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
     names = run("preferences.md")
     assert len(names["run"].metrics()) == 4 and "1 − 2·0.2" in capsys.readouterr().out
+    assert names["agent"].scores(["1+1="], ["2"]).shape == (1, 3)
+    assert names["careful"].metrics()[-1]["reward/reward_model_2"] and "weight_1" in names["fair"].metrics()[-1]
 
 
 def test_my_worst_tenth_is_badly_served(tmp_path, monkeypatch, capsys):

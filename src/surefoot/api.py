@@ -1,4 +1,4 @@
-"""Surefoot from Python: train, resume, load, evaluate, stress, compare, claim, explain."""
+"""Surefoot from Python: train, resume, load, evaluate, stress, compare, explain."""
 
 from __future__ import annotations
 
@@ -41,12 +41,11 @@ from surefoot.loops.common.run import Run
 from surefoot.loops.common.train import Callback
 
 if TYPE_CHECKING:
-    from surefoot.claims.judge import Finding
     from surefoot.evaluate.compare import Comparison
     from surefoot.evaluate.stress import StressReport
     from surefoot.perturbations import Perturbation
 
-__all__ = ["Run", "claim", "compare", "evaluate", "explain", "load", "make_method", "resume", "stress", "train"]
+__all__ = ["Run", "compare", "evaluate", "explain", "load", "make_method", "resume", "stress", "train"]
 
 
 def train(
@@ -257,10 +256,18 @@ def stress(
     In a run's folder, its environment is the default, and `stress-….json` (`stress-ENV-….json` with `env`) is saved.
     `video` films the first episode undisturbed and in the worst cell, beside that file. `on` is a cluster for the
     episodes (see `surefoot.cluster`).
+
+    Under `label-flip:0..0.4` a run that learned from pairs is trained again at every strength, and each model orders
+    the held-out pairs (a `surefoot.evaluate.pairs.NoiseReport`); `env` is the data, if the folder does not name them.
     """
+    from surefoot.evaluate.pairs import is_of_labels, stressed
     from surefoot.evaluate.stress import film_worst
     from surefoot.evaluate.stress import stress as sweep
 
+    if is_of_labels(perturb):
+        run = policy if isinstance(policy, Run) else Run(Path(policy))
+        found: Any = stressed(run, perturb, train, make_method, settings.get("points", 5), task=env, trust=trust)
+        return found
     player, place, folder = player_of(policy, env, algo, trust)
     refuse_language(player, "perturb", "perturbations apply to environments; evaluate it on another task")
     report = dataclasses.replace(sweep(player, place, perturb, on=on, **settings), env=env_name(place))
@@ -368,29 +375,6 @@ def _compared(
             f"{path} ended before its {run.config['steps']} steps, so there is nothing to compare yet; run the same "
             f"comparison with out={str(path.parent)!r} to continue."
         )
-
-
-def claim(
-    slug: str,
-    *,
-    tier: str | None = None,
-    seeds: Sequence[int] | None = None,
-    out: str | Path = "surefoot-claims",
-    on: str = "",
-) -> dict[str, Finding]:
-    """Run a paper's claim: the finding of every part that was measured, by the part's name.
-
-    Args:
-        slug: of the paper, or `"module:NAME"` of a claim of your own.
-        tier: "mechanism", "miniature" or "instance"; all experiments if not given.
-        seeds: random seeds, if not the experiments' own; any others make a replication.
-        out: folder for the records.
-        on: a cluster for the pieces of an experiment (see `surefoot.cluster`).
-    """
-    from surefoot.claims import records, running
-
-    found = records.claim(slug)
-    return records.findings(found, running.run(found, Path(out), tier=tier, seeds=seeds, on=on))
 
 
 def explain(method: str | Method, **hyperparameters: Any) -> str:
