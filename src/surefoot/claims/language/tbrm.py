@@ -79,8 +79,8 @@ def of_trees(found: Measurements) -> Summary:
 
 # --- a bandit with old data ----------------------------------------------------------------------------------------
 
-CONTEXTS, INPUTS, HIDDEN, ARMS, WRITTEN, STEPS, LAG = 48, 16, 32, 10, 48, 120, 10
-STEP_SIZES, TUNING = (0.003, 0.01, 0.03, 0.1, 0.3), (2000, 2001)
+CONTEXTS, INPUTS, HIDDEN, ARMS, WRITTEN, STEPS, LAG = 48, 16, 32, 10, 48, 200, 10
+STEP_SIZES, TUNING = (0.003, 0.01, 0.03, 0.1, 0.3), (2000, 2001, 2002)
 PLAIN: dict[str, Any] = {"minibatches": 1}
 METHODS: dict[str, GroupRollout] = {
     "grpo": GRPO(samples=4, **PLAIN),
@@ -192,9 +192,9 @@ CLAIM = Claim(
         "bandit": Experiment(
             "miniature",
             {f"{arm}, {name}": partial(bandit, arm, lag) for arm in METHODS for name, lag in LAGS.items()},
-            seeds=8,
-            minutes=1.5,
-            setting="48 contexts × 10 arms of which one is right, a network of 32 hidden units, 120 steps of 48 draws: 12 "
+            seeds=12,
+            minutes=1.2,
+            setting="48 contexts × 10 arms of which one is right, a network of 32 hidden units, 200 steps of 48 draws: 12 "
             "contexts × 4, or all of them once; Adam at every arm's best of five step sizes; drawn by the policy itself "
             "or by that of 10 steps ago; β = 0.1, with the offset",
             arms=METHODS,
@@ -202,7 +202,7 @@ CLAIM = Claim(
             differs=(
                 "a bandit in place of Qwen2.5-Math on DAPO's prompts: completions of one token",
                 "β = 0.1 in place of 0.002, and values counted from the reference's",
-                "120 steps in place of 760; probabilities of right arms in place of benchmarks",
+                "200 steps in place of 760; probabilities of right arms in place of benchmarks",
             ),
         ),
     },
