@@ -1,4 +1,4 @@
-"""KTO and ORPO: TRL's numbers through the shipped methods, labelled answers in every form, the base of a batch by hand."""
+"""KTO and ORPO: TRL's numbers through the shipped methods, labelled answers in every form, a batch by hand."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def test_ktos_numbers_are_trls():
     assert found.tolist() == pytest.approx([0.485004, 0.465057], abs=1e-6)
     assert torch.autograd.grad(found.sum(), ratio)[0].tolist() == pytest.approx([-0.024978, 0.024878], abs=1e-6)
     weighted = KTO(desirable=2.0, undesirable=0.5).objective()
-    assert weighted.losses(ratio, torch.tensor([True, False]), 0.4).tolist() == pytest.approx([0.970009, 0.232529], abs=1e-6)
+    assert weighted.losses(ratio, torch.tensor([True, False]), 0.4).tolist() == pytest.approx(
+        [0.970009, 0.232529], abs=1e-6
+    )
     assert torch.autograd.gradcheck(lambda x: weighted.losses(x, torch.tensor([True, False]), 0.4), (ratio,))
 
 

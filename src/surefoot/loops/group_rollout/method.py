@@ -21,6 +21,7 @@ from surefoot.errors import UsageError
 from surefoot.hyperparameters import Choices, Range, check, hyperparameter
 from surefoot.loops.common.schedule import annealing, warming
 from surefoot.loops.group_rollout.iteration import Iteration, until_informative
+from surefoot.loops.group_rollout.rewards import Rewards
 from surefoot.loops.group_rollout.rollout import Rollout
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.model import LanguageModel, TokenStatistics
@@ -127,6 +128,7 @@ class GroupRollout:
     separable: ClassVar[bool] = True  # the loss of a batch is the sum of its units' losses; checked when a run starts
     unit: ClassVar[int] = 1  # rows of a unit, adjacent in a term: 2 for a loss of pairs
     imitates: ClassVar[bool] = False  # whether it learns from demonstrations
+    compares: ClassVar[bool] = False  # whether it learns which of two answers was chosen
     weighs: ClassVar[bool] = True  # whether reward functions are weighted
     acts: ClassVar[bool] = True  # whether what it trains writes; a reward model scores what others write
     judged_by: ClassVar[int] = 1  # the fewest reward functions that it needs
@@ -169,6 +171,9 @@ class GroupRollout:
     sampler: str = hyperparameter(
         "uniform", choices=("uniform", "hard", "soft", "medium"), help="How prompts are chosen from a finite set."
     )
+    mask_truncated: bool = hyperparameter(
+        False, help="Do not learn from completions that were cut off; in their group they count all the same."
+    )
     correction: str = hyperparameter(
         "none",
         choices=("none", "truncate", "mask"),
@@ -181,11 +186,19 @@ class GroupRollout:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.mask_truncated and not self.samples:
+            raise UsageError(f"mask_truncated=True has no effect: {type(self).__name__} writes no completions.")
 
     @property
     def refers(self) -> bool:
         """Whether the model before training is kept as the reference."""
         return self.kl > 0
+
+    @property
+    def top_tokens(self) -> int:
+        """How many of the likeliest tokens `rollout.judged` has in the place of every token, with the last hidden state
+        there; 0: neither."""
+        return 0
 
     @property
     def reads(self) -> bool:
@@ -245,7 +258,11 @@ class GroupRollout:
         group = torch.arange(prompts).repeat_interleave(samples)
         advantage = self.advantages(rollout).flatten(0, 1)
         known = {"sampled": rollout.log_prob, "judged": rollout.judged}
-        return dataclasses.replace(Term(rollout.sequences, advantage, self.objective(), group, **known), **changes)
+        term = dataclasses.replace(Term(rollout.sequences, advantage, self.objective(), group, **known), **changes)
+        if not self.mask_truncated:
+            return term
+        kept = term.sequences.valid if term.kept is None else term.kept
+        return dataclasses.replace(term, kept=kept & ~rollout.truncated.flatten()[:, None])
 
     def imitation(self, rollout: Rollout, keep: Tensor | None = None, **changes: Any) -> Term:
         """The demonstrations (of the prompts selected by a mask) as a maximum-likelihood term.
@@ -302,6 +319,9 @@ class GroupRollout:
         if self.imitates:
             self.check_demonstration(task.example(0))
 
+    def check_rewards(self, rewards: Rewards) -> None:
+        """Called before a model is loaded; raises `UsageError` for rewards that the method cannot learn from."""
+
     def check_demonstration(self, example: Example) -> None:
         """Raise `UsageError` for an example without a demonstration."""
         if example.demonstration is None:
@@ -319,7 +339,8 @@ class GroupRollout:
         return [
             f"generate {self.samples} completions for each of {self.prompts} prompts at temperature "
             f"{self.temperature:g}{again}; reward them",
-            f"{self.epochs} × {self.minibatches} steps of AdamW{limit}: minimise −objective",
+            f"{self.epochs} × {self.minibatches} steps of AdamW{limit}: minimise −objective"
+            + (" of the completions that ended" if self.mask_truncated else ""),
         ]
 
     def algorithm(self) -> list[str]:
