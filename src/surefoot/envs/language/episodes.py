@@ -16,7 +16,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -53,6 +53,7 @@ class Conversations(Task):
     """The base of tasks of several turns: `start` begins the episode of an example. A completion ends after `max_turns`
     turns at the latest; each has at most the method's `max_tokens` tokens."""
 
+    _: KW_ONLY
     max_turns: int = hyperparameter(8, low=1, help="Maximum number of turns that the model writes in an episode.")
     time_limit: float = hyperparameter(60.0, above=0, help="Seconds that an environment or a tool may take for a turn.")
 
@@ -73,7 +74,7 @@ class Episodes(Conversations):
 
     name: ClassVar[str] = "episodes"
 
-    env: Any = field(kw_only=True)  # makes an environment; or module:name
+    env: Any  # makes an environment; or module:name
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,19 @@ def tasks() -> list[str]:
     return list(MADE_HERE)
 
 
-def resolve(given: Any, *, test_data: Any = None, held_out: str = "random") -> Task:
+def resolve(given: Any, *, test_data: Any = None, held_out: str = "random", max_turns: int | None = None) -> Task:
     """The task itself, or the one named by a text: `name`, `name:field=value,…`, a file of prompts, or rows in memory
     (a list of dictionaries, a `datasets.Dataset`).
 
     For rows, `test_data` (also a file or rows) is held out; by default a tenth of the rows is, chosen at random or the
-    last ones (`held_out`).
+    last ones (`held_out`). `max_turns` replaces the number of turns of a task of several turns.
 
     Raises:
         UsageError: there is no such task, or a value is out of range.
     """
     task = _resolved(given, held_out)
+    if max_turns is not None:
+        task = _of_turns(task, max_turns)
     if test_data is None:
         return task
     if not isinstance(task, files.Rows):
@@ -44,6 +47,15 @@ def resolve(given: Any, *, test_data: Any = None, held_out: str = "random") -> T
             "it is for files of prompts."
         )
     return task.tested_on(files.rows(test_data))
+
+
+def _of_turns(task: Task, max_turns: int) -> Task:
+    if not hasattr(task, "max_turns"):
+        raise UsageError(
+            f"max_turns={max_turns} is not allowed with the task {task}, whose answers are a single turn; it is for "
+            "Episodes, Tools and Retries."
+        )
+    return replace(task, max_turns=max_turns)
 
 
 def _resolved(given: Any, held_out: str) -> Task:

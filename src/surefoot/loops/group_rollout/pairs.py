@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from surefoot.envs.language import Example, Task
@@ -19,7 +19,7 @@ from surefoot.envs.language.pairs import answers
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.group_rollout.iteration import Iteration
 from surefoot.loops.group_rollout.method import Batch, GroupRollout, Metrics, Rollout, Term
-from surefoot.loops.group_rollout.rollout import unwritten
+from surefoot.loops.group_rollout.rollout import Progress, unwritten
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.sequences import Sequences, join
 from surefoot.objectives import PolicyObjective, aggregation, ratios, stabilizers
@@ -41,6 +41,7 @@ class PairRollout(Rollout):
 class Paired(GroupRollout):
     """A method that takes pairs from the data, with the log-probabilities of the reference if it `refers` to them."""
 
+    compares: ClassVar[bool] = True
     rows: ClassVar[int] = 2  # of a pair, as `learned` gives them
     default_steps: ClassVar[int] = 500
 
@@ -63,19 +64,8 @@ class Paired(GroupRollout):
         learned = [row for example in examples for row in self.learned(example)]
         asked, texts = [prompt for prompt, _ in learned], [text for _, text in learned]
         pairs = join(iteration.model.encode(asked), iteration.model.encode_completions(texts, asked))
-        progress, reference = iteration.progress, None
-        if self.refers:
-            known = progress.memory.get("reference")
-            reference = torch.full((len(index), self.rows), torch.nan) if known is None else known[index]
-            new = reference.isnan().any(1)
-            rows = (self.rows * new.nonzero() + torch.arange(self.rows)).flatten()
-            if len(rows):
-                found = iteration.statistics(pairs[rows], reference=True).log_prob.sum(1)
-                reference = reference.clone()
-                reference[new] = found.view(-1, self.rows)
-            if known is not None:
-                known = known.index_copy(0, index, reference)
-                progress = replace(progress, memory={**progress.memory, "reference": known})
+        counted = index, pairs, self.rows
+        reference, progress = referred(iteration, *counted) if self.refers else (None, iteration.progress)
         return PairRollout(**unwritten(examples, index), pairs=pairs, reference=reference, progress=progress)
 
 
@@ -126,9 +116,13 @@ class Pairwise(Paired):
     ) -> tuple[Tensor, Metrics]:
         share = batch.weights.amax(1).view(-1, self.rows).sum(1)  # of each pair in the mean over all of them
         pairs = self.compared(batch, log_prob)
-        losses = self.pair_objective().losses(pairs)
+        losses = self.losses(pairs, batch)
         loss = (share * batch.extra["weight"][:: self.rows] * losses).sum()
         return loss, self._metrics(pairs, share, batch, entropy) | {"loss": loss.detach()}
+
+    def losses(self, pairs: Compared, batch: Batch) -> Float[Tensor, " pairs"]:
+        """The loss of every pair of a batch."""
+        return self.pair_objective().losses(pairs)
 
     def compared(self, batch: Batch, log_prob: Tensor) -> Compared:
         """The pairs of a batch, as the loss takes them."""
@@ -161,3 +155,23 @@ class Pairwise(Paired):
             f"take {self.prompts} pairs{first}",
             f"{self.epochs} × {self.minibatches} steps of AdamW: minimise the mean loss of the pairs",
         ]
+
+
+def referred(
+    iteration: Iteration, index: Int[Tensor, " prompts"], rows: Sequences, answers: int
+) -> tuple[Float[Tensor, "prompts answers"], Progress]:
+    """The reference's summed log-probabilities of the answers to the prompts with these numbers, as many adjacent rows
+    each: those in the method's memory, others computed now; and the progress with them in its memory."""
+    progress = iteration.progress
+    known = progress.memory.get("reference")
+    reference = torch.full((len(index), answers), torch.nan) if known is None else known[index]
+    new = reference.isnan().any(1)
+    if bool(new.any()):
+        asked = rows[(answers * new.nonzero() + torch.arange(answers)).flatten()]
+        found = iteration.statistics(asked, reference=True).log_prob.sum(1)
+        reference = reference.clone()
+        reference[new] = found.view(-1, answers)
+    if known is not None:
+        known = known.index_copy(0, index, reference)
+        progress = replace(progress, memory={**progress.memory, "reference": known})
+    return reference, progress
