@@ -19,8 +19,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from surefoot.alignment import align
-    from surefoot.api import Run, claim, compare, evaluate, explain, load, resume, stress, train
+    from surefoot.api import Run, compare, evaluate, explain, load, resume, stress, train
     from surefoot.catalogue import paper, papers
+    from surefoot.claims.running import claim
     from surefoot.data.files import dataset, write_dataset
     from surefoot.envs.tabular import TabularMDP, tabular_from_gym
     from surefoot.errors import UsageError
@@ -41,15 +42,14 @@ if TYPE_CHECKING:
     from surefoot.study import tune
 
 _WHERE = {
-    **dict.fromkeys(
-        ["Run", "claim", "compare", "evaluate", "explain", "load", "resume", "stress", "train"], "surefoot.api"
-    ),
+    **dict.fromkeys(["Run", "compare", "evaluate", "explain", "load", "resume", "stress", "train"], "surefoot.api"),
     **dict.fromkeys(["paper", "papers"], "surefoot.catalogue"),
     **dict.fromkeys(["TabularMDP", "tabular_from_gym"], "surefoot.envs.tabular"),
     "UsageError": "surefoot.errors",
     **dict.fromkeys(["dataset", "write_dataset"], "surefoot.data.files"),
     "record": "surefoot.recording",
     "audit": "surefoot.evaluate.audit",
+    "claim": "surefoot.claims.running",
     "harden": "surefoot.hardening",
     "Smoothed": "surefoot.evaluate.acting",
     "certify": "surefoot.evaluate.certify",

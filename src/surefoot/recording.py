@@ -69,7 +69,7 @@ def record(
     facts["method"] = short_name(slug)
     if recipe == "medium-replay":
         whole = replace(made, buffer_size=2 * steps + made.pace)  # type: ignore[type-var]
-        return _replayed(_learned(whole, env, seed, steps), steps, facts)
+        return _replayed(_learned(whole, env, seed, steps, kept=True), steps, facts)
     facts["train_steps"] = _count("train_steps", train_steps or TRAINING[recipe])
     trained = _learned(made, env, seed, facts["train_steps"]).agent()
     return _acted(env, steps, seed, facts, _policy(trained, env))
@@ -81,10 +81,10 @@ def _count(name: str, value: Any) -> int:
     return number
 
 
-def _learned(method: Any, env: Any, seed: int, steps: int) -> Any:
-    """A learner after so many valid steps or more."""
+def _learned(method: Any, env: Any, seed: int, steps: int, *, kept: bool = False) -> Any:
+    """A learner after so many steps, or with so many transitions kept."""
     learner = make_learner(method, env, [seed], steps)
-    while learner.steps < steps or learner.replay.store["valid"].sum() < min(steps, learner.replay.filled):
+    while learner.steps < steps or (kept and learner.replay.store["valid"].sum() < steps):
         learner.iterate()
     learner.close()
     return learner

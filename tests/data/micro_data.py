@@ -25,7 +25,7 @@ def made(lengths=(4, 1, 3), *, seed: int = 0, space: gym.Space | None = BOX) -> 
 
 
 def target_data(rows: int = 600, *, spread: float = 0.5, seed: int = 0) -> Transitions:
-    """Steps of `surefoot/ContinuousTarget-v0` by actions around the right one, x/2, that deviate from it by `spread`."""
+    """Steps of `surefoot/ContinuousTarget-v0` by actions around the right one, x/2, of deviation `spread`."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(-1, 1, (rows, 1)).astype(np.float32)
     action = (x / 2 + spread * rng.normal(size=(rows, 1))).clip(-1, 1).astype(np.float32)

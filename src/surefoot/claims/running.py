@@ -15,6 +15,8 @@ from urllib.parse import quote
 
 import torch
 
+from surefoot.claims import records
+from surefoot.claims.judge import Finding
 from surefoot.claims.parts import TIERS, Claim, Experiment
 from surefoot.claims.records import Record, declared, keep, named, read, spec
 from surefoot.cluster import spread
@@ -114,6 +116,27 @@ def run(
     finally:
         torch.set_num_threads(threads)
     return records
+
+
+def claim(
+    slug: str,
+    *,
+    tier: str | None = None,
+    seeds: Sequence[int] | None = None,
+    out: str | Path = "surefoot-claims",
+    on: str = "",
+) -> dict[str, Finding]:
+    """Run a paper's claim: the finding of every part that was measured, by the part's name.
+
+    Args:
+        slug: of the paper, or `"module:NAME"` of a claim of your own.
+        tier: "mechanism", "miniature" or "instance"; all experiments if not given.
+        seeds: random seeds, if not the experiments' own; any others make a replication.
+        out: folder for the records.
+        on: a cluster for the pieces of an experiment (see `surefoot.cluster`).
+    """
+    found = records.claim(slug)
+    return records.findings(found, run(found, Path(out), tier=tier, seeds=seeds, on=on))
 
 
 def _piece(place: Path, name: str, measure: Callable[[Sequence[int]], Any], seeds: list[int]) -> dict[str, Any]:

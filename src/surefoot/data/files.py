@@ -65,8 +65,8 @@ def dataset(
     if low is None or high is None:
         raise UsageError(f"low={low!r} and high={high!r} must be given together: they are the box of the actions.")
     shape = found.action.shape[1:]
-    ends = [np.broadcast_to(np.asarray(end, np.float32), shape) for end in (low, high)]
-    return replace(found, action_space=gym.spaces.Box(*ends, dtype=np.float32))
+    lowest, highest = (np.broadcast_to(np.asarray(end, np.float32), shape) for end in (low, high))
+    return replace(found, action_space=gym.spaces.Box(lowest, highest, dtype=np.float32))
 
 
 @lru_cache(maxsize=2)

@@ -42,7 +42,7 @@ class Transitions:
 
     observation: NDArray[Any]
     action: NDArray[Any]
-    reward: NDArray[np.float32]
+    reward: NDArray[Any]
     next_observation: NDArray[Any]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
@@ -183,7 +183,7 @@ def check_actions(action: NDArray[Any], space: gym.Space, name: str) -> None:
     discrete, wanted = action.dtype.kind == "i", isinstance(space, gym.spaces.Discrete)
     if not isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
         raise UsageError(f"{name}: actions of {space} are not supported; they must be a Box or Discrete.")
-    if discrete != wanted or (not wanted and action[0].size != np.prod(space.shape)):
+    if discrete != wanted or (not wanted and action[0].size != np.prod(space.shape or ())):
         mine = "discrete actions" if discrete else f"continuous actions of the shape {action.shape[1:]}"
         raise UsageError(f"{name} has {mine}, but the action space is {space}. Give the data's own environment.")
     if not discrete and not space.is_bounded():  # type: ignore[attr-defined]

@@ -23,6 +23,15 @@ def lowest(values: Float[Tensor, "*critics batch"]) -> Float[Tensor, "batch"]:
     return values if values.dim() == 1 else values.min(0).values
 
 
+def low_quantile(values: Float[Tensor, "critics batch"], level: float) -> Float[Tensor, "batch"]:
+    """The quantile over the critics, linear between neighbours: 0 is the smallest, ½ the median (RIQL,
+    arXiv:2310.12955). Unlike the smallest, it is not moved by what lies beyond it."""
+    place = level * (len(values) - 1)
+    below, ordered = int(place), values.sort(0).values
+    above = min(below + 1, len(values) - 1)
+    return torch.lerp(ordered[below], ordered[above], place - below)
+
+
 def smoothed(
     action: Float[Tensor, "batch dim"], noise: Float[Tensor, "batch dim"], deviation: float, clip: float
 ) -> Float[Tensor, "batch dim"]:

@@ -15,8 +15,10 @@ import surefoot as sf
 from surefoot.errors import UsageError
 from surefoot.loops.common.run import make_learner
 from surefoot.loops.networks.nets import Weights
+from surefoot.methods.control.sac import SAC
 from surefoot.methods.control.td3 import TD3
 from surefoot.methods.offline.baselines import BC, IQL, TD3BC
+from surefoot.methods.offline.sac_n import SACN
 from surefoot.models.distributions import BoundedGaussian
 from surefoot.objectives.bootstrap import advantage_weights, scale_free
 from surefoot.objectives.values import expectile
@@ -131,6 +133,24 @@ def test_the_losses_of_td3_bc_are_those_of_td3_and_the_distance():
     assert run.nets["actor"].every == 2 and run.nets["critic"].target_every == run.nets["actor"].target_every == 2
 
 
+def test_the_losses_of_sac_n_are_those_of_sac_and_its_target_the_minimum_of_all():
+    run = learner(SACN(**SIZES, critics=5))
+    run.iterate()
+    w, one = weights(run), batch(run)
+    assert [*run.nets] == ["temperature", "actor", "critic"] and w("critic", one["observation"], one["action"]).shape[
+        0
+    ] == 5
+    with torch.no_grad():
+        of_sac = SAC(hidden=(16,))
+        for name in ("critic", "actor"):
+            assert run.nets[name].loss(w, one)[0] == getattr(of_sac, f"{name}_loss")(w, one)[0]
+        following, log_prob = of_sac.act(w, one["next_observation"], one["noise"]["next"])
+        least = w.target("critic", one["next_observation"], following).min(0).values
+        y = one["reward"] + one["discount"] * (least - w("temperature").exp() * log_prob)
+        wanted = ((w("critic", one["observation"], one["action"]) - y) ** 2).mean(1).sum() / 2
+        assert run.nets["critic"].loss(w, one)[0] == pytest.approx(wanted.item(), rel=1e-5)
+
+
 def test_without_value_td3_bc_clones_as_bc_does():
     """α = 0: the same loss in the same weights on the same batch."""
     run, plain = learner(TD3BC(**SIZES, alpha=0.0)), learner(BC(**SIZES))
@@ -162,7 +182,7 @@ def test_bc_learns_the_mean_action_and_of_the_best_episodes_the_best():
 
 
 def test_iql_knows_the_best_of_the_data_without_asking_for_more():
-    """Two actions in one state pay 0 and 1: V rises from their mean to the best as τ does, and Q stays what was paid."""
+    """Two actions in one state pay 0 and 1: V rises from their mean to the best as τ does."""
     action = np.array([[-0.5], [0.5]] * 100, np.float32)
     data = dataclasses.replace(target_data(200), action=action, reward=(action[:, 0] > 0).astype(np.float32))
     data = dataclasses.replace(data, observation=np.zeros((200, 1)), next_observation=np.zeros((200, 1)))

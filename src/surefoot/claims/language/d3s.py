@@ -29,7 +29,6 @@ from surefoot.claims.parts import (
 from surefoot.envs.language import Example
 from surefoot.loops.group_rollout.method import Batch, GroupRollout, Rollout, Term
 from surefoot.loops.group_rollout.rollout import Progress
-from surefoot.methods.language.baselines import GRPO
 from surefoot.methods.language.d3s import D3S, most_varied
 from surefoot.models.language.model import TokenStatistics
 from surefoot.models.language.sequences import Sequences

@@ -64,9 +64,8 @@ def node(group: Any, name: str, where: Path) -> Any:
     link = group.get(name, getlink=True)
     if link is None:
         raise UsageError(f"{where} has no {name!r} in {group.name}; it has {', '.join(sorted(group)[:12])}.")
-    found = None if isinstance(link, h5py.ExternalLink) else group[name]
-    outside = isinstance(found, h5py.Dataset) and (found.is_virtual or found.external)
-    if found is None or outside:
+    found: Any = None if isinstance(link, h5py.ExternalLink) else group[name]
+    if found is None or (isinstance(found, h5py.Dataset) and (found.is_virtual or found.external)):
         raise UsageError(f"{where}: {name!r} in {group.name} lies in another file, which is not read. Copy it in.")
     return found
 

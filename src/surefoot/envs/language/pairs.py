@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from surefoot.envs.language.task import Example, messages
+from surefoot.envs.language.task import Example, Task, messages
 from surefoot.errors import UsageError
 
 COLUMNS = ("chosen", "rejected")
@@ -108,6 +108,21 @@ def labelled(example: Example) -> list[tuple[str, bool]]:
         f"the method learns from labelled answers, but the task has none for {example.prompt!r}; give data with the "
         "columns prompt, completion and label, or with pairs: prompt, chosen and rejected."
     )
+
+
+def numbered(task: Task, column: str) -> tuple[list[int], list[str]]:
+    """The number of every pair's value in a column, such as its group or its annotator, and the values in their order.
+
+    Raises:
+        UsageError: the task is endless, or a pair has no value.
+    """
+    if task.size is None:
+        raise UsageError(f"{task} is endless; the pairs of each {column} are counted, so give a finite set.")
+    found = [task.example(i).fields.get(column) for i in range(task.size)]
+    if None in found:
+        raise UsageError(f'{task.label(found.index(None))} has no {column}; add a column "{column}".')
+    names = sorted({str(name) for name in found})
+    return [names.index(str(name)) for name in found], names
 
 
 def _parted(chosen: Any, rejected: Any, where: str) -> tuple[Any, Any, Any]:

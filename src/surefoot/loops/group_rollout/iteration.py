@@ -43,9 +43,10 @@ class Iteration:
         return self._learner.task
 
     @property
-    def rewards(self) -> list[str]:
-        """The names of the reward functions; none if the task's own verifier is the reward."""
-        return list(self._learner.writer.rewards.functions)
+    def reward_weights(self) -> Mapping[str, float]:
+        """The weight of every component of the reward by name; 1 for the task's own."""
+        rewards = self._learner.writer.rewards
+        return dict(zip(rewards.functions, rewards.weights, strict=True)) or {"reward": 1.0}
 
     def stream(self, name: str, counter: int = 0) -> torch.Generator:
         """Random numbers of the run by name and a number, such as that of an example: the same in every iteration."""

@@ -321,7 +321,7 @@ def _learner(
     if (count := len(rewards.functions) or 1) < method.judged_by:
         raise UsageError(
             f"{type(method).__name__} compares at least {method.judged_by} rewards and has {count}: give several "
-            "reward functions, or reward-models:FOLDER, whose heads are one each."
+            "reward functions, or an ensemble as reward-models:FOLDER or agent.members: each of its heads is one."
         )
     if not method.acts and given.sharding == "full":
         raise UsageError("sharding='full' is not allowed for a reward model, which is saved by one process.")

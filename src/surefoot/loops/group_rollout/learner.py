@@ -203,10 +203,8 @@ class LanguageLearner:
             self.learned = self.iteration + 1
             return
         silent = self.iteration + 1 - self.learned
-        ends, uneasy = (
-            self.patience is not None and silent >= self.patience,
-            silent == min(WARN_AFTER, self.patience or WARN_AFTER),
-        )
+        ends = self.patience is not None and silent >= self.patience
+        uneasy = silent == min(WARN_AFTER, self.patience or WARN_AFTER)
         if not (ends or uneasy):
             return
         rate = self.optimizer.param_groups[0]["lr"]
@@ -322,8 +320,8 @@ class LanguageLearner:
         self.optimizer.state.clear()
 
     def _learning_rate(self) -> float:
-        method = self.method
-        return scheduled(self.learning_rate, method.anneal, method.warmup, self.iteration, 1, self.total_steps)
+        method, rate = self.method, self.learning_rate * self.method.speed(self.memory)
+        return scheduled(rate, method.anneal, method.warmup, self.iteration, 1, self.total_steps)
 
     # --- checkpoints and agents --------------------------------------------------------------------------------------
 

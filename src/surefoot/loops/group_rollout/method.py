@@ -195,6 +195,12 @@ class GroupRollout:
         return self.kl > 0
 
     @property
+    def top_tokens(self) -> int:
+        """How many of the likeliest tokens `rollout.judged` has in the place of every token, with the last hidden state
+        there; 0: neither."""
+        return 0
+
+    @property
     def reads(self) -> bool:
         """Whether it learns from the scored completions of the data, and neither generates nor imitates any."""
         return not self.samples and not self.imitates
@@ -223,6 +229,10 @@ class GroupRollout:
     def remember(self, rollout: Rollout, iteration: Iteration) -> Mapping[str, Tensor]:
         """The method's memory after an iteration; called when the weights have been updated."""
         return rollout.progress.memory
+
+    def speed(self, memory: Mapping[str, Tensor]) -> float:
+        """The factor of the learning rate in the next iteration, which may depend on the memory."""
+        return 1.0
 
     # --- what is optimised -------------------------------------------------------------------------------------------
 

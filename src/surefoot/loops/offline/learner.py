@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from surefoot.data.files import NAMES, dataset
@@ -31,6 +32,7 @@ from surefoot.loops.networks.nets import Batch
 from surefoot.loops.offline.method import Offline
 from surefoot.models.device import chosen_device, computing_on, device_option
 from surefoot.models.normalizers import Moments
+from surefoot.perturbations.data import Corruption, corrupted, corruptions
 from surefoot.seeding import numpy_stream, torch_stream
 
 SPREAD = 1e-3  # added to the standard deviation of an observation, so that one that never changes stays near 0
@@ -99,10 +101,13 @@ class OfflineLearner(NetworkLearner):
         metrics.pop("td_errors", None)  # of off-policy losses, for a replay by priority
         return metrics
 
+    def rows(self) -> list[NDArray[np.int64]]:
+        """The rows of the data in the next batch of every seed: uniformly drawn, with replacement."""
+        return [g.integers(0, len(self.data), self.method.batch_size) for g in self._index_streams]
+
     def batch(self) -> Batch:
         """A batch of every seed, `[seeds, size, ...]`."""
-        rows = [g.integers(0, len(self.data), self.method.batch_size) for g in self._index_streams]
-        index = torch.from_numpy(np.stack(rows)).to(self.device)
+        index = torch.from_numpy(np.stack(self.rows())).to(self.device)
         taken: Batch = {name: x[index] for name, x in self.columns.items()}
         return self.completed({**taken, "index": index}, self._noise_streams)
 
@@ -133,6 +138,10 @@ class OfflineOptions:
     """The options of a run on data besides its method."""
 
     data: Any = hyperparameter(None, help=f"Data set: {NAMES}. Needed.")
+    corrupt: str | None = hyperparameter(
+        None,
+        help="Corruption of the data: observation, action, reward or dynamics, such as dynamics:0.3,scale=1.",
+    )
     env_kwargs: Any = hyperparameter(None, help="Arguments of the environment, such as mass=2.", words="NAME=VALUE …")
     wrappers: Any = hyperparameter(
         (), help="Wrappers of the environment, the first one innermost, such as frame_stack.", words="WRAPPER …"
@@ -142,8 +151,11 @@ class OfflineOptions:
     def __post_init__(self) -> None:
         if isinstance(self.data, Path):
             object.__setattr__(self, "data", str(self.data))
+        if isinstance(self.corrupt, Corruption):
+            object.__setattr__(self, "corrupt", str(self.corrupt))
         worded(self)
         check(self)
+        corruptions(self.corrupt) if self.corrupt is not None else ()
         chosen_device(self.device)
 
 
@@ -168,6 +180,7 @@ def _describe(
     data: Any = None,
     fingerprint: str | None = None,
     rows: int | None = None,
+    corrupt: str | None = None,
     device: str = "cpu",
     **options: Any,
 ) -> dict[str, Any]:
@@ -177,7 +190,7 @@ def _describe(
         place = described_env(env, backend="gymnasium", device=device, **options)
         place.pop("backend")
     name = data if isinstance(data, str) else f"<{type(data).__name__}>"
-    return place | {"data": name, "fingerprint": found.digest(), "rows": len(found)}
+    return place | {"data": name, "fingerprint": found.digest(), "rows": len(found), "corrupt": corrupt}
 
 
 def _single(env: Any, **options: Any) -> Any:
@@ -214,6 +227,7 @@ def _learner(
     data: Any = None,
     fingerprint: str | None = None,
     rows: int | None = None,
+    corrupt: str | None = None,
     device: str = "cpu",
     compile: str = "off",
     log: Path | None = None,
@@ -224,7 +238,7 @@ def _learner(
         raise UsageError(
             f"compile='on' is not allowed with device={device!r}: compiled code runs on the CPU. Leave compile out."
         )
-    found = _opened(data, fingerprint)
+    found = corrupted(_opened(data, fingerprint), corrupt)
     compile = compile if device == "cpu" else "off"
     return OfflineLearner(method, found, _spaces(env, found, **options), seeds, steps, compile=compile, device=device)
 

@@ -137,23 +137,31 @@ class IQL(Offline):
             "actor": Net(self.make_actor(*spaces), self.actor_loss, **step),
         }
 
-    def judged(self, w: Weights, batch: Batch) -> Tensor:
-        """The value of the data's action, of which V learns an expectile: the smallest of the target critics."""
-        return lowest(w.target("critic", batch["observation"], batch["action"]))
+    def judged(self, values: Tensor) -> Tensor:
+        """One value `[batch]` of the data's actions from those of the target critics `[critics, batch]`: the least."""
+        return lowest(values)
 
     def value_loss(self, w: Weights, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The expectile loss of V against the value of the data's action."""
-        value, target = w("value", batch["observation"]), self.judged(w, batch)
+        value, target = w("value", batch["observation"]), self.paid(w, batch)
         loss = expectile(self.expectile)(value, target, value).mean()
         return loss, {"value_loss": loss.detach(), "v": value.mean().detach()}
+
+    def paid(self, w: Weights, batch: Batch) -> Tensor:
+        """The value of the data's action, of which V learns an expectile."""
+        return self.judged(w.target("critic", batch["observation"], batch["action"]))
 
     def critic_loss(self, w: Weights, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The errors of all critics against r + γ·V(s')."""
         following = w.before("value", batch["next_observation"])
-        target = bootstrapped(batch["reward"], batch["discount"], following)
+        target = self.target(bootstrapped(batch["reward"], batch["discount"], following))
         values = w("critic", batch["observation"], batch["action"])
         loss = self.bellman(values - target).mean()
         return loss, {"critic_loss": loss.detach(), "q": values.mean().detach()}
+
+    def target(self, target: Tensor) -> Tensor:
+        """The target of the critics, of r + γ·V(s'): that itself."""
+        return target
 
     def bellman(self, errors: Tensor) -> Tensor:
         """The loss of Bellman errors, one by one: their square."""
@@ -161,7 +169,7 @@ class IQL(Offline):
 
     def actor_loss(self, w: Weights, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The distance to the data's action, weighted by the exponential of its advantage."""
-        advantage = self.judged(w, batch) - w.before("value", batch["observation"])
+        advantage = self.paid(w, batch) - w.before("value", batch["observation"])
         weights = advantage_weights(advantage, self.inverse_temperature, self.largest_weight)
         params, action = w("actor", batch["observation"]), batch["action"]
         if self.policy == "gaussian":

@@ -61,7 +61,7 @@ class RPS(GRPO, Steering):
 
     def collect(self, iteration: Iteration) -> Rollout:
         index = iteration.choose(self.prompts)
-        names = iteration.rewards
+        names = list(iteration.reward_weights)
         examples = [iteration.task.example(int(i)) for i in index]
         if len(names) < 2:
             return iteration.write(index)
