@@ -193,7 +193,8 @@ def evaluate(
     and sample completions. They are scored by the run's reward functions if it has any, otherwise by the task's
     verifier. Of a reward model it is the share of held-out pairs that it puts in the right order. For a model of tables
     `data` is a table, by default that of its run: the result has the losses in the mean, in the tail and by group, and
-    `table`, the same to read.
+    `table`, the same to read. For an agent `data` are held-out transitions, and nothing is played: the result is its
+    discounted value by fitted Q evaluation (`surefoot.evaluate.fitted_q`).
 
     `perturb` is as for `stress`, a range is drawn anew in every episode, and results are kept as `evaluation-….json`.
 
@@ -202,6 +203,11 @@ def evaluate(
     run, and so to do anything. `success_rate` is reported for environments whose `info` has it, and
     `info/<name>` is the mean of any other number in the last step's `info`.
     """
+    if data is not None and not is_reward_model(policy):
+        from surefoot.evaluate.fitted_q import evaluated as judged
+
+        if (by_data := judged(policy, data, seed)) is not None:
+            return by_data
     env = next((given for given in (data, task) if given is not None), env)
     if is_reward_model(policy):
         from surefoot.evaluate.scoring import evaluate_scores
