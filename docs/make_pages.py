@@ -61,6 +61,7 @@ def page(paper: Paper) -> Iterator[str]:
         kept, _ = records.read(claim)
         figure = forest(claim, records.findings(claim, kept))
         if figure is not None:
+            PAGES.mkdir(exist_ok=True)
             figure.savefig(PAGES / f"{paper.slug}.svg", transparent=True)
         yield "## Claim\n\n" + markdown(claim, kept, f"{paper.slug}.svg" if figure is not None else "")
         yield from measurements(paper.slug)

@@ -88,6 +88,15 @@ def test_learning_from_preferences(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
     names = run("preferences.md")
     assert len(names["run"].metrics()) == 4 and "1 − 2·0.2" in capsys.readouterr().out
+    assert names["agent"].scores(["1+1="], ["2"]).shape == (1, 3)
+    assert names["careful"].metrics()[-1]["reward/reward_model_2"] and "weight_1" in names["fair"].metrics()[-1]
+
+
+def test_my_worst_tenth_is_badly_served(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn", reason="estimators need surefoot[supervised]")
+    monkeypatch.chdir(tmp_path)
+    names = run("tail.md")
+    assert "mean loss of the worst 10%" in capsys.readouterr().out and names["run"].finished
 
 
 def test_coming_from_trl(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from surefoot.alignment import align
     from surefoot.api import Run, compare, evaluate, explain, load, resume, stress, train
     from surefoot.catalogue import paper, papers
     from surefoot.claims.running import claim
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from surefoot.evaluate.generalization import generalize
     from surefoot.evaluate.hub import push
     from surefoot.evaluate.pages.folder import report
+    from surefoot.evaluate.steering import steer
     from surefoot.hardening import harden
     from surefoot.objectives import PolicyObjective
     from surefoot.recording import record
@@ -60,6 +62,8 @@ _WHERE = {
     **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.solvers"),
     "PolicyObjective": "surefoot.objectives",
     "tune": "surefoot.study",
+    "align": "surefoot.alignment",
+    "steer": "surefoot.evaluate.steering",
 }
 _ROOMS = ("supervised", "objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")
 _SHORT = {"language": "surefoot.methods.language"}
@@ -96,6 +100,8 @@ __all__ = [
     "train",
     "tune",
     "write_dataset",
+    "align",
+    "steer",
 ]
 
 

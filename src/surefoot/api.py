@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from surefoot.cluster import spread
 from surefoot.configure import (
     callback_list,
+    given_table,
     kind_of,
     make_method,
     option_names,
@@ -125,7 +126,6 @@ def resume(
     *,
     method: str | Method | None = None,
     env: Any = None,
-    data: Any = None,
     steps: int | None = None,
     callbacks: Callback | Sequence[Callback] = (),
     time_limit: float | None = None,
@@ -136,18 +136,16 @@ def resume(
     run, finished or not, which then goes on as one longer run would: to the bit, except for what follows the length of
     a run, such as `anneal`, of which a warning tells.
 
-    `method`, `env` (or `data`) and `options` are needed only where the run's folder cannot name what the run was given
-    (a method outside the catalogue, a ready vector environment, a lambda, arrays, an MDP or a model made in Python), or
-    names it as `module:name` and this process has not been given it: nothing that only a folder names is imported or
-    called unless `trust=True`. On another `device` results are the same up to rounding. Callbacks are not saved and
-    must be given again. Raises `UsageError` if the run cannot be resumed.
+    `method`, `env` and `options` are needed only where the run's folder cannot name what the run was given (a method
+    outside the catalogue, a ready vector environment, a lambda, arrays, an MDP or a model made in Python), or names it
+    as `module:name` and this process has not been given it: nothing that only a folder names is imported or called
+    unless `trust=True`. On another `device` results are the same up to rounding. Callbacks are not saved and must be
+    given again. Raises `UsageError` if the run cannot be resumed.
     """
     found = run if isinstance(run, Run) else Run(Path(run))
     config = runs.checked(found)
     method = recorded_method(found, config, method, trust)
-    names = option_names(method)
-    if data is not None:
-        env, options = (env, {**options, "data": data}) if "data" in names else (data, options)
+    names, env = option_names(method), given_table(method, options).get("data", env)
     if unknown := sorted(set(options) - {*names}):
         raise UsageError(
             f"{unknown[0]} is not allowed: a run is resumed with its original hyperparameters. The arguments are "
@@ -192,9 +190,8 @@ def evaluate(
     once, and `k=(1, 4, 16)` adds pass@k (the probability that at least one of k samples succeeds), entropy, lengths
     and sample completions. They are scored by the run's reward functions if it has any, otherwise by the task's
     verifier. Of a reward model it is the share of held-out pairs that it puts in the right order. For a model of tables
-    `data` is a table, by default that of its run: the result has the losses in the mean, in the tail and by group, and
-    `table`, the same to read. For an agent `data` are held-out transitions, and nothing is played: the result is its
-    discounted value by fitted Q evaluation (`surefoot.evaluate.fitted_q`).
+    `data` is a table, by default that of its run: the result has losses, also in the tail and by group, and a `table`.
+    For an agent it is held-out transitions: nothing is played, its value is fitted (`surefoot.evaluate.fitted_q`).
 
     `perturb` is as for `stress`, a range is drawn anew in every episode, and results are kept as `evaluation-….json`.
 
@@ -203,29 +200,25 @@ def evaluate(
     run, and so to do anything. `success_rate` is reported for environments whose `info` has it, and
     `info/<name>` is the mean of any other number in the last step's `info`.
     """
-    if data is not None and not is_reward_model(policy):
-        from surefoot.evaluate.fitted_q import evaluated as judged
-
-        if (by_data := judged(policy, data, seed)) is not None:
-            return by_data
-    env = next((given for given in (data, task) if given is not None), env)
+    env = env if task is None else task
     if is_reward_model(policy):
         from surefoot.evaluate.scoring import evaluate_scores
 
-        return evaluate_scores(policy, env, trust=trust)
+        return evaluate_scores(policy, env if data is None else data, trust=trust)
     if not isinstance(k, (tuple, list)) or k:
-        if video is not None:
-            raise UsageError("video is not allowed with k, which is for language models: there is nothing to film.")
-        if perturb is not None:
-            raise UsageError("perturb is not allowed with k, which is for language models: nothing is perturbed.")
-        from surefoot.evaluate.language import evaluated
+        from surefoot.evaluate.language import check_unused, evaluated
 
+        check_unused(video=video, perturb=perturb)
         return evaluated(policy, env, episodes, k, seed, trust)
     from surefoot.envs.entrance import named_figures
     from surefoot.evaluate.rollout import played, record
     from surefoot.evaluate.statistics import summary
-    from surefoot.evaluate.tables import evaluated as measured
+    from surefoot.evaluate.tables import measured, on_rows
 
+    if data is not None:
+        from surefoot.evaluate.fitted_q import evaluated as by_data
+
+        return by_data(policy, data, seed) or on_rows(policy, data)
     player, env, folder = player_of(policy, env, algo, trust)
     if isinstance(env, Table):
         return measured(player, env, folder)
@@ -266,10 +259,18 @@ def stress(
     In a run's folder, its environment is the default, and `stress-….json` (`stress-ENV-….json` with `env`) is saved.
     `video` films the first episode undisturbed and in the worst cell, beside that file. `on` is a cluster for the
     episodes (see `surefoot.cluster`).
+
+    Under `label-flip:0..0.4` a run that learned from pairs is trained again at every strength, and each model orders
+    the held-out pairs (a `surefoot.evaluate.pairs.NoiseReport`); `env` is the data, if the folder does not name them.
     """
+    from surefoot.evaluate.pairs import is_of_labels, stressed
     from surefoot.evaluate.stress import film_worst
     from surefoot.evaluate.stress import stress as sweep
 
+    if is_of_labels(perturb):
+        run = policy if isinstance(policy, Run) else Run(Path(policy))
+        found: Any = stressed(run, perturb, train, make_method, settings.get("points", 5), task=env, trust=trust)
+        return found
     player, place, folder = player_of(policy, env, algo, trust)
     refuse_language(player, "perturb", "perturbations apply to environments; evaluate it on another task")
     report = dataclasses.replace(sweep(player, place, perturb, on=on, **settings), env=env_name(place))
@@ -289,7 +290,6 @@ def compare(
     env: Any = None,
     *,
     task: Any = None,
-    data: Any = None,
     seed: int = 0,
     seeds: int = 10,
     steps: int | None = None,
@@ -302,18 +302,17 @@ def compare(
 
     `env` is an environment as for `train` (a name, an MDP), or a list of them; for language models it may be called
     `task`, for models of tables `data`. `methods` are slugs, `"module:Class"` or instances; a mapping names them, so
-    that two settings of one method can be compared.
-    There are `seeds` consecutive random seeds starting at `seed`, trained in one run, or in one run per seed for
-    language models. The runs, `comparison.json` and its page, `scores.csv` and `table.tex` are saved under `out`;
-    finished runs found there are reused, unfinished ones are resumed, and additional seeds are trained in further runs.
-    `on` is a cluster for the runs (see `surefoot.cluster`), where `out` is on a disk that its machines share;
-    `progress` is called with a line now and then, if runs are trained here; `options` are passed to `train`;
-    hyperparameters among them apply to every method given by its slug.
+    that two settings of one method can be compared. There are `seeds` consecutive random seeds starting at `seed`,
+    trained in one run, or in one run per seed for language models. The runs, `comparison.json` and its page,
+    `scores.csv` and `table.tex` are saved under `out`; finished runs found there are reused, unfinished ones are
+    resumed, and additional seeds are trained in further runs. `on` is a cluster for the runs (see `surefoot.cluster`),
+    where `out` is on a disk that its machines share; `progress` is called with a line now and then, if runs are trained
+    here; `options` are passed to `train`; hyperparameters among them apply to every method given by its slug.
 
     Raises `UsageError` if methods or environments are missing or not distinct, a method has no return, a run found
     there has other settings, or one ended early.
     """
-    from surefoot.evaluate.compare import compare_runs, shares, told_of
+    from surefoot.evaluate.compare import check_comparable, compare_runs, shares, told_of
 
     for name, instead in (("num_seeds", "seeds"), ("run_dir", "out")):
         if name in options:
@@ -322,10 +321,7 @@ def compare(
     beside = {*inspect.signature(train).parameters, *chain.from_iterable(option_names(m) for _, m in pairs)}
     shared = {name: options.pop(name) for name in [*options] if name not in beside}
     named = [(name, make_method(m, **shared)[0]) for name, m in pairs]
-    if data is not None and any("data" in option_names(m) for _, m in pairs):  # beside an environment, if there is one
-        one = isinstance(data, (list, tuple)) and len(data) == 1  # as the command line has it
-        options["data"], data = data[0] if one else data, None
-    env = place_of(named[0][1], env=env, task=task, data=data) if named else env
+    env = place_of(named[0][1], env=env, task=task, **given_table(named[0][1], options)) if named else env
     envs = list(env) if isinstance(env, (list, tuple)) else [env]
     names, called = [name for name, _ in named], [runs.env_name(each) for each in envs]
     if not names or not envs or len({*names}) < len(names) or len({*called}) < len(envs):
@@ -334,17 +330,13 @@ def compare(
             f"environments {called}. To compare two settings of one method, name them: "
             "compare({'one': PPO(…), 'two': PPO(…)}, …)."
         )
-    if silent := [name for name, method in named if getattr(method, "samples", 1) == 0]:
-        raise UsageError(
-            f"{', '.join(silent)} generates no completions in training (samples=0), so it has no return to compare; "
-            "leave it out, and compare the result of surefoot evaluate for its run."
-        )
+    check_comparable(named)
     every = runs.seeds_from(seed, seeds)
     own = callback_list(options.pop("callbacks", ()))  # not recorded in a run
     described = {method.loop: options_of(method, dict(options)) for _, method in named}
     for kind, each in product(described, envs):
-        place = loop(kind).single(each, **described[kind])
-        None if isinstance(place, Table) else make_single(place).close()
+        if not isinstance(place := loop(kind).single(each, **described[kind]), Table):
+            make_single(place).close()
     folder = Path(out or Path("runs") / runs.dated("compare")).absolute()
     runs_of: dict[str, list[Run]] = {}
     pieces: list[tuple[Any, ...]] = []

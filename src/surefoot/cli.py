@@ -23,6 +23,7 @@ from surefoot.datasets import dataset
 from surefoot.errors import UsageError, nearest, printable
 from surefoot.examining import diagnose, generalize
 from surefoot.sharing import export, push
+from surefoot.speaking import align, chat, steer
 from surefoot.stressing import stress
 from surefoot.training import resume, train
 from surefoot.tuning import tune
@@ -105,33 +106,6 @@ def evaluate(
         print(f"success rate {figures['success_rate']:.0%}")
     if film is not None:
         print(f"video: {figures['video']}")
-
-
-def chat(
-    run: Annotated[Path, arg(metavar="RUN")],
-    /,
-    max_tokens: int | None = None,
-    temperature: float | None = None,
-    seed: int = 0,
-) -> None:
-    """Chat with the language model of RUN, one line at a time; an empty line ends the chat.
-
-    Args:
-        run: Folder of a run or of an agent.
-        max_tokens: Maximum number of tokens in an answer; by default as in training.
-        temperature: Sampling temperature, 0 for greedy decoding; by default as in training.
-        seed: Random seed for sampling.
-    """
-    from surefoot import api
-
-    agent = api.load(run)
-    if not hasattr(agent, "texts"):
-        raise UsageError(f"{run} is not a language model that writes; chat needs one.")
-    templated = agent.model.tokenizer.chat_template is not None
-    for turn, line in enumerate(iter(lambda: sys.stdin.readline().rstrip("\n"), "")):
-        prompt = [{"role": "user", "content": line}] if templated else line
-        (answer,) = agent.texts([prompt], max_tokens=max_tokens, temperature=temperature, seed=seed + turn)
-        print(printable(answer), flush=True)
 
 
 def report(place: Annotated[Path, arg(metavar="PLACE")], /) -> None:
@@ -254,6 +228,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "solve": solve,
     "zoo": zoo,
+    "align": align,
+    "steer": steer,
 }
 
 PLAYING = ("evaluate", "stress", "audit", "certify", "generalize", "diagnose")  # commands that take any policy
@@ -313,7 +289,7 @@ def _run(name: str, rest: Sequence[str]) -> None:
 def _names_a_module(command: str, words: Sequence[str]) -> bool:
     """Whether the command names a module, which may be in the current folder, or trusts a run's folder to name one."""
     pairs = [(w.partition("=")[0], w.partition("=")[2] or after) for w, after in zip(words, [*words[1:], ""])]
-    given = [value for name, value in pairs if name in ("--env", "--reward", "--method")]
+    given = [value for name, value in pairs if name in ("--env", "--reward", "--method", "--constraint", "--judge")]
     if command in ("train", "tune", "explain", "compare", "claim"):
         given += itertools.takewhile(lambda word: not word.startswith("-"), words)  # methods and claims
     return "--trust" in words or any(":" in value for value in given)

@@ -28,8 +28,6 @@ class Compared:
     """One or more environments."""
     task: tuple[str, ...] = ()
     """One or more language-model tasks."""
-    data: tuple[str, ...] = ()
-    """One or more tables."""
     seed: int = 0
     """First random seed."""
     seeds: int = 10
@@ -52,7 +50,8 @@ def compare(arguments: Sequence[str]) -> None:
 
     given, others = parsed(Compared, arguments, "surefoot compare", unknown=True)
     options = _options(given, others)
-    places: dict[str, Any] = {name: getattr(given, name) or None for name in ("env", "task", "data")}
+    places: dict[str, Any] = {name: getattr(given, name) or None for name in ("env", "task")}
+    places |= {"data": given.data[0] if len(given.data) == 1 else given.data} if given.data else {}
     run: dict[str, Any] = {name: getattr(given, name) for name in ("seed", "seeds", "steps", "out", "on")}
     progress = None if sys.stderr.isatty() else _said  # a terminal has a live bar
     found = api.compare(given.methods, **places, **run, progress=progress, **options)

@@ -50,7 +50,8 @@ def train(arguments: Sequence[str]) -> None:
     check_threads(threads := options.pop("threads"))
     torch.set_num_threads(threads)
     place = options.pop(kind.env_argument)
-    beside = {name: value for name, value in given.values.items() if name not in {*options, *early, "threads"}}
+    known = {*options, *early, kind.env_argument, "threads"}
+    beside = {name: value for name, value in given.values.items() if name not in known}
     with _summary_after_signal():
         _print_summary(api.train(given.method, place, **options, **beside))
 

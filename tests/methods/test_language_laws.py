@@ -18,6 +18,7 @@ from surefoot import catalogue
 from surefoot.errors import UsageError
 from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.methods.preference.group_robust_dpo import GroupRobustDPO
+from surefoot.methods.preference.reward_mixture import RewardMixture
 
 CLASSES = {catalogue.method_class(e.slug): e.slug for e in reversed(catalogue.methods())}
 METHODS = [slug for method, slug in CLASSES.items() if issubclass(method, GroupRollout)]
@@ -36,19 +37,22 @@ def small(slug: str, **changes) -> GroupRollout:
     """The method at a size for tests, the paper's own coefficients kept."""
     method = catalogue.method_class(slug)
     names = {f.name for f in dataclasses.fields(method)}
-    sizes = {"prompts": 8, "samples": 8, "max_tokens": 3, "kl": 0.0, "k": 2, "bundle": 2, "request": "a=", **changes}
+    sizes = {"prompts": 8, "samples": 8, "max_tokens": 3, "kl": 0.0, "k": 2, "bundle": 2, "request": "a="}
+    sizes |= {"candidates": 2, **changes}
     sizes = {k: v for k, v in sizes.items() if k in names}
     if method.__dataclass_fields__["samples"].default == 0:
         del sizes["samples"]
-    if slug in ("ipo", "srpo"):
+    if slug in ("ipo", "srpo", "one-shot-safety"):
         sizes["beta"] = 0.02  # they stop at a margin of 1/(2β) or so, which must leave room for what is best
     if slug == "d3s":
         sizes["minibatches"] = 1  # of 64 completions it keeps some 30 tokens, too few for two steps at 0.01
+    if slug == "capo":
+        sizes |= {"policy_limit": 0.05, "objective_limit": 1.0}  # the paper's are for a step size of 1.5e-5, not 0.01
     return method(**sizes)
 
 
 def learner(method, task, model, **settings):
-    counted = isinstance(method, GroupRobustDPO)
+    counted = isinstance(method, (GroupRobustDPO, RewardMixture))
     return micro.learner(method, micro.FewBits(task.length) if counted else task, model, **settings)
 
 

@@ -41,7 +41,8 @@ def evaluations(
     if loop(method.loop).env_argument == "data":
         raise UsageError(
             "evaluate_every and keep_best are not allowed with data: no episodes are played. held_out=0.2 holds out a "
-            "fifth of the rows, on which the model is measured after every epoch."
+            "fifth of the rows, on which the model is measured after every epoch; scikit-learn's GridSearchCV "
+            "tunes the estimators of surefoot.supervised."
         )
     inner = loop(method.loop).single(env, **options)
     single, seeds = partial(make_single, inner), seeds_in(inner, episodes, 0)

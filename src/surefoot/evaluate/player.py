@@ -54,7 +54,7 @@ def is_reward_model(policy: Any) -> bool:
     """Whether a policy is a reward model, or the folder of one or of its run: it scores answers and plays nothing."""
     policy = policy.path if isinstance(policy, Run) else policy
     if not isinstance(policy, (str, Path)):
-        return hasattr(policy, "scores")
+        return getattr(policy, "loop", "") == "group-rollout" and hasattr(policy, "scores")
     folder = next((one for one in (Path(policy), Path(policy) / "agent") if holds_agent(one)), None)
     return folder is not None and KINDS.get(str(read_facts(folder).get("format")), ("", ""))[1] == "RewardModel"
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from surefoot.data.tables import Table
+from surefoot.data.tables import Table, read
 from surefoot.errors import UsageError
 from surefoot.evaluate.agent_card import keep_result
 from surefoot.evaluate.statistics import confidence_interval, mean
+from surefoot.loops.common.folder import Run
 from surefoot.loops.common.kinds import loop
 from surefoot.loops.common.measures import TAIL, TableModel, by_group, measures
+from surefoot.models.saved import holds_agent, load_agent
 
 TITLES = {
     "loss": "mean loss",
@@ -30,7 +32,7 @@ def is_of_tables(player: Any) -> bool:
     return isinstance(kind, str) and loop(kind).env_argument == "data"
 
 
-def evaluated(model: TableModel, table: Table, folder: Path | None = None) -> dict[str, Any]:
+def measured(model: TableModel, table: Table, folder: Path | None = None) -> dict[str, Any]:
     """The figures of a model on a table, and `table`, the same to read; kept in the folder of its run if there is one.
 
     `loss_interval` is the 95 % t-interval of the mean loss over rows.
@@ -45,6 +47,24 @@ def evaluated(model: TableModel, table: Table, folder: Path | None = None) -> di
         kept = {name: value for name, value in figures.items() if name != "table"}
         keep_result(folder, "measured", json.dumps(kept, indent=2))
     return figures
+
+
+def on_rows(policy: Any, data: Any) -> dict[str, Any]:
+    """The figures of a model, of a run's model or of an estimator's, on a table that is read as its own was."""
+    path = getattr(policy, "path", policy)
+    if isinstance(path, (str, Path)):
+        folder = Path(path)
+        model = load_agent(folder) if holds_agent(folder) else Run(folder).agent()
+    else:
+        folder, model = None, getattr(policy, "model_", policy)
+    if not is_of_tables(model):
+        raise UsageError(
+            f"data is not allowed for a {type(model).__name__}: it was not trained on a table; give env=…."
+        )
+    recorded = model.facts.get("env", {})
+    own = {name: recorded.get(name) for name in ("target", "groups", "clients")}
+    of_run = folder is not None and not holds_agent(folder)
+    return measured(model, read(data, **own), folder if of_run else None)
 
 
 def _table(figures: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,10 +72,33 @@ class LinearModel:
         scores, classes = self.scores(table.X), self.classes
         return loss_of(self.loss, None if classes is None else len(classes)).value(scores, encoded(table, classes))
 
+    def to_dict(self) -> dict[str, Any]:
+        """The model as JSON-ready data, without its facts."""
+        classes = None if self.classes is None else self.classes.tolist()
+        return {
+            "coef": self.coef.tolist(),
+            "intercept": self.intercept.tolist(),
+            "loss": self.loss,
+            "classes": classes,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> LinearModel:
+        """The model that `to_dict` wrote.
+
+        Raises:
+            UsageError: it is not the description of a model.
+        """
+        try:
+            coef, intercept = (np.array(data[name], dtype=np.float64) for name in ("coef", "intercept"))
+            return cls._checked(coef, intercept, data["loss"], data["classes"], {})
+        except (TypeError, ValueError, KeyError) as error:
+            raise UsageError(f"{str(data)[:80]} is not a linear model ({error}); restore the original file.") from error
+
     def save(self, folder: str | Path) -> Path:
         """Write `agent.safetensors` and `agent.json` into a folder."""
-        classes = None if self.classes is None else self.classes.tolist()
-        description = {"format": FORMAT, "loss": self.loss, "classes": classes, **self.facts}
+        about = {name: value for name, value in self.to_dict().items() if name in ("loss", "classes")}
+        description = {"format": FORMAT, **about, **self.facts}
         tensors = {"coef": torch.as_tensor(self.coef).contiguous(), "intercept": torch.as_tensor(self.intercept)}
         return write_agent(folder, description, tensors)
 
@@ -89,22 +111,33 @@ class LinearModel:
         """
         description, tensors = read_agent(folder, FORMAT)
         loss, classes = description.pop("loss", None), description.pop("classes", None)
-        coef, intercept = tensors.get("coef"), tensors.get("intercept")
-        outputs = 1 if not classes or len(classes) == 2 else len(classes)
-        fits = coef is not None and intercept is not None and coef.ndim == 2 and len(coef) == outputs
-        if not fits or intercept.shape != (outputs,) or loss not in NAMES or not _labels(classes):  # type: ignore[union-attr]
-            raise UsageError(f"{folder} is damaged: its tensors are not those of the model in agent.json.")
-        labels = None if classes is None else np.array(classes)
-        return cls(coef.double().numpy(), intercept.double().numpy(), loss, labels, description)  # type: ignore[union-attr]
+        try:
+            coef, intercept = (tensors[name].double().numpy() for name in ("coef", "intercept"))
+            return cls._checked(coef, intercept, loss, classes, description)
+        except (KeyError, ValueError) as error:
+            raise UsageError(f"{folder} is damaged: it does not hold the model in agent.json ({error}).") from error
+
+    @classmethod
+    def _checked(
+        cls, coef: np.ndarray, intercept: np.ndarray, loss: Any, classes: Any, facts: dict[str, Any]
+    ) -> LinearModel:
+        """The model, if its parts fit together; a `ValueError` otherwise."""
+        outputs = 1 if not _labels(classes) or classes is None or len(classes) == 2 else len(classes)
+        shapes = coef.ndim == 2 and len(coef) == outputs and intercept.shape == (outputs,)
+        if not (shapes and np.isfinite(coef).all() and np.isfinite(intercept).all()):
+            raise ValueError(
+                f"coef {list(coef.shape)} and intercept {list(intercept.shape)} of finite numbers do not fit"
+            )
+        if loss not in NAMES or not _labels(classes) or (classes is not None) != (loss == "logistic"):
+            raise ValueError(f"loss={loss!r} with classes={classes!r} is not allowed")
+        return cls(coef, intercept, loss, None if classes is None else np.array(classes), facts)
 
 
 def _labels(classes: Any) -> bool:
     """Whether what a file says are classes, or None."""
     if classes is None:
         return True
-    return (
-        isinstance(classes, list) and len(classes) > 1 and json.dumps(classes) != "" and len({*map(str, classes)}) > 1
-    )
+    return isinstance(classes, list) and len(classes) > 1 and all(isinstance(x, (str, int, float)) for x in classes)
 
 
 def encoded(table: Table, classes: np.ndarray | None) -> np.ndarray:

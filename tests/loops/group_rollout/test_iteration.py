@@ -85,6 +85,57 @@ def test_statistics_of_the_model_before_the_update_are_there_for_who_reads_them(
 
 
 @dataclass(frozen=True)
+class Looking(GRPO):
+    """Asks for the last hidden state and the three likeliest tokens."""
+
+    judges: ClassVar[bool] = True
+
+    @property
+    def candidates(self):
+        return 3
+
+
+@pytest.mark.parametrize("micro_tokens", [8192, 20])
+def test_the_last_layer_is_shown_to_who_asks_for_candidates(micro_tokens):
+    run = learner(Looking(**SMALL, temperature=0.8, micro_tokens=micro_tokens))
+    rollout = run.estimator.judged(run.collect()[0])
+    valid, judged = rollout.sequences.valid, rollout.judged
+    weight, _, _ = run.model.head()
+    log_prob = (judged.hidden[valid] @ weight.detach().T).log_softmax(-1)
+    wanted = log_prob.topk(3)
+    torch.testing.assert_close(judged.candidate_log_prob[valid], wanted.values, rtol=1e-4, atol=1e-4)
+    assert torch.equal(judged.candidate[valid], wanted.indices)
+    chosen = log_prob.gather(1, rollout.sequences.tokens[valid][:, None])[:, 0]
+    torch.testing.assert_close(judged.log_prob[valid], chosen, rtol=1e-4, atol=1e-4)
+    assert not judged.hidden[~valid].any() and judged.value is None
+    part = rollout.prompts(torch.tensor([1])).judged
+    assert part.candidate.shape == (3, rollout.sequences[torch.tensor([3, 4, 5])].tokens.shape[1], 3)
+    terms = run.method.terms(rollout)
+    assert any(bool(x.any()) for x in run.gradient(terms).values())
+
+
+def test_rows_of_a_term_take_everything_along_and_only_kept_tokens_are_learned_from():
+    run = learner(Looking(**SMALL))
+    rollout = run.estimator.judged(run.collect()[0])
+    (term,) = run.method.terms(rollout)
+    kept = rollout.sequences.valid & (torch.rand(rollout.sequences.valid.shape) < 0.5)
+    term = dataclasses.replace(term, kept=kept, extra={"row": torch.arange(12), "token": rollout.sequences.tokens})
+    rows = torch.tensor([7, 2, 3])
+    part = term[rows]
+    width = part.sequences.tokens.shape[1]
+    assert part.extra["row"].tolist() == rows.tolist() and torch.equal(part.extra["token"], part.sequences.tokens)
+    for name in ("advantage", "group", "sampled", "kept"):
+        whole, some = getattr(term, name), getattr(part, name)
+        assert torch.equal(some, whole[rows][:, :width] if whole.ndim > 1 else whole[rows])
+    assert torch.equal(part.judged.hidden, term.judged.hidden[rows, :width])
+    batch = run.estimator.batch(part, again=False)
+    assert torch.equal(batch.weights != 0, part.kept) and torch.equal(batch.valid, part.sequences.valid)
+    only = dataclasses.replace(part, kept=None, sequences=dataclasses.replace(part.sequences, valid=part.kept))
+    for name, x in run.gradient([part]).items():  # a token's own ratio does not depend on the others
+        torch.testing.assert_close(x, run.gradient([only])[name], rtol=1e-4, atol=1e-6)
+
+
+@dataclass(frozen=True)
 class Hinting(GRPO):
     """The first two prompts are written again with the beginning of the answer."""
 
@@ -146,3 +197,14 @@ def test_a_prompt_that_is_too_long_with_its_hint_is_seen():
     longer = dataclasses.replace(example, prompt=example.prompt * 20)
     iteration = Iteration(learner(GRPO(**SMALL)))
     assert iteration.fits(example) and not iteration.fits(longer)
+
+
+def test_the_weights_of_the_rewards_are_known_by_name():
+    def other(completions, **fields):
+        return [0.0 for _ in completions]
+
+    made = make_rewards(TASK, [spread, other], [1.0, 0.25])
+    run = LanguageLearner(GRPO(**SMALL), fresh(TINY, seed=1), TASK, made, generate)
+    assert Iteration(run).reward_weights == {"spread": 1.0, "other": 0.25}
+    run = LanguageLearner(GRPO(**SMALL), fresh(TINY, seed=1), TASK, make_rewards(TASK, None, None), generate)
+    assert Iteration(run).reward_weights == {"reward": 1.0}

@@ -13,6 +13,7 @@ pytest.importorskip("transformers", reason="language models need surefoot[langua
 import transformers
 
 import surefoot as sf
+from surefoot import cli, training
 from surefoot.envs.language import resolve
 from surefoot.errors import UsageError
 from surefoot.loops.group_rollout.learner import LanguageLearner
@@ -111,6 +112,18 @@ def test_a_reward_model_is_trained_saved_read_by_transformers_and_rewards_a_run(
         rewarded = sf.train("grpo", **common, max_tokens=3, reward=reward, run_dir=tmp_path / f"grpo {number}")
         row, several = rewarded.metrics()[0], components > 1
         assert ("reward/reward_model_1" in row) == several and row["return_mean"] != 0
+
+
+def test_from_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    given = ["--data", str(tmp_path / "pairs.jsonl"), "--nano-warmup", "0", "--run-dir", str(tmp_path / "run")]
+    training.train(["reward-model", "--model", "nano", "--steps", "2", "--prompts", "4", *given])
+    assert f"surefoot train grpo --reward reward-model:{tmp_path / 'run'}" in capsys.readouterr().out
+    cli.evaluate(tmp_path / "run")
+    assert "2 held-out pairs\naccuracy" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="not a language model that writes"):
+        cli.chat(tmp_path / "run")
 
 
 def test_the_members_of_an_ensemble_read_a_text_once():

@@ -1,4 +1,4 @@
-"""KTO and ORPO: TRL's numbers through the shipped methods, labelled answers in every form, the base of a batch by hand."""
+"""KTO and ORPO: TRL's numbers through the shipped methods, labelled answers in every form, a batch by hand."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from surefoot.models.language.head import token_log_probs
+from surefoot.models.language.head import likeliest, token_log_probs
 
 VOCABULARY, WIDTH, TOKENS = 50, 8, 13
 
@@ -56,3 +56,16 @@ def test_a_certain_token_has_no_entropy_and_no_gradient():
 def test_no_tokens_give_nothing():
     log_prob, entropy, _ = token_log_probs(torch.zeros(0, 4), torch.zeros(9, 4), torch.zeros(0, dtype=torch.int64))
     assert log_prob.shape == entropy.shape == (0,)
+
+
+@pytest.mark.parametrize(("temperature", "softcap"), [(1.0, None), (0.7, 5.0)])
+@pytest.mark.parametrize("tile", [1, 7, 3 * VOCABULARY, None])
+@pytest.mark.parametrize("count", [1, 6, VOCABULARY])
+def test_the_likeliest_tokens_are_those_of_the_full_logits(temperature, softcap, tile, count):
+    hidden, weight, bias, _ = (x.detach() for x in inputs())
+    logits = hidden @ weight.T + bias
+    logits = (logits if softcap is None else softcap * torch.tanh(logits / softcap)) / temperature
+    wanted = logits.topk(count)
+    found, tokens = likeliest(hidden, weight, count, bias=bias, temperature=temperature, softcap=softcap, tile=tile)
+    torch.testing.assert_close(found, wanted.values)
+    assert torch.equal(tokens, wanted.indices)

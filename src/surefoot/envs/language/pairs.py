@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from surefoot.envs.language.task import Example, messages
+from surefoot.envs.language.task import Example, Task, messages
 from surefoot.errors import UsageError
 
 COLUMNS = ("chosen", "rejected")
@@ -70,6 +71,14 @@ def paired(rows: Sequence[Mapping[str, Any]], source: str) -> Sequence[Mapping[s
     return found[0](rows, source) if found else rows
 
 
+def turned(example: Example) -> Example:
+    """The same pair with its answers in each other's place."""
+    won, lost = answers(example)
+    shown = lost if example.demonstration == won else example.demonstration
+    fields = {name: lost if name == "demonstration" and x == won else x for name, x in example.fields.items()}
+    return replace(example, demonstration=shown, fields={**fields, "chosen": lost, "rejected": won})
+
+
 def answers(example: Example) -> tuple[str, str]:
     """The chosen and the rejected answer of an example.
 
@@ -99,6 +108,21 @@ def labelled(example: Example) -> list[tuple[str, bool]]:
         f"the method learns from labelled answers, but the task has none for {example.prompt!r}; give data with the "
         "columns prompt, completion and label, or with pairs: prompt, chosen and rejected."
     )
+
+
+def numbered(task: Task, column: str) -> tuple[list[int], list[str]]:
+    """The number of every pair's value in a column, such as its group or its annotator, and the values in their order.
+
+    Raises:
+        UsageError: the task is endless, or a pair has no value.
+    """
+    if task.size is None:
+        raise UsageError(f"{task} is endless; the pairs of each {column} are counted, so give a finite set.")
+    found = [task.example(i).fields.get(column) for i in range(task.size)]
+    if None in found:
+        raise UsageError(f'{task.label(found.index(None))} has no {column}; add a column "{column}".')
+    names = sorted({str(name) for name in found})
+    return [names.index(str(name)) for name in found], names
 
 
 def _parted(chosen: Any, rejected: Any, where: str) -> tuple[Any, Any, Any]:

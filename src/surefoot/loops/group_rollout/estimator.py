@@ -33,21 +33,23 @@ class LanguageEstimator:
         if not len(rollout.sequences) or (self.model.critic is None and not self.method.judges):
             return rollout
         with self.model.evaluating():
-            return dataclasses.replace(rollout, judged=self.statistics(rollout.sequences))
+            judged = self.statistics(rollout.sequences, candidates=self.method.top_tokens)
+        return dataclasses.replace(rollout, judged=judged)
 
-    def statistics(self, sequences: Sequences, reference: bool = False) -> TokenStatistics:
+    def statistics(self, sequences: Sequences, reference: bool = False, candidates: int = 0) -> TokenStatistics:
         """The statistics of every token under the model, or under the reference, without a gradient."""
-        critic = None if reference else self.model.critic
-        outputs = [()] * 3 + ([] if critic is None else [critic.outputs])
-        found = [torch.zeros(*sequences.valid.shape, *shape) for shape in outputs]
+        vocabulary, width = self.model.head()[0].shape
+        critic, candidates = None if reference else self.model.critic, min(candidates, vocabulary)
+        outputs = None if critic is None else critic.outputs
+        found = TokenStatistics.blank(sequences.valid.shape, outputs, width, candidates)
+        settings = {"temperature": self.method.temperature, "reference": reference, "candidates": candidates}
         with torch.no_grad():
             for rows in self.in_step(sequences, self._pieces(sequences), reference):
                 part = sequences[rows]
-                statistics = self.model.statistics(part, temperature=self.method.temperature, reference=reference)
-                for whole, some in zip(found, statistics.known, strict=True):
-                    whole[rows, : part.tokens.shape[1]] = some.cpu()
-        distributed.add(found)
-        return TokenStatistics(*found)
+                for whole, x in zip(found.known, self.model.statistics(part, **settings).known, strict=True):
+                    whole[rows, : part.tokens.shape[1]] = x.cpu()
+        distributed.add(found.known)
+        return found
 
     def batch(self, term: Term, again: bool) -> Batch:
         """A term with everything its loss needs; `again` is True if there are several steps, so that the likelihoods

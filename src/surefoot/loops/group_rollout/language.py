@@ -14,6 +14,7 @@ from typing import Any
 from surefoot.envs.language import Task, resolve
 from surefoot.envs.language.episodes import Conversations
 from surefoot.envs.language.files import LOOKED_AT, Rows, rows
+from surefoot.envs.language.perturbed import of_data, under
 from surefoot.envs.language.prompt_env import PromptEnv
 from surefoot.envs.language.task import number
 from surefoot.envs.names import check_named
@@ -104,6 +105,10 @@ class LanguageOptions:
     test_data: Any = hyperparameter(
         None, help="File of prompts for evaluation; by default a held-out tenth of the data."
     )
+    perturb: str | None = hyperparameter(
+        None,
+        help="What is wrong with the training data: label-flip:0.2 turns a fifth of the pairs; held-out ones stay.",
+    )
     held_out: str = hyperparameter(
         "random", choices=("random", "last"), help="The tenth of a file's rows that is held out for evaluation."
     )
@@ -127,6 +132,8 @@ class LanguageOptions:
         TextSettings(self.chat_template_kwargs or {})
         sampling(self.sampling)
         adapter(self.lora)
+        if self.perturb is not None:
+            object.__setattr__(self, "perturb", str(of_data(self.perturb)))
 
 
 def adapter(given: Any) -> LoRA | None:
@@ -300,7 +307,7 @@ def _learner(
         raise UsageError("compile='on' is not allowed: language models are not compiled here.")
     distributed.start()
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
-    task = task_of(env, options)
+    task = under(task_of(env, options), given.perturb, type(method).__name__ if method.compares else None)
     method.check_task(task)
     patience = {"time_limit": given.judge_time_limit, "retries": given.judge_retries}
     rewards = make_rewards(task, functions_of(given.reward, given.device), weights_of(given.reward_weights), **patience)
@@ -314,10 +321,11 @@ def _learner(
     if (count := len(rewards.functions) or 1) < method.judged_by:
         raise UsageError(
             f"{type(method).__name__} compares at least {method.judged_by} rewards and has {count}: give several "
-            "reward functions, or reward-models:FOLDER, whose heads are one each."
+            "reward functions, or an ensemble as reward-models:FOLDER or agent.members: each of its heads is one."
         )
     if not method.acts and given.sharding == "full":
         raise UsageError("sharding='full' is not allowed for a reward model, which is saved by one process.")
+    method.check_rewards(rewards)
     if method.samples:
         rewards.check()
     elif method.reads:

@@ -169,21 +169,16 @@ class LanguageLearner:
     def write(self, index: Tensor, examples: Sequence[Example] | None = None) -> Rollout:
         """Completions of the examples with these numbers, or of the given ones in their place, and their rewards."""
         own = [self.task.example(int(i)) for i in index] if examples is None else list(examples)
-        rollout = self._written(index, own, self.method.samples, self.method.temperature)
+        rollout = self.complete(index, own, self.method.samples, self.method.temperature)
         if self.solved is not None and examples is None:  # rewards of other prompts say nothing about the task's
             self.solved = self.solved.update(index, rollout.reward)
         return rollout
 
-    def held_out(self, count: int) -> Rollout:
-        """The likeliest completion of each of the first `count` held-out examples, and its reward."""
-        count = min(count, count if self.task.held_out_size is None else self.task.held_out_size)
-        examples = [self.task.example(i, "test") for i in range(count)]
-        return self._written(torch.arange(count), examples, 1, 0.0)
-
-    def _written(self, index: Tensor, examples: list[Example], samples: int, temperature: float) -> Rollout:
+    def complete(self, index: Tensor, examples: list[Example], samples: int, temperature: float) -> Rollout:
+        """Completions of examples, and their rewards; 0 is the temperature of the likeliest one."""
         if (missing := distributed.world_size() - len(examples)) > 0:  # every process writes at least one
             padded = [*examples, *examples[:1] * missing]
-            found = self._written(torch.cat([index, index[:1].expand(missing)]), padded, samples, temperature)
+            found = self.complete(torch.cat([index, index[:1].expand(missing)]), padded, samples, temperature)
             return found.prompts(torch.arange(len(examples)))
         batch, size = self.batches, (len(examples), samples, self.method.max_tokens)
         self.batches += 1
@@ -208,10 +203,8 @@ class LanguageLearner:
             self.learned = self.iteration + 1
             return
         silent = self.iteration + 1 - self.learned
-        ends, uneasy = (
-            self.patience is not None and silent >= self.patience,
-            silent == min(WARN_AFTER, self.patience or WARN_AFTER),
-        )
+        ends = self.patience is not None and silent >= self.patience
+        uneasy = silent == min(WARN_AFTER, self.patience or WARN_AFTER)
         if not (ends or uneasy):
             return
         rate = self.optimizer.param_groups[0]["lr"]
@@ -327,8 +320,8 @@ class LanguageLearner:
         self.optimizer.state.clear()
 
     def _learning_rate(self) -> float:
-        method = self.method
-        return scheduled(self.learning_rate, method.anneal, method.warmup, self.iteration, 1, self.total_steps)
+        method, rate = self.method, self.learning_rate * self.method.speed(self.memory)
+        return scheduled(rate, method.anneal, method.warmup, self.iteration, 1, self.total_steps)
 
     # --- checkpoints and agents --------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from surefoot.errors import UsageError
 from surefoot.hyperparameters import Choices, Range, check, hyperparameter
 from surefoot.loops.common.schedule import annealing, warming
 from surefoot.loops.group_rollout.iteration import Iteration, until_informative
+from surefoot.loops.group_rollout.rewards import Rewards
 from surefoot.loops.group_rollout.rollout import Rollout
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.model import LanguageModel, TokenStatistics
@@ -127,6 +128,7 @@ class GroupRollout:
     separable: ClassVar[bool] = True  # the loss of a batch is the sum of its units' losses; checked when a run starts
     unit: ClassVar[int] = 1  # rows of a unit, adjacent in a term: 2 for a loss of pairs
     imitates: ClassVar[bool] = False  # whether it learns from demonstrations
+    compares: ClassVar[bool] = False  # whether it learns which of two answers was chosen
     weighs: ClassVar[bool] = True  # whether reward functions are weighted
     acts: ClassVar[bool] = True  # whether what it trains writes; a reward model scores what others write
     judged_by: ClassVar[int] = 1  # the fewest reward functions that it needs
@@ -193,6 +195,12 @@ class GroupRollout:
         return self.kl > 0
 
     @property
+    def top_tokens(self) -> int:
+        """How many of the likeliest tokens `rollout.judged` has in the place of every token, with the last hidden state
+        there; 0: neither."""
+        return 0
+
+    @property
     def reads(self) -> bool:
         """Whether it learns from the scored completions of the data, and neither generates nor imitates any."""
         return not self.samples and not self.imitates
@@ -221,6 +229,10 @@ class GroupRollout:
     def remember(self, rollout: Rollout, iteration: Iteration) -> Mapping[str, Tensor]:
         """The method's memory after an iteration; called when the weights have been updated."""
         return rollout.progress.memory
+
+    def speed(self, memory: Mapping[str, Tensor]) -> float:
+        """The factor of the learning rate in the next iteration, which may depend on the memory."""
+        return 1.0
 
     # --- what is optimised -------------------------------------------------------------------------------------------
 
@@ -306,6 +318,9 @@ class GroupRollout:
         """Called before anything is loaded; raises `UsageError` if the task lacks what the method needs."""
         if self.imitates:
             self.check_demonstration(task.example(0))
+
+    def check_rewards(self, rewards: Rewards) -> None:
+        """Called before a model is loaded; raises `UsageError` for rewards that the method cannot learn from."""
 
     def check_demonstration(self, example: Example) -> None:
         """Raise `UsageError` for an example without a demonstration."""

@@ -41,6 +41,7 @@ class PairRollout(Rollout):
 class Paired(GroupRollout):
     """A method that takes pairs from the data, with the log-probabilities of the reference if it `refers` to them."""
 
+    compares: ClassVar[bool] = True
     rows: ClassVar[int] = 2  # of a pair, as `learned` gives them
     default_steps: ClassVar[int] = 500
 
@@ -115,9 +116,13 @@ class Pairwise(Paired):
     ) -> tuple[Tensor, Metrics]:
         share = batch.weights.amax(1).view(-1, self.rows).sum(1)  # of each pair in the mean over all of them
         pairs = self.compared(batch, log_prob)
-        losses = self.pair_objective().losses(pairs)
+        losses = self.losses(pairs, batch)
         loss = (share * batch.extra["weight"][:: self.rows] * losses).sum()
         return loss, self._metrics(pairs, share, batch, entropy) | {"loss": loss.detach()}
+
+    def losses(self, pairs: Compared, batch: Batch) -> Float[Tensor, " pairs"]:
+        """The loss of every pair of a batch."""
+        return self.pair_objective().losses(pairs)
 
     def compared(self, batch: Batch, log_prob: Tensor) -> Compared:
         """The pairs of a batch, as the loss takes them."""

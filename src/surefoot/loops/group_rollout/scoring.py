@@ -9,11 +9,11 @@ bootstrap), so they disagree where data are few.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from surefoot.envs.language import Example
@@ -75,15 +75,22 @@ class Scoring(Pairwise):
     def collect(self, iteration: Iteration) -> ScoredPairs:
         index = iteration.choose(self.prompts)
         examples = [iteration.task.example(int(i)) for i in index]
+        progress = replace(iteration.progress, memory=self.known(iteration))
         return ScoredPairs(
             **unwritten(examples, index),
             pairs=read(iteration.model, examples),
             margin=torch.tensor([margin(example) for example in examples]),
-            weight=self.head_weights(iteration, index),
-            progress=iteration.progress,
+            weight=self.head_weights(iteration, index, progress.memory),
+            progress=progress,
         )
 
-    def head_weights(self, iteration: Iteration, index: Tensor) -> Float[Tensor, "prompts heads"]:
+    def known(self, iteration: Iteration) -> Mapping[str, Tensor]:
+        """The method's memory in this iteration."""
+        return iteration.progress.memory
+
+    def head_weights(
+        self, iteration: Iteration, index: Int[Tensor, " prompts"], memory: Mapping[str, Tensor]
+    ) -> Float[Tensor, "prompts heads"]:
         """The weight of every pair for every head."""
         if self.heads == 1:
             return torch.ones(len(index), 1)
@@ -110,9 +117,14 @@ class Scoring(Pairwise):
         losses = self.pair_objective().losses(by_head).view(-1, self.heads)
         weight = torch.stack([batch.extra[f"{HEAD}{head}"][::2] for head in range(self.heads)], 1)
         loss = (share[:, None] * weight * losses).sum() / self.heads
-        return loss, self._scored(scores.detach(), share) | {"loss": loss.detach()}
+        return loss, self.measured(scores.detach(), share, weight) | {"loss": loss.detach()}
 
-    def _scored(self, scores: Float[Tensor, "pairs 2 heads"], share: Tensor) -> Metrics:
+    def measured(
+        self,
+        scores: Float[Tensor, "pairs 2 heads"],
+        share: Float[Tensor, " pairs"],
+        weight: Float[Tensor, "pairs heads"],
+    ) -> Metrics:
         """Accuracy and margin of the mean score, both scores, and the standard deviation of the heads' margins."""
         chosen, rejected = scores.mean(2).unbind(1)
         gaps = scores[:, 0] - scores[:, 1]
@@ -122,7 +134,7 @@ class Scoring(Pairwise):
             "chosen": (share * chosen).sum(),
             "rejected": (share * rejected).sum(),
         }
-        return found if self.heads == 1 else {**found, "disagreement": (share * gaps.std(1)).sum()}
+        return found if scores.shape[2] == 1 else {**found, "disagreement": (share * gaps.std(1)).sum()}
 
     def steps(self) -> list[str]:
         several = f"; each of {self.heads} heads weighs them by its own exponential draws" if self.heads > 1 else ""

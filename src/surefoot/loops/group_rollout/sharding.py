@@ -39,9 +39,9 @@ class ShardedModel(LanguageModel):
         return LanguageModel(_filled(self.form, weights), self.tokenizer, settings=self.settings, opened=self.opened)
 
     def _statistics(
-        self, network: Any, critic: Critic | Heads | None, sequences: Sequences, temperature: float
+        self, network: Any, critic: Critic | Heads | None, sequences: Sequences, temperature: float, candidates: int
     ) -> TokenStatistics:
-        return network.within(super()._statistics, network, critic, sequences, temperature)
+        return network.within(super()._statistics, network, critic, sequences, temperature, candidates)
 
 
 def shard(model: LanguageModel) -> ShardedModel:

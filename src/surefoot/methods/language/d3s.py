@@ -1,4 +1,4 @@
-"""D³S: learn from the completions whose advantages differ most, and from their decisive tokens; from more as time goes on.
+"""D³S: learn from the completions whose advantages differ most and their decisive tokens, from more over time.
 
     maximise  mean over kept tokens[ min(ρÂ, clip(ρ)Â) ]
 
@@ -7,9 +7,9 @@
 
 Most completions of a batch say little: their group all failed, or all succeeded. With advantages standardised in their
 groups the variance of the whole batch is fixed; that of the best subset, across groups, is not, and it bounds the norm
-of the gradient. Fewer completions are also a cheaper update. Use it where the update is the bottleneck, or the signal is
-diluted; with large groups. The selected advantages have no mean of 0, and rare successes count for much: the reward must
-be right. `pool="group"` selects in each group, for models that are still far from the task.
+of the gradient. Fewer completions are also a cheaper update. Use it with large groups, where the update is the
+bottleneck or the signal is diluted. The selected advantages have no mean of 0, and rare successes count for much: the
+reward must be right. `pool="group"` selects in each group, for models that are still far from the task.
 
 Chao Wang et al., *Learning More with Less: A Dynamic Dual-Level Down-Sampling Framework for Efficient Policy
 Optimization* (2025), arXiv:2509.22115.

@@ -10,8 +10,8 @@ Ronak Mehta, Vincent Roulet, Krishna Pillutla, Zaid Harchaoui, *Distributionally
 Variance Reduction* (2023, ICLR 2024), arXiv:2310.13863.
 
 Departures:
-- `solver="auto"` is L-BFGS, because for linear models it finds the same minimum in less time; solver="prospect" is the
-  paper's. With a shift cost of 0 the objective has kinks, and auto is Prospect.
+- `solver="auto"` is L-BFGS, because for linear models it finds the same minimum in less time, and comes closer where
+  the shift cost is 0 and the objective has kinks; solver="prospect" is the paper's (preset paper).
 - An intercept, on which no norm is paid; the paper has none (preset paper).
 - The step size is found from the data; the paper takes the best of twelve.
 - The weights of a batch, in the baselines sgd and srda, pay ν·b for b samples. The released code charges them ν·n, so
@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 
 from surefoot.ambiguity import Ambiguity, Priced, parse
 from surefoot.ambiguity.conventions import price_of_shift
-from surefoot.hyperparameters import Range, hyperparameter
+from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.finite_sum.method import FiniteSum
 
 
@@ -36,10 +36,7 @@ class Prospect(FiniteSum):
 
     risk: str = hyperparameter("cvar:0.5", help="Spectral risk of the losses, such as cvar:0.1: the worst tenth.")
     shift_cost: float = hyperparameter(
-        1.0,
-        low=0,
-        help="ν: price of moving weight away from uniform; 0 is the risk itself.",
-        tune=Range(1e-2, 10, log=True),
+        1.0, low=0, help="ν: price of moving weight away from uniform; 0 is the risk itself."
     )
     divergence: str = hyperparameter(
         "chi-square", choices=("chi-square", "kl"), help="Divergence by which that move is measured."
@@ -58,10 +55,6 @@ class Prospect(FiniteSum):
     def ambiguity_of(self, n: int) -> Ambiguity:
         price = price_of_shift(self.shift_cost) if self.divergence == "chi-square" else self.shift_cost
         return Priced(parse(self.risk), price, self.divergence)
-
-    @property
-    def smooth(self) -> bool:  # type: ignore[override]
-        return self.shift_cost > 0
 
     def risk_formula(self) -> str:
         paid = {

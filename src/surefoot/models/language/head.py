@@ -42,6 +42,35 @@ def token_log_probs(
     return _TokenLogProbs.apply(hidden, weight, bias, target, _Tiles(rows, tile // rows, temperature, softcap))
 
 
+@torch.no_grad()
+def likeliest(
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    count: int,
+    *,
+    bias: Float[Tensor, " vocabulary"] | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    tile: int | None = None,
+) -> tuple[Float[Tensor, "tokens count"], Int[Tensor, "tokens count"]]:
+    """The `count` largest logits z, as `token_log_probs` defines them, in descending order, and their tokens."""
+    tile = tile or (CPU_TILE if hidden.device.type == "cpu" else TILE)
+    rows = max(1, min(len(hidden), ROWS, tile))
+    tiles = _Tiles(rows, max(1, tile // rows), temperature, softcap)
+    logits = hidden.new_empty(len(hidden), count, dtype=torch.float32)
+    tokens = torch.empty(len(hidden), count, dtype=torch.int64, device=hidden.device)
+    for some in _slices(len(hidden), tiles.rows):
+        best, found = logits[some, :0], tokens[some, :0]
+        for columns in _slices(len(weight), tiles.columns):
+            here = tiles.logits(hidden[some], weight, bias, columns)
+            place = torch.arange(columns.start, columns.stop, device=hidden.device).expand(len(here), -1)
+            best, found = torch.cat([best, here], 1), torch.cat([found, place], 1)
+            best, order = best.topk(min(count, best.shape[1]), 1)
+            found = found.gather(1, order)
+        logits[some], tokens[some] = best, found
+    return logits, tokens
+
+
 def logits_of(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, softcap: float | None
 ) -> Float[Tensor, "tokens vocabulary"]:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from surefoot.errors import UsageError
 from surefoot.models.device import chosen_device
 from surefoot.models.language import text
 from surefoot.models.language.critic import Critic, Heads
-from surefoot.models.language.head import logits_of, token_log_probs
+from surefoot.models.language.head import likeliest, logits_of, token_log_probs
 from surefoot.models.language.sequences import Sequences
 from surefoot.models.language.states import evaluating, split_weight, written_states
 from surefoot.models.language.text import TextSettings
@@ -37,6 +37,30 @@ class TokenStatistics(NamedTuple):
     normaliser: Float[Tensor, "batch length"]  # log Σ exp of the logits, divided by the temperature
     # Of the state before the token, if the model has a critic; one number a head, if it is a reward model.
     value: Float[Tensor, "batch length *heads"] | None = None
+    # Where candidates are asked for: the last hidden state, scaled so that its product with the output layer is
+    # the logits divided by the temperature (but for a bias or a cap), and the likeliest tokens in its place.
+    hidden: Float[Tensor, "batch length width"] | None = None
+    candidate: Int[Tensor, "batch length candidates"] | None = None
+    candidate_log_prob: Float[Tensor, "batch length candidates"] | None = None
+
+    @staticmethod
+    def blank(
+        shape: Sequence[int],
+        outputs: tuple[int, ...] | None = None,
+        width: int = 0,
+        candidates: int = 0,
+        device: Any = "cpu",
+    ) -> TokenStatistics:
+        """Zeros for `[batch, length]` tokens, with the optional fields that are asked for: `outputs` are those of a
+        critic for a token."""
+        a, b, c = (torch.zeros(*shape, device=device) for _ in range(3))
+        found = TokenStatistics(a, b, c, None if outputs is None else torch.zeros(*shape, *outputs, device=device))
+        if not candidates:
+            return found
+        chances = torch.zeros(*shape, candidates, device=device)
+        return found._replace(
+            hidden=torch.zeros(*shape, width, device=device), candidate=chances.long(), candidate_log_prob=chances
+        )
 
     @property
     def known(self) -> list[Tensor]:
@@ -45,7 +69,10 @@ class TokenStatistics(NamedTuple):
 
     def each(self, function: Callable[[Tensor], Tensor]) -> TokenStatistics:
         """The function applied to every field that is not None."""
-        return TokenStatistics(*map(function, self.known))
+        changed: dict[str, Any] = {
+            name: None if x is None else function(x) for name, x in zip(self._fields, self, strict=True)
+        }
+        return TokenStatistics(**changed)
 
 
 @dataclass
@@ -223,32 +250,42 @@ class LanguageModel:
 
     # --- likelihood --------------------------------------------------------------------------------------------------
 
-    def statistics(self, sequences: Sequences, *, temperature: float = 1.0, reference: bool = False) -> TokenStatistics:
+    def statistics(
+        self, sequences: Sequences, *, temperature: float = 1.0, reference: bool = False, candidates: int = 0
+    ) -> TokenStatistics:
         """Log-probabilities, entropies and normalisers of the valid tokens, and values if the model has a critic; with
-        `reference=True` those of the reference, which has none. They do not depend on the mode of the network."""
+        `reference=True` those of the reference, which has none. They do not depend on the mode of the network. With
+        `candidates`, also the last hidden state and as many of the likeliest tokens in each place, without a
+        gradient."""
         with self.evaluating():
             if reference:
                 with torch.no_grad(), self.as_reference() as network:
-                    return self._statistics(network, None, sequences, temperature)
-            return self._statistics(self.base, self.critic, sequences, temperature)
+                    return self._statistics(network, None, sequences, temperature, candidates)
+            return self._statistics(self.base, self.critic, sequences, temperature, candidates)
 
     def _statistics(
-        self, network: Any, critic: Critic | Heads | None, sequences: Sequences, temperature: float
+        self, network: Any, critic: Critic | Heads | None, sequences: Sequences, temperature: float, candidates: int
     ) -> TokenStatistics:
         tokens, valid = sequences.tokens.to(self.device), sequences.valid.to(self.device)
-        blank = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
-        if not self.sharded and not bool(valid.any()):  # all processes must run a sharded model
-            unjudged = None if critic is None else blank.new_zeros(*blank.shape, *critic.outputs)
-            return TokenStatistics(blank, blank, blank, unjudged)
         weight, bias, softcap = self.head(network)
+        if not self.sharded and not bool(valid.any()):  # all processes must run a sharded model
+            outputs = None if critic is None else critic.outputs
+            return TokenStatistics.blank(
+                tokens.shape, outputs, weight.shape[1], min(candidates, len(weight)), tokens.device
+            )
         with split_weight(network, weight) as weight:
             hidden = written_states(network, tokens, valid)
-        known = token_log_probs(
-            hidden, weight, tokens[valid], bias=bias, temperature=temperature / self.scale, softcap=softcap
-        )
+        heat = temperature / self.scale
+        known = token_log_probs(hidden, weight, tokens[valid], bias=bias, temperature=heat, softcap=softcap)
         found = TokenStatistics(*known, None if critic is None else critic(hidden))
+        if candidates:
+            logit, token = likeliest(
+                hidden, weight, min(candidates, len(weight)), bias=bias, temperature=heat, softcap=softcap
+            )
+            seen = {"hidden": hidden.detach().float() / heat, "candidate": token}
+            found = found._replace(**seen, candidate_log_prob=logit - found.normaliser.detach()[:, None])
         place = valid.nonzero(as_tuple=True)
-        return found.each(lambda x: x.new_zeros(*blank.shape, *x.shape[1:]).index_put(place, x))
+        return found.each(lambda x: x.new_zeros(*tokens.shape, *x.shape[1:]).index_put(place, x))
 
     def next_logits(self, hidden: Tensor, temperature: float) -> Float[Tensor, "batch vocabulary"]:
         """The logits of the next token divided by the temperature, in float32, from the last hidden states."""

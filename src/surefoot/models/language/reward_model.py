@@ -1,4 +1,5 @@
-"""Reward models: networks of transformers that give a text one number, as functions of prompts and completions."""
+"""Reward models as functions of prompts and completions: networks of transformers that give a text one number, and the
+implicit rewards of models trained by DPO."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from surefoot.models.device import chosen_device
 from surefoot.models.language.critic import Heads
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.need import need, quiet
+from surefoot.models.language.sequences import join
 from surefoot.models.language.text import TextSettings, encode
 from surefoot.models.saved import described, holds_agent, read_facts
 
@@ -190,6 +192,31 @@ def classifier(config: Any, pad: int | None) -> tuple[Any, str]:
             "give a model of another architecture, such as Llama, Qwen or Gemma."
         )
     return network, linear[0]
+
+
+@dataclass(frozen=True, eq=False)
+class ImplicitReward:
+    """β·log π/π_ref of a completion: the reward that a model has learned by DPO, up to a number for every prompt.
+    Called as reward functions are; both models have the same tokenizer, and neither learns here."""
+
+    model: LanguageModel
+    reference: LanguageModel
+    beta: float = 0.1
+
+    @property
+    def __name__(self) -> str:
+        return "implicit_reward"
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
+        texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
+        found = []
+        for start in range(0, len(texts), TOGETHER):
+            asked, said = prompts[start : start + TOGETHER], texts[start : start + TOGETHER]
+            rows = join(self.model.encode(asked), self.model.encode_completions(said, asked))
+            ratio = [model.statistics(rows).log_prob.double().sum(1).cpu() for model in (self.model, self.reference)]
+            found += (self.beta * (ratio[0] - ratio[1])).tolist()
+        return found
 
 
 def load_reward_model(name: str | Path, device: str = "auto") -> RewardModel:
