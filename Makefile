@@ -76,7 +76,8 @@ claims: $(VENV)/.installed
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/make_pages.py
+	$(BIN)/python docs/make_reference.py
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) build dist site docs/papers .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) build dist site docs/papers docs/reference .pytest_cache .ruff_cache .hypothesis src/*.egg-info

@@ -1,18 +1,24 @@
-"""Make one page a paper, and their index, from the catalogue, the method's docstring and the records of its claim."""
+"""Make one page a paper, and their index, from the catalogue, the method and the records of its claim."""
 
 from __future__ import annotations
 
 import ast
+import html
 import inspect
+import re
 import shutil
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from surefoot import catalogue
 from surefoot.catalogue import Paper, papers
 from surefoot.claims import records
 from surefoot.claims.page import forest, markdown
+from surefoot.configure import make_method
+from surefoot.evaluate.explain import BUILT_FROM
+from surefoot.hyperparameters import allowed, declared, presets
 
 PAGES = Path(__file__).parent / "papers"
 SOURCES = Path(catalogue.__file__).parents[1]
@@ -26,6 +32,17 @@ def docstring(module: str) -> str:
     return inspect.cleandoc(ast.get_docstring(ast.parse(source)) or "")
 
 
+def prose(text: str) -> str:
+    """A docstring as Markdown: its indented blocks are formulas, which keep their line breaks."""
+    blocks = re.split(r"\n\s*\n", text)
+    return "\n\n".join(formula(block) if block.startswith("    ") else block for block in blocks)
+
+
+def formula(block: str) -> str:
+    """A formula, set apart."""
+    return f'<pre class="formula">{html.escape(inspect.cleandoc(block))}</pre>'
+
+
 def page(paper: Paper) -> Iterator[str]:
     """The lines of a paper's page."""
     yield f"# {paper.title}\n"
@@ -35,16 +52,37 @@ def page(paper: Paper) -> Iterator[str]:
     if not paper.built:
         yield "The method is planned."
         return
-    yield f"```\nsurefoot explain {paper.slug}\n```\n"
-    yield f"## Method\n\n```text\n{docstring(paper.module)}\n```\n"
+    yield f"## What it does\n\n{prose(docstring(paper.module))}\n"
+    if paper.source in BUILT_FROM:
+        yield f"*{BUILT_FROM[paper.source]}*\n"
+    yield from algorithm(make_method(paper.slug)[0], paper.slug)
     if paper.claimed:
         claim = records.claim(paper.slug)
         kept, _ = records.read(claim)
         figure = forest(claim, records.findings(claim, kept))
         if figure is not None:
+            PAGES.mkdir(exist_ok=True)
             figure.savefig(PAGES / f"{paper.slug}.svg", transparent=True)
         yield "## Claim\n\n" + markdown(claim, kept, f"{paper.slug}.svg" if figure is not None else "")
         yield from measurements(paper.slug)
+
+
+def algorithm(method: Any, slug: str) -> Iterator[str]:
+    """Objective, algorithm and hyperparameters, as `surefoot explain` has them."""
+    yield f"## Algorithm\n\n{formula(str(method.objective()))}\n"
+    yield from (f"{number}. {html.escape(line)}" for number, line in enumerate(method.algorithm(), 1))
+    yield f"\n```\nsurefoot explain {slug}\n```\n"
+    yield "## Hyperparameters\n\n| name | default | allowed | |\n|---|---|---|---|"
+    unused = (*getattr(method, "without_effect", ()), "parts")
+    for field, kind in declared(type(method)):
+        if field.name not in unused:
+            limits = allowed(field.metadata, kind) if set(field.metadata) - {"help", "tune"} else ""
+            cells = f"`{getattr(method, field.name)!r}`", limits, field.metadata.get("help", "")
+            yield f"| `{field.name}` | {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    for name, values in presets(type(method)).items():
+        changed = ", ".join(f"`{key}={value!r}`" for key, value in values.items())
+        yield f"\n`--preset {name}`: {changed}"
+    yield ""
 
 
 def measurements(slug: str) -> Iterator[str]:
@@ -60,14 +98,17 @@ def measurements(slug: str) -> Iterator[str]:
 
 
 def index() -> Iterator[str]:
-    """The lines of the index, one table a setting."""
+    """The lines of the index: what is built, setting by setting, and the names of what is planned."""
     yield "# Papers\n"
-    for setting, rows in groupby(papers(), key=lambda p: p.setting):
-        yield f"## {setting.capitalize()}\n\n| paper | what it does | claim |\n|---|---|---|"
+    for setting, group in groupby(papers(), key=lambda p: p.setting):
+        rows = list(group)
+        yield f"## {setting.capitalize()}\n"
         for paper in rows:
-            claim = paper.standing if paper.built else "planned"
-            yield f"| [{paper.slug}]({paper.slug}.md) | {paper.summary} | {claim} |"
-        yield ""
+            if paper.built:
+                yield f"**[{paper.slug}]({paper.slug}.md)** {paper.summary}  \n<small>{paper.standing}</small>\n"
+        planned = ", ".join(f"[{p.slug}]({p.slug}.md)" for p in rows if not p.built)
+        if planned:
+            yield f"Planned: {planned}\n"
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from surefoot import catalogue
 from surefoot.errors import UsageError
+from surefoot.evaluate.explain import explain
 
 
 @pytest.fixture
@@ -34,6 +36,7 @@ def test_every_paper_is_there_once_and_whole():
         assert 0 <= p.year - (2000 + int(p.arxiv[:2])) <= 2, p.slug
         assert p.module == f"surefoot.methods.{p.setting}.{p.slug.replace('-', '_')}"
         assert len(p.summary) <= 160 and p.summary.endswith("."), p.slug
+        assert p.source in ("text", "code", "reconstruction"), p.slug
 
 
 def test_a_paper_is_found_by_its_slug_and_a_typo_gets_the_nearest():
@@ -71,3 +74,12 @@ def test_no_method_or_result_lies_outside_the_catalogue():
     modules = {f"surefoot.methods.{f.parent.name}.{f.stem}" for f in root.glob("methods/*/[!_]*.py")}
     assert modules <= known
     assert {f.name for f in root.glob("claims/records/*/")} <= {p.slug for p in catalogue.papers()}
+
+
+def test_what_a_method_was_built_from_is_said_where_it_is_not_the_paper(monkeypatch):
+    spo = catalogue.paper("spo")
+    method = catalogue.method_class("spo")()
+    assert "SOURCE" not in explain(method, "spo")
+    changed = dataclasses.replace(spo, source="reconstruction")
+    monkeypatch.setattr(catalogue, "papers", lambda: (changed,))
+    assert "A reconstruction: the paper's own equations" in explain(method, "spo")

@@ -115,7 +115,7 @@ def test_the_version(capsys):
     assert surefoot(capsys, "--version") == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name not in ("train", "compare")])
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name not in ("train", "compare", "dataset")])
 def test_help_explains_every_argument_by_its_name(command, capsys):
     page = help_of(capsys, command)
     function = cli.COMMANDS[command]
@@ -364,7 +364,7 @@ def test_compare_takes_tasks_of_language_models(monkeypatch, capsys):
     words = surefoot(capsys, "compare", "grpo", "rloo", "--task", "arithmetic", "--seeds", "3", "--steps", "5")
     assert words == "the table\n" and asked.pop("given") == (("grpo", "rloo"),)
     assert asked.pop("progress") is not None
-    assert asked == {"env": None, "task": ("arithmetic",), "seed": 0, "seeds": 3, "steps": 5, "out": None}
+    assert asked == {"env": None, "task": ("arithmetic",), "seed": 0, "seeds": 3, "steps": 5, "out": None, "on": ""}
     surefoot(capsys, "compare", "grpo", "rloo", "--task", "arithmetic", "--model", "folder")
     assert asked["model"] == "folder"
 
@@ -410,7 +410,7 @@ def test_all_claims_of_a_tier_run_where_no_record_covers_them(capsys, monkeypatc
     made, asked = records.claim("ppo"), []
     monkeypatch.setattr(records, "claimed", lambda: ["spo", "ppo"])
 
-    def run(claim, folder, *, tier, experiment, seeds):
+    def run(claim, folder, *, tier, experiment, seeds, on):
         asked.append((claim.slug, tier))
         if claim.slug == "spo":
             raise RuntimeError("torn")

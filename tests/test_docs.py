@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import pkgutil
 import re
 import runpy
+import sys
+import types
 from pathlib import Path
 
 import fake_hub
 import pytest
+
+from surefoot import catalogue, cli
+from surefoot.loops.group_rollout.language import LanguageOptions
 
 PAGES = Path(__file__).parents[1] / "docs"
 
@@ -80,3 +88,59 @@ def test_learning_from_preferences(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
     names = run("preferences.md")
     assert len(names["run"].metrics()) == 4 and "1 − 2·0.2" in capsys.readouterr().out
+    assert names["agent"].scores(["1+1="], ["2"]).shape == (1, 3)
+    assert names["careful"].metrics()[-1]["reward/reward_model_2"] and "weight_1" in names["fair"].metrics()[-1]
+
+
+def test_my_worst_tenth_is_badly_served(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn", reason="estimators need surefoot[supervised]")
+    monkeypatch.chdir(tmp_path)
+    names = run("tail.md")
+    assert "mean loss of the worst 10%" in capsys.readouterr().out and names["run"].finished
+
+
+def test_coming_from_trl(tmp_path, monkeypatch):
+    """The page runs, and what it calls an argument or a default is one, here and in TRL."""
+    pytest.importorskip("transformers", reason="language models need surefoot[language]")
+    trl = pytest.importorskip("trl")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
+    assert len(run("coming-from-trl.md")["run"].metrics()) == 2
+    method = catalogue.method_class("grpo")()
+    theirs = {field.name: field.default for field in dataclasses.fields(trl.GRPOConfig)}
+    known = ("learning_rate", "weight_decay", "max_grad_norm", "num_generations", "max_completion_length", "epsilon")
+    assert [theirs[name] for name in known] == [1e-6, 0.0, 1.0, 8, 512, 0.2]
+    assert (theirs["lr_scheduler_type"], theirs["beta"], theirs["loss_type"]) == ("linear", 0.0, "dapo")
+    assert theirs["vllm_importance_sampling_mode"] == "sequence_mask" and not theirs["disable_dropout"]
+    ours = ("weight_decay", "max_grad_norm", "samples", "prompts", "max_tokens", "temperature", "clip", "kl", "anneal")
+    assert [getattr(method, name) for name in ours] == [0.0, 1.0, 8, 16, 64, 1.0, 0.2, 0.0, "none"]
+    for name in re.findall(r"`(\w+)`", (PAGES / "coming-from-trl.md").read_text().partition("## Defaults")[0]):
+        kinds = (type(method), LanguageOptions, trl.GRPOConfig, trl.DPOConfig)
+        there = any(name in {f.name for f in dataclasses.fields(kind)} for kind in kinds)
+        there = there or name in inspect.signature(trl.GRPOTrainer.__init__).parameters
+        assert (
+            there
+            or name in ("grpo", "dapo", "cispo", "gspo", "dpo", "kto", "orpo", "torchrun", "datasets", "reward")
+            or name[0].isupper()
+        ), name
+
+
+@pytest.mark.parametrize("page", ["environments.md", "tabular.md", "methods.md", "reproducibility.md"])
+def test_pages_whose_code_says_itself_what_it_shows(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "page", types.ModuleType("page"))  # where classes of the page are defined
+    run(page)
+
+
+def test_the_pages_of_papers_and_the_reference_are_made_of_what_runs(tmp_path, monkeypatch):
+    pages = runpy.run_path(str(PAGES / "make_pages.py"))
+    text = "\n".join(pages["page"](catalogue.paper("spo")))
+    assert '<pre class="formula">maximise  mean[ ρÂ' in text and "| `epsilon` | `0.2` |" in text and "## Claim" in text
+    assert "surefoot explain spo" in text and "--preset mujoco-3-layers" in text
+    assert "Planned: " in "\n".join(pages["index"]()) or all(p.built for p in catalogue.papers())
+    reference = runpy.run_path(str(PAGES / "make_reference.py"))
+    text = "\n".join(reference["commands"]())
+    assert all(f"## {name}\n" in text for name in cli.COMMANDS) and "--families" in text
+    for file, text in reference["names"]():
+        for entry in re.findall(r"::: (\S+)", text):
+            assert pkgutil.resolve_name(entry) is not None, (file, entry)

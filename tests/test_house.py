@@ -159,7 +159,11 @@ def test_what_is_pinned_is_what_is_allowed():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [
         *project["dependencies"],
-        *(d for extra in ("dev", "docs", "language", "tune") for d in project["optional-dependencies"][extra]),
+        *(
+            d
+            for extra in ("dev", "docs", "language", "tune", "supervised")
+            for d in project["optional-dependencies"][extra]
+        ),
     ]
     pins = dict(
         line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"
@@ -168,7 +172,7 @@ def test_what_is_pinned_is_what_is_allowed():
     for requirement in wanted:
         if requirement.startswith("surefoot["):
             continue  # another extra, which has its own line
-        name, _, low = re.sub(r"\[.*?\]", "", requirement).partition(">=")
+        name, _, low = re.sub(r"\[.*?\]|;.*", "", requirement).partition(">=")
         version = normal[re.sub(r"[-_.]+", "-", name).lower()]
         as_numbers = [[int(x) for x in re.findall(r"\d+", v)] for v in (version, low)]
         assert as_numbers[0] >= as_numbers[1], f"{name}: {version} is tested, {low} is asked for"

@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from surefoot.api import Run, claim, compare, evaluate, explain, load, resume, stress, train
+    from surefoot.alignment import align
+    from surefoot.api import Run, compare, evaluate, explain, load, resume, stress, train
     from surefoot.catalogue import paper, papers
+    from surefoot.claims.running import claim
+    from surefoot.data.files import dataset, write_dataset
     from surefoot.envs.tabular import TabularMDP, tabular_from_gym
     from surefoot.errors import UsageError
     from surefoot.evaluate.acting import Smoothed
@@ -31,19 +34,22 @@ if TYPE_CHECKING:
     from surefoot.evaluate.generalization import generalize
     from surefoot.evaluate.hub import push
     from surefoot.evaluate.pages.folder import report
+    from surefoot.evaluate.steering import steer
     from surefoot.hardening import harden
     from surefoot.objectives import PolicyObjective
+    from surefoot.recording import record
     from surefoot.solvers import evaluate_policy, solve
     from surefoot.study import tune
 
 _WHERE = {
-    **dict.fromkeys(
-        ["Run", "claim", "compare", "evaluate", "explain", "load", "resume", "stress", "train"], "surefoot.api"
-    ),
+    **dict.fromkeys(["Run", "compare", "evaluate", "explain", "load", "resume", "stress", "train"], "surefoot.api"),
     **dict.fromkeys(["paper", "papers"], "surefoot.catalogue"),
     **dict.fromkeys(["TabularMDP", "tabular_from_gym"], "surefoot.envs.tabular"),
     "UsageError": "surefoot.errors",
+    **dict.fromkeys(["dataset", "write_dataset"], "surefoot.data.files"),
+    "record": "surefoot.recording",
     "audit": "surefoot.evaluate.audit",
+    "claim": "surefoot.claims.running",
     "harden": "surefoot.hardening",
     "Smoothed": "surefoot.evaluate.acting",
     "certify": "surefoot.evaluate.certify",
@@ -56,8 +62,10 @@ _WHERE = {
     **dict.fromkeys(["evaluate_policy", "solve"], "surefoot.solvers"),
     "PolicyObjective": "surefoot.objectives",
     "tune": "surefoot.study",
+    "align": "surefoot.alignment",
+    "steer": "surefoot.evaluate.steering",
 }
-_ROOMS = ("objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")
+_ROOMS = ("supervised", "objectives", "ambiguity", "models", "envs", "loops", "methods", "perturbations", "claims")
 _SHORT = {"language": "surefoot.methods.language"}
 
 __all__ = [
@@ -71,6 +79,7 @@ __all__ = [
     "certify_actions",
     "claim",
     "compare",
+    "dataset",
     "diagnose",
     "evaluate",
     "evaluate_policy",
@@ -82,6 +91,7 @@ __all__ = [
     "paper",
     "papers",
     "push",
+    "record",
     "report",
     "resume",
     "solve",
@@ -89,6 +99,9 @@ __all__ = [
     "tabular_from_gym",
     "train",
     "tune",
+    "write_dataset",
+    "align",
+    "steer",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Surefoot from Python: train, resume, load, evaluate, stress, compare, claim, explain."""
+"""Surefoot from Python: train, resume, load, evaluate, stress, compare, explain."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surefoot.cluster import spread
 from surefoot.configure import (
     callback_list,
+    given_table,
     kind_of,
     make_method,
     option_names,
@@ -22,12 +24,13 @@ from surefoot.configure import (
     recorded_method,
     whole_steps,
 )
+from surefoot.data.tables import Table
 from surefoot.envs import make_single
 from surefoot.envs.names import remember
 from surefoot.errors import UsageError
 from surefoot.evaluate.agent_card import keep_result
 from surefoot.evaluate.periodic import env_name, evaluations, result_file, seeds_in
-from surefoot.evaluate.player import load, player_of, refuse_language
+from surefoot.evaluate.player import is_reward_model, load, player_of, refuse_language
 from surefoot.evaluate.summary import exact_figures, summed_up
 from surefoot.hyperparameters import build
 from surefoot.loops.common import run as runs
@@ -38,12 +41,11 @@ from surefoot.loops.common.run import Run
 from surefoot.loops.common.train import Callback
 
 if TYPE_CHECKING:
-    from surefoot.claims.judge import Finding
     from surefoot.evaluate.compare import Comparison
     from surefoot.evaluate.stress import StressReport
     from surefoot.perturbations import Perturbation
 
-__all__ = ["Run", "claim", "compare", "evaluate", "explain", "load", "make_method", "resume", "stress", "train"]
+__all__ = ["Run", "compare", "evaluate", "explain", "load", "make_method", "resume", "stress", "train"]
 
 
 def train(
@@ -73,9 +75,11 @@ def train(
         method: a slug from the catalogue, `"module:Class"`, or a method instance.
         env: a Gymnasium or EnvPool id, a factory, an Env class, or a ready next-step `VectorEnv`; for a tabular method
             a `TabularMDP`, the name of a built-in MDP, a file or `gym:ID`.
-        task, data: names of the same argument for language models: a task, or a file of prompts.
-        steps: environment steps per seed, or iterations for a tabular method or a language model; the method's
-            `default_steps` if not given.
+        task, data: names of the same argument for language models: a task, or a file of prompts. For an offline method
+            data is its data set, `Transitions` or a name (`surefoot.dataset`), and env is optional, for evaluations.
+            For a model of tables data is a pair (X, y), a data frame, a .csv, .txt or .parquet file, or sklearn:NAME.
+        steps: environment steps per seed, iterations for a tabular method or a language model, or epochs over a table;
+            the method's `default_steps` if not given.
         start: a run or an agent, or its folder, whose weights and normaliser the new run starts from.
         num_seeds: number of consecutive random seeds trained at once, in one process.
         compile: "on", "off" or "auto" (on where it saves time).
@@ -93,9 +97,11 @@ def train(
             `stress`; a range is sampled anew in every episode, and evaluations use the unperturbed environment); for
             language models the fields of `surefoot.loops.group_rollout.language.LanguageOptions`.
     """
-    options = options_of(method, hyperparameters)
-    made, slug = make_method(method, **hyperparameters)
-    env = place_of(made, env=env, task=task, data=data)
+    places = {"env": env, "task": task, "data": data}
+    taken = [name for name in places if name in option_names(method)]
+    options = options_of(method, hyperparameters | {name: places.pop(name) for name in taken})
+    made, slug = make_method(method, **{k: x for k, x in hyperparameters.items() if k not in options})
+    env = place_of(made, **places)
     if keep_best and evaluate_every is None:
         evaluate_every = max(1, whole_steps(steps or made.default_steps) // 10)
     remember(env, options.get("reward"), method if isinstance(method, str) else type(method))
@@ -131,15 +137,15 @@ def resume(
     a run, such as `anneal`, of which a warning tells.
 
     `method`, `env` and `options` are needed only where the run's folder cannot name what the run was given (a method
-    outside the catalogue, a ready vector environment, a lambda, an MDP or a model made in Python), or names it as
-    `module:name` and this process has not been given it: nothing that only a folder names is imported or called
+    outside the catalogue, a ready vector environment, a lambda, arrays, an MDP or a model made in Python), or names it
+    as `module:name` and this process has not been given it: nothing that only a folder names is imported or called
     unless `trust=True`. On another `device` results are the same up to rounding. Callbacks are not saved and must be
     given again. Raises `UsageError` if the run cannot be resumed.
     """
     found = run if isinstance(run, Run) else Run(Path(run))
     config = runs.checked(found)
     method = recorded_method(found, config, method, trust)
-    names = option_names(method)
+    names, env = option_names(method), given_table(method, options).get("data", env)
     if unknown := sorted(set(options) - {*names}):
         raise UsageError(
             f"{unknown[0]} is not allowed: a run is resumed with its original hyperparameters. The arguments are "
@@ -164,6 +170,7 @@ def evaluate(
     episodes: int = 20,
     *,
     task: Any = None,
+    data: Any = None,
     k: int | Sequence[int] = (),
     seed: int = 0,
     deterministic: bool = True,
@@ -182,7 +189,8 @@ def evaluate(
     or a callable. For a language model `env` may be called `task`, episodes are held-out examples, each used at most
     once, and `k=(1, 4, 16)` adds pass@k (the probability that at least one of k samples succeeds), entropy, lengths
     and sample completions. They are scored by the run's reward functions if it has any, otherwise by the task's
-    verifier.
+    verifier. Of a reward model it is the share of held-out pairs that it puts in the right order. For a model of tables
+    `data` is a table, by default that of its run: the result has losses, also in the tail and by group, and a `table`.
 
     `perturb` is as for `stress`, a range is drawn anew in every episode, and results are kept as `evaluation-….json`.
 
@@ -192,19 +200,25 @@ def evaluate(
     `info/<name>` is the mean of any other number in the last step's `info`.
     """
     env = env if task is None else task
-    if not isinstance(k, (tuple, list)) or k:
-        if video is not None:
-            raise UsageError("video is not allowed with k, which is for language models: there is nothing to film.")
-        if perturb is not None:
-            raise UsageError("perturb is not allowed with k, which is for language models: nothing is perturbed.")
-        from surefoot.evaluate.language import evaluated
+    if is_reward_model(policy):
+        from surefoot.evaluate.scoring import evaluate_scores
 
+        return evaluate_scores(policy, env if data is None else data, trust=trust)
+    if not isinstance(k, (tuple, list)) or k:
+        from surefoot.evaluate.language import check_unused, evaluated
+
+        check_unused(video=video, perturb=perturb)
         return evaluated(policy, env, episodes, k, seed, trust)
     from surefoot.envs.entrance import named_figures
     from surefoot.evaluate.rollout import played, record
     from surefoot.evaluate.statistics import summary
+    from surefoot.evaluate.tables import measured, on_rows
 
+    if data is not None:
+        return on_rows(policy, data)
     player, env, folder = player_of(policy, env, algo, trust)
+    if isinstance(env, Table):
+        return measured(player, env, folder)
     filmed = {} if video is None else {"video": str(video)}
     if video is not None:
         refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
@@ -233,20 +247,30 @@ def stress(
     algo: str | None = None,
     trust: bool = False,
     video: bool = False,
+    on: str = "",
     **settings: Any,
 ) -> StressReport:
     """Play a policy across a sweep of perturbations; see `surefoot.evaluate.stress.stress`, and `evaluate` for `algo`
     and `trust`.
 
     In a run's folder, its environment is the default, and `stress-….json` (`stress-ENV-….json` with `env`) is saved.
-    `video` films the first episode undisturbed and in the worst cell, beside that file.
+    `video` films the first episode undisturbed and in the worst cell, beside that file. `on` is a cluster for the
+    episodes (see `surefoot.cluster`).
+
+    Under `label-flip:0..0.4` a run that learned from pairs is trained again at every strength, and each model orders
+    the held-out pairs (a `surefoot.evaluate.pairs.NoiseReport`); `env` is the data, if the folder does not name them.
     """
+    from surefoot.evaluate.pairs import is_of_labels, stressed
     from surefoot.evaluate.stress import film_worst
     from surefoot.evaluate.stress import stress as sweep
 
+    if is_of_labels(perturb):
+        run = policy if isinstance(policy, Run) else Run(Path(policy))
+        found: Any = stressed(run, perturb, train, make_method, settings.get("points", 5), task=env, trust=trust)
+        return found
     player, place, folder = player_of(policy, env, algo, trust)
     refuse_language(player, "perturb", "perturbations apply to environments; evaluate it on another task")
-    report = dataclasses.replace(sweep(player, place, perturb, **settings), env=env_name(place))
+    report = dataclasses.replace(sweep(player, place, perturb, on=on, **settings), env=env_name(place))
     if folder is not None:
         text = str(perturb) if env is None else f"{report.env}-{perturb}"
         keep_result(folder, f"stress-{text}", report.to_json())
@@ -268,23 +292,24 @@ def compare(
     steps: int | None = None,
     out: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
+    on: str = "",
     **options: Any,
 ) -> Comparison:
     """Train several methods on the same environments and seeds, and compare their returns.
 
     `env` is an environment as for `train` (a name, an MDP), or a list of them; for language models it may be called
-    `task`. `methods` are slugs, `"module:Class"` or instances; a mapping names them, so that two settings of one method
-    can be compared.
-    There are `seeds` consecutive random seeds starting at `seed`, trained in one run, or in one run per seed for
-    language models. The runs, `comparison.json` and its page, `scores.csv` and `table.tex` are saved under `out`;
-    finished runs found there are reused, unfinished ones are resumed, and additional seeds are trained in further runs.
-    `progress` is called with a line now and then, `options` are passed to `train`; hyperparameters among them apply to
-    every method given by its slug.
+    `task`, for models of tables `data`. `methods` are slugs, `"module:Class"` or instances; a mapping names them, so
+    that two settings of one method can be compared. There are `seeds` consecutive random seeds starting at `seed`,
+    trained in one run, or in one run per seed for language models. The runs, `comparison.json` and its page,
+    `scores.csv` and `table.tex` are saved under `out`; finished runs found there are reused, unfinished ones are
+    resumed, and additional seeds are trained in further runs. `on` is a cluster for the runs (see `surefoot.cluster`),
+    where `out` is on a disk that its machines share; `progress` is called with a line now and then, if runs are trained
+    here; `options` are passed to `train`; hyperparameters among them apply to every method given by its slug.
 
     Raises `UsageError` if methods or environments are missing or not distinct, a method has no return, a run found
     there has other settings, or one ended early.
     """
-    from surefoot.evaluate.compare import check_same, compare_runs, shares, told_of
+    from surefoot.evaluate.compare import check_comparable, compare_runs, shares, told_of
 
     for name, instead in (("num_seeds", "seeds"), ("run_dir", "out")):
         if name in options:
@@ -293,7 +318,7 @@ def compare(
     beside = {*inspect.signature(train).parameters, *chain.from_iterable(option_names(m) for _, m in pairs)}
     shared = {name: options.pop(name) for name in [*options] if name not in beside}
     named = [(name, make_method(m, **shared)[0]) for name, m in pairs]
-    env = place_of(named[0][1], env=env, task=task) if named else env
+    env = place_of(named[0][1], env=env, task=task, **given_table(named[0][1], options)) if named else env
     envs = list(env) if isinstance(env, (list, tuple)) else [env]
     names, called = [name for name, _ in named], [runs.env_name(each) for each in envs]
     if not names or not envs or len({*names}) < len(names) or len({*called}) < len(envs):
@@ -302,62 +327,54 @@ def compare(
             f"environments {called}. To compare two settings of one method, name them: "
             "compare({'one': PPO(…), 'two': PPO(…)}, …)."
         )
-    if silent := [name for name, method in named if getattr(method, "samples", 1) == 0]:
-        raise UsageError(
-            f"{', '.join(silent)} generates no completions in training (samples=0), so it has no return to compare; "
-            "leave it out, and compare the result of surefoot evaluate for its run."
-        )
+    check_comparable(named)
     every = runs.seeds_from(seed, seeds)
-    own = callback_list(options.pop("callbacks", ()))
-    limit = options.get("time_limit")  # neither is recorded in a run
+    own = callback_list(options.pop("callbacks", ()))  # not recorded in a run
     described = {method.loop: options_of(method, dict(options)) for _, method in named}
     for kind, each in product(described, envs):
-        make_single(loop(kind).single(each, **described[kind])).close()
-    folder = Path(out or Path("runs") / runs.dated("compare"))
+        if not isinstance(place := loop(kind).single(each, **described[kind]), Table):
+            make_single(place).close()
+    folder = Path(out or Path("runs") / runs.dated("compare")).absolute()
     runs_of: dict[str, list[Run]] = {}
-    for name, method in named:
-        kind, given = loop(method.loop), described[method.loop]
-        places = [(each, f"{name}-{runs.env_name(each).replace('/', '-')}") for each in envs]
-        for each, run, share in ((e, *found) for e, place in places for found in shares(folder / place, every, kind)):
-            calls = [*told_of(run.path.name, steps or method.default_steps, progress), *own]
-            if not run.started:
-                which: dict[str, Any] = {"seed": share[0], "num_seeds": len(share), "run_dir": run.path}
-                train(method, each, steps, callbacks=calls, **which, **options)
-            else:
-                asked = {"method": make_method(method)[1], "hyperparameters": runs.as_json(method)}
-                place = {k: x for k, x in kind.describe(each, **given).items() if k in run.config["env"]}
-                asked |= {"env": place, "steps": steps or method.default_steps, "seeds": share}
-                check_same(run, asked)
-                if not run.finished:
-                    again = None if isinstance(each, str) else each
-                    resume(run.path, method=method, env=again, callbacks=calls, time_limit=limit, **given)
-            if not run.finished:
-                raise UsageError(
-                    f"{run.path} ended before its {run.config['steps']} steps, so there is nothing to compare yet; run "
-                    f"the same comparison with out={str(folder)!r} to continue."
-                )
+    pieces: list[tuple[Any, ...]] = []
+    for (name, method), each in product(named, envs):
+        place = folder / f"{name}-{runs.env_name(each).replace('/', '-')}"
+        for run, share in shares(place, every, loop(method.loop)):
+            told = told_of(run.path.name, steps or method.default_steps, None if on else progress)
+            pieces.append((run.path, method, each, steps, share, [*told, *own], options))
             runs_of.setdefault(name, []).append(run)
+    spread(_compared, pieces, on)
     command = shlex.join(["surefoot", *sys.argv[1:]]) if sys.argv[1:2] == ["compare"] else ""
     comparison = dataclasses.replace(compare_runs(runs_of), command=command)
     comparison.save(folder)
     return comparison
 
 
-def claim(
-    slug: str, *, tier: str | None = None, seeds: Sequence[int] | None = None, out: str | Path = "surefoot-claims"
-) -> dict[str, Finding]:
-    """Run a paper's claim: the finding of every part that was measured, by the part's name.
+def _compared(
+    path: Path, method: Method, env: Any, steps: int | None, seeds: list[int], callbacks: list[Any], options: Any
+) -> None:
+    """One run of a comparison: trained, resumed, or found finished.
 
-    Args:
-        slug: of the paper, or `"module:NAME"` of a claim of your own.
-        tier: "mechanism", "miniature" or "instance"; all experiments if not given.
-        seeds: random seeds, if not the experiments' own; any others make a replication.
-        out: folder for the records.
+    Raises:
+        UsageError: the run found there has other settings, or it ended early.
     """
-    from surefoot.claims import records, running
+    from surefoot.evaluate.compare import check_same
 
-    found = records.claim(slug)
-    return records.findings(found, running.run(found, Path(out), tier=tier, seeds=seeds))
+    run, kind, given = Run(path), loop(method.loop), options_of(method, dict(options))
+    if not run.started:
+        train(method, env, steps, callbacks=callbacks, seed=seeds[0], num_seeds=len(seeds), run_dir=path, **options)
+    else:
+        asked = {"method": make_method(method)[1], "hyperparameters": runs.as_json(method)}
+        place = {k: x for k, x in kind.describe(env, **given).items() if k in run.config["env"]}
+        check_same(run, asked | {"env": place, "steps": steps or method.default_steps, "seeds": seeds})
+        if not run.finished:
+            again, limit = None if isinstance(env, str) else env, options.get("time_limit")  # which no run records
+            resume(path, method=method, env=again, callbacks=callbacks, time_limit=limit, **given)
+    if not run.finished:
+        raise UsageError(
+            f"{path} ended before its {run.config['steps']} steps, so there is nothing to compare yet; run the same "
+            f"comparison with out={str(path.parent)!r} to continue."
+        )
 
 
 def explain(method: str | Method, **hyperparameters: Any) -> str:

@@ -42,8 +42,8 @@ def typed(method: type, defaults: Mapping[str, Any] = MappingProxyType({})) -> t
     from surefoot.loops.common.run import Settings
 
     kind = loop(getattr(method, "loop"))  # noqa: B009
-    place = (kind.env_argument, Annotated[str, arg(help=kind.env_help)])
     default = defaults.get(kind.env_argument, getattr(method, "default_env", None))
+    place = (kind.env_argument, Annotated[str, _described(kind.env_help, default or None, None, kind.env_aliases)])
     made: list[Any] = [place if default is None else (*place, dataclasses.field(default=default))]
     if names := tuple(presets(method)):
         help = "Take the settings of another source as defaults; surefoot explain shows them."
@@ -77,10 +77,10 @@ def typed(method: type, defaults: Mapping[str, Any] = MappingProxyType({})) -> t
     )
 
 
-def _described(help: str, value: Any, metavar: str | None) -> Any:
+def _described(help: str, value: Any, metavar: str | None, aliases: tuple[str, ...] = ()) -> Any:
     """tyro's settings of an argument; an option that is not used by default has no "(default: None)"."""
-    unused = value is None or value == ()
-    return arg(help=help.replace("%", "%%"), metavar=metavar, help_behavior_hint="" if unused else None)
+    hint = "" if value is None or value == () else None
+    return arg(help=help.replace("%", "%%"), metavar=metavar, help_behavior_hint=hint, aliases=aliases)
 
 
 def whole(text: str) -> int:

@@ -34,7 +34,9 @@ def _exists(module: str) -> bool:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper in scope; `module` is the module of its method, whether built yet or not."""
+    """A paper in scope; `module` is the module of its method, whether built yet or not. `source` says what the method
+    is built from: the paper's "text" (and its code where that is public), its "code" alone, or a "reconstruction" from
+    an abstract or from what others say of it."""
 
     slug: str
     title: str
@@ -44,6 +46,7 @@ class Paper:
     summary: str
     module: str
     attribute: str = "METHOD"
+    source: str = "text"
 
     @property
     def claim_module(self) -> str:

@@ -20,6 +20,8 @@ def claim(
     seeds: str | None = None,
     out: Path | None = None,
     status: bool = False,
+    on: str = "",
+    data: Path | None = None,
 ) -> None:
     """Show how a paper's claim stands, part by part; --tier, --experiment and --seeds run its experiments.
 
@@ -33,10 +35,14 @@ def claim(
         seeds: Random seeds, if not the experiments' own: 20 for 0 to 19, 100:120 for 100 to 119.
         out: Folder for the records of a run; surefoot-claims by default. Without a run, show the records in it.
         status: List what is stale, unstable, void, underpowered or not run, and why.
+        on: Where to compute: ray for a Ray cluster on this machine, ray:ADDRESS for another; else in this process.
+        data: Folder with data that an experiment reads and that do not come with the package.
     """
-    from surefoot.claims import records, running
+    from surefoot.claims import given, records, running
     from surefoot.claims.page import text
 
+    if on and data:
+        raise UsageError(f"--data {data} is not allowed with --on {on}: other machines do not have this folder.")
     slugs = [slug] if slug else records.claimed()
     if status:
         if tier or experiment or seeds:
@@ -55,7 +61,8 @@ def claim(
         if not slug and not running.missing(found, out or running.HOME, tier, numbers):
             continue
         try:
-            made = running.run(found, out or running.HOME, tier=tier, experiment=experiment, seeds=numbers)
+            with given.folder(data):
+                made = running.run(found, out or running.HOME, tier=tier, experiment=experiment, seeds=numbers, on=on)
             print(text(found, made) + "\n", flush=True)
         except Exception as error:
             if slug:

@@ -19,9 +19,12 @@ from surefoot.auditing import audit, harden
 from surefoot.certifying import certify
 from surefoot.claiming import claim
 from surefoot.comparing import Compared, compare
+from surefoot.datasets import dataset
 from surefoot.errors import UsageError, nearest, printable
 from surefoot.examining import diagnose, generalize
 from surefoot.sharing import export, push
+from surefoot.speaking import align, chat, steer
+from surefoot.stressing import stress
 from surefoot.training import resume, train
 from surefoot.tuning import tune
 
@@ -57,6 +60,7 @@ def evaluate(
     seed: int = 0,
     env: str | None = None,
     task: str | None = None,
+    data: str | None = None,
     k: str = "",
     perturb: str | None = None,
     video: bool = False,
@@ -72,6 +76,7 @@ def evaluate(
         seed: Random seed; the same seed gives the same episodes in every evaluation.
         env: Environment, if not the one it was trained in.
         task: Task of a language model, if not the one it was trained on.
+        data: Table to measure a model of tables on, if not the one it was trained on.
         k: For a language model, values of k for pass@k, such as 1,4,16; adds lengths, entropy and sample completions.
         perturb: Perturbation to play under, as for stress, such as observation-noise:0.1 or obs-pgd:0.05.
         video: Film one episode, as video.mp4 in RUN.
@@ -82,11 +87,10 @@ def evaluate(
 
     film = (run if run.is_dir() else Path()) / "video.mp4" if video else None
     options: Any = {"seed": seed, "perturb": perturb, "video": film, "trust": trust}
-    if k:
-        attempts = [whole(part) for part in k.split(",")]
-        figures = api.evaluate(run, env, episodes, task=task, k=attempts, **options)
+    options |= {"k": [whole(part) for part in k.split(",")] if k else ()}
+    figures = api.evaluate(run, env, episodes, task=task, data=data, algo=algo, **options)
+    if "table" in figures:
         return print(printable(figures["table"]))
-    figures = api.evaluate(run, env, episodes, task=task, algo=algo, **options)
     agent = "" if figures["agent_seed"] is None else f" · agent of seed {figures['agent_seed']}"
     under = "" if perturb is None else f" under {perturb}"
     played = f"{figures['env']}{under} · {figures['episodes']} episodes from seed {seed}, deterministic actions{agent}"
@@ -101,101 +105,6 @@ def evaluate(
         print(f"success rate {figures['success_rate']:.0%}")
     if film is not None:
         print(f"video: {figures['video']}")
-
-
-def chat(
-    run: Annotated[Path, arg(metavar="RUN")],
-    /,
-    max_tokens: int | None = None,
-    temperature: float | None = None,
-    seed: int = 0,
-) -> None:
-    """Chat with the language model of RUN, one line at a time; an empty line ends the chat.
-
-    Args:
-        run: Folder of a run or of an agent.
-        max_tokens: Maximum number of tokens in an answer; by default as in training.
-        temperature: Sampling temperature, 0 for greedy decoding; by default as in training.
-        seed: Random seed for sampling.
-    """
-    from surefoot import api
-
-    agent = api.load(run)
-    if getattr(agent, "loop", "") != "group-rollout":
-        raise UsageError(f"{run} is not a language-model run; chat needs one.")
-    templated = agent.model.tokenizer.chat_template is not None
-    for turn, line in enumerate(iter(lambda: sys.stdin.readline().rstrip("\n"), "")):
-        prompt = [{"role": "user", "content": line}] if templated else line
-        (answer,) = agent.texts([prompt], max_tokens=max_tokens, temperature=temperature, seed=seed + turn)
-        print(printable(answer), flush=True)
-
-
-def stress(
-    run: Annotated[Path, arg(metavar="RUN")],
-    /,
-    perturb: str = "rrls:2d",
-    episodes: int = 10,
-    points: int = 10,
-    grid: Literal["closed", "rrls"] = "closed",
-    seed: int = 0,
-    attack_budget: int | None = None,
-    env: str | None = None,
-    algo: str | None = None,
-    trust: bool = False,
-    video: bool = False,
-) -> None:
-    """Play the agent of RUN across a sweep of perturbations; worst, mean, CVaR and nominal returns.
-
-    Args:
-        run: Folder of a run or of an agent, hf:user/name, or a policy of another library, with --env: model.zip of
-            Stable-Baselines3, policy.onnx, policy.pt, WEIGHTS@module:Class, module:function.
-        perturb: rrls:1d|2d|3d|rarl on the six robust MuJoCo tasks (also rrls:2d,friction_mode=all_geoms and
-            rrls:rarl,force_axes=xz), or any perturbation with a range, such as observation-noise:0..0.3,
-            action-delay:0..4 or param:gravity=5..15; for MuJoCo also such as param:mass=0.5..2,torso.mass=1..5; or an
-            attack on what the policy sees, obs-fgsm, obs-pgd, obs-mad, obs-critic, obs-search or obs-random, such as
-            obs-pgd:0.05. Several, separated by commas, are tested one after another.
-        episodes: Episodes per cell of the grid.
-        points: Values per dimension of the grid.
-        grid: closed includes both bounds; rrls is the published half-open grid.
-        seed: Random seed of the episodes; every cell uses the same ones.
-        attack_budget: Steps, such as 200k, for which an adversary is trained to make the random choices of force:3,
-            action-mix:0.1, action-random:0.1, rrls:2d and the like, or the changes of obs-sa-rl:0.05 and
-            obs-pa-ad:0.05, against the frozen policy; it is kept beside the policy, and used again.
-        env: Environment, if not the one it was trained in.
-        algo: Algorithm of a Stable-Baselines3 model file, such as ppo.
-        trust: Import and call what RUN names as module:name, and unpickle a model file, which can run any code.
-        video: Film one episode undisturbed and in the worst cell, for the report.
-    """
-    from surefoot import api
-    from surefoot.perturbations import several
-
-    settings: Any = {"episodes": episodes, "points": points, "grid": grid, "seed": seed, "algo": algo, "trust": trust}
-    settings["video"] = video
-    for place, text in enumerate(several(perturb)):
-        if place:
-            print()
-        if attack_budget is None:
-            print(printable(api.stress(run, env, text, **settings).table()))
-        else:
-            _stress_trained(run, env, text, attack_budget, settings)
-
-
-def _stress_trained(run: Path, env: str | None, text: str, budget: int, settings: dict[str, Any]) -> None:
-    """One perturbation in the hands of an adversary, if it can be; the report lies beside that."""
-    from surefoot import api
-    from surefoot.evaluate import adversary
-    from surefoot.evaluate.periodic import keep, result_file
-    from surefoot.evaluate.player import player_of
-
-    player, place, _ = player_of(run, env, settings["algo"], settings["trust"])
-    folder = adversary.beside(run)
-    attack = adversary.trained(player, place, text, budget, folder, kept=adversary.fingerprint(run))
-    report = api.stress(run, env, attack, **settings)
-    print(printable(report.table()))
-    if "adversary=" in str(attack):
-        folder.mkdir(parents=True, exist_ok=True)
-        keep(result_file(folder, f"stress-{text}-{budget}"), report.to_json())
-        print(f"\n{adversary.exploitability(report)}\nadversary and report: {folder}")
 
 
 def report(place: Annotated[Path, arg(metavar="PLACE")], /) -> None:
@@ -302,6 +211,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "resume": resume,
     "tune": tune,
+    "dataset": dataset,
     "evaluate": evaluate,
     "chat": chat,
     "stress": stress,
@@ -317,6 +227,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "solve": solve,
     "zoo": zoo,
+    "align": align,
+    "steer": steer,
 }
 
 PLAYING = ("evaluate", "stress", "audit", "certify", "generalize", "diagnose")  # commands that take any policy
@@ -365,8 +277,8 @@ def _run(name: str, rest: Sequence[str]) -> None:
         print(__version__)
     elif name not in COMMANDS:
         raise UsageError(f"{name!r} is not a command. {nearest(name, COMMANDS)}")
-    elif name == "train":
-        train(rest)
+    elif name in ("train", "dataset"):
+        COMMANDS[name](rest)
     elif name == "compare" and rest[:1] not in (["-h"], ["--help"]):
         compare(rest)
     else:
@@ -376,7 +288,7 @@ def _run(name: str, rest: Sequence[str]) -> None:
 def _names_a_module(command: str, words: Sequence[str]) -> bool:
     """Whether the command names a module, which may be in the current folder, or trusts a run's folder to name one."""
     pairs = [(w.partition("=")[0], w.partition("=")[2] or after) for w, after in zip(words, [*words[1:], ""])]
-    given = [value for name, value in pairs if name in ("--env", "--reward", "--method")]
+    given = [value for name, value in pairs if name in ("--env", "--reward", "--method", "--constraint", "--judge")]
     if command in ("train", "tune", "explain", "compare", "claim"):
         given += itertools.takewhile(lambda word: not word.startswith("-"), words)  # methods and claims
     return "--trust" in words or any(":" in value for value in given)

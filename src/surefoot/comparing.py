@@ -37,6 +37,8 @@ class Compared:
     out: Path | None = None
     """Folder for the runs, comparison.json, report.html, scores.csv and table.tex; finished runs found there are
     reused."""
+    on: str = ""
+    """Where to compute: ray for a Ray cluster on this machine, ray:ADDRESS for another; else in this process."""
 
 
 OWN = ("num_seeds", "run_dir", "resume", "preset", "config", "start", "keep_best", "method")  # options of a single run
@@ -48,8 +50,9 @@ def compare(arguments: Sequence[str]) -> None:
 
     given, others = parsed(Compared, arguments, "surefoot compare", unknown=True)
     options = _options(given, others)
-    places: dict[str, Any] = {"env": given.env or None, "task": given.task or None}
-    run: dict[str, Any] = {"seed": given.seed, "seeds": given.seeds, "steps": given.steps, "out": given.out}
+    places: dict[str, Any] = {name: getattr(given, name) or None for name in ("env", "task")}
+    places |= {"data": given.data[0] if len(given.data) == 1 else given.data} if given.data else {}
+    run: dict[str, Any] = {name: getattr(given, name) for name in ("seed", "seeds", "steps", "out", "on")}
     progress = None if sys.stderr.isatty() else _said  # a terminal has a live bar
     found = api.compare(given.methods, **places, **run, progress=progress, **options)
     print(found.table())

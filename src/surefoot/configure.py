@@ -132,6 +132,11 @@ def place_of(method: Method, **given: Any) -> Any:
     return next(iter(found.values()))
 
 
+def given_table(method: Method, options: dict[str, Any]) -> dict[str, Any]:
+    """`data`, taken out of the options where it is what the method learns from in place of an environment."""
+    return {"data": options.pop("data")} if "data" in options and "data" not in option_names(method) else {}
+
+
 def callback_list(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
     """The callbacks as a sequence; a single one may be given without a list."""
     given = [callbacks] if callable(callbacks) else callbacks

@@ -192,6 +192,16 @@ def _checked(cls: type, field: dataclasses.Field[Any], kind: Any, given: Any) ->
     return value
 
 
+def check_effects(instance: Any) -> None:
+    """Raise `UsageError` for a field that its class names in `without_effect` and that is not at its default."""
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if field.name in instance.without_effect and value != field.default:
+            raise UsageError(
+                f"{type(instance).__name__}: {field.name}={value!r} has no effect in this method; leave it out."
+            )
+
+
 def build(cls: type, values: Mapping[str, Any]) -> Any:
     """`cls(**values)`; a `UsageError` for an unknown name, with the nearest known ones, and for a missing value."""
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}

@@ -50,7 +50,8 @@ def train(arguments: Sequence[str]) -> None:
     check_threads(threads := options.pop("threads"))
     torch.set_num_threads(threads)
     place = options.pop(kind.env_argument)
-    beside = {name: value for name, value in given.values.items() if name not in {*options, *early, "threads"}}
+    known = {*options, *early, kind.env_argument, "threads"}
+    beside = {name: value for name, value in given.values.items() if name not in known}
     with _summary_after_signal():
         _print_summary(api.train(given.method, place, **options, **beside))
 
@@ -80,8 +81,8 @@ def _help() -> str:
 def _early(arguments: Sequence[str]) -> dict[str, Any]:
     """The options on which the declaration of the others depends; None for what is not given."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    for name in ("preset", "env", "task", "reward"):
-        parser.add_argument(f"--{name}")
+    for names in (("--preset",), ("--env",), ("--task", "--data"), ("--reward",)):
+        parser.add_argument(*names)
     parser.add_argument("--config", nargs="+", type=Path, default=[])
     parser.add_argument("--trust", action="store_true")
     try:
@@ -144,6 +145,7 @@ def resume(
     method: str | None = None,
     env: str | None = None,
     task: str | None = None,
+    data: str | None = None,
     time_limit: float | None = None,
     trust: bool = False,
 ) -> None:
@@ -155,6 +157,7 @@ def resume(
         method: Method of your own as module:Class, which the folder may only name.
         env: Environment as module:name, which the folder may only name.
         task: Task of a language model, where the folder may only name it.
+        data: Data set of an offline run, where it is no longer at its place.
         time_limit: Time limit in seconds; the run then ends with a checkpoint.
         trust: Import and call what RUN names as module:name.
     """
@@ -164,6 +167,7 @@ def resume(
         raise UsageError(f"steps={steps!r} is not allowed; write the steps to add, such as --steps +100000.")
     more = None if steps is None else whole(steps[1:])
     options: dict[str, Any] = {"method": method, "env": env or task, "time_limit": time_limit, "trust": trust}
+    options |= {"data": data} if data else {}
     with _summary_after_signal():
         _print_summary(api.resume(run, steps=more, **options))
 
@@ -183,7 +187,10 @@ def _print_summary(run: Any) -> None:
         from surefoot.evaluate.trained import read
 
         solved = read(run.path)
-    finals = ", ".join(f"{x:.6g}" for x in final_returns(rows).values() if math.isfinite(x)) or "none: no episode ended"
+    finals = (
+        ", ".join(f"{x:.6g}" for x in final_returns(rows).values() if math.isfinite(x))
+        or "none: no episode ended, no evaluation"
+    )
     said = definition(rows) if solved is None else f"{definition(rows)}; {solved.measured}"
     print(f"{run.path}: {rows[-1]['step']:,} {loop(agent.loop).measured}, final return {finals} ({said})")
     if solved is not None:
@@ -196,8 +203,16 @@ def _print_summary(run: Any) -> None:
                 f"best: {folder}, after {facts['steps']:,}, evaluation {facts[CRITERION]:.6g} (chosen by it: too good)"
             )
     resume = "" if run.finished else f"surefoot train --resume {run.path} · "
-    also = f"chat {run.path}" if agent.loop == "group-rollout" else f"stress {run.path}{_perturb_option(run)}"
-    print(f"next: {resume}surefoot evaluate {run.path} · surefoot {also} · surefoot report {run.path}")
+    more = [f"surefoot {command} · " for command in _to_play(run, agent)]
+    print(f"next: {resume}surefoot evaluate {run.path} · {''.join(more)}surefoot report {run.path}")
+
+
+def _to_play(run: Any, agent: Any) -> list[str]:
+    """What to do next with an agent: what it does when it acts, or what a model that does not act is for."""
+    writes = agent.loop == "group-rollout"
+    if hasattr(agent, "scores"):
+        return [f"train grpo --reward reward-model:{run.path} …"] if writes else []
+    return [f"chat {run.path}" if writes else f"stress {run.path}{_perturb_option(run)}"]
 
 
 def _perturb_option(run: Any) -> str:

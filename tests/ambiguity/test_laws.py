@@ -62,6 +62,7 @@ RISKS: dict[str, tuple[Ambiguity, set[str]]] = {
     "mean-variance": (room.MeanVariance(1.5), {"monotone", "homogeneous", "superadditive"}),
     "mean-deviation": (room.MeanDeviation(1.5), {"monotone"}),
     "expectile": (room.Expectile(0.2), set()),
+    "priced": (room.Priced(room.CVaR(0.3), 0.2), {"homogeneous", "superadditive"}),
     "mixed": (room.Mixed((room.CVaR(0.2), room.Expectile(0.3), room.KL(0.1)), (0.5, 0.2, 0.3)), set()),
 }
 SETS = {name: cls for name, cls in REGISTRY.items() if issubclass(cls, Divergence)}

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surefoot import envs
+from surefoot.envs.names import pool_ids
 from surefoot.envs.registered import _undeprecated
 from surefoot.errors import UsageError
 from surefoot.seeding import derive
@@ -652,3 +653,20 @@ def test_the_first_number_that_is_not_finite_is_named(step, env, component, bad)
 
 def test_large_finite_numbers_pass():
     envs.check_finite(np.full((2, 3, 4), 3e38, np.float32), np.full((2, 3), -3e38, np.float32))
+
+
+# --- without EnvPool --------------------------------------------------------------------------------------------
+
+
+def test_where_envpool_is_not_installed_gymnasium_does(monkeypatch):
+    monkeypatch.setitem(sys.modules, "envpool", None)
+    pool_ids.cache_clear()
+    try:
+        vec = envs.make("CartPole-v1", 2, seed=0)
+        assert isinstance(vec, envs.SyncEnvs)
+        with pytest.raises(UsageError, match="EnvPool is not installed"):
+            envs.make("CartPole-v1", 2, backend="envpool")
+        with pytest.raises(UsageError, match="not a known id"):
+            envs.make("Pong-v5", 1)
+    finally:
+        pool_ids.cache_clear()

@@ -28,7 +28,8 @@ class Bits(Task):
         prompt, ones = "abc"[int(rng.integers(3))] + "=", "1" * self.length
         worse = "".join(map(str, rng.integers(0, 2, self.length)))
         pair = {"chosen": ones, "rejected": worse if worse != ones else "0" + ones[1:]}
-        return Example(prompt, ones, ones, {**pair, "group": "ab"[int(rng.integers(2))]})
+        group, annotator = ("ab"[int(x)] for x in rng.integers(2, size=2))
+        return Example(prompt, ones, ones, {**pair, "group": group, "annotator": annotator})
 
     def reward(self, example: Example, completion: str) -> float:
         return completion[: self.length].count("1") / self.length
@@ -53,10 +54,19 @@ def at_random(task: Bits) -> LanguageModel:
     return model
 
 
+def share_of_ones(completions, **_) -> list[float]:
+    """The reward of bits as a reward function."""
+    return [text.count("1") / max(1, len(text)) for text in completions]
+
+
+def first_bit(completions, **_) -> list[float]:
+    """Another opinion: the first bit says it all, and counts twice."""
+    return [2.0 * text.startswith("1") for text in completions]
+
+
 def learner(method, task: Task, model: LanguageModel, learning_rate: float = 0.01, **settings) -> LanguageLearner:
-    return LanguageLearner(
-        method, model, task, make_rewards(task, None, None), generate, learning_rate=learning_rate, **settings
-    )
+    rewards = make_rewards(task, None if method.judged_by == 1 else [share_of_ones, first_bit], None)
+    return LanguageLearner(method, model, task, rewards, generate, learning_rate=learning_rate, **settings)
 
 
 def written(model: LanguageModel, task: Bits, count: int = 200) -> float:

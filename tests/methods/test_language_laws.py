@@ -18,9 +18,11 @@ from surefoot import catalogue
 from surefoot.errors import UsageError
 from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.methods.preference.group_robust_dpo import GroupRobustDPO
+from surefoot.methods.preference.reward_mixture import RewardMixture
 
 CLASSES = {catalogue.method_class(e.slug): e.slug for e in reversed(catalogue.methods())}
 METHODS = [slug for method, slug in CLASSES.items() if issubclass(method, GroupRollout)]
+ACTING = [slug for slug in METHODS if catalogue.method_class(slug).acts]
 every_method = pytest.mark.parametrize("slug", METHODS)
 PLAIN = {"max_grad_norm": None, "epochs": 1, "minibatches": 1}
 ONE, TEN = micro.Bits(1), micro.Bits(10)
@@ -35,12 +37,13 @@ def small(slug: str, **changes) -> GroupRollout:
     """The method at a size for tests, the paper's own coefficients kept."""
     method = catalogue.method_class(slug)
     names = {f.name for f in dataclasses.fields(method)}
-    sizes = {"prompts": 8, "samples": 8, "max_tokens": 3, "kl": 0.0, "k": 2, **changes}
+    sizes = {"prompts": 8, "samples": 8, "max_tokens": 3, "kl": 0.0, "k": 2, "bundle": 2, "request": "a="}
+    sizes |= {"candidates": 2, **changes}
     sizes = {k: v for k, v in sizes.items() if k in names}
     if method.__dataclass_fields__["samples"].default == 0:
         del sizes["samples"]
-    if slug == "ipo":
-        sizes["beta"] = 0.02  # it stops at a margin of 1/(2β), which must leave room for what is best
+    if slug in ("ipo", "srpo", "one-shot-safety"):
+        sizes["beta"] = 0.02  # they stop at a margin of 1/(2β) or so, which must leave room for what is best
     if slug == "d3s":
         sizes["minibatches"] = 1  # of 64 completions it keeps some 30 tokens, too few for two steps at 0.01
     if slug == "capo":
@@ -49,7 +52,7 @@ def small(slug: str, **changes) -> GroupRollout:
 
 
 def learner(method, task, model, **settings):
-    counted = isinstance(method, GroupRobustDPO)
+    counted = isinstance(method, (GroupRobustDPO, RewardMixture))
     return micro.learner(method, micro.FewBits(task.length) if counted else task, model, **settings)
 
 
@@ -57,7 +60,7 @@ def weights(learner) -> torch.Tensor:
     return torch.cat([w.detach().flatten() for w in learner.weights.values()])
 
 
-@every_method
+@pytest.mark.parametrize("slug", ACTING)
 @pytest.mark.parametrize(("task", "steps"), [(ONE, 40), (TEN, 80)])
 def test_it_finds_the_best_policy(slug, task, steps, models):
     model = deepcopy(models[task])
@@ -69,6 +72,18 @@ def test_it_finds_the_best_policy(slug, task, steps, models):
         if micro.written(model, task) > 0.9:
             break
     assert micro.written(model, task) > 0.9
+
+
+@pytest.mark.parametrize("slug", [slug for slug in METHODS if slug not in ACTING])
+@pytest.mark.parametrize("task", [ONE, TEN])
+def test_what_only_scores_learns_to_score_the_best_answer_highest(slug, task, models):
+    run = learner(small(slug), task, deepcopy(models[task]), learning_rate=0.003)
+    for _ in range(60):
+        run.iterate()
+    examples = [task.example(i, "test") for i in range(50)]
+    prompts, best = [e.prompt for e in examples], [e.fields["chosen"] for e in examples]
+    scores, worse = (run.agent().scores(prompts, x) for x in (best, [e.fields["rejected"] for e in examples]))
+    assert (scores.mean(1) > worse.mean(1)).float().mean() > 0.9
 
 
 @every_method

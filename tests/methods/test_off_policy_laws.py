@@ -17,7 +17,7 @@ from surefoot.loops.common.run import Run, make_learner
 from surefoot.loops.off_policy.method import OffPolicy
 
 CLASSES = {catalogue.method_class(e.slug): e.slug for e in reversed(catalogue.methods())}
-METHODS = [slug for method, slug in CLASSES.items() if issubclass(method, OffPolicy)]
+METHODS = [slug for method, slug in CLASSES.items() if issubclass(method, OffPolicy) and method.loop == "off-policy"]
 CLOCK = ("time", "steps_per_second")
 every_method = pytest.mark.parametrize("slug", METHODS)
 DISCRETE, CONTINUOUS = "CartPole-v1", "surefoot/ContinuousTarget-v0"

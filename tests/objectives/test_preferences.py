@@ -124,6 +124,24 @@ def test_scores_of_a_reward_model_with_and_without_a_margin():
         assert objective.losses(scores).item() == pytest.approx(loss, abs=1e-6)
 
 
+def test_a_reward_models_margins_and_its_pull_towards_0():
+    for margin, centring, loss, slopes in (
+        (0.0, 0.0, 0.403186, (-0.331812, 0.331812)),
+        (0.5, 0.0, 0.598139, None),
+        (0.0, 0.01, 0.432086, (-0.297812, 0.365812)),
+    ):
+        scores = torch.tensor([(1.2, 0.5)], dtype=F64, requires_grad=True)
+        objective = P.ScoreObjective(centring=centring)
+        found = objective.losses(P.Compared(scores, margin=torch.tensor([margin], dtype=F64)))
+        assert found.item() == pytest.approx(loss, abs=1e-6)
+        if slopes:
+            (slope,) = torch.autograd.grad(found.sum(), scores)
+            assert slope[0].tolist() == pytest.approx(slopes, abs=1e-6)
+    assert "0.01·(r_w + r_l)²" in str(P.ScoreObjective(centring=0.01))
+    with pytest.raises(UsageError, match="referenced"):
+        P.ScoreObjective(referenced=True)
+
+
 def test_single_answers_and_odds():
     ratio = torch.tensor([1.0, -1.0], dtype=F64, requires_grad=True)
     found = P.kto(ratio, torch.tensor([True, False]), 0.4)

@@ -8,7 +8,8 @@
 `operator` has the operator and its sign convention, `contract` its interface to a set, `core` the base of all sets:
 `moves` (total variation, L1, L∞), `divergences` (KL, χ²), `tilts` (reverse KL, Hellinger), `mixtures` (contamination,
 boxes, scenarios), `transport` (Wasserstein), `ellipsoid`; `counts` makes some of them from data. The risk measures:
-`spectral` (CVaR and related ones), `risk`.
+`spectral` (CVaR and related ones), `priced` (the same with a price on the divergence), `risk`. `conventions` converts
+the sizes of sets that papers write in another way.
 """
 
 from surefoot.ambiguity.core import Ambiguity, Divergence
@@ -19,6 +20,7 @@ from surefoot.ambiguity.grammar import parse
 from surefoot.ambiguity.mixtures import Box, Contamination, Scenarios
 from surefoot.ambiguity.moves import L1, LInfinity, TotalVariation
 from surefoot.ambiguity.operator import WorstCase, worst_case, worst_case_value
+from surefoot.ambiguity.priced import Priced
 from surefoot.ambiguity.risk import Entropic, Expectile, MeanDeviation, MeanVariance, Mixed
 from surefoot.ambiguity.spectral import CVaR, ExponentialSpectral, Extremile, MeanCVaR, MixedVaR, Spectral, VaR
 from surefoot.ambiguity.tilts import Hellinger, ReverseKL
@@ -45,6 +47,7 @@ __all__ = [
     "MeanVariance",
     "Mixed",
     "MixedVaR",
+    "Priced",
     "ReverseKL",
     "Scenarios",
     "Spectral",

@@ -15,8 +15,11 @@ from urllib.parse import quote
 
 import torch
 
+from surefoot.claims import records
+from surefoot.claims.judge import Finding
 from surefoot.claims.parts import TIERS, Claim, Experiment
 from surefoot.claims.records import Record, declared, keep, named, read, spec
+from surefoot.cluster import spread
 from surefoot.errors import UsageError, nearest
 from surefoot.files import write_whole
 from surefoot.loops.common.machine import processor
@@ -72,6 +75,7 @@ def run(
     tier: str | None = None,
     experiment: str | None = None,
     seeds: Sequence[int] | None = None,
+    on: str = "",
 ) -> list[Record]:
     """Run a claim's experiments (of one tier) and keep each record as soon as it is there. A run that was stopped goes
     on after the last piece that it finished.
@@ -82,6 +86,7 @@ def run(
         tier: "mechanism", "miniature" or "instance"; all if not given.
         experiment: the name of one experiment; all if not given.
         seeds: other seeds than the experiments' own, 0 to n − 1.
+        on: a cluster for the pieces of an experiment (see `surefoot.cluster`).
     """
     experiments, threads, records = chosen(claim, tier, experiment), torch.get_num_threads(), []
     try:
@@ -93,14 +98,15 @@ def run(
                 place.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UsageError(f"{folder} cannot be written ({error}). Name another folder with --out.") from error
-            pieces = {each: _piece(place, each, measure, wanted) for each, measure in one.measure.items()}
+            each = [(place.absolute(), part, measure, wanted) for part, measure in one.measure.items()]
+            pieces = dict(zip(one.measure, spread(_piece, each, on), strict=True))
             date, minutes = (
                 time.strftime("%Y-%m-%d", time.gmtime(began)),
                 sum(piece["minutes"] for piece in pieces.values()),
             )
             command = f"surefoot claim {claim.slug} --experiment {shlex.quote(name)}"
             command += "" if seeds is None else f" --seeds {wanted[0]}:{wanted[-1] + 1}"
-            measurements = {each: piece["measured"] for each, piece in pieces.items()}
+            measurements = {part: piece["measured"] for part, piece in pieces.items()}
             record = Record(
                 name, tuple(wanted), date, round(minutes, 2), measurements, declared(claim, name), facts(command)
             )
@@ -110,6 +116,27 @@ def run(
     finally:
         torch.set_num_threads(threads)
     return records
+
+
+def claim(
+    slug: str,
+    *,
+    tier: str | None = None,
+    seeds: Sequence[int] | None = None,
+    out: str | Path = "surefoot-claims",
+    on: str = "",
+) -> dict[str, Finding]:
+    """Run a paper's claim: the finding of every part that was measured, by the part's name.
+
+    Args:
+        slug: of the paper, or `"module:NAME"` of a claim of your own.
+        tier: "mechanism", "miniature" or "instance"; all experiments if not given.
+        seeds: random seeds, if not the experiments' own; any others make a replication.
+        out: folder for the records.
+        on: a cluster for the pieces of an experiment (see `surefoot.cluster`).
+    """
+    found = records.claim(slug)
+    return records.findings(found, run(found, Path(out), tier=tier, seeds=seeds, on=on))
 
 
 def _piece(place: Path, name: str, measure: Callable[[Sequence[int]], Any], seeds: list[int]) -> dict[str, Any]:

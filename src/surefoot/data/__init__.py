@@ -1,1 +1,1 @@
-"""What is learned from: replay of transitions."""
+"""What is learned from: replay of transitions, tables of samples."""

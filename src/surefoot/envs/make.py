@@ -168,6 +168,8 @@ def _backend(env: EnvLike, backend: str, kwargs: Mapping[str, Any], wrappers: Wr
         return backend
     if not isinstance(env, str):
         obstacle = "it does not run factories and classes"
+    elif not pool_ids():
+        obstacle = "EnvPool is not installed (pip install envpool)"
     elif backend == "auto" and not same_in_pool(env):
         obstacle = "it is not known to have the same environment"
     elif env not in pool_ids():

@@ -163,8 +163,11 @@ def _unknown(name: str, argument: str = "env") -> UsageError:
 
 @functools.cache
 def pool_ids() -> frozenset[str]:
-    """The ids that EnvPool has."""
-    import envpool
+    """The ids that EnvPool has; none where it is not installed, as on platforms without its wheels."""
+    try:
+        import envpool
+    except ModuleNotFoundError:
+        return frozenset()
 
     return frozenset(envpool.list_all_envs())
 

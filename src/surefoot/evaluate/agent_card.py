@@ -31,7 +31,13 @@ def written(run: Run, seed: int | None = None, **options: Any) -> str:
 def _unit(facts: dict[str, Any]) -> str:
     """The unit of the steps of an agent's kind of loop."""
     kind = KINDS.get(facts.get("format", ""), ("", ""))[1]
-    return loop({"TabularAgent": "tabular", "LanguageAgent": "group-rollout"}.get(kind, "on-policy")).measured
+    kinds = {
+        "TabularAgent": "tabular",
+        "LanguageAgent": "group-rollout",
+        "RewardModel": "group-rollout",
+        "LinearModel": "finite-sum",
+    }
+    return loop(kinds.get(kind, "on-policy")).measured
 
 
 def keep_result(folder: Path, name: str, text: str) -> None:

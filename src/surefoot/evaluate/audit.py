@@ -151,19 +151,19 @@ class AuditReport:
 
     def table(self) -> str:
         """The audit as text."""
-        from surefoot.evaluate.audit_page import text
+        from surefoot.evaluate.pages.audit import text
 
         return text(self)
 
     def markdown(self) -> str:
         """The audit as Markdown, for a pull request."""
-        from surefoot.evaluate.audit_page import markdown
+        from surefoot.evaluate.pages.audit import markdown
 
         return markdown(self)
 
     def html(self) -> str:
         """The audit as one self-contained page."""
-        from surefoot.evaluate.audit_page import page
+        from surefoot.evaluate.pages.audit import page
 
         return page(self)
 

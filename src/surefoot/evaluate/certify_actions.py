@@ -31,7 +31,14 @@ from surefoot.evaluate.stress import called
 from surefoot.loops.common.lock import evaluation
 from surefoot.models import bounds
 from surefoot.models.agent import Agent, normalize_observation
-from surefoot.models.distributions import Deterministic, Gaussian, MultiDiscrete, SquashedGaussian, into_box
+from surefoot.models.distributions import (
+    BoundedGaussian,
+    Deterministic,
+    Gaussian,
+    MultiDiscrete,
+    SquashedGaussian,
+    into_box,
+)
 from surefoot.perturbations import parse
 from surefoot.perturbations.attacks import Target, aimed
 from surefoot.seeding import numpy_stream
@@ -207,7 +214,7 @@ def acts(player: Agent, params: Tensor) -> Tensor:
     """The actions `[..., dim]` of continuous policies in the environment's units, from their parameters."""
     distribution = player.module.distribution
     action = distribution.mode(params)
-    if isinstance(distribution, Deterministic | SquashedGaussian):
+    if isinstance(distribution, Deterministic | SquashedGaussian | BoundedGaussian):
         squashed = action.tanh() if isinstance(distribution, SquashedGaussian) else action
         return into_box(squashed, distribution.low, distribution.high)
     box: Any = player.action_space
@@ -312,9 +319,9 @@ def ranges(player: Agent, layers: bounds.Layers, x: Tensor, budget: float, law: 
     middle = layers(x)
     low, high = torch.maximum(low, middle - change), torch.minimum(high, middle + change)
     distribution = player.module.distribution
-    if isinstance(distribution, Deterministic):
+    if isinstance(distribution, Deterministic | BoundedGaussian):
         low, high = low.tanh(), high.tanh()
-    elif isinstance(distribution, Gaussian):  # its parameters are means, then log standard deviations
+    if isinstance(distribution, Gaussian):  # its parameters are means, then log standard deviations
         low, high = (torch.cat([part, torch.zeros_like(part)], -1) for part in (low, high))
     return acts(player, low), acts(player, high)
 

@@ -21,7 +21,7 @@ from surefoot.evaluate.statistics import (
     probability_of_improvement,
 )
 from surefoot.loops.common.final import OF_EPISODES, definition, sliding_mean, training_returns
-from surefoot.loops.common.kinds import Loop
+from surefoot.loops.common.kinds import Loop, Method, loop
 from surefoot.loops.common.run import Run
 from surefoot.loops.common.train import Callback
 
@@ -191,6 +191,21 @@ def shares(place: Path, seeds: Sequence[int], kind: Loop) -> Iterator[tuple[Run,
         yield run, share
         left = left[len(share) :]
         path = place.with_name(f"{place.name}-from-seed-{left[0]}") if left else path
+
+
+def check_comparable(named: Sequence[tuple[str, Method]]) -> None:
+    """Raise `UsageError` for methods by name whose runs have no return, or none that means the same."""
+    if silent := [name for name, method in named if getattr(method, "samples", 1) == 0]:
+        raise UsageError(
+            f"{', '.join(silent)} generates no completions in training (samples=0), so it has no return to compare; "
+            "leave it out, and compare the result of surefoot evaluate for its run."
+        )
+    objectives = {str(method.objective()) for _, method in named if loop(method.loop).env_argument == "data"}
+    if len(objectives) > 1:
+        raise UsageError(
+            f"{', '.join(name for name, _ in named)} minimise different objectives of the rows, whose values do not "
+            "compare; compare what surefoot evaluate --data FILE says of their runs, or solvers of one objective."
+        )
 
 
 def told_of(name: str, steps: int, progress: Callable[[str], None] | None) -> list[Callback]:

@@ -24,7 +24,7 @@ def explain(method: Any, slug: str) -> str:
     parts += ["HYPERPARAMETERS", *_fields(method), *_presets(method)]
     for paper in catalogue.papers():
         if paper.slug == slug:
-            parts += _claim(paper)
+            parts += [*_source(paper), *_claim(paper)]
     return "\n".join(parts)
 
 
@@ -57,6 +57,17 @@ def _presets(method: Any) -> list[str]:
         words = ", ".join(f"{key}={value!r}" for key, value in values.items())
         rows += textwrap.wrap(f"{name}: {words}", 110, initial_indent="  ", subsequent_indent="    ")
     return ["", "PRESETS  (--preset NAME)", *rows] if rows else []
+
+
+BUILT_FROM = {
+    "code": "Built from the released code; the paper's text was not at hand.",
+    "reconstruction": "A reconstruction: the paper's own equations were not at hand, and details may differ.",
+}
+
+
+def _source(paper: catalogue.Paper) -> list[str]:
+    """What the method was built from, where that is not the paper's text."""
+    return ["", "SOURCE", _indent(BUILT_FROM[paper.source])] if paper.source in BUILT_FROM else []
 
 
 def _claim(paper: catalogue.Paper) -> list[str]:

@@ -114,19 +114,19 @@ class HardenReport:
 
     def table(self) -> str:
         """Both audits side by side as text."""
-        from surefoot.evaluate.hardened_page import text
+        from surefoot.evaluate.pages.hardened import text
 
         return text(self)
 
     def markdown(self) -> str:
         """Both audits side by side as Markdown."""
-        from surefoot.evaluate.hardened_page import markdown
+        from surefoot.evaluate.pages.hardened import markdown
 
         return markdown(self)
 
     def html(self) -> str:
         """Both audits side by side as one self-contained page."""
-        from surefoot.evaluate.hardened_page import page
+        from surefoot.evaluate.pages.hardened import page
 
         return page(self)
 

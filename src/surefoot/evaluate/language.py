@@ -140,6 +140,14 @@ def evaluate_language(
     )
 
 
+def check_unused(**given: Any) -> None:
+    """Raise `UsageError` for an argument of evaluations of policies, which those with k do not have."""
+    for name, value in given.items():
+        if value is not None:
+            why = {"video": "there is nothing to film", "perturb": "nothing is perturbed"}[name]
+            raise UsageError(f"{name} is not allowed with k, which is for language models: {why}.")
+
+
 def evaluated(policy: Any, task: Any, examples: int, k: int | Sequence[int], seed: int, trust: bool) -> dict[str, Any]:
     """The evaluation of an agent, or of a run's folder, in which it is kept; `task`: None for that of training."""
     agent = load(policy) if isinstance(policy, (str, Path)) else policy

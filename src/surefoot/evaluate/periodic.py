@@ -31,8 +31,19 @@ def evaluations(
         return []
     if isinstance(env, VectorEnv):
         raise UsageError("evaluate_every needs an id or a factory as env: a ready environment is in use for training.")
+    if not getattr(method, "acts", True):
+        raise UsageError(
+            f"evaluate_every={every} is not allowed for {type(method).__name__}: a reward model plays no episodes; "
+            "evaluate it when it is trained."
+        )
     from surefoot.evaluate.rollout import returns
 
+    if loop(method.loop).env_argument == "data":
+        raise UsageError(
+            "evaluate_every and keep_best are not allowed with data: no episodes are played. held_out=0.2 holds out a "
+            "fifth of the rows, on which the model is measured after every epoch; scikit-learn's GridSearchCV "
+            "tunes the estimators of surefoot.supervised."
+        )
     inner = loop(method.loop).single(env, **options)
     single, seeds = partial(make_single, inner), seeds_in(inner, episodes, 0)
     single().close()  # fail now if it cannot be made, not at the first evaluation

@@ -9,9 +9,10 @@ from surefoot.envs.names import remember
 from surefoot.errors import UsageError
 from surefoot.evaluate.hub import local
 from surefoot.evaluate.outside import outside
+from surefoot.evaluate.tables import refuse
 from surefoot.loops.common.kinds import check_trust, loop
 from surefoot.loops.common.run import Run
-from surefoot.models.saved import holds_agent, load_agent
+from surefoot.models.saved import KINDS, holds_agent, load_agent, read_facts
 
 
 def load(path: str | Path | Run, seed: int | None = None, best: bool = False) -> Any:
@@ -35,16 +36,31 @@ def player_of(policy: Any, env: Any, algo: str | None = None, trust: bool = Fals
         if env is None:
             raise UsageError("env is missing; only a run folder has its own environment, other policies need env=.")
         return policy, loop(getattr(policy, "loop", "on-policy")).single(env), None
+    if is_reward_model(policy):
+        raise UsageError(
+            f"{policy} is a reward model, which scores answers and plays nothing: surefoot evaluate {policy}."
+        )
     agent, folder = load(policy), Path(policy)
-    if env is None and "env" not in agent.facts:
-        raise UsageError(f"env is missing: the agent in {folder} does not say what it was trained in; give env=.")
+    if env is None and not agent.facts.get("env", {}).get("env"):
+        why = "was trained on data alone" if "env" in agent.facts else "does not say what it was trained in"
+        raise UsageError(f"env is missing: the agent in {folder} {why}; give env=… (--env).")
     kind, trained_in = loop(agent.loop), agent.facts["env"] if env is None else {"env": env}
     if env is None:
         check_trust(kind, trained_in, trust)
     return agent, kind.single(**trained_in), None if holds_agent(folder) else folder
 
 
+def is_reward_model(policy: Any) -> bool:
+    """Whether a policy is a reward model, or the folder of one or of its run: it scores answers and plays nothing."""
+    policy = policy.path if isinstance(policy, Run) else policy
+    if not isinstance(policy, (str, Path)):
+        return getattr(policy, "loop", "") == "group-rollout" and hasattr(policy, "scores")
+    folder = next((one for one in (Path(policy), Path(policy) / "agent") if holds_agent(one)), None)
+    return folder is not None and KINDS.get(str(read_facts(folder).get("format")), ("", ""))[1] == "RewardModel"
+
+
 def refuse_language(player: Any, argument: str, instead: str) -> None:
-    """Raise `UsageError` for a language model, which `argument` does not apply to."""
+    """Raise `UsageError` for a language model or a model of tables, which `argument` does not apply to."""
+    refuse(player, argument)
     if getattr(player, "loop", "") == "group-rollout":
         raise UsageError(f"{argument} is not allowed for a language model: {instead}.")

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.figure import Figure
 
+from surefoot.cluster import spread, width
 from surefoot.envs import make_single
 from surefoot.envs.entrance import named_figures
 from surefoot.envs.perturbed import settable
@@ -273,6 +274,7 @@ def stress(
     *,
     slots: int = 16,
     deterministic: bool = True,
+    on: str = "",
 ) -> StressReport:
     """Play a policy in every cell of a perturbation's grid, and unperturbed.
 
@@ -280,13 +282,14 @@ def stress(
     NumPy batches. `env`: an id or a factory of single environments. `perturb`: "rrls:1d|2d|3d|rarl" on the six robust
     MuJoCo tasks, or any perturbation or its text, "observation-noise:0.2", "param:length=0.25..2 + action-delay:3".
     `points`: grid values per dimension. `slots`: environments stepped in parallel, each modified from cell to cell.
-    `workers`: processes; above 1 the policy and the factory must be picklable. Raises `UsageError` before any work.
+    `workers`: processes; above 1 the policy and the factory must be picklable. `on`: a cluster in their place (see
+    `surefoot.cluster`). Raises `UsageError` before any work.
     """
     seeds = episode_seeds(seed, episodes)
     check_count("workers", workers)
     ready, attack, cells, facts = _prepared(policy, env, perturb, points, grid)
     jobs = [Episode(cell, s) for cell in (None, *(c.perturbation for c in cells)) for s in seeds]
-    played = play_in_processes(policy, ready, jobs, slots, deterministic, workers)
+    played = play_in_processes(policy, ready, jobs, slots, deterministic, workers, on)
     table, lengths = (array.reshape(len(cells) + 1, len(seeds)) for array in (played.returns, played.lengths))
     means = [named_figures(played.figures[i : i + len(seeds)]) for i in range(0, len(jobs), len(seeds))]
     return StressReport(
@@ -357,10 +360,12 @@ def called(policy: Any) -> str:
 
 
 def play_in_processes(
-    policy: Any, env: EnvLike, jobs: list[Episode], slots: int, deterministic: bool, workers: int
+    policy: Any, env: EnvLike, jobs: list[Episode], slots: int, deterministic: bool, workers: int, on: str = ""
 ) -> Played:
-    """`play_all`; with several workers in as many processes, each with a contiguous piece of the episodes."""
-    if workers == 1:
+    """`play_all`; with several workers in as many processes, or on a cluster, each with a contiguous piece of the
+    episodes."""
+    workers = max(workers, width(on))
+    if workers == 1 and not on:
         return play_all(policy, env, jobs, slots, deterministic)
     for name, thing in (("policy", policy), ("env", env)):
         try:
@@ -372,10 +377,15 @@ def play_in_processes(
             ) from error
     places = boundaries(policy, [job.perturbation for job in jobs])
     ends = np.array(places)[np.linspace(0, len(places) - 1, min(workers, len(places) - 1) + 1).astype(int)]
+    pieces = [(policy, env, jobs[a:b], slots, deterministic) for a, b in zip(ends, ends[1:])]
+    returns, lengths, final = zip(*(spread(play_all, pieces, on) if on else _in_processes(pieces)))
+    return Played(np.concatenate(returns), np.concatenate(lengths), [info for piece in final for info in piece])
+
+
+def _in_processes(pieces: list[tuple[Any, ...]]) -> list[Played]:
+    """`play_all` of every piece, in a process of its own."""
     kinds = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
     context.set_forkserver_preload([__name__])  # torch is imported once, not by every worker
-    with ProcessPoolExecutor(len(ends) - 1, context) as pool:
-        pieces = [pool.submit(play_all, policy, env, jobs[a:b], slots, deterministic) for a, b in zip(ends, ends[1:])]
-        returns, lengths, final = zip(*(piece.result() for piece in pieces))
-    return Played(np.concatenate(returns), np.concatenate(lengths), [info for piece in final for info in piece])
+    with ProcessPoolExecutor(len(pieces), context) as pool:
+        return [done.result() for done in [pool.submit(play_all, *piece) for piece in pieces]]

@@ -15,12 +15,20 @@ from torch import Tensor, nn
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
-from surefoot.models.distributions import IMPOSSIBLE, Categorical, Deterministic, Greedy, SquashedGaussian, for_space
+from surefoot.models.distributions import (
+    IMPOSSIBLE,
+    BoundedGaussian,
+    Categorical,
+    Deterministic,
+    Greedy,
+    SquashedGaussian,
+    for_space,
+)
 from surefoot.models.networks import ACTIVATIONS, Encoder, Observation, check_mask
 from surefoot.models.spaces import MASK_KEY
 
-LOG_STD = (-20.0, 2.0)  # limits of the log standard deviation of a state-dependent Gaussian
-KINDS = ("deterministic", "gaussian", "categorical", "values")
+LOG_STD = (-20.0, 2.0)  # limits of the log standard deviation of a Gaussian
+KINDS = ("deterministic", "gaussian", "bounded", "categorical", "values")
 
 
 def layers(
@@ -81,6 +89,9 @@ class Actor(nn.Module):
             check_mask(observation_space.spaces[MASK_KEY].shape, self.distribution)  # type: ignore[attr-defined]
         self.encoder = Encoder(observation_space, (), network.activation, network.cnn)
         outputs = self.distribution.size * network.atoms
+        if network.kind == "bounded":
+            outputs = self.distribution.size // 2
+            self.log_std = nn.Parameter(torch.zeros(outputs))
         self.layers = layers(self.encoder.features, network.hidden, network.activation, outputs, network.output_bound)
         if network.dueling:
             self.state_value = layers(self.encoder.features, network.hidden, network.activation, network.atoms)
@@ -115,6 +126,9 @@ class Actor(nn.Module):
 
     def params(self, observation: Observation) -> Tensor:
         """The distribution's parameters `[..., size]`."""
+        if self.network.kind == "bounded":
+            mean = torch.tanh(self.layers(self.encoded(observation)))
+            return torch.cat([mean, self.log_std.clamp(*LOG_STD).expand_as(mean)], -1)
         out = self.expectation(self.atoms(observation), observation)
         if self.network.kind == "deterministic":
             return torch.tanh(out)
@@ -197,23 +211,28 @@ class ActorNetwork:
         if self.remembers and self.kind != "deterministic":
             raise UsageError(f"kind={self.kind!r} is not allowed with remembers=True; it must be 'deterministic'.")
 
-    def distribution(self, space: gym.Space) -> Deterministic | SquashedGaussian | Categorical | Greedy:
+    def distribution(
+        self, space: gym.Space
+    ) -> Deterministic | SquashedGaussian | BoundedGaussian | Categorical | Greedy:
         """What the outputs parametrise, for actions of this space."""
-        if self.kind in ("deterministic", "gaussian"):
+        if self.kind in ("deterministic", "gaussian", "bounded"):
             if not isinstance(space, gym.spaces.Box):
                 raise UsageError(
                     f"this method needs continuous actions, but the action space is {space}; use dqn or sac-discrete."
                 )
             made = for_space(space, squash=True)
             assert isinstance(made, SquashedGaussian)
-            return made if self.kind == "gaussian" else Deterministic(made.dim, made.low, made.high, shape=made.shape)
+            if self.kind == "gaussian":
+                return made
+            kind = Deterministic if self.kind == "deterministic" else BoundedGaussian
+            return kind(dim=made.dim, low=made.low, high=made.high, shape=made.shape)
         if not isinstance(space, gym.spaces.Discrete):
             raise UsageError(
                 f"this method needs one discrete action, but the action space is {space}; use td3 or sac for "
                 "continuous actions."
             )
-        kind = Greedy if self.kind == "values" else Categorical
-        return kind((int(space.n),), (int(space.start),))
+        discrete = Greedy if self.kind == "values" else Categorical
+        return discrete((int(space.n),), (int(space.start),))
 
     def make(self, observation_space: gym.Space, action_space: gym.Space) -> Actor:
         """A freshly initialised actor for these spaces."""
@@ -239,6 +258,19 @@ class CriticNetwork:
         """A freshly initialised critic for these spaces."""
         rest = self.hidden, self.activation, self.cnn, self.enters, self.output_bound
         return ActionValue(observation_space, action_size(action_space), *rest)
+
+
+class StateValue(nn.Module):
+    """V(s)."""
+
+    def __init__(self, observation_space: gym.Space, hidden: Sequence[int], activation: str, cnn: str) -> None:
+        super().__init__()
+        self.encoder = Encoder(observation_space, (), activation, cnn)
+        self.layers = layers(self.encoder.features, hidden, activation, 1)
+
+    def forward(self, observation: Observation) -> Tensor:
+        """Values `[...]`."""
+        return self.layers(self.encoder(observation, self.layers[-1].weight.dtype)).squeeze(-1)  # type: ignore[arg-type]
 
 
 class Scalar(nn.Module):

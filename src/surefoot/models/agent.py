@@ -19,7 +19,7 @@ from surefoot.hyperparameters import build
 from surefoot.models import spaces
 from surefoot.models.actors import Actor, ActorNetwork
 from surefoot.models.companions import Companion, shapes_of, tensors_of
-from surefoot.models.distributions import Categorical, Gaussian, SquashedGaussian
+from surefoot.models.distributions import Categorical, Gaussian, SquashedGaussian, from_box
 from surefoot.models.functional import Flat
 from surefoot.models.networks import WIDEST, ActorCritic, Network, Observation, is_image
 from surefoot.models.normalizers import Moments, normalize
@@ -32,7 +32,6 @@ __all__ = ["WIDEST", "Agent", "Network"]
 FORMAT = "surefoot-agent-1"
 UNKNOWN_COUNT = 10_000  # observations behind a normaliser, where the agent does not say how long it was trained
 NO_CRITIC = "it keeps none: it was saved by an older version, or its critic judges more than the agent sees and does."
-UNKNOWN_COUNT = 10_000  # observations behind a normaliser, where the agent does not say how long it was trained
 MOST_ENTRIES = 2**20  # in the bounds of a space, in addition to the number of weights
 
 
@@ -240,6 +239,18 @@ class Agent:
             )
         return self.module.critic(normalize_observation(_floats(seen), self.scales))[0].squeeze(-1)
 
+    def judge(self, observation: Observation, action: Tensor | None) -> Tensor:
+        """What all its critics say of actions `[batch, dim]` in the environment's units, or of its own for None:
+        `[critics, batch]`, differentiable. For agents that keep critics of continuous actions."""
+        seen, box = normalize_observation(_floats(observation), self.scales), self.module.distribution
+        given = self._unit(self.respond(observation)[1]) if action is None else from_box(action, box.low, box.high)  # type: ignore[union-attr]
+        return self.companions["critic"](self._flats["critic"], seen, given)
+
+    def _unit(self, params: Tensor) -> Tensor:
+        """The most likely action of these parameters in [−1, 1]."""
+        action = self.module.distribution.mode(params)
+        return action.tanh() if isinstance(self.module.distribution, SquashedGaussian) else action
+
     def _judged(self, observation: Observation, params: Tensor) -> Tensor:
         """The smallest value `[batch]`, by the critics, of the action with these parameters."""
         seen = normalize_observation(_floats(observation), self.scales)
@@ -247,9 +258,7 @@ class Agent:
         if isinstance(self.module.distribution, Categorical):
             values = critic(flat, seen).detach().min(0).values
             return (params.softmax(-1) * values).sum(-1)
-        action = self.module.distribution.mode(params)
-        action = action.tanh() if isinstance(self.module.distribution, SquashedGaussian) else action
-        return critic(flat, seen, action).min(0).values
+        return critic(flat, seen, self._unit(params)).min(0).values
 
     def _read(self, observation: np.ndarray | np.generic | dict[str, Any]) -> tuple[Observation, bool]:
         """The observation as a batch of tensors, and whether it was a single one."""

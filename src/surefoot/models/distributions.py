@@ -106,6 +106,23 @@ class SquashedGaussian(Gaussian):
 
 
 @dataclass(frozen=True)
+class BoundedGaussian(Gaussian):
+    """A Gaussian around a mean in [−1, 1], whose samples are clipped to that, in the box [low, high].
+
+    Unlike through a tanh, actions at the bounds have a finite density: that of the Gaussian before it is clipped.
+    """
+
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+    def sample(self, params: Tensor, noise: Tensor) -> Tensor:
+        return super().sample(params, noise).clamp(-1, 1)
+
+    def to_env(self, action: Tensor) -> Tensor:
+        return into_box(action, self.low, self.high, self.shape)
+
+
+@dataclass(frozen=True)
 class MultiDiscrete:
     """Independent categorical choices; parameters are their concatenated logits."""
 

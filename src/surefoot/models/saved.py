@@ -19,7 +19,9 @@ KINDS = {
     "surefoot-agent-1": ("surefoot.models.agent", "Agent"),
     "surefoot-ensemble-1": ("surefoot.models.ensemble", "Ensemble"),
     "surefoot-tabular-agent-1": ("surefoot.models.tabular_agent", "TabularAgent"),
+    "surefoot-linear-model-1": ("surefoot.models.linear_model", "LinearModel"),
     "surefoot-language-agent-1": ("surefoot.models.language.agent", "LanguageAgent"),
+    "surefoot-reward-model-1": ("surefoot.models.language.reward_model", "RewardModel"),
 }
 FACTS: dict[str, type] = {  # where present
     "method": str,

@@ -23,11 +23,31 @@ def lowest(values: Float[Tensor, "*critics batch"]) -> Float[Tensor, "batch"]:
     return values if values.dim() == 1 else values.min(0).values
 
 
+def low_quantile(values: Float[Tensor, "critics batch"], level: float) -> Float[Tensor, "batch"]:
+    """The quantile over the critics, linear between neighbours: 0 is the smallest, ½ the median (RIQL,
+    arXiv:2310.12955). Unlike the smallest, it is not moved by what lies beyond it."""
+    place = level * (len(values) - 1)
+    below, ordered = int(place), values.sort(0).values
+    above = min(below + 1, len(values) - 1)
+    return torch.lerp(ordered[below], ordered[above], place - below)
+
+
 def smoothed(
     action: Float[Tensor, "batch dim"], noise: Float[Tensor, "batch dim"], deviation: float, clip: float
 ) -> Float[Tensor, "batch dim"]:
     """A target policy's action with clipped Gaussian noise, in [−1, 1] (TD3, arXiv:1802.09477, eq. 14)."""
     return (action + (deviation * noise).clamp(-clip, clip)).clamp(-1, 1)
+
+
+def advantage_weights(advantage: Float[Tensor, "batch"], beta: float, limit: float) -> Float[Tensor, "batch"]:
+    """`min(exp(β·A), limit)`, without a gradient: weights of cloned actions (IQL, arXiv:2110.06169, eq. 7)."""
+    return (beta * advantage).exp().clamp(max=limit).detach()
+
+
+def scale_free(values: Float[Tensor, "batch"], alpha: float) -> Float[Tensor, ""]:
+    """`α·mean Q / mean |Q|`, the divisor without a gradient: the same for every scale of rewards, to be weighed against
+    a regularizer (TD3+BC, arXiv:2106.06860, eq. 5)."""
+    return alpha / values.abs().mean().detach() * values.mean()
 
 
 def chosen(values: Float[Tensor, "*axes batch actions"], action: Int[Tensor, "batch"]) -> Float[Tensor, "*axes batch"]:

@@ -145,6 +145,17 @@ class discopop(Link):
         return softplus(-z) * (1 - gate) + (-z).exp() * gate
 
 
+@dataclass(frozen=True)
+class odds_ratio(Link):
+    """−β·log σ(log odds_w − log odds_l) of mean log-probabilities per token: the odds ratio of ORPO (arXiv:2403.07691),
+    whose weight λ is β here. For objectives that are `per_token` and not `referenced`."""
+
+    formula = "−{beta:g}·log σ(log odds e^ρ_w − log odds e^ρ_l)"
+
+    def __call__(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+        return self.beta * odds(chosen, rejected)
+
+
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
@@ -194,16 +205,19 @@ class corrected(Labels):
 # --- objectives ------------------------------------------------------------------------------------------------------
 
 IMITATIONS = ("sum", "mean", "pooled")
+CERTAIN = 1e-12  # the odds of a token that is certain are finite: those of a log-probability of −1e-12
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Pairs of answers, the chosen one first: their log-probabilities, those of the reference, and their lengths."""
+    """Pairs of answers, the chosen one first: their log-probabilities, those of the reference, and their lengths; each
+    answer maybe in several contexts, which a link then finds on its last axis."""
 
-    log_prob: Float[Tensor, "pairs 2"]  # summed over the tokens; the scores, for a reward model
-    reference: Float[Tensor, "pairs 2"] | None = None
-    tokens: Float[Tensor, "pairs 2"] | None = None
+    log_prob: Float[Tensor, "pairs 2 *contexts"]  # summed over the tokens; the scores, for a reward model
+    reference: Float[Tensor, "pairs 2 *contexts"] | None = None
+    tokens: Float[Tensor, "pairs 2 *contexts"] | None = None
     usual: Float[Tensor, " pairs"] | None = None  # the mean length of chosen answers; by default that of these pairs
+    margin: Float[Tensor, " pairs"] | None = None  # by how much the chosen score should exceed the other
 
 
 @dataclass(frozen=True)
@@ -235,7 +249,7 @@ class PairObjective:
         loss = self.labels(self.link, values[:, 0], values[:, 1])
         return loss + self.imitation * self._imitated(pairs) if self.imitation else loss
 
-    def values(self, pairs: Compared) -> Float[Tensor, "pairs 2"]:
+    def values(self, pairs: Compared) -> Float[Tensor, "pairs 2 *contexts"]:
         """What is compared: log-ratios, or log-probabilities, maybe per token."""
         values = pairs.log_prob
         if self.referenced:
@@ -269,10 +283,55 @@ class PairObjective:
         return f"{self.labels}{extra}, ℓ = {self.link}, {where}"
 
 
+@dataclass(frozen=True)
+class ScoreObjective(PairObjective):
+    """What a reward model minimises: a loss of the scores r(x, y) of two answers, each pair maybe with a margin, and a
+    pull of both towards 0. With the logistic link and β = 1 it is Bradley-Terry's likelihood."""
+
+    link: Link = dataclasses.field(default_factory=lambda: logistic(1.0))
+    referenced: bool = hyperparameter(False, choices=(False,), help="Must be False: a score has no reference.")
+    centring: float = hyperparameter(0.0, low=0, help="Weight of (r_w + r_l)², which keeps scores near 0.")
+
+    def losses(self, pairs: Compared) -> Float[Tensor, " pairs"]:
+        scores = pairs.log_prob
+        if pairs.margin is not None:
+            scores = torch.stack([scores[:, 0] - pairs.margin, scores[:, 1]], 1)
+        loss = self.labels(self.link, scores[:, 0], scores[:, 1])
+        return loss + self.centring * pairs.log_prob.sum(1) ** 2 if self.centring else loss
+
+    def __str__(self) -> str:
+        extra = f" + {self.centring:g}·(r_w + r_l)²" if self.centring else ""
+        return f"{self.labels}{extra}, ℓ = {self.link}, ρ = r(x, y), the chosen one less its margin"
+
+
+@dataclass(frozen=True)
+class ValueObjective:
+    """What a method on single answers minimises, each desirable or not: KTO (arXiv:2402.01306)."""
+
+    beta: float = hyperparameter(0.1, above=0, help="Inverse scale β of the implicit reward β·ρ.")
+    desirable: float = hyperparameter(1.0, above=0, help="Weight λ_D of desirable answers.")
+    undesirable: float = hyperparameter(1.0, above=0, help="Weight λ_U of undesirable answers.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def losses(
+        self, ratio: Float[Tensor, " answers"], desirable: Tensor, base: Float[Tensor, "*answers"] | float
+    ) -> Float[Tensor, " answers"]:
+        """The loss of every answer from its log-ratio ρ and the detached base z₀."""
+        return kto(ratio, desirable, base, beta=self.beta, weights=(self.desirable, self.undesirable))
+
+    def __str__(self) -> str:
+        """The objective as a formula."""
+        good = f"{self.desirable:g}·(1 − σ({self.beta:g}(ρ − z₀))) if desirable"
+        bad = f"{self.undesirable:g}·(1 − σ({self.beta:g}(z₀ − ρ))) if not"
+        return f"{good}, {bad}; ρ = log π/π_ref(y), z₀ = KL(π ‖ π_ref) from other prompts' answers"
+
+
 def kto(
     ratio: Float[Tensor, " answers"],
     desirable: Tensor,
-    base: Float[Tensor, ""] | float,
+    base: Float[Tensor, "*answers"] | float,
     *,
     beta: float = 0.1,
     weights: tuple[float, float] = (1.0, 1.0),
@@ -289,6 +348,7 @@ def odds(chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"]) -> 
     odds_l)."""
 
     def log_odds(x: Tensor) -> Tensor:
-        return x - torch.log1p(-x.exp())
+        x = x.clamp(max=-CERTAIN)
+        return x - torch.log(-torch.expm1(x))
 
     return softplus(log_odds(rejected) - log_odds(chosen))

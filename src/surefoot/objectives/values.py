@@ -59,3 +59,18 @@ class huber(ValueLoss):
 
     def __call__(self, values: Tensor, targets: Tensor, old_values: Tensor) -> Tensor:
         return torch.nn.functional.huber_loss(values, targets, reduction="none", delta=self.delta)
+
+
+@dataclass(frozen=True)
+class expectile(ValueLoss):
+    """|τ − 1[G < V]|·(V − G)²: V becomes the τ-expectile of what it is told, for τ = ½ the mean.
+
+    Used by implicit Q-learning (arXiv:2110.06169, eq. 5), where τ near 1 makes V the best of the actions in the data.
+    """
+
+    level: float = hyperparameter(0.7, above=0, below=1, help="Expectile τ.")
+    formula = "|{level:g} − 1[G<V]|·(V−G)²"
+
+    def __call__(self, values: Tensor, targets: Tensor, old_values: Tensor) -> Tensor:
+        error = targets - values
+        return torch.where(error < 0, 1 - self.level, self.level) * error**2

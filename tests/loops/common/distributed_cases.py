@@ -34,6 +34,8 @@ CASES = {
     "grpo-adapter": {"kl": 0.1},
     "ppo-critic": {"entropy": 0.01},
     "ppo-critic-pieces": {"micro_tokens": 20, "kl": 0.1, "minibatches": 2},
+    # one of the prompts is asked again, twice, which is fewer than there are processes
+    "ghpo": {"samples": 2, "max_tokens": 1, "hints": (0.25, 0.5), "hint_text": "{hint}=", "cold_start": 0},
 }
 
 

@@ -197,3 +197,14 @@ def test_a_prompt_that_is_too_long_with_its_hint_is_seen():
     longer = dataclasses.replace(example, prompt=example.prompt * 20)
     iteration = Iteration(learner(GRPO(**SMALL)))
     assert iteration.fits(example) and not iteration.fits(longer)
+
+
+def test_the_weights_of_the_rewards_are_known_by_name():
+    def other(completions, **fields):
+        return [0.0 for _ in completions]
+
+    made = make_rewards(TASK, [spread, other], [1.0, 0.25])
+    run = LanguageLearner(GRPO(**SMALL), fresh(TINY, seed=1), TASK, made, generate)
+    assert Iteration(run).reward_weights == {"spread": 1.0, "other": 0.25}
+    run = LanguageLearner(GRPO(**SMALL), fresh(TINY, seed=1), TASK, make_rewards(TASK, None, None), generate)
+    assert Iteration(run).reward_weights == {"reward": 1.0}

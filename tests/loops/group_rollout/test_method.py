@@ -17,7 +17,7 @@ from surefoot.loops.group_rollout.learner import LanguageLearner
 from surefoot.loops.group_rollout.method import Batch, Term, micro_batches
 from surefoot.loops.group_rollout.rewards import make_rewards
 from surefoot.loops.group_rollout.rollout import joined
-from surefoot.methods.language.baselines import GRPO, RLOO
+from surefoot.methods.language.baselines import GRPO, RLOO, SFT
 from surefoot.methods.language.rebel import REBEL
 from surefoot.models.language.generation import generate
 from surefoot.models.language.nano import Nano, fresh
@@ -219,3 +219,18 @@ def test_what_was_written_is_measured():
     assert row["return_mean"] == pytest.approx(row["reward/spread"] + row["reward/rarely"])
     assert row["tokens"] == row["length"] * 12 and row["length_max"] <= 5
     assert row["best_of_group"] >= row["return_mean"] and 0 <= row["truncated"] <= 1
+
+
+def test_what_was_cut_off_is_read_but_not_learned_from():
+    """The gradient is that of the rows that ended, with the advantages of the whole group."""
+    plain, masked = (learner(RLOO(**SMALL, mask_truncated=mask)) for mask in (False, True))
+    rollout, _ = masked.collect()
+    assert 0 < rollout.truncated.float().mean() < 1, "the model ends some completions and not others"
+    (term,) = masked.method.terms(rollout)
+    found = gradient(masked, [term], term.group.unique())
+    (whole,) = plain.method.terms(rollout)
+    rows = (~rollout.truncated.flatten()).nonzero().squeeze(-1)
+    assert torch.allclose(found, gradient(plain, [whole[rows]], whole.group[rows].unique()), atol=1e-6)
+    assert not torch.allclose(found, gradient(plain, [whole], whole.group.unique()), atol=1e-6)
+    with pytest.raises(UsageError, match="mask_truncated=True has no effect: SFT writes"):
+        SFT(mask_truncated=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from surefoot.errors import UsageError
 from surefoot.loops.common.optimizer import Adam
-from surefoot.loops.off_policy.nets import Function, gradient_step
+from surefoot.loops.networks.nets import Function, gradient_step
 from surefoot.methods.control.c51 import C51
 from surefoot.objectives.bootstrap import projected
 

@@ -17,7 +17,7 @@ import surefoot as sf
 from surefoot.errors import UsageError
 from surefoot.loops.common.optimizer import Adam
 from surefoot.loops.common.run import make_learner
-from surefoot.loops.off_policy.nets import Function, Net, Weights, gradient_step
+from surefoot.loops.networks.nets import Function, Net, Weights, gradient_step
 from surefoot.methods.control.ddpg import DDPG
 from surefoot.methods.control.td3 import TD3
 from surefoot.models.actors import ActionValue

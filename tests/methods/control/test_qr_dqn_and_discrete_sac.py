@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.loops.common.optimizer import Adam
-from surefoot.loops.off_policy.nets import Function, Weights, gradient_step
+from surefoot.loops.networks.nets import Function, Weights, gradient_step
 from surefoot.methods.control.qr_dqn import QRDQN
 from surefoot.methods.control.sac_discrete import DiscreteSAC
 from surefoot.objectives.bootstrap import entropic_value, quantile_huber

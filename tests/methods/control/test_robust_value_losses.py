@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from surefoot.claims.control import robust_value_losses as claims
 from surefoot.errors import UsageError
 from surefoot.loops.common.optimizer import Adam
-from surefoot.loops.off_policy.nets import Function, Weights, gradient_step
+from surefoot.loops.networks.nets import Function, Weights, gradient_step
 from surefoot.methods.control.robust_value_losses import QRCHuber
 
 F64 = torch.float64

@@ -16,7 +16,7 @@ pytest.importorskip("transformers", reason="language models need surefoot[langua
 
 from surefoot import catalogue
 from surefoot.loops.group_rollout.method import GroupRollout
-from surefoot.objectives import PolicyObjective, advantages, aggregation, beta, estep, ratios, stabilizers
+from surefoot.objectives import PolicyObjective, advantages, aggregation, beta, estep, ratios, regularized, stabilizers
 from surefoot.objectives.tokens import token_advantages
 
 LENGTH, LENGTHS = 6, [6, 1, 3, 2, 4, 1, 5, 0]
@@ -36,6 +36,7 @@ VARIANTS = {
     "delta-l": [{"alpha": 0.5}],
     "grpo": [{"clip_high": 0.05}],
     "ppo-critic": [{"gamma": 0.9, "lam": 0.5}],
+    "rpg-kl": [{"form": "differentiable", "divergence": name, "beta": 0.3} for name in regularized.DIVERGENCES],
 }
 CASES = [(slug, changes) for slug in METHODS for changes in ({}, *VARIANTS.get(slug, []))]
 
@@ -105,6 +106,16 @@ def slope(part, ratio: float, a: float) -> float:
             return (1 - alpha) * slope(inner, (1 - alpha) * ratio + alpha, a)
         case estep.weighted_likelihood():
             return a / ratio
+        case regularized.regularized(kind, beta, inner):
+            log = math.log(ratio)
+            slopes = {
+                "forward": -1 / ratio,
+                "reverse": log + 1,
+                "forward-unnormalised": 1 - 1 / ratio,
+                "reverse-unnormalised": log,
+                "jeffreys": (log + 1 - 1 / ratio) / 2,
+            }
+            return slope(inner, ratio, a) - beta * slopes[kind]
         case stabilizers.dual_clip(low, high, bound):
             return 0.0 if a < 0 and ratio > bound else slope(stabilizers.clip(low, high), ratio, a)
         case stabilizers.log_clip(low, high):

@@ -11,7 +11,7 @@ import torch
 
 from surefoot.envs.parameter_game import ParameterGame
 from surefoot.envs.rrls import UncertaintyBox
-from surefoot.loops.off_policy.nets import Function, Weights
+from surefoot.loops.networks.nets import Function, Weights
 from surefoot.methods.robust.m2td3 import M2TD3
 from surefoot.methods.robust.m2td3.candidates import Candidates, moved, redrawn, renewed
 

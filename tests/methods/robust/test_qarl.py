@@ -17,7 +17,7 @@ from surefoot.data.replay import Replay
 from surefoot.envs.adversary_game import JointActions
 from surefoot.errors import UsageError
 from surefoot.loops.common.run import make_learner
-from surefoot.loops.off_policy.nets import Function, Weights
+from surefoot.loops.networks.nets import Function, Weights
 from surefoot.methods.control.sac import SAC
 from surefoot.methods.robust.qarl import QARL
 from surefoot.methods.robust.qarl.curriculum import advanced, divergence, importance

@@ -192,7 +192,7 @@ def test_the_loss_by_hand():
     y = one["reward"] + one["discount"] * critic(one["next_observation"]).max(-1).values
     error = critic(clean).gather(1, one["action"][:, None])[:, 0] - y
     huber = torch.where(error.abs() <= 1, 0.5 * error**2, error.abs() - 0.5).mean()
-    from surefoot.loops.off_policy.nets import Weights
+    from surefoot.loops.networks.nets import Weights
 
     w = Weights(run.functions, {n: x[0] for n, x in run.weights.items()}, {}, {})
     loss, found = method.denoiser_loss(w, one)
@@ -206,7 +206,7 @@ def test_adversarial_batches_stay_within_their_radius():
     run.iterate()
     batch, _ = run.batch()
     one = {k: {n: x[0] for n, x in v.items()} if isinstance(v, dict) else v[0] for k, v in batch.items()}
-    from surefoot.loops.off_policy.nets import Weights
+    from surefoot.loops.networks.nets import Weights
 
     w = Weights(run.functions, {n: x[0] for n, x in run.weights.items()}, {}, {})
     for drawn, moved in ((0.4, True), (0.6, False)):

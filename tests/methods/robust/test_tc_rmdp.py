@@ -15,8 +15,8 @@ from surefoot.envs.parameter_game import ParameterGame
 from surefoot.envs.rrls import UncertaintyBox
 from surefoot.errors import UsageError
 from surefoot.loops.common.run import make_learner
+from surefoot.loops.networks.nets import Function, Weights
 from surefoot.loops.off_policy.game import agents_part
-from surefoot.loops.off_policy.nets import Function, Weights
 from surefoot.methods.robust.tc_rmdp import TCM2TD3, TCRARL
 from surefoot.methods.robust.tc_rmdp.drift import drift_values
 from surefoot.models.actors import ActorNetwork

@@ -28,7 +28,7 @@ from surefoot.claims.parts import (
 from surefoot.claims.training import train_rows
 from surefoot.evaluate.rollout import returns
 from surefoot.loops.common.optimizer import Adam
-from surefoot.loops.off_policy.nets import Function, Net, Weights, gradient_step
+from surefoot.loops.networks.nets import Function, Net, Weights, gradient_step
 from surefoot.methods.control.ddpg import DDPG
 from surefoot.models.functional import initial, over_seeds
 from surefoot.seeding import derive, torch_stream

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 from surefoot.claims.parts import Measurements, Summary
 from surefoot.evaluate.smoothing_certificates import median_bounds, quantile_levels, vote_radius
 from surefoot.loops.common.optimizer import Adam
-from surefoot.loops.off_policy.nets import Batch, Function, Net, Weights, gradient_step
+from surefoot.loops.networks.nets import Batch, Function, Net, Weights, gradient_step
 from surefoot.methods.robust.smoothed_agents.denoised import SmoothedDQN
 from surefoot.models.distributions import Categorical
 from surefoot.models.functional import initial, over_seeds

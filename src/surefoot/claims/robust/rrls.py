@@ -29,7 +29,7 @@ from surefoot.envs.rrls import uncertainty
 from surefoot.evaluate.stress import stress
 from surefoot.loops.common.optimizer import Adam
 from surefoot.loops.common.run import make_learner
-from surefoot.loops.off_policy.nets import Batch, Function, gradient_step
+from surefoot.loops.networks.nets import Batch, Function, gradient_step
 from surefoot.methods.control.td3 import TD3
 from surefoot.methods.robust.m2td3 import M2TD3
 from surefoot.methods.robust.rrls import DomainRandomization

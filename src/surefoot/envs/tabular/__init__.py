@@ -5,6 +5,7 @@ from surefoot.envs.tabular import (  # noqa: F401  (their entries)
     grids,
     instances_agnostic,
     instances_deadline,
+    instances_goal,
     instances_risk,
     linear,
 )

@@ -8,12 +8,13 @@ from typing import Any
 
 from surefoot import catalogue
 from surefoot.evaluate import plots
-from surefoot.evaluate.pages import language, made, metrics, solution, stress
+from surefoot.evaluate.pages import language, made, metrics, solution, stress, tables
 from surefoot.evaluate.pages.films import film
 from surefoot.evaluate.pages.page import Block, Chart, Charts, Facts, Films, Folded, Page, Section, Table
 from surefoot.evaluate.read_back import LARGEST, figures, rows
 from surefoot.evaluate.readable import flat, number, plural
 from surefoot.evaluate.statistics import in_brackets
+from surefoot.loops.common.final import over_rows
 from surefoot.loops.common.run import Run
 
 MOST = 8  # evaluations that are drawn
@@ -28,12 +29,17 @@ def page(folder: Path) -> Page:
     steps = made.steps_of(config)
     noun = "reward" if writes else "return"
     sections: list[Section] = []
-    sections += metrics.learning(found, steps, noun, language.charts(found, steps) if writes else ())
+    of_rows = over_rows(found)
+    more = language.charts(found, steps) if writes else ()
+    sections += tables.learning(found, steps) if of_rows else metrics.learning(found, steps, noun, more)
+    sections += tables.measured(folder)
     sections += solution.of_run(folder)
     sections += evaluations(folder)
     sections += stress.sections(folder)
     sections += language.sections(folder, found) if writes else []
-    sections += metrics.diagnostics(found, steps, language.DIAGNOSTICS if writes else metrics.DIAGNOSTICS)
+    sections += (
+        [] if of_rows else metrics.diagnostics(found, steps, language.DIAGNOSTICS if writes else metrics.DIAGNOSTICS)
+    )
     sections.append(made.section(config))
     summary = [(f"final {noun}", metrics.short_final(found)), *made.facts(config, found)] if found else []
     paper = next((paper for paper in catalogue.papers() if paper.slug == config["method"]), None)

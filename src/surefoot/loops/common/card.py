@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from surefoot.errors import printable
-from surefoot.loops.common.final import definition, final_returns
+from surefoot.loops.common.final import definition, final_returns, over_rows
 from surefoot.loops.common.folder import Run
+from surefoot.loops.common.settings import env_name
 
 TAGS = ("reinforcement-learning", "deep-reinforcement-learning", "surefoot")
 
@@ -33,14 +34,14 @@ def card(
     config = run.config_with("seeds", "steps", "versions")
     rows = run.metrics()
     value = final_returns(rows).get(facts["seed"], math.nan)
-    final = f"{value:.6g}" if math.isfinite(value) else "none: no episode ended"
+    final = f"{value:.6g}" if math.isfinite(value) else "none: no episode ended, no evaluation"
     planned = "" if facts["steps"] >= config["steps"] else f" of {config['steps']:,} planned ({facts['ended']})"
     others = "" if len(config["seeds"]) == 1 else f", one of {len(config['seeds'])} of the run"
     packages = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
-    env = printable(config["env"]["env"]).replace("|", "\\|")
+    env = printable(env_name(config["env"]["env"])).replace("|", "\\|")
     again = "" if len(config["seeds"]) == 1 or place else f", seed={facts['seed']}"
     place = str(run.path) if place is None else place
-    return f"""{header(config["method"], config["env"]["env"], license, evaluation)}
+    return f"""{header(config["method"], env_name(config["env"]["env"]), license, evaluation)}
 # {config["method"]} on {env}
 
 An agent trained by Surefoot.
@@ -55,7 +56,19 @@ An agent trained by Surefoot.
 | final return | {final} ({definition(rows)}) |
 | versions | {packages} |
 
-The final return is that of the policy as it acted during training. To measure the agent: `surefoot evaluate {place}`.
+{_of_rows(place, again) if over_rows(rows) else _acting(place, again, stress)}
+## Licence
+
+{f"{license}." if license else "None is stated; that is for whoever trained the agent to decide."}
+
+The method's hyperparameters are in `config.json` of the run.
+"""
+
+
+def _acting(place: str, again: str, stress: str) -> str:
+    """How a policy is used and measured."""
+    return f"""The final return is that of the policy as it acted during training. To measure the agent: `surefoot \
+evaluate {place}`.
 
 ```python
 import surefoot as sf
@@ -69,12 +82,19 @@ It is also a file for other runtimes: `surefoot export {place} policy.onnx`.
 ## Under perturbations
 
 {stress or f"Not measured: `surefoot stress {place}`, or `surefoot audit {place}`."}
+"""
 
-## Licence
 
-{f"{license}." if license else "None is stated; that is for whoever trained the agent to decide."}
+def _of_rows(place: str, again: str) -> str:
+    """How a model of tables is used and measured."""
+    return f"""To measure the model on other rows: `surefoot evaluate {place} --data FILE`.
 
-The method's hyperparameters are in `config.json` of the run.
+```python
+import surefoot as sf
+
+model = sf.load({place!r}{again})
+predicted = model.predict(X)
+```
 """
 
 

@@ -39,6 +39,14 @@ def single(
     return partial(make_as, env, env_kwargs or {}, wrappers) if env_kwargs or wrappers else env
 
 
+def worded(options: Any) -> None:
+    """Replace `env_kwargs` and `wrappers` of an options dataclass that were written as words."""
+    object.__setattr__(options, "env_kwargs", pairs(options.env_kwargs, "env_kwargs"))
+    if isinstance(given := options.wrappers or (), (str, list, tuple)):
+        given = [given] if isinstance(given, str) else given
+        object.__setattr__(options, "wrappers", tuple(map(wrapper, given)))
+
+
 @dataclass(frozen=True)
 class EnvOptions:
     """The arguments of `envs.make` besides the environment, and the device of the method."""
@@ -63,10 +71,7 @@ class EnvOptions:
     def __post_init__(self) -> None:
         if isinstance(self.perturb, Perturbation):
             object.__setattr__(self, "perturb", str(self.perturb))
-        object.__setattr__(self, "env_kwargs", pairs(self.env_kwargs, "env_kwargs"))
-        if isinstance(given := self.wrappers or (), (str, list, tuple)):
-            given = [given] if isinstance(given, str) else given
-            object.__setattr__(self, "wrappers", tuple(map(wrapper, given)))
+        worded(self)
         check(self)
         chosen_device(self.device)
 

@@ -10,11 +10,30 @@ import numpy as np
 SHARE = 0.1  # share of a run's iterations over which returns are averaged
 OF_EPISODES = "mean return of the training episodes that ended in the last tenth of training, sampled actions"
 OF_ITERATIONS = "mean training return of the last tenth of the iterations"
+OF_EVALUATIONS = "mean return of the evaluations in the last tenth of training, deterministic actions"
+OF_OBJECTIVE = "minus the mean objective of the last tenth of the epochs"
 
 
 def definition(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The definition of the final return of a run with these metrics, in words: over episodes or over iterations."""
-    return OF_EPISODES if any("episodes" in row for row in rows) else OF_ITERATIONS
+    """The definition of the final return of a run with these metrics, in words: over episodes, over iterations, or, for
+    a run that never acts in training, over its evaluations, or minus the objective of a run on a table."""
+    rows = list(rows)
+    if over_rows(rows):
+        return OF_OBJECTIVE
+    return {"return": OF_EPISODES, "return_mean": OF_ITERATIONS, "evaluation_mean": OF_EVALUATIONS}[_measure(rows)]
+
+
+def _measure(rows: list[Mapping[str, Any]]) -> str:
+    """The metric that is averaged."""
+    if any("episodes" in row for row in rows):
+        return "return"
+    acts = any("return_mean" in row for row in rows)
+    return "return_mean" if acts or not any("evaluation_mean" in row for row in rows) else "evaluation_mean"
+
+
+def over_rows(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a run with these metrics passed over the rows of a table, so that nothing acted in an environment."""
+    return any("passes" in row for row in rows)
 
 
 def training_returns(
@@ -27,14 +46,15 @@ def training_returns(
     "return_mean"; otherwise it is "return_mean", with a weight of 1 per iteration.
     """
     found = [row for row in rows if isinstance(row.get("step"), (int, float))]
-    counted = any("episodes" in row for row in found)
+    measure = _measure(found)
+    counted = measure == "return"
     steps = {step: i for i, step in enumerate(sorted({row["step"] for row in found}))}
     seeds = {seed: i for i, seed in enumerate(dict.fromkeys(row.get("seed", 0) for row in found))}
     table = np.full((len(seeds), len(steps)), np.nan)
     episodes = np.full(table.shape, np.nan)
     for row in found:
         place = seeds[row.get("seed", 0)], steps[row["step"]]
-        value, count = row.get("return" if counted else "return_mean"), row.get("episodes")
+        value, count = row.get(measure), row.get("episodes")
         table[place] = value if isinstance(value, (int, float)) and np.isfinite(value) else np.nan
         episodes[place] = count if isinstance(count, (int, float)) else np.nan
     ended = np.diff(np.maximum.accumulate(np.nan_to_num(episodes), axis=1), axis=1, prepend=0) if counted else 1.0

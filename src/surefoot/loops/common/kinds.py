@@ -19,9 +19,11 @@ LOOPS = {
     "on-policy": "surefoot.loops.on_policy.learner",
     "on-policy-game": "surefoot.loops.on_policy.game",
     "off-policy": "surefoot.loops.off_policy.learner",
+    "offline": "surefoot.loops.offline.learner",
     "population": "surefoot.loops.population.learner",
     "tabular": "surefoot.loops.tabular.learner",
     "group-rollout": "surefoot.loops.group_rollout.language",
+    "finite-sum": "surefoot.loops.finite_sum.learner",
 }
 
 
@@ -49,8 +51,9 @@ class Loop:
     `learner(method, env, seeds, steps, compile=…, log=…, **options)` returns a fresh learner.
     `single(env, **options)` returns what an agent is evaluated in: the name of an environment, or a factory.
     `measured` says what steps are, `env_argument` is the name of the argument that takes the environment, `env_help`
-    its help text, and `options` is the dataclass of the other arguments of `describe`, `learner` and `single`; its
-    hyperparameter fields are command-line options. `many_seeds` is whether a run can train several seeds.
+    its help text, `env_aliases` are other names of its option on the command line, and `options` is the dataclass of
+    the other arguments of `describe`, `learner` and `single`; its hyperparameter fields are command-line options.
+    `many_seeds` is whether a run can train several seeds.
     `check_recorded(env, **options)` raises `UsageError` if remaking what a folder describes would import or call
     something that the user has not named; `check_method(method, env, **options)` if the method cannot train with what
     the user has chosen.
@@ -63,6 +66,7 @@ class Loop:
     options: type
     env_argument: str = "env"
     env_help: str = ""
+    env_aliases: tuple[str, ...] = ()
     many_seeds: bool = True
     check_recorded: Callable[..., None] = lambda env, **options: None
     check_method: Callable[..., None] = lambda method, env, **options: None

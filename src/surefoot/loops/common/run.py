@@ -34,7 +34,7 @@ from surefoot.seeding import MAX_SEED, check_seed
 
 MAY_DIFFER = ("id", "threads", "command", "versions", "machine")  # entries that may differ in a second start
 # Options of how a run is computed, which may be changed when it is resumed.
-FREE = {"backend", "device", "engine", "sharding", "patience", "step_timeout", "generation_batch"}
+FREE = {"backend", "data", "device", "engine", "sharding", "patience", "step_timeout", "generation_batch"}
 MOST_SEEDS = 10_000  # trained in parallel by one run
 
 
@@ -47,7 +47,7 @@ def seeds_from(seed: int, num_seeds: int) -> list[int]:
     return list(range(seed, seed + num_seeds))
 
 
-def make_learner(method: Method, env: Any, seeds: Sequence[int], steps: int, **options: Any) -> Any:
+def make_learner(method: Method, env: Any, seeds: Sequence[int], steps: int, /, **options: Any) -> Any:
     """A fresh learner of the method's kind; see `Loop.learner`."""
     return loop(method.loop).learner(method, env, seeds, steps, **options)
 

@@ -65,7 +65,7 @@ def as_json(method: Method) -> dict[str, Any]:
 def env_name(env: Any) -> str:
     """The name of an environment in folders and reports."""
     names = (getattr(env, name, None) for name in ("__qualname__", "name"))
-    return env if isinstance(env, str) else next(filter(None, names), type(env).__name__)
+    return (env or "data") if isinstance(env, str) else next(filter(None, names), type(env).__name__)
 
 
 def versions() -> dict[str, str]:

@@ -82,7 +82,7 @@ def command(
                 return None
             if value != plain:
                 values[field.name] = value
-    words = ["surefoot", "train", slug, f"--{place[0]}", place[1]]
+    words = ["surefoot", "train", slug, *([f"--{place[0]}", place[1]] if place[1] else [])]
     for name, value in values.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):

@@ -30,7 +30,7 @@ class LanguageEstimator:
 
     def judged(self, rollout: Rollout) -> Rollout:
         """The rollout, with the model's statistics of it (in evaluation mode) if anything reads them."""
-        if self.model.critic is None and not self.method.judges:
+        if not len(rollout.sequences) or (self.model.critic is None and not self.method.judges):
             return rollout
         with self.model.evaluating():
             judged = self.statistics(rollout.sequences, candidates=self.method.candidates)
@@ -39,8 +39,9 @@ class LanguageEstimator:
     def statistics(self, sequences: Sequences, reference: bool = False, candidates: int = 0) -> TokenStatistics:
         """The statistics of every token under the model, or under the reference, without a gradient."""
         vocabulary, width = self.model.head()[0].shape
-        critic, candidates = not reference and self.model.critic is not None, min(candidates, vocabulary)
-        found = TokenStatistics.blank(sequences.valid.shape, critic, width, candidates)
+        critic, candidates = None if reference else self.model.critic, min(candidates, vocabulary)
+        outputs = None if critic is None else critic.outputs
+        found = TokenStatistics.blank(sequences.valid.shape, outputs, width, candidates)
         settings = {"temperature": self.method.temperature, "reference": reference, "candidates": candidates}
         with torch.no_grad():
             for rows in self.in_step(sequences, self._pieces(sequences), reference):

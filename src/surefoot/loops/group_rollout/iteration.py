@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from surefoot.envs.language import Example, Task
 from surefoot.loops.group_rollout.rollout import Progress, Rollout, joined
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
+from surefoot.seeding import torch_stream
 
 if TYPE_CHECKING:
     from surefoot.loops.group_rollout.learner import LanguageLearner
@@ -41,6 +42,16 @@ class Iteration:
         """Where the examples come from."""
         return self._learner.task
 
+    @property
+    def reward_weights(self) -> Mapping[str, float]:
+        """The weight of every component of the reward by name; 1 for the task's own."""
+        rewards = self._learner.writer.rewards
+        return dict(zip(rewards.functions, rewards.weights, strict=True)) or {"reward": 1.0}
+
+    def stream(self, name: str, counter: int = 0) -> torch.Generator:
+        """Random numbers of the run by name and a number, such as that of an example: the same in every iteration."""
+        return torch_stream(self._learner.seeds[0], name, counter)
+
     def choose(self, count: int) -> Int[Tensor, " count"]:
         """The numbers of the next `count` prompts, as the method's `sampler` chooses them; those that are too long for
         the model are skipped."""
@@ -60,9 +71,24 @@ class Iteration:
         """The scored completions of the examples with these numbers, as if they had been written here."""
         return self._learner.writer.read(index, [self.task.example(int(i)) for i in index], self.progress)
 
+    def judged(self, examples: Sequence[Example], texts: Sequence[str]) -> Float[Tensor, " texts"]:
+        """The rewards of texts that somebody wrote, one for each of the examples."""
+        return self._learner.writer.judged(examples, texts)
+
+    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> dict[str, Float[Tensor, " texts"]]:
+        """The components of the rewards of such texts, by name."""
+        return self._learner.writer.rewards(examples, texts)[1]
+
+    def sample(self, index: Int[Tensor, " prompts"], samples: int) -> Rollout:
+        """`samples` completions of each of the examples with these numbers, and their rewards, to measure something by:
+        they are not learned from, and are in no metric."""
+        examples = [self.task.example(int(i)) for i in index]
+        return self._learner.complete(index, examples, samples, self._learner.method.temperature)
+
     def held_out(self, count: int) -> Rollout:
         """The likeliest completion of each of the first `count` held-out examples, and its reward; not learned from."""
-        return self._learner.held_out(count)
+        count = min(count, count if self.task.held_out_size is None else self.task.held_out_size)
+        return self._learner.complete(torch.arange(count), [self.task.example(i, "test") for i in range(count)], 1, 0.0)
 
     def statistics(self, sequences: Sequences, reference: bool = False) -> TokenStatistics:
         """The statistics of tokens under the model as it is, or under the reference, without a gradient."""

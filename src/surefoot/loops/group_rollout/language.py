@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -15,9 +14,10 @@ from typing import Any
 from surefoot.envs.language import Task, resolve
 from surefoot.envs.language.episodes import Conversations
 from surefoot.envs.language.files import LOOKED_AT, Rows, rows
+from surefoot.envs.language.perturbed import of_data, under
 from surefoot.envs.language.prompt_env import PromptEnv
 from surefoot.envs.language.task import number
-from surefoot.envs.names import check_named, imported, remembered
+from surefoot.envs.names import check_named
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import build, check, hyperparameter
 from surefoot.loops.common import distributed
@@ -26,6 +26,7 @@ from surefoot.loops.common.words import pairs
 from surefoot.loops.group_rollout.learner import PATIENCE, LanguageLearner
 from surefoot.loops.group_rollout.lengths import check_task
 from surefoot.loops.group_rollout.method import GroupRollout
+from surefoot.loops.group_rollout.named_rewards import MODELS, functions_of, listed, name_of, weights_of
 from surefoot.loops.group_rollout.rewards import Judged, make_rewards
 from surefoot.loops.group_rollout.writing import check_scored
 from surefoot.models.device import chosen_device, device_option
@@ -35,7 +36,6 @@ from surefoot.models.language.loading import check_options, load_model, whole_pa
 from surefoot.models.language.lora import LoRA, lora_of, with_lora
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.nano import Nano, nano
-from surefoot.models.language.reward_model import load_reward_model
 from surefoot.models.language.sampling import Sampling
 from surefoot.models.language.states import checkpoint_activations, checkpoints_activations
 from surefoot.models.language.text import TextSettings
@@ -44,7 +44,6 @@ from surefoot.models.language.vllm_engine import VLLM
 WARMUP_EXAMPLES = 2**40  # first number of a nano model's warm-up examples, far from those of training
 RATES = {"nano": 3e-4, "lora": 1e-5, "all": 1e-6}  # default learning rates
 RUNNING = {"trust_remote_code", "attn_implementation", "experts_implementation", "quantization_config", "use_kernels"}
-REWARD_MODEL = "reward-model:"  # before the folder or hub id of a reward model
 PLAIN_ATTENTION = {"eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"}  # no code from a hub
 ENGINES: dict[str, Callable[[], Engine]] = {
     "own": lambda: generate,
@@ -91,8 +90,8 @@ class LanguageOptions:
     )
     reward: Any = hyperparameter(
         None,
-        help="Reward functions as module:function, or reward-model:FOLDER, separated by commas; by default the task's "
-        "own verifier.",
+        help="Reward functions as module:function, or reward-model:FOLDER, separated by commas (reward-models:FOLDER: "
+        "one of each head of an ensemble); by default the task's own verifier.",
     )
     reward_weights: Any = hyperparameter(
         None, help="Weights of the reward functions, such as 1,0.5; by default 1 each."
@@ -105,6 +104,10 @@ class LanguageOptions:
     )
     test_data: Any = hyperparameter(
         None, help="File of prompts for evaluation; by default a held-out tenth of the data."
+    )
+    perturb: str | None = hyperparameter(
+        None,
+        help="What is wrong with the training data: label-flip:0.2 turns a fifth of the pairs; held-out ones stay.",
     )
     held_out: str = hyperparameter(
         "random", choices=("random", "last"), help="The tenth of a file's rows that is held out for evaluation."
@@ -129,6 +132,8 @@ class LanguageOptions:
         TextSettings(self.chat_template_kwargs or {})
         sampling(self.sampling)
         adapter(self.lora)
+        if self.perturb is not None:
+            object.__setattr__(self, "perturb", str(of_data(self.perturb)))
 
 
 def adapter(given: Any) -> LoRA | None:
@@ -231,8 +236,8 @@ def _digested(task: Task, example: Callable[[int], tuple[str, str]], count: int)
 
 
 def _describe(env: Any, **options: Any) -> dict[str, Any]:
-    task, model, test = _task(env, options), options["model"], options.get("test_data")
-    functions, weights = _listed(options["reward"]), _weights(options["reward_weights"])
+    task, model, test = task_of(env, options), options["model"], options.get("test_data")
+    functions, weights = listed(options["reward"]), weights_of(options["reward_weights"])
     return {
         **options,
         "env": whole_path(str(task)) if isinstance(task, Rows) else str(task),
@@ -241,7 +246,7 @@ def _describe(env: Any, **options: Any) -> dict[str, Any]:
         "stop": list(options["stop"]),
         "lora": None if (lora := adapter(options["lora"])) is None else lora.named(),
         "sampling": sampling(options["sampling"]).named(),
-        "reward": None if functions is None else [f if isinstance(f, str) else _name(f) for f in functions],
+        "reward": None if functions is None else [f if isinstance(f, str) else name_of(f) for f in functions],
         "reward_weights": weights,
     }
 
@@ -258,49 +263,11 @@ def _file_name(test: Any) -> str:
     return whole_path(test if isinstance(test, (str, Path)) else str(rows(test)))
 
 
-def _task(env: Any, options: Mapping[str, Any]) -> Task:
+def task_of(env: Any, options: Mapping[str, Any]) -> Task:
     """The task of a run with its held-out examples. Runs of older versions, without this option, held out the last
     rows."""
     held_out = options.get("held_out", "last" if "model" in options else "random")
     return resolve(env, test_data=options.get("test_data"), held_out=held_out, max_turns=options.get("max_turns"))
-
-
-def _listed(reward: Any) -> list[Any] | None:
-    """Reward functions, or their names, as a list."""
-    if isinstance(reward, str):
-        return reward.split(",")
-    return [reward] if callable(reward) else reward if reward is None else list(reward)
-
-
-def _weights(given: Any) -> list[Any] | None:
-    """The weights of reward functions; on the command line they are given as text."""
-    if isinstance(given, str):
-        return [number(word) for word in given.split(",")]
-    return None if given is None else list(given)
-
-
-def _name(function: Any) -> str:
-    """`module:function`, or a name in angle brackets if the function cannot be found by its name."""
-    if not hasattr(function, "__qualname__") or not inspect.isroutine(function) or inspect.ismethod(function):
-        return f"<{getattr(function, '__qualname__', type(function).__qualname__)}>"
-    return f"{function.__module__}:{function.__qualname__}"
-
-
-def _functions(reward: Any, device: str = "auto") -> Any:
-    """Reward functions; those given by name are looked up."""
-    listed = _listed(reward)
-    return None if listed is None else [_imported(f, device) if isinstance(f, str) else f for f in listed]
-
-
-def _imported(name: str, device: str) -> Any:
-    """The reward function of this name: a reward model, the function that the user has given in this process, or an
-    imported one."""
-    if name.startswith(REWARD_MODEL):
-        return load_reward_model(name.removeprefix(REWARD_MODEL), device)
-    found = imported(name, "reward") if (known := remembered(name)) is None or isinstance(known, str) else known
-    if not callable(found):
-        raise UsageError(f"reward={name!r} is a {type(found).__name__}, not a function; give a function.")
-    return found
 
 
 def _check_recorded(env: Any, *, reward: Any = None, model_options: Any = None, **_: Any) -> None:
@@ -309,7 +276,7 @@ def _check_recorded(env: Any, *, reward: Any = None, model_options: Any = None, 
     if str(env).startswith("episodes:"):
         check_named(str(env).split(":", 1)[1].split(",")[0], "task")
     for name in [] if reward is None else reward if isinstance(reward, list) else [reward]:
-        if not str(name).startswith(REWARD_MODEL):  # weights, which run no code
+        if not str(name).startswith(MODELS):  # weights, which run no code
             check_named(name, "reward")
     options = dict(model_options or {})
     if options.get("attn_implementation") in PLAIN_ATTENTION:
@@ -340,9 +307,10 @@ def _learner(
         raise UsageError("compile='on' is not allowed: language models are not compiled here.")
     distributed.start()
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
-    task = _task(env, options)
+    task = under(task_of(env, options), given.perturb, type(method).__name__ if method.compares else None)
+    method.check_task(task)
     patience = {"time_limit": given.judge_time_limit, "retries": given.judge_retries}
-    rewards = make_rewards(task, _functions(given.reward, given.device), _weights(given.reward_weights), **patience)
+    rewards = make_rewards(task, functions_of(given.reward, given.device), weights_of(given.reward_weights), **patience)
     engine = ENGINES[given.engine]()
     engine = engine if given.generation_batch is None else in_pieces(engine, given.generation_batch)
     if not method.weighs and len({*rewards.weights}) > 1:
@@ -350,6 +318,14 @@ def _learner(
             f"reward_weights={list(rewards.weights)} is not allowed: {type(method).__name__} normalises every reward "
             "function separately and weights all equally; leave reward_weights out."
         )
+    if (count := len(rewards.functions) or 1) < method.judged_by:
+        raise UsageError(
+            f"{type(method).__name__} compares at least {method.judged_by} rewards and has {count}: give several "
+            "reward functions, or an ensemble as reward-models:FOLDER or agent.members: each of its heads is one."
+        )
+    if not method.acts and given.sharding == "full":
+        raise UsageError("sharding='full' is not allowed for a reward model, which is saved by one process.")
+    method.check_rewards(rewards)
     if method.samples:
         rewards.check()
     elif method.reads:
@@ -379,9 +355,9 @@ def _learner(
 
 
 def _single(env: Any, *, reward: Any = None, reward_weights: Any = None, **options: Any) -> Callable[..., Any]:
-    task = _task(env, options)
+    task = task_of(env, options)
     if reward is not None or not task.verified:  # evaluated by the rewards it was trained for
-        task = Judged(make_rewards(task, _functions(reward), _weights(reward_weights)).check())
+        task = Judged(make_rewards(task, functions_of(reward), weights_of(reward_weights)).check())
     return partial(PromptEnv, task)
 
 
@@ -391,6 +367,7 @@ LOOP = Loop(
     _single,
     measured="iterations",
     env_argument="task",
+    env_aliases=("--data",),
     env_help="A task such as arithmetic, reasoning_gym:chain_sum, or a file of prompts (.jsonl).",
     options=LanguageOptions,
     many_seeds=False,

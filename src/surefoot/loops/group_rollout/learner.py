@@ -35,6 +35,7 @@ from surefoot.loops.group_rollout.writing import Writer
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.generation import WHOLE, Engine
 from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.reward_model import RewardModel
 from surefoot.models.language.sampling import Sampling
 from surefoot.seeding import torch_stream
 
@@ -80,7 +81,9 @@ class LanguageLearner:
         self.checked = False  # whether the method's loss was checked
         # Whether the engine was found to generate with the model's weights; truncated distributions differ in any case.
         self.trusted = not sampling.whole
-        method.prepare(model)
+        with torch.random.fork_rng(devices=[]):  # what a method adds to the model is drawn from the run's seed
+            torch.manual_seed(seed)
+            method.prepare(model)
         distributed.agree(model.parameters().values())
         if method.refers:
             model.keep_reference()
@@ -165,19 +168,18 @@ class LanguageLearner:
 
     def write(self, index: Tensor, examples: Sequence[Example] | None = None) -> Rollout:
         """Completions of the examples with these numbers, or of the given ones in their place, and their rewards."""
-        examples = [self.task.example(int(i)) for i in index] if examples is None else list(examples)
-        rollout = self._written(index, examples, self.method.samples, self.method.temperature)
-        if self.solved is not None:
+        own = [self.task.example(int(i)) for i in index] if examples is None else list(examples)
+        rollout = self.complete(index, own, self.method.samples, self.method.temperature)
+        if self.solved is not None and examples is None:  # rewards of other prompts say nothing about the task's
             self.solved = self.solved.update(index, rollout.reward)
         return rollout
 
-    def held_out(self, count: int) -> Rollout:
-        """The likeliest completion of each of the first `count` held-out examples, and its reward."""
-        count = min(count, count if self.task.held_out_size is None else self.task.held_out_size)
-        examples = [self.task.example(i, "test") for i in range(count)]
-        return self._written(torch.arange(count), examples, 1, 0.0)
-
-    def _written(self, index: Tensor, examples: list[Example], samples: int, temperature: float) -> Rollout:
+    def complete(self, index: Tensor, examples: list[Example], samples: int, temperature: float) -> Rollout:
+        """Completions of examples, and their rewards; 0 is the temperature of the likeliest one."""
+        if (missing := distributed.world_size() - len(examples)) > 0:  # every process writes at least one
+            padded = [*examples, *examples[:1] * missing]
+            found = self.complete(torch.cat([index, index[:1].expand(missing)]), padded, samples, temperature)
+            return found.prompts(torch.arange(len(examples)))
         batch, size = self.batches, (len(examples), samples, self.method.max_tokens)
         self.batches += 1
 
@@ -201,10 +203,8 @@ class LanguageLearner:
             self.learned = self.iteration + 1
             return
         silent = self.iteration + 1 - self.learned
-        ends, uneasy = (
-            self.patience is not None and silent >= self.patience,
-            silent == min(WARN_AFTER, self.patience or WARN_AFTER),
-        )
+        ends = self.patience is not None and silent >= self.patience
+        uneasy = silent == min(WARN_AFTER, self.patience or WARN_AFTER)
         if not (ends or uneasy):
             return
         rate = self.optimizer.param_groups[0]["lr"]
@@ -227,8 +227,8 @@ class LanguageLearner:
         terms = [term.standardized() for term in terms]
         batches = [self.estimator.batch(term, again) for term in terms]
         if not self.checked:
-            critic = self.model.critic is not None
-            self.checked = check_loss(method, terms, batches, self.model.device, critic)
+            judged = None if self.model.critic is None else self.model.critic.outputs
+            self.checked = check_loss(method, terms, batches, self.model.device, judged)
         groups = torch.cat([term.group for term in terms]).unique()
         stream = torch_stream(self.seeds[0], "minibatches", self.iteration)
         for _ in range(method.epochs):
@@ -320,8 +320,8 @@ class LanguageLearner:
         self.optimizer.state.clear()
 
     def _learning_rate(self) -> float:
-        method = self.method
-        return scheduled(self.learning_rate, method.anneal, method.warmup, self.iteration, 1, self.total_steps)
+        method, rate = self.method, self.learning_rate * self.method.speed(self.memory)
+        return scheduled(rate, method.anneal, method.warmup, self.iteration, 1, self.total_steps)
 
     # --- checkpoints and agents --------------------------------------------------------------------------------------
 
@@ -374,11 +374,11 @@ class LanguageLearner:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
-    def agent(self, index: int = 0, **facts: Any) -> LanguageAgent:
-        """The current model, and its sampling settings."""
+    def agent(self, index: int = 0, **facts: Any) -> LanguageAgent | RewardModel:
+        """The current model with its sampling settings, or the reward model that it is."""
         settings = {"max_tokens": self.method.max_tokens, "temperature": self.method.temperature}
         settings |= {"stop": list(self.stop), "sampling": self.writer.sampling.named()}
-        return LanguageAgent(self.model.whole(), {**settings, **facts})
+        return self.method.agent(self.model.whole(), settings, facts)
 
     def lost(self) -> list[int]:
         """The seed, if a weight is not finite."""

@@ -28,18 +28,20 @@ def fits(model: LanguageModel, example: Example, method: GroupRollout) -> bool:
     return True
 
 
-def _encoded(model: LanguageModel, example: Example, method: GroupRollout) -> tuple[list[list[int]], list[list[int]]]:
-    shown = method.learned(example)
-    return model.encode([example.prompt]), model.encode_completions(shown, [example.prompt for _ in shown])
+Rows = list[list[int]]
 
 
-def _check(
-    model: LanguageModel, method: GroupRollout, prompt: list[list[int]], shown: list[list[int]], where: str = ""
-) -> None:
+def _encoded(model: LanguageModel, example: Example, method: GroupRollout) -> tuple[Rows, Rows, Rows]:
+    """The tokens of the prompt, and those of the prompts and texts that the method learns from."""
+    learned = method.learned(example)
+    asked, texts = [prompt for prompt, _ in learned], [text for _, text in learned]
+    return model.encode([example.prompt]), model.encode(asked), model.encode_completions(texts, asked)
+
+
+def _check(model: LanguageModel, method: GroupRollout, prompt: Rows, asked: Rows, shown: Rows, where: str = "") -> None:
     if method.samples:
         check_room(model, prompt, method.max_tokens, where)
-    if shown:
-        check_demonstrations(model, [*prompt] * len(shown), shown, where)
+    check_demonstrations(model, asked, shown, where)
 
 
 def check_task(model: LanguageModel, task: Task, method: GroupRollout) -> None:

@@ -21,7 +21,9 @@ from surefoot.errors import UsageError
 from surefoot.hyperparameters import Choices, Range, check, hyperparameter
 from surefoot.loops.common.schedule import annealing, warming
 from surefoot.loops.group_rollout.iteration import Iteration, until_informative
+from surefoot.loops.group_rollout.rewards import Rewards
 from surefoot.loops.group_rollout.rollout import Rollout
+from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
 from surefoot.objectives import PolicyObjective, advantages, ratios, stabilizers
@@ -126,7 +128,10 @@ class GroupRollout:
     separable: ClassVar[bool] = True  # the loss of a batch is the sum of its units' losses; checked when a run starts
     unit: ClassVar[int] = 1  # rows of a unit, adjacent in a term: 2 for a loss of pairs
     imitates: ClassVar[bool] = False  # whether it learns from demonstrations
+    compares: ClassVar[bool] = False  # whether it learns which of two answers was chosen
     weighs: ClassVar[bool] = True  # whether reward functions are weighted
+    acts: ClassVar[bool] = True  # whether what it trains writes; a reward model scores what others write
+    judged_by: ClassVar[int] = 1  # the fewest reward functions that it needs
     judges: ClassVar[bool] = False  # whether it reads `rollout.judged`, the model's statistics before the update
 
     prompts: int = hyperparameter(16, low=1, help="Prompts per step.")
@@ -166,6 +171,9 @@ class GroupRollout:
     sampler: str = hyperparameter(
         "uniform", choices=("uniform", "hard", "soft", "medium"), help="How prompts are chosen from a finite set."
     )
+    mask_truncated: bool = hyperparameter(
+        False, help="Do not learn from completions that were cut off; in their group they count all the same."
+    )
     correction: str = hyperparameter(
         "none",
         choices=("none", "truncate", "mask"),
@@ -178,6 +186,8 @@ class GroupRollout:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.mask_truncated and not self.samples:
+            raise UsageError(f"mask_truncated=True has no effect: {type(self).__name__} writes no completions.")
 
     @property
     def refers(self) -> bool:
@@ -195,11 +205,12 @@ class GroupRollout:
         """Whether it learns from the scored completions of the data, and neither generates nor imitates any."""
         return not self.samples and not self.imitates
 
-    def learned(self, example: Example) -> list[str]:
-        """The texts of an example that the method learns from; they must fit the model together with the prompt."""
+    def learned(self, example: Example) -> list[tuple[Any, str]]:
+        """What the method learns from an example: prompts and texts, each of which must fit the model together."""
         if self.reads:
-            return [text for text, _ in example.scored]
-        return [example.demonstration] if self.imitates and example.demonstration is not None else []
+            return [(example.prompt, text) for text, _ in example.scored]
+        shown = example.demonstration if self.imitates else None
+        return [] if shown is None else [(example.prompt, shown)]
 
     # --- what is collected and kept ----------------------------------------------------------------------------------
 
@@ -218,6 +229,10 @@ class GroupRollout:
     def remember(self, rollout: Rollout, iteration: Iteration) -> Mapping[str, Tensor]:
         """The method's memory after an iteration; called when the weights have been updated."""
         return rollout.progress.memory
+
+    def speed(self, memory: Mapping[str, Tensor]) -> float:
+        """The factor of the learning rate in the next iteration, which may depend on the memory."""
+        return 1.0
 
     # --- what is optimised -------------------------------------------------------------------------------------------
 
@@ -243,7 +258,11 @@ class GroupRollout:
         group = torch.arange(prompts).repeat_interleave(samples)
         advantage = self.advantages(rollout).flatten(0, 1)
         known = {"sampled": rollout.log_prob, "judged": rollout.judged}
-        return dataclasses.replace(Term(rollout.sequences, advantage, self.objective(), group, **known), **changes)
+        term = dataclasses.replace(Term(rollout.sequences, advantage, self.objective(), group, **known), **changes)
+        if not self.mask_truncated:
+            return term
+        kept = term.sequences.valid if term.kept is None else term.kept
+        return dataclasses.replace(term, kept=kept & ~rollout.truncated.flatten()[:, None])
 
     def imitation(self, rollout: Rollout, keep: Tensor | None = None, **changes: Any) -> Term:
         """The demonstrations (of the prompts selected by a mask) as a maximum-likelihood term.
@@ -252,10 +271,8 @@ class GroupRollout:
             UsageError: the task has no demonstrations.
         """
         if rollout.demonstrations is None:
-            raise UsageError(
-                f"{type(self).__name__} imitates demonstrations, but the task has none for "
-                f'{rollout.examples[0].prompt!r}; give data with a column "demonstration".'
-            )
+            self.check_demonstration(rollout.examples[0])
+        assert rollout.demonstrations is not None, "all examples of a task have one, or none has"
         group = torch.arange(len(rollout.index)) if keep is None else keep.nonzero().squeeze(-1)
         objective = PolicyObjective(advantages.unit(), ratios.current(), stabilizers.none(), aggregation=mean())
         term = Term(rollout.demonstrations[group], torch.ones(len(group)), objective, group, name="imitation")
@@ -289,7 +306,29 @@ class GroupRollout:
         `[rows, length]`. Like `loss`, a sum over the rows if that is `separable`."""
         return torch.zeros(()), {}
 
+    # --- what is kept -------------------------------------------------------------------------------------------------
+
+    def agent(self, model: LanguageModel, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
+        """The agent of a model, with the settings of its sampling and facts about its run."""
+        return LanguageAgent(model, {**settings, **facts})
+
     # --- for running a method ----------------------------------------------------------------------------------------
+
+    def check_task(self, task: Task) -> None:
+        """Called before anything is loaded; raises `UsageError` if the task lacks what the method needs."""
+        if self.imitates:
+            self.check_demonstration(task.example(0))
+
+    def check_rewards(self, rewards: Rewards) -> None:
+        """Called before a model is loaded; raises `UsageError` for rewards that the method cannot learn from."""
+
+    def check_demonstration(self, example: Example) -> None:
+        """Raise `UsageError` for an example without a demonstration."""
+        if example.demonstration is None:
+            raise UsageError(
+                f"{type(self).__name__} learns from demonstrations, but the task has none for {example.prompt!r}; give "
+                'data with a column "demonstration".'
+            )
 
     def steps(self) -> list[str]:
         """One iteration in words, for `explain`: one line per step."""
@@ -300,7 +339,8 @@ class GroupRollout:
         return [
             f"generate {self.samples} completions for each of {self.prompts} prompts at temperature "
             f"{self.temperature:g}{again}; reward them",
-            f"{self.epochs} × {self.minibatches} steps of AdamW{limit}: minimise −objective",
+            f"{self.epochs} × {self.minibatches} steps of AdamW{limit}: minimise −objective"
+            + (" of the completions that ended" if self.mask_truncated else ""),
         ]
 
     def algorithm(self) -> list[str]:

@@ -31,18 +31,21 @@ class Probe:
     statistics: TokenStatistics
 
     @staticmethod
-    def of(method: GroupRollout, term: Term, batch: Batch, device: torch.device, critic: bool) -> Probe:
+    def of(
+        method: GroupRollout, term: Term, batch: Batch, device: torch.device, judged: tuple[int, ...] | None
+    ) -> Probe:
         """Random advantages and likelihoods, so that nothing cancels out; rows are padded by one token, as they are
         next to a longer row."""
         batch, stream = batch.padded(), torch_stream(0, "probe of a loss")
         drawn = torch.where(batch.valid, torch.rand(6, *batch.valid.shape, generator=stream), 0.0)
+        value = None if judged is None else torch.rand(*batch.valid.shape, *judged, generator=stream)
         advantage = torch.randn(batch.valid.shape, generator=stream)
         if term.advantage.ndim == 1:
             advantage = advantage[:, :1].expand(batch.valid.shape).contiguous()
         old = None if batch.sampled is None else -drawn[0]
         near = None if batch.reference is None else -drawn[1]
         batch = dataclasses.replace(batch, old_log_prob=-drawn[0], advantage=advantage, reference=near, sampled=old)
-        statistics = TokenStatistics(-drawn[2], drawn[3], drawn[5], drawn[4] if critic else None)
+        statistics = TokenStatistics(-drawn[2], drawn[3], drawn[5], value)
         return Probe(method, term, batch, statistics).to(device)
 
     def to(self, device: torch.device) -> Probe:
@@ -69,12 +72,16 @@ class Probe:
 
 
 def check_loss(
-    method: GroupRollout, terms: Sequence[Term], batches: Sequence[Batch], device: torch.device, critic: bool
+    method: GroupRollout,
+    terms: Sequence[Term],
+    batches: Sequence[Batch],
+    device: torch.device,
+    judged: tuple[int, ...] | None,
 ) -> bool:
     """Raise `UsageError` if a loss declared separable is not, or if `kl` or `entropy` has no effect on it. Returns
     whether everything could be checked, which needs a term with several rows and one with the method's own
-    objective."""
-    probes = [Probe.of(method, term, batch, device, critic) for term, batch in zip(terms, batches, strict=True)]
+    objective. `judged` is the shape of what the model's critic says about a token, None without one."""
+    probes = [Probe.of(method, term, batch, device, judged) for term, batch in zip(terms, batches, strict=True)]
     if method.separable:
         for probe in probes:
             _check_separable(probe)
@@ -103,7 +110,7 @@ def _check_separable(probe: Probe) -> None:
         for x, slope in zip(found, slopes, strict=True):
             x[rows, : slope.shape[1]] = slope
     for x, y in zip(whole, found, strict=True):
-        size, gap = (float((valid * z).abs().max()) for z in (x, x - y))
+        size, gap = (float(z[valid].abs().max()) for z in (x, x - y))
         if not gap <= TOLERANCE * size:
             raise _mixed(
                 probe, f"its gradient differs if computed in two parts (by {gap / size if size else 1:.2g} of its size)"

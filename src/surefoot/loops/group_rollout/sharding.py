@@ -21,7 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 
 from surefoot.errors import UsageError
 from surefoot.loops.common import distributed
-from surefoot.models.language.critic import Critic
+from surefoot.models.language.critic import Critic, Heads
 from surefoot.models.language.model import LanguageModel, TokenStatistics
 from surefoot.models.language.sequences import Sequences
 
@@ -39,7 +39,7 @@ class ShardedModel(LanguageModel):
         return LanguageModel(_filled(self.form, weights), self.tokenizer, settings=self.settings, opened=self.opened)
 
     def _statistics(
-        self, network: Any, critic: Critic | None, sequences: Sequences, temperature: float, candidates: int
+        self, network: Any, critic: Critic | Heads | None, sequences: Sequences, temperature: float, candidates: int
     ) -> TokenStatistics:
         return network.within(super()._statistics, network, critic, sequences, temperature, candidates)
 

@@ -109,6 +109,12 @@ class Writer:
             progress=progress,
         )
 
+    def judged(self, examples: Sequence[Example], texts: Sequence[str]) -> Float[Tensor, " texts"]:
+        """The rewards of texts that somebody wrote, one for each example; a share of them in every process."""
+        mine = distributed.block(len(texts))
+        tokens = self.model.encode_completions(texts[mine], [example.prompt for example in examples[mine]])
+        return distributed.gather(self.rewards(examples[mine], texts[mine], tokens)[0])
+
     def _episodes(
         self,
         task: Conversations,

@@ -9,7 +9,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
-from surefoot.loops.off_policy.nets import Batch
+from surefoot.loops.networks.nets import Batch
 
 Observed = dict[str, Tensor]
 """Observations of the game by name: state, parameters, and perhaps previous_state and previous_action."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from surefoot.errors import UsageError
+from surefoot.hyperparameters import check_effects
 from surefoot.objectives.part import Part
 
 
@@ -17,10 +18,7 @@ def check_objective(method: Any) -> None:
     objective reads cannot be given with it, and every discount factor in the objective must be that of the run.
     """
     name, objective = type(method).__name__, method.objective()
-    defaults = {field.name: field.default for field in dataclasses.fields(method)}
-    for field in method.without_effect:
-        if getattr(method, field) != defaults[field]:
-            raise UsageError(f"{name}: {field}={getattr(method, field)!r} has no effect in this method; leave it out.")
+    check_effects(method)
     if method.parts is not None:
         if objective is not method.parts:
             raise UsageError(

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.off_policy.nets import Batch, Net, Weights
+from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.methods.control.dqn import DQN
 from surefoot.models.actors import ActorNetwork
 from surefoot.objectives.bootstrap import chosen, projected

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.loops.off_policy.method import Noise, OffPolicy
-from surefoot.loops.off_policy.nets import Batch, Net, Weights
 from surefoot.models.actors import Actor, ActorNetwork, CriticNetwork, action_size
 from surefoot.objectives.bootstrap import bootstrapped
 

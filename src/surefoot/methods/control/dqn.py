@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.loops.off_policy.method import OffPolicy
-from surefoot.loops.off_policy.nets import Batch, Net, Weights
 from surefoot.models.actors import Actor, ActorNetwork, epsilon_greedy, epsilon_greedy_noise
 from surefoot.objectives.bootstrap import bootstrapped, chosen, greedy_value
 

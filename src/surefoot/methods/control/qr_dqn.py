@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.off_policy.nets import Batch, Weights
+from surefoot.loops.networks.nets import Batch, Weights
 from surefoot.methods.control.dqn import DQN
 from surefoot.models.actors import ActorNetwork
 from surefoot.objectives.bootstrap import bootstrapped, chosen, quantile_huber

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.loops.off_policy.method import OffPolicy
-from surefoot.loops.off_policy.nets import Batch, Net, Weights
 from surefoot.models.actors import Actor, ActorNetwork, epsilon_greedy, epsilon_greedy_noise, layers
 from surefoot.models.distributions import IMPOSSIBLE
 from surefoot.objectives import bellman

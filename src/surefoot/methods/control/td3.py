@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.loops.off_policy.method import OffPolicy
-from surefoot.loops.off_policy.nets import Batch, Net, Weights
 from surefoot.models.actors import Actor, ActorNetwork, action_size
 from surefoot.objectives.bootstrap import bootstrapped, lowest, smoothed
 

@@ -1,7 +1,7 @@
 """Methods for language models. `GroupPolicyGradient(objective=…)` turns any objective into a method.
 
 What a run is made of besides its method is here under short names too: tasks of several turns (`Episodes`, `Tools`,
-`Retries`), `RewardModel`, `Sampling` and `LoRA`.
+`Retries`), `RewardModel` and `ImplicitReward`, `Sampling` and `LoRA`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,21 @@ from surefoot.hyperparameters import build
 from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.methods.language.baselines import GRPO
 from surefoot.models.language.lora import LoRA
-from surefoot.models.language.reward_model import RewardModel
+from surefoot.models.language.reward_model import ImplicitReward, RewardModel
 from surefoot.models.language.sampling import Sampling
 from surefoot.objectives import PolicyObjective
 
-__all__ = ["ByObjective", "Episodes", "GroupPolicyGradient", "LoRA", "Retries", "RewardModel", "Sampling", "Tools"]
+__all__ = [
+    "ByObjective",
+    "Episodes",
+    "GroupPolicyGradient",
+    "ImplicitReward",
+    "LoRA",
+    "Retries",
+    "RewardModel",
+    "Sampling",
+    "Tools",
+]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     DPO  −log σ(β(ρ_w − ρ_l))      IPO  (ρ_w − ρ_l − 1/2β)²      SLiC  max(0, 1 − β(ρ_w − ρ_l))
 
-ρ is log π/π_ref of a whole answer. cDPO smooths the labels; SimPO and CPO do without a reference.
+ρ is log π/π_ref of a whole answer. cDPO smooths the labels; SimPO, CPO and ORPO do without a reference.
 """
 
 from __future__ import annotations
@@ -76,3 +76,18 @@ class CPO(Pairwise):
 
     def pair_objective(self) -> PairObjective:
         return PairObjective(P.logistic(self.beta), referenced=False, imitation=self.imitation, imitated="pooled")
+
+
+@dataclass(frozen=True)
+class ORPO(Pairwise):
+    """The likelihood of the chosen answer and the odds ratio of both, without a reference (arXiv:2403.07691).
+
+    The likelihood is that of the answer, as in the paper; TRL adds the prompt's.
+    """
+
+    beta: float = hyperparameter(0.1, above=0, help="Weight λ of the odds ratio; TRL calls it beta.")
+
+    def pair_objective(self) -> PairObjective:
+        return PairObjective(
+            P.odds_ratio(self.beta), referenced=False, per_token=True, imitation=1.0, imitated="pooled"
+        )

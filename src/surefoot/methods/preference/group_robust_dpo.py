@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from surefoot.envs.language import Task
+from surefoot.envs.language import Task, pairs
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.group_rollout.iteration import Iteration
@@ -101,15 +101,10 @@ def numbered(task: Task) -> list[int]:
     Raises:
         UsageError: the task is endless, a pair has no group, or all have the same.
     """
-    if task.size is None:
-        raise UsageError(f"{task} is endless; the pairs of each group are counted, so give a finite set.")
-    found = [task.example(i).fields.get("group") for i in range(task.size)]
-    if None in found:
-        raise UsageError(f'{task.label(found.index(None))} has no group; add a column "group".')
-    names = sorted({str(name) for name in found})
+    found, names = pairs.numbered(task, "group")
     if len(names) < 2:
         raise UsageError(f"all pairs of {task} are of the group {names[0]!r}; give several groups, or use dpo.")
-    return [names.index(str(name)) for name in found]
+    return found
 
 
 def of_groups(

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.off_policy.nets import Net
+from surefoot.loops.networks.nets import Net
 from surefoot.methods.control.dqn import DQN
 from surefoot.models.directions import decision_gradients, explained_share, principal, rayleigh
 from surefoot.seeding import numpy_stream

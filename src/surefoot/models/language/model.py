@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from surefoot.errors import UsageError
 from surefoot.models.device import chosen_device
 from surefoot.models.language import text
-from surefoot.models.language.critic import Critic
+from surefoot.models.language.critic import Critic, Heads
 from surefoot.models.language.head import likeliest, logits_of, token_log_probs
 from surefoot.models.language.sequences import Sequences
 from surefoot.models.language.states import evaluating, split_weight, written_states
@@ -35,7 +35,8 @@ class TokenStatistics(NamedTuple):
     log_prob: Float[Tensor, "batch length"]
     entropy: Float[Tensor, "batch length"]
     normaliser: Float[Tensor, "batch length"]  # log Σ exp of the logits, divided by the temperature
-    value: Float[Tensor, "batch length"] | None = None  # of the state before the token, if the model has a critic
+    # Of the state before the token, if the model has a critic; one number a head, if it is a reward model.
+    value: Float[Tensor, "batch length *heads"] | None = None
     # Where candidates are asked for: the last hidden state, scaled so that its product with the output layer is
     # the logits divided by the temperature (but for a bias or a cap), and the likeliest tokens in its place.
     hidden: Float[Tensor, "batch length width"] | None = None
@@ -44,11 +45,16 @@ class TokenStatistics(NamedTuple):
 
     @staticmethod
     def blank(
-        shape: Sequence[int], critic: bool = False, width: int = 0, candidates: int = 0, device: Any = "cpu"
+        shape: Sequence[int],
+        outputs: tuple[int, ...] | None = None,
+        width: int = 0,
+        candidates: int = 0,
+        device: Any = "cpu",
     ) -> TokenStatistics:
-        """Zeros for `[batch, length]` tokens, with the optional fields that are asked for."""
-        a, b, c, d = (torch.zeros(*shape, device=device) for _ in range(4))
-        found = TokenStatistics(a, b, c, d if critic else None)
+        """Zeros for `[batch, length]` tokens, with the optional fields that are asked for: `outputs` are those of a
+        critic for a token."""
+        a, b, c = (torch.zeros(*shape, device=device) for _ in range(3))
+        found = TokenStatistics(a, b, c, None if outputs is None else torch.zeros(*shape, *outputs, device=device))
         if not candidates:
             return found
         chances = torch.zeros(*shape, candidates, device=device)
@@ -76,9 +82,9 @@ class LanguageModel:
     `network` is a `PreTrainedModel` or a PEFT model around one; it is put into evaluation mode, also for training,
     because with dropout or random routing no likelihood would be that of the acting policy. `reference` is a frozen
     copy; a PEFT model with a fresh adapter needs none: it is its own reference with the adapter off. `critic` is
-    present if a method needs one; it is trained with the network and is in checkpoints, but not among the files that
-    `save` writes. `settings` say how text is encoded and decoded, and `opened` are the options with which the weights
-    were opened: `save` records them, so that the same weights are found again.
+    present if a method needs one, or the heads of a reward model; it is trained with the network and is in checkpoints,
+    but not among the files that `save` writes. `settings` say how text is encoded and decoded, and `opened` are the
+    options with which the weights were opened: `save` records them, so that the same weights are found again.
     """
 
     sharded: ClassVar[bool] = False  # whether its weights are sharded over processes
@@ -86,7 +92,7 @@ class LanguageModel:
     network: Any
     tokenizer: Any
     reference: Any = None
-    critic: Critic | None = None
+    critic: Critic | Heads | None = None
     settings: TextSettings = field(default_factory=TextSettings)
     opened: Mapping[str, str] = field(default_factory=dict)
 
@@ -231,6 +237,11 @@ class LanguageModel:
         weight, _, _ = self.head()
         self.critic = Critic(weight.shape[1], weight.device)
 
+    def add_heads(self, heads: int) -> None:
+        """Give the model the untrained heads of a reward model, drawn from torch's generator."""
+        weight, _, _ = self.head()
+        self.critic = Heads(weight.shape[1], heads, weight.device)
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """The network in evaluation mode, without dropout or random routing; its mode is restored afterwards."""
@@ -253,13 +264,14 @@ class LanguageModel:
             return self._statistics(self.base, self.critic, sequences, temperature, candidates)
 
     def _statistics(
-        self, network: Any, critic: Critic | None, sequences: Sequences, temperature: float, candidates: int
+        self, network: Any, critic: Critic | Heads | None, sequences: Sequences, temperature: float, candidates: int
     ) -> TokenStatistics:
         tokens, valid = sequences.tokens.to(self.device), sequences.valid.to(self.device)
         weight, bias, softcap = self.head(network)
         if not self.sharded and not bool(valid.any()):  # all processes must run a sharded model
+            outputs = None if critic is None else critic.outputs
             return TokenStatistics.blank(
-                tokens.shape, critic is not None, weight.shape[1], min(candidates, len(weight)), tokens.device
+                tokens.shape, outputs, weight.shape[1], min(candidates, len(weight)), tokens.device
             )
         with split_weight(network, weight) as weight:
             hidden = written_states(network, tokens, valid)

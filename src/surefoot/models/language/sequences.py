@@ -60,6 +60,12 @@ def join(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]])
     return Sequences(tokens, valid, lengths)
 
 
+def ended(rows: Sequence[Sequence[int]]) -> Sequences:
+    """Whole texts as tokens, each with one place after its end, which is valid: the state before it is that of the
+    whole text, which a reward model scores."""
+    return join(rows, [[0] for _ in rows])
+
+
 def concatenate(parts: Sequence[Sequences]) -> Sequences:
     """The rows of all parts, padded to the longest."""
     longest = max(part.tokens.shape[1] for part in parts)

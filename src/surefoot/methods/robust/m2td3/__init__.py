@@ -26,8 +26,8 @@ from torch import Tensor
 
 from surefoot.envs.parameter_game import in_game
 from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.loops.off_policy.game import agents_part, own_actions, sizes
-from surefoot.loops.off_policy.nets import Batch, Net, Weights
 from surefoot.methods.control.td3 import TD3
 from surefoot.methods.robust.m2td3.candidates import Candidates, Chances, draw, moved, redrawn, renewed
 from surefoot.models.actors import ActionValue, action_size

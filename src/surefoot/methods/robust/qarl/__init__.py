@@ -30,7 +30,7 @@ from torch import Tensor
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
-from surefoot.loops.off_policy.nets import Net
+from surefoot.loops.networks.nets import Net
 from surefoot.methods.robust.qarl.curriculum import advanced
 from surefoot.methods.robust.qarl.pairs import ENOUGH, Curriculum, Pairs, ended_episodes
 from surefoot.methods.robust.qarl.players import Players

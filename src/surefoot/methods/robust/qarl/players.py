@@ -14,8 +14,8 @@ from surefoot.envs.adversary_game import JointActions
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.common.game import ADVERSARY, AgainstAdversary
+from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.loops.off_policy.method import Noise
-from surefoot.loops.off_policy.nets import Batch, Net, Weights
 from surefoot.methods.control.sac import SAC
 from surefoot.models.actors import ActorNetwork, Scalar, action_size
 

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.common.folder import Run
-from surefoot.loops.off_policy.nets import Batch, Net, Weights
+from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.methods.control.dqn import DQN
 from surefoot.models.actors import ActorNetwork, Scalar, epsilon_greedy
 from surefoot.models.denoiser import DenoiserNetwork

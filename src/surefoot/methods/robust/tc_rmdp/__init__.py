@@ -29,8 +29,8 @@ from torch import Tensor
 
 from surefoot.envs.parameter_game import in_game
 from surefoot.hyperparameters import hyperparameter
+from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.loops.off_policy.game import Observed, agents_part, own_actions, sizes, unbounded
-from surefoot.loops.off_policy.nets import Batch, Net, Weights
 from surefoot.methods.control.td3 import TD3
 from surefoot.models.actors import ActionValue, ActorNetwork, action_size
 

@@ -1,0 +1,1 @@
+"""Claims of the papers on learning from data."""

@@ -1,0 +1,1 @@
+"""Claims of the papers on supervised learning."""

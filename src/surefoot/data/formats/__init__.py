@@ -1,0 +1,1 @@
+"""Files of transitions, our own and those of other libraries: modules with `read` and `write`."""

@@ -1,0 +1,59 @@
+"""robomimic's HDF5: one group a demonstration, with its observations by name.
+
+`dones` are success, the end of a demonstration, or both, as its maker chose, so a done at the end counts as the end of
+the task and one before it as nothing. The observations of all names are joined in the order of their names.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from surefoot.data.formats import hdf5
+from surefoot.data.transitions import Transitions, joined
+from surefoot.errors import UsageError
+
+NAME = "flat"  # of the observations that we write
+
+
+def read(path: Path, name: str, keys: tuple[str, ...] | None = None) -> Transitions:
+    """The data of a file; `keys` names the observations to use, all vectors by default."""
+    with hdf5.reading(path) as file:
+        group, demos = hdf5.node(file, "data", path), []
+        for demo in sorted((key for key in group if key.startswith("demo_")), key=lambda key: int(key[5:])):
+            demos.append(_demo(hdf5.node(group, demo, path), path, name, keys, hdf5.noted(group)))
+    if not demos:
+        raise UsageError(f"{path} has no demonstrations (data/demo_0, …).")
+    return joined(demos)
+
+
+def _demo(demo: Any, path: Path, name: str, keys: tuple[str, ...] | None, noted: dict[str, Any]) -> Transitions:
+    seen, after = hdf5.node(demo, "obs", path), hdf5.node(demo, "next_obs", path)
+    chosen = keys or tuple(sorted(key for key in seen if len(seen[key].shape) <= 2))
+    if missing := [key for key in chosen if key not in seen]:
+        raise UsageError(f"{path} has no observations {', '.join(missing)}; it has {', '.join(sorted(seen))}.")
+    parts = [[hdf5.array(one, key, path).reshape(len(one[key]), -1) for key in chosen] for one in (seen, after)]
+    reward, done = (hdf5.array(demo, key, path).reshape(-1) for key in ("rewards", "dones"))
+    ended = np.zeros(len(reward), bool)
+    ended[-1] = done[-1] > 0
+    now, following = (np.concatenate(part, 1) for part in parts)
+    return Transitions(
+        now, hdf5.array(demo, "actions", path), reward, following, ended, np.zeros_like(ended), name=name, **noted
+    )
+
+
+def write(data: Transitions, path: Path) -> None:
+    """Write the data, one demonstration an episode."""
+    with hdf5.writing(path) as file:
+        group = file.create_group("data")
+        for number, (first, past) in enumerate(data.bounds):
+            demo, rows = group.create_group(f"demo_{number}"), slice(first, past)
+            demo.attrs["num_samples"] = past - first
+            demo["actions"], demo["rewards"] = data.action[rows], data.reward[rows]
+            demo["dones"] = data.terminated[rows].astype(np.int64)
+            demo[f"obs/{NAME}"], demo[f"next_obs/{NAME}"] = data.observation[rows], data.next_observation[rows]
+        group.attrs["total"], group.attrs["env_args"] = len(data), json.dumps({"env_name": data.facts.get("env", "")})
+        hdf5.note(group, data.action_space, data.facts)

@@ -1,0 +1,80 @@
+"""Tasks whose training data are perturbed; what is held out stays as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from surefoot.envs.language.pairs import turned
+from surefoot.envs.language.task import Example, Task
+from surefoot.errors import UsageError
+from surefoot.perturbations import Interval, LabelFlip, parse
+
+
+@dataclass(frozen=True)
+class Mislabelled(Task):
+    """A task of pairs some of whose training examples are turned."""
+
+    task: Task
+    flip: LabelFlip
+
+    @property
+    def size(self) -> int | None:  # type: ignore[override]
+        return self.task.size
+
+    @property
+    def held_out_size(self) -> int | None:  # type: ignore[override]
+        return self.task.held_out_size
+
+    @property
+    def verified(self) -> bool:  # type: ignore[override]
+        return self.task.verified
+
+    @property
+    def judge(self) -> str:
+        return self.task.judge
+
+    def example(self, index: int, split: str = "train") -> Example:
+        found = self.task.example(index, split)
+        return turned(found) if split == "train" and self.flip.turned(index) else found
+
+    def reward(self, example: Example, completion: str) -> float:
+        return self.task.reward(example, completion)
+
+    def label(self, index: int, split: str = "train") -> str:
+        return self.task.label(index, split)
+
+    def __str__(self) -> str:
+        return f"{self.task} under {self.flip}"
+
+
+def of_data(given: Any) -> LabelFlip:
+    """The perturbation of data with this text.
+
+    Raises:
+        UsageError: it is another kind of perturbation, or a range.
+    """
+    found = given if isinstance(given, LabelFlip) else parse(given)
+    if not isinstance(found, LabelFlip) or isinstance(found.strength, Interval):
+        raise UsageError(
+            f"perturb={str(given)!r} is not allowed for a language model; its data can be perturbed by a fixed share "
+            "of turned pairs, such as label-flip:0.2."
+        )
+    return found
+
+
+def under(task: Task, perturb: Any, method: str | None) -> Task:
+    """The task with its training data perturbed, for a method of this name; None if it learns from no labels.
+
+    Raises:
+        UsageError: the perturbation would have no effect.
+    """
+    if perturb is None:
+        return task
+    if method is None:
+        raise UsageError(
+            f"perturb={str(perturb)!r} turns pairs, and the method does not learn which of two answers was chosen; use "
+            "one that does, such as dpo."
+        )
+    flip = of_data(perturb)
+    return task if flip.identity else Mislabelled(task, flip)

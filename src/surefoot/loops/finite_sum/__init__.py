@@ -1,0 +1,1 @@
+"""Linear models whose objective is a risk of finitely many losses, by solvers that know every sample."""

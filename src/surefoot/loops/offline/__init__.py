@@ -1,0 +1,1 @@
+"""Offline loops: named networks learn from a data set; an environment is needed at most to evaluate them."""

@@ -1,0 +1,260 @@
+"""One run of an offline method, for one seed or several at once: batches of a data set in place of a replay.
+
+Rows are drawn from named streams by the number of the iteration, so a resumed run needs the data, which must be the
+same ones, and its counters. `surefoot train SLUG --data FILE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from surefoot.data.files import NAMES, dataset
+from surefoot.data.transitions import Transitions
+from surefoot.envs import make_single
+from surefoot.envs.names import check_recorded
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import check, hyperparameter
+from surefoot.loops.common.env_options import described as described_env
+from surefoot.loops.common.env_options import single, worded
+from surefoot.loops.common.kinds import Loop
+from surefoot.loops.common.schedule import scheduled
+from surefoot.loops.networks.learner import Means, NetworkLearner
+from surefoot.loops.networks.nets import Batch
+from surefoot.loops.offline.method import Offline
+from surefoot.models.device import chosen_device, computing_on, device_option
+from surefoot.models.normalizers import Moments
+from surefoot.perturbations.data import Corruption, corrupted, corruptions
+from surefoot.seeding import numpy_stream, torch_stream
+
+SPREAD = 1e-3  # added to the standard deviation of an observation, so that one that never changes stays near 0
+
+
+class OfflineLearner(NetworkLearner):
+    """Networks and data of a run; `iterate()` advances it by `method.pace` gradient steps.
+
+    The data are on `device` once, for all seeds.
+    """
+
+    method: Offline
+
+    def __init__(
+        self,
+        method: Offline,
+        data: Transitions,
+        spaces: tuple[gym.Space, gym.Space],
+        seeds: Sequence[int],
+        total_steps: int,
+        *,
+        compile: str = "off",
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(method, *spaces, seeds, total_steps, compile=compile, device=device)
+        self.data = data = method.learned(data)
+        columns = {
+            "observation": data.observation,
+            "next_observation": data.next_observation,
+            "action": data.action,
+            "reward": data.reward,
+            "discount": np.where(data.terminated, np.float32(0), np.float32(method.gamma)),
+            **method.columns(data),
+        }
+        self.columns = {name: torch.from_numpy(np.array(x)).to(self.device) for name, x in columns.items()}
+        with computing_on(self.device):
+            for key in self.moments:
+                mean, deviation = (torch.from_numpy(x).to(self.device) for x in method.fitted(data))
+                self.moments[key] = _over(Moments.of_scale(mean, 1 / (deviation + SPREAD), len(data)), self.num_seeds)
+        self._before = method.beforehand(self)
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps so far."""
+        return self.updates
+
+    def iterate(self) -> list[dict[str, float]]:
+        """Learn for `method.pace` gradient steps; returns one row of metrics per seed."""
+        means = Means()
+        self.draw()
+        for _ in range(self.method.pace):
+            means.add(self.update())
+        return self.ended([{} for _ in self.seeds], means)
+
+    def draw(self) -> None:
+        """Begin the random streams of an iteration, which depend on its number alone."""
+        self._index_streams = [numpy_stream(s, "rows of the data", self.iteration) for s in self.seeds]
+        self._noise_streams = [torch_stream(s, "losses", self.iteration) for s in self.seeds]
+
+    def update(self) -> dict[str, Tensor]:
+        """One gradient step of all networks that are due, and of the targets; metrics `[seeds]` by name."""
+        batch = self.batch()
+        if self._before is not None:
+            batch |= self._before(batch, self.due())
+        metrics = self.step(batch)
+        metrics.pop("td_errors", None)  # of off-policy losses, for a replay by priority
+        return metrics
+
+    def rows(self) -> list[NDArray[np.int64]]:
+        """The rows of the data in the next batch of every seed: uniformly drawn, with replacement."""
+        return [g.integers(0, len(self.data), self.method.batch_size) for g in self._index_streams]
+
+    def batch(self) -> Batch:
+        """A batch of every seed, `[seeds, size, ...]`."""
+        index = torch.from_numpy(np.stack(self.rows())).to(self.device)
+        taken: Batch = {name: x[index] for name, x in self.columns.items()}
+        return self.completed({**taken, "index": index}, self._noise_streams)
+
+    def rate(self) -> float | None:
+        method = self.method
+        if method.anneal == "none" and not method.warmup:
+            return None
+        return scheduled(1.0, method.anneal, method.warmup, self.updates, 1, self.total_steps)
+
+    def flush(self) -> int:
+        """Nothing is logged besides the checkpoints."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def _over(moments: Moments, seeds: int) -> Moments:
+    """One normaliser for each of several seeds."""
+    return Moments(*(x.expand(seeds, *x.shape[1:]).clone() for x in moments))
+
+
+# --- connecting a run and its data -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OfflineOptions:
+    """The options of a run on data besides its method."""
+
+    data: Any = hyperparameter(None, help=f"Data set: {NAMES}. Needed.")
+    corrupt: str | None = hyperparameter(
+        None,
+        help="Corruption of the data: observation, action, reward or dynamics, such as dynamics:0.3,scale=1.",
+    )
+    env_kwargs: Any = hyperparameter(None, help="Arguments of the environment, such as mass=2.", words="NAME=VALUE …")
+    wrappers: Any = hyperparameter(
+        (), help="Wrappers of the environment, the first one innermost, such as frame_stack.", words="WRAPPER …"
+    )
+    device: str = device_option("cpu")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, Path):
+            object.__setattr__(self, "data", str(self.data))
+        if isinstance(self.corrupt, Corruption):
+            object.__setattr__(self, "corrupt", str(self.corrupt))
+        worded(self)
+        check(self)
+        corruptions(self.corrupt) if self.corrupt is not None else ()
+        chosen_device(self.device)
+
+
+def _opened(data: Any, fingerprint: str | None = None) -> Transitions:
+    """The data of a run, which must be those that it was started with."""
+    if data is None:
+        raise UsageError(f"data is missing: an offline method learns from a data set. Give data=… (--data): {NAMES}.")
+    if isinstance(data, str) and "<" in data:
+        raise UsageError("the data of this run were given as an object; give them again: surefoot.resume(run, data=…).")
+    found = dataset(data)
+    if fingerprint is not None and (now := found.digest()) != fingerprint:
+        raise UsageError(
+            f"data={str(data)!r} have changed since this run was started: their SHA-256 is {now[:12]}…, it was "
+            f"{fingerprint[:12]}…. Restore the file, say where the original is (data=…, --data), or start a new run."
+        )
+    return found
+
+
+def _describe(
+    env: Any,
+    *,
+    data: Any = None,
+    fingerprint: str | None = None,
+    rows: int | None = None,
+    corrupt: str | None = None,
+    device: str = "cpu",
+    **options: Any,
+) -> dict[str, Any]:
+    found = _opened(data, fingerprint)
+    place = {"env": "", "device": device}
+    if env != "":
+        place = described_env(env, backend="gymnasium", device=device, **options)
+        place.pop("backend")
+    name = data if isinstance(data, str) else f"<{type(data).__name__}>"
+    return place | {"data": name, "fingerprint": found.digest(), "rows": len(found), "corrupt": corrupt}
+
+
+def _single(env: Any, **options: Any) -> Any:
+    if env == "":
+        raise UsageError(
+            "this run learns from data alone, so there is nothing to evaluate it in. Give env=… (--env), or leave out "
+            "evaluate_every and keep_best."
+        )
+    return single(env, **options)
+
+
+def _spaces(env: Any, data: Transitions, **options: Any) -> tuple[gym.Space, gym.Space]:
+    """What the agent sees and does: the environment's spaces, which the data must fit, or the data's own."""
+    if env == "":
+        return data.observation_space, data.actions_in()
+    made = make_single(_single(env, **options))
+    seen, acted = made.observation_space, made.action_space
+    made.close()
+    if not isinstance(seen, gym.spaces.Box) or seen.shape != data.observation.shape[1:]:
+        raise UsageError(
+            f"{data.name} has observations of the shape {data.observation.shape[1:]}, but those of the environment are "
+            f"{seen}. Give the environment that the data come from, or wrap it (wrappers=…) so that it gives the same."
+        )
+    return seen, data.actions_in(acted)
+
+
+def _learner(
+    method: Offline,
+    env: Any,
+    seeds: Sequence[int],
+    steps: int,
+    /,
+    *,
+    data: Any = None,
+    fingerprint: str | None = None,
+    rows: int | None = None,
+    corrupt: str | None = None,
+    device: str = "cpu",
+    compile: str = "off",
+    log: Path | None = None,
+    **options: Any,
+) -> OfflineLearner:
+    device = chosen_device(device)
+    if device != "cpu" and compile == "on":
+        raise UsageError(
+            f"compile='on' is not allowed with device={device!r}: compiled code runs on the CPU. Leave compile out."
+        )
+    found = corrupted(_opened(data, fingerprint), corrupt)
+    compile = compile if device == "cpu" else "off"
+    return OfflineLearner(method, found, _spaces(env, found, **options), seeds, steps, compile=compile, device=device)
+
+
+def _check_recorded(env: Any, **options: Any) -> None:
+    """Files of data are read, not run; the environment is as that of any run."""
+    if env:
+        check_recorded(env, **{name: x for name, x in options.items() if name == "origin"})
+
+
+LOOP = Loop(
+    _describe,
+    _learner,
+    _single,
+    measured="gradient steps",
+    env_help="Environment for evaluations, if there is one; its actions and observations must be those of the data.",
+    options=OfflineOptions,
+    check_recorded=_check_recorded,
+)

@@ -1,0 +1,1 @@
+"""Methods of supervised learning that hold under shifts of the data."""

@@ -1,0 +1,43 @@
+"""Perturbations of labels: what a method is told about its data. They act on examples, not in environments."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import gymnasium
+
+from surefoot.errors import UsageError
+from surefoot.hyperparameters import hyperparameter
+from surefoot.perturbations.core import Graded, register
+from surefoot.perturbations.interval import Interval
+from surefoot.seeding import MAX_SEED, numpy_stream
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class LabelFlip(Graded):
+    """Of every pair the chosen and the rejected answer change places with probability `strength`.
+
+    Whether a pair is turned depends on its number and the seed alone: it is the same in every epoch and every run, and
+    what is turned at one strength is turned at any higher one.
+    """
+
+    name = "label-flip"
+    channel = "label"
+    strength: float | Interval = hyperparameter(0.1, low=0, high=1, help="probability of a turned pair")
+    seed: int = hyperparameter(0, low=0, high=MAX_SEED, help="random seed of the pairs that are turned")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, float) and self.seed.is_integer():
+            object.__setattr__(self, "seed", int(self.seed))
+        super().__post_init__()
+
+    def turned(self, index: int) -> bool:
+        """Whether the pair of this number is turned."""
+        return bool(numpy_stream(self.seed, self.name, index).random() < self.fixed)
+
+    def check_env(self, env: gymnasium.Env) -> None:
+        raise UsageError(
+            f"{self} turns the labels of pairs, and there are none in an environment; use it with a method on pairs, "
+            "such as surefoot train dpo --task pairs.jsonl --perturb label-flip:0.2."
+        )

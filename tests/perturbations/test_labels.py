@@ -1,0 +1,89 @@
+"""`label-flip`: pairs that are turned, in training and in a stress test of a method."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import surefoot as sf
+from surefoot.envs import make_single
+from surefoot.envs.language import resolve
+from surefoot.envs.language.pairs import answers, turned
+from surefoot.envs.language.perturbed import Mislabelled, of_data, under
+from surefoot.errors import UsageError
+from surefoot.perturbations import Interval, LabelFlip, parse
+
+ROWS = [{"prompt": f"{i}+1=", "chosen": f"{i + 1}", "rejected": f"{i + 2}", "group": "a"} for i in range(200)]
+
+
+def test_a_share_of_the_pairs_is_turned_always_the_same():
+    flips = [LabelFlip(rate) for rate in (0.1, 0.3)]
+    few, many = ([flip.turned(i) for i in range(20_000)] for flip in flips)
+    assert np.mean(few) == pytest.approx(0.1, abs=0.01) and np.mean(many) == pytest.approx(0.3, abs=0.01)
+    assert all(b for a, b in zip(few, many, strict=True) if a)  # what is turned at 0.1 is turned at 0.3
+    assert [LabelFlip(0.1).turned(i) for i in range(100)] == few[:100]
+    other = [LabelFlip(0.1, seed=1).turned(i) for i in range(20_000)]
+    assert np.mean(np.logical_and(few, other)) == pytest.approx(0.01, abs=0.005)
+
+
+def test_it_is_written_and_swept_as_others_are():
+    for text in ("label-flip:0.2", "label-flip:0..0.4", "label-flip:0.2,seed=3"):
+        assert str(parse(text)) == text
+    cells = parse("label-flip:0..0.4").grid(3)
+    assert [cell.coordinates for cell in cells] == [(("label-flip", x),) for x in (0.0, 0.2, 0.4)]
+    assert cells[0].perturbation.identity and parse("label-flip:0.2,seed=3").grid(2)[1].perturbation.seed == 3
+    for text in ("label-flip:1.5", "label-flip:0.1,seed=-1"):
+        with pytest.raises(UsageError):
+            parse(text)
+
+
+def test_training_pairs_are_turned_and_held_out_ones_are_not():
+    clean = resolve(ROWS)
+    task = under(clean, "label-flip:0.25", "DPO")
+    pairs = [(task.example(i), clean.example(i)) for i in range(clean.size)]
+    changed = [a != b for a, b in pairs]
+    assert np.mean(changed) == pytest.approx(0.25, abs=0.09)
+    assert changed == [LabelFlip(0.25).turned(i) for i in range(clean.size)]
+    for a, b in pairs:
+        assert set(answers(a)) == set(answers(b)) and a.demonstration == answers(a)[0] and a.fields["group"] == "a"
+        assert turned(turned(b)) == b
+    assert all(task.example(i, "test") == clean.example(i, "test") for i in range(clean.held_out_size))
+    assert isinstance(task, Mislabelled) and (task.size, task.held_out_size) == (clean.size, clean.held_out_size)
+    assert under(clean, None, None) is clean and under(clean, "label-flip:0", "DPO") is clean
+
+
+def test_what_it_does_not_apply_to_is_refused():
+    for made, words in (
+        (lambda: of_data("observation-noise:0.1"), "can be perturbed by a fixed share of turned pairs"),
+        (lambda: of_data(LabelFlip(Interval(0, 0.1))), "by a fixed share"),
+        (lambda: under(resolve(ROWS), "label-flip:0.1", None), "does not learn which of two answers was chosen"),
+        (lambda: parse("label-flip:0.1").wrap(make_single("CartPole-v1")), "there are none in an environment"),
+        (lambda: sf.train("grpo", ROWS, 1, reward=len, perturb="label-flip:0.1"), "does not learn which"),
+        (lambda: sf.train("dpo", ROWS, 1, perturb="reward-flip:0.1"), "is not allowed for a language model"),
+        (lambda: under(resolve("arithmetic"), "label-flip:1", "DPO").example(0), "the task has none"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            made()
+
+
+@pytest.mark.slow
+def test_a_method_is_stressed_by_training_it_again(tmp_path, capsys):
+    pytest.importorskip("transformers", reason="language models need surefoot[language]")
+    file = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"{i % 10}=", "chosen": "1" * (1 + i % 3), "rejected": "2" * (1 + i % 2)} for i in range(60)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"nano_warmup": 20, "learning_rate": 1e-3, "loggers": (), "steps": 12, "prompts": 8}
+    run = sf.train("dpo", file, run_dir=tmp_path / "run", **settings)
+    report = sf.stress(run, perturb="label-flip:0..1", points=3)
+    assert [one.flipped for one in report.cells] == [0.0, 0.5, 1.0] and len(report.cells[0].margins) == 6
+    assert report.cells[0].run == run.path and report.cells[0].accuracy == 1.0
+    assert report.cells[-1].accuracy == 0.0  # all labels are wrong
+    assert report.cells[0].margins.mean() > report.cells[1].margins.mean() > report.cells[2].margins.mean()
+    before = [(one.run / "metrics.jsonl").stat().st_mtime_ns for one in report.cells]
+    again = sf.stress(run.path, perturb="label-flip:0..1", points=3)
+    assert [(one.run / "metrics.jsonl").stat().st_mtime_ns for one in again.cells] == before
+    assert "6 held-out pairs, their labels as given" in again.table()
+    with pytest.raises(UsageError, match="learns from no labels of pairs"):
+        sf.stress(sf.train("sft", file, run_dir=tmp_path / "sft", **settings), perturb="label-flip:0..1")
