@@ -7,6 +7,8 @@
 
 `fit` runs the loop that `surefoot.train` runs, in memory, and finds the same bits; `random_state` is the seed and
 `max_iter` the number of epochs. What is found ends in an underscore. Needs the package scikit-learn.
+
+Methods that are not trained on tables but answer for single rows are here as they are: `DiRRAc().fit(models)`.
 """
 
 from __future__ import annotations
@@ -28,13 +30,16 @@ from surefoot.loops.common.run import make_learner
 from surefoot.seeding import MAX_SEED
 
 SETTING = "supervised"
+AS_THEY_ARE = "per-instance"  # kind of the methods that need no estimator
 
 
 def __getattr__(name: str) -> Any:
+    if not name.startswith("_") and name in (direct := _direct()):
+        return direct[name]
     if name.startswith("_") or name not in (known := _names()):
         if name.startswith("_"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        raise AttributeError(f"module {__name__!r} has no estimator {name!r}. {nearest(name, known)}")
+        raise AttributeError(f"module {__name__!r} has no estimator {name!r}. {nearest(name, {*known, *direct})}")
     return estimator(catalogue.method_class(known[name]))
 
 
@@ -48,6 +53,14 @@ def _names() -> dict[str, str]:
     entries = [one for one in catalogue.papers() if one.setting == SETTING and one.built]
     classes = {one.slug: catalogue.method_class(one.slug) for one in entries}
     return {cls.__name__: slug for slug, cls in classes.items() if loop(cls.loop).env_argument == "data"}  # type: ignore[attr-defined]
+
+
+@cache
+def _direct() -> dict[str, type]:
+    """The methods that are here as they are, by the name of their class."""
+    entries = [one for one in catalogue.papers() if one.setting == SETTING and one.built]
+    classes = [catalogue.method_class(one.slug) for one in entries]
+    return {cls.__name__: cls for cls in classes if getattr(cls, "loop") == AS_THEY_ARE}  # noqa: B009
 
 
 @cache

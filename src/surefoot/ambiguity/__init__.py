@@ -9,7 +9,8 @@
 `moves` (total variation, L1, L∞), `divergences` (KL, χ²), `tilts` (reverse KL, Hellinger), `mixtures` (contamination,
 boxes, scenarios), `transport` (Wasserstein), `ellipsoid`; `counts` makes some of them from data. The risk measures:
 `spectral` (CVaR and related ones), `priced` (the same with a price on the divergence), `risk`. `conventions` converts
-the sizes of sets that papers write in another way.
+the sizes of sets that papers write in another way. `gelbrich` is of another kind: the worst probability of a half-space
+over all distributions of vectors whose mean and covariance are near given ones.
 """
 
 from surefoot.ambiguity.core import Ambiguity, Divergence

@@ -24,6 +24,7 @@ LOOPS = {
     "tabular": "surefoot.loops.tabular.learner",
     "group-rollout": "surefoot.loops.group_rollout.language",
     "finite-sum": "surefoot.loops.finite_sum.learner",
+    "per-instance": "surefoot.loops.per_instance",
 }
 
 
