@@ -70,7 +70,7 @@ class PRDC(TD3BC):
     def beforehand(self, learner: OfflineLearner) -> Beforehand:
         box, device = learner.distribution, learner.device
         scales = {key: (mean[0], inverse[0]) for key, (mean, inverse) in learner.scales().items()}
-        state = normalize_observation(learner.columns["observation"], scales)
+        state: Any = normalize_observation(learner.columns["observation"], scales)
         action = from_box(learner.columns["action"].flatten(1), box.low, box.high)  # type: ignore[attr-defined]
         search = nearest(_keys(state.flatten(1)), _keys(action), self.state_weight)
 
