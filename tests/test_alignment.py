@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -53,7 +55,9 @@ def test_a_number_trains_once_and_measures_before_and_after(model, tmp_path):
     assert row["multiplier_1"] == pytest.approx(found.front[0].multipliers[0], abs=1e-6)
     assert found.before["begins_with_zero"].mean() < 0.8
     assert len(found.after["ones"]) == len(found.before["ones"]) == 200
-    assert "held-out" in found.table()
+    assert "held-out" in found.table() and "threshold still" not in found.table()
+    unchanged = dataclasses.replace(found, after=found.before)
+    assert "begins_with_zero is below its threshold still: train for more steps" in unchanged.table()
 
 
 def test_a_run_brings_its_task_and_its_reward(model, tmp_path):

@@ -144,3 +144,10 @@ def test_the_pages_of_papers_and_the_reference_are_made_of_what_runs(tmp_path, m
     for file, text in reference["names"]():
         for entry in re.findall(r"::: (\S+)", text):
             assert pkgutil.resolve_name(entry) is not None, (file, entry)
+
+
+def test_i_have_logs_and_no_simulator(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run("offline.md")
+    assert names["mine"].episodes == names["data"].episodes and names["action"].shape == (5, 1)
+    assert len(list((tmp_path / "runs").iterdir())) == 3

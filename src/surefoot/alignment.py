@@ -19,6 +19,7 @@ from surefoot.loops.common.folder import agent_folder
 from surefoot.loops.common.kinds import check_trust, loop
 from surefoot.loops.common.run import Run, make_learner
 from surefoot.loops.group_rollout.iteration import Iteration
+from surefoot.loops.group_rollout.language import RATES
 from surefoot.models.saved import holds_agent
 from surefoot.perturbations.interval import Interval
 
@@ -70,7 +71,18 @@ class Alignment:
             lines += ["", f"measured on {count} held-out prompts, 95 % intervals; the model is in {self.run.path}", ""]
             for name in self.names:
                 lines.append(f"{name:<{width}}{_said(self.before[name])}  →  {_said(self.after[name])}")
+            short = [name for name in self.names[1:] if self._short(name)]
+            if short:
+                lines.append(
+                    f"\n{', '.join(short)} is below its threshold still: train for more steps, or align again."
+                )
         return "\n".join(lines)
+
+    def _short(self, name: str) -> bool:
+        """Whether a constraint does not hold in the trained model, its interval considered."""
+        wanted = self.front[0].threshold[self.names.index(name) - 1]
+        interval = confidence_interval(self.after[name], mean)
+        return (float(self.after[name].mean()) if interval is None else interval.high) < wanted
 
 
 def align(
@@ -194,7 +206,9 @@ def _source(policy: Any, trust: bool) -> dict[str, Any]:
     kept = {name: described[name] for name in KEPT if name in described}
     kept["stop"] = tuple(kept.get("stop", ()))
     folder = agent_folder(run.path, run.config["seeds"], run.config["seeds"][0])
+    rate = run.config["hyperparameters"].get("learning_rate") or RATES.get(str(described["model"]))
     found = {"model": str(folder), "task": described["env"], **kept, "max_tokens": agent.facts["max_tokens"]}
+    found |= {} if rate is None else {"learning_rate": rate}
     return found | ({"reward": rewards[0]} if len(rewards) == 1 else {})
 
 

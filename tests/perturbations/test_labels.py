@@ -10,8 +10,8 @@ import pytest
 import surefoot as sf
 from surefoot.envs import make_single
 from surefoot.envs.language import resolve
+from surefoot.envs.language.corrupted import Mislabelled, of_data, under
 from surefoot.envs.language.pairs import answers, turned
-from surefoot.envs.language.perturbed import Mislabelled, of_data, under
 from surefoot.errors import UsageError
 from surefoot.perturbations import Interval, LabelFlip, parse
 
@@ -56,12 +56,12 @@ def test_training_pairs_are_turned_and_held_out_ones_are_not():
 
 def test_what_it_does_not_apply_to_is_refused():
     for made, words in (
-        (lambda: of_data("observation-noise:0.1"), "can be perturbed by a fixed share of turned pairs"),
+        (lambda: of_data("observation-noise:0.1"), "can be corrupted by a fixed share of turned pairs"),
         (lambda: of_data(LabelFlip(Interval(0, 0.1))), "by a fixed share"),
         (lambda: under(resolve(ROWS), "label-flip:0.1", None), "does not learn which of two answers was chosen"),
         (lambda: parse("label-flip:0.1").wrap(make_single("CartPole-v1")), "there are none in an environment"),
-        (lambda: sf.train("grpo", ROWS, 1, reward=len, perturb="label-flip:0.1"), "does not learn which"),
-        (lambda: sf.train("dpo", ROWS, 1, perturb="reward-flip:0.1"), "is not allowed for a language model"),
+        (lambda: sf.train("grpo", ROWS, 1, reward=len, corrupt="label-flip:0.1"), "does not learn which"),
+        (lambda: sf.train("dpo", ROWS, 1, corrupt="reward-flip:0.1"), "is not allowed for a language model"),
         (lambda: under(resolve("arithmetic"), "label-flip:1", "DPO").example(0), "the task has none"),
     ):
         with pytest.raises(UsageError, match=words):

@@ -102,11 +102,11 @@ def stressed(
     place = described.pop("env") if task is None else task
     described["stop"] = tuple(described.get("stop") or ())
     check_trust(loop(method.loop), {"env": place if task is None else None, **described}, trust)
-    own, cells = described.pop("perturb", None), []
+    own, cells = described.pop("corrupt", None), []
     for cell in flip.grid(points):
         text = str(cell.perturbation)
         found = run if text == own or (own is None and cell.perturbation.identity) else Run(run.path / "labels" / text)
-        options = {**described, "perturb": None if cell.perturbation.identity else text}
+        options = {**described, "corrupt": None if cell.perturbation.identity else text}
         if found is not run and not (found.started and found.finished):
             given = {"seed": config["seeds"][0], "run_dir": found.path, "loggers": ()}
             found = train(method, place, config["steps"], **given, **options)

@@ -39,5 +39,5 @@ class LabelFlip(Graded):
     def check_env(self, env: gymnasium.Env) -> None:
         raise UsageError(
             f"{self} turns the labels of pairs, and there are none in an environment; use it with a method on pairs, "
-            "such as surefoot train dpo --task pairs.jsonl --perturb label-flip:0.2."
+            "such as surefoot train dpo --task pairs.jsonl --corrupt label-flip:0.2."
         )

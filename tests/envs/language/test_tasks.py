@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -176,3 +177,26 @@ def test_an_answer_that_a_verifier_breaks_on_is_wrong():
     task = resolve("reasoning_gym:prime_factorization")
     example = task.example(0)
     assert task.reward(example, "Ht#5") == 0.0 and task.reward(example, example.answer) == 1.0
+
+
+def test_pairs_are_labelled_by_known_utilities():
+    task = resolve("preferences:below=50,scale=8,pairs=4000")
+    assert (task.size, task.held_out_size) == (4000, 400) and str(resolve(str(task))) == str(task)
+    examples = [task.example(i) for i in range(4000)]
+    gaps, right = [], []
+    for example in examples:
+        number = int(example.answer)
+        given = [-abs(int(example.fields[name]) - number) / 8 for name in ("chosen", "rejected")]
+        assert example.fields["utilities"] == pytest.approx(given) and example.demonstration == example.fields["chosen"]
+        assert example.fields["chosen"] != example.fields["rejected"]
+        assert np.log(task.reward(example, example.fields["chosen"])) == pytest.approx(given[0])
+        gaps.append(abs(given[0] - given[1]))
+        right.append(given[0] >= given[1])
+    gaps, right = np.array(gaps), np.array(right)
+    for low, high in ((0, 0.5), (0.5, 1.5), (1.5, 6)):
+        some = (gaps > low) & (gaps <= high)
+        wanted = (1 / (1 + np.exp(-gaps[some]))).mean()
+        assert right[some].mean() == pytest.approx(wanted, abs=3 * (0.25 / some.sum()) ** 0.5)
+    assert task.example(7, "test") != task.example(7) == task.example(7)
+    assert [task.reward(examples[0], text) for text in ("near", "", "-3", "1.5")] == [0.0] * 4
+    assert task.reward(examples[0], examples[0].answer) == 1.0

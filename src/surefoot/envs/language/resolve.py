@@ -16,6 +16,7 @@ MADE_HERE: dict[str, str] = {
     "arithmetic": "surefoot.envs.language.synthetic:Arithmetic",
     "countdown": "surefoot.envs.language.synthetic:Countdown",
     "sorting": "surefoot.envs.language.synthetic:Sorting",
+    "preferences": "surefoot.envs.language.synthetic:Preferences",
     "reasoning_gym": "surefoot.envs.language.reasoning:ReasoningGym",
     "episodes": "surefoot.envs.language.episodes:Episodes",
 }

@@ -1,4 +1,4 @@
-"""Surefoot's own tasks: arithmetic, countdown, sorting."""
+"""Surefoot's own tasks: arithmetic, countdown, sorting, and pairs of answers whose utilities are known."""
 
 from __future__ import annotations
 
@@ -88,6 +88,45 @@ class Countdown(Task):
                 return 0.0
             left.remove(n)
         return float(value == example.fields["target"])
+
+
+@dataclass(frozen=True)
+class Preferences(Task):
+    """`near 37:` → `41` rather than `12`: pairs of numbers, labelled by how near they are, and not always rightly.
+
+    The utility of an answer is −|answer − number|/`scale`, and the answer a is preferred to b with probability σ(u_a −
+    u_b) (Bradley-Terry); the field `utilities` has both, the chosen one's first. The reward is exp(u), 0 for what is no
+    number, so the best policy writes the number itself, and log reward is the reward that the pairs are labelled by.
+    """
+
+    name: ClassVar[str] = "preferences"
+
+    below: int = hyperparameter(100, low=2, high=10**9, help="Exclusive upper bound on the numbers.")
+    scale: float = hyperparameter(5.0, above=0, help="Distance that costs one unit of utility; small: certain labels.")
+    pairs: int = hyperparameter(1000, low=10, help="Number of training pairs; a tenth as many are held out.")
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        return self.pairs
+
+    @property
+    def held_out_size(self) -> int:  # type: ignore[override]
+        return self.pairs // 10
+
+    def make(self, rng: np.random.Generator) -> Example:
+        number, first = (int(n) for n in rng.integers(0, self.below, 2))
+        second = int((first + rng.integers(1, self.below)) % self.below)
+        utilities = [-abs(number - n) / self.scale for n in (first, second)]
+        if rng.random() >= 1 / (1 + np.exp(utilities[1] - utilities[0])):
+            first, second, utilities = second, first, utilities[::-1]
+        pair = {"chosen": str(first), "rejected": str(second), "utilities": utilities}
+        return Example(f"near {number}:", str(number), str(first), pair)
+
+    def reward(self, example: Example, completion: str) -> float:
+        found = final_answer(completion)
+        if not re.fullmatch(r"\d{1,12}", found):
+            return 0.0
+        return float(np.exp(-abs(int(found) - int(example.answer)) / self.scale))
 
 
 OPERATIONS = {ast.Add: "__add__", ast.Sub: "__sub__", ast.Mult: "__mul__", ast.Div: "__truediv__"}

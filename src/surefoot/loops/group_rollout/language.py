@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.envs.language import Task, resolve
+from surefoot.envs.language.corrupted import of_data, under
 from surefoot.envs.language.episodes import Conversations
 from surefoot.envs.language.files import LOOKED_AT, Rows, rows
-from surefoot.envs.language.perturbed import of_data, under
 from surefoot.envs.language.prompt_env import PromptEnv
 from surefoot.envs.language.task import number
 from surefoot.envs.names import check_named
@@ -105,7 +105,7 @@ class LanguageOptions:
     test_data: Any = hyperparameter(
         None, help="File of prompts for evaluation; by default a held-out tenth of the data."
     )
-    perturb: str | None = hyperparameter(
+    corrupt: str | None = hyperparameter(
         None,
         help="What is wrong with the training data: label-flip:0.2 turns a fifth of the pairs; held-out ones stay.",
     )
@@ -132,8 +132,8 @@ class LanguageOptions:
         TextSettings(self.chat_template_kwargs or {})
         sampling(self.sampling)
         adapter(self.lora)
-        if self.perturb is not None:
-            object.__setattr__(self, "perturb", str(of_data(self.perturb)))
+        if self.corrupt is not None:
+            object.__setattr__(self, "corrupt", str(of_data(self.corrupt)))
 
 
 def adapter(given: Any) -> LoRA | None:
@@ -307,7 +307,7 @@ def _learner(
         raise UsageError("compile='on' is not allowed: language models are not compiled here.")
     distributed.start()
     given = LanguageOptions(**{**options, "stop": tuple(options.get("stop") or ())})
-    task = under(task_of(env, options), given.perturb, type(method).__name__ if method.compares else None)
+    task = under(task_of(env, options), given.corrupt, type(method).__name__ if method.compares else None)
     method.check_task(task)
     patience = {"time_limit": given.judge_time_limit, "retries": given.judge_retries}
     rewards = make_rewards(task, functions_of(given.reward, given.device), weights_of(given.reward_weights), **patience)

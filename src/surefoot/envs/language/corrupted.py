@@ -1,4 +1,4 @@
-"""Tasks whose training data are perturbed; what is held out stays as it is."""
+"""Tasks whose training data are corrupted; what is held out stays as it is."""
 
 from __future__ import annotations
 
@@ -57,24 +57,24 @@ def of_data(given: Any) -> LabelFlip:
     found = given if isinstance(given, LabelFlip) else parse(given)
     if not isinstance(found, LabelFlip) or isinstance(found.strength, Interval):
         raise UsageError(
-            f"perturb={str(given)!r} is not allowed for a language model; its data can be perturbed by a fixed share "
+            f"corrupt={str(given)!r} is not allowed for a language model; its data can be corrupted by a fixed share "
             "of turned pairs, such as label-flip:0.2."
         )
     return found
 
 
-def under(task: Task, perturb: Any, method: str | None) -> Task:
-    """The task with its training data perturbed, for a method of this name; None if it learns from no labels.
+def under(task: Task, corrupt: Any, method: str | None) -> Task:
+    """The task with its training data corrupted, for a method of this name; None if it learns from no labels.
 
     Raises:
-        UsageError: the perturbation would have no effect.
+        UsageError: it would have no effect.
     """
-    if perturb is None:
+    if corrupt is None:
         return task
     if method is None:
         raise UsageError(
-            f"perturb={str(perturb)!r} turns pairs, and the method does not learn which of two answers was chosen; use "
+            f"corrupt={str(corrupt)!r} turns pairs, and the method does not learn which of two answers was chosen; use "
             "one that does, such as dpo."
         )
-    flip = of_data(perturb)
+    flip = of_data(corrupt)
     return task if flip.identity else Mislabelled(task, flip)
