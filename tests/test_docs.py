@@ -134,7 +134,7 @@ def test_pages_whose_code_says_itself_what_it_shows(page, tmp_path, monkeypatch)
 
 def test_the_pages_of_papers_and_the_reference_are_made_of_what_runs(tmp_path, monkeypatch):
     pages = runpy.run_path(str(PAGES / "make_pages.py"))
-    text = "\n".join(pages["page"](catalogue.paper("spo")))
+    text = "\n".join(pages["page"](catalogue.paper("spo"), tmp_path))
     assert '<pre class="formula">maximise  mean[ ρÂ' in text and "| `epsilon` | `0.2` |" in text and "## Claim" in text
     assert "surefoot explain spo" in text and "--preset mujoco-3-layers" in text
     assert "Planned: " in "\n".join(pages["index"]()) or all(p.built for p in catalogue.papers())
@@ -144,3 +144,10 @@ def test_the_pages_of_papers_and_the_reference_are_made_of_what_runs(tmp_path, m
     for file, text in reference["names"]():
         for entry in re.findall(r"::: (\S+)", text):
             assert pkgutil.resolve_name(entry) is not None, (file, entry)
+
+
+def test_i_have_logs_and_no_simulator(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run("offline.md")
+    assert names["mine"].episodes == names["data"].episodes and names["action"].shape == (5, 1)
+    assert len(list((tmp_path / "runs").iterdir())) == 3

@@ -191,6 +191,7 @@ def evaluate(
     and sample completions. They are scored by the run's reward functions if it has any, otherwise by the task's
     verifier. Of a reward model it is the share of held-out pairs that it puts in the right order. For a model of tables
     `data` is a table, by default that of its run: the result has losses, also in the tail and by group, and a `table`.
+    For an agent it is held-out transitions: nothing is played, its value is fitted (`surefoot.evaluate.fitted_q`).
 
     `perturb` is as for `stress`, a range is drawn anew in every episode, and results are kept as `evaluation-….json`.
 
@@ -215,7 +216,9 @@ def evaluate(
     from surefoot.evaluate.tables import measured, on_rows
 
     if data is not None:
-        return on_rows(policy, data)
+        from surefoot.evaluate.fitted_q import evaluated as by_data
+
+        return by_data(policy, data, seed) or on_rows(policy, data)
     player, env, folder = player_of(policy, env, algo, trust)
     if isinstance(env, Table):
         return measured(player, env, folder)

@@ -76,7 +76,8 @@ def evaluate(
         seed: Random seed; the same seed gives the same episodes in every evaluation.
         env: Environment, if not the one it was trained in.
         task: Task of a language model, if not the one it was trained on.
-        data: Table to measure a model of tables on, if not the one it was trained on.
+        data: Held-out data to judge an agent by instead of playing (fitted Q evaluation), or a table to measure a model
+            of tables on, if not the one it was trained on.
         k: For a language model, values of k for pass@k, such as 1,4,16; adds lengths, entropy and sample completions.
         perturb: Perturbation to play under, as for stress, such as observation-noise:0.1 or obs-pgd:0.05.
         video: Film one episode, as video.mp4 in RUN.

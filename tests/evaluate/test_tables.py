@@ -86,3 +86,9 @@ def test_what_is_for_policies_says_so(command, tmp_path, csv):
     calls = {"certify": {"sigma": 0.1}, "generalize": {"train": ["param:length=0.3..0.7"]}, "diagnose": {"perturb": ()}}
     with pytest.raises(UsageError, match="it acts in no environment"):
         getattr(sf, command)(run, **calls.get(command, {}))
+
+
+def test_solvers_are_compared_from_the_command_line(csv, tmp_path, capsys):
+    where = ["--data", str(csv), "--target", "price", "--groups", "region", "--l2", "2.0"]
+    main(["compare", "prospect", *where, "--seeds", "2", "--steps", "2", "--out", str(tmp_path / "out"), "--loggers"])
+    assert "minus the mean objective" in capsys.readouterr().out

@@ -91,7 +91,7 @@ class Looking(GRPO):
     judges: ClassVar[bool] = True
 
     @property
-    def candidates(self):
+    def likeliest(self):
         return 3
 
 

@@ -76,9 +76,9 @@ def test_the_reference_is_read_once_for_each_pair(monkeypatch):
     run, read = learner(DPO(prompts=9), learning_rate=1e-2), []
     statistics = type(run.model).statistics
 
-    def counted(self, sequences, *, temperature=1.0, reference=False):
+    def counted(self, sequences, *, reference=False, **settings):
         read.extend([len(sequences)] if reference else [])
-        return statistics(self, sequences, temperature=temperature, reference=reference)
+        return statistics(self, sequences, reference=reference, **settings)
 
     monkeypatch.setattr(type(run.model), "statistics", counted)
     for _ in range(6):

@@ -163,9 +163,8 @@ def test_with_nothing_to_imitate_the_policy_is_the_one_before(model, settings):
     run = begun(model, **settings)
     start = vector(run.weights.values())
     run.iterate(), run.iterate()
-    assert (
-        torch.equal(vector(run.weights.values()), start) and not len(run.memory["left"]) and run.memory["explored"] == 0
-    )
+    assert torch.equal(vector(run.weights.values()), start)
+    assert not len(run.memory["left"]) and run.memory["explored"] == 0
 
 
 def test_while_it_explores_it_is_dapo(model):

@@ -117,7 +117,7 @@ def predictions(seeds: Sequence[int]) -> dict[str, list[float]]:
             (term,) = SUMS.terms(rollout)
             made.update([term])
             valid = rollout.sequences.valid
-            after = made.estimator.statistics(rollout.sequences, candidates=SUMS.top_tokens)
+            after = made.estimator.statistics(rollout.sequences, candidates=SUMS.likeliest)
             old, new = (everywhere(x)[valid] for x in (rollout.judged, after))
             moved = (old.exp() * (old - new)).sum(-1)
             alone_ = term.extra["policy_shift"][valid]

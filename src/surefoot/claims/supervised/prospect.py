@@ -266,13 +266,7 @@ CLAIM = Claim(
             Exact("bias"),
             Less(1e-9, against=1e-6),
         ),
-        Part(
-            "the mean step of a batch of 8 is not",
-            "secondary",
-            "a small sum",
-            Exact("bias of batches"),
-            More(0.02),
-        ),
+        Part("the mean step of a batch of 8 is not", "secondary", "a small sum", Exact("bias of batches"), More(0.02)),
         Part(
             "at the minimum no sample moves it",
             "primary",

@@ -17,6 +17,7 @@ from surefoot.data.tables import Table
 from surefoot.errors import UsageError
 from surefoot.loops.common.kinds import Loop
 from surefoot.loops.common.measures import by_group, measures, tail_mean
+from surefoot.loops.common.states import check_fits
 from surefoot.loops.common.tables import HELP, TableOptions, described, parts, resolved
 from surefoot.loops.finite_sum.method import FiniteSum
 from surefoot.loops.finite_sum.solvers import SOLVERS, State
@@ -80,13 +81,7 @@ class FiniteSumLearner:
         Raises:
             UsageError: tensors are missing, unknown, or of another type or shape.
         """
-        mine = {name: (x.dtype, x.shape) for name, x in self.state().items()}
-        other = {name: (x.dtype, x.shape) for name, x in state.items()}
-        if wrong := sorted(name for name in mine.keys() | other.keys() if mine.get(name) != other.get(name)):
-            raise UsageError(
-                f"the checkpoint does not fit this method, table or number of seeds: {', '.join(wrong)} differ. Resume "
-                "with the configuration in the run's config.json."
-            )
+        check_fits(self.state(), state, lambda x: (x.dtype, x.shape))
         self.states = [{n: state[f"{seed}/{n}"].numpy().copy() for n in mine} for seed, mine in self._pairs()]
         self.iteration = iteration
 

@@ -33,7 +33,7 @@ class LanguageEstimator:
         if not len(rollout.sequences) or (self.model.critic is None and not self.method.judges):
             return rollout
         with self.model.evaluating():
-            judged = self.statistics(rollout.sequences, candidates=self.method.top_tokens)
+            judged = self.statistics(rollout.sequences, candidates=self.method.likeliest)
         return dataclasses.replace(rollout, judged=judged)
 
     def statistics(self, sequences: Sequences, reference: bool = False, candidates: int = 0) -> TokenStatistics:

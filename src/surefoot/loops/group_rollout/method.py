@@ -195,7 +195,7 @@ class GroupRollout:
         return self.kl > 0
 
     @property
-    def top_tokens(self) -> int:
+    def likeliest(self) -> int:
         """How many of the likeliest tokens `rollout.judged` has in the place of every token, with the last hidden state
         there; 0: neither."""
         return 0

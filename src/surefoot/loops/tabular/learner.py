@@ -22,6 +22,7 @@ from surefoot.envs.tabular.resolve import digest, resolved
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check
 from surefoot.loops.common.kinds import Loop
+from surefoot.loops.common.states import check_fits
 from surefoot.loops.tabular.method import Metrics, State, Tabular
 from surefoot.models.device import chosen_device, computing_on, device_option
 from surefoot.models.tabular_agent import TabularAgent, check_policy
@@ -65,13 +66,7 @@ class TabularLearner:
         Raises:
             UsageError: tensors are missing, unknown, or of another type or shape.
         """
-        mine = {name: (x.dtype, x.ndim) for name, x in self.state().items()}
-        other = {name: (x.dtype, x.ndim) for name, x in state.items()}
-        if wrong := sorted(name for name in mine.keys() | other.keys() if mine.get(name) != other.get(name)):
-            raise UsageError(
-                f"the checkpoint does not fit this method or number of seeds: {', '.join(wrong)} differ. Resume with "
-                "the configuration in the run's config.json."
-            )
+        check_fits(self.state(), state, lambda x: (x.dtype, x.ndim))
         here = {name: x.to(self.device, copy=True) for name, x in state.items()}
         self.states = [{n: here[f"{seed}/{n}"] for n in mine} for seed, mine in zip(self.seeds, self.states)]
         self.iteration = iteration

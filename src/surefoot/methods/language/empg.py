@@ -6,7 +6,8 @@ for step t of episode i, with h ∈ [0, 1] the mean entropy of the step's tokens
 steps of the batch, and means over steps. With one reward at the end all steps of an episode have the same advantage,
 but the gradient of a softmax grows with its entropy: E‖∇_z log π‖² = 1 − Σ π². Sure steps hardly move, unsure ones
 dominate. Here sure steps are rewarded and punished harder, unsure ones less, and a step that leads to a sure one gets a
-bonus. Use it for agents of many turns (`sf.language.Episodes`); a turn is a step, and so is a single completion.
+bonus. Use it for agents of many turns (`sf.language.Episodes`); a turn is a step, and so is a single completion. The
+bonus is paid whatever the reward: where no episode is better than another, it alone is learned from.
 
 Jiawei Wang et al., *Harnessing Uncertainty: Entropy-Modulated Policy Gradients for Long-Horizon LLM Agents* (2025),
 arXiv:2509.09265. The base is GRPO; with `clip_high=0.28, informative=1` it has DAPO's clip and filter.

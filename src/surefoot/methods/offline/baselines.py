@@ -182,13 +182,9 @@ class IQL(Offline):
     def objective(self) -> str:
         least = "Q⁻" if self.critics == 1 else f"min over {self.critics} of Q⁻"
         apart = "(−log π(a|s))" if self.policy == "gaussian" else "‖π(s) − a‖²"
-        return "\n".join(
-            [
-                f"value: mean |{self.expectile:g} − 1[u < 0]|·u²,  u = {least}(s, a) − V(s)",
-                "critic: mean (Q(s, a) − y)²,  y = r + γ·V(s')",
-                f"actor: mean min(exp({self.inverse_temperature:g}·u), {self.largest_weight:g})·{apart}",
-            ]
-        )
+        value = f"value: mean |{self.expectile:g} − 1[u < 0]|·u²,  u = {least}(s, a) − V(s)"
+        actor = f"actor: mean min(exp({self.inverse_temperature:g}·u), {self.largest_weight:g})·{apart}"
+        return "\n".join([value, "critic: mean (Q(s, a) − y)²,  y = r + γ·V(s')", actor])
 
     def steps(self) -> list[str]:
         return [f"{name}: one step of Adam({self.learning_rate:g})" for name in ("value", "critics", "actor")] + [

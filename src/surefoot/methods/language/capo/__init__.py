@@ -73,7 +73,7 @@ class CAPO(GroupRollout):
     top_k: int = hyperparameter(50, low=2, help="Likeliest tokens of the output layer that are looked at.")
 
     @property
-    def top_tokens(self) -> int:
+    def likeliest(self) -> int:
         return self.top_k
 
     def objective(self) -> PolicyObjective:
