@@ -43,8 +43,8 @@ def formula(block: str) -> str:
     return f'<pre class="formula">{html.escape(inspect.cleandoc(block))}</pre>'
 
 
-def page(paper: Paper) -> Iterator[str]:
-    """The lines of a paper's page."""
+def page(paper: Paper, folder: Path) -> Iterator[str]:
+    """The lines of a paper's page; its figure and the records go into a folder."""
     yield f"# {paper.title}\n"
     link = f"[arXiv:{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})"
     yield f"`{paper.slug}` · {paper.year} · {link} · {paper.setting}\n"
@@ -61,10 +61,9 @@ def page(paper: Paper) -> Iterator[str]:
         kept, _ = records.read(claim)
         figure = forest(claim, records.findings(claim, kept))
         if figure is not None:
-            PAGES.mkdir(exist_ok=True)
-            figure.savefig(PAGES / f"{paper.slug}.svg", transparent=True)
+            figure.savefig(folder / f"{paper.slug}.svg", transparent=True)
         yield "## Claim\n\n" + markdown(claim, kept, f"{paper.slug}.svg" if figure is not None else "")
-        yield from measurements(paper.slug)
+        yield from measurements(paper.slug, folder)
 
 
 def algorithm(method: Any, slug: str) -> Iterator[str]:
@@ -85,13 +84,13 @@ def algorithm(method: Any, slug: str) -> Iterator[str]:
     yield ""
 
 
-def measurements(slug: str) -> Iterator[str]:
+def measurements(slug: str, folder: Path) -> Iterator[str]:
     """Links to the records, copied beside the page."""
     files = sorted((records.SHIPPED / slug).glob("*/*.json"), key=lambda path: path.name)
     if files:
         yield "\n### Measurements\n"
     for path in files:
-        copy = PAGES / "records" / slug / path.name
+        copy = folder / "records" / slug / path.name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
         yield f"- [{path.stem}](records/{slug}/{path.name})"
@@ -114,7 +113,7 @@ def index() -> Iterator[str]:
 def main() -> None:
     PAGES.mkdir(exist_ok=True)
     for paper in papers():
-        (PAGES / f"{paper.slug}.md").write_text("\n".join(page(paper)) + "\n", encoding="utf-8")
+        (PAGES / f"{paper.slug}.md").write_text("\n".join(page(paper, PAGES)) + "\n", encoding="utf-8")
     (PAGES / "index.md").write_text("\n".join(index()) + "\n", encoding="utf-8")
 
 

@@ -134,7 +134,7 @@ def test_pages_whose_code_says_itself_what_it_shows(page, tmp_path, monkeypatch)
 
 def test_the_pages_of_papers_and_the_reference_are_made_of_what_runs(tmp_path, monkeypatch):
     pages = runpy.run_path(str(PAGES / "make_pages.py"))
-    text = "\n".join(pages["page"](catalogue.paper("spo")))
+    text = "\n".join(pages["page"](catalogue.paper("spo"), tmp_path))
     assert '<pre class="formula">maximise  mean[ ρÂ' in text and "| `epsilon` | `0.2` |" in text and "## Claim" in text
     assert "surefoot explain spo" in text and "--preset mujoco-3-layers" in text
     assert "Planned: " in "\n".join(pages["index"]()) or all(p.built for p in catalogue.papers())

@@ -275,4 +275,8 @@ CLAIM = Claim(
     ),
     not_run="Qwen2.5-Math-1.5B and 7B on DAPO's prompts, 760 steps of 128 or 512 completions of up to 2048 tokens on four "
     "H100: neither GPUs nor weights are at hand",
+    amended=(
+        "The bandit's first record of 2026-12-01 was overwritten before anybody read it; the second is of the same "
+        "design and seeds.",
+    ),
 )

@@ -63,26 +63,18 @@ class DRPO(Paired):
     """The policy gradient of a preference model, corrected by labelled pairs."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "tldr-2025": {  # the released recipe (DRPO4LLM) for summaries; a batch of 20 rows is one of 10 pairs
-            "prompts": 10,
-            "samples": 3,
-            "temperature": 0.88,
-            "learning_rate": 5e-7,
-        },
+        # The released recipe (DRPO4LLM) for summaries; a batch of 20 rows is one of 10 pairs.
+        "tldr-2025": {"prompts": 10, "samples": 3, "temperature": 0.88, "learning_rate": 5e-7},
     }
 
     samples: int = hyperparameter(2, low=1, help="Completions per prompt, for the expectation over the policy.")
-    temperature: float = hyperparameter(
-        0.66, above=0, help="Sampling temperature; likelihoods are computed at the same temperature."
-    )
+    temperature: float = hyperparameter(0.66, above=0, help="Temperature of sampling and of likelihoods.")
     epochs: int = hyperparameter(1, low=1, high=1, help="Passes over each batch; must be 1.")
     minibatches: int = hyperparameter(1, low=1, high=1, help="Optimiser steps per pass; must be 1.")
     max_grad_norm: float | None = hyperparameter(0.25, above=0, help="Maximum gradient norm.")
     kl: float = hyperparameter(0.04, low=0, help="Weight β of the KL divergence from the reference.")
     informative: float = hyperparameter(0.0, low=0, high=0, help="Must be 0: every pair is informative.")
-    clip: float | None = hyperparameter(
-        2.5, above=1, help="The ratio of an answer is kept in [1/clip, clip]; None for no clipping."
-    )
+    clip: float | None = hyperparameter(2.5, above=1, help="Ratios are kept in [1/clip, clip]; None for no clipping.")
     preference: str = hyperparameter(
         "scores",
         choices=("scores", "win-rate"),
@@ -94,10 +86,8 @@ class DRPO(Paired):
         ratio = "π/π_ref" if self.clip is None else f"clip(π/π_ref, 1/{self.clip:g}, {self.clip:g})"
         kl = f" − {self.kl:g}·D(π_ref, π)" if self.kl else ""
         model = "σ(r(y) − r(a))" if self.preference == "scores" else "the reward's win rate"
-        return (
-            f"maximise mean_pairs[ ½·Σ_a E_(y~π) ĝ(y, a) + ½·[ρ(w) − ρ(l)]·(1 − ĝ(w, l)) ]{kl}\n"
-            f"  with ρ = {ratio} of a whole answer\n  and  ĝ = {model}"
-        )
+        value = f"mean_pairs[ ½·Σ_a E_(y~π) ĝ(y, a) + ½·[ρ(w) − ρ(l)]·(1 − ĝ(w, l)) ]{kl}"
+        return f"maximise {value}\n  with ρ = {ratio} of a whole answer\n  and  ĝ = {model}"
 
     @property
     def refers(self) -> bool:
