@@ -249,5 +249,5 @@ CLAIM = Claim(
     ),
     not_run="D4RL's files do not come with the package. With one, half a million searches for 256 pairs among 400,000 of "
     "14 dimensions take many hours on two cores; the smallest subset is hopper-medium-replay-v2, TD3+BC and PRDC, 4 "
-    "seeds: surefoot train prdc --data FILE --preset hopper.",
+    "seeds: surefoot train prdc --data FILE.",
 )
