@@ -81,6 +81,7 @@ def estimator(method: type) -> type:
     owner = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     __init__.__signature__ = inspect.Signature([owner, *told])  # type: ignore[attr-defined]
     text = {"__doc__": _documented(method), "__module__": __name__, "__qualname__": method.__name__}
+    text |= {"loop": getattr(method, "loop")}  # noqa: B009 (which says that it acts in no environment)
     return type(method.__name__, (base,), {**text, "__init__": __init__, "method_class": method})
 
 

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import surefoot as sf
 from surefoot.cli import main
@@ -15,6 +16,7 @@ from surefoot.evaluate.tables import measured
 from surefoot.loops.common.measures import tail_mean
 from surefoot.methods.supervised.prospect import Prospect
 from surefoot.models.linear_model import LinearModel
+from surefoot.models.tabular_agent import TabularAgent
 
 MODEL = LinearModel(np.array([[1.0]]), np.zeros(1))
 
@@ -68,7 +70,7 @@ def test_an_estimator_is_measured_as_its_run(csv):
     model = Estimator(max_iter=3).fit(table.X, table.y)
     assert sf.evaluate(model, data=(table.X, table.y))["loss"] == measured(model.model_, table)["loss"]
     with pytest.raises(UsageError, match="it was not trained on a table"):
-        sf.evaluate(lambda observation: 0, data=(table.X, table.y))
+        sf.evaluate(TabularAgent(torch.eye(2)), data=(table.X, table.y))
 
 
 def test_objectives_that_differ_are_not_compared(tmp_path):

@@ -14,7 +14,7 @@ from surefoot.models.language.generation import generate
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.nano import Nano, fresh, imitate
 
-SIZE = Nano(width=16, layers=1, heads=2, context=32, warmup=150, batch=32, learning_rate=1e-2)
+SIZE = Nano(width=16, layers=1, heads=2, context=128, warmup=150, batch=32, learning_rate=1e-2)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from surefoot.envs.tabular import TabularMDP
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.tabular.method import Metrics, State, Tabular
-from surefoot.methods.language.icpi.imagination import EPISODE, Imagination
+from surefoot.methods.language.icpi.imagination import EPISODE, Imagination, absorbing, best, episodes, legal
 from surefoot.methods.language.icpi.predictors import Lookup, Predictor
 from surefoot.seeding import numpy_stream
 
@@ -141,27 +141,6 @@ def predicting(model: str, temperature: float, context: int) -> Predictor:
     from surefoot.models.language.loading import load_model
 
     return Continuation(load_model(model).check(), temperature, context)
-
-
-def episodes(steps: np.ndarray) -> int:
-    """The number of episodes in the experience."""
-    return len(np.unique(steps[:, EPISODE]))
-
-
-def absorbing(mdp: TabularMDP) -> np.ndarray:
-    """Which states are never left and give no reward, `[S]`."""
-    stays = torch.diagonal(mdp.dense_rows, dim1=-3, dim2=-1) == 1  # [A, S]
-    return (stays.all(0) & (mdp.expected_reward() == 0).all(-1)).cpu().numpy()
-
-
-def legal(mdp: TabularMDP, state: int) -> np.ndarray:
-    """The actions that a state allows."""
-    return np.arange(mdp.actions) if mdp.legal is None else mdp.legal[state].cpu().numpy().nonzero()[0]
-
-
-def best(values: np.ndarray) -> np.ndarray:
-    """The actions of the highest value."""
-    return np.flatnonzero(values == values.max())
 
 
 METHOD = ICPI

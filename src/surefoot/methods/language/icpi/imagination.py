@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from surefoot.envs.tabular import TabularMDP
 from surefoot.methods.language.icpi.predictors import Key, Predictor
 
 STATE, ACTION, REWARD, DONE, NEXT, EPISODE = range(6)  # the columns of experience, a row a step
@@ -89,3 +91,24 @@ def balanced(labels: NDArray[np.float64], rng: np.random.Generator) -> NDArray[n
     values, counts = np.unique(labels, return_counts=True)
     places = [np.resize(rng.permutation(np.flatnonzero(labels == value)), counts.max()) for value in values]
     return rng.permutation(np.concatenate(places))
+
+
+def episodes(steps: np.ndarray) -> int:
+    """The number of episodes in the experience."""
+    return len(np.unique(steps[:, EPISODE]))
+
+
+def absorbing(mdp: TabularMDP) -> np.ndarray:
+    """Which states are never left and give no reward, `[S]`."""
+    stays = torch.diagonal(mdp.dense_rows, dim1=-3, dim2=-1) == 1  # [A, S]
+    return (stays.all(0) & (mdp.expected_reward() == 0).all(-1)).cpu().numpy()
+
+
+def legal(mdp: TabularMDP, state: int) -> np.ndarray:
+    """The actions that a state allows."""
+    return np.arange(mdp.actions) if mdp.legal is None else mdp.legal[state].cpu().numpy().nonzero()[0]
+
+
+def best(values: np.ndarray) -> np.ndarray:
+    """The actions of the highest value."""
+    return np.flatnonzero(values == values.max())
