@@ -186,7 +186,7 @@ def test_it_is_moved_less_by_wrong_actions_than_plain_cloning():
 
 
 def test_settings_without_sense_are_refused_and_the_formula_says_what_runs():
-    for values, said in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"contamination": 0.5}, "RobustImitation: contamination=0.5 is not allowed"),
         ({"contamination": 0.0}, "RobustImitation: contamination=0.0 is not allowed"),
         (
@@ -195,7 +195,8 @@ def test_settings_without_sense_are_refused_and_the_formula_says_what_runs():
         ),
         ({"blocks": 4}, "blocks=4 has no middle one; give an odd number, such as 5"),
         ({"batch_size": 92}, "batch_size=92 holds no round of 31 blocks of 3; give batch_size=93 or more"),
-    ):
+    )
+    for values, said in wrong:
         with pytest.raises(UsageError, match=said):
             RobustImitation(**values)
     assert RobustImitation(block=8, contamination=1 / 24).rounds == 9
