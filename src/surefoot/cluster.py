@@ -36,7 +36,8 @@ def spread(function: Callable[..., T], pieces: Sequence[tuple[Any, ...]], on: st
 
     ray, threads = connected(on), torch.get_num_threads()
     task = ray.remote(num_cpus=threads, max_retries=RETRIES)(_alone)
-    waiting = [task.remote(threads, os.getcwd(), [*sys.path], function, piece) for piece in pieces]
+    packed = [ray.cloudpickle.dumps((function, piece)) for piece in pieces]
+    waiting = [task.remote(threads, os.getcwd(), [*sys.path], work) for work in packed]
     found = []
     for result, mistake in ray.get(waiting):
         if mistake is not None:
@@ -76,16 +77,18 @@ def connected(on: str) -> Any:
     return ray
 
 
-def _alone(
-    threads: int, folder: str, path: list[str], function: Callable[..., T], piece: tuple[Any, ...]
-) -> tuple[T | None, UsageError | None]:
-    """The result of one piece in a worker, or the user's mistake that it found."""
+def _alone(threads: int, folder: str, path: list[str], work: bytes) -> tuple[Any, UsageError | None]:
+    """The result of one piece in a worker, or the user's mistake that it found. The piece is unpacked where modules of
+    the user's are found as they are found here."""
+    import pickle
+
     import torch
 
     torch.set_num_threads(threads)
-    sys.path[:] = [*sys.path, *(place for place in path if place not in sys.path)]
     os.chdir(folder)
+    sys.path[:] = [*sys.path, *(place for place in path if place not in sys.path)]
     try:
+        function, piece = pickle.loads(work)
         return function(*piece), None
     except UsageError as mistake:
         return None, UsageError(str(mistake))
