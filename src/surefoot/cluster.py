@@ -36,8 +36,7 @@ def spread(function: Callable[..., T], pieces: Sequence[tuple[Any, ...]], on: st
 
     ray, threads = connected(on), torch.get_num_threads()
     task = ray.remote(num_cpus=threads, max_retries=RETRIES)(_alone)
-    packed = [ray.cloudpickle.dumps((function, piece)) for piece in pieces]
-    waiting = [task.remote(threads, os.getcwd(), [*sys.path], work) for work in packed]
+    waiting = [task.remote(threads, os.getcwd(), [*sys.path], [ray.put((function, piece))]) for piece in pieces]
     found = []
     for result, mistake in ray.get(waiting):
         if mistake is not None:
@@ -77,18 +76,17 @@ def connected(on: str) -> Any:
     return ray
 
 
-def _alone(threads: int, folder: str, path: list[str], work: bytes) -> tuple[Any, UsageError | None]:
-    """The result of one piece in a worker, or the user's mistake that it found. The piece is unpacked where modules of
-    the user's are found as they are found here."""
-    import pickle
-
+def _alone(threads: int, folder: str, path: list[str], work: list[Any]) -> tuple[Any, UsageError | None]:
+    """The result of one piece in a worker, or the user's mistake that it found. The piece is fetched once the user's
+    own modules are found as they are found here."""
+    import ray
     import torch
 
     torch.set_num_threads(threads)
     os.chdir(folder)
     sys.path[:] = [*sys.path, *(place for place in path if place not in sys.path)]
     try:
-        function, piece = pickle.loads(work)
+        function, piece = ray.get(work[0])
         return function(*piece), None
     except UsageError as mistake:
         return None, UsageError(str(mistake))
