@@ -50,6 +50,8 @@ def median_block(differences: Float[Tensor, "rounds blocks"]) -> Int[Tensor, "ro
 class RobustImitation(BC):
     """Behaviour cloning that ignores a share of wrong demonstrations, by a median-of-means tournament."""
 
+    default_steps: ClassVar[int] = 100_000  # of large batches
+
     contamination: float = hyperparameter(
         0.1,
         above=0,
