@@ -20,6 +20,7 @@ deviation, up to a factor that changes no median. Networks, Adam and its schedul
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import gymnasium as gym
 from jaxtyping import Float, Int
