@@ -32,7 +32,7 @@ def small(slug: str, **changes) -> Offline:
     method = catalogue.method_class(slug)
     names = {f.name for f in dataclasses.fields(method)} - {*method.without_effect}
     sizes = {"batch_size": 16, "log_every": 20, "hidden": (16,), "policy_delay": 2}
-    sizes |= {"actor_hidden": (16,), "generator_hidden": (16,)}
+    sizes |= {"actor_hidden": (16,), "generator_hidden": (16,), "samples": 4}
     sizes |= {"blocks": 3}  # a round fits into the batch
     return method(**{k: v for k, v in {**sizes, **changes}.items() if k in names})
 
