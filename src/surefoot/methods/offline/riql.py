@@ -10,7 +10,8 @@ quantile of them is low there, and such actions are cloned less; unlike the mini
 Observations are normalised by the mean and deviation of both s and s' as given, wrong ones included.
 
 Rui Yang et al., *Towards Robust Offline Reinforcement Learning under Diverse Data Corruption* (2024), arXiv:2310.12955.
-Presets are the settings of the authors' code for D4RL's medium-replay sets, `TASK-LAW-ELEMENT`.
+Presets are the settings of the authors' code for D4RL's medium-replay sets, `TASK-LAW-ELEMENT`; those that are not
+listed, such as hopper-adversarial-action, are the defaults.
 
 Differences: the code clips r + γ·V(s') to [−100, 1000], which suits its tasks; here that is off unless given. Networks
 are initialised as torch does.
@@ -40,6 +41,8 @@ RELEASED = {  # σ and α by task, for random and for adversarial corruption of 
 }
 THREE = {"hopper-random-observation", "halfcheetah-random-action", "hopper-random-reward", "walker2d-random-dynamics"}
 
+DEFAULTS: dict[str, Any] = {"sigma": 1.0, "quantile": 0.25, "critics": 5}
+
 
 def _released() -> dict[str, dict[str, Any]]:
     """The settings of the authors' code by name: σ, α and the number of critics."""
@@ -48,8 +51,9 @@ def _released() -> dict[str, dict[str, Any]]:
         for law, sigmas, levels in (("random", *random), ("adversarial", adversarial, low)):
             for task, sigma, level in zip(TASKS, sigmas, levels, strict=True):
                 name = f"{task}-{law}-{element}"
-                critics = 3 if name in THREE else 5
-                found[name] = {"sigma": float(sigma), "quantile": level, "critics": critics}
+                setting = {"sigma": float(sigma), "quantile": level, "critics": 3 if name in THREE else 5}
+                if setting != DEFAULTS:
+                    found[name] = setting
     return found
 
 
@@ -60,12 +64,15 @@ class RIQL(IQL):
     default_steps: ClassVar[int] = 3_000_000
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = _released()
 
-    critics: int = hyperparameter(5, low=1, high=100, help="Number K of critics.")
+    critics: int = hyperparameter(DEFAULTS["critics"], low=1, high=100, help="Number K of critics.")
     quantile: float = hyperparameter(
-        0.25, low=0, high=1, help="Quantile α of the critics; 0 is their minimum.", tune=Range(0.0, 0.5)
+        DEFAULTS["quantile"], low=0, high=1, help="Quantile α of the critics; 0 is their minimum.", tune=Range(0.0, 0.5)
     )
     sigma: float = hyperparameter(
-        1.0, above=0, help="σ of the Huber loss, linear beyond errors of 1/σ².", tune=Range(0.1, 3, log=True)
+        DEFAULTS["sigma"],
+        above=0,
+        help="σ of the Huber loss, linear beyond errors of 1/σ².",
+        tune=Range(0.1, 3, log=True),
     )
     policy: str = hyperparameter(
         "deterministic", choices=("gaussian", "deterministic"), help="Gaussian with a learned deviation, or a point."
