@@ -189,7 +189,7 @@ CLAIM = Claim(
             "instance",
             {f"accepted, {budget:g}": partial(accepted, budget) for budget in BUDGETS},
             seeds=30,
-            minutes=6.0,
+            minutes=13.0,
             setting="classes N(−3·1, I) and N(3·1, I), 500 rows each; class 0 later moved by 1.5, of covariance 4·I, or "
             "both; logistic regressions without intercept, C = 1; moments of 40, 20 and 40 of them; ρ = 0, ℓ2 cost; ten "
             "rejected rows a seed, 100, 800 and 100 later classifiers judge",
