@@ -55,7 +55,7 @@ def _presets(method: Any) -> list[str]:
     rows = []
     for name, values in presets(type(method)).items():
         words = ", ".join(f"{key}={value!r}" for key, value in values.items())
-        rows += textwrap.wrap(f"{name}: {words}", 110, initial_indent="  ", subsequent_indent="    ")
+        rows += textwrap.wrap(f"{name}: {words}", 120, initial_indent="  ", subsequent_indent="    ")
     return ["", "PRESETS  (--preset NAME)", *rows] if rows else []
 
 
