@@ -6,43 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from surefoot.envs.language.pairs import turned
-from surefoot.envs.language.task import Example, Task
+from surefoot.envs.language.task import Example, OfAnother, Task
 from surefoot.errors import UsageError
 from surefoot.perturbations import Interval, LabelFlip, parse
 
 
 @dataclass(frozen=True)
-class Mislabelled(Task):
+class Mislabelled(OfAnother):
     """A task of pairs some of whose training examples are turned."""
 
-    task: Task
     flip: LabelFlip
 
-    @property
-    def size(self) -> int | None:  # type: ignore[override]
-        return self.task.size
-
-    @property
-    def held_out_size(self) -> int | None:  # type: ignore[override]
-        return self.task.held_out_size
-
-    @property
-    def verified(self) -> bool:  # type: ignore[override]
-        return self.task.verified
-
-    @property
-    def judge(self) -> str:
-        return self.task.judge
-
     def example(self, index: int, split: str = "train") -> Example:
-        found = self.task.example(index, split)
+        found = super().example(index, split)
         return turned(found) if split == "train" and self.flip.turned(index) else found
-
-    def reward(self, example: Example, completion: str) -> float:
-        return self.task.reward(example, completion)
-
-    def label(self, index: int, split: str = "train") -> str:
-        return self.task.label(index, split)
 
     def __str__(self) -> str:
         return f"{self.task} under {self.flip}"

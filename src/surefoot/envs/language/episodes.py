@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from surefoot.envs.language.task import Example, Task, messages, number
+from surefoot.envs.language.task import Example, OfAnother, Task, messages, number
 from surefoot.envs.names import imported, name_of, remember, remembered
 from surefoot.errors import UsageError, message_of
 from surefoot.hyperparameters import build, hyperparameter
@@ -170,35 +170,10 @@ class _Played:
 
 
 @dataclass(frozen=True, eq=False)
-class Around(Conversations):
+class Around(OfAnother, Conversations):
     """The base of conversations about the examples of another task, which rewards the last text."""
 
     task: Task = field(kw_only=True)
-
-    @property
-    def size(self) -> int | None:  # type: ignore[override]
-        return self.task.size
-
-    @property
-    def held_out_size(self) -> int | None:  # type: ignore[override]
-        return self.task.held_out_size
-
-    @property
-    def verified(self) -> bool:  # type: ignore[override]
-        return self.task.verified
-
-    @property
-    def judge(self) -> str:
-        return self.task.judge
-
-    def example(self, index: int, split: str = "train") -> Example:
-        return self.task.example(index, split)
-
-    def reward(self, example: Example, completion: str) -> float:
-        return self.task.reward(example, completion)
-
-    def label(self, index: int, split: str = "train") -> str:
-        return self.task.label(index, split)
 
 
 @dataclass(frozen=True, eq=False)

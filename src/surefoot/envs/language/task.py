@@ -92,6 +92,38 @@ class Task:
         return ":".join([self.name, ",".join(changed)]) if changed else self.name
 
 
+@dataclass(frozen=True)
+class OfAnother(Task):
+    """The base of tasks that change something of another task, and have all else from it."""
+
+    task: Task
+
+    @property
+    def size(self) -> int | None:  # type: ignore[override]
+        return self.task.size
+
+    @property
+    def held_out_size(self) -> int | None:  # type: ignore[override]
+        return self.task.held_out_size
+
+    @property
+    def verified(self) -> bool:  # type: ignore[override]
+        return self.task.verified
+
+    @property
+    def judge(self) -> str:
+        return self.task.judge
+
+    def example(self, index: int, split: str = "train") -> Example:
+        return self.task.example(index, split)
+
+    def reward(self, example: Example, completion: str) -> float:
+        return self.task.reward(example, completion)
+
+    def label(self, index: int, split: str = "train") -> str:
+        return self.task.label(index, split)
+
+
 def number(text: str) -> Any:
     """The number or boolean that a text represents, otherwise the text."""
     if text in ("True", "False"):
