@@ -17,8 +17,8 @@ from surefoot.catalogue import Paper, papers
 from surefoot.claims import records
 from surefoot.claims.page import forest, markdown
 from surefoot.configure import make_method
-from surefoot.evaluate.explain import BUILT_FROM
-from surefoot.hyperparameters import allowed, declared, presets
+from surefoot.evaluate.explain import BUILT_FROM, hyperparameters
+from surefoot.hyperparameters import presets
 
 PAGES = Path(__file__).parent / "papers"
 SOURCES = Path(catalogue.__file__).parents[1]
@@ -72,12 +72,9 @@ def algorithm(method: Any, slug: str) -> Iterator[str]:
     yield from (f"{number}. {html.escape(line)}" for number, line in enumerate(method.algorithm(), 1))
     yield f"\n```\nsurefoot explain {slug}\n```\n"
     yield "## Hyperparameters\n\n| name | default | allowed | |\n|---|---|---|---|"
-    unused = (*getattr(method, "without_effect", ()), "parts")
-    for field, kind in declared(type(method)):
-        if field.name not in unused:
-            limits = allowed(field.metadata, kind) if set(field.metadata) - {"help", "tune"} else ""
-            cells = f"`{getattr(method, field.name)!r}`", limits, field.metadata.get("help", "")
-            yield f"| `{field.name}` | {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    for name, value, limits, meaning in hyperparameters(method):
+        cells = f"`{value}`", limits, meaning
+        yield f"| `{name}` | {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
     for name, values in presets(type(method)).items():
         changed = ", ".join(f"`{key}={value!r}`" for key, value in values.items())
         yield f"\n`--preset {name}`: {changed}"

@@ -21,14 +21,15 @@ def explain(method: Any, slug: str) -> str:
     parts = [inspect.cleandoc(module.__doc__ or type(method).__doc__ or ""), ""]
     steps = [f"  {number}. {line}" for number, line in enumerate(method.algorithm(), 1)]
     parts += ["OBJECTIVE", _indent(str(method.objective())), "", "ALGORITHM", *steps, ""]
-    parts += ["HYPERPARAMETERS", *_fields(method), *_presets(method)]
+    parts += ["HYPERPARAMETERS", *_columns(hyperparameters(method)), *_presets(method)]
     for paper in catalogue.papers():
         if paper.slug == slug:
             parts += [*_source(paper), *_claim(paper)]
     return "\n".join(parts)
 
 
-def _fields(method: Any) -> list[str]:
+def hyperparameters(method: Any) -> list[tuple[str, str, str, str]]:
+    """Name, value, allowed range and meaning of every hyperparameter that has an effect."""
     rows = []
     unused = (*getattr(method, "without_effect", ()), "parts")
     for field, kind in declared(type(method)):
@@ -38,7 +39,7 @@ def _fields(method: Any) -> list[str]:
         changed = "" if value is field.default or value == field.default else f" (default {field.default!r})"
         limits = allowed(field.metadata, kind) if set(field.metadata) - {"help", "tune"} else ""
         rows.append((field.name, repr(value), limits, f"{field.metadata.get('help', '')}{changed}"))
-    return _columns(rows)
+    return rows
 
 
 def _columns(rows: list[tuple[str, str, str, str]]) -> list[str]:
