@@ -73,11 +73,11 @@ class Iteration:
 
     def judged(self, examples: Sequence[Example], texts: Sequence[str]) -> Float[Tensor, " texts"]:
         """The rewards of texts that somebody wrote, one for each of the examples."""
-        return self._learner.writer.judged(examples, texts)
+        return self._learner.writer.judged(examples, texts)[0]
 
     def score(self, examples: Sequence[Example], texts: Sequence[str]) -> dict[str, Float[Tensor, " texts"]]:
         """The components of the rewards of such texts, by name."""
-        return self._learner.writer.rewards(examples, texts)[1]
+        return self._learner.writer.judged(examples, texts)[1]
 
     def sample(self, index: Int[Tensor, " prompts"], samples: int) -> Rollout:
         """`samples` completions of each of the examples with these numbers, and their rewards, to measure something by:

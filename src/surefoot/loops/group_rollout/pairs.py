@@ -64,8 +64,9 @@ class Paired(GroupRollout):
         learned = [row for example in examples for row in self.learned(example)]
         asked, texts = [prompt for prompt, _ in learned], [text for _, text in learned]
         pairs = join(iteration.model.encode(asked), iteration.model.encode_completions(texts, asked))
-        counted = index, pairs, self.rows
-        reference, progress = referred(iteration, *counted) if self.refers else (None, iteration.progress)
+        reference, progress = None, iteration.progress
+        if self.refers:
+            reference, progress = referred(iteration, index, pairs, self.rows)
         return PairRollout(**unwritten(examples, index), pairs=pairs, reference=reference, progress=progress)
 
 

@@ -109,11 +109,15 @@ class Writer:
             progress=progress,
         )
 
-    def judged(self, examples: Sequence[Example], texts: Sequence[str]) -> Float[Tensor, " texts"]:
-        """The rewards of texts that somebody wrote, one for each example; a share of them in every process."""
+    def judged(
+        self, examples: Sequence[Example], texts: Sequence[str]
+    ) -> tuple[Float[Tensor, " texts"], dict[str, Float[Tensor, " texts"]]]:
+        """The rewards of texts that somebody wrote, one for each example, and their components; a share of them in
+        every process."""
         mine = distributed.block(len(texts))
         tokens = self.model.encode_completions(texts[mine], [example.prompt for example in examples[mine]])
-        return distributed.gather(self.rewards(examples[mine], texts[mine], tokens)[0])
+        reward, components = self.rewards(examples[mine], texts[mine], tokens)
+        return distributed.gather(reward), {name: distributed.gather(x) for name, x in components.items()}
 
     def _episodes(
         self,
