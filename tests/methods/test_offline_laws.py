@@ -9,20 +9,18 @@ import numpy as np
 import pytest
 import torch
 from micro_data import made, target_data, walk_data
+from network_laws import first_pass, numbers, the_seed_decides, together_as_alone
 from pretended_device import Pretended, pretended
-from torch.utils._pytree import tree_leaves, tree_unflatten
 
 import surefoot as sf
 from surefoot import catalogue
 from surefoot.cli import main
 from surefoot.errors import UsageError
-from surefoot.loops.common.compile import traced
 from surefoot.loops.common.run import Run, make_learner
 from surefoot.loops.offline.method import Offline
 
 CLASSES = {catalogue.method_class(e.slug): e.slug for e in reversed(catalogue.methods())}
 METHODS = [slug for method, slug in CLASSES.items() if method.loop == "offline"]
-CLOCK = ("time", "steps_per_second")
 TARGET = "surefoot/ContinuousTarget-v0"
 every_method = pytest.mark.parametrize("slug", METHODS)
 
@@ -42,38 +40,18 @@ def learner(slug: str, seeds=(0,), data=None, env: str = "", steps: int = 1000, 
     return make_learner(small(slug, **changes), env, list(seeds), steps, data=given, device=device)
 
 
-def numbers(history) -> list[dict]:
-    return [{k: v for k, v in row.items() if k not in CLOCK} for rows in history for row in rows]
-
-
-def same(one, other) -> bool:
-    return all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
-
-
 @every_method
 def test_same_seed_same_bits_and_another_seed_others(slug):
-    runs = [learner(slug, [seed]) for seed in (1, 1, 2)]
-    histories = [numbers([run.iterate() for _ in range(2)]) for run in runs]
-    assert histories[0] == histories[1] and same(runs[0], runs[1]) and not same(runs[0], runs[2])
+    the_seed_decides(lambda seeds: learner(slug, seeds))
 
 
 @every_method
 def test_a_seed_among_several_computes_what_it_computes_alone(slug):
-    together, alone = learner(slug, [4, 5, 6]), learner(slug, [5])
-    for _ in range(2):
-        rows, (single,) = together.iterate(), alone.iterate()
-        for name, value in single.items():
-            assert rows[1][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
-    for name, weights in together.weights.items():
-        torch.testing.assert_close(weights[1], alone.weights[name][0], rtol=0, atol=1e-4)
+    together_as_alone(lambda seeds: learner(slug, seeds))
 
 
 @every_method
 def test_its_gradient_step_can_be_compiled(slug, monkeypatch):
-    def first_pass(function, *example):
-        graph, _, form = traced(function, example)
-        return lambda *arguments: tree_unflatten(graph(*tree_leaves(arguments)), form)
-
     monkeypatch.setattr("surefoot.loops.common.compile.compiled", first_pass)
     data = walk_data()
     eager, native = (make_learner(small(slug), "", [0], 1000, data=data, compile=one) for one in ("off", "on"))
