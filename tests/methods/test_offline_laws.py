@@ -11,6 +11,7 @@ import torch
 from micro_data import made, target_data, walk_data
 from network_laws import first_pass, numbers, the_seed_decides, together_as_alone
 from pretended_device import Pretended, pretended
+from torch.utils._pytree import tree_leaves
 
 import surefoot as sf
 from surefoot import catalogue
