@@ -34,7 +34,7 @@ from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.common.collect import Rollout
 from surefoot.loops.on_policy.method import Batch
-from surefoot.methods.control.hnpg.critic import Fit, Judge, Logged, Own, drawn_rows, returns_to_go
+from surefoot.methods.control.hnpg.critic import Fit, Judge, Logged, Targets, drawn_rows, returns_to_go
 from surefoot.methods.control.trpo import TRPO
 from surefoot.models.functional import Model
 from surefoot.objectives import aggregation
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HNPG(TRPO):
-    """Natural policy gradient whose critics learn from a data set and from fresh steps; `epochs` are their Adam steps."""
+    """Natural policy gradient whose critics learn from a data set and fresh steps; `epochs` are their Adam steps."""
 
     loop: ClassVar[str] = "hybrid"
     default_steps: ClassVar[int] = 1_000_000
@@ -68,7 +68,9 @@ class HNPG(TRPO):
     gamma: float = hyperparameter(1.0, low=0, high=1, help="Discount factor.")
     lam: float = hyperparameter(0.97, low=0, high=1, help="GAE's λ; 0 relies on the critic, 1 on returns.")
     epochs: int = hyperparameter(30, low=1, help="Adam steps, each on all its rows, of every critic and update.")
-    backtrack_factor: float = hyperparameter(0.5, above=0, below=1, help="Factor by which a rejected step is shortened.")
+    backtrack_factor: float = hyperparameter(
+        0.5, above=0, below=1, help="Factor by which a rejected step is shortened."
+    )
     hidden: tuple[int, ...] = hyperparameter((16, 16), low=1, high=2**16, help="Sizes of a policy's hidden layers.")
     critic_hidden: tuple[int, ...] | None = hyperparameter((64, 64), low=1, high=2**16, help="Those of a critic.")
     standardize: bool = hyperparameter(False, help="Standardise advantages.")
@@ -123,13 +125,15 @@ class HNPG(TRPO):
         judge = Judge(model, learner.vector[index])
         logged, losses = self.drawn(learner, seed), []
         with torch.no_grad():
-            own = Own(seen[:-1][kept], action[kept], target[kept])
-            fit = Fit(self.offline_share, self.gamma, self.epochs, learner.lr)
+            own = Targets(seen[:-1][kept], action[kept], target[kept])
+            nothing, fit = Targets(*(x[:0] for x in own)), Fit(self.offline_share, self.epochs, learner.lr)
             for h in reversed(range(judge.net.steps)):
-                here = judge.net.step(own.observation) == h
-                rows = logged.get(h)
-                draws = noise_of(model, (0 if rows is None else len(rows.reward),), noise)
-                losses.append(judge.fit(h, Own(*(x[here] for x in own)), rows, draws, fit))
+                here, theirs = judge.net.step(own.observation) == h, nothing
+                if rows := logged.get(h):
+                    draws = noise_of(model, (len(rows.reward),), noise)
+                    theirs = Targets(rows.observation, rows.action, judge.backup(rows, draws, self.gamma))
+                mine = nothing if self.offline_share == 1 else Targets(*(x[here] for x in own))
+                losses.append(judge.fit(h, mine, theirs, fit))
             batch = self.joined(learner, judge, rollout, index, logged, noise)
         vector, _, _, metrics = self.policy_step(learner, judge.whole(), learner.adam, {}, batch, index)
         return vector, {**metrics, "value_loss": torch.stack(losses).mean()}
@@ -154,9 +158,7 @@ class HNPG(TRPO):
         seen, ended = rollout.observation[:, index], (rollout.terminated | rollout.truncated)[:, index]  # type: ignore[index]
         values = self.state_value(judge, seen.reshape(-1, size), noise).view(seen.shape[:2])
         signals = {"terminated": ended, "truncated": torch.zeros_like(ended), "valid": rollout.valid[:, index]}
-        advantage, _ = self.estimates(
-            rollout.reward[:, index], values=values[:-1], next_values=values[1:], **signals
-        )
+        advantage, _ = self.estimates(rollout.reward[:, index], values=values[:-1], next_values=values[1:], **signals)
         state, action = [seen[:-1].reshape(-1, size)], [rollout.action[:, index].flatten(0, 1)]
         advantages, valid = [advantage.flatten()], signals["valid"].flatten()
         extra = torch.zeros(0)
@@ -207,12 +209,13 @@ class HNPG(TRPO):
         fit = f"{own:g}·mean (f_h(s, a) − return to go)²"
         if self.uses_data:
             fit += f" + {share:g}·mean over the data (f_h(s, a) − r − {self.gamma:g}·f_(h+1)(s', a'))², a' ~ π"
-        where = " and, in as many states of the data, f_h(s, a) − V_h(s), a ~ π" if self.uses_data else ""
+        where = ["    in as many states of the data Â = f_h(s, a) − V_h(s), a ~ π"] if self.uses_data else []
         return [
             f"collect {self.num_envs} envs × {self.num_steps} steps = {self.pace} with the current policy",
             f"for h = H−1 … 0: {self.epochs} steps of a fresh Adam({self.learning_rate:g}) on",
             f"    {fit}",
-            f"V_h(s) = mean of f_h(s, a) over {self.action_samples} actions of π;  Â = {self.objective().advantage}{where}",
+            f"V_h(s) = mean of f_h(s, a) over {self.action_samples} actions of π;  Â = {self.objective().advantage}",
+            *where,
             *self.steps(),
         ]
 

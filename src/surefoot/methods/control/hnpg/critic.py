@@ -8,6 +8,7 @@ part is fitted Q evaluation of that policy and not of what made the data. After 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,8 +22,8 @@ from surefoot.models.layers import Stacked
 from surefoot.objectives.advantages import discounted_sum
 
 
-class Own(NamedTuple):
-    """The policy's own steps, with the returns that followed them."""
+class Targets(NamedTuple):
+    """Steps and what a critic is to say of them: for the policy's own ones the return that followed."""
 
     observation: Float[Tensor, "rows size"]
     action: Float[Tensor, "rows dim"]
@@ -39,14 +40,12 @@ class Logged(NamedTuple):
     ended: Bool[Tensor, "rows"]
 
 
-def hybrid_loss(own: Tensor | None, logged: Tensor | None, share: float) -> Tensor:
-    """(1 − α)·mean own² + α·mean logged² of the errors in the two sets, so that their sizes do not matter."""
-    loss = torch.zeros(())
-    if own is not None and own.numel() and share < 1:
-        loss = loss + (1 - share) * (own**2).mean()
-    if logged is not None and logged.numel() and share > 0:
-        loss = loss + share * (logged**2).mean()
-    return loss
+def row_weights(own: int, logged: int, share: float) -> Float[Tensor, "rows"]:
+    """The weights of the rows of both sets, own ones first: (1 − α)/own and α/logged, so that the sizes of the sets do
+    not matter. Where one is empty, or has no weight, the other has all."""
+    if not own or not logged:
+        share = float(not own)
+    return torch.cat([torch.full((own,), (1 - share) / max(own, 1)), torch.full((logged,), share / max(logged, 1))])
 
 
 def returns_to_go(
@@ -78,46 +77,43 @@ class Judge:
         which, found = self.net.step(observation), observation.new_zeros(action.shape[:-1])
         for h in which.unique().tolist():
             rows = which == h
-            found[:, rows] = self._one(self.of(h), observation[rows], action[:, rows])
+            found[:, rows] = self._one(self.of(h), judged(observation[rows], action[:, rows]))
         return found
 
     def of(self, h: int) -> list[Tensor]:
         """The weights, then the biases, of the critic of a step."""
         return [x[h] for x in self.layers]
 
-    def _one(self, layers: list[Tensor], observation: Tensor, action: Tensor) -> Tensor:
-        seen = observation[..., :-1].expand(*action.shape[:-1], -1)
+    def _one(self, layers: Sequence[Tensor], inputs: Tensor) -> Tensor:
         half = len(layers) // 2
-        return self.net.one(layers[:half], layers[half:], torch.cat([seen, action], -1)).squeeze(-1)
+        return self.net.one(layers[:half], layers[half:], inputs).squeeze(-1)
 
-    def fit(self, h: int, own: Own | None, logged: Logged | None, noise: Tensor, setting: Fit) -> Tensor:
-        """Fit the critic of a step to its rows of both sets, with fresh moments of Adam; the loss before. `noise` draws
-        the actions that follow in the data."""
-        backup = None
-        if logged is not None:
-            action = self.model.distribution.sample(self.params(logged.next_observation), noise)
-            following = self.value(logged.next_observation, action[None])[0]
-            backup = logged.reward + setting.gamma * torch.where(logged.ended, torch.zeros(()), following)
-        start = self.of(h)
-        shapes, sizes = [x.shape for x in start], [x.numel() for x in start]
+    def backup(self, logged: Logged, noise: Tensor, gamma: float) -> Float[Tensor, "rows"]:
+        """r + γ·f_{h+1}(s', a') of transitions, a' drawn from the policy by `noise`."""
+        action = self.model.distribution.sample(self.params(logged.next_observation), noise)
+        following = self.value(logged.next_observation, action[None])[0]
+        return logged.reward + gamma * torch.where(logged.ended, torch.zeros(()), following)
 
-        def loss(flat: Tensor) -> Tensor:
-            layers = [x.view(shape) for x, shape in zip(flat.split(sizes), shapes, strict=True)]
-            errors = None if own is None else self._one(layers, own.observation, own.action) - own.target
-            logged_errors = None
-            if logged is not None and backup is not None:
-                logged_errors = self._one(layers, logged.observation, logged.action) - backup
-            return hybrid_loss(errors, logged_errors, setting.share)
-
+    def fit(self, h: int, own: Targets, logged: Targets, setting: Fit) -> Tensor:
+        """Fit the critic of a step to its rows of both sets, with their targets, by a fresh Adam; the first loss."""
+        rows = [part for part in (own, logged) if len(part.target)]
+        if not rows:
+            return torch.zeros(())
+        weight = row_weights(len(own.target), len(logged.target), setting.share)
+        inputs = torch.cat([judged(part.observation, part.action) for part in rows])
+        target, start = torch.cat([part.target for part in rows]), self.of(h)
         flat = torch.cat([x.reshape(-1) for x in start])
-        adam, slope, before = Adam.start(flat), torch.func.grad_and_value(loss), torch.zeros(())
-        for number in range(setting.steps):
-            gradient, value = slope(flat)
-            before = value if number == 0 else before
-            flat, adam = adam.step(flat, gradient, setting.learning_rate)
-        for x, part, shape in zip(self.layers, flat.split(sizes), shapes, strict=True):
-            x[h] = part.view(shape)
-        return before
+        adam, losses = Adam.start(flat), []
+        for _ in range(setting.steps):
+            with torch.enable_grad():
+                flat = flat.detach().requires_grad_()
+                loss = (weight * (self._one(_shaped(flat, start), inputs) - target) ** 2).sum()
+                (gradient,) = torch.autograd.grad(loss, flat)
+            losses.append(loss.detach())
+            flat, adam = adam.step(flat.detach(), gradient, setting.learning_rate)
+        for x, part in zip(self.layers, _shaped(flat, start), strict=True):
+            x[h] = part
+        return losses[0]
 
     def whole(self) -> Tensor:
         """The vector of all weights with the critics as they are now."""
@@ -127,11 +123,19 @@ class Judge:
         return self.model.flatten({**named, **dict(zip(names, self.layers, strict=True))})
 
 
+def judged(observation: Tensor, action: Tensor) -> Tensor:
+    """What a critic gets: the observation without the number of its step, and the action."""
+    return torch.cat([observation[..., :-1].expand(*action.shape[:-1], -1), action], -1)
+
+
+def _shaped(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    return [x.view(one.shape) for x, one in zip(flat.split([x.numel() for x in like]), like, strict=True)]
+
+
 class Fit(NamedTuple):
-    """How critics are fitted: α, γ, the gradient steps of each, and their size."""
+    """How critics are fitted: α, and number and size of the gradient steps of each."""
 
     share: float
-    gamma: float
     steps: int
     learning_rate: float
 
