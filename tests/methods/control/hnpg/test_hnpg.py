@@ -107,11 +107,12 @@ def test_the_networks_of_all_steps_at_once_are_those_of_each_alone():
 def test_the_backup_takes_the_policys_action_and_stops_at_the_end(data):
     learner = ready(small(), data)
     judge, logged = Judge(learner.model, learner.vector[0]), HNPG.drawn(learner.method, learner, 0)
-    noise = torch.randn(len(logged[3].reward), 10)
+    noise = learner.model.distribution.noise((1, len(logged[3].reward)), torch.Generator().manual_seed(7))
     action = learner.model.distribution.sample(judge.params(logged[3].next_observation), noise)
-    after = judge.value(logged[3].next_observation, action[None])[0]
-    torch.testing.assert_close(judge.backup(logged[3], noise, 0.9), logged[3].reward + 0.9 * after)
-    assert bool(logged[4].ended.all()) and torch.equal(judge.backup(logged[4], noise, 0.9), logged[4].reward)
+    after = judge.value(logged[3].next_observation, action)[0]
+    found = [judge.backup(logged[h], torch.Generator().manual_seed(7), 0.9) for h in (3, 4)]
+    torch.testing.assert_close(found[0], logged[3].reward + 0.9 * after)
+    assert bool(logged[4].ended.all()) and torch.equal(found[1], logged[4].reward)
 
 
 def batch_of(learner):

@@ -24,17 +24,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from surefoot.data.transitions import Transitions
-from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.common.collect import Rollout
 from surefoot.loops.on_policy.method import Batch
-from surefoot.methods.control.hnpg.critic import Fit, Judge, Logged, Targets, drawn_rows, returns_to_go
+from surefoot.methods.control.hnpg.critic import Fit, Judge, Targets, returns_to_go, set_weights
+from surefoot.methods.control.hnpg.logged import Logged, by_step, drawn
 from surefoot.methods.control.trpo import TRPO
 from surefoot.models.functional import Model
 from surefoot.objectives import aggregation
@@ -87,18 +86,8 @@ class HNPG(TRPO):
     uses_no_data: ClassVar[str] = "offline_share=0"
 
     def columns(self, data: Transitions, steps: int) -> dict[str, NDArray[Any]]:
-        """The data in the order of the number of their step, of which an episode has `steps`."""
-        step = data.observation[:, -1]
-        if (wrong := (step != step.round()) | (step < 0) | (step >= steps)).any():
-            row = int(wrong.argmax())
-            raise UsageError(
-                f"{data.name} has {step[row]:g} as the last entry of the observation in row {row:,}; it must be the "
-                f"number of the step, from 0 to {steps - 1}. Record the data in the environment that hnpg trains in."
-            )
-        order = np.argsort(step, kind="stable")
-        names = ("observation", "action", "reward", "next_observation")
-        ended = data.terminated | (step == steps - 1)
-        return {**{name: getattr(data, name)[order] for name in names}, "ended": ended[order], "step": step[order]}
+        """What it takes of the data, for episodes of so many steps."""
+        return by_step(data, steps)
 
     # --- an iteration ------------------------------------------------------------------------------------------------
 
@@ -116,13 +105,13 @@ class HNPG(TRPO):
         self, learner: HybridLearner, rollout: Rollout, index: int, seed: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weights of one seed after the fit of its critics and its policy's step."""
-        model, noise = learner.model, torch_stream(seed, "actions of the critic", learner.iteration)
+        noise = torch_stream(seed, "actions of the critic", learner.iteration)
         seen, action = rollout.observation[:, index], rollout.action[:, index]  # type: ignore[index]
         reward, valid = rollout.reward[:, index], rollout.valid[:, index]
         ended = (rollout.terminated | rollout.truncated)[:, index]
         target, complete = returns_to_go(reward, ended, self.gamma)
         kept = complete & valid
-        judge = Judge(model, learner.vector[index])
+        judge = Judge(learner.model, learner.vector[index])
         logged, losses = self.drawn(learner, seed), []
         with torch.no_grad():
             own = Targets(seen[:-1][kept], action[kept], target[kept])
@@ -130,8 +119,7 @@ class HNPG(TRPO):
             for h in reversed(range(judge.net.steps)):
                 here, theirs = judge.net.step(own.observation) == h, nothing
                 if rows := logged.get(h):
-                    draws = noise_of(model, (len(rows.reward),), noise)
-                    theirs = Targets(rows.observation, rows.action, judge.backup(rows, draws, self.gamma))
+                    theirs = Targets(rows.observation, rows.action, judge.backup(rows, noise, self.gamma))
                 mine = nothing if self.offline_share == 1 else Targets(*(x[here] for x in own))
                 losses.append(judge.fit(h, mine, theirs, fit))
             batch = self.joined(learner, judge, rollout, index, logged, noise)
@@ -140,15 +128,9 @@ class HNPG(TRPO):
 
     def drawn(self, learner: HybridLearner, seed: int) -> dict[int, Logged]:
         """Rows of the data for every step, together as many as an iteration has own steps."""
-        if not learner.data:
-            return {}
-        stream, steps = torch_stream(seed, "rows of the data", learner.iteration), learner.model.module.critic.steps
-        found = {}
-        for h in range(steps):  # type: ignore[arg-type]
-            rows = drawn_rows(learner.data["step"], h, max(1, self.pace // steps), stream)  # type: ignore[operator]
-            if rows is not None:
-                found[h] = Logged(*(learner.data[name][rows] for name in Logged._fields))
-        return found
+        steps = learner.model.module.critic.steps
+        stream = torch_stream(seed, "rows of the data", learner.iteration)
+        return drawn(learner.data, steps, max(1, self.pace // steps), stream)  # type: ignore[operator,arg-type]
 
     def joined(
         self, learner: HybridLearner, judge: Judge, rollout: Rollout, index: int, logged: dict[int, Logged], noise: Any
@@ -156,7 +138,7 @@ class HNPG(TRPO):
         """The batch of the policy's step: own steps, and states of the data with actions of the policy."""
         distribution, size = learner.model.distribution, rollout.observation.shape[-1]  # type: ignore[union-attr]
         seen, ended = rollout.observation[:, index], (rollout.terminated | rollout.truncated)[:, index]  # type: ignore[index]
-        values = self.state_value(judge, seen.reshape(-1, size), noise).view(seen.shape[:2])
+        values = judge.state_value(seen.reshape(-1, size), self.action_samples, noise).view(seen.shape[:2])
         signals = {"terminated": ended, "truncated": torch.zeros_like(ended), "valid": rollout.valid[:, index]}
         advantage, _ = self.estimates(rollout.reward[:, index], values=values[:-1], next_values=values[1:], **signals)
         state, action = [seen[:-1].reshape(-1, size)], [rollout.action[:, index].flatten(0, 1)]
@@ -164,12 +146,11 @@ class HNPG(TRPO):
         extra = torch.zeros(0)
         if logged:
             extra = torch.cat([one.observation for one in logged.values()])
-            draws = noise_of(learner.model, (len(extra),), noise)
-            drawn = distribution.sample(judge.params(extra), draws)
-            better = judge.value(extra, drawn[None])[0] - self.state_value(judge, extra, noise)
-            state, action, advantages = [*state, extra], [*action, drawn], [*advantages, better]
-        counts = int(valid.sum()), len(extra)
-        weight = torch.cat([torch.full((n,), w) for n, w in zip((len(valid), len(extra)), self.weights(*counts))])
+            own = judge.acted(extra, 1, noise)
+            better = judge.value(extra, own)[0] - judge.state_value(extra, self.action_samples, noise)
+            state, action, advantages = [*state, extra], [*action, own[0]], [*advantages, better]
+        weights = set_weights(int(valid.sum()), len(extra), self.offline_share)
+        weight = torch.cat([torch.full((len(x),), w) for x, w in zip((valid, extra), weights, strict=True)])
         observation, acted = torch.cat(state), torch.cat(action)
         params = judge.params(observation)
         return {
@@ -181,18 +162,6 @@ class HNPG(TRPO):
             "weight": weight,
             "valid": torch.cat([valid, torch.ones(len(extra), dtype=torch.bool)]),
         }
-
-    def weights(self, own: int, logged: int) -> tuple[float, float]:
-        """The weights of a row of each set, with which a mean over all is the mean of both sets in their shares."""
-        if not logged or not own:
-            return 1.0, 1.0
-        return (1 - self.offline_share) * (own + logged) / own, self.offline_share * (own + logged) / logged
-
-    def state_value(self, judge: Judge, observation: Tensor, noise: torch.Generator) -> Tensor:
-        """V_h(s), the mean of f_h(s, a) over a few actions of the policy."""
-        draws = noise_of(judge.model, (self.action_samples, len(observation)), noise)
-        action = judge.model.distribution.sample(judge.params(observation), draws)
-        return judge.value(observation, action).mean(0)
 
     def mean_kl(self, model: Model, params: Tensor, batch: Batch) -> Tensor:
         kl = model.distribution.kl(batch["old_params"], params)
@@ -221,11 +190,6 @@ class HNPG(TRPO):
 
     def critic_steps(self) -> list[str]:
         return []
-
-
-def noise_of(model: Model, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Randomness for `shape` actions."""
-    return model.distribution.noise(shape, generator)
 
 
 METHOD = HNPG

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.func import functional_call
 
 from surefoot.loops.common.optimizer import Adam
+from surefoot.methods.control.hnpg.logged import Logged
 from surefoot.models.functional import Model
 from surefoot.models.layers import Stacked
 from surefoot.objectives.advantages import discounted_sum
@@ -30,22 +31,19 @@ class Targets(NamedTuple):
     target: Float[Tensor, "rows"]
 
 
-class Logged(NamedTuple):
-    """Transitions of a data set; after `ended` there is nothing to be had."""
-
-    observation: Float[Tensor, "rows size"]
-    action: Float[Tensor, "rows dim"]
-    reward: Float[Tensor, "rows"]
-    next_observation: Float[Tensor, "rows size"]
-    ended: Bool[Tensor, "rows"]
-
-
 def row_weights(own: int, logged: int, share: float) -> Float[Tensor, "rows"]:
     """The weights of the rows of both sets, own ones first: (1 − α)/own and α/logged, so that the sizes of the sets do
     not matter. Where one is empty, or has no weight, the other has all."""
     if not own or not logged:
         share = float(not own)
     return torch.cat([torch.full((own,), (1 - share) / max(own, 1)), torch.full((logged,), share / max(logged, 1))])
+
+
+def set_weights(own: int, logged: int, share: float) -> tuple[float, float]:
+    """The weights of a row of each set with which a mean over all rows is the mean of both sets in their shares."""
+    if not own or not logged:
+        return 1.0, 1.0
+    return (1 - share) * (own + logged) / own, share * (own + logged) / logged
 
 
 def returns_to_go(
@@ -88,10 +86,19 @@ class Judge:
         half = len(layers) // 2
         return self.net.one(layers[:half], layers[half:], inputs).squeeze(-1)
 
-    def backup(self, logged: Logged, noise: Tensor, gamma: float) -> Float[Tensor, "rows"]:
-        """r + γ·f_{h+1}(s', a') of transitions, a' drawn from the policy by `noise`."""
-        action = self.model.distribution.sample(self.params(logged.next_observation), noise)
-        following = self.value(logged.next_observation, action[None])[0]
+    def acted(self, observation: Float[Tensor, "rows size"], draws: int, generator: torch.Generator) -> Tensor:
+        """Actions of the policy `[draws, rows, dim]`."""
+        params = self.params(observation)
+        return self.model.distribution.sample(params, self.model.distribution.noise((draws, len(params)), generator))
+
+    def state_value(self, observation: Float[Tensor, "rows size"], draws: int, generator: torch.Generator) -> Tensor:
+        """V_h(s), the mean of f_h(s, a) over so many actions of the policy."""
+        return self.value(observation, self.acted(observation, draws, generator)).mean(0)
+
+    def backup(self, logged: Logged, generator: torch.Generator, gamma: float) -> Float[Tensor, "rows"]:
+        """r + γ·f_{h+1}(s', a') of transitions, a' drawn from the policy."""
+        action = self.acted(logged.next_observation, 1, generator)
+        following = self.value(logged.next_observation, action)[0]
         return logged.reward + gamma * torch.where(logged.ended, torch.zeros(()), following)
 
     def fit(self, h: int, own: Targets, logged: Targets, setting: Fit) -> Tensor:
@@ -138,12 +145,3 @@ class Fit(NamedTuple):
     share: float
     steps: int
     learning_rate: float
-
-
-def drawn_rows(
-    step: Int[Tensor, "rows"], h: int, count: int, generator: torch.Generator
-) -> Int[Tensor, "count"] | None:
-    """`count` rows of the data that belong to step h, uniformly with replacement; `step` is in ascending order. None if
-    the data have none."""
-    first, past = torch.searchsorted(step, torch.tensor([h, h + 1])).tolist()
-    return None if first == past else torch.randint(first, past, (count,), generator=generator)
