@@ -94,4 +94,4 @@ def register() -> None:
     """Make the locks of the paper known to Gymnasium, as `surefoot/Comblock5-v0` and so on."""
     for horizon in LENGTHS:
         if (name := f"surefoot/Comblock{horizon}-v0") not in gymnasium.registry:
-            gymnasium.register(name, entry_point=CombinationLock, kwargs={"horizon": horizon})
+            gymnasium.register(name, entry_point=f"{__name__}:CombinationLock", kwargs={"horizon": horizon})

@@ -27,10 +27,11 @@ from surefoot.claims.parts import (
     Published,
     Summary,
 )
+from surefoot.data.transitions import Transitions
+from surefoot.envs.comblock import CombinationLock
 from surefoot.loops.common.run import make_learner
 from surefoot.methods.control.hnpg import HNPG
 from surefoot.methods.control.hnpg.tabular import Steps, Table, evaluated, improved
-from surefoot.recording import record
 from surefoot.seeding import numpy_stream
 
 # --- exact pieces ------------------------------------------------------------------------------------------------------
@@ -149,11 +150,24 @@ CAP, WINDOW, EPISODES = 300_000, 20, 50_000
 INSTANCE: dict[str, HNPG] = {"HNPG": HNPG(), "TRPO": HNPG(offline_share=0.0)}
 
 
+def demonstrations(horizon: int) -> Transitions:
+    """The episodes of the lock's offline policy."""
+    env, g, rows = CombinationLock(horizon), numpy_stream(0, "demonstrations"), list[tuple[Any, ...]]()
+    for episode in range(EPISODES):
+        seen, _ = env.reset(seed=episode)
+        for _ in range(horizon):
+            action = env.demonstrate(seen[None], g)[0]
+            after, reward, ended, cut, _ = env.step(action)
+            rows.append((seen, action, reward, after, ended, cut))
+            seen = after
+    return Transitions(*(np.array(column) for column in zip(*rows, strict=True)), action_space=env.action_space)
+
+
 def comblock(arm: str, horizon: int, seeds: Sequence[int]) -> dict[str, list[float]]:
     """Own steps until the mean return of 20 iterations passed 0.5, or of the whole run; and the mean return of the 20
     iterations after that, or of the last ones."""
     env, method = f"surefoot/Comblock{horizon}-v0", INSTANCE[arm]
-    data = record(env, "demonstrated", EPISODES * horizon) if method.uses_data else None
+    data = demonstrations(horizon) if method.uses_data else None
     steps, means = [], []
     for seed in seeds:
         learner = make_learner(method, env, [seed], CAP, **({} if data is None else {"data": data}))

@@ -64,7 +64,7 @@ def _learner(
     rows: Any = None,
     corrupt: str | None = None,
     **options: Any,
-) -> HybridLearner:
+) -> Any:
     if data is not None and not method.uses_data:
         raise UsageError(f"data={data!r} has no effect with {method.uses_no_data}; leave it out.")
     found = learned_from(data, fingerprint, corrupt) if method.uses_data else None

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from pretended_device import pretended
 
 import surefoot as sf
 from surefoot.data.files import write_dataset
@@ -181,6 +182,15 @@ def test_it_opens_a_short_lock_that_its_own_steps_do_not_open(short):
         returns[share] = [learner.iterate()[0]["return_mean"] for _ in range(18)][-1]
     assert returns[0.5] > 0.5
     assert returns[0.0] < 0.1  # the reward for giving up is 0.05
+
+
+def test_an_iteration_on_another_device_is_that_on_the_cpu(data):
+    here = ready(small(), data)
+    rows = [here.iterate() for _ in range(2)]
+    with pretended() as device:
+        there = ready(small(), data, device=device)
+        assert [there.iterate() for _ in range(2)] == rows
+    assert torch.equal(there.agent().vector, here.agent().vector)
 
 
 # --- as a user meets it ----------------------------------------------------------------------------------------------

@@ -128,9 +128,9 @@ class HNPG(TRPO):
 
     def drawn(self, learner: HybridLearner, seed: int) -> dict[int, Logged]:
         """Rows of the data for every step, together as many as an iteration has own steps."""
-        steps = learner.model.module.critic.steps
+        steps: Any = learner.model.module.critic.steps
         stream = torch_stream(seed, "rows of the data", learner.iteration)
-        return drawn(learner.data, steps, max(1, self.pace // steps), stream)  # type: ignore[operator,arg-type]
+        return drawn(learner.data, steps, max(1, self.pace // steps), stream)
 
     def joined(
         self, learner: HybridLearner, judge: Judge, rollout: Rollout, index: int, logged: dict[int, Logged], noise: Any

@@ -58,8 +58,8 @@ class Judge:
     """The critics f_h and the policies π_h of one seed, with all weights in one vector."""
 
     def __init__(self, model: Model, vector: Float[Tensor, "size"]) -> None:
-        self.model, self.net = model, model.module.critic
-        assert isinstance(self.net, Stacked)
+        self.model = model
+        self.net: Stacked = model.module.critic  # type: ignore[assignment]
         named = model.unflatten(vector)
         self.actor = {name.removeprefix("actor."): x for name, x in named.items() if name.startswith("actor.")}
         layers = range(len(self.net.weights))
