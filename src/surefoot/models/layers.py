@@ -69,7 +69,7 @@ CORES = {"gru": GRU, "lstm": LSTM}
 
 
 class Stacked(nn.Module):
-    """Several networks of linear layers with the same sizes, one for each step h of an episode, side by side."""
+    """Several networks of linear layers with the same sizes, such as one for each step of an episode, side by side."""
 
     def __init__(self, steps: int, sizes: Sequence[int], activation: str, gain: float) -> None:
         """`sizes` are those of the inputs, of the hidden layers and of the outputs, whose weights have this gain."""
@@ -86,14 +86,18 @@ class Stacked(nn.Module):
         episode, where nothing is chosen any more, that of the last one."""
         return observation[..., -1].round().long().clamp(0, self.steps - 1)
 
-    def forward(self, x: Tensor, which: Tensor) -> Tensor:
+    def chosen(self, x: Tensor, which: Tensor) -> Tensor:
         """The outputs `[..., outputs]` of the networks that `which [..., steps]` marks by 1."""
-        x = x.unsqueeze(-2).expand(*x.shape[:-1], self.steps, x.shape[-1])
+        every = self.forward(x.unsqueeze(-2).expand(*x.shape[:-1], self.steps, x.shape[-1]))
+        return (every * which.unsqueeze(-1)).sum(-2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The outputs `[..., steps, outputs]` of all networks, each for its own inputs `[..., steps, inputs]`."""
         last = len(self.weights) - 1
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = torch.einsum("...hi,hio->...ho", x, weight) + bias
             x = x if number == last else self.activation(x)
-        return (x * which.unsqueeze(-1)).sum(-2)
+        return x
 
     def one(self, weights: Sequence[Tensor], biases: Sequence[Tensor], x: Tensor) -> Tensor:
         """The outputs of the network of a single step, with its weights `[inputs, outputs]` and biases by layer."""

@@ -291,7 +291,7 @@ class PolicyOverTime(nn.Module):
     def forward(self, observation: Tensor, *_: Any) -> tuple[Tensor, None]:
         """Means, then log standard deviations, `[..., 2·dim]`; there is no state."""
         which = one_hot(self.net.step(observation), self.net.steps).to(observation.dtype)
-        return torch.cat([self.net(observation[..., :-1], which), which @ self.log_std], -1), None
+        return torch.cat([self.net.chosen(observation[..., :-1], which), which @ self.log_std], -1), None
 
 
 class ActorCriticOverTime(ActorCritic):
@@ -334,7 +334,7 @@ class ActorCriticOverTime(ActorCritic):
         params, critic = self.actor(observation)[0], self.critic
         which = one_hot(critic.step(observation), critic.steps).to(observation.dtype)  # type: ignore[operator,arg-type]
         judged = torch.cat([observation[..., :-1], self.distribution.mode(params)], -1)
-        return params, critic(judged, which).squeeze(-1), None
+        return params, critic.chosen(judged, which).squeeze(-1), None
 
 
 def horizon_of(space: gym.Space) -> int:
