@@ -65,7 +65,7 @@ class Lead:
         begins = starts.reshape(self.shape)
         clock[begins], who[begins] = 0, ROLLING_IN
         switch[begins] = (draws[..., 0] * self.horizon).astype(int)[begins]
-        into[begins] = (draws[..., 1] * count).astype(int)[begins] if self.pretraining else count
+        into[begins] = (draws[..., 1] * count).astype(int)[begins]
         due = self.exploring & (who == ROLLING_IN) & (clock >= switch)
         seen = observation.reshape(*self.shape, -1)
         for seed in np.flatnonzero(due.any(1)):
@@ -73,7 +73,8 @@ class Lead:
             random = (chance * count).astype(int)
             who[seed, due[seed]] = random if self.pretraining else self.select(int(seed), seen[seed, due[seed]], chance)
         clock += 1
-        acts = np.where(self.exploring, np.where(who == ROLLING_IN, into, who), count).reshape(-1)
+        first = into if self.pretraining else count
+        acts = np.where(self.exploring, np.where(who == ROLLING_IN, first, who), count).reshape(-1)
         executed = executed.copy()
         for number, oracle in enumerate(self.oracles):
             if (rows := acts == number).any():
