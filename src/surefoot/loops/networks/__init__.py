@@ -1,1 +1,1 @@
-"""Named networks, each with its loss, its step and its target: what off-policy, offline and supervised learning share."""
+"""Named networks, each with its loss, its step and its target: what several kinds of learning share."""

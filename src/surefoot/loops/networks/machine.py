@@ -101,7 +101,11 @@ class NamedNetworks:
     def output(self, name: str, *inputs: Any) -> Any:
         """What a network makes of inputs `[seeds, ...]` with each seed's weights, without a gradient."""
         with torch.no_grad(), computing_on(self.device):
-            return over_seeds(self.functions[name], self.num_seeds)(self.weights[name], *inputs)
+            return self.differentiable(name, *inputs)
+
+    def differentiable(self, name: str, *inputs: Any) -> Any:
+        """The same with gradients in the inputs."""
+        return over_seeds(self.functions[name], self.num_seeds)(self.weights[name].detach(), *inputs)
 
     def ended(self, rows: list[dict[str, float]], means: Means) -> list[dict[str, float]]:
         """Count an iteration, and add its metrics to its rows, one a seed."""
