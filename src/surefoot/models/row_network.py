@@ -164,7 +164,7 @@ class RowModel:
         return chances_of(self.scores(X), self.classes)
 
     def answer(self, X: Tensor) -> Tensor:
-        """Scores `[n, k]` of scaled rows `[n, ...]` in float64, with a gradient; of numbers as the network sees them."""
+        """Scores `[n, k]` of scaled rows `[n, ...]` in float64, with a gradient, as the network gives them."""
         return self._flat(self._exact, X)
 
     def damage(self, X: Tensor, y: Tensor) -> Tensor:

