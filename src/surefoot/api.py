@@ -261,7 +261,8 @@ def stress(
     episodes (see `surefoot.cluster`).
 
     Under `label-flip:0..0.4` a run that learned from pairs is trained again at every strength, and each model orders
-    the held-out pairs (a `surefoot.evaluate.pairs.NoiseReport`); `env` is the data, if the folder does not name them.
+    the held-out pairs; under `group-shift` those of one group become more. The report of either is a
+    `surefoot.evaluate.pairs.PairsReport`; `env` is the data, if the folder does not name them.
     """
     from surefoot.evaluate.pairs import is_of_labels, stressed
     from surefoot.evaluate.stress import film_worst
@@ -269,7 +270,8 @@ def stress(
 
     if is_of_labels(perturb):
         run = policy if isinstance(policy, Run) else Run(Path(policy))
-        found: Any = stressed(run, perturb, train, make_method, settings.get("points", 5), task=env, trust=trust)
+        found = stressed(run, perturb, train, make_method, settings.get("points", 5), task=env, trust=trust)
+        keep_result(run.path, f"stress-{perturb}", found.to_json())
         return found
     player, place, folder = player_of(policy, env, algo, trust)
     refuse_language(player, "perturb", "perturbations apply to environments; evaluate it on another task")
