@@ -11,6 +11,7 @@ results/.
 from __future__ import annotations
 
 import argparse
+import textwrap
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +22,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from peer_sb3 import store
 from surefoot.evaluate.plots import COLOURS, STYLE
@@ -113,8 +115,8 @@ def tables(table: dict[str, Any]) -> str:
 
 def picture(table: dict[str, Any], floors: dict[str, float]) -> Figure:
     """A panel for each world: regret filled, worst-group regret in outline, the best regret on top."""
-    figure = Figure(figsize=(9.6, 9.0), layout="constrained")
-    for axes, (name, rows) in zip(figure.subplots(2, 3).ravel(), table.items(), strict=True):
+    figure = Figure(figsize=(9.6, 10.8), layout="constrained")
+    for axes, (name, rows) in zip(figure.subplots(3, 2, sharex=True).ravel(), table.items(), strict=True):
         order = sorted(rows, key=lambda slug: -rows[slug][MEASURES[0]][0])
         for measure, colour, style in zip(MEASURES, COLOURS, ({}, {"fillstyle": "none"}), strict=False):
             value, low, high = np.clip(np.array([rows[slug][measure] for slug in order]).T, LEAST, None)
@@ -123,33 +125,39 @@ def picture(table: dict[str, Any], floors: dict[str, float]) -> Figure:
         if floors[name]:
             axes.axvline(floors[name], color=COLOURS[6], linewidth=0.8, linestyle=":")
         axes.set_yticks(np.arange(len(order)), order)
-        axes.set(title=name, xscale="log")
+        axes.set(title=name, xscale="log", xlim=(LEAST * 5, 1))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     figure.supxlabel("regret (blue) and regret of the worst group (orange); dotted: what no policy can avoid in it")
     return figure
 
 
 def page(table: dict[str, Any], floors: dict[str, float], command: str) -> str:
+    """The page of the documentation."""
     from preference_worlds import SETTINGS
 
-    worlds = "; ".join(f"*{name}*: {words}" for name, words in SETTINGS.items())
-    return f"""# A league of methods on pairs
+    made = f"""Made by `{command}`: twelve prompts with six answers each, log-linear policies over eight features, the
+    shipped losses minimised to the end. The value of a policy is E[r] − KL(π ‖ π_ref), and its regret what the best
+    policy has more; with circles it is the probability with which the strongest other answer wins, less ½. The worst
+    group is, with a minority, the people who lose most against their own best policy (one policy for both loses at
+    least {floors["minority"]:.3f} on average), else the half of the prompts that loses most. `cdpo` and `rdpo` know the
+    true flip rate, reward models and the judge of `drpo` are fitted to the same pairs, `group-robust-dpo` and
+    `maxmin-rlhf` know who belongs to which group, `reward-mixture` finds out. `one-shot-safety` and `rps`, which answer
+    other questions (constraints, directions of preference), have no row."""
+    chosen = """Every method has six settings, of which the one is shown that is best on other seeds, for each table by
+    its own measure; that uses the truth, as a clean validation set would. Means over the seeds and [95 %
+    intervals](statistics.md); bold is what cannot be told from the best."""
+    said = [textwrap.fill(" ".join(text.split()), 120, break_on_hyphens=False) for text in (made, chosen)]
+    worlds = "\n".join(f"- *{name}*: {words}" for name, words in SETTINGS.items())
+    head = "# A league of methods on pairs\n\n![Regret of every method in every world](preference-league.svg)"
+    return "\n\n".join([head, said[0], worlds, said[1], tables(table)])
 
-![Regret of every method in every world](preference-league.svg)
 
-Made by `{command}`: twelve prompts with six answers each, log-linear policies over eight features, the shipped losses
-minimised to the end. The worlds: {worlds}. The value of a policy is E[r] − KL(π ‖ π_ref), and its regret what the
-best policy has more; with circles it is the probability with which the strongest other answer wins, less ½. The worst
-group is, with a minority, the people who lose most against their own best policy (one policy for both loses at least
-{floors["minority"]:.3f} on average), else the half of the prompts that loses most. `cdpo` and `rdpo` know the true flip
-rate, reward models and the judge of `drpo` are fitted to the same pairs, `group-robust-dpo` and `maxmin-rlhf` know who
-belongs to which group, `reward-mixture` finds out. `one-shot-safety` and `rps`, which answer other questions
-(constraints, directions of preference), have no row.
-
-Every method has six settings, of which the one is shown that is best on other seeds, for each table by its own measure;
-that uses the truth, as a clean validation set would. Means over the seeds and [95 % intervals](statistics.md); bold is
-what cannot be told from the best.
-
-{tables(table)}"""
+def written(table: dict[str, Any], floors: dict[str, float], command: str) -> None:
+    """The page and its picture."""
+    (DOCS / "preference-league.md").write_text(page(table, floors, command))
+    with matplotlib.rc_context(STYLE):
+        picture(table, floors).savefig(DOCS / "preference-league.svg", metadata={"Date": None})
 
 
 def main() -> None:
@@ -169,9 +177,7 @@ def main() -> None:
     unavoidable = {name: float(np.mean([one[name] for one in floors[: given.seeds]])) for name in floors[0]}
     command = f"python benchmarks/league_preferences.py --pairs {given.pairs} --seeds {given.seeds}"
     command += f" --tuning {given.tuning}"
-    (DOCS / "preference-league.md").write_text(page(table, unavoidable, command))
-    with matplotlib.rc_context(STYLE):
-        picture(table, unavoidable).savefig(DOCS / "preference-league.svg", metadata={"Date": None})
+    written(table, unavoidable, command)
     store(NAME, {"table": table, "unavoidable": unavoidable, "command": command})
     print(tables(table), f"{time.process_time() - began:.0f} s in this process")
 

@@ -9,6 +9,7 @@ every answer where preferences go in a circle.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -130,7 +131,8 @@ class World:
             mixed = weight * self.utilities[0] + (1 - weight) * self.utilities[1]
             return self.regret(plain(self.reference, mixed, BETA))[1]
 
-        return float(minimize_scalar(worst, bounds=(0, 1), method="bounded").fun)
+        found: Any = minimize_scalar(worst, bounds=(0, 1), method="bounded")
+        return float(found.fun)
 
     def _lost(self, utility: Tensor, policy: Tensor) -> Tensor:
         best = BETA * (self.reference.log() + utility / BETA).logsumexp(-1)
