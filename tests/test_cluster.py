@@ -78,6 +78,17 @@ def test_a_claim_is_measured_on_a_cluster(ray, tmp_path):
     assert {name: found.word for name, found in one.items()} == {name: found.word for name, found in other.items()}
 
 
+@pytest.mark.slow
+def test_a_study_on_a_cluster_is_that_of_this_process(ray, tmp_path):
+    pytest.importorskip("optuna", reason="tuning needs surefoot[tune]")
+    given = {"trials": 4, "steps": 64, "seeds": 1, "evaluations": 2, "evaluate_episodes": 1, "final_seeds": 2, **TINY}
+    here, there = (
+        sf.tune("ppo", "CartPole-v1", at_once=2, out=tmp_path / (on or "here"), on=on, only=["clip"], **given)
+        for on in ("", "ray")
+    )
+    assert here.trials == there.trials and here.final == there.final
+
+
 def test_without_a_cluster_pieces_are_computed_here():
     assert cluster.spread(worth, [(1,), (2,)]) == [worth(1), worth(2)] and cluster.width("") == 1
 

@@ -125,9 +125,11 @@ def test_the_configuration_is_one_that_train_takes_and_repeats_the_final_run(tmp
     assert (ours.vector == theirs.vector).all()
 
 
-def test_an_interrupted_study_is_the_one_that_was_not(tmp_path, monkeypatch):
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_an_interrupted_study_is_the_one_that_was_not(at_once, tmp_path, monkeypatch):
     """Killed in the middle of the third trial, and made longer: the same trials with the same values."""
-    whole = sf.tune("ppo", ENV, 5, out=tmp_path / "whole", final_seeds=0, **STUDY)
+    given = {**STUDY, "final_seeds": 0, "at_once": at_once}
+    whole = sf.tune("ppo", ENV, 6, out=tmp_path / "whole", **given)
     train, count = api.train, []
 
     class Killed(BaseException):
@@ -141,13 +143,13 @@ def test_an_interrupted_study_is_the_one_that_was_not(tmp_path, monkeypatch):
 
     monkeypatch.setattr(api, "train", dying)
     with pytest.raises(Killed):
-        sf.tune("ppo", ENV, 4, out=tmp_path / "cut", final_seeds=0, **STUDY)
+        sf.tune("ppo", ENV, 4, out=tmp_path / "cut", **given)
     monkeypatch.setattr(api, "train", train)
-    sf.tune("ppo", ENV, 4, out=tmp_path / "cut", final_seeds=0, **STUDY)
-    cut = sf.tune("ppo", ENV, 5, out=tmp_path / "cut", final_seeds=0, **STUDY)
+    sf.tune("ppo", ENV, 4, out=tmp_path / "cut", **given)
+    cut = sf.tune("ppo", ENV, 6, out=tmp_path / "cut", **given)
     assert [row[1:] for row in told(cut)] == [row[1:] for row in told(whole)]
     with pytest.raises(UsageError, match="has a study with steps=64, not 96"):
-        sf.tune("ppo", ENV, 5, out=tmp_path / "cut", **{**STUDY, "steps": 96})
+        sf.tune("ppo", ENV, 6, out=tmp_path / "cut", **{**given, "steps": 96})
 
 
 def test_a_trial_worse_than_the_median_is_pruned(tmp_path, monkeypatch):
@@ -185,6 +187,8 @@ def test_arguments_that_do_not_work(tmp_path):
         sf.tune("ppo", ENV, 2, out=tmp_path / "a", num_seeds=2)
     with pytest.raises(UsageError, match="trials=0 is not allowed"):
         sf.tune("ppo", ENV, 0)
+    with pytest.raises(UsageError, match="on='dask' is not allowed"):
+        sf.tune("ppo", ENV, 2, out=tmp_path / "a", on="dask")
     assert not list(tmp_path.iterdir())
 
 

@@ -4,7 +4,8 @@ A trial trains several seeds at once with hyperparameters that Optuna's TPE draw
 declares, reports their mean evaluation as it goes, and is pruned where that is below the median of earlier trials.
 The study is kept in a journal file in its folder, so that it can be interrupted and resumed, or made longer: what a
 trial draws depends on the trials that are complete, not on the process, so a resumed study is the one that was never
-interrupted.
+interrupted. With `at_once`, several trials are drawn before any of them is run, each as if those before it had turned
+out badly (Optuna's constant liar), and none is pruned by another of them, so that they may run on a cluster.
 
 The value of the best trial is the best of many noisy numbers, and so too good. Therefore the best hyperparameters and
 the method's defaults are trained once more on fresh seeds and evaluated on other episodes; only those numbers count.
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from surefoot import api
+from surefoot.cluster import spread, width
 from surefoot.configfile import ABOUT, as_text
 from surefoot.configure import kind_of, make_method, method_class, option_names, options_of, place_of, whole_steps
 from surefoot.errors import UsageError, message_of
@@ -114,7 +116,9 @@ def tune(
     final_seeds: int = 5,
     only: Iterable[str] = (),
     space: Mapping[str, Any] | None = None,
+    at_once: int = 1,
     out: str | Path | None = None,
+    on: str = "",
     progress: Callable[[str], None] = lambda line: None,
     **fixed: Any,
 ) -> Tuned:
@@ -131,8 +135,11 @@ def tune(
             evaluated at the end; 0 leaves that out.
         only, space: names of hyperparameters to tune, if not all that declare a range; and ranges of your own:
             `{"learning_rate": (1e-5, 1e-3, "log"), "epochs": [4, 10]}`.
+        at_once: trials that are drawn together, before any of them is run. The result depends on it.
         out: folder of the study: `study.journal`, `trials.csv`, `best.json` (a configuration), `final.json`, and the
             runs.
+        on: a cluster for trials that are drawn together and for the final runs (see `surefoot.cluster`); the result
+            does not depend on it.
         progress: called with a line about every trial.
         fixed: hyperparameters that are not tuned, and options of `train`.
 
@@ -140,8 +147,9 @@ def tune(
         UsageError: Optuna is missing, an argument cannot work, or the folder has another study.
     """
     optuna = _optuna()
-    for name, value in (("trials", trials), ("seeds", seeds), ("evaluations", evaluations)):
+    for name, value in (("trials", trials), ("seeds", seeds), ("evaluations", evaluations), ("at_once", at_once)):
         check_count(name, value)
+    width(on)  # a cluster that cannot be reached is refused before any work
     if isinstance(final_seeds, bool) or not isinstance(final_seeds, int) or final_seeds < 0 or final_seeds == 1:
         raise UsageError(f"final_seeds={final_seeds!r} is not allowed; it must be 0 or a whole number of at least 2.")
     if taken := sorted({*TAKEN} & {*fixed}):
@@ -150,7 +158,7 @@ def tune(
     beside = (*options, "compile", "checkpoint_every")
     made = make_method(method, **{k: v for k, v in fixed.items() if k not in beside})[0]
     place, length = place_of(made, env=env, task=task), whole_steps(steps) or made.default_steps
-    plan = _Plan(method, place, length, check_seed(seed), seeds, evaluations, evaluate_episodes, fixed)
+    plan = _Plan(method, place, length, check_seed(seed), seeds, evaluations, evaluate_episodes, at_once, fixed)
     name = f"tune-{short_name(method)}-{env_name(place).replace('/', '-')}"
     folder = Path(out or Path("runs") / dated(name))
     described = kind_of(method).describe(place, **options_of(method, dict(fixed)))
@@ -158,8 +166,10 @@ def tune(
     while len(done := _trials(study, searched)) < trials:
         if len(done) >= STARTUP and all(one.state == "failed" for one in done):
             raise UsageError(f"the first {len(done)} trials failed, the last one with: {done[-1].reason}")
-        _one_trial(optuna, study, plan, searched, folder / "trials", len(done))
-        progress(_line(_trials(study, searched)[-1]))
+        count = min(at_once, trials - len(done))
+        _some_trials(optuna, study, plan, searched, folder, range(len(done), len(done) + count), on)
+        for one in _trials(study, searched)[-count:]:
+            progress(_line(one))
     write_whole(folder / "trials.csv", _csv(done, [one.name for one in searched]))
     complete = [t for t in done if t.state == "complete" and t.value is not None and math.isfinite(t.value)]
     if not complete:
@@ -167,9 +177,12 @@ def tune(
     best = max(complete, key=lambda t: (t.value, -t.number))
     write_whole(folder / "best.json", as_text({**plan.configuration(described), **best.hyperparameters}))
     fresh, final = tuple(range(seed + seeds, seed + seeds + final_seeds)), {}
-    for arm, values in (("tuned", best.hyperparameters), ("default", {})) if fresh else ():
-        final[arm] = plan.measured(folder / "final" / f"{arm}-{best.number}", fresh, values)
-        progress(f"{arm} on fresh seeds: {np.mean(final[arm]):.6g}")
+    if fresh:
+        arms = {"tuned": best.hyperparameters, "default": {}}
+        pieces = [(folder / "final" / f"{arm}-{best.number}", fresh, values) for arm, values in arms.items()]
+        final = dict(zip(arms, spread(plan.measured, pieces, on)))
+    for arm, found in final.items():
+        progress(f"{arm} on fresh seeds: {np.mean(found):.6g}")
     write_whole(folder / "final.json", json.dumps({"seeds": fresh, **final}, indent=2))
     return Tuned(folder, tuple(done), best, fresh, final)
 
@@ -185,11 +198,12 @@ class _Plan:
     seeds: int
     evaluations: int
     episodes: int
+    at_once: int
     fixed: Mapping[str, Any]
 
     def about(self, described: Mapping[str, Any], searched: Sequence[Dimension]) -> dict[str, Any]:
         """What must be the same where a study is continued."""
-        names = ("method", "steps", "seed", "seeds", "evaluations", "episodes", "fixed")
+        names = ("method", "steps", "seed", "seeds", "evaluations", "episodes", "at_once", "fixed")
         same = {name: getattr(self, name) for name in names}
         return {**same, "env": {**described}, "space": [*map(str, searched)]}
 
@@ -244,20 +258,35 @@ class _Plan:
         return tuple(found)
 
 
-def _one_trial(optuna: Any, study: Any, plan: _Plan, searched: Sequence[Dimension], folder: Path, count: int) -> None:
-    """Draw, run and record a trial; `count` are over."""
-    study.sampler = optuna.samplers.TPESampler(seed=derive(plan.seed, "tuning", count), n_startup_trials=STARTUP)
+def _some_trials(
+    optuna: Any, study: Any, plan: _Plan, searched: Sequence[Dimension], folder: Path, counts: range, on: str
+) -> None:
+    """Draw trials, of which as many as `counts` begins with are over, and run and record them."""
+    drawn = []
+    for count in counts:
+        study.sampler = optuna.samplers.TPESampler(
+            seed=derive(plan.seed, "tuning", count), n_startup_trials=STARTUP, constant_liar=plan.at_once > 1
+        )
+        trial = study.ask()
+        drawn.append((plan, folder, trial.number, {one.name: one.suggest(trial) for one in searched}))
+    for (*_, number, _), (value, reason) in zip(drawn, spread(_run_trial, drawn, on)):
+        state = "COMPLETE" if value is not None else "FAIL" if reason else "PRUNED"
+        study.tell(number, value, state=optuna.trial.TrialState[state])
+
+
+def _run_trial(plan: _Plan, folder: Path, number: int, values: Mapping[str, Any]) -> tuple[float | None, str]:
+    """The value of a trial, None if it was pruned or failed, and then why it failed."""
+    optuna = _optuna()
+    study = _study(optuna, folder)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP // 2, n_warmup_steps=plan.steps // 5)
-    trial = study.ask()
-    values = {one.name: one.suggest(trial) for one in searched}
+    trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
     try:
-        ended: dict[str, Any] = {"values": plan.value(trial, folder / f"{trial.number:04d}", values)}
+        return plan.value(trial, folder / "trials" / f"{number:04d}", values), ""
     except PrunedError:
-        ended = {"state": optuna.trial.TrialState.PRUNED}
+        return None, ""
     except UsageError as error:  # such as a combination that is not allowed, or weights that are not finite
         trial.set_user_attr("reason", message_of(error))
-        ended = {"state": optuna.trial.TrialState.FAIL}
-    study.tell(trial, **ended)
+        return None, message_of(error)
 
 
 class Watcher:
@@ -294,18 +323,23 @@ def _opened(optuna: Any, folder: Path, about: Mapping[str, Any]) -> Any:
         if differs := sorted(k for k in about.keys() | begun.keys() if about.get(k) != begun.get(k)):
             raise UsageError(
                 f"{folder} has a study with {differs[0]}={begun.get(differs[0])!r}, not {about.get(differs[0])!r}. "
-                "Give another out, or the same arguments (only trials and final_seeds may change)."
+                "Give another out, or the same arguments (only trials, final_seeds and on may change)."
             )
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(about, indent=2))
-    journal = optuna.storages.journal.JournalFileBackend(str(folder / "study.journal"))
-    storage = optuna.storages.JournalStorage(journal)
-    study = optuna.create_study(storage=storage, study_name="tune", direction="maximize", load_if_exists=True)
+    study = _study(optuna, folder)
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         if trial.params:
             study.enqueue_trial(trial.params)
     return study
+
+
+def _study(optuna: Any, folder: Path) -> Any:
+    """The study kept in a folder, which several processes may read and write."""
+    journal = optuna.storages.journal.JournalFileBackend(str(folder / "study.journal"))
+    storage = optuna.storages.JournalStorage(journal)
+    return optuna.create_study(storage=storage, study_name="tune", direction="maximize", load_if_exists=True)
 
 
 def _finished(study: Any) -> list[Any]:
