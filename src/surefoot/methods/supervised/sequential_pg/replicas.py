@@ -74,8 +74,8 @@ def live(right: Bool[Tensor, "steps rows"]) -> Float[Tensor, "steps rows"]:
 def average_over_live(
     losses: Float[Tensor, "steps rows"], alive: Float[Tensor, "steps rows"], weights: Float[Tensor, "steps"]
 ) -> Tensor:
-    """The hyperparameter version: every step's mean over the rows that are alive, weighted by step."""
-    return (weights * (alive * losses).sum(1) / (alive.sum(1) + 1e-6)).sum()
+    """The hyperparameter version: every step's mean over the rows that are alive, 0 if none is, weighted by step."""
+    return (weights * (alive * losses).sum(1) / alive.sum(1).clamp(min=1)).sum()
 
 
 def weighted_by_return(
