@@ -20,7 +20,7 @@ from surefoot.methods.supervised.neur2ro.generation import (
     solved_choice,
     solved_losses,
 )
-from surefoot.models.set_value import SetValue
+from surefoot.models.set_model import SetModel
 from surefoot.seeding import numpy_stream
 
 LISTED = 10  # items up to which listing all choices is faster than HiGHS
@@ -53,13 +53,13 @@ class Search:
     def __post_init__(self) -> None:
         check(self)
 
-    def decide(self, network: SetValue, problem: Knapsack, seed: int = 0) -> Decision:
+    def decide(self, model: SetModel, problem: Knapsack, seed: int = 0) -> Decision:
         """The choice for an instance, by the learned value of its second stage.
 
         The first choice is the best one without losses. It ends when the network fears nothing new, and the answer is
         the last choice; `surefoot.envs.recourse.exact.worst_case` finds what it really costs.
         """
-        to, n = known(network, problem), len(problem)
+        to, n = known(model.network, problem), len(problem)
         scenarios = np.empty((0, n))
         for number in range(self.scenarios + 1):
             x = self._choice(to, scenarios)

@@ -32,8 +32,7 @@ class Known(NamedTuple):
 
 
 def known(network: SetValue, problem: Knapsack) -> Known:
-    """The network, from then on in float64, beside an instance."""
-    network = network.double().eval()
+    """A network in float64 beside an instance."""
     return Known(network, problem, network.scaled(torch.as_tensor(problem.items())))
 
 
