@@ -83,9 +83,10 @@ class Neur2RO(Supervised, SetSizes, Search):
         error = predicted - batch["y"]
         return mean_loss(error**2, batch), {"absolute_error": mean_loss(error.detach().abs(), batch)}
 
-    def columns(self, table: Table) -> dict[str, np.ndarray]:
+    def target_scaling(self, table: Table) -> tuple[float, float]:
+        """The values come to [0, 1]."""
         least, spread = _range(table.y)
-        return {"y": ((table.y - least) / spread).astype(np.float32)}
+        return float(least), float(spread)
 
     def scaling(self, table: Table) -> tuple[np.ndarray, np.ndarray]:
         """What is known of the items comes to [0, 1], each of its kinds by itself; x and ξ are there already."""
