@@ -37,6 +37,7 @@ def _unit(facts: dict[str, Any]) -> str:
         "RewardModel": "group-rollout",
         "LinearModel": "finite-sum",
         "RowModel": "supervised",
+        "SetModel": "supervised",
     }
     return loop(kinds.get(kind, "on-policy")).measured
 

@@ -7,10 +7,18 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from network_laws import numbers, the_seed_decides, together_as_alone
+from pretended_device import pretended
 
+import surefoot as sf
+import surefoot.supervised as room
+from surefoot.data.tables import read
 from surefoot.envs.recourse import Family, Knapsack
 from surefoot.envs.recourse.exact import optimum, subsets, table, worst_case
 from surefoot.envs.recourse.knapsack import losses
+from surefoot.errors import UsageError
+from surefoot.loops.common.run import make_learner
+from surefoot.methods.supervised.neur2ro import Neur2RO
 from surefoot.methods.supervised.neur2ro.deciding import Search
 from surefoot.methods.supervised.neur2ro.generation import (
     Known,
@@ -161,3 +169,76 @@ def test_without_losses_the_choice_is_the_nominal_one():
     problem = dataclasses.replace(Family(5).draw(np.random.default_rng(1)), budget=0.0)
     x = Search().decide(untrained(problem), problem).choice
     assert worst_case(problem, x).value == pytest.approx(optimum(problem).value)
+
+
+# --- runs --------------------------------------------------------------------------------------------------------
+
+DATA = "knapsack:4,instances=6,choices=3,losses=5"
+
+
+def learner(seeds=(0,), **options):
+    return make_learner(Neur2RO(batch_size=32), read(DATA), list(seeds), 4, **options)
+
+
+def test_the_common_laws_of_networks():
+    the_seed_decides(lambda seeds: learner(seeds))
+    together_as_alone(lambda seeds: learner(seeds))
+    here = learner((0, 1))
+    rows = [here.iterate() for _ in range(2)]
+    with pretended() as device:
+        there = learner((0, 1), device=device)
+        assert [there.iterate() for _ in range(2)] == rows
+        assert all(torch.equal(x, there.state()[name]) for name, x in here.state().items())
+
+
+def test_stopped_and_resumed_is_the_same_run_to_the_bit(tmp_path):
+    options = {"data": DATA, "steps": 4, "num_seeds": 2, "seed": 3, "held_out": 0.2, "loggers": (), "batch_size": 16}
+    whole = sf.train("neur2ro", run_dir=tmp_path / "whole", **options)
+    options["callbacks"] = lambda learner, _: learner.iteration == 2
+    cut = sf.train("neur2ro", run_dir=tmp_path / "cut", **options)
+    assert len(cut.metrics()) == 4
+    sf.resume(cut)
+    assert numbers([whole.metrics()]) == numbers([cut.metrics()])
+    X = read(DATA).X
+    for seed in (3, 4):
+        assert (whole.agent(seed).predict(X) == cut.agent(seed).predict(X)).all()
+
+
+def test_a_run_learns_the_second_stage_and_its_model_decides(tmp_path):
+    data = "knapsack:4,instances=40,choices=8,losses=5"
+    options = {"batch_size": 64, "learning_rate": 5e-3, "held_out": 0.2, "loggers": ()}
+    run = sf.train("neur2ro", data=data, steps=15, run_dir=tmp_path / "run", **options)
+    first, last = run.metrics()[0], run.metrics()[-1]
+    assert last["held_out_r2"] > 0.7 and last["absolute_error"] < first["absolute_error"] / 2
+    figures = sf.evaluate(run)
+    assert figures["samples"] == 320 and figures["r2"] > 0.7
+    model, table = sf.load(run), read(data)
+    assert (model.predict(table.X) == run.agent().predict(table.X)).all()
+    assert np.corrcoef(model.predict(table.X), table.y)[0, 1] > 0.9
+    problem = Family(4).draw(np.random.default_rng(5))
+    found = Neur2RO().decide(model, problem)
+    assert worst_case(problem, found.choice).value <= 0
+    assert (Neur2RO(choices_by="highs", gap=0.0).decide(model, problem).choice == found.choice).all()
+
+
+def test_other_tables_and_other_losses_are_refused(tmp_path):
+    X = np.zeros((9, 5))
+    with pytest.raises(UsageError, match="X has 5 features; a two-stage problem has 8 for every item.*knapsack:8"):
+        sf.train("neur2ro", data=(X, X[:, 0]), steps=1, run_dir=tmp_path / "run")
+    with pytest.raises(UsageError, match="hidden=.* has no effect"):
+        Neur2RO(hidden=(3,))
+    with pytest.raises(UsageError, match="formulation='mean' is not allowed"):
+        Neur2RO(formulation="mean")
+    assert list(tmp_path.iterdir()) == [] and room.Neur2RO is Neur2RO and "Neur2RO" not in dir(room)
+
+
+def test_a_damaged_model_is_refused(tmp_path):
+    problem = Family(4).draw(np.random.default_rng(0))
+    model = untrained(problem)
+    model.save(tmp_path)
+    assert "6 numbers" in repr(SetModel.load(tmp_path))
+    text = (tmp_path / "agent.json").read_text()
+    for old, new in (('"features": 6', '"features": 7'), ('"item_hidden": 6', '"item_hidden": -6'), ('"sizes"', '"s"')):
+        (tmp_path / "agent.json").write_text(text.replace(old, new))
+        with pytest.raises(UsageError, match="is damaged"):
+            SetModel.load(tmp_path)

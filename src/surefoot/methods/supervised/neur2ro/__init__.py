@@ -49,14 +49,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Neur2RO(Supervised, SetSizes, Search):
+class Neur2RO(Supervised, Search, SetSizes):
     """A learned second stage inside constraint generation, for two-stage robust decisions in seconds."""
 
     batch_size: int = hyperparameter(256, low=1, help="Rows per gradient step.", tune=Choices((64, 128, 256, 512)))
     learning_rate: float = hyperparameter(1e-3, above=0, help="Adam's step size.", tune=Range(1e-4, 1e-2, log=True))
     momentum: float | None = hyperparameter(None, low=0, below=1, help="Momentum of descent in place of Adam.")
 
+    scale: str = hyperparameter("none", choices=("none",), help="The method scales by itself.")
+
     default_steps: ClassVar[int] = 500
+    any_table: ClassVar[bool] = False
     without_effect: ClassVar[tuple[str, ...]] = ("loss", "hidden", "activation", "channels", "scale")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"choices_by": "highs", "losses_by": "highs"},
@@ -110,12 +113,18 @@ class Neur2RO(Supervised, SetSizes, Search):
         return f"minimise the mean of (NN(x, ξ) − Q(x, ξ))²,  NN = {parts}, values scaled to [0, 1]"
 
     def steps(self) -> list[str]:
+        return [
+            "what is known of the items and the values are scaled to [0, 1], each kind by itself",
+            "Φ and Ψ have no biases, so that items of zeros add nothing",
+        ]
+
+    def algorithm(self) -> list[str]:
         cost = {
             "argmax": "c·x + Q(x, ξ_a) at the scenario a of the greatest NN(x, ξ_s)",
             "max": "c·x + the greatest NN(x, ξ_s)",
         }
         return [
-            "Φ and Ψ without biases, so that items of zeros add nothing",
+            *super().algorithm(),
             f"to decide: x ← the choice of least {cost[self.formulation]} ({self.choices_by})",
             f"    ξ ← the losses of greatest NN(x, ξ) ({self.losses_by}), a new scenario",
             f"    until it gains no more than {self.tolerance:g} of the prediction, or for {self.scenarios} scenarios",

@@ -48,7 +48,7 @@ class Search:
     ascent_steps: int = hyperparameter(40, low=0, help="Steps of the ascent.")
     ascent_length: float = hyperparameter(0.2, above=0, help="Length of a step of the ascent.")
     gap: float = hyperparameter(1e-3, low=0, help="Relative gap at which HiGHS ends.")
-    time_limit: float = hyperparameter(180.0, above=0, help="Seconds for each problem that HiGHS solves.")
+    solver_seconds: float = hyperparameter(180.0, above=0, help="Seconds for each problem that HiGHS solves.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -71,12 +71,12 @@ class Search:
 
     def _choice(self, to: Known, scenarios: Array) -> Array:
         if self.choices_by == "highs" or (self.choices_by == "auto" and len(to.problem) > LISTED):
-            return solved_choice(to, scenarios, self.formulation, self.gap, self.time_limit)
+            return solved_choice(to, scenarios, self.formulation, self.gap, self.solver_seconds)
         return listed_choice(to, scenarios, self.formulation)
 
     def _losses(self, to: Known, x: Array, scenarios: Array, seed: int, number: int) -> Array:
         if self.losses_by == "highs":
-            return solved_losses(to, x, self.gap, self.time_limit)
+            return solved_losses(to, x, self.gap, self.solver_seconds)
         stream = numpy_stream(seed, "starts of the ascent", number)
         starts = losses(stream, self.starts, len(x), to.problem.budget)
         return ascended_losses(to, x, np.vstack([scenarios, starts]), self.ascent_steps, self.ascent_length)

@@ -117,7 +117,7 @@ class Program:
             options={"mip_rel_gap": gap, "time_limit": time_limit},
         )
         if answer.x is None:
-            raise UsageError(f"HiGHS found nothing in time_limit={time_limit:g} seconds; allow more.")
+            raise UsageError(f"HiGHS found nothing in solver_seconds={time_limit:g}; allow more.")
         return answer.x
 
 
