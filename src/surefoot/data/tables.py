@@ -148,7 +148,9 @@ def _of_columns(columns: Columns, name: str, target: str | None, groups: str | N
         if column is not None and column not in columns:
             raise UsageError(f"{argument}={column!r} is not a column of {name}. {nearest(column, columns)}")
     features = tuple(one for one in columns if one not in (target, groups, clients))
-    beside = {key: None if one is None else columns[one] for key, one in (("groups", groups), ("clients", clients))}
+    beside: dict[str, Any] = {
+        key: None if one is None else columns[one] for key, one in (("groups", groups), ("clients", clients))
+    }
     X = np.column_stack([_numbers(columns[one], one, name) for one in features]) if features else np.empty((0, 0))
     return Table(X, columns[target], name, features, target, **beside)
 

@@ -191,8 +191,8 @@ class RowModel:
         """
         description, tensors = read_agent(folder, FORMAT)
         try:
-            given = [description.pop(name) for name in ("network", "shape", "loss", "classes")]
-            return cls._checked(*given, tensors, description)
+            network, shape, loss, classes = (description.pop(name) for name in ("network", "shape", "loss", "classes"))
+            return cls._checked(network, shape, loss, classes, tensors, description)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise UsageError(f"{folder} is damaged: it does not hold the model in agent.json ({error}).") from error
 

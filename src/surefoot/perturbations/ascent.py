@@ -122,13 +122,13 @@ def greatest_curvature(damage: Damage, moves: Moves, rounds: int = 8) -> Tensor:
         return torch.zeros(len(leaves[0]))
 
     def unit(parts: list[Tensor]) -> list[Tensor]:
-        size = sum((x.flatten(1) ** 2).sum(1) for x in parts).sqrt().clamp(min=1e-30)
+        size = torch.stack([(x.flatten(1) ** 2).sum(1) for x in parts]).sum(0).sqrt().clamp(min=1e-30)
         return [x / spread(size, x) for x in parts]
 
     along, found = unit([x.detach() + 1e-3 * x.detach().abs().mean() for x in first]), torch.zeros(len(leaves[0]))
     for _ in range(rounds):
         turned = torch.autograd.grad(first, leaves, along, retain_graph=True, materialize_grads=True)
-        found = sum((x * v).flatten(1).sum(1) for x, v in zip(turned, along))
+        found = torch.stack([(x * v).flatten(1).sum(1) for x, v in zip(turned, along)]).sum(0)
         along = unit([x.detach() for x in turned])
     return found.clamp(min=0)
 
@@ -162,7 +162,7 @@ def ascend_priced(damage: Damage, start: Moves, price: float, steps: int, size: 
     """
 
     def net(moves: Moves) -> Tensor:
-        paid = sum((x.flatten(1) ** 2).sum(1) for x in moves.values())
+        paid = torch.stack([(x.flatten(1) ** 2).sum(1) for x in moves.values()]).sum(0)
         return damage(moves) - price / 2 * paid
 
     def advance(moves: Moves, gradient: Moves) -> Moves:

@@ -27,11 +27,8 @@ from surefoot.loops.supervised.method import MODEL, Rows, Supervised, batches_of
 from surefoot.models.device import chosen_device, computing_on, device_option
 from surefoot.models.linear_model import encoded
 from surefoot.models.row_network import row_losses
-from surefoot.perturbations.ascent import Moves
+from surefoot.perturbations.ascent import Damage, Moves
 from surefoot.seeding import numpy_stream, torch_stream
-
-Climb = Callable[[Callable[[Moves], Tensor], Moves], Moves]
-"""From the damage `[rows]` that moves do, and moves to start from, moves that do more."""
 
 
 class SupervisedLearner(NamedNetworks):
@@ -125,21 +122,21 @@ class SupervisedLearner(NamedNetworks):
             return None
         return scheduled(1.0, method.anneal, method.warmup, self.iteration, 1, self.total_steps)
 
-    def attacked(self, batch: Batch, climb: Climb, name: str = MODEL) -> Tensor:
-        """The rows of a batch `[seeds, size, ...]` after `climb` has moved them to greater losses of a network.
-
-        climb: one of `perturbations.ascent`, which sees all rows of all seeds as one batch.
-        """
+    def damage(self, batch: Batch, name: str = MODEL) -> tuple[Damage, Moves]:
+        """The loss `[seeds·size]` that a network makes of the rows of a batch `[seeds, size, ...]` when they move, and
+        moves of 0: all rows of all seeds as one batch, for `perturbations.ascent`."""
         x = batch["x"]
-        few, size = x.shape[:2]
 
-        def damage(moves: Moves) -> Tensor:
+        def of(moves: Moves) -> Tensor:
             scores = self.differentiable(name, x + moves["x"].view_as(x))
             return row_losses(scores, batch["y"], self.rows.kinds).flatten()
 
+        return of, {"x": torch.zeros_like(x.flatten(0, 1))}
+
+    def attacked(self, batch: Batch, ascent: Callable[[Damage, Moves], Moves], name: str = MODEL) -> Tensor:
+        """The rows of a batch after an `ascent` has moved them, from where they are, to greater losses of a network."""
         with computing_on(self.device):
-            moves = climb(damage, {"x": torch.zeros(few * size, *x.shape[2:], dtype=x.dtype)})
-        return x + moves["x"].view_as(x)
+            return batch["x"] + ascent(*self.damage(batch, name))["x"].view_as(batch["x"])
 
     # --- what is measured --------------------------------------------------------------------------------------------
 
@@ -148,11 +145,13 @@ class SupervisedLearner(NamedNetworks):
         the objective, so that more is better as everywhere."""
         model = self.agent(place)
         found = {"return_mean": -row["objective"]} if "objective" in row else {}
+        found["passes"] = self.iteration * self.method.passes
         tables = {"": self.table} | ({} if self.held_out is None else {"held_out_": self.held_out})
         for prefix, table in tables.items():
             more = {**measures(model, table), **self.method.measured(model, table)}
             found |= {f"{prefix}{name}": x for name, x in more.items()}
-        found |= {f"loss/{group}": x for group, x in by_group(model.losses(self.table), self.table).items()}
+        if self.table.groups is not None:
+            found |= {f"loss/{group}": x for group, x in by_group(model.losses(self.table), self.table).items()}
         return found
 
     def agent(self, index: int = 0, **facts: Any) -> Any:
@@ -194,7 +193,7 @@ class SupervisedOptions(TableOptions):
         chosen_device(self.device)
 
 
-def _describe(data: Any, fingerprint: str | None = None, device: str = "cpu", **options: Any) -> dict[str, Any]:
+def _describe(data: Any, *, fingerprint: str | None = None, device: str = "cpu", **options: Any) -> dict[str, Any]:
     return described(data, fingerprint, **options) | {"device": device}
 
 

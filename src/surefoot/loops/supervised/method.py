@@ -175,8 +175,14 @@ class Supervised:
 
     def net(self, make: Callable[[], nn.Module], loss: Loss | None, **changes: Any) -> Net:
         """A network with the optimiser of these hyperparameters."""
-        usual = {"learning_rate": self.learning_rate, "momentum": self.momentum, "l2": self.weight_decay}
-        return Net(make, loss, **{**usual, "max_grad_norm": self.max_grad_norm, **changes})
+        usual: dict[str, Any] = {"learning_rate": self.learning_rate, "momentum": self.momentum}
+        usual |= {"l2": self.weight_decay, "max_grad_norm": self.max_grad_norm}
+        return Net(make, loss, **{**usual, **changes})
+
+    @property
+    def passes(self) -> float:
+        """How often an epoch goes through the rows."""
+        return 1.0
 
     @property
     def classifies(self) -> bool:

@@ -83,6 +83,10 @@ class WAFL(Supervised):
             )
 
     @property
+    def passes(self) -> float:
+        return self.local_epochs * self.participation
+
+    @property
     def moves_rows(self) -> bool:
         """Whether there is an inner maximum."""
         return math.isfinite(self.penalty) and self.ascent_steps > 0

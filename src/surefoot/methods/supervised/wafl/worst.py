@@ -14,7 +14,8 @@ from surefoot.ambiguity.surrogate import Certificate, ascent_step, certificate
 from surefoot.data.tables import Table
 from surefoot.errors import UsageError
 from surefoot.loops.networks.nets import Batch
-from surefoot.models.row_network import RowModel, row_losses
+from surefoot.models.device import computing_on
+from surefoot.models.row_network import RowModel
 from surefoot.perturbations.ascent import ascend_priced, greatest_curvature, slopes
 from surefoot.seeding import numpy_stream
 
@@ -30,7 +31,7 @@ class Worst:
 
     def __init__(self, learner: SupervisedLearner, penalty: float, steps: int) -> None:
         self.learner, self.penalty, self.steps = learner, penalty, steps
-        self.curvature, self.warned = torch.zeros(learner.num_seeds), False
+        self.curvature, self.warned = torch.zeros(learner.num_seeds, device=learner.device), False
 
     def begin_round(self) -> None:
         """Estimate the curvature of the loss in the rows at the server's weights, the greatest of a sample of rows.
@@ -40,15 +41,10 @@ class Worst:
         """
         learner = self.learner
         places = numpy_stream(0, "rows of the curvature", learner.iteration).permutation(len(learner.table))[:SAMPLE]
-        x, y = (learner.columns[name][np.sort(places)] for name in ("x", "y"))
-        y = y.expand(learner.num_seeds, -1)
-
-        def damage(moves: dict[str, Tensor]) -> Tensor:
-            seen = x + moves["x"].view(learner.num_seeds, *x.shape)
-            return row_losses(learner.differentiable("model", seen), y, learner.rows.kinds).flatten()
-
-        start = {"x": torch.zeros(learner.num_seeds * len(x), *x.shape[1:])}
-        self.curvature = greatest_curvature(damage, start).view(learner.num_seeds, -1).amax(1)
+        index = np.sort(places)[None].repeat(learner.num_seeds, 0)
+        with computing_on(learner.device):
+            found = greatest_curvature(*learner.damage(learner.batch(index)))
+        self.curvature = found.view(learner.num_seeds, -1).amax(1)
         highest = float(self.curvature.max())
         if highest >= self.penalty:
             self._tell(highest)
