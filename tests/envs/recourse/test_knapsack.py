@@ -117,7 +117,7 @@ def test_a_file_is_read_and_its_mistakes_are_named(tmp_path):
         path.write_text(text)
         with pytest.raises(UsageError, match=words):
             read(path)
-    with pytest.raises(UsageError, match="is not a knapsack"):
+    with pytest.raises(UsageError, match="none cannot be read"):
         read(tmp_path / "none")
 
 

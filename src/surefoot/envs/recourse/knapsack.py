@@ -117,23 +117,35 @@ def losses(stream: np.random.Generator, count: int, n: int, budget: float) -> Ar
 
 
 def read(path: str | Path) -> Knapsack:
-    """An instance of the public files: n, C and Γ, then a line p̄, p̂, t, c, f for every item.
+    """The instance in one of the public files.
 
     Raises:
         UsageError: the file is not one.
     """
     try:
-        lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
-        rows = [[float(x) for x in line] for line in lines]
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as a text ({error}); give the file of a knapsack.") from None
+    return parse(text, Path(path).name)
+
+
+def parse(text: str, name: str) -> Knapsack:
+    """The instance in the text of a public file: n, C and Γ, then a line p̄, p̂, t, c, f for every item.
+
+    Raises:
+        UsageError: the text is not one.
+    """
+    try:
+        rows = [[float(x) for x in line.split()] for line in text.splitlines() if line.strip()]
         (n, capacity, budget), items = rows[0], np.array(rows[1:])
         if items.shape != (n, 5):
             raise ValueError(f"{n:g} items are announced, and the numbers of items have the shape {items.shape}")
-    except (OSError, ValueError, IndexError) as error:
+    except (ValueError, IndexError) as error:
         raise UsageError(
-            f"{path} is not a knapsack ({error}); it has a line n, C, Γ, then p̄, p̂, t, c, f for every item."
+            f"{name} is not a knapsack ({error}); it has a line n, C, Γ, then p̄, p̂, t, c, f for every item."
         ) from None
     named = dict(zip(("profit", "loss", "repair", "weight", "handback"), items.T, strict=True))
-    return Knapsack(**named, capacity=capacity, budget=budget, name=Path(path).name)
+    return Knapsack(**named, capacity=capacity, budget=budget, name=name)
 
 
 def _profit(kind: str, weight: Array, reach: float, stream: np.random.Generator) -> Array:

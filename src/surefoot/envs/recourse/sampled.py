@@ -20,6 +20,7 @@ from surefoot.seeding import numpy_stream
 
 NAME = "knapsack"
 LISTED = 8  # items up to which listing all plans is faster than a dynamic programme for every row
+MANY = 20  # items from which on Γ/n is the paper's
 OF_ITEM = 8  # columns of an item: x, ξ and six that are known
 
 
@@ -31,7 +32,7 @@ class Sampled:
     instances: int = hyperparameter(250, low=1, help="Random instances.")
     choices: int = hyperparameter(10, low=1, help="Random choices for each instance.")
     losses: int = hyperparameter(20, low=1, help="Random losses ξ for each choice.")
-    budget: float | None = hyperparameter(None, low=0, high=1, help="Γ/n; by default one of 0.2, 0.3 and 0.4.")
+    budget: float | None = hyperparameter(None, low=0, high=1, help="Γ/n; by default one of several.")
     seed: int = hyperparameter(7, low=0, help="Random seed.")
 
     def __post_init__(self) -> None:
@@ -39,8 +40,9 @@ class Sampled:
 
     @property
     def family(self) -> Family:
-        """The instances that are drawn."""
-        return Family(self.items) if self.budget is None else Family(self.items, budgets=(self.budget,))
+        """The instances that are drawn: of few items, Γ/n must be larger for two losses at once."""
+        usual = (0.1, 0.15, 0.2) if self.items >= MANY else (0.2, 0.3, 0.4)
+        return Family(self.items, budgets=usual if self.budget is None else (self.budget,))
 
 
 def columns(text: str) -> dict[str, Array]:
