@@ -23,7 +23,10 @@ from surefoot.data.table_files import Columns, columns_of, columns_of_file
 from surefoot.errors import UsageError, nearest
 from surefoot.seeding import numpy_stream
 
-MADE = {"knapsack": "surefoot.envs.recourse.sampled"}  # modules whose `columns` makes what a text describes
+MADE = {  # modules whose `made` makes the table that a text describes
+    "knapsack": "surefoot.envs.recourse.sampled",
+    "visemes": "surefoot.data.visemes",
+}
 IMAGES = {"digits": (1, 8, 8)}
 BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")  # data sets within scikit-learn
 
@@ -116,7 +119,9 @@ def read(data: Any, *, target: str | None = None, groups: str | None = None, cli
     if isinstance(data, (tuple, list)):
         return _of_pair(data, target)
     if isinstance(data, str) and (module := MADE.get(data.partition(":")[0])):
-        return _of_columns(import_module(module).columns(data), data, target, groups, clients)
+        if beside := [name for name in (target, groups, clients) if name is not None]:
+            raise UsageError(f"{beside[0]!r} is no column of data={data!r}, whose rows are made; leave it out.")
+        return import_module(module).made(data)
     if isinstance(data, Path) or (isinstance(data, str) and not data.startswith("sklearn:")):
         return _of_columns(columns_of_file(Path(data)), str(data), target, groups, clients)
     if hasattr(data, "columns"):

@@ -38,6 +38,7 @@ def _unit(facts: dict[str, Any]) -> str:
         "LinearModel": "finite-sum",
         "RowModel": "supervised",
         "SetModel": "supervised",
+        "SequenceModel": "supervised",
     }
     return loop(kinds.get(kind, "on-policy")).measured
 

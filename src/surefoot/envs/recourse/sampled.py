@@ -1,4 +1,4 @@
-"""Samples of the second stage's value: random instances, choices and losses, each with the exact value, as columns.
+"""Samples of the second stage's value: random instances, choices and losses, each with the exact value.
 
     knapsack                                        # 250 instances of 8 items, 10 choices and 20 losses of each
     knapsack:20,instances=60,losses=50,seed=7
@@ -12,16 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from surefoot.data.described_text import arguments
+from surefoot.data.tables import Table
 from surefoot.envs.recourse.exact import second_stage, table
 from surefoot.envs.recourse.knapsack import Array, Family, Knapsack, choices, losses
-from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.seeding import numpy_stream
 
-NAME = "knapsack"
 LISTED = 8  # items up to which listing all plans is faster than a dynamic programme for every row
 MANY = 20  # items from which on Γ/n is the paper's
-OF_ITEM = 8  # columns of an item: x, ξ and six that are known
 
 
 @dataclass(frozen=True)
@@ -45,18 +44,18 @@ class Sampled:
         return Family(self.items, budgets=usual if self.budget is None else (self.budget,))
 
 
-def columns(text: str) -> dict[str, Array]:
-    """The columns that a text such as knapsack:8,instances=100 describes, the target last.
+def made(text: str) -> Table:
+    """The table that a text such as knapsack:8,instances=100 describes.
 
     Raises:
         UsageError: an argument is not known or not allowed.
     """
-    given = _arguments(text)
+    given = arguments(text, Sampled, "items")
     parts = [_of_instance(given, number) for number in range(given.instances)]
     X, y = (np.concatenate(x) for x in zip(*parts, strict=True))
-    known = [f"{name}{i}" for i in range(given.items) for name in ("c", "p", "loss", "f", "t", "C")]
-    names = [f"x{i}" for i in range(given.items)] + [f"xi{i}" for i in range(given.items)] + known
-    return dict(zip(names, X.T, strict=True)) | {"value": y}
+    n = range(given.items)
+    known = [f"{name}{i}" for i in n for name in ("c", "p", "loss", "f", "t", "C")]
+    return Table(X, y, text, (*(f"x{i}" for i in n), *(f"xi{i}" for i in n), *known), "value")
 
 
 def rows(problem: Knapsack, x: Array, xi: Array) -> Array:
@@ -76,21 +75,3 @@ def _of_instance(given: Sampled, number: int) -> tuple[Array, Array]:
     else:
         value = np.array([second_stage(problem, *one).value for one in zip(x, xi, strict=True)])
     return rows(problem, x, xi), value
-
-
-def _arguments(text: str) -> Sampled:
-    """The arguments of a text."""
-    rest = text.partition(":")[2]
-    kinds = {"items": int, "instances": int, "choices": int, "losses": int, "budget": float, "seed": int}
-    found: dict[str, float] = {}
-    for place, argument in enumerate(filter(None, (part.strip() for part in rest.split(",")))):
-        key, equals, value = (part.strip() for part in argument.partition("="))
-        if not equals and place == 0:
-            key, value = "items", key
-        if key not in kinds or key in found:
-            raise UsageError(f"data={text!r}: {argument!r} is not one of its arguments. {nearest(key, kinds)}")
-        try:
-            found[key] = kinds[key](value)
-        except ValueError:
-            raise UsageError(f"data={text!r}: {key}={value!r} is not allowed; it must be a number.") from None
-    return Sampled(**found)  # type: ignore[arg-type]
