@@ -153,7 +153,7 @@ class RowModel:
     def scores(self, X: np.ndarray) -> np.ndarray:
         """`[n, k]` for features `[n, d]`."""
         with torch.no_grad():
-            return self.target[0] + self.target[1] * self._flat(self._exact, self.scaled(X)).numpy()
+            return self.target[0] + self.target[1] * self.answer(self.scaled(X)).numpy()
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """A number or a class for every row, `[n]`."""
@@ -163,9 +163,13 @@ class RowModel:
         """The chance of every class, `[n, c]`."""
         return chances_of(self.scores(X), self.classes)
 
+    def answer(self, X: Tensor) -> Tensor:
+        """Scores `[n, k]` of scaled rows `[n, ...]` in float64, with a gradient, as the network gives them."""
+        return self._flat(self._exact, X)
+
     def damage(self, X: Tensor, y: Tensor) -> Tensor:
         """The loss of every row `[n]` of scaled rows `[n, ...]` and encoded targets `[n]`, with a gradient."""
-        return row_losses(self._flat(self._exact, X), y, None if self.classes is None else len(self.classes))
+        return row_losses(self.answer(X), y, None if self.classes is None else len(self.classes))
 
     def losses(self, table: Table) -> np.ndarray:
         """The loss of every row of a table, `[n]`."""
