@@ -376,7 +376,7 @@ CLAIM = Claim(
             Less(),
         ),
     ),
-    not_run="Not run: the weakly correlated instances of 20 items (published median 1.582 %), whose optimum our exact "
+    not_run="the weakly correlated instances of 20 items (published median 1.582 %), whose optimum our exact "
     "method does not find within two minutes each; all instances of 30 to 80 items, for which the paper's network "
     "learns from 250,000 samples (about half an hour) and whose optima are known from branch and price of up to three "
     "hours each; and capital budgeting, which is not built.",
