@@ -42,6 +42,7 @@ class Net:
         l2: λ of the penalty λ/2·‖weights‖², whose gradient Adam sees.
         decay: η of decoupled decay: a step also takes off `learning_rate·η·weights`.
         rule: what its weights become in place of a step of Adam, and metrics; only without a loss.
+        project: the nearest weights that are allowed, which take the place of those after each step of Adam.
         annealed: whether the run's schedule of learning rates is followed.
         kept: its description, if the agent keeps it beside the network that acts (`models.companions`).
     """
@@ -60,6 +61,7 @@ class Net:
     l2: float = 0.0
     decay: float = 0.0
     rule: Loss | None = None
+    project: Callable[[Weights, Batch], Tensor] | None = None
     annealed: bool = True
     kept: Any = None
 
@@ -161,6 +163,8 @@ def gradient_step(
             rate = net.learning_rate if factor is None or not net.annealed else net.learning_rate * factor
             vector = vector - rate * net.decay * vector if net.decay else vector
             now[name], averages[name] = averages[name].step(vector, gradient, rate, net.epsilon)
+            if net.project is not None:
+                now[name] = net.project(Weights(functions, now, targets, weights), batch)
             metrics |= found
         return now, averages, metrics
 
