@@ -81,8 +81,8 @@ def fitted(x: ArrayLike, u: ArrayLike, lipschitz: float, weights: ArrayLike | No
         raise UsageError(f"lipschitz={lipschitz!r} is not allowed; it must be above 0.")
     if len(x) > MOST:
         raise UsageError(f"{len(x)} rows are too many for an exact fit, which takes {MOST}; make cells of them first.")
-    weights = np.ones(len(x)) if weights is None else np.asarray(weights, float)
-    weights = weights / weights.mean()
+    rows = np.ones(len(x)) if weights is None else np.asarray(weights, float)
+    rows = rows / rows.mean()
     apart = distances(x, x)
     np.fill_diagonal(apart, np.inf)
     if apart.min() == 0:
@@ -95,7 +95,7 @@ def fitted(x: ArrayLike, u: ArrayLike, lipschitz: float, weights: ArrayLike | No
     while True:
         chosen |= steep | steep.T
         i, j = np.nonzero(np.triu(chosen))
-        values, dual[i, j] = _ascended(scaled, i, j, apart[i, j], slope, weights, dual[i, j])
+        values, dual[i, j] = _ascended(scaled, i, j, apart[i, j], slope, rows, dual[i, j])
         steep = (steepness(values, apart) > slope * (1 + TOLERANCE)) & ~chosen
         if not steep.any():
             return Fit(values * spread, np.stack([i, j], 1), dual[i, j] * apart[i, j] / (len(x) * slope))
