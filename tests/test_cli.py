@@ -243,9 +243,9 @@ def test_training_ended_by_its_time_limit_is_gone_on_with(run, made, tmp_path, c
     place = tmp_path / "cut"
     flags = ["--steps", "96", "--run-dir", place, "--time-limit", "1e-6", "--loggers", *TINY]
     out = surefoot(capsys, "train", "ppo", "--env", "CartPole-v1", *flags)
-    assert f"next: surefoot train --resume {place} · surefoot evaluate" in out
+    assert f"next: surefoot resume {place} · surefoot evaluate" in out
     out = surefoot(capsys, "train", "--resume", place)
-    assert out.startswith(f"{place}: 96 steps") and "--resume" not in out
+    assert out.startswith(f"{place}: 96 steps") and "resume" not in out
     assert rows(place) == rows(made) and weights(place) == weights(made)
     assert surefoot(capsys, "train", f"--resume={place}").startswith(f"{place}: 96 steps")
 
@@ -272,7 +272,7 @@ def test_control_c_ends_with_a_checkpoint_and_the_run_goes_on_to_the_bit(room, c
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", "ppo", "--run-dir", "cut", *flags])
     out, err = capsys.readouterr()
-    assert ended.value.code == 130 and err == "" and "next: surefoot train --resume cut · " in out
+    assert ended.value.code == 130 and err == "" and "next: surefoot resume cut --trust · " in out
     assert sf.load("cut").facts["ended"] == "interrupted" and not Run(Path("cut")).finished
     _, facts = checkpoint.read(checkpoint.latest(Path("cut")))
     assert facts["iteration"] == len(rows(Path("cut"))) == 5  # 60 steps and 12 resets, in batches of 16

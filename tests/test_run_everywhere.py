@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 import surefoot as sf
+from surefoot.cli import main
 from surefoot.models.tabular_agent import TabularAgent
 
 SMALL = {"num_envs": 2, "num_steps": 16, "minibatch_size": 32, "epochs": 1, "hidden": (8,), "loggers": ()}
@@ -91,3 +94,25 @@ def test_an_agent_says_what_it_is(run):
         f"Agent(ppo on CartPole-v1 · 96 steps · seed 0 · Box(4,) → Discrete(2) · {size:,} weights)"
     )
     assert repr(TabularAgent(torch.eye(2))) == "TabularAgent(table [2, 2])"
+
+
+def test_what_is_printed_next_runs_in_a_new_process(tmp_path, monkeypatch, capsys):
+    """A run in an environment of the user's own, whose files alone must not import it."""
+    (tmp_path / "mine.py").write_text(
+        "import gymnasium as gym\n"
+        "from gymnasium.envs.classic_control.cartpole import CartPoleEnv\n"
+        "gym.register('Mine-v0', entry_point=CartPoleEnv, max_episode_steps=20)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    small = ["--num-envs", "2", "--num-steps", "32", "--minibatch-size", "32", "--steps", "64", "--loggers"]
+    main(["train", "ppo", "--env", "mine:Mine-v0", "--run-dir", "run", *small])
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    commands = [command.split() for command in last.removeprefix("next: ").split(" · ")]
+    assert [words[1] for words in commands] == ["evaluate", "stress", "report"]
+    done = subprocess.run(
+        [sys.executable, "-m", "surefoot.cli", *commands[0][1:], "--episodes", "2"], text=True, capture_output=True
+    )
+    assert done.returncode == 0 and "mine:Mine-v0" in done.stdout, done.stderr
+    main(["train", "ppo", "--env", "CartPole-v1", "--run-dir", "plain", *small])
+    assert "--trust" not in capsys.readouterr().out

@@ -202,9 +202,10 @@ def _print_summary(run: Any) -> None:
             print(
                 f"best: {folder}, after {facts['steps']:,}, evaluation {facts[CRITERION]:.6g} (chosen by it: too good)"
             )
-    resume = "" if run.finished else f"surefoot train --resume {run.path} · "
+    again = f"{run.path}{_trust(run)}"
+    resume = "" if run.finished else f"surefoot resume {again} · "
     more = [f"surefoot {command} · " for command in _to_play(run, agent)]
-    print(f"next: {resume}surefoot evaluate {run.path} · {''.join(more)}surefoot report {run.path}")
+    print(f"next: {resume}surefoot evaluate {again} · {''.join(more)}surefoot report {run.path}")
 
 
 def _to_play(run: Any, agent: Any) -> list[str]:
@@ -212,7 +213,20 @@ def _to_play(run: Any, agent: Any) -> list[str]:
     writes = agent.loop == "group-rollout"
     if hasattr(agent, "scores"):
         return [f"train grpo --reward reward-model:{run.path} …"] if writes else []
-    return [f"chat {run.path}" if writes else f"stress {run.path}{_perturb_option(run)}"]
+    return [f"chat {run.path}" if writes else f"stress {run.path}{_perturb_option(run)}{_trust(run)}"]
+
+
+def _trust(run: Any) -> str:
+    """The `--trust` that later commands need where the run's files name code of the user's own."""
+    from surefoot.loops.group_rollout.named_rewards import MODELS
+
+    place = run.config["env"]
+    rewards = place.get("reward") or []
+    named = rewards if isinstance(rewards, list) else [rewards]
+    named = [name for name in named if not name.startswith(MODELS)]  # weights, which run no code
+    if "wrappers" in place or place["env"].startswith("episodes:"):
+        named += [place["env"], *place.get("wrappers", ())]
+    return " --trust" if any(":" in str(name) for name in named) else ""
 
 
 def _perturb_option(run: Any) -> str:

@@ -30,7 +30,7 @@ from surefoot.evaluate.statistics import fraction, numbers
 from surefoot.evaluate.stress import called
 from surefoot.loops.common.lock import evaluation
 from surefoot.models import bounds
-from surefoot.models.agent import Agent, normalize_observation
+from surefoot.models.agent import Agent
 from surefoot.models.distributions import (
     BoundedGaussian,
     Deterministic,
@@ -39,6 +39,7 @@ from surefoot.models.distributions import (
     SquashedGaussian,
     into_box,
 )
+from surefoot.models.observations import normalize_observation
 from surefoot.perturbations import parse
 from surefoot.perturbations.attacks import Target, aimed
 from surefoot.seeding import numpy_stream

@@ -211,6 +211,8 @@ def layers_of(agent: Agent) -> Layers:
             "interval and Lipschitz bounds are about a network that sees observations as they are, but this agent adds "
             "noise to them; what=action certifies it by its noise if it decides by several draws."
         )
+    if agent.acting_rules:
+        raise refused("this one has an acting rule after it (agent.ruled() is the network alone)")
     if module.core_state:
         raise refused("this one has a memory")
     if not isinstance(agent.observation_space, gym.spaces.Box) or is_image(agent.observation_space):

@@ -30,6 +30,7 @@ FACTS: dict[str, type] = {  # where present
     "seed": int,
     "ended": str,
     "smoothing": float,  # standard deviation of the noise that the agent adds to its observations
+    "acting": list,  # its acting rules, in their order: the fields of each, and its name under `rule`
     "smoothed": dict,  # how it acts on several noisy copies of them: the fields of `models.smoothing.Smoothing`
 }
 

@@ -19,13 +19,15 @@ from surefoot.loops.common.compile import as_set
 from surefoot.loops.common.optimizer import Adam
 from surefoot.loops.networks.method import Networked
 from surefoot.loops.networks.nets import Batch, Function, gradient_step
+from surefoot.models.acting import to_json
 from surefoot.models.actors import ActorNetwork
-from surefoot.models.agent import Agent, normalize_observation, normalized_keys, normalized_shapes
+from surefoot.models.agent import Agent
 from surefoot.models.companions import Companion
 from surefoot.models.device import computing_on
 from surefoot.models.distributions import BoundedGaussian, Deterministic, SquashedGaussian, from_box
 from surefoot.models.functional import initial, over_seeds
 from surefoot.models.normalizers import Moments
+from surefoot.models.observations import normalize_observation, normalized_keys, normalized_shapes
 from surefoot.seeding import torch_stream
 
 
@@ -219,6 +221,7 @@ class NetworkLearner:
         }
         kept = {name: one for name, one in kept.items() if one.fits(*spaces)}
         facts |= {"smoothed": dataclasses.asdict(self.method.rule)} if self.method.rule else {}
+        facts |= {"acting": to_json(self.method.acting_rules)} if self.method.acting_rules else {}
         return self._agent(self.method.actor, self.network, spaces, index, facts, kept)
 
     def opponents(self, index: int = 0, **facts: Any) -> dict[str, Agent]:
