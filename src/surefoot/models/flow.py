@@ -107,6 +107,7 @@ class Guided(Rule):
         noise = torch.randn(noise.shape) if said.sample else noise
 
         def field(x: Tensor, time: Tensor) -> Tensor:
-            return guided(*(ask("flow", observation, x, time, label)[0] for label in (0, 1)), self.guidance)
+            without, given = (ask("flow", observation, x, time, label)[0] for label in (0, 1))
+            return guided(without, given, self.guidance)
 
         return transported(field, noise, self.flow_steps).clamp(-1, 1)
