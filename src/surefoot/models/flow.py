@@ -32,10 +32,10 @@ def on_path(noise: Float[Tensor, "... dim"], action: Float[Tensor, "... dim"], t
     return torch.lerp(noise, action, time.unsqueeze(-1))
 
 
-def guided(without: Tensor, given: Tensor, weight: float) -> Tensor:
-    """`without + weight·(given − without)`, exactly the first at weight 0 and exactly the second at 1: classifier-free
+def guided(clone: Tensor, given: Tensor, weight: float) -> Tensor:
+    """`clone + weight·(given − clone)`, exactly the first at weight 0 and exactly the second at 1: classifier-free
     guidance (arXiv:2207.12598) beyond 1. Scores and velocities of paths from Gaussian noise combine alike."""
-    return torch.lerp(without, given, weight)
+    return torch.lerp(clone, given, weight)
 
 
 def transported(field: Field, noise: Float[Tensor, "batch dim"], steps: int) -> Float[Tensor, "batch dim"]:
@@ -72,6 +72,15 @@ class Flow(nn.Module):
         return self.layers(torch.cat([features, x, angle.sin(), angle.cos(), told], -1))
 
 
+def without(observation: Observation, entries: Sequence[int]) -> Observation:
+    """Vectors `[..., n]` with some entries set to 0."""
+    if not entries:
+        return observation
+    assert isinstance(observation, Tensor)
+    kept = [float(i not in entries) for i in range(observation.shape[-1])]
+    return observation * observation.new_tensor(kept)
+
+
 @dataclass(frozen=True)
 class FlowNetwork:
     """The architecture of a conditional flow."""
@@ -101,13 +110,14 @@ class Guided(Rule):
         3.0, low=0, high=1000, help="Weight w of the labelled field: 0 is none of it, 1 is that, above is beyond it."
     )
     flow_steps: int = hyperparameter(16, low=1, high=1000, help="Steps of Euler from noise to an action.")
+    unseen: tuple[int, ...] = hyperparameter((), low=0, help="Entries of the observation that label 0 does not see.")
 
     def __call__(self, ask: Ask, observation: Observation, said: Said) -> Tensor:
         noise = torch.zeros(*said.params.shape[:-1], said.box.dim)
         noise = torch.randn(noise.shape) if said.sample else noise
 
         def field(x: Tensor, time: Tensor) -> Tensor:
-            without, given = (ask("flow", observation, x, time, label)[0] for label in (0, 1))
-            return guided(without, given, self.guidance)
+            clone = ask("flow", without(observation, self.unseen), x, time, 0)[0]
+            return guided(clone, ask("flow", observation, x, time, 1)[0], self.guidance)
 
         return transported(field, noise, self.flow_steps).clamp(-1, 1)

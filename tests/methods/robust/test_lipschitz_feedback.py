@@ -14,6 +14,7 @@ import torch
 from micro_data import target_data
 
 import surefoot as sf
+from surefoot.claims.offline import points
 from surefoot.data.transitions import Transitions
 from surefoot.errors import UsageError
 from surefoot.loops.common.run import make_learner
@@ -256,6 +257,14 @@ def test_the_whole_map_never_exceeds_its_bound(normalize, bound):
     plain = make_learner(BC(**SMALL, learning_rate=0.02, normalize_observations=normalize), "", [0], 1000, data=data)
     plain.iterate()
     assert float(whole(end_to_end(plain.agent()))) > bound  # it binds
+
+
+def test_every_seed_is_limited_with_its_own_normaliser():
+    data = [steep_data(), dataclasses.replace(steep_data(), observation=5 * steep_data().observation)]
+    method = LipschitzFeedback(lipschitz=0.3, learning_rate=0.02, **SMALL)
+    run = points.trained(method, data, [0, 1], 60)
+    for index in (0, 1):
+        assert 0.25 < product_of_norms(end_to_end(run.agent(index))) <= 0.3
 
 
 def test_with_a_bound_that_never_binds_it_is_plain_cloning():

@@ -264,7 +264,7 @@ CLAIM = Claim(
             "miniature",
             {arm: partial(on_pendulum, arm) for arm in ("expert", *ARMS)},
             seeds=8,
-            minutes=6.0,
+            minutes=18.0,
             setting="a hanging pendulum with friction and an expert that cancels gravity; 2,000 demonstrations, two layers "
             "of 64, 3,000 gradient steps; 10 s from 200 starts in [−1, 1]²; errors of 0.1, 0.3 and 0.6 along the gradient "
             "of xᵀPx after the step; bounds of 0.1 to 1.2 of the expert's constant",
@@ -398,5 +398,9 @@ CLAIM = Claim(
     ),
     not_run="Of the paper only the abstract was at hand: neither its system and expert nor its bounds and numbers, so "
     "there is nothing to repeat.",
-    amended=(),
+    amended=(
+        "A first run of the miniature proved constants up to 1 % above the bound: layers were limited with the normaliser "
+        "of all seeds' data together, in place of each seed's own. That was mended, and the experiment repeated; no part "
+        "was changed.",
+    ),
 )

@@ -103,12 +103,13 @@ class LipschitzFeedback(BC):
 
     def beforehand(self, learner: OfflineLearner) -> Beforehand:
         bound = slope_of(learner.data) if self.lipschitz is None else self.lipschitz
-        size = learner.columns["observation"][0].numel()
-        inward = torch.ones(learner.num_seeds, size, device=learner.device)
-        if learner.moments:
-            inward = learner.scales()[""][1].reshape(learner.num_seeds, size)
-        known = {"inward": inward, "lipschitz": torch.full_like(inward[:, 0], bound)}
-        return lambda batch, due: known
+        ones = torch.ones(learner.num_seeds, learner.columns["observation"][0].numel(), device=learner.device)
+
+        def known(batch: Batch, due: tuple[str, ...]) -> dict[str, Tensor]:
+            inward = learner.scales()[""][1].reshape(ones.shape) if learner.moments else ones  # each seed's own
+            return {"inward": inward, "lipschitz": bound * ones[:, 0]}
+
+        return known
 
     def actor_loss(self, w: Weights, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss, metrics = super().actor_loss(w, batch)
