@@ -3,9 +3,10 @@
     python benchmarks/bench_off_policy.py                                     # throughput, on one core and one thread
     python benchmarks/bench_off_policy.py --strength --seeds 5 --steps 100000 --envs HalfCheetah-v5
 
-Both arms have the same hyperparameters and take turns, so that what else the machine does hits both; figures are
-medians over the turns, and ratios of adjacent turns. Both step one environment of Gymnasium in their own process. The limit is that of matrix products: the floating-point
-operations of a gradient step, counted by hand, at the rate at which torch multiplies matrices of the same shapes.
+Both arms have the same hyperparameters, step one environment of Gymnasium in their own process, and take turns, so that
+what else the machine does hits both; figures are medians over the turns, and ratios of adjacent turns. The limit is
+that of matrix products: the floating-point operations of a gradient step, counted by hand, at the rate at which torch
+multiplies matrices of the same shapes.
 """
 
 from __future__ import annotations

@@ -34,7 +34,9 @@ def stress(
             rrls:rarl,force_axes=xz), or any perturbation with a range, such as observation-noise:0..0.3,
             action-delay:0..4 or param:gravity=5..15; for MuJoCo also such as param:mass=0.5..2,torso.mass=1..5; or an
             attack on what the policy sees, obs-fgsm, obs-pgd, obs-mad, obs-critic, obs-search or obs-random, such as
-            obs-pgd:0.05. Several, separated by commas, are tested one after another.
+            obs-pgd:0.05. For a run that learned from pairs: label-flip:0..0.4, whose model is trained again on ever
+            more wrong labels, and group-shift, under which the group that it serves worst becomes more. Several,
+            separated by commas, are tested one after another.
         episodes: Episodes per cell of the grid.
         points: Values per dimension of the grid.
         grid: closed includes both bounds; rrls is the published half-open grid.

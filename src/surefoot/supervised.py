@@ -146,14 +146,16 @@ def _base() -> type:
             tags.regressor_tags = None if of_classes else RegressorTags()
             return tags
 
-        def fit(self, X: Any, y: Any) -> Any:
-            """Learn from features X `[n, d]` and targets y `[n]`."""
+        def fit(self, X: Any, y: Any, groups: Any = None, clients: Any = None) -> Any:
+            """Learn from features X `[n, d]` and targets y `[n]`; groups and clients `[n]`, where given, say to which
+            group and to which client every row belongs."""
             method = self._method()
             wanted: Any = {"dtype": np.float64, "ensure_min_samples": 2, "y_numeric": not method.classifies}
             X, y = validate_data(self, X, y, ensure_all_finite=False, **wanted)  # the table names what is missing
             if method.classifies:
                 check_classification_targets(y)
-            table, steps = Table(X, y, features=tuple(getattr(self, "feature_names_in_", ()))), self.max_iter
+            names, steps = tuple(getattr(self, "feature_names_in_", ())), self.max_iter
+            table = Table(X, y, features=names, groups=groups, clients=clients)
             learner = make_learner(method, table, [seed_of(self.random_state)], steps)
             for _ in range(steps):
                 learner.iterate()

@@ -126,7 +126,7 @@ def test_an_iteration_on_a_device_is_that_on_the_cpu(slug):
     with pretended() as device:
         there = learner(slug, device=device)
         assert [there.iterate() for _ in range(2)] == rows
-        assert all(isinstance(x, Pretended) for x in tree_leaves((there.weights, there.adams, there.columns)))
+        assert all(isinstance(x, Pretended) for x in tree_leaves((there.weights, there.averages, there.columns)))
         state, agent = there.state(), there.agent()
     assert all(torch.equal(x, state[name]) for name, x in here.state().items())
     assert torch.equal(agent.vector, here.agent().vector) and not isinstance(agent.vector, Pretended)

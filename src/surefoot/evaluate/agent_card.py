@@ -36,6 +36,7 @@ def _unit(facts: dict[str, Any]) -> str:
         "LanguageAgent": "group-rollout",
         "RewardModel": "group-rollout",
         "LinearModel": "finite-sum",
+        "RowModel": "supervised",
     }
     return loop(kinds.get(kind, "on-policy")).measured
 

@@ -25,7 +25,7 @@ from surefoot.perturbations.driven import Driven
 from surefoot.perturbations.dynamics import Force, Parameters
 from surefoot.perturbations.grammar import parse, several
 from surefoot.perturbations.interval import Interval
-from surefoot.perturbations.labels import LabelFlip
+from surefoot.perturbations.labels import GroupShift, LabelFlip
 from surefoot.perturbations.learned import ActionDirector, LearnedAttack, StateAdversary
 from surefoot.perturbations.observation import (
     FrameDrop,
@@ -64,6 +64,7 @@ __all__ = [
     "Force",
     "FrameDrop",
     "FrameRepeat",
+    "GroupShift",
     "Interval",
     "LabelFlip",
     "LearnedAttack",

@@ -67,10 +67,8 @@ def test_guidance_goes_to_the_goal_and_without_it_the_walk_is_cloned():
     places = np.linspace(-0.5, 0.5, 20)
     for side in (1.0, -1.0):
         seen = np.stack([places, 10 * (places + 0.6 * side) + 3, 10 * places + 3], 1).astype(np.float32)
-        mean = [
-            float((side * agent.acting(guidance=w).predict(seen, deterministic=True)[0]).mean())
-            for w in (0.0, 1.0, 3.0)
-        ]
+        acted = [agent.acting(guidance=w).predict(seen, deterministic=True)[0] for w in (0.0, 1.0, 3.0)]
+        mean = [side * float(one.mean()) for one in acted]
         assert abs(mean[0]) < 0.25 and mean[1] > mean[0] + 0.1 and mean[2] > mean[1] + 0.15
     other = np.array(seen)
     other[:, 1] *= -3

@@ -141,7 +141,7 @@ class M2TD3(TD3):
 
     def after_iteration(self, learner: Learner) -> dict[str, Tensor]:
         """Candidates that lie together or are never the worst are drawn anew."""
-        found, adam = [], learner.adams["candidates"]
+        found, adam = [], learner.averages["candidates"]
         for i, seed in enumerate(learner.seeds):
             length = learner.episodes.window[1, i].nanmean()
             points = learner.functions["candidates"](learner.weights["candidates"][i])
