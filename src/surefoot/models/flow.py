@@ -42,7 +42,7 @@ def transported(field: Field, noise: Float[Tensor, "batch dim"], steps: int) -> 
     """Where the field carries noise from time 0 to 1, in steps of Euler."""
     x = noise
     for step in range(steps):
-        x = x + field(x, torch.full(x.shape[:-1], step / steps, dtype=x.dtype, device=x.device)) / steps
+        x = x + field(x, torch.full_like(x[..., 0], step / steps)) / steps
     return x
 
 
@@ -113,8 +113,8 @@ class Guided(Rule):
     unseen: tuple[int, ...] = hyperparameter((), low=0, help="Entries of the observation that label 0 does not see.")
 
     def __call__(self, ask: Ask, observation: Observation, said: Said) -> Tensor:
-        noise = torch.zeros(*said.params.shape[:-1], said.box.dim)
-        noise = torch.randn(noise.shape) if said.sample else noise
+        shape = said.action()
+        noise = torch.randn_like(shape) if said.sample else torch.zeros_like(shape)
 
         def field(x: Tensor, time: Tensor) -> Tensor:
             clone = ask("flow", without(observation, self.unseen), x, time, 0)[0]

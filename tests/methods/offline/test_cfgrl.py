@@ -179,7 +179,7 @@ def test_no_guidance_is_the_clone_and_a_guidance_of_one_the_labelled_flow(tmp_pa
     assert np.abs(first - second).max() > 0.01 and np.abs(first).max() <= 1
     agent.save(tmp_path)
     again = sf.load(tmp_path)
-    assert again.knobs == {"guidance": 3.0, "flow_steps": 5}
+    assert again.knobs == {"guidance": 3.0, "flow_steps": 5, "unseen": ()}
     turned = again.acting(guidance=2.5).predict(seen.numpy(), deterministic=True)[0]
     np.testing.assert_array_equal(turned, agent.acting(guidance=2.5).predict(seen.numpy(), deterministic=True)[0])
     with pytest.raises(UsageError, match="guidance=-1"):
@@ -216,3 +216,11 @@ def test_the_paper_s_sizes_and_what_is_said():
     ):
         with pytest.raises(UsageError, match=said):
             CFGRL(**values)
+
+
+def test_a_guided_agent_is_exported(tmp_path):
+    pytest.importorskip("onnxruntime")
+    run = learner(CFGRL(**{**SIZES, "flow_steps": 3}))
+    run.iterate()
+    found = sf.export(run.agent(), tmp_path / "policy.onnx", states=40)
+    assert found.differences.action < 1e-4
