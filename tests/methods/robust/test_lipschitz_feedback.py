@@ -46,6 +46,7 @@ def test_two_states_by_hand():
     np.testing.assert_allclose(found.values, [[0.5], [1.5]], atol=1e-6)
     np.testing.assert_allclose(found.multipliers, [0.25], atol=1e-6)
     assert ((found.values[:, 0] - [0, 2]) ** 2).mean() == pytest.approx(0.25, abs=1e-6)
+    assert policy([[3.0]], [[2.0]], 1.0)(np.array([5.0])) == [2.0]  # one state: a constant
 
 
 def test_the_extension_by_hand():

@@ -126,10 +126,10 @@ def sets(seeds: Sequence[int]) -> list[Transitions]:
 
 
 def on_points(seeds: Sequence[int]) -> dict[str, list[float]]:
-    """The return of every seed's agent at each guidance, of the AWR policy from the same critic and of the best policy,
-    and the share of advantages that are not negative."""
+    """The return of every seed's agent at each guidance, of the AWR policy from the same critic and of the best
+    policy."""
     run = points.trained(ARMS["CFGRL"], sets(seeds), seeds, UPDATES)
-    found: dict[str, list[float]] = {"best": [points.mean_return(points.towards_goal, seed) for seed in seeds]}
+    found: dict[str, list[float]] = {"best": [points.mean_return(points.towards_goal, seed) for seed in seeds]}  # type: ignore[arg-type]
     for index, seed in enumerate(seeds):
         agent = run.agent(index)
         arms = {f"w = {w:g}": agent.acting(guidance=w) for w in GUIDANCE} | {"AWR": agent.ruled()}

@@ -35,6 +35,7 @@ from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.methods.offline.baselines import IQL
 from surefoot.models.actors import action_size
 from surefoot.models.flow import FlowNetwork, Guided, on_path
+from surefoot.models.networks import Observation
 
 PAPER: dict[str, Any] = {"batch_size": 1024, "hidden": (512, 512, 512), "flow_hidden": (512, 512, 512)}
 
@@ -112,7 +113,7 @@ def flow_noise(size: int, action_space: gym.Space, generator: torch.Generator) -
     return {"start": start, "time": torch.rand(size, generator=generator)}
 
 
-def off_path(w: Weights, batch: Batch, observation: Tensor, label: int) -> Tensor:
+def off_path(w: Weights, batch: Batch, observation: Observation, label: int) -> Tensor:
     """The squared error `[batch]` of the flow's velocity under a label, a mean over dimensions."""
     start, time, action = batch["noise"]["start"], batch["noise"]["time"], batch["action"]
     velocity = w("flow", observation, on_path(start, action, time), time, label)

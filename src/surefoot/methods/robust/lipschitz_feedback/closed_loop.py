@@ -7,19 +7,20 @@ most L_u·‖u − u'‖ with the input, and the expert's loop x⁺ = f(x, π*(x
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.distance import cdist
 
 from surefoot.errors import UsageError
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 
 def distances(x: ArrayLike, data: ArrayLike) -> Array:
     """`[places, rows]` from places `[places, n]` to the rows `[rows, n]` of the data."""
-    x, data = np.asarray(x, float), np.asarray(data, float)
-    squares = (x**2).sum(1)[:, None] + (data**2).sum(1) - 2 * x @ data.T
-    return np.sqrt(np.maximum(squares, 0))
+    return cdist(np.asarray(x, float), np.asarray(data, float))
 
 
 def learning_error(residuals: ArrayLike, slopes: float, apart: ArrayLike) -> Array:

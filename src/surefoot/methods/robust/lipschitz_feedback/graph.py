@@ -110,6 +110,8 @@ def _ascended(
     u: Array, i: NDArray[np.int64], j: NDArray[np.int64], apart: Array, slope: float, weights: Array, start: Array
 ) -> tuple[Array, Array]:
     """Values and multipliers, as shares ν of λ = ν·‖x_i − x_j‖/(N·α), for which they are of the size of residuals."""
+    if not len(start):
+        return u, start
     count = len(u)
 
     def primal(share: Array) -> Array:
