@@ -19,9 +19,15 @@ from surefoot.errors import UsageError
 from surefoot.hyperparameters import build
 from surefoot.models.actors import ActorNetwork, CriticNetwork
 from surefoot.models.denoiser import DenoiserNetwork
+from surefoot.models.flow import FlowNetwork
 from surefoot.models.functional import Flat
 
-KINDS: dict[str, type] = {"actor": ActorNetwork, "critic": CriticNetwork, "denoiser": DenoiserNetwork}
+KINDS: dict[str, type] = {
+    "actor": ActorNetwork,
+    "critic": CriticNetwork,
+    "denoiser": DenoiserNetwork,
+    "flow": FlowNetwork,
+}
 MOST_COPIES = 100
 
 
