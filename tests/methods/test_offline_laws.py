@@ -177,7 +177,7 @@ def test_data_given_as_an_object_are_given_again(tmp_path):
 def test_what_cannot_be_learned_from_is_refused_before_any_work(tmp_path):
     place = tmp_path / "run"
     for arguments, said in (
-        ({}, "data is missing: an offline method learns from a data set"),
+        ({}, "data is missing: the method learns from a data set"),
         ({"data": "nowhere.npz"}, "data='nowhere.npz' is not there"),
         ({"data": made(), "env": "Pendulum-v1"}, r"continuous actions of the shape \(2,\), but the action space is"),
         (
