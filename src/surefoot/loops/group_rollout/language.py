@@ -23,7 +23,8 @@ from surefoot.hyperparameters import build, check, hyperparameter
 from surefoot.loops.common import distributed
 from surefoot.loops.common.kinds import Loop
 from surefoot.loops.common.words import pairs
-from surefoot.loops.group_rollout.learner import PATIENCE, LanguageLearner
+from surefoot.loops.group_rollout.guard import PATIENCE
+from surefoot.loops.group_rollout.learner import LanguageLearner
 from surefoot.loops.group_rollout.lengths import check_task
 from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.loops.group_rollout.named_rewards import MODELS, functions_of, listed, name_of, weights_of

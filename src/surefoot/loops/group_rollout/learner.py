@@ -8,7 +8,6 @@ share; all of them know the whole batch, so they take the same step as a single 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from surefoot.loops.common import distributed
 from surefoot.loops.common.distributed import Row
 from surefoot.loops.common.logs import JsonLines
 from surefoot.loops.common.schedule import scheduled
-from surefoot.loops.group_rollout.canary import nothing_to_learn
+from surefoot.loops.group_rollout import guard
 from surefoot.loops.group_rollout.estimator import PULL, LanguageEstimator
 from surefoot.loops.group_rollout.iteration import Iteration
 from surefoot.loops.group_rollout.lengths import check_length, fits
@@ -39,8 +38,6 @@ from surefoot.models.language.reward_model import RewardModel
 from surefoot.models.language.sampling import Sampling
 from surefoot.seeding import torch_stream
 
-PATIENCE = 20  # consecutive iterations in which there may be nothing to learn from
-WARN_AFTER = 5  # such iterations, before a warning
 MAX_SKIPPED = 1000  # consecutive prompts that may be too long for the model
 LARGEST_GAP = 1.0  # mean difference in nats between engine and model that rounding can explain
 
@@ -62,7 +59,7 @@ class LanguageLearner:
         stop: Sequence[str] = (),
         sampling: Sampling = WHOLE,
         sharding: str = "none",
-        patience: int | None = PATIENCE,
+        patience: int | None = guard.PATIENCE,
         run: Path | None = None,
         log_completions: int = 0,
     ) -> None:
@@ -76,6 +73,7 @@ class LanguageLearner:
         self.solved = None if task.size is None else Solved.start(task.size)
         self.patience, self.run, self.log_completions = patience, run, log_completions
         self.diary: JsonLines | None = None  # of completions; opened in the first iteration, which may be a resumed one
+        self.watch = guard.Watch.start()
         self.learned = 0  # iterations up to the last one in which there was something to learn from
         self.skipped = 0  # prompts that were too long
         self.checked = False  # whether the method's loss was checked
@@ -126,8 +124,10 @@ class LanguageLearner:
         rollout = self.estimator.judged(rollout)
         terms = self.method.terms(rollout)
         self._check_advantages(terms, rollout)
-        self._check_learnable(terms, rollout)
+        guard.check_learnable(self, terms, rollout)
+        guard.before(self, iteration)
         learned = {"skipped": self.skipped} | self.update(terms)
+        learned |= guard.after(self, iteration, learned)
         self.memory = self.method.remember(rollout, iteration)
         self.iteration += 1
         self._note(rollout)
@@ -196,25 +196,6 @@ class LanguageLearner:
             f"The advantages of iteration {self.iteration} are not finite: its rewards are between "
             f"{float(rollout.reward.min()):.3g} and {float(rollout.reward.max()):.3g}; rescale them, such as to [0, 1]."
         )
-
-    def _check_learnable(self, terms: list[Term], rollout: Rollout) -> None:
-        """Warn, and finally stop, if no completion is better than another, so that nothing can be learned."""
-        if any(bool((term.advantage != 0).any()) for term in terms):
-            self.learned = self.iteration + 1
-            return
-        silent = self.iteration + 1 - self.learned
-        ends = self.patience is not None and silent >= self.patience
-        uneasy = silent == min(WARN_AFTER, self.patience or WARN_AFTER)
-        if not (ends or uneasy):
-            return
-        rate = self.optimizer.param_groups[0]["lr"]
-        said = nothing_to_learn(rollout, silent, self.learned, rate, self.method.max_tokens, self.run)
-        if ends:
-            raise UsageError(
-                f"{said} The run stops here, after patience={silent} such iterations; increase patience to wait longer."
-            )
-        ending = "" if self.patience is None else f" The run will stop after patience={self.patience} such iterations."
-        warnings.warn(f"{said}{ending}", stacklevel=2)
 
     # --- learning ----------------------------------------------------------------------------------------------------
 
@@ -331,6 +312,7 @@ class LanguageLearner:
         if self.solved is not None:
             state |= {f"prompts/{name}": x for name, x in self.solved._asdict().items()}
         state |= {f"memory/{name}": x for name, x in self.memory.items()}
+        state |= {f"watch/{name}": x for name, x in self.watch._asdict().items()}
         for name, weight in self.masters.items():
             state[f"weights/{name}"] = weight.detach()
             for kind, x in self.optimizer.state.get(weight, {}).items():
@@ -362,6 +344,8 @@ class LanguageLearner:
         self.learned, self.skipped = others if len(others) == 2 else (iteration * others[0], 0)
         if self.solved is not None:
             self.solved = Solved(*(state[f"prompts/{name}"].clone() for name in Solved._fields))
+        if "watch/recent" in state:  # older runs were not watched
+            self.watch = guard.Watch(*(state[f"watch/{name}"].clone() for name in guard.Watch._fields))
         self.memory = {n.removeprefix("memory/"): x.clone() for n, x in state.items() if n.startswith("memory/")}
         moments: dict[int, dict[str, Tensor]] = {}
         for i, (name, weight) in enumerate(self.masters.items()):
