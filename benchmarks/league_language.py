@@ -1,15 +1,15 @@
 """A league of language methods: one start model, the same task, batches, tokens and sweep of step sizes for all.
 
-    python benchmarks/league_language.py [--seeds 8] [--tokens 16000] …     # goes on from what is stored; prints a table
+    python benchmarks/league_language.py [--seeds 8] [--tokens 16000] …     # goes on from what is stored
     python benchmarks/league_language.py --name language_league_full --task arithmetic:digits=2,terms=3 --width 192 \
         --layers 3 --warmup 400 --prompts 32 --tokens 1000000 --rates 3e-5 1e-4 3e-4 --workers 8     # eight core-hours
 
 A nano model that was taught the task for a while learns on by reward, `--prompts` × 8 completions a step (REBEL writes
 pairs), until it has written so many tokens; SFT and PSFT imitate as many. All runs start from the same weights; a seed
 is that of the prompts and of what is sampled, and the same seeds serve all methods. After each quarter of the tokens
-the model answers 64 held-out prompts 4 times. Of the step sizes each method has the one whose area under this accuracy
-is largest on one further seed. pass@8 is unbiased, from 16 answers to 64 held-out prompts after the last step. Intervals
-are 95 % Student intervals over the seeds; differences from GRPO are paired by seed.
+the model answers 64 held-out prompts 4 times. Of the step sizes each method has the one whose area under that curve
+is largest on one further seed. pass@8 is unbiased, from 16 answers to 64 held-out prompts after the last step.
+Intervals are 95 % Student intervals over the seeds; differences from GRPO are paired by seed.
 """
 
 from __future__ import annotations
