@@ -37,6 +37,7 @@ from surefoot.models.language.loading import check_options, load_model, whole_pa
 from surefoot.models.language.lora import LoRA, lora_of, with_lora
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.nano import Nano, nano
+from surefoot.models.language.quantized import BITS, OPTIMIZERS, check_quantized
 from surefoot.models.language.sampling import Sampling
 from surefoot.models.language.states import checkpoint_activations, checkpoints_activations
 from surefoot.models.language.text import TextSettings
@@ -65,6 +66,11 @@ class LanguageOptions:
     )
     dtype: str = hyperparameter("float32", choices=("float32", "bfloat16", "float16"), help="Data type of the weights.")
     device: str = device_option("auto")
+    load_in_4bit: bool = hyperparameter(False, help="Quantise the base of an adapter to 4 bits (by bitsandbytes).")
+    load_in_8bit: bool = hyperparameter(False, help="Quantise the base of an adapter to 8 bits (by bitsandbytes).")
+    optimizer: str = hyperparameter(
+        "adamw", choices=OPTIMIZERS, help="AdamW, or AdamW whose moments are 8-bit numbers (by bitsandbytes)."
+    )
     gradient_checkpointing: bool = hyperparameter(
         False, help="Recompute activations in the backward pass: less memory, more time."
     )
@@ -133,6 +139,7 @@ class LanguageOptions:
         TextSettings(self.chat_template_kwargs or {})
         sampling(self.sampling)
         adapter(self.lora)
+        check_quantized(self)
         if self.corrupt is not None:
             object.__setattr__(self, "corrupt", str(of_data(self.corrupt)))
 
@@ -203,7 +210,7 @@ def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tu
         )
     elif isinstance(model, (str, Path)):
         kind = "all" if lora is None else "lora"
-        settings = options.model_options or {}
+        settings = {**(options.model_options or {}), **{name: True for name in BITS if getattr(options, name)}}
         made = load_model(model, lora=lora, dtype=options.dtype, seed=seed, device=options.device, **settings)
     else:
         raise UsageError(f"model={model!r} is not allowed; give a folder, a hub id, 'nano' or a LanguageModel.")
@@ -349,6 +356,7 @@ def _learner(
         stop=given.stop,
         sampling=sampling(given.sampling),
         sharding=given.sharding,
+        optimizer=given.optimizer,
         patience=given.patience,
         log_completions=given.log_completions,
         run=None if log is None else log.parent,

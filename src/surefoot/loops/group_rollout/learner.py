@@ -31,6 +31,7 @@ from surefoot.loops.group_rollout.rewards import Rewards
 from surefoot.loops.group_rollout.rollout import Progress, Rollout, measured, sample, shown
 from surefoot.loops.group_rollout.separable import check_loss
 from surefoot.loops.group_rollout.writing import Writer
+from surefoot.models.language import quantized
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.generation import WHOLE, Engine
 from surefoot.models.language.model import LanguageModel
@@ -59,6 +60,7 @@ class LanguageLearner:
         stop: Sequence[str] = (),
         sampling: Sampling = WHOLE,
         sharding: str = "none",
+        optimizer: str = "adamw",
         patience: int | None = guard.PATIENCE,
         run: Path | None = None,
         log_completions: int = 0,
@@ -101,9 +103,7 @@ class LanguageLearner:
             name: w if w.dtype == torch.float32 else torch.nn.Parameter(w.detach().float())
             for name, w in self.weights.items()
         }
-        self.optimizer = torch.optim.AdamW(
-            self.masters.values(), lr=learning_rate, weight_decay=method.weight_decay, fused=True
-        )
+        self.optimizer = quantized.optimizer(optimizer, self.masters.values(), learning_rate, method.weight_decay)
 
     @property
     def steps(self) -> int:
@@ -347,16 +347,23 @@ class LanguageLearner:
         if "watch/recent" in state:  # older runs were not watched
             self.watch = guard.Watch(*(state[f"watch/{name}"].clone() for name in guard.Watch._fields))
         self.memory = {n.removeprefix("memory/"): x.clone() for n, x in state.items() if n.startswith("memory/")}
-        moments: dict[int, dict[str, Tensor]] = {}
+        kept: dict[str, dict[str, Tensor]] = {}
+        for _, kind, name in (key.split("/", 2) for key in state if key.startswith("adam/")):
+            kept.setdefault(name, {})[kind] = state[f"adam/{kind}/{name}"]
+        moments: dict[int, dict[str, Tensor | int]] = {}
         for i, (name, weight) in enumerate(self.masters.items()):
             weight.data.copy_(distributed.part(state[f"weights/{name}"], weight))
             self.weights[name].data.copy_(weight.data)
-            if f"adam/step/{name}" in state:
-                moments[i] = {"step": state[f"adam/step/{name}"].clone()}
-                for kind in ("exp_avg", "exp_avg_sq"):
-                    moments[i][kind] = distributed.part(state[f"adam/{kind}/{name}"].clone(), weight)
+            for kind, x in kept.get(name, {}).items():
+                moments.setdefault(i, {})[kind] = self._moment(kind, x.clone(), weight)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+    def _moment(self, kind: str, x: Tensor, weight: Tensor) -> Tensor | int:
+        """What the optimiser keeps of a weight, as it keeps it: moments are sharded like the weight, counts are not."""
+        if kind.startswith("exp_avg"):
+            return distributed.part(x, weight)
+        return int(x) if kind == "step" and not x.is_floating_point() else x
 
     def agent(self, index: int = 0, **facts: Any) -> LanguageAgent | RewardModel:
         """The current model with its sampling settings, or the reward model that it is."""
