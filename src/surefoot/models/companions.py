@@ -20,8 +20,14 @@ from surefoot.hyperparameters import build
 from surefoot.models.actors import ActorNetwork, CriticNetwork
 from surefoot.models.denoiser import DenoiserNetwork
 from surefoot.models.functional import Flat
+from surefoot.models.quantiles import QuantileNetwork
 
-KINDS: dict[str, type] = {"actor": ActorNetwork, "critic": CriticNetwork, "denoiser": DenoiserNetwork}
+KINDS: dict[str, type] = {
+    "actor": ActorNetwork,
+    "critic": CriticNetwork,
+    "denoiser": DenoiserNetwork,
+    "quantile-critic": QuantileNetwork,
+}
 MOST_COPIES = 100
 
 
