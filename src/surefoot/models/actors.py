@@ -138,7 +138,7 @@ class Actor(nn.Module):
             mean, log_std = out.chunk(2, -1)
             return torch.cat([mean, log_std.clamp(*LOG_STD)], -1)
         if self.network.kind == "mixture":
-            *rest, log_std = self.distribution.parts_of(out)
+            *rest, log_std = self.distribution.parts_of(out)  # type: ignore[union-attr]
             return torch.cat([*rest, log_std.clamp(LOWEST_OF_MIXTURES, LOG_STD[1])], -1)
         return out
 
