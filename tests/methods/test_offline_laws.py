@@ -33,7 +33,7 @@ def small(slug: str, **changes) -> Offline:
     sizes = {"batch_size": 16, "log_every": 20, "hidden": (16,), "policy_delay": 2}
     sizes |= {"actor_hidden": (16,), "generator_hidden": (16,), "samples": 4}
     sizes |= {"blocks": 3}  # a round fits into the batch
-    sizes |= {"components": 2, "cloning_steps": 20}
+    sizes |= {"components": 2, "cloning_steps": 20, "score_hidden": (16,)}
     return method(**{k: v for k, v in {**sizes, **changes}.items() if k in names})
 
 

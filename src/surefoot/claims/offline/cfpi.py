@@ -178,7 +178,7 @@ CLAIM = Claim(
             "miniature",
             {arm: partial(on_point, arm) for arm in ARMS},
             seeds=8,
-            minutes=6.0,
+            minutes=5.5,
             setting="a point in a square, 8,000 steps a seed, 35 % towards the goal, the others to another corner; 1,500 "
             "steps of cloning and 3,000 of judging; mean return of 200 episodes",
             arms=ARMS,

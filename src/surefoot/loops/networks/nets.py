@@ -43,6 +43,7 @@ class Net:
         decay: η of decoupled decay: a step also takes off `learning_rate·η·weights`.
         rule: what its weights become in place of a step of Adam, and metrics; only without a loss.
         annealed: whether the run's schedule of learning rates is followed.
+        averaged: whether what the agent keeps is the target, an average of the weights, in place of these.
         kept: its description, if the agent keeps it beside the network that acts (`models.companions`).
     """
 
@@ -61,6 +62,7 @@ class Net:
     decay: float = 0.0
     rule: Loss | None = None
     annealed: bool = True
+    averaged: bool = False
     kept: Any = None
 
     @property
