@@ -45,6 +45,7 @@ class Net:
         rule: what its weights become in place of a step of the optimiser, and metrics; only without a loss.
         project: the weights in place of those after each step of the optimiser, such as the nearest that are allowed.
         annealed: whether the run's schedule of learning rates is followed.
+        averaged: whether what the agent keeps is the target, an average of the weights, in place of these.
         kept: its description, if the agent keeps it beside the network that acts (`models.companions`).
     """
 
@@ -65,6 +66,7 @@ class Net:
     rule: Loss | None = None
     project: Callable[[Weights, Batch], Tensor] | None = None
     annealed: bool = True
+    averaged: bool = False
     kept: Any = None
 
     @property
