@@ -254,7 +254,7 @@ CLAIM = Claim(
             {f"{arm}, long": partial(corridor, arm, LONG, False) for arm in ARMS}
             | {f"{arm}, bad": partial(corridor, arm, SHORT, True) for arm in ARMS},
             seeds=10,
-            minutes=3.0,
+            minutes=4.0,
             setting="a corridor of 12 positions and 4 actions, 40 steps, 1 for passing; 20 own episodes and 10 of roll-in "
             "and roll-out in each of 100 rounds; two oracles right with 0.9 in one half each, one uniform. Bad: three "
             "uniform oracles, 5 positions. Exact chances to pass",

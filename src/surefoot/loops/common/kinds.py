@@ -25,6 +25,7 @@ LOOPS = {
     "population": "surefoot.loops.population.learner",
     "tabular": "surefoot.loops.tabular.learner",
     "group-rollout": "surefoot.loops.group_rollout.language",
+    "supervised": "surefoot.loops.supervised.learner",
     "finite-sum": "surefoot.loops.finite_sum.learner",
     "per-instance": "surefoot.loops.per_instance",
 }

@@ -27,7 +27,8 @@ from surefoot.loops.common.env_options import described as described_env
 from surefoot.loops.common.env_options import single, worded
 from surefoot.loops.common.kinds import Loop
 from surefoot.loops.common.schedule import scheduled
-from surefoot.loops.networks.learner import Means, NetworkLearner
+from surefoot.loops.networks.learner import NetworkLearner
+from surefoot.loops.networks.machine import Means
 from surefoot.loops.networks.nets import Batch
 from surefoot.loops.offline.method import Offline
 from surefoot.models.device import chosen_device, computing_on, device_option
