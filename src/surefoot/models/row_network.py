@@ -117,7 +117,8 @@ class RowModel:
         self.target = target
         self.network, self.shape, self.vector, self.scale = network, shape, vector, scale
         self.loss, self.classes, self.facts = loss, classes, facts or {}
-        self._flat = Flat(network.make(shape, outputs_of(classes)))
+        with torch.device("meta"):  # its own parameters are never used
+            self._flat = Flat(network.make(shape, outputs_of(classes)))
         self._exact = vector.double()
 
     def __repr__(self) -> str:
