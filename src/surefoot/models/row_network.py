@@ -209,6 +209,8 @@ class RowModel:
             raise ValueError(f"shape={shape!r} is not allowed")
         if loss not in NAMES or not labels_of(classes) or (classes is not None) != (loss == "logistic"):
             raise ValueError(f"loss={loss!r} with classes={classes!r} is not allowed")
+        if not isinstance(network, dict):
+            raise ValueError(f"network={network!r} is not allowed")
         named = {k: tuple(x) if isinstance(x, list) else x for k, x in network.items()}
         made = build(RowNetwork, named)
         weights, d = tensors["weights"], math.prod(shape)
