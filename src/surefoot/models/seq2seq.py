@@ -18,7 +18,8 @@ from surefoot.data.tables import Table
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import build, check, hyperparameter
 from surefoot.models.functional import Flat
-from surefoot.models.networks import GRU, one_hot, orthogonal
+from surefoot.models.layers import GRU, orthogonal
+from surefoot.models.networks import one_hot
 from surefoot.models.saved import described, read_agent, write_agent
 from surefoot.objectives.edits import distances
 
