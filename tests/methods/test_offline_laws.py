@@ -37,7 +37,7 @@ def small(slug: str, **changes) -> Offline:
     return method(**{k: v for k, v in {**sizes, **changes}.items() if k in names})
 
 
-LONGER = {"cloning_steps": 400, "cloning_rate": 3e-3, "trust": 0.01}  # of methods that learn in stages, and act near
+LONGER = {"cloning_steps": 400, "cloning_rate": 3e-3, "log_tau": 0.01}  # of methods that learn in stages, and act near
 
 
 def learner(slug: str, seeds=(0,), data=None, env: str = "", steps: int = 1000, device: str = "cpu", **changes):
