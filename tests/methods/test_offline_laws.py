@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import surefoot as sf
 from surefoot import catalogue
+from surefoot.arguments import typed
 from surefoot.cli import main
 from surefoot.errors import UsageError
 from surefoot.loops.common.run import Run, make_learner
@@ -144,6 +145,12 @@ def test_explain_shows_formula_steps_and_every_hyperparameter(slug):
     for field in dataclasses.fields(method):
         assert (field.name in named) == (field.name not in method.without_effect), field.name
     assert "learning_rate" in named and "transitions of the data uniformly" in text
+
+
+@every_method
+def test_no_hyperparameter_has_the_name_of_an_option_of_runs(slug):
+    names = {f.name for f in dataclasses.fields(typed(catalogue.method_class(slug)))}
+    assert {"data", "trust", "start", "batch_size"} <= names
 
 
 @every_method
