@@ -111,7 +111,7 @@ class NetworkLearner(NamedNetworks):
         kept = {
             name: Companion(net.kept, self.weights[name][index].cpu(), net.copies)
             for name, net in self.nets.items()
-            if net.kept is not None
+            if net.kept is not None and net.of is None
         }
         kept = {name: one for name, one in kept.items() if one.fits(*spaces)}
         facts |= {"smoothed": dataclasses.asdict(self.method.rule)} if self.method.rule else {}

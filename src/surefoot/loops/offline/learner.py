@@ -55,11 +55,13 @@ class OfflineLearner(NetworkLearner):
         seeds: Sequence[int],
         total_steps: int,
         *,
+        reward_data: Transitions | None = None,
         compile: str = "off",
         device: str = "cpu",
     ) -> None:
         super().__init__(method, *spaces, seeds, total_steps, compile=compile, device=device)
-        self.data = data = method.learned(data)
+        self.given, self.reward_data = data, reward_data
+        self.data = data = method.learned(data, reward_data)
         columns = {
             "observation": data.observation,
             "next_observation": data.next_observation,
@@ -139,6 +141,9 @@ class OfflineOptions:
     """The options of a run on data besides its method."""
 
     data: Any = hyperparameter(None, help=f"Data set: {NAMES}. Needed.")
+    reward_data: Any = hyperparameter(
+        None, help="Second data set, whose rewards are known, for methods that take those of data to be unknown."
+    )
     corrupt: str | None = hyperparameter(
         None,
         help="Corruption of the data: observation, action, reward or dynamics, such as dynamics:0.3,scale=1.",
@@ -150,8 +155,9 @@ class OfflineOptions:
     device: str = device_option("cpu")
 
     def __post_init__(self) -> None:
-        if isinstance(self.data, Path):
-            object.__setattr__(self, "data", str(self.data))
+        for name in ("data", "reward_data"):
+            if isinstance(given := getattr(self, name), Path):
+                object.__setattr__(self, name, str(given))
         if isinstance(self.corrupt, Corruption):
             object.__setattr__(self, "corrupt", str(self.corrupt))
         worded(self)
@@ -160,19 +166,28 @@ class OfflineOptions:
         chosen_device(self.device)
 
 
-def _opened(data: Any, fingerprint: str | None = None) -> Transitions:
+def _opened(data: Any, fingerprint: str | None = None, argument: str = "data") -> Transitions:
     """The data of a run, which must be those that it was started with."""
     if data is None:
         raise UsageError(f"data is missing: an offline method learns from a data set. Give data=… (--data): {NAMES}.")
     if isinstance(data, str) and "<" in data:
-        raise UsageError("the data of this run were given as an object; give them again: surefoot.resume(run, data=…).")
+        raise UsageError(
+            f"the {argument.replace('_', ' ')} of this run were given as an object; give them again: "
+            f"surefoot.resume(run, {argument}=…)."
+        )
     found = dataset(data)
     if fingerprint is not None and (now := found.digest()) != fingerprint:
         raise UsageError(
-            f"data={str(data)!r} have changed since this run was started: their SHA-256 is {now[:12]}…, it was "
-            f"{fingerprint[:12]}…. Restore the file, say where the original is (data=…, --data), or start a new run."
+            f"{argument}={str(data)!r} have changed since this run was started: their SHA-256 is {now[:12]}…, it was "
+            f"{fingerprint[:12]}…. Restore the file, say where the original is ({argument}=…, "
+            f"--{argument.replace('_', '-')}), or start a new run."
         )
     return found
+
+
+def _named(data: Any) -> str:
+    """What a record calls data."""
+    return data if isinstance(data, str) else f"<{type(data).__name__}>"
 
 
 def _describe(
@@ -181,6 +196,8 @@ def _describe(
     data: Any = None,
     fingerprint: str | None = None,
     rows: int | None = None,
+    reward_data: Any = None,
+    reward_fingerprint: str | None = None,
     corrupt: str | None = None,
     device: str = "cpu",
     **options: Any,
@@ -190,8 +207,11 @@ def _describe(
     if env != "":
         place = described_env(env, backend="gymnasium", device=device, **options)
         place.pop("backend")
-    name = data if isinstance(data, str) else f"<{type(data).__name__}>"
-    return place | {"data": name, "fingerprint": found.digest(), "rows": len(found), "corrupt": corrupt}
+    place |= {"data": _named(data), "fingerprint": found.digest(), "rows": len(found), "corrupt": corrupt}
+    if reward_data is None:
+        return place
+    second = _opened(reward_data, reward_fingerprint, "reward_data")
+    return place | {"reward_data": _named(reward_data), "reward_fingerprint": second.digest()}
 
 
 def _single(env: Any, **options: Any) -> Any:
@@ -228,6 +248,8 @@ def _learner(
     data: Any = None,
     fingerprint: str | None = None,
     rows: int | None = None,
+    reward_data: Any = None,
+    reward_fingerprint: str | None = None,
     corrupt: str | None = None,
     device: str = "cpu",
     compile: str = "off",
@@ -240,8 +262,15 @@ def _learner(
             f"compile='on' is not allowed with device={device!r}: compiled code runs on the CPU. Leave compile out."
         )
     found = corrupted(_opened(data, fingerprint), corrupt)
-    compile = compile if device == "cpu" else "off"
-    return OfflineLearner(method, found, _spaces(env, found, **options), seeds, steps, compile=compile, device=device)
+    if reward_data is not None and not method.reads_reward_data:
+        raise UsageError(
+            "reward_data has no effect on this method, which learns from the rewards of data alone; leave it out."
+        )
+    second = None if reward_data is None else _opened(reward_data, reward_fingerprint, "reward_data")
+    compile, spaces = compile if device == "cpu" else "off", _spaces(env, found, **options)
+    return OfflineLearner(
+        method, found, spaces, seeds, steps, reward_data=second, compile=compile, device=device
+    )
 
 
 def _check_recorded(env: Any, **options: Any) -> None:
