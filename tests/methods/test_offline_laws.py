@@ -113,7 +113,9 @@ def test_the_agent_acts_as_the_network_says_and_holds_the_normaliser(slug, tmp_p
 def test_it_learns_what_the_data_say(slug):
     """The best action of every state is known; the data's own deviate from it by half the box."""
     data = target_data()
-    run = learner(slug, data=data, env=TARGET, steps=800, learning_rate=3e-3, batch_size=64, log_every=200, warm_start=200)
+    run = learner(
+        slug, data=data, env=TARGET, steps=800, learning_rate=3e-3, batch_size=64, log_every=200, warm_start=200
+    )
     for _ in range(4):
         run.iterate()
     found = sf.evaluate(run.agent(), TARGET, 50)["mean"]

@@ -268,9 +268,7 @@ def _learner(
         )
     second = None if reward_data is None else _opened(reward_data, reward_fingerprint, "reward_data")
     compile, spaces = compile if device == "cpu" else "off", _spaces(env, found, **options)
-    return OfflineLearner(
-        method, found, spaces, seeds, steps, reward_data=second, compile=compile, device=device
-    )
+    return OfflineLearner(method, found, spaces, seeds, steps, reward_data=second, compile=compile, device=device)
 
 
 def _check_recorded(env: Any, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""The rewards of MAHALO (arXiv:2303.17156): which rows have labels in a scenario, and the network that explains them."""
+"""The rewards of MAHALO (arXiv:2303.17156): which rows have labels, and the network that explains them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from surefoot.models.actors import layers
 from surefoot.models.networks import Encoder, Observation
 from surefoot.seeding import numpy_stream
 
+SEEN = ("observation", "next_observation", "terminated")  # what a reward is made of
 SCENARIOS = {  # whether rewards come with other data, whether they count as 1, and whether those actions are used too
     "rl-sample": (False, False, False),
     "rlfo": (True, False, False),
