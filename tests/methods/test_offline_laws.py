@@ -33,6 +33,7 @@ def small(slug: str, **changes) -> Offline:
     sizes = {"batch_size": 16, "log_every": 20, "hidden": (16,), "policy_delay": 2}
     sizes |= {"actor_hidden": (16,), "generator_hidden": (16,), "samples": 4}
     sizes |= {"blocks": 3}  # a round fits into the batch
+    sizes |= {"segment": 1, "target_segments": 40, "reward_steps": 10, "reward_hidden": (16,), "pairs": 8}
     sizes |= {"warm_start": 10, "slow_rate": 1e-3, "rewarded_share": 0.5, "remove_terminals": False}
     return method(**{k: v for k, v in {**sizes, **changes}.items() if k in names})
 
