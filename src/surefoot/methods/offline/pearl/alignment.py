@@ -50,16 +50,17 @@ def preferences(data: Transitions, rows: NDArray[np.int64]) -> Array:
 
 
 def distances(data: Transitions, rows: NDArray[np.int64]) -> Array:
-    """The distances `[N, N]` between segments of standardised states and actions, divided by the largest."""
-    seen = np.concatenate([_standard(x.reshape(len(x), -1)) for x in (data.observation, data.action)], -1)
+    """The distances `[N, N]` between segments of states and actions, divided by the largest. States have one scale, and
+    actions another, so that a turned task has the same distances."""
+    seen = np.concatenate([_scaled(x.reshape(len(x), -1)) for x in (data.observation, data.action)], -1)
     flat = seen[rows].reshape(len(rows), -1)
     found = np.linalg.norm(flat[:, None] - flat, axis=-1)
     return found / max(found.max(), NOTHING)
 
 
-def _standard(x: NDArray[Any]) -> Array:
+def _scaled(x: NDArray[Any]) -> Array:
     x = x.astype(np.float64)
-    return (x - x.mean(0)) / (x.std(0) + 1e-3)
+    return x / max(float(np.sqrt(x.var(0).sum())), NOTHING)
 
 
 def aligned(source: Array, target: Array, starts: int, g: np.random.Generator) -> Coupling:
