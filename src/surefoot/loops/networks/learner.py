@@ -109,9 +109,9 @@ class NetworkLearner(NamedNetworks):
         """The current policy of one seed."""
         spaces = self.method.agent_spaces(self.observation_space, self.action_space)
         kept = {
-            name: Companion(net.kept, self.weights[name][index].cpu(), net.copies)
+            name: Companion(net.kept, (self.targets if net.averaged else self.weights)[name][index].cpu(), net.copies)
             for name, net in self.nets.items()
-            if net.kept is not None and net.of is None
+            if net.kept is not None
         }
         kept = {name: one for name, one in kept.items() if one.fits(*spaces)}
         facts |= {"smoothed": dataclasses.asdict(self.method.rule)} if self.method.rule else {}

@@ -43,10 +43,11 @@ class Net:
         l2: λ of the penalty λ/2·‖weights‖², whose gradient the optimiser sees.
         decay: η of decoupled decay: a step also takes off `learning_rate·η·weights`.
         rule: what its weights become in place of a step of the optimiser, and metrics; only without a loss.
-        onto: what its weights are projected onto after each step: from the function and its vector to the vector.
+        project: the weights in place of those after each step of the optimiser, such as the nearest that are allowed.
         of: name of the network, listed elsewhere, whose weights it moves: another stage of that network, with a loss
             and an optimiser of its own.
         annealed: whether the run's schedule of learning rates is followed.
+        averaged: whether what the agent keeps is the target, an average of the weights, in place of these.
         kept: its description, if the agent keeps it beside the network that acts (`models.companions`).
     """
 
@@ -65,9 +66,10 @@ class Net:
     l2: float = 0.0
     decay: float = 0.0
     rule: Loss | None = None
-    onto: Callable[[Function, Tensor], Tensor] | None = None
+    project: Callable[[Weights, Batch], Tensor] | None = None
     of: str | None = None
     annealed: bool = True
+    averaged: bool = False
     kept: Any = None
 
     @property
@@ -177,8 +179,8 @@ def gradient_step(
             now[name], averages[stage] = averages[stage].step(
                 vector, gradient, rate, net.epsilon if net.momentum is None else net.momentum
             )
-            if net.onto is not None:
-                now[name] = net.onto(functions[name], now[name])
+            if net.project is not None:
+                now[name] = net.project(Weights(functions, now, targets, weights), batch)
             metrics |= found
         return now, averages, metrics
 

@@ -40,11 +40,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from surefoot.data.transitions import Transitions
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import Range, hyperparameter
-from surefoot.loops.networks.nets import Batch, Net
+from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.loops.offline.learner import OfflineLearner
 from surefoot.loops.offline.method import Beforehand
 from surefoot.methods.offline.mahalo.game import Game, shrunk
@@ -130,10 +131,10 @@ class MAHALO(Game):
         nets, one, two = super().networks(observation_space, action_space), self.warm_start, 2 * self.warm_start
         make = partial(TransitionReward, observation_space, self.hidden, self.activation, self.cnn)
         reward = Net(make, self.reward_loss, self.learning_rate, starts=two, max_grad_norm=self.max_grad_norm)
-        critic = replace(nets["critic"], starts=two, onto=partial(shrunk, limit=self.largest_norm))
+        critic = replace(nets["critic"], starts=two, project=self.limited)
         actor = replace(nets["actor"], learning_rate=self.slow_rate, starts=two)
         warm: dict[str, Any] = {"learning_rate": self.learning_rate, "ends": two}
-        judged = {**warm, "kept": None, "target_rate": None, "onto": None}
+        judged = {**warm, "kept": None, "target_rate": None, "project": None}
         return {
             "reward_start": replace(reward, loss=self.regression, of="reward", starts=0, **warm),
             "critic_start": replace(critic, loss=self.evaluation, of="critic", starts=one, **judged),
@@ -143,6 +144,10 @@ class MAHALO(Game):
             "critic": critic,
             "actor": actor,
         }
+
+    def limited(self, w: Weights, batch: Batch) -> Tensor:
+        """The critics' weights with matrices of limited norm."""
+        return shrunk(w.functions["critic"], w.now["critic"], self.largest_norm)
 
     # --- in words ----------------------------------------------------------------------------------------------------
 
