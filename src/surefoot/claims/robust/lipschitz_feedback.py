@@ -228,10 +228,9 @@ def of_pendulum(found: Measurements) -> Summary:
     series: dict[str, Any] = {}
     for arm, one in found.items():
         costs = np.array(one["costs"])
-        series[f"cost, {arm}"] = costs[:, 0]
+        series[f"cost, {arm}"], series[f"attacked cost, {arm}"] = costs[:, 0], costs[:, -1]
         series[f"constant, {arm}"] = one["constant"]
         series |= {f"deterioration, {arm}, {r:g}": costs[:, i + 1] - costs[:, 0] for i, r in enumerate(RADII)}
-        series[f"attacked cost, {arm}"] = costs[:, -1]
     over = [max(found[name]["constant"]) / (share * TOP) for name, share in NETWORKS.items()]
     return series | {"constant over bound": max(over)}
 
