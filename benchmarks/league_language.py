@@ -1,58 +1,100 @@
-"""A league of language methods: the same nano models, task, batches, tokens and sweep of step sizes for all.
+"""A league of language methods: one start model, the same task, batches, tokens and sweep of step sizes for all.
 
-    python benchmarks/league_language.py [--workers 2]     # goes on from what is stored, and prints the table
+    python benchmarks/league_language.py [--seeds 8] [--tokens 16000] …     # goes on from what is stored
+    python benchmarks/league_language.py --name language_league_full --task arithmetic:digits=2,terms=3 --width 192 \
+        --layers 3 --warmup 400 --prompts 32 --tokens 1000000 --rates 3e-5 1e-4 3e-4 --workers 8     # eight core-hours
 
-Nano models that were taught sums and differences of two digits for 150 steps learn on by reward, 256 completions a step
-(32 × 8, REBEL 128 × 2), until they have written so many tokens; SFT imitates as many. After each eighth of them they
-answer 64 held-out sums 8 times. Of three step sizes each method has the one whose area under this accuracy is largest
-on one seed; the table is of three others. pass@8 is unbiased, from 16 answers to 128 held-out sums after the last step.
-Intervals are 95 % bootstrap intervals of the mean over the seeds.
+A nano model that was taught the task for a while learns on by reward, `--prompts` × 8 completions a step (REBEL writes
+pairs), until it has written so many tokens; SFT and PSFT imitate as many. All runs start from the same weights; a seed
+is that of the prompts and of what is sampled, and the same seeds serve all methods. After each quarter of the tokens
+the model answers 64 held-out prompts 4 times. Of the step sizes each method has the one whose area under that curve
+is largest on one further seed. pass@8 is unbiased, from 16 answers to 64 held-out prompts after the last step.
+Intervals are 95 % Student intervals over the seeds; differences from GRPO are paired by seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from peer_sb3 import RESULTS, store
 
-SLUGS = ("bnpo", "gpg", "delta-l", "pspo", "cpgd", "rebel", "hpt")
+SLUGS = ("bnpo", "capo", "copg", "cpgd", "d3s", "delta-l", "dynamic-reward-weighting", "empg", "ghpo", "gpg", "hpt")
+SLUGS += ("lens", "max-at-k", "pcl", "psft", "pspo", "rebel", "riskpo", "rloop", "rpg-kl", "tbrm")
 SLUGS += ("grpo", "dr-grpo", "dapo", "gspo", "cispo", "rloo", "ppo-critic", "rft", "sft")
-SIZES = {"rebel": {"prompts": 128, "samples": 2}, "sft": {"prompts": 256}}
-TASK, WARMUP = "arithmetic:digits=1,terms=2", 150
-RATES, SWEEP, SEEDS = (1e-4, 3e-4, 1e-3), (100,), (0, 1, 2)
-TOKENS, CHECKS = 96_000, 8
-NAME = "language_league"
+SHOWN = ("ghpo", "hpt", "psft", "sft")  # those that see demonstrations
+PAIRS, IMITATE, BASE = ("rebel",), ("psft", "sft"), "grpo"
+OWN: dict[str, dict[str, Any]] = {"riskpo": {"bundle": 4}}  # a bundle must divide the prompts
+SWEPT, CHECKS, SAMPLES, FAR = 100, 4, 8, 10**7
+FIGURES = ("area", "last accuracy", "pass@8")
 Run = tuple[str, float, int]
 
 
-def learned(run: Run) -> dict[str, Any]:
-    """The accuracy at the start and after every eighth of the tokens, and pass@8 at the end."""
+@cache
+def taught(task: str, width: int, layers: int, warmup: int) -> Any:
+    """The model that all runs start from."""
+    from surefoot.envs.language import resolve
+    from surefoot.loops.group_rollout.language import WARMUP_EXAMPLES
+    from surefoot.models.language.nano import Nano, nano
+
+    made = resolve(task)
+
+    def example(index: int) -> tuple[str, str]:
+        found = made.example(WARMUP_EXAMPLES + index)
+        return found.prompt, str(found.demonstration)
+
+    return nano(example, task, size=Nano(width=width, layers=layers, heads=4, warmup=warmup), seed=0)
+
+
+def learned(run: Run, given: argparse.Namespace) -> dict[str, Any]:
+    """The accuracy at the start and after every quarter of the tokens, and pass@8 at the end."""
     import torch
 
     from surefoot.catalogue import method_class
-    from surefoot.claims.language.learning import TOKENS as LONGEST
-    from surefoot.claims.language.learning import start
+    from surefoot.envs.language import resolve
     from surefoot.evaluate.language import pass_at_k
+    from surefoot.loops.group_rollout.learner import LanguageLearner
+    from surefoot.loops.group_rollout.rewards import make_rewards
+    from surefoot.models.language.generation import generate
 
     torch.set_num_threads(1)
-    slug, rate, seed = run
-    method = method_class(slug)(max_tokens=LONGEST, **SIZES.get(slug, {"prompts": 32, "samples": 8}))
-    learner = start(method, seed, steps=10**6, task=TASK, learning_rate=rate, warmup=WARMUP)
-    shown = [str(learner.task.example(i).demonstration) for i in range(256)]
-    imitated = round(method.prompts * np.mean([len(row) for row in learner.model.encode_completions(shown)]))
-    curve, tokens, steps = [solved(learner, 64, 8).mean() / 8], 0, 0
+    began, (slug, rate, seed) = time.process_time(), run
+    task, completions = resolve(given.task), given.prompts * SAMPLES
+    size = {"prompts": given.prompts, "samples": SAMPLES} | OWN.get(slug, {})
+    size = {"prompts": completions // 2, "samples": 2} if slug in PAIRS else size
+    size = {"prompts": completions} if slug in IMITATE else size
+    method = method_class(slug)(max_tokens=given.max_tokens, warmup=given.rise, **size)
+    model = deepcopy(taught(given.task, given.width, given.layers, given.warmup))
+    shown = model.encode_completions([str(task.example(i).demonstration) for i in range(256)])
+    imitated = round(completions * np.mean([len(row) for row in shown]))
+    learner = LanguageLearner(
+        method,
+        model,
+        task,
+        make_rewards(task, None, None),
+        generate,
+        seed=seed,
+        total_steps=max(1, given.tokens // imitated),
+        learning_rate=rate,
+        patience=None,
+    )
+    learner.drawn = seed * FAR  # an endless task has its prompts in one order, so every seed begins elsewhere
+    curve, tokens, steps = [solved(learner, 64, 4).mean() / 4], 0, 0
     while len(curve) <= CHECKS:
         tokens, steps = tokens + (int(learner.iterate()[0].get("tokens", 0)) or imitated), steps + 1
-        if tokens >= len(curve) * TOKENS / CHECKS:
-            curve.append(solved(learner, 64, 8).mean() / 8)
-    best = pass_at_k(solved(learner, 128, 16), 16, 8).mean()
-    return {"accuracy": [float(x) for x in curve], "pass@8": float(best), "tokens": tokens, "steps": steps}
+        if tokens >= len(curve) * given.tokens / CHECKS:
+            curve.append(solved(learner, 64, 4).mean() / 4)
+    best = pass_at_k(solved(learner, 64, 16), 16, 8).mean()
+    facts = {"tokens": tokens, "steps": steps, "core_seconds": round(time.process_time() - began, 2)}
+    return {"accuracy": [float(x) for x in curve], "pass@8": float(best), **facts}
 
 
 def solved(learner: Any, examples: int, samples: int) -> np.ndarray:
@@ -66,61 +108,98 @@ def area(found: dict[str, Any]) -> float:
     return float(np.trapezoid(found["accuracy"], dx=1 / CHECKS))
 
 
+def figures(found: dict[str, Any]) -> list[float]:
+    """The figures of the table for one run."""
+    return [area(found), found["accuracy"][-1], found["pass@8"]]
+
+
 def key(run: Run) -> str:
     return f"{run[0]}/{run[1]:g}/{run[2]}"
 
 
-def carried_out(wanted: Iterable[Run], runs: dict[str, Any], workers: int) -> None:
+def carried_out(wanted: Iterable[Run], runs: dict[str, Any], given: argparse.Namespace) -> None:
     """The runs that are missing, each stored as soon as it ends."""
     missing = [run for run in wanted if key(run) not in runs]
-    with ProcessPoolExecutor(workers) as pool:
-        going = {pool.submit(learned, run): run for run in missing}
+    with ProcessPoolExecutor(given.workers) as pool:
+        going = {pool.submit(learned, run, given): run for run in missing}
         for done in as_completed(going):
             runs[key(going[done])] = done.result()
-            print(f"{key(going[done]):<24}area {area(done.result()):.3f}", flush=True)
-            store(NAME, {"runs": runs})
+            print(f"{key(going[done]):<36}area {area(done.result()):.3f}", flush=True)
+            store(given.name, {"setting": setting(given), "runs": runs})
 
 
-def rates(runs: dict[str, Any]) -> dict[str, float]:
-    """The best step size of each method, by the seeds of the sweep."""
-    return {
-        slug: max(RATES, key=lambda rate: np.mean([area(runs[key((slug, rate, seed))]) for seed in SWEEP]))
-        for slug in SLUGS
-    }
+def setting(given: argparse.Namespace) -> dict[str, Any]:
+    """What the stored runs depend on."""
+    return {name: x for name, x in vars(given).items() if name not in ("name", "seeds", "workers", "methods")}
 
 
-def league(runs: dict[str, Any]) -> dict[str, Any]:
-    """The rows of the table, the largest area first."""
+def chosen(runs: dict[str, Any], slugs: Sequence[str], rates: Sequence[float]) -> dict[str, float]:
+    """The best step size of each method, by the seed of the sweep."""
+    return {slug: max(rates, key=lambda rate: area(runs[key((slug, rate, SWEPT))])) for slug in slugs}
+
+
+def league(runs: dict[str, Any], best: dict[str, float], seeds: int) -> dict[str, Any]:
+    """The rows of the table, the largest area first: means with intervals, and paired differences from the base."""
     from surefoot.evaluate.statistics import confidence_interval, mean
 
+    values = {
+        slug: np.array([figures(runs[key((slug, rate, seed))]) for seed in range(seeds)]) for slug, rate in best.items()
+    }
     rows = {}
-    for slug, rate in rates(runs).items():
-        mine = [runs[key((slug, rate, seed))] for seed in SEEDS]
-        figures = {"area": [area(one) for one in mine], "pass@8": [one["pass@8"] for one in mine]}
-        figures["last accuracy"] = [one["accuracy"][-1] for one in mine]
-        rows[slug] = {"rate": rate, "steps": float(np.mean([one["steps"] for one in mine]))}
-        for name, values in figures.items():
-            low, high = confidence_interval(values, mean) or (0.0, 1.0)
-            rows[slug][name] = [float(np.mean(values)), max(0.0, low), min(1.0, high)]  # of shares, all three
+    for slug, rate in best.items():
+        steps = np.mean([runs[key((slug, rate, seed))]["steps"] for seed in range(seeds)])
+        rows[slug] = {"rate": rate, "steps": float(steps), "sees answers": slug in SHOWN}
+        for column, name in enumerate(FIGURES):
+            for title, each in ((name, values[slug]), (f"{name} − {BASE}", values[slug] - values[BASE])):
+                numbers = each[:, column]
+                rows[slug][title] = [float(numbers.mean()), *(confidence_interval(numbers, mean) or (None, None))]
     return dict(sorted(rows.items(), key=lambda row: -row[1]["area"][0]))
+
+
+def with_interval(value: float, low: float | None, high: float | None) -> str:
+    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def shown(table: dict[str, Any]) -> str:
+    """The table in Markdown."""
+    titles = ["area", f"area − {BASE}", "last accuracy", "pass@8", f"pass@8 − {BASE}"]
+    lines = ["| method | step size | " + " | ".join(titles) + " |", "|---" * (len(titles) + 2) + "|"]
+    for slug, row in table.items():
+        cells = [with_interval(*row[name]) for name in titles]
+        lines.append(f"| {slug}{' †' if row['sees answers'] else ''} | {row['rate']:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=2)
-    workers = parser.parse_args().workers
-    stored = RESULTS / f"{NAME}.json"
-    runs = json.loads(stored.read_text())["runs"] if stored.exists() else {}
-    carried_out(((slug, rate, seed) for seed in SWEEP for slug in SLUGS for rate in RATES), runs, workers)
-    best = rates(runs)
-    carried_out(((slug, best[slug], seed) for seed in SEEDS for slug in SLUGS), runs, workers)
-    table = league(runs)
-    print(f"{'':<12}{'rate':>7}{'steps':>7}" + "".join(f"{name:^28}" for name in ("area", "last accuracy", "pass@8")))
-    for slug, row in table.items():
-        figures = (row[name] for name in ("area", "last accuracy", "pass@8"))
-        text = "".join(f"{value:>9.3f}  [{low:.3f}, {high:.3f}]" for value, low, high in figures)
-        print(f"{slug:<12}{row['rate']:>7g}{row['steps']:>7.0f}{text}")
-    store(NAME, {"table": table, "command": "python benchmarks/league_language.py", "runs": runs})
+    parser.add_argument("--name", default="language_league", help="of the file in results/")
+    parser.add_argument("--task", default="sorting:count=3,below=10")
+    parser.add_argument("--methods", nargs="+", default=SLUGS)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--warmup", type=int, default=150, help="supervised steps of the start model")
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--max-tokens", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=16_000, help="written in a run")
+    parser.add_argument("--rates", type=float, nargs="+", default=(3e-4, 1e-3))
+    parser.add_argument("--rise", type=int, default=5, help="steps over which the step size rises")
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=1)
+    given = parser.parse_args()
+    slugs = tuple(dict.fromkeys([*given.methods, BASE]))
+    stored = RESULTS / f"{given.name}.json"
+    found = json.loads(stored.read_text()) if stored.exists() else {}
+    if found and found.get("setting") != json.loads(json.dumps(setting(given))):
+        raise SystemExit(f"{stored} has runs of another setting, {found.get('setting')}; give another --name.")
+    runs = found.get("runs", {})
+    carried_out(((slug, rate, SWEPT) for slug in slugs for rate in given.rates), runs, given)
+    best = chosen(runs, slugs, given.rates)
+    carried_out(((slug, best[slug], seed) for seed in range(given.seeds) for slug in slugs), runs, given)
+    table = league(runs, best, given.seeds)
+    print(shown(table))
+    spent = sum(run["core_seconds"] for run in runs.values()) / 60
+    print(f"{len(runs)} runs, {spent:.1f} core-minutes")
+    store(given.name, {"setting": setting(given), "core_minutes": round(spent, 1), "table": table, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from surefoot.files import write_whole
+
 # What both run: their loss is mse, ours ½ mse, hence value_coefficient 1 for their vf_coef 0.5.
 OURS: dict[str, Any] = {
     "num_envs": 8,
@@ -60,4 +62,4 @@ def machine() -> dict[str, str]:
 def store(name: str, result: dict[str, Any]) -> None:
     """Keep a result beside the scripts."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps({**result, "versions": machine()}, indent=1) + "\n")
+    write_whole(RESULTS / f"{name}.json", json.dumps({**result, "versions": machine()}, indent=1) + "\n")

@@ -256,6 +256,7 @@ def stress(
     env: Any = None,
     perturb: Perturbation | str = "rrls:2d",
     *,
+    data: Any = None,
     algo: str | None = None,
     trust: bool = False,
     video: bool = False,
@@ -272,7 +273,12 @@ def stress(
     Under `label-flip:0..0.4` a run that learned from pairs is trained again at every strength, and each model orders
     the held-out pairs; under `group-shift` those of one group become more. The report of either is a
     `surefoot.evaluate.pairs.PairsReport`; `env` is the data, if the folder does not name them.
+
+    Under `input-pgd:0.1` or `input-search:0.1` a model of tables, ours or any with scikit-learn's `predict`, is tested
+    on the attacked rows of `data`, a pair (X, y) or what `train` takes (a
+    `surefoot.evaluate.attacked_rows.RowStressReport`); settings are `points` and `seed`.
     """
+    from surefoot.evaluate.attacked_rows import of_rows, stressed_rows
     from surefoot.evaluate.pairs import is_of_labels, stressed
     from surefoot.evaluate.stress import film_worst
     from surefoot.evaluate.stress import stress as sweep
@@ -282,6 +288,9 @@ def stress(
         found = stressed(run, perturb, train, make_method, settings.get("points", 5), task=env, trust=trust)
         keep_result(run.path, f"stress-{perturb}", found.to_json())
         return found
+    if data is not None or of_rows(perturb):
+        attacked: Any = stressed_rows(policy, data if env is None else env, perturb, trust=trust, **settings)
+        return attacked
     player, place, folder = player_of(policy, env, algo, trust)
     refuse_language(player, "perturb", "perturbations apply to environments; evaluate it on another task")
     report = dataclasses.replace(sweep(player, place, perturb, on=on, **settings), env=env_name(place))

@@ -174,7 +174,7 @@ def resume(
 
 def _print_summary(run: Any) -> None:
     from surefoot.loops.common import distributed
-    from surefoot.loops.common.best import CRITERION
+    from surefoot.loops.common.best import CRITERION, REWARD
     from surefoot.loops.common.final import definition, final_returns
     from surefoot.loops.common.folder import BEST, agent_folder
     from surefoot.loops.common.kinds import loop
@@ -199,9 +199,8 @@ def _print_summary(run: Any) -> None:
         folder = agent_folder(run.path, run.config["seeds"], seed, BEST)
         if holds_agent(folder):
             facts = read_facts(folder)
-            print(
-                f"best: {folder}, after {facts['steps']:,}, evaluation {facts[CRITERION]:.6g} (chosen by it: too good)"
-            )
+            name, value = ("evaluation", facts[CRITERION]) if CRITERION in facts else ("reward", facts[REWARD])
+            print(f"best: {folder}, after {facts['steps']:,}, {name} {value:.6g} (chosen by it: too good)")
     again = f"{run.path}{_trust(run)}"
     resume = "" if run.finished else f"surefoot resume {again} · "
     more = [f"surefoot {command} · " for command in _to_play(run, agent)]

@@ -23,7 +23,8 @@ from surefoot.loops.supervised.learner import SupervisedLearner
 from surefoot.loops.supervised.method import Supervised
 from surefoot.supervised import estimator
 
-METHODS = [e.slug for e in catalogue.methods() if catalogue.method_class(e.slug).loop == "supervised"]
+CLASSES_OF = {e.slug: catalogue.method_class(e.slug) for e in catalogue.methods()}
+METHODS = [slug for slug, cls in CLASSES_OF.items() if issubclass(cls, Supervised) and cls.any_table]
 every_method = pytest.mark.parametrize("slug", METHODS)
 STREAM = np.random.default_rng(5)
 X = STREAM.normal(size=(40, 16))

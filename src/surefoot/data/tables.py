@@ -3,6 +3,7 @@
     read((X, y))                          # arrays, lists, data frames
     read(frame, target="price")           # one data frame, or a .csv, .txt or .parquet file
     read("sklearn:diabetes")
+    read("knapsack:8,instances=100")      # samples of a two-stage problem, which are made then
 
 Every row keeps its number in the source through all splits (`index`), by which a method knows a sample again.
 """
@@ -22,6 +23,10 @@ from surefoot.data.table_files import Columns, columns_of, columns_of_file
 from surefoot.errors import UsageError, nearest
 from surefoot.seeding import numpy_stream
 
+MADE = {  # modules whose `made` makes the table that a text describes
+    "knapsack": "surefoot.envs.recourse.sampled",
+    "visemes": "surefoot.data.visemes",
+}
 IMAGES = {"digits": (1, 8, 8)}
 BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")  # data sets within scikit-learn
 
@@ -103,7 +108,8 @@ class Table:
 
 
 def read(data: Any, *, target: str | None = None, groups: str | None = None, clients: str | None = None) -> Table:
-    """The table that `data` is or names: a `Table`, a pair (X, y), a data frame, a file, or sklearn:NAME.
+    """The table that `data` is or names: a `Table`, a pair (X, y), a data frame, a file, sklearn:NAME, or a text
+    such as knapsack:8 that describes what is made.
 
     target: column to predict, the last one by default. groups, clients: columns that say to which group and client a
     row belongs; they are no features. These three are for frames and files.
@@ -112,6 +118,10 @@ def read(data: Any, *, target: str | None = None, groups: str | None = None, cli
         return data
     if isinstance(data, (tuple, list)):
         return _of_pair(data, target)
+    if isinstance(data, str) and (module := MADE.get(data.partition(":")[0])):
+        if beside := [name for name in (target, groups, clients) if name is not None]:
+            raise UsageError(f"{beside[0]!r} is no column of data={data!r}, whose rows are made; leave it out.")
+        return import_module(module).made(data)
     if isinstance(data, Path) or (isinstance(data, str) and not data.startswith("sklearn:")):
         return _of_columns(columns_of_file(Path(data)), str(data), target, groups, clients)
     if hasattr(data, "columns"):

@@ -37,6 +37,8 @@ def _unit(facts: dict[str, Any]) -> str:
         "RewardModel": "group-rollout",
         "LinearModel": "finite-sum",
         "RowModel": "supervised",
+        "SetModel": "supervised",
+        "SequenceModel": "supervised",
     }
     return loop(kinds.get(kind, "on-policy")).measured
 

@@ -24,7 +24,11 @@ from surefoot.hyperparameters import build, check
 from surefoot.models.distributions import Deterministic, Gaussian, SquashedGaussian, for_space, from_box
 from surefoot.models.networks import Observation
 
-KINDS: dict[str, str] = {}  # by the name in `agent.json`: the rule, as module:Class
+KINDS = {
+    "closed-form": "surefoot.models.improved:ClosedForm",
+    "corrected": "surefoot.models.corrected:Corrected",
+    "guided": "surefoot.models.flow:Guided",
+}  # by the name in `agent.json`: the rule, as module:Class
 MOST = 8  # rules of an agent
 
 Ask = Callable[..., Tensor]

@@ -233,7 +233,7 @@ class Agent:
                 + (NO_CRITIC if isinstance(self.module, Actor) else "its critic has a memory, which is not kept.")
                 + " Use obs-pgd or obs-mad."
             )
-        return self.module.critic(normalize_observation(floats(seen), self.scales))[0].squeeze(-1)
+        return self.module.value(normalize_observation(floats(seen), self.scales))
 
     def judge(self, observation: Observation, action: Tensor | None) -> Tensor:
         """What all its critics say of actions `[batch, dim]` in the environment's units, or of its own for None:

@@ -44,12 +44,20 @@ class RowModule(nn.Module):
     """Scores `[batch, outputs]` of rows `[batch, ...]`: a body that makes features of them, and a linear head.
 
     `forward(x, only="body")` gives the features `[batch, width]`, and `only="head"` the scores of given features.
+
+    Raises:
+        UsageError: convolutions of rows that are no images.
     """
 
     def __init__(self, network: RowNetwork, shape: tuple[int, ...], outputs: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        channels, size = shape[0], shape[1:]
+        if network.channels and len(shape) != 3:
+            raise UsageError(
+                f"channels={network.channels!r} is not allowed: the rows are vectors of {math.prod(shape)} features, "
+                "not images. Leave it out, or give images [n, height, width] or [n, channels, height, width]."
+            )
+        channels, size = (shape[0], shape[1:]) if network.channels else (math.prod(shape), ())
         for width in network.channels:
             layers += [orthogonal(nn.Conv2d(channels, width, 3, padding=1)), ACTIVATIONS[network.activation]()]
             layers += [nn.MaxPool2d(2)] if min(size) > 1 else []
@@ -76,17 +84,8 @@ class RowNetwork:
         check(self)
 
     def make(self, shape: tuple[int, ...], outputs: int) -> RowModule:
-        """The module for rows of a shape.
-
-        Raises:
-            UsageError: convolutions of rows that are no images.
-        """
-        if self.channels and len(shape) != 3:
-            raise UsageError(
-                f"channels={self.channels!r} is not allowed: the rows are vectors of {math.prod(shape)} features, not "
-                "images. Leave it out, or give images [n, height, width] or [n, channels, height, width]."
-            )
-        return RowModule(self, shape if self.channels else (math.prod(shape),), outputs)
+        """The module for rows of a shape; see `RowModule`."""
+        return RowModule(self, shape, outputs)
 
 
 def outputs_of(classes: np.ndarray | None) -> int:

@@ -20,6 +20,8 @@ KINDS = {
     "surefoot-ensemble-1": ("surefoot.models.ensemble", "Ensemble"),
     "surefoot-tabular-agent-1": ("surefoot.models.tabular_agent", "TabularAgent"),
     "surefoot-linear-model-1": ("surefoot.models.linear_model", "LinearModel"),
+    "surefoot-set-value-1": ("surefoot.models.set_model", "SetModel"),
+    "surefoot-sequence-model-1": ("surefoot.models.seq2seq", "SequenceModel"),
     "surefoot-row-network-1": ("surefoot.models.row_network", "RowModel"),
     "surefoot-language-agent-1": ("surefoot.models.language.agent", "LanguageAgent"),
     "surefoot-reward-model-1": ("surefoot.models.language.reward_model", "RewardModel"),

@@ -24,6 +24,7 @@ from surefoot.perturbations.drift import ActionDrift, ObservationDrift
 from surefoot.perturbations.driven import Driven
 from surefoot.perturbations.dynamics import Force, Parameters
 from surefoot.perturbations.grammar import parse, several
+from surefoot.perturbations.inputs import InputAttack, InputPGD, InputSearch
 from surefoot.perturbations.interval import Interval
 from surefoot.perturbations.labels import GroupShift, LabelFlip
 from surefoot.perturbations.learned import ActionDirector, LearnedAttack, StateAdversary
@@ -65,6 +66,9 @@ __all__ = [
     "FrameDrop",
     "FrameRepeat",
     "GroupShift",
+    "InputAttack",
+    "InputPGD",
+    "InputSearch",
     "Interval",
     "LabelFlip",
     "LearnedAttack",

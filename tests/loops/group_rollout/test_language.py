@@ -228,7 +228,7 @@ def test_long_prompts_of_an_endless_task_are_passed_over_and_counted(folder, tmp
     same_bits(tmp_path / "run", tmp_path / "cut")
 
 
-def test_a_run_that_collapses_warns_and_ends_naming_its_last_good_checkpoint(folder, tmp_path):
+def test_a_run_that_collapses_warns_and_ends_naming_its_best_weights(folder, tmp_path):
     batches = []
 
     def once(completions, **_):
@@ -242,11 +242,9 @@ def test_a_run_that_collapses_warns_and_ends_naming_its_last_good_checkpoint(fol
             UsageError, match=r"in the last 5 iterations: .*until iteration 2.*learning_rate \(it is 0.01\)"
         ) as e,
     ):
-        patch.setattr("surefoot.loops.group_rollout.learner.WARN_AFTER", 2)
+        patch.setattr("surefoot.loops.group_rollout.guard.WARN_AFTER", 2)
         train(folder, tmp_path / "run", steps=20, reward=once, patience=5, checkpoint_every=6)
-    assert len(batches) == 7 and f"whose last checkpoint here is {checkpoint.found(tmp_path / 'run')[0]}" in str(
-        e.value
-    )
+    assert len(batches) == 7 and f"of iteration 1, are kept in {tmp_path / 'run' / 'best'}" in str(e.value)
     with pytest.raises(UsageError, match="in the last 5 iterations"):
         sf.resume(tmp_path / "run", reward=once)
     assert sf.resume(tmp_path / "run", reward=once, patience=None).finished

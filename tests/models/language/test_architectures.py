@@ -14,7 +14,7 @@ from surefoot.loops.group_rollout.language import LanguageOptions, make_model
 from surefoot.loops.group_rollout.learner import LanguageLearner
 from surefoot.loops.group_rollout.rewards import make_rewards
 from surefoot.methods.language.baselines import GRPO
-from surefoot.models.language.generation import generate
+from surefoot.models.language.generation import conversing, generate
 from surefoot.models.language.loading import with_lora
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.nano import characters
@@ -62,6 +62,21 @@ def test_likelihoods_are_those_of_its_own_logits(name):
     wanted = [x.log_softmax(-1)[len(p) - 1 : -1].gather(1, torch.tensor(t)[:, None])
               for x, p, t in zip(logits, prompts, texts)]  # fmt: skip
     torch.testing.assert_close(found, torch.cat(wanted).flatten(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_second_turn_is_written_on_what_is_remembered_or_where_a_window_forgets_on_what_is_read_again(name):
+    model, uniform = made(name), torch.rand(2, 2, 6)
+    prompts, said = model.encode(["abc:", "what is it?"]), model.encode(["!", "[no, again]"] * 2)
+    found = []
+    for engine in (conversing(generate), generate):
+        first = engine(model, prompts, uniform, temperature=1.0)
+        rows = [[*prompts[i // 2], *first.tokens[i], *said[i]] for i in range(4)]
+        found.append(engine(model, rows, uniform.flatten(0, 1)[:, None], temperature=1.0))
+    one, other = found
+    assert one.tokens == other.tokens
+    for x, y in zip(one.log_prob, other.log_prob, strict=True):
+        assert x == pytest.approx(y, abs=1e-4)
 
 
 def test_logits_that_are_changed_in_an_unknown_way_are_refused():

@@ -41,7 +41,10 @@ def charts(rows: Rows, steps: str) -> Iterator[Chart | str | None]:
 
 
 def sections(folder: Path, rows: Rows) -> Iterator[Section]:
-    """Completions as they were learned, and the evaluation of the final model."""
+    """Whether the run collapsed, completions as they were learned, and the evaluation of the final model."""
+    if noted := [x for row in rows if isinstance(x := row.get("collapsed"), (int, float))]:
+        said = f"In iteration {number(noted[0])} the policy was found to have collapsed. The best weights are in best/."
+        yield Section("Collapse", [Text([said])])
     if kept := [row for row in rows if isinstance(row.get("sample/completion"), str)]:
         places = sorted({round(i) for i in np.linspace(0, len(kept) - 1, SAMPLES)})
         said = "The first completion of the first prompt of an iteration, chosen before it was written."

@@ -19,6 +19,7 @@ from surefoot.loops.common.train import Callback
 from surefoot.models.saved import holds_agent, read_facts
 
 CRITERION = "evaluation_mean"
+REWARD = "reward_mean"  # of a language model that was kept for its reward in training
 
 
 def best_value(folder: Path) -> float:

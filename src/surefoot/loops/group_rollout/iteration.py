@@ -28,6 +28,11 @@ class Iteration:
         self.written: list[Rollout] = []
 
     @property
+    def scored(self) -> bool:
+        """Whether anything was written in it, and rewarded."""
+        return any(rollout.reward.numel() for rollout in self.written)
+
+    @property
     def progress(self) -> Progress:
         """Where the run is, and the method's memory."""
         return self._learner.progress

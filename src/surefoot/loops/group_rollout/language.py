@@ -23,7 +23,8 @@ from surefoot.hyperparameters import build, check, hyperparameter
 from surefoot.loops.common import distributed
 from surefoot.loops.common.kinds import Loop
 from surefoot.loops.common.words import pairs
-from surefoot.loops.group_rollout.learner import PATIENCE, LanguageLearner
+from surefoot.loops.group_rollout.guard import PATIENCE
+from surefoot.loops.group_rollout.learner import LanguageLearner
 from surefoot.loops.group_rollout.lengths import check_task
 from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.loops.group_rollout.named_rewards import MODELS, functions_of, listed, name_of, weights_of
@@ -37,19 +38,22 @@ from surefoot.models.language.loading import check_options, load_model, whole_pa
 from surefoot.models.language.lora import LoRA, lora_of, with_lora
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.nano import Nano, nano
+from surefoot.models.language.quantized import BITS, OPTIMIZERS, check_quantized
 from surefoot.models.language.sampling import Sampling
 from surefoot.models.language.states import checkpoint_activations, checkpoints_activations
 from surefoot.models.language.text import TextSettings
 from surefoot.models.language.vllm_engine import VLLM
+from surefoot.models.language.vllm_server import VLLMServer
 
 WARMUP_EXAMPLES = 2**40  # first number of a nano model's warm-up examples, far from those of training
 RATES = {"nano": 3e-4, "lora": 1e-5, "all": 1e-6}  # default learning rates
 RUNNING = {"trust_remote_code", "attn_implementation", "experts_implementation", "quantization_config", "use_kernels"}
 PLAIN_ATTENTION = {"eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"}  # no code from a hub
-ENGINES: dict[str, Callable[[], Engine]] = {
-    "own": lambda: generate,
-    "transformers": lambda: continuous_batching,
-    "vllm": VLLM,
+ENGINES: dict[str, Callable[[str | None], Engine]] = {  # the argument is the URL of a server
+    "own": lambda _: generate,
+    "transformers": lambda _: continuous_batching,
+    "vllm": lambda _: VLLM(),
+    "vllm-server": VLLMServer,
 }
 
 
@@ -65,10 +69,16 @@ class LanguageOptions:
     )
     dtype: str = hyperparameter("float32", choices=("float32", "bfloat16", "float16"), help="Data type of the weights.")
     device: str = device_option("auto")
+    load_in_4bit: bool = hyperparameter(False, help="Quantise the base of an adapter to 4 bits (by bitsandbytes).")
+    load_in_8bit: bool = hyperparameter(False, help="Quantise the base of an adapter to 8 bits (by bitsandbytes).")
+    optimizer: str = hyperparameter(
+        "adamw", choices=OPTIMIZERS, help="AdamW, or AdamW whose moments are 8-bit numbers (by bitsandbytes)."
+    )
     gradient_checkpointing: bool = hyperparameter(
         False, help="Recompute activations in the backward pass: less memory, more time."
     )
     engine: str = hyperparameter("own", choices=tuple(ENGINES), help="Generation engine.")
+    server: str | None = hyperparameter(None, help="URL of a vLLM server, for engine=vllm-server.")
     stop: tuple[str, ...] = hyperparameter((), help="Stop strings: texts that end a completion.")
     sampling: Any = hyperparameter(
         None,
@@ -138,6 +148,9 @@ class LanguageOptions:
         TextSettings(self.chat_template_kwargs or {})
         sampling(self.sampling)
         adapter(self.lora)
+        check_quantized(self)
+        if self.server is not None and self.engine != "vllm-server":
+            raise UsageError(f"server={self.server!r} has no effect with engine={self.engine!r}; leave it out.")
         if self.corrupt is not None:
             object.__setattr__(self, "corrupt", str(of_data(self.corrupt)))
 
@@ -208,7 +221,7 @@ def make_model(model: Any, task: Any, options: LanguageOptions, seed: int) -> tu
         )
     elif isinstance(model, (str, Path)):
         kind = "all" if lora is None else "lora"
-        settings = options.model_options or {}
+        settings = {**(options.model_options or {}), **{name: True for name in BITS if getattr(options, name)}}
         made = load_model(model, lora=lora, dtype=options.dtype, seed=seed, device=options.device, **settings)
     else:
         raise UsageError(f"model={model!r} is not allowed; give a folder, a hub id, 'nano' or a LanguageModel.")
@@ -277,9 +290,16 @@ def task_of(env: Any, options: Mapping[str, Any]) -> Task:
     return resolve(env, test_data=options.get("test_data"), held_out=held_out, max_turns=options.get("max_turns"))
 
 
-def _check_recorded(env: Any, *, reward: Any = None, model_options: Any = None, **_: Any) -> None:
-    """Raise `UsageError` for environments and reward functions that would be imported, and for model options that run a
-    model's code."""
+def _check_recorded(
+    env: Any, *, reward: Any = None, model_options: Any = None, server: str | None = None, **_: Any
+) -> None:
+    """Raise `UsageError` for environments and reward functions that would be imported, for model options that run a
+    model's code, and for a server that prompts would be sent to."""
+    if server is not None:
+        raise UsageError(
+            f"server={server!r} comes from the files of the run, and the run's prompts would be sent there: give "
+            "server=… again, or pass trust=True (--trust) if you trust the folder."
+        )
     if str(env).startswith("episodes:"):
         check_named(str(env).split(":", 1)[1].split(",")[0], "task")
     for name in [] if reward is None else reward if isinstance(reward, list) else [reward]:
@@ -318,7 +338,7 @@ def _learner(
     method.check_task(task)
     patience = {"time_limit": given.judge_time_limit, "retries": given.judge_retries}
     rewards = make_rewards(task, functions_of(given.reward, given.device), weights_of(given.reward_weights), **patience)
-    engine = ENGINES[given.engine]()
+    engine = ENGINES[given.engine](given.server)
     engine = engine if given.generation_batch is None else in_pieces(engine, given.generation_batch)
     if not method.weighs and len({*rewards.weights}) > 1:
         raise UsageError(
@@ -355,6 +375,7 @@ def _learner(
         stop=given.stop,
         sampling=sampling(given.sampling),
         sharding=given.sharding,
+        optimizer=given.optimizer,
         patience=given.patience,
         log_completions=given.log_completions,
         run=None if log is None else log.parent,

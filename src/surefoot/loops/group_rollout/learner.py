@@ -8,7 +8,6 @@ share; all of them know the whole batch, so they take the same step as a single 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from surefoot.loops.common import distributed
 from surefoot.loops.common.distributed import Row
 from surefoot.loops.common.logs import JsonLines
 from surefoot.loops.common.schedule import scheduled
-from surefoot.loops.group_rollout.canary import nothing_to_learn
+from surefoot.loops.group_rollout import guard
 from surefoot.loops.group_rollout.estimator import PULL, LanguageEstimator
 from surefoot.loops.group_rollout.iteration import Iteration
 from surefoot.loops.group_rollout.lengths import check_length, fits, fitting
@@ -32,6 +31,7 @@ from surefoot.loops.group_rollout.rewards import Rewards
 from surefoot.loops.group_rollout.rollout import Progress, Rollout, measured, sample, shown
 from surefoot.loops.group_rollout.separable import check_loss
 from surefoot.loops.group_rollout.writing import Writer
+from surefoot.models.language import quantized
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.generation import WHOLE, Engine
 from surefoot.models.language.model import LanguageModel
@@ -39,8 +39,6 @@ from surefoot.models.language.reward_model import RewardModel
 from surefoot.models.language.sampling import Sampling
 from surefoot.seeding import torch_stream
 
-PATIENCE = 20  # consecutive iterations in which there may be nothing to learn from
-WARN_AFTER = 5  # such iterations, before a warning
 MAX_SKIPPED = 1000  # consecutive prompts that may be too long for the model
 LARGEST_GAP = 1.0  # mean difference in nats between engine and model that rounding can explain
 
@@ -62,7 +60,8 @@ class LanguageLearner:
         stop: Sequence[str] = (),
         sampling: Sampling = WHOLE,
         sharding: str = "none",
-        patience: int | None = PATIENCE,
+        optimizer: str = "adamw",
+        patience: int | None = guard.PATIENCE,
         run: Path | None = None,
         log_completions: int = 0,
     ) -> None:
@@ -76,6 +75,7 @@ class LanguageLearner:
         self.solved = None if task.size is None else Solved.start(task.size)
         self.patience, self.run, self.log_completions = patience, run, log_completions
         self.diary: JsonLines | None = None  # of completions; opened in the first iteration, which may be a resumed one
+        self.watch = guard.Watch.start()
         self.learned = 0  # iterations up to the last one in which there was something to learn from
         self.skipped = 0  # prompts that were too long
         self.checked = False  # whether the method's loss was checked
@@ -104,9 +104,7 @@ class LanguageLearner:
             name: w if w.dtype == torch.float32 else torch.nn.Parameter(w.detach().float())
             for name, w in self.weights.items()
         }
-        self.optimizer = torch.optim.AdamW(
-            self.masters.values(), lr=learning_rate, weight_decay=method.weight_decay, fused=True
-        )
+        self.optimizer = quantized.optimizer(optimizer, self.masters.values(), learning_rate, method.weight_decay)
 
     @property
     def steps(self) -> int:
@@ -127,8 +125,10 @@ class LanguageLearner:
         rollout = self.estimator.judged(rollout)
         terms = self.method.terms(rollout)
         self._check_advantages(terms, rollout)
-        self._check_learnable(terms, rollout)
+        guard.check_learnable(self, terms, rollout)
+        guard.before(self, iteration)
         learned = {"skipped": self.skipped} | self.update(terms)
+        learned |= guard.after(self, iteration, learned)
         self.memory = self.method.remember(rollout, iteration)
         self.iteration += 1
         self._note(rollout)
@@ -197,25 +197,6 @@ class LanguageLearner:
             f"The advantages of iteration {self.iteration} are not finite: its rewards are between "
             f"{float(rollout.reward.min()):.3g} and {float(rollout.reward.max()):.3g}; rescale them, such as to [0, 1]."
         )
-
-    def _check_learnable(self, terms: list[Term], rollout: Rollout) -> None:
-        """Warn, and finally stop, if no completion is better than another, so that nothing can be learned."""
-        if any(bool((term.advantage != 0).any()) for term in terms):
-            self.learned = self.iteration + 1
-            return
-        silent = self.iteration + 1 - self.learned
-        ends = self.patience is not None and silent >= self.patience
-        uneasy = silent == min(WARN_AFTER, self.patience or WARN_AFTER)
-        if not (ends or uneasy):
-            return
-        rate = self.optimizer.param_groups[0]["lr"]
-        said = nothing_to_learn(rollout, silent, self.learned, rate, self.method.max_tokens, self.run)
-        if ends:
-            raise UsageError(
-                f"{said} The run stops here, after patience={silent} such iterations; increase patience to wait longer."
-            )
-        ending = "" if self.patience is None else f" The run will stop after patience={self.patience} such iterations."
-        warnings.warn(f"{said}{ending}", stacklevel=2)
 
     # --- learning ----------------------------------------------------------------------------------------------------
 
@@ -332,6 +313,7 @@ class LanguageLearner:
         if self.solved is not None:
             state |= {f"prompts/{name}": x for name, x in self.solved._asdict().items()}
         state |= {f"memory/{name}": x for name, x in self.memory.items()}
+        state |= {f"watch/{name}": x for name, x in self.watch._asdict().items()}
         for name, weight in self.masters.items():
             state[f"weights/{name}"] = weight.detach()
             for kind, x in self.optimizer.state.get(weight, {}).items():
@@ -363,17 +345,26 @@ class LanguageLearner:
         self.learned, self.skipped = others if len(others) == 2 else (iteration * others[0], 0)
         if self.solved is not None:
             self.solved = Solved(*(state[f"prompts/{name}"].clone() for name in Solved._fields))
+        if "watch/recent" in state:  # older runs were not watched
+            self.watch = guard.Watch(*(state[f"watch/{name}"].clone() for name in guard.Watch._fields))
         self.memory = {n.removeprefix("memory/"): x.clone() for n, x in state.items() if n.startswith("memory/")}
-        moments: dict[int, dict[str, Tensor]] = {}
+        kept: dict[str, dict[str, Tensor]] = {}
+        for _, kind, name in (key.split("/", 2) for key in state if key.startswith("adam/")):
+            kept.setdefault(name, {})[kind] = state[f"adam/{kind}/{name}"]
+        moments: dict[int, dict[str, Tensor | int]] = {}
         for i, (name, weight) in enumerate(self.masters.items()):
             weight.data.copy_(distributed.part(state[f"weights/{name}"], weight))
             self.weights[name].data.copy_(weight.data)
-            if f"adam/step/{name}" in state:
-                moments[i] = {"step": state[f"adam/step/{name}"].clone()}
-                for kind in ("exp_avg", "exp_avg_sq"):
-                    moments[i][kind] = distributed.part(state[f"adam/{kind}/{name}"].clone(), weight)
+            for kind, x in kept.get(name, {}).items():
+                moments.setdefault(i, {})[kind] = self._moment(kind, x.clone(), weight)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+    def _moment(self, kind: str, x: Tensor, weight: Tensor) -> Tensor | int:
+        """What the optimiser keeps of a weight, as it keeps it: moments are sharded like the weight, counts are not."""
+        if kind.startswith("exp_avg"):
+            return distributed.part(x, weight)
+        return int(x) if kind == "step" and not x.is_floating_point() else x
 
     def agent(self, index: int = 0, **facts: Any) -> LanguageAgent | RewardModel:
         """The current model with its sampling settings, or the reward model that it is."""

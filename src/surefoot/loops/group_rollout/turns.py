@@ -17,7 +17,7 @@ from surefoot.envs.language import Example
 from surefoot.envs.language.episodes import Conversations, Episode
 from surefoot.loops.common import distributed
 from surefoot.loops.group_rollout.rewards import Log, Rewards
-from surefoot.models.language.generation import WHOLE, Engine
+from surefoot.models.language.generation import WHOLE, Engine, conversing
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.room import room_of
 from surefoot.models.language.sampling import Sampling
@@ -73,6 +73,7 @@ def converse(
     drawn, settings = uniform(0), {"temperature": temperature, "stop": stop, "sampling": sampling}
     _, samples, limit = drawn.shape
     prompts = model.encode([e.prompt for e in examples])
+    engine = conversing(engine)
     talks = [Talk(list(prompt)) for prompt in prompts for _ in range(samples)]
     found = engine(model, prompts, drawn, **settings)  # a group's prompt is read once
     waiting = list(range(len(talks)))

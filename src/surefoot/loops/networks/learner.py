@@ -109,7 +109,7 @@ class NetworkLearner(NamedNetworks):
         """The current policy of one seed."""
         spaces = self.method.agent_spaces(self.observation_space, self.action_space)
         kept = {
-            name: Companion(net.kept, self.weights[name][index].cpu(), net.copies)
+            name: Companion(net.kept, (self.targets if net.averaged else self.weights)[name][index].cpu(), net.copies)
             for name, net in self.nets.items()
             if net.kept is not None
         }

@@ -43,7 +43,9 @@ class Net:
         l2: λ of the penalty λ/2·‖weights‖², whose gradient the optimiser sees.
         decay: η of decoupled decay: a step also takes off `learning_rate·η·weights`.
         rule: what its weights become in place of a step of the optimiser, and metrics; only without a loss.
+        project: the weights in place of those after each step of the optimiser, such as the nearest that are allowed.
         annealed: whether the run's schedule of learning rates is followed.
+        averaged: whether what the agent keeps is the target, an average of the weights, in place of these.
         kept: its description, if the agent keeps it beside the network that acts (`models.companions`).
     """
 
@@ -62,7 +64,9 @@ class Net:
     l2: float = 0.0
     decay: float = 0.0
     rule: Loss | None = None
+    project: Callable[[Weights, Batch], Tensor] | None = None
     annealed: bool = True
+    averaged: bool = False
     kept: Any = None
 
     @property
@@ -171,6 +175,8 @@ def gradient_step(
             now[name], averages[name] = averages[name].step(
                 vector, gradient, rate, net.epsilon if net.momentum is None else net.momentum
             )
+            if net.project is not None:
+                now[name] = net.project(Weights(functions, now, targets, weights), batch)
             metrics |= found
         return now, averages, metrics
 

@@ -26,7 +26,7 @@ from surefoot.loops.networks.nets import Batch
 from surefoot.loops.supervised.method import MODEL, Rows, Supervised, batches_of
 from surefoot.models.device import chosen_device, computing_on, device_option
 from surefoot.models.linear_model import encoded
-from surefoot.models.row_network import RowModel, row_losses
+from surefoot.models.row_network import row_losses
 from surefoot.perturbations.ascent import Damage, Moves
 from surefoot.seeding import numpy_stream, torch_stream
 
@@ -150,14 +150,13 @@ class SupervisedLearner(NamedNetworks):
         for prefix, table in tables.items():
             more = {**measures(model, table), **self.method.measured(model, table)}
             found |= {f"{prefix}{name}": x for name, x in more.items()}
-        found |= {f"loss/{group}": x for group, x in by_group(model.losses(self.table), self.table).items()}
+        if self.table.groups is not None:
+            found |= {f"loss/{group}": x for group, x in by_group(model.losses(self.table), self.table).items()}
         return found
 
-    def agent(self, index: int = 0, **facts: Any) -> RowModel:
+    def agent(self, index: int = 0, **facts: Any) -> Any:
         """The model of one seed."""
-        method, rows = self.method, self.rows
-        vector = method.deployed(self.weights[MODEL][index].detach().cpu(), rows)
-        return RowModel(method.network(), rows.shape, vector, self.scale, method.loss, rows.classes, facts, self.target)
+        return self.method.model(self, index, facts)
 
     def results(self, index: int = 0) -> dict[str, Any]:
         """What an estimator shows after its fit, by name without the final underscore."""

@@ -65,6 +65,7 @@ class Supervised:
 
     loop: ClassVar[str] = "supervised"
     default_steps: ClassVar[int] = 50
+    any_table: ClassVar[bool] = True  # whether it learns from every table; one that needs its own has no estimator
     without_effect: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -115,6 +116,12 @@ class Supervised:
     def deployed(self, vector: Tensor, rows: Rows) -> Tensor:
         """The weights of `network()` within those of "model", where training needs more than remains."""
         return vector
+
+    def model(self, learner: SupervisedLearner, index: int, facts: dict[str, Any]) -> Any:
+        """The model of one seed as it is saved and used, a `TableModel` with `save` and `load`."""
+        rows, scale, target = learner.rows, learner.scale, learner.target
+        vector = self.deployed(learner.weights[MODEL][index].detach().cpu(), rows)
+        return RowModel(self.network(), rows.shape, vector, scale, self.loss, rows.classes, facts, target)
 
     def memory(self, rows: Rows) -> dict[str, Tensor]:
         """What is kept of every sample, `[n, ...]` at the start, by name. A metric of a loss that is called

@@ -19,9 +19,9 @@ from torch import Tensor
 from surefoot.hyperparameters import check_count
 from surefoot.models.language.head import TILE
 from surefoot.models.language.model import LanguageModel
+from surefoot.models.language.remembered import Memory, read
 from surefoot.models.language.room import check_room
 from surefoot.models.language.sampling import Sampling
-from surefoot.models.language.sequences import left_padded
 from surefoot.models.language.states import cache_name
 
 WHOLE = Sampling()  # tokens are drawn from the model's whole distribution
@@ -71,6 +71,30 @@ def generate(
         return _written(model, prompts, uniform, temperature, stop, sampling)
 
 
+def conversing(engine: Engine) -> Engine:
+    """The engine for the turns of some conversations: our own one then reads in each turn only what is new. One that
+    writes in pieces, to limit the keys and values in memory, keeps none, and others have their own ways."""
+    return partial(_remembering, Memory()) if engine is generate else engine
+
+
+@torch.no_grad()
+def _remembering(
+    memory: Memory,
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    uniform: Float[Tensor, "prompts samples tokens"],
+    *,
+    temperature: float,
+    stop: Sequence[str] = (),
+    sampling: Sampling = WHOLE,
+) -> Completions:
+    check_room(model, prompts, uniform.shape[2])
+    with model.evaluating():
+        found = _written(model, prompts, uniform, temperature, stop, sampling, memory)
+    memory.turn()
+    return found
+
+
 def _written(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
@@ -78,16 +102,14 @@ def _written(
     temperature: float,
     stop: Sequence[str],
     sampling: Sampling,
+    memory: Memory | None = None,
 ) -> Completions:
     samples, limit = uniform.shape[1:]
     base, remembered = model.base, cache_name(model.base)
     draws, ends = uniform.flatten(0, 1).to(model.device), torch.tensor(model.ends, device=model.device)
-    tokens, seen = (x.to(model.device) for x in left_padded(prompts))
-    positions = (seen.cumsum(-1) - 1).clamp(min=0)
-    out = base.base_model(input_ids=tokens, attention_mask=seen.long(), position_ids=positions, use_cache=True)
-    cache, hidden = out[remembered], out.last_hidden_state[:, -1].repeat_interleave(samples, 0)
+    tokens, seen, position, hidden, cache = read(base, prompts, model.device, memory)
     cache.batch_repeat_interleave(samples)
-    seen, position = seen.repeat_interleave(samples, 0), positions[:, -1:].repeat_interleave(samples, 0)
+    hidden, seen, position = (x.repeat_interleave(samples, 0) for x in (hidden, seen, position))
     padded = not bool(seen.all())
     rows = torch.arange(len(hidden), device=model.device)
     written = torch.zeros(len(rows), limit, dtype=torch.int64, device=model.device)
@@ -102,7 +124,13 @@ def _written(
         if stop:
             done |= _stopped(model, written[rows, : t + 1], stop)
         lengths[rows[done].cpu()] = t + 1
-        if bool(done.all()) or t + 1 == limit:
+        last = bool(done.all()) or t + 1 == limit
+        if memory is not None and (last or bool(done.any())):
+            leaving = torch.arange(len(rows)) if last else done.nonzero().squeeze(-1).cpu()
+            places = rows[leaving].tolist()
+            read_so_far = [[*prompts[i // samples], *written[i, :t].tolist()] for i in places]  # not the last token
+            memory.keep(cache, leaving, seen, read_so_far)
+        if last:
             break
         if bool(done.any()):
             keep = (~done).nonzero().squeeze(-1)

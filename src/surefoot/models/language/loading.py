@@ -20,6 +20,7 @@ from surefoot.models.device import chosen_device
 from surefoot.models.language.lora import LoRA, with_lora
 from surefoot.models.language.model import BASE, LOOK, OPENED, LanguageModel, refuse_virtual_tokens
 from surefoot.models.language.need import need, quiet
+from surefoot.models.language.quantized import BITS, quantization
 from surefoot.models.language.text import TextSettings
 
 WHERE = (
@@ -55,7 +56,8 @@ def load_model(
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
         settings: how text is encoded and decoded.
         options: passed to `from_pretrained`, such as `revision`, `subfolder`, `gguf_file` or `attn_implementation`;
-            those that locate the files are passed to the tokenizer too, and for an adapter to its base.
+            those that locate the files are passed to the tokenizer too, and for an adapter to its base. With
+            `load_in_4bit` or `load_in_8bit` bitsandbytes quantises the weights, on which only an adapter learns.
 
     Raises:
         UsageError: there is no loadable model or no such device, the adapter belongs to another base, an option is not
@@ -75,16 +77,16 @@ def load_model(
         if (folder / "adapter_config.json").exists():
             base, found = _base(folder, recorded)
             base, options = _place(base, {**found, **options})
-            network = _adapted(folder, base, precision, options)
+            network = _adapted(folder, base, precision, options, device)
             tokenizer = _tokenizer([(place, {}), (base, options)])
         else:
             options = {**recorded, **options}
-            network = _network(place, precision, options)
+            network = _network(place, precision, options, device)
             root = {key: value for key, value in options.items() if key != "subfolder"}
             tokenizer = _tokenizer([(place, options), (str(name), root)])
     if lora is not None:
         network = with_lora(network, lora, seed, options.get("revision"))
-    kept = {key: value for key, value in options.items() if key in (*WHERE, *LOOK)}
+    kept = {key: value for key, value in options.items() if key in (*WHERE, *LOOK, *BITS)}
     return LanguageModel(network, tokenizer, settings=settings or TextSettings(), opened=kept).to(device)
 
 
@@ -127,7 +129,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
     """The recorded options for opening a saved model; only known ones, which run no code."""
     try:
         found = dict(json.loads((folder / OPENED).read_text()))
-        return {key: found[key] for key in ("dtype", *WHERE, *LOOK) if key in found and _plain_value(found[key])}
+        return {key: found[key] for key in ("dtype", *WHERE, *LOOK, *BITS) if key in found and _plain_value(found[key])}
     except OSError:
         return {}  # not saved by Surefoot
     except (ValueError, TypeError, RecursionError) as error:
@@ -138,10 +140,10 @@ def _plain_value(value: Any) -> bool:
     return isinstance(value, (str, bool))
 
 
-def _network(place: str, dtype: str, options: Mapping[str, Any]) -> Any:
+def _network(place: str, dtype: str, options: Mapping[str, Any], device: str) -> Any:
     """A network of a transformers class, with all of its weights."""
-    transformers = need("transformers")
-    given = {"dtype": getattr(torch, dtype), "trust_remote_code": False, **options}
+    transformers, kind = need("transformers"), getattr(torch, dtype)
+    given = {"dtype": kind, "trust_remote_code": False, **quantization(options, kind, device)}
     with quiet(Path(place).is_dir()):
         if "gguf_file" in options:
             network = transformers.AutoModelForCausalLM.from_pretrained(place, **given)
@@ -209,10 +211,10 @@ def _base(folder: Path, recorded: Mapping[str, Any]) -> tuple[str | Path, dict[s
     return base or folder / BASE, {**({"revision": revision} if revision else {}), **recorded}
 
 
-def _adapted(folder: Path, base: str, dtype: str, options: Mapping[str, Any]) -> Any:
+def _adapted(folder: Path, base: str, dtype: str, options: Mapping[str, Any], device: str) -> Any:
     """A PEFT network: the base with the adapter in a folder, which is trained further."""
     try:
-        network = _network(base, dtype, options)
+        network = _network(base, dtype, options, device)
     except OSError as error:
         raise UsageError(
             f"the base {base!r} of the adapter in {folder} could not be opened: {message_of(error)} It is neither a "
