@@ -67,3 +67,52 @@ def trl_trainer(model: Path, steps: int, out: str) -> Any:
     return GRPOTrainer(
         model=str(model), reward_funcs=correct, args=config, train_dataset=rows, processing_class=tokenizer
     )
+
+
+def trl_dpo(
+    model: Path, rows: list[dict[str, str]], pairs: int, rate: float, beta: float, out: str
+) -> tuple[Any, float, list[float]]:
+    """A DPO trainer that takes the rows in their order, `pairs` a step, once; the seconds in which it computed the
+    reference's log-probabilities; and a list that gets the loss of every step."""
+    from datasets import Dataset
+    from datasets.utils.logging import disable_progress_bar
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    disable_progress_bar()
+    losses, seconds = list[float](), list[float]()
+
+    class Trainer(DPOTrainer):
+        def _precompute_ref_logps(self, *arguments: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return super()._precompute_ref_logps(*arguments, **options)
+            finally:
+                seconds.append(time.perf_counter() - began)
+
+        def compute_loss(self, *arguments: Any, **options: Any) -> Any:
+            found = super().compute_loss(*arguments, **options)
+            losses.append(float((found[0] if isinstance(found, tuple) else found).detach()))
+            return found
+
+    config = DPOConfig(
+        output_dir=out,
+        use_cpu=True,
+        num_train_epochs=1,
+        per_device_train_batch_size=pairs,
+        train_sampling_strategy="sequential",
+        precompute_ref_log_probs=True,
+        beta=beta,
+        learning_rate=rate,
+        lr_scheduler_type="constant",
+        max_grad_norm=1.0,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        bf16=False,
+        disable_tqdm=True,
+    )
+    network, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    data = Dataset.from_list(rows)
+    trainer = Trainer(model=network, args=config, train_dataset=data, processing_class=tokenizer)
+    return trainer, sum(seconds), losses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import pkgutil
 import re
 import runpy
@@ -90,6 +91,42 @@ def test_learning_from_preferences(tmp_path, monkeypatch, capsys):
     assert len(names["run"].metrics()) == 4 and "1 − 2·0.2" in capsys.readouterr().out
     assert names["agent"].scores(["1+1="], ["2"]).shape == (1, 3)
     assert names["careful"].metrics()[-1]["reward/reward_model_2"] and "weight_1" in names["fair"].metrics()[-1]
+
+
+@pytest.mark.slow
+def test_my_labels_are_noisy(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers", reason="language models need surefoot[language]")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
+    names = run("noisy-labels.md")
+    assert names["report"].coordinates[:, 0].tolist() == [0.0, 0.4] and names["rate"] == pytest.approx(0.2)
+    assert 2 * names["rate"] * (1 - names["rate"]) == pytest.approx(names["differing"])
+    assert "group-shift" in capsys.readouterr().out and 0 <= names["found"]["win_rate"] <= 1
+
+
+def test_what_noisy_labels_says_is_what_the_league_found():
+    """Every figure of its table, in its place."""
+    stored = json.loads((PAGES.parent / "benchmarks/results/preference_league.json").read_text())
+    text, league = (PAGES / "noisy-labels.md").read_text(), stored["table"]
+    rows = {
+        "may be fine": ("clean", {"rdpo": "regret", "dpo": "regret", "rpo": "regret", "reward-model": "regret"}),
+        "a fifth turned": ("20 % flipped", {"rdpo": "regret, untuned", "dpo": "regret, untuned"}),
+        "two fifths": ("40 % flipped", {"rdpo": "regret", "dpo": "regret", "kto": "regret"}),
+        "turned, the rate unknown": ("20 % flipped", {"cdpo": "regret, untuned"}),
+        "of a minority": ("minority", dict.fromkeys(("dpo", "maxmin-rlhf", "group-robust-dpo"), "worst-group regret")),
+        "fine, but": ("wrong reward", dict.fromkeys(("reward-model", "drpo", "dpo"), "regret")),
+        "circular": ("circular", {"self-play-po": "regret"}),
+    }
+    for begins, (world, figures) in rows.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {begins}")]
+        for slug, measure in figures.items():
+            assert f"{league[world][slug][measure][0]:.3f}" in line, (line, slug)
+    assert f"{stored['unavoidable']['minority']:.3f}" in text
+    assert league["20 % flipped"]["dpo"]["regret, setting"] == {"beta": 0.5}
+    assert f"β halved: {league['20 % flipped']['dpo']['regret'][0]:.3f}" in text
+    assert league["40 % flipped"]["dpo"]["regret, setting"] == {"beta": 0.25}
+    others = [x["regret"][0] for slug, x in league["circular"].items() if slug != "self-play-po"]
+    assert f"all others {min(others):.3f} and more" in text
 
 
 def test_my_worst_tenth_is_badly_served(tmp_path, monkeypatch, capsys):

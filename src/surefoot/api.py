@@ -172,6 +172,7 @@ def evaluate(
     task: Any = None,
     data: Any = None,
     k: int | Sequence[int] = (),
+    judge: Any = None,
     seed: int = 0,
     deterministic: bool = True,
     perturb: Perturbation | str | None = None,
@@ -189,9 +190,11 @@ def evaluate(
     or a callable. For a language model `env` may be called `task`, episodes are held-out examples, each used at most
     once, and `k=(1, 4, 16)` adds pass@k (the probability that at least one of k samples succeeds), entropy, lengths
     and sample completions. They are scored by the run's reward functions if it has any, otherwise by the task's
-    verifier. Of a reward model it is the share of held-out pairs that it puts in the right order. For a model of tables
-    `data` is a table, by default that of its run: the result has losses, also in the tail and by group, and a `table`.
-    For an agent it is held-out transitions: nothing is played, its value is fitted (`surefoot.evaluate.fitted_q`).
+    verifier. `judge` compares the model of a run with what it was before training (`surefoot.evaluate.judged`): win
+    rate, also by group, and KL, by `"task"`, `"reward:FOLDER"` or a function. Of a reward model it is the share of
+    held-out pairs that it puts in the right order. For a model of tables `data` is a table, by default that of its run:
+    the result has losses, also in the tail and by group, and a `table`. For an agent it is held-out transitions:
+    nothing is played, its value is fitted (`surefoot.evaluate.fitted_q`).
 
     `perturb` is as for `stress`, a range is drawn anew in every episode, and results are kept as `evaluation-….json`.
 
@@ -205,10 +208,16 @@ def evaluate(
         from surefoot.evaluate.scoring import evaluate_scores
 
         return evaluate_scores(policy, env if data is None else data, trust=trust)
+    if judge is not None:
+        from surefoot.evaluate.judged import evaluate_judged
+        from surefoot.evaluate.language import check_unused
+
+        check_unused("judge", video=video, perturb=perturb, k=k or None)
+        return evaluate_judged(policy, judge, make_method, env if data is None else data, episodes, seed, trust=trust)
     if not isinstance(k, (tuple, list)) or k:
         from surefoot.evaluate.language import check_unused, evaluated
 
-        check_unused(video=video, perturb=perturb)
+        check_unused("k", video=video, perturb=perturb)
         return evaluated(policy, env, episodes, k, seed, trust)
     from surefoot.envs.entrance import named_figures
     from surefoot.evaluate.rollout import played, record
@@ -247,6 +256,7 @@ def stress(
     env: Any = None,
     perturb: Perturbation | str = "rrls:2d",
     *,
+    data: Any = None,
     algo: str | None = None,
     trust: bool = False,
     video: bool = False,
@@ -261,16 +271,26 @@ def stress(
     episodes (see `surefoot.cluster`).
 
     Under `label-flip:0..0.4` a run that learned from pairs is trained again at every strength, and each model orders
-    the held-out pairs (a `surefoot.evaluate.pairs.NoiseReport`); `env` is the data, if the folder does not name them.
+    the held-out pairs; under `group-shift` those of one group become more. The report of either is a
+    `surefoot.evaluate.pairs.PairsReport`; `env` is the data, if the folder does not name them.
+
+    Under `input-pgd:0.1` or `input-search:0.1` a model of tables, ours or any with scikit-learn's `predict`, is tested
+    on the attacked rows of `data`, a pair (X, y) or what `train` takes (a
+    `surefoot.evaluate.attacked_rows.RowStressReport`); settings are `points` and `seed`.
     """
+    from surefoot.evaluate.attacked_rows import of_rows, stressed_rows
     from surefoot.evaluate.pairs import is_of_labels, stressed
     from surefoot.evaluate.stress import film_worst
     from surefoot.evaluate.stress import stress as sweep
 
     if is_of_labels(perturb):
         run = policy if isinstance(policy, Run) else Run(Path(policy))
-        found: Any = stressed(run, perturb, train, make_method, settings.get("points", 5), task=env, trust=trust)
+        found = stressed(run, perturb, train, make_method, settings.get("points", 5), task=env, trust=trust)
+        keep_result(run.path, f"stress-{perturb}", found.to_json())
         return found
+    if data is not None or of_rows(perturb):
+        attacked: Any = stressed_rows(policy, data if env is None else env, perturb, trust=trust, **settings)
+        return attacked
     player, place, folder = player_of(policy, env, algo, trust)
     refuse_language(player, "perturb", "perturbations apply to environments; evaluate it on another task")
     report = dataclasses.replace(sweep(player, place, perturb, on=on, **settings), env=env_name(place))

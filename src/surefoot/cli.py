@@ -62,6 +62,7 @@ def evaluate(
     task: str | None = None,
     data: str | None = None,
     k: str = "",
+    judge: str | None = None,
     perturb: str | None = None,
     video: bool = False,
     algo: str | None = None,
@@ -79,6 +80,8 @@ def evaluate(
         data: Held-out data to judge an agent by instead of playing (fitted Q evaluation), or a table to measure a model
             of tables on, if not the one it was trained on.
         k: For a language model, values of k for pass@k, such as 1,4,16; adds lengths, entropy and sample completions.
+        judge: For a language model, who compares its answers with those of the model before training: task,
+            reward:FOLDER for a reward model, or module:function; gives win rate, worst group and KL.
         perturb: Perturbation to play under, as for stress, such as observation-noise:0.1 or obs-pgd:0.05.
         video: Film one episode, as video.mp4 in RUN.
         algo: Algorithm of a Stable-Baselines3 model file, such as ppo.
@@ -88,7 +91,7 @@ def evaluate(
 
     film = (run if run.is_dir() else Path()) / "video.mp4" if video else None
     options: Any = {"seed": seed, "perturb": perturb, "video": film, "trust": trust}
-    options |= {"k": [whole(part) for part in k.split(",")] if k else ()}
+    options |= {"k": [whole(part) for part in k.split(",")] if k else (), "judge": judge}
     figures = api.evaluate(run, env, episodes, task=task, data=data, algo=algo, **options)
     if "table" in figures:
         return print(printable(figures["table"]))

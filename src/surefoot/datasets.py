@@ -36,7 +36,7 @@ def make(
     env: Annotated[str, arg(metavar="ENV")],
     /,
     to: str,
-    recipe: Literal["random", "medium", "medium-replay", "expert"] = "medium-replay",
+    recipe: Literal["random", "demonstrated", "medium", "medium-replay", "expert"] = "medium-replay",
     steps: int = 100_000,
     method: str = "sac",
     agent: str | None = None,
@@ -48,8 +48,9 @@ def make(
     Args:
         env: Environment, as for train.
         to: Where to write: a .npz or .hdf5 file, minari:ID, or LAYOUT:FILE.
-        recipe: random actions; medium or expert, sampled actions of a policy trained for a shorter or a longer time;
-            medium-replay, everything that a learner did in its first steps.
+        recipe: random actions; demonstrated, those that the environment itself offers; medium or expert, sampled
+            actions of a policy trained for a shorter or a longer time; medium-replay, everything that a learner did in
+            its first steps.
         steps: Transitions, such as 300k.
         method: Off-policy method to train.
         agent: Run or policy to record instead of a trained one.

@@ -21,7 +21,7 @@ from surefoot.loops.common.folder import short_name
 from surefoot.loops.common.run import env_name, make_learner
 from surefoot.seeding import numpy_stream, torch_stream
 
-RECIPES = ("random", "medium", "medium-replay", "expert")
+RECIPES = ("random", "demonstrated", "medium", "medium-replay", "expert")
 TRAINING = {"medium": 50_000, "expert": 500_000}  # steps of the learner whose agent then acts
 ENVS, ROUND = 8, 64  # environments in which a policy is recorded at once, and steps at a time
 Act = Callable[[Any, Any, np.ndarray, np.random.Generator], tuple[np.ndarray, Any]]
@@ -42,8 +42,9 @@ def record(
     """A data set of an environment.
 
     Args:
-        recipe: "random", uniformly random actions; "medium" and "expert", sampled actions of a policy that was trained
-            for a shorter or a longer time; "medium-replay", everything that a learner did in its first steps.
+        recipe: "random", uniformly random actions; "demonstrated", those that the environment itself offers
+            (`demonstrate(observations, generator)`); "medium" and "expert", sampled actions of a policy that was
+            trained for a shorter or a longer time; "medium-replay", everything that a learner did in its first steps.
         steps: transitions.
         method: the off-policy method that is trained, with its `hyperparameters`.
         agent: a run, an agent or another policy to record instead of a trained one (with "medium" or "expert").
@@ -61,6 +62,8 @@ def record(
     facts: dict[str, Any] = {"env": env_name(env), "recipe": recipe, "seed": seed}
     if recipe == "random":
         return _acted(env, steps, seed, facts, _random)
+    if recipe == "demonstrated":
+        return _acted(env, steps, seed, facts, _demonstrated(env))
     if agent is not None:
         return _acted(env, steps, seed, {**facts, "agent": str(agent)}, _policy(agent, env))
     made, slug = make_method(method, **hyperparameters)
@@ -131,6 +134,19 @@ def _random(space: gym.Space) -> Act:
         return generator.integers(space.start, space.start + space.n, len(starts)), None
 
     return act
+
+
+def _demonstrated(env: Any) -> Callable[[gym.Space], Act]:
+    """The actions that the environment itself offers."""
+    made = envs.make_single(env)
+    offered = getattr(made.unwrapped, "demonstrate", None)
+    made.close()
+    if offered is None:
+        raise UsageError(
+            f"recipe='demonstrated' is not allowed for {env_name(env)}, which offers no actions of its own (a method "
+            "demonstrate(observations, generator), as surefoot/Comblock5-v0 has). Use another recipe, or give agent=…."
+        )
+    return lambda space: lambda observation, state, starts, generator: (offered(observation, generator), None)
 
 
 def _policy(agent: Any, env: Any) -> Callable[[gym.Space], Act]:

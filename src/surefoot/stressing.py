@@ -24,6 +24,7 @@ def stress(
     trust: bool = False,
     video: bool = False,
     on: str = "",
+    data: str | None = None,
 ) -> None:
     """Play the agent of RUN across a sweep of perturbations; worst, mean, CVaR and nominal returns.
 
@@ -34,7 +35,10 @@ def stress(
             rrls:rarl,force_axes=xz), or any perturbation with a range, such as observation-noise:0..0.3,
             action-delay:0..4 or param:gravity=5..15; for MuJoCo also such as param:mass=0.5..2,torso.mass=1..5; or an
             attack on what the policy sees, obs-fgsm, obs-pgd, obs-mad, obs-critic, obs-search or obs-random, such as
-            obs-pgd:0.05. Several, separated by commas, are tested one after another.
+            obs-pgd:0.05. For a run that learned from pairs: label-flip:0..0.4, whose model is trained again on ever
+            more wrong labels, and group-shift, under which the group that it serves worst becomes more. For
+            models of tables: input-pgd:0.1 or input-search:0.1. Several, separated by commas, are tested one after
+            another.
         episodes: Episodes per cell of the grid.
         points: Values per dimension of the grid.
         grid: closed includes both bounds; rrls is the published half-open grid.
@@ -46,6 +50,7 @@ def stress(
         algo: Algorithm of a Stable-Baselines3 model file, such as ppo.
         trust: Import and call what RUN names as module:name, and unpickle a model file, which can run any code.
         video: Film one episode undisturbed and in the worst cell, for the report.
+        data: Rows to attack, if not those of the run: a file or sklearn:NAME.
         on: Where to compute: ray for a Ray cluster on this machine, ray:ADDRESS for another; else in this process.
     """
     from surefoot import api
@@ -56,6 +61,9 @@ def stress(
     for place, text in enumerate(several(perturb)):
         if place:
             print()
+        if data is not None or text.startswith("input-"):
+            print(printable(api.stress(run, perturb=text, data=data, points=points, seed=seed, trust=trust).table()))
+            continue
         if attack_budget is None:
             print(printable(api.stress(run, env, text, **settings).table()))
         else:

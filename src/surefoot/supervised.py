@@ -8,7 +8,8 @@
 `fit` runs the loop that `surefoot.train` runs, in memory, and finds the same bits; `random_state` is the seed and
 `max_iter` the number of epochs. What is found ends in an underscore. Needs the package scikit-learn.
 
-Methods that are not trained on tables but answer for single rows are here as they are: `DiRRAc().fit(models)`.
+Methods that answer for single rows, or learn from tables of their own kind, are here as they are:
+`DiRRAc().fit(models)`, `Neur2RO().decide(model, problem)`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def _names() -> dict[str, str]:
     """The slug of every method that has an estimator, by the name of its class."""
     entries = [one for one in catalogue.papers() if one.setting == SETTING and one.built]
     classes = {one.slug: catalogue.method_class(one.slug) for one in entries}
-    return {cls.__name__: slug for slug, cls in classes.items() if loop(cls.loop).env_argument == "data"}  # type: ignore[attr-defined]
+    return {cls.__name__: slug for slug, cls in classes.items() if _of_tables(cls)}
 
 
 @cache
@@ -60,7 +61,13 @@ def _direct() -> dict[str, type]:
     """The methods that are here as they are, by the name of their class."""
     entries = [one for one in catalogue.papers() if one.setting == SETTING and one.built]
     classes = [catalogue.method_class(one.slug) for one in entries]
-    return {cls.__name__: cls for cls in classes if getattr(cls, "loop") == AS_THEY_ARE}  # noqa: B009
+    as_they_are = (cls for cls in classes if getattr(cls, "loop") == AS_THEY_ARE or not getattr(cls, "any_table", True))  # noqa: B009
+    return {cls.__name__: cls for cls in as_they_are}
+
+
+def _of_tables(method: Any) -> bool:
+    """Whether a method learns from every table of features and targets."""
+    return loop(method.loop).env_argument == "data" and getattr(method, "any_table", True)
 
 
 @cache
@@ -146,14 +153,16 @@ def _base() -> type:
             tags.regressor_tags = None if of_classes else RegressorTags()
             return tags
 
-        def fit(self, X: Any, y: Any) -> Any:
-            """Learn from features X `[n, d]` and targets y `[n]`."""
+        def fit(self, X: Any, y: Any, groups: Any = None, clients: Any = None) -> Any:
+            """Learn from features X `[n, d]` and targets y `[n]`; groups and clients `[n]`, where given, say to which
+            group and to which client every row belongs."""
             method = self._method()
             wanted: Any = {"dtype": np.float64, "ensure_min_samples": 2, "y_numeric": not method.classifies}
             X, y = validate_data(self, X, y, ensure_all_finite=False, **wanted)  # the table names what is missing
             if method.classifies:
                 check_classification_targets(y)
-            table, steps = Table(X, y, features=tuple(getattr(self, "feature_names_in_", ()))), self.max_iter
+            names, steps = tuple(getattr(self, "feature_names_in_", ())), self.max_iter
+            table = Table(X, y, features=names, groups=groups, clients=clients)
             learner = make_learner(method, table, [seed_of(self.random_state)], steps)
             for _ in range(steps):
                 learner.iterate()

@@ -17,9 +17,10 @@ from surefoot.evaluate import export_check
 from surefoot.evaluate.foreign_modules import load_script
 from surefoot.evaluate.foreign_signature import METADATA, Fixed
 from surefoot.models.actors import ActorNetwork
-from surefoot.models.agent import Agent, Network, normalized_shapes
+from surefoot.models.agent import Agent, Network
 from surefoot.models.deployed import deployed
 from surefoot.models.functional import initial
+from surefoot.models.observations import normalized_shapes
 from surefoot.models.tabular_agent import TabularAgent
 
 VECTOR = spaces.Box(-np.inf, np.inf, (4,))

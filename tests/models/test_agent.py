@@ -13,9 +13,10 @@ from gymnasium import spaces as gs
 from safetensors.torch import load_file, save_file
 
 from surefoot.errors import UsageError
-from surefoot.models.agent import Agent, Network, normalize_observation, normalized_keys, normalized_shapes
+from surefoot.models.agent import Agent, Network
 from surefoot.models.functional import Flat
 from surefoot.models.normalizers import normalize
+from surefoot.models.observations import normalize_observation, normalized_keys, normalized_shapes
 
 BOX, IMAGE = gs.Box(-2, 2, (3,)), gs.Box(0, 255, (16, 16, 3), np.uint8)
 MASKED = gs.Dict({"action_mask": gs.MultiBinary(4), "in/out": gs.Box(-1, 1, (2,)), "room": gs.Discrete(3)})

@@ -9,7 +9,7 @@ import torch
 
 from surefoot.envs import make_single
 from surefoot.errors import UsageError
-from surefoot.perturbations import REGISTRY, Attack, LabelFlip, parse, unwrap
+from surefoot.perturbations import REGISTRY, Attack, GroupShift, InputAttack, LabelFlip, parse, unwrap
 from surefoot.perturbations.core import Batched, Graded
 from surefoot.perturbations.interval import Interval
 from surefoot.seeding import numpy_stream
@@ -91,7 +91,7 @@ def inside(env: gymnasium.Env) -> dict[str, object]:
 
 
 def test_every_registered_perturbation_is_under_the_laws():
-    others = (Attack, LabelFlip)  # see test_attacks and test_labels
+    others = (Attack, GroupShift, InputAttack, LabelFlip)  # see test_attacks, test_labels and test_attacked_rows
     assert set(CASES) == {name for name, cls in REGISTRY.items() if not issubclass(cls, others)}
 
 

@@ -14,3 +14,8 @@ def price_of_shift(nu: float) -> float:
 def radius_of_samples(rho: float, n: int) -> float:
     """The radius in χ² of the ball (1/2n)·Σ (n·q_i − 1)² ≤ ρ/n around n samples (DRRho, arXiv:2505.06699)."""
     return 2 * rho / n
+
+
+def penalty_of_half(gamma: float) -> float:
+    """The price γ/2·‖x' − x‖² of a transport surrogate whose own γ has no ½, as in dro and the dual of the ball."""
+    return 2 * gamma

@@ -3,6 +3,7 @@
     read((X, y))                          # arrays, lists, data frames
     read(frame, target="price")           # one data frame, or a .csv, .txt or .parquet file
     read("sklearn:diabetes")
+    read("knapsack:8,instances=100")      # samples of a two-stage problem, which are made then
 
 Every row keeps its number in the source through all splits (`index`), by which a method knows a sample again.
 """
@@ -10,6 +11,7 @@ Every row keeps its number in the source through all splits (`index`), by which 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +23,11 @@ from surefoot.data.table_files import Columns, columns_of, columns_of_file
 from surefoot.errors import UsageError, nearest
 from surefoot.seeding import numpy_stream
 
+MADE = {  # modules whose `made` makes the table that a text describes
+    "knapsack": "surefoot.envs.recourse.sampled",
+    "visemes": "surefoot.data.visemes",
+}
+IMAGES = {"digits": (1, 8, 8)}
 BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")  # data sets within scikit-learn
 
 
@@ -28,7 +35,9 @@ BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")  # data sets w
 class Table:
     """Samples: X `[n, d]` float64, y `[n]` numbers or labels, and where given groups `[n]` and clients `[n]`.
 
-    index: `[n]`, the number of every row in the source. name, features and target are for display.
+    index: `[n]`, the number of every row in the source. shape: of a row, `(d,)`, or (channels, height, width) where
+    rows are images, of which X may be given as `[n, height, width]` or `[n, channels, height, width]`. name, features
+    and target are for display.
 
     Raises `UsageError` for shapes that do not fit, sparse X, text among the features, and for the first entry that is
     missing or infinite.
@@ -42,12 +51,14 @@ class Table:
     groups: Any = None
     clients: Any = None
     index: Any = field(default=None, repr=False)
+    shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        X = _features(self.X)
+        X, shape = _features(self.X, self.shape)
         features = self.features or tuple(f"x{i}" for i in range(X.shape[1]))
         y = _column(self.y, len(X), "y")
-        found = {"X": X, "y": y, "features": features, "index": np.arange(len(X)) if self.index is None else self.index}
+        found = {"X": X, "y": y, "shape": shape, "features": features}
+        found |= {"index": np.arange(len(X)) if self.index is None else self.index}
         for name in ("groups", "clients"):
             if (given := getattr(self, name)) is not None:
                 found[name] = _column(given, len(X), name)
@@ -86,7 +97,8 @@ class Table:
 
     def digest(self) -> str:
         """A hash of the samples, by which a resumed run recognises the same table."""
-        found = hashlib.sha256(repr((self.X.shape, self.features, self.target)).encode())
+        images = self.shape[1:] and (self.shape,)
+        found = hashlib.sha256(repr((self.X.shape, self.features, self.target, *images)).encode())
         for x in (self.X, self.y, self.groups, self.clients, self.index):
             words = x is not None and x.dtype.kind not in "fiub"
             found.update(
@@ -96,7 +108,8 @@ class Table:
 
 
 def read(data: Any, *, target: str | None = None, groups: str | None = None, clients: str | None = None) -> Table:
-    """The table that `data` is or names: a `Table`, a pair (X, y), a data frame, a file, or sklearn:NAME.
+    """The table that `data` is or names: a `Table`, a pair (X, y), a data frame, a file, sklearn:NAME, or a text
+    such as knapsack:8 that describes what is made.
 
     target: column to predict, the last one by default. groups, clients: columns that say to which group and client a
     row belongs; they are no features. These three are for frames and files.
@@ -105,12 +118,18 @@ def read(data: Any, *, target: str | None = None, groups: str | None = None, cli
         return data
     if isinstance(data, (tuple, list)):
         return _of_pair(data, target)
+    if isinstance(data, str) and (module := MADE.get(data.partition(":")[0])):
+        if beside := [name for name in (target, groups, clients) if name is not None]:
+            raise UsageError(f"{beside[0]!r} is no column of data={data!r}, whose rows are made; leave it out.")
+        return import_module(module).made(data)
     if isinstance(data, Path) or (isinstance(data, str) and not data.startswith("sklearn:")):
         return _of_columns(columns_of_file(Path(data)), str(data), target, groups, clients)
     if hasattr(data, "columns"):
         return _of_columns(columns_of(data), "frame", target, groups, clients)
     if isinstance(data, str):
-        return _of_columns(_bundled(data), data, target, groups, clients)
+        found = _of_columns(_bundled(data), data, target, groups, clients)
+        shape = IMAGES.get(data.removeprefix("sklearn:"), ())
+        return replace(found, shape=shape) if math.prod(shape) == len(found.features) else found
     raise UsageError(
         f"data={type(data).__name__} is not allowed; give a pair (X, y), a data frame, a .csv, .txt or .parquet file, "
         "or sklearn:NAME."
@@ -134,7 +153,9 @@ def _of_columns(columns: Columns, name: str, target: str | None, groups: str | N
         if column is not None and column not in columns:
             raise UsageError(f"{argument}={column!r} is not a column of {name}. {nearest(column, columns)}")
     features = tuple(one for one in columns if one not in (target, groups, clients))
-    beside = {key: None if one is None else columns[one] for key, one in (("groups", groups), ("clients", clients))}
+    beside: dict[str, Any] = {
+        key: None if one is None else columns[one] for key, one in (("groups", groups), ("clients", clients))
+    }
     X = np.column_stack([_numbers(columns[one], one, name) for one in features]) if features else np.empty((0, 0))
     return Table(X, columns[target], name, features, target, **beside)
 
@@ -174,8 +195,8 @@ def _bundled(text: str) -> Columns:
     return columns | {"target": found.target}
 
 
-def _features(given: Any) -> np.ndarray:
-    """X as float64 `[n, d]`."""
+def _features(given: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """X as float64 `[n, d]`, and the shape of a row."""
     if hasattr(given, "toarray"):  # a sparse matrix
         raise UsageError("X is sparse, and dense arrays are needed; give X.toarray() if it fits into memory.")
     try:
@@ -183,11 +204,15 @@ def _features(given: Any) -> np.ndarray:
         X = X if X.dtype == np.float64 else X.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise UsageError(f"X is not an array of numbers ({error}); encode texts and dates as numbers.") from error
+    if X.ndim in (3, 4):
+        shape, X = X.shape[1:] if X.ndim == 4 else (1, *X.shape[1:]), X.reshape(len(X), -1)
     if X.ndim != 2:
         raise UsageError(f"X has the shape {list(X.shape)}; it must be [samples, features]. Reshape your data.")
+    if shape and math.prod(shape) != X.shape[1]:
+        raise UsageError(f"shape={shape!r} is not allowed: the rows of X have {X.shape[1]} features.")
     if 0 in X.shape:
         raise UsageError(f"X has the shape {list(X.shape)}: there are no {'samples' if len(X) == 0 else 'features'}.")
-    return X
+    return X, shape or X.shape[1:]
 
 
 def _column(given: Any, rows: int, name: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Environments: one function that makes them all, micro-environments with known answers, robust MuJoCo tasks."""
 
+from surefoot.envs import comblock as _comblock
 from surefoot.envs import micro as _micro
 from surefoot.envs import rrls as _rrls
 from surefoot.envs.backends import PoolEnvs, ProcessEnvs
@@ -10,6 +11,7 @@ from surefoot.envs.rrls import RobustMujoco, UncertaintyBox, set_params, uncerta
 from surefoot.envs.vector import EnvError, Envs, SyncEnvs, env_seeds
 from surefoot.envs.wrappers import register_wrapper, wrap
 
+_comblock.register()
 _micro.register()
 _rrls.register()
 

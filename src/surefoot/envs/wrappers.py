@@ -109,9 +109,10 @@ def flatten(env: gymnasium.Env) -> gymnasium.Env:
 
 
 @register_wrapper("time_aware")
-def time_aware(env: gymnasium.Env) -> gymnasium.Env:
-    """The fraction of the time limit that has passed, appended to a vector observation (arXiv:1712.00378)."""
-    return gw.TimeAwareObservation(env, normalize_time=True)
+def time_aware(env: gymnasium.Env, normalize: bool = True) -> gymnasium.Env:
+    """The fraction of the time limit that has passed, or with `normalize=False` the number of steps, appended to a
+    vector observation (arXiv:1712.00378)."""
+    return gw.TimeAwareObservation(env, normalize_time=normalize)
 
 
 @register_wrapper("action_mask")

@@ -36,6 +36,9 @@ def _unit(facts: dict[str, Any]) -> str:
         "LanguageAgent": "group-rollout",
         "RewardModel": "group-rollout",
         "LinearModel": "finite-sum",
+        "RowModel": "supervised",
+        "SetModel": "supervised",
+        "SequenceModel": "supervised",
     }
     return loop(kinds.get(kind, "on-policy")).measured
 

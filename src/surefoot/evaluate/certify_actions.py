@@ -30,7 +30,7 @@ from surefoot.evaluate.statistics import fraction, numbers
 from surefoot.evaluate.stress import called
 from surefoot.loops.common.lock import evaluation
 from surefoot.models import bounds
-from surefoot.models.agent import Agent, normalize_observation
+from surefoot.models.agent import Agent
 from surefoot.models.distributions import (
     BoundedGaussian,
     Deterministic,
@@ -39,6 +39,7 @@ from surefoot.models.distributions import (
     SquashedGaussian,
     into_box,
 )
+from surefoot.models.observations import normalize_observation
 from surefoot.perturbations import parse
 from surefoot.perturbations.attacks import Target, aimed
 from surefoot.seeding import numpy_stream
@@ -76,6 +77,7 @@ class ActionCertificate:
     broken: tuple[int, ...]
     radius: float | None  # mean l2 radius within which a discrete action cannot change, 0 where none is certified
     lipschitz: tuple[float, float] | None  # product of norms, and the tighter constant, of the outputs
+    end_to_end: float | None  # Lipschitz constant of a continuous action in its units, by the observation as it is
     divergence: float | None  # ADIV of medians
 
     @property
@@ -101,6 +103,10 @@ class ActionCertificate:
             notes.append(
                 f"Lipschitz constant of the outputs: {self.lipschitz[1]:.4g} (product of spectral norms: "
                 f"{self.lipschitz[0]:.4g})."
+            )
+        if self.end_to_end is not None:
+            notes.append(
+                f"Of the whole map, from the observation as it is to the action in its units: {self.end_to_end:.4g}."
             )
         if self.divergence is not None:
             notes.append(f"Action divergence ‖high − low‖₂/(2ε), mean over states and budgets: {self.divergence:.4g}.")
@@ -264,6 +270,7 @@ def by_layers(player: Agent, seen: Tensor, budgets: Sequence[float], law: str) -
         **dict(zip(("certified", "attacked", "broken"), map(tuple, zip(*rows)))),
         "radius": float(radii(layers, x).mean()) if discrete else None,
         "lipschitz": (bounds.product_of_norms(layers), float(bounds.whole(layers))),
+        "end_to_end": None if discrete else float(bounds.whole(bounds.end_to_end(player))),
         "divergence": None,
     }
 
@@ -375,5 +382,6 @@ def by_draws(player: Agent, seen: Tensor, budgets: Sequence[float], confidence: 
         **dict(zip(("certified", "attacked", "broken"), map(tuple, zip(*rows)))),
         "radius": None if radius is None else float(radius.mean()),
         "lipschitz": None,
+        "end_to_end": None,
         "divergence": float(np.mean(spread)) if spread else None,
     }

@@ -17,6 +17,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from surefoot.errors import UsageError
 from surefoot.evaluate.export_check import ROWS, Differences, compared, states_of
@@ -102,7 +103,10 @@ def export(
 
 def _write_script(module: Deployed, path: Path) -> None:
     with _quiet():
-        traced: Any = torch.jit.trace(module, module.examples(), check_trace=False)
+        if module.rules:
+            traced: Any = torch.jit.script(_with_overloads(_graph(module)))
+        else:
+            traced = torch.jit.trace(module, module.examples(), check_trace=False)
         extra = {METADATA: json.dumps(module.described())}
         torch.jit.save(torch.jit.freeze(traced, optimize_numerics=False), path, _extra_files=extra)
 
@@ -115,13 +119,14 @@ def _write_onnx(module: Deployed, path: Path) -> None:
     except ImportError as error:
         raise UsageError(f"{path.suffix} files need {error.name}: pip install 'surefoot[export]'.") from error
     batch = torch.export.Dim("batch", min=1)
+    axes = tuple({0: batch} for _ in module.inputs)
     with _quiet():
         program: Any = torch.onnx.export(
-            module,
+            _graph(module) if module.rules else module,
             module.examples(),
             input_names=[port.name for port in module.inputs],
             output_names=[port.name for port in module.outputs],
-            dynamic_shapes=(tuple({0: batch} for _ in module.inputs),),
+            dynamic_shapes=axes if module.rules else (axes,),
             dynamo=True,
             verbose=False,
         )
@@ -130,6 +135,26 @@ def _write_onnx(module: Deployed, path: Path) -> None:
     said.key, said.value = METADATA, json.dumps(module.described())
     model.producer_name, model.doc_string = "surefoot", f"A policy of {module.facts.get('method', 'Surefoot')}."
     path.write_bytes(model.SerializeToString())
+
+
+def _graph(module: Deployed) -> torch.fx.GraphModule:
+    """The module as one graph of operations: gradients that its acting rules take become operations like any other."""
+    with torch.no_grad():
+        make = make_fx(module, tracing_mode="symbolic", _allow_non_fake_inputs=True)  # its weights are constants
+        return make(*module.examples(3)).eval()  # 3: sizes of 0 and 1 would be taken for constants
+
+
+def _with_overloads(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """The graph in operations that TorchScript knows: by name, of any types, and sizes by method."""
+    for node in list(graph.graph.nodes):
+        if node.target is torch.ops.aten.sym_size.int:
+            with graph.graph.inserting_before(node):
+                node.replace_all_uses_with(graph.graph.call_method("size", node.args))
+            graph.graph.erase_node(node)
+        elif isinstance(node.target, torch._ops.OpOverload):
+            node.target = node.target.overloadpacket
+    graph.recompile()
+    return graph
 
 
 @contextlib.contextmanager

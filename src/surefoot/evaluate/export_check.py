@@ -217,7 +217,8 @@ def _of_network(agent: Agent) -> Callable[..., _Answer]:
     """The answers of an agent with a network, with given noise instead of its own."""
     quiet = {name: x for name, x in agent.facts.items() if name != "smoothing"}
     sigma = float(agent.facts.get("smoothing", 0.0))
-    calm = Agent(agent.network, agent.observation_space, agent.action_space, agent.vector, agent.scales, quiet)
+    places = agent.observation_space, agent.action_space
+    calm = Agent(agent.network, *places, agent.vector, agent.scales, quiet, agent.companions)
     whole = isinstance(agent.observation_space, gym.spaces.Dict)
 
     def answer(entries: dict[str, np.ndarray], state: Any, starts: np.ndarray, drawn: dict[str, torch.Tensor]) -> Any:

@@ -157,12 +157,12 @@ def _check_scale(task: Any, rewards: Sequence[float]) -> None:
     )
 
 
-def check_unused(**given: Any) -> None:
-    """Raise `UsageError` for an argument of evaluations of policies, which those with k do not have."""
+def check_unused(beside: str, **given: Any) -> None:
+    """Raise `UsageError` for an argument of other evaluations, which those with `beside` do not have."""
+    whys = {"video": "there is nothing to film", "perturb": "nothing is perturbed", "k": "each prompt is answered once"}
     for name, value in given.items():
         if value is not None:
-            why = {"video": "there is nothing to film", "perturb": "nothing is perturbed"}[name]
-            raise UsageError(f"{name} is not allowed with k, which is for language models: {why}.")
+            raise UsageError(f"{name} is not allowed with {beside}, which is for language models: {whys[name]}.")
 
 
 def evaluated(policy: Any, task: Any, examples: int, k: int | Sequence[int], seed: int, trust: bool) -> dict[str, Any]:

@@ -259,7 +259,8 @@ class StressReport:
             arrays["lengths"] = np.array(fields["lengths"])
         arrays["coordinates"] = arrays["coordinates"].reshape(len(arrays["returns"]), -1)
         tuples = {name: tuple(fields.get(name, ())) for name in ("axes", "seeds", "nominal_point", "units")}
-        return cls(**{**fields, **arrays, **tuples})
+        own = {f.name for f in dataclasses.fields(StressReport)}  # a report of pairs has more
+        return StressReport(**{**{name: x for name, x in fields.items() if name in own}, **arrays, **tuples})
 
 
 def stress(

@@ -11,7 +11,7 @@ import numpy as np
 from surefoot.data.tables import Table, read
 from surefoot.errors import UsageError
 from surefoot.evaluate.agent_card import keep_result
-from surefoot.evaluate.statistics import confidence_interval, mean
+from surefoot.evaluate.statistics import confidence_interval, mean, share_interval
 from surefoot.loops.common.folder import Run
 from surefoot.loops.common.kinds import loop
 from surefoot.loops.common.measures import TAIL, TableModel, by_group, measures
@@ -22,6 +22,7 @@ TITLES = {
     "tail_loss": f"mean loss of the worst {TAIL:.0%}",
     "r2": "R²",
     "accuracy": "accuracy",
+    "calibration_error": "expected calibration error",
     "worst_group_loss": "mean loss of the worst group",
 }
 
@@ -35,12 +36,15 @@ def is_of_tables(player: Any) -> bool:
 def measured(model: TableModel, table: Table, folder: Path | None = None) -> dict[str, Any]:
     """The figures of a model on a table, and `table`, the same to read; kept in the folder of its run if there is one.
 
-    `loss_interval` is the 95 % t-interval of the mean loss over rows.
+    `loss_interval` is the 95 % t-interval of the mean loss over rows, `accuracy_interval` the exact one of the
+    accuracy.
     """
     losses = model.losses(table)
     figures: dict[str, Any] = {"data": table.name, "samples": len(table), **measures(model, table)}
     interval = confidence_interval(losses, mean) if len(losses) > 1 and np.ptp(losses) > 0 else None
     figures["loss_interval"] = None if interval is None else list(interval)
+    if model.classes is not None:
+        figures["accuracy_interval"] = list(share_interval((model.predict(table.X) == table.y).tolist()))
     figures["groups"] = {str(group): value for group, value in by_group(losses, table).items()}
     figures["table"] = _table(figures)
     if folder is not None:
@@ -71,7 +75,7 @@ def _table(figures: dict[str, Any]) -> str:
     lines = [f"{figures['data']} · {figures['samples']:,} rows"]
     for name, title in TITLES.items():
         if name in figures:
-            ends = figures["loss_interval"] if name == "loss" else None
+            ends = figures.get(f"{name}_interval")
             between = "" if ends is None else f"  95 % interval [{ends[0]:.4g}, {ends[1]:.4g}]"
             lines.append(f"{title:<32} {figures[name]:.6g}{between}")
     return "\n".join([*lines, *(f"  group {name:<24} {value:.6g}" for name, value in figures["groups"].items())])

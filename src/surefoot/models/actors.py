@@ -24,11 +24,13 @@ from surefoot.models.distributions import (
     SquashedGaussian,
     for_space,
 )
+from surefoot.models.mixtures import SquashedMixture
 from surefoot.models.networks import ACTIVATIONS, Encoder, Observation, check_mask
 from surefoot.models.spaces import MASK_KEY
 
 LOG_STD = (-20.0, 2.0)  # limits of the log standard deviation of a Gaussian
-KINDS = ("deterministic", "gaussian", "bounded", "categorical", "values")
+LOWEST_OF_MIXTURES = -5.0  # the floor of their log standard deviations: a component that collapses says nothing
+KINDS = ("deterministic", "gaussian", "bounded", "mixture", "categorical", "values")
 
 
 def layers(
@@ -135,6 +137,9 @@ class Actor(nn.Module):
         if self.network.kind == "gaussian":
             mean, log_std = out.chunk(2, -1)
             return torch.cat([mean, log_std.clamp(*LOG_STD)], -1)
+        if self.network.kind == "mixture":
+            *rest, log_std = self.distribution.parts_of(out)  # type: ignore[union-attr]
+            return torch.cat([*rest, log_std.clamp(LOWEST_OF_MIXTURES, LOG_STD[1])], -1)
         return out
 
     def policy(
@@ -202,6 +207,7 @@ class ActorNetwork:
     )
     output_bound: float | None = hyperparameter(None, low=0, help="Last layer initialised from U(±bound), if given.")
     remembers: bool = hyperparameter(False, help="Sees the observation before and its action then, too.")
+    components: int = hyperparameter(1, low=1, high=1000, help="Components of a mixture.")
     told: int = hyperparameter(
         0, low=0, high=2**16, help="Numbers it sees beside a vector in training; later they are 0."
     )
@@ -215,7 +221,7 @@ class ActorNetwork:
         self, space: gym.Space
     ) -> Deterministic | SquashedGaussian | BoundedGaussian | Categorical | Greedy:
         """What the outputs parametrise, for actions of this space."""
-        if self.kind in ("deterministic", "gaussian", "bounded"):
+        if self.kind in ("deterministic", "gaussian", "bounded", "mixture"):
             if not isinstance(space, gym.spaces.Box):
                 raise UsageError(
                     f"this method needs continuous actions, but the action space is {space}; use dqn or sac-discrete."
@@ -224,6 +230,8 @@ class ActorNetwork:
             assert isinstance(made, SquashedGaussian)
             if self.kind == "gaussian":
                 return made
+            if self.kind == "mixture":
+                return SquashedMixture(made.dim, made.low, made.high, self.components, shape=made.shape)
             kind = Deterministic if self.kind == "deterministic" else BoundedGaussian
             return kind(dim=made.dim, low=made.low, high=made.high, shape=made.shape)
         if not isinstance(space, gym.spaces.Discrete):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,13 +15,14 @@ from torch import Tensor
 from surefoot.envs.entrance import all_forbidden
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import build
-from surefoot.models import spaces
+from surefoot.models import acting, spaces
 from surefoot.models.actors import Actor, ActorNetwork
 from surefoot.models.companions import Companion, shapes_of, tensors_of
 from surefoot.models.distributions import Categorical, Gaussian, SquashedGaussian, from_box
 from surefoot.models.functional import Flat
-from surefoot.models.networks import WIDEST, ActorCritic, Network, Observation, is_image
-from surefoot.models.normalizers import Moments, normalize
+from surefoot.models.networks import WIDEST, ActorCritic, Network, Observation
+from surefoot.models.normalizers import Moments
+from surefoot.models.observations import entries, floats, normalize_observation, normalized_shapes, plus
 from surefoot.models.saved import described, read_agent, write_agent
 from surefoot.models.smoothing import Smoothing, boxes, draw, noisy, noisy_copies, noisy_keys
 from surefoot.models.spaces import MASK_KEY
@@ -33,56 +33,6 @@ FORMAT = "surefoot-agent-1"
 UNKNOWN_COUNT = 10_000  # observations behind a normaliser, where the agent does not say how long it was trained
 NO_CRITIC = "it keeps none: it was saved by an older version, or its critic judges more than the agent sees and does."
 MOST_ENTRIES = 2**20  # in the bounds of a space, in addition to the number of weights
-
-
-def _entries(space: gym.Space) -> dict[str, Any]:
-    """The spaces of a dict space by key; any other space under the key ''."""
-    return dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {"": space}
-
-
-def normalized_shapes(space: gym.Space) -> dict[str, tuple[int, ...]]:
-    """The observation entries that are normalised by running statistics, with their shapes; '' is the whole
-    observation.
-
-    These are all numeric Boxes except images (which are divided by 255) and the action mask.
-    """
-    return {
-        key: s.shape
-        for key, s in _entries(space).items()
-        if key != MASK_KEY and isinstance(s, gym.spaces.Box) and s.dtype.kind in "fiu" and not is_image(s)
-    }
-
-
-def normalized_keys(space: gym.Space) -> dict[str, int]:
-    """The normalised entries with their sizes."""
-    return {key: math.prod(shape) for key, shape in normalized_shapes(space).items()}
-
-
-def normalized_since(space: gym.Space) -> list[str]:
-    """The normalised entries that older versions, which normalised only float vectors, left unchanged."""
-    entries = _entries(space)
-    return [k for k, shape in normalized_shapes(space).items() if len(shape) != 1 or entries[k].dtype.kind != "f"]
-
-
-def normalize_observation(observation: Observation, scales: dict[str, tuple[Tensor, Tensor]]) -> Observation:
-    """The observation with its normalised entries scaled; entries without a scale pass through."""
-    if isinstance(observation, dict):
-        return {k: normalize(x, *scales[k]) if k in scales else x for k, x in observation.items()}
-    return normalize(observation, *scales[""]) if "" in scales else observation
-
-
-def _floats(observation: Observation) -> Observation:
-    """The observation in single precision where it is in double."""
-    if isinstance(observation, dict):
-        return {key: x.float() if x.dtype == torch.float64 else x for key, x in observation.items()}
-    return observation.float() if observation.dtype == torch.float64 else observation
-
-
-def _plus(observation: Observation, sigma: float, noisy_boxes: Mapping[str, Any]) -> Observation:
-    """Observations with N(0, sigma²) noise in their own units, differentiable."""
-    if isinstance(observation, dict):
-        return {k: x + sigma * torch.randn(x.shape) if k in noisy_boxes else x for k, x in observation.items()}
-    return observation + sigma * torch.randn(observation.shape)
 
 
 class Agent:
@@ -112,6 +62,13 @@ class Agent:
         self._smoothing = float(self.facts.get("smoothing", 0.0))
         self.rule = build(Smoothing, self.facts["smoothed"]) if "smoothed" in self.facts else None
         self.module: ActorCritic | Actor = self.flat.bind(self.vector)  # type: ignore[assignment]
+        self.acting_rules = acting.from_json(self.facts.get("acting", []))
+        self.distribution: Any = self.module.distribution  # in which it acts
+        if self.acting_rules:
+            if self.rule is not None:
+                raise UsageError("an agent that decides by several noisy copies has no acting rule after that.")
+            acting.check_rules(self.acting_rules, self.companions, self.distribution)
+            self.distribution = acting.box_of(action_space)
 
     def __repr__(self) -> str:
         ends = (self.observation_space, self.action_space)
@@ -129,17 +86,17 @@ class Agent:
 
         `deterministic=True` gives the most likely action; otherwise one is sampled with torch's global generator. If
         `facts` have "smoothing", noise of that standard deviation is added to the observations first, always; if they
-        have "smoothed", it acts on several noisy copies as that says.
+        have "smoothed", it acts on several noisy copies as that says; if "acting", by these rules.
         """
         if self._smoothing:
             observation = noisy(observation, self._smoothing, noisy_keys(self.observation_space))
-        with torch.inference_mode():
+        with torch.no_grad() if self.acting_rules else torch.inference_mode():  # a rule may take gradients
             tensors, single = self._read(observation)
             if self.rule is None:
-                params, state_tensor = self._forward(tensors, state, episode_start)
+                params, state_tensor = self._decided(tensors, state, episode_start, sample=not deterministic)
             else:
                 params, state_tensor = self.rule(*self._answers(tensors, self.rule.draws)), None
-            distribution = self.module.distribution
+            distribution = self.distribution
             if deterministic:
                 action = distribution.mode(params)
             else:
@@ -167,8 +124,8 @@ class Agent:
         self, observation: Observation, state: np.ndarray | None = None, episode_start: np.ndarray | None = None
     ) -> tuple[Any, Tensor]:
         """The action distribution and its parameters `[batch, size]`, differentiable by a batch of observations; those
-        of the network without the noise that a smoothed agent adds."""
-        return self.module.distribution, self._forward(_floats(observation), state, episode_start)[0]
+        of the network without the noise that a smoothed agent adds. Acting rules are followed."""
+        return self.distribution, self._decided(floats(observation), state, episode_start)[0]
 
     def respond_noisy(
         self,
@@ -183,15 +140,15 @@ class Agent:
             UsageError: the agent adds no noise.
         """
         if self.rule is not None:
-            answers, distribution = self._answers(_floats(observation), draws)
+            answers, distribution = self._answers(floats(observation), draws)
             return distribution, answers
         if not self._smoothing:
             raise UsageError("draws is not allowed for an agent that adds no noise to its observations; leave it out.")
         each = []
         for _ in range(draws):
-            seen = _plus(_floats(observation), self._smoothing, boxes(self.observation_space))
-            each.append(self._forward(seen, state, episode_start)[0])
-        return self.module.distribution, torch.stack(each)
+            seen = plus(floats(observation), self._smoothing, boxes(self.observation_space))
+            each.append(self._decided(seen, state, episode_start)[0])
+        return self.distribution, torch.stack(each)
 
     @property
     def noisy(self) -> bool:
@@ -205,16 +162,55 @@ class Agent:
         has several. The logarithms of votes are logits."""
         if self.rule is None:
             return self.respond(observation, state, episode_start)
-        params = self.rule(*self._answers(_floats(observation), self.rule.draws))
+        params = self.rule(*self._answers(floats(observation), self.rule.draws))
         return self.module.distribution, params.clamp(min=1e-6).log() if self.rule.by == "vote" else params
 
     def with_draws(self, draws: int) -> Agent:
         """The same agent, which acts on another number of noisy copies. Raises `UsageError` if it acts on none."""
         if self.rule is None:
             raise UsageError(f"draws={draws} is not allowed for an agent that is not smoothed by several draws.")
-        facts = {**self.facts, "smoothed": {**self.facts["smoothed"], "draws": draws}}
-        spaces = self.observation_space, self.action_space
-        return Agent(self.network, *spaces, self.vector, self.scales, facts, self.companions)
+        return self._with(smoothed={**self.facts["smoothed"], "draws": draws})
+
+    # --- acting rules (surefoot.models.acting) -----------------------------------------------------------------------
+
+    def acting(self, **knobs: Any) -> Agent:
+        """The same agent with knobs of its acting rules turned, such as `acting(trust=1.0)`; `knobs` lists them.
+
+        Raises:
+            UsageError: it has no such knob, or a value is not allowed.
+        """
+        who = f"this agent ({self.facts.get('method', 'no method')})"
+        return self._with(acting=acting.to_json(acting.turned(self.acting_rules, knobs, who)))
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """What `acting` turns, by name, with its present value."""
+        return {f.name: getattr(rule, f.name) for rule in self.acting_rules for f in dataclasses.fields(rule)}
+
+    def ruled(self, *rules: acting.Rule, companions: Mapping[str, Companion] | None = None) -> Agent:
+        """The same agent with other acting rules, and with more companions that these ask; without rules it acts as its
+        network says."""
+        return self._with(companions, acting=acting.to_json(rules))
+
+    def ask(self, name: str, *inputs: Any) -> Tensor:
+        """What a companion says of its inputs, with a leading axis of copies."""
+        return self.companions[name](self._flats[name], *inputs)
+
+    def _with(self, companions: Mapping[str, Companion] | None = None, **facts: Any) -> Agent:
+        given = {k: x for k, x in {**self.facts, **facts}.items() if (k, x) != ("acting", [])}
+        spaces, beside = (self.observation_space, self.action_space), {**self.companions, **(companions or {})}
+        return Agent(self.network, *spaces, self.vector, self.scales, given, beside)
+
+    def _decided(
+        self, observation: Observation, state: Any = None, episode_start: Any = None, sample: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """The parameters `[batch, size]` by which it acts on a batch of observations, and the new recurrent state."""
+        params, after = self._forward(observation, state, episode_start)
+        if self.acting_rules:
+            said = acting.Said(self.module.distribution, params, self.distribution, observation, sample)
+            seen = normalize_observation(observation, self.scales)
+            params = acting.followed(self.acting_rules, self.ask, seen, said).params
+        return params, after
 
     def criticise(
         self, observation: Observation, seen: Observation, state: np.ndarray | None, episode_start: np.ndarray | None
@@ -237,34 +233,33 @@ class Agent:
                 + (NO_CRITIC if isinstance(self.module, Actor) else "its critic has a memory, which is not kept.")
                 + " Use obs-pgd or obs-mad."
             )
-        return self.module.critic(normalize_observation(_floats(seen), self.scales))[0].squeeze(-1)
+        return self.module.value(normalize_observation(floats(seen), self.scales))
 
     def judge(self, observation: Observation, action: Tensor | None) -> Tensor:
         """What all its critics say of actions `[batch, dim]` in the environment's units, or of its own for None:
         `[critics, batch]`, differentiable. For agents that keep critics of continuous actions."""
-        seen, box = normalize_observation(_floats(observation), self.scales), self.module.distribution
-        given = self._unit(self.respond(observation)[1]) if action is None else from_box(action, box.low, box.high)  # type: ignore[union-attr]
-        return self.companions["critic"](self._flats["critic"], seen, given)
+        seen, box = normalize_observation(floats(observation), self.scales), self.distribution
+        given = self._unit(self.respond(observation)[1]) if action is None else from_box(action, box.low, box.high)
+        return self.ask("critic", seen, given)
 
     def _unit(self, params: Tensor) -> Tensor:
         """The most likely action of these parameters in [−1, 1]."""
-        action = self.module.distribution.mode(params)
-        return action.tanh() if isinstance(self.module.distribution, SquashedGaussian) else action
+        action = self.distribution.mode(params)
+        return action.tanh() if isinstance(self.distribution, SquashedGaussian) else action
 
     def _judged(self, observation: Observation, params: Tensor) -> Tensor:
         """The smallest value `[batch]`, by the critics, of the action with these parameters."""
-        seen = normalize_observation(_floats(observation), self.scales)
-        critic, flat = self.companions["critic"], self._flats["critic"]
+        seen = normalize_observation(floats(observation), self.scales)
         if isinstance(self.module.distribution, Categorical):
-            values = critic(flat, seen).detach().min(0).values
+            values = self.ask("critic", seen).detach().min(0).values
             return (params.softmax(-1) * values).sum(-1)
-        return critic(flat, seen, self._unit(params)).min(0).values
+        return self.ask("critic", seen, self._unit(params)).min(0).values
 
     def _read(self, observation: np.ndarray | np.generic | dict[str, Any]) -> tuple[Observation, bool]:
         """The observation as a batch of tensors, and whether it was a single one."""
         given = observation if isinstance(observation, dict) else {"": observation}
         arrays = {key: np.asarray(x) for key, x in given.items()}
-        wanted = {key: s.shape for key, s in _entries(self.observation_space).items()}
+        wanted = {key: s.shape for key, s in entries(self.observation_space).items()}
         shapes = {key: arrays[key].shape for key in wanted if key in arrays}
         single = shapes == wanted
         if not single and (
@@ -279,7 +274,7 @@ class Agent:
         if (stuck := all_forbidden(batch, self.action_space, every)) is not None:
             raise UsageError(f"the {MASK_KEY!r} of observation {stuck} forbids every action of {self.action_space}.")
         tensors = {k: torch.as_tensor(x) for k, x in batch.items()}
-        return _floats(tensors.get("", tensors)), single
+        return floats(tensors.get("", tensors)), single
 
     def _forward(
         self, observation: Observation, state: np.ndarray | None, episode_start: np.ndarray | None
@@ -315,7 +310,7 @@ class Agent:
     def outputs(self, observation: Tensor) -> Tensor:
         """The parameters `[batch, size]` of the action distribution (logits, values or means first), differentiable in
         a batch of observations. For agents without memory, on array observations."""
-        return self.module.policy(self._cleaned(normalize_observation(observation, self.scales)))[0]
+        return self._decided(observation)[0]
 
     def save(self, folder: str | Path) -> Path:
         """Write `agent.safetensors` and `agent.json` into a folder."""
@@ -355,6 +350,7 @@ class Agent:
             network = build(ActorNetwork if "kind" in settings else Network, settings)
             if "smoothed" in description:
                 build(Smoothing, description["smoothed"])
+            acting.from_json(description.get("acting", []))
             beside = shapes_of(description.pop("networks", {}), space, action_space, numbers)
         except (KeyError, AttributeError, TypeError, UsageError) as error:
             said = error if isinstance(error, UsageError) else repr(error)

@@ -7,7 +7,7 @@ up to rounding of about 1e-12 of the numbers in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from surefoot.errors import UsageError
 from surefoot.models.agent import Agent
+from surefoot.models.distributions import MultiDiscrete
 from surefoot.models.networks import ActorCritic, is_image
 
 # Where an activation that first falls and then rises is least, and its value there, rounded down.
@@ -210,6 +211,8 @@ def layers_of(agent: Agent) -> Layers:
             "interval and Lipschitz bounds are about a network that sees observations as they are, but this agent adds "
             "noise to them; what=action certifies it by its noise if it decides by several draws."
         )
+    if agent.acting_rules:
+        raise refused("this one has an acting rule after it (agent.ruled() is the network alone)")
     if module.core_state:
         raise refused("this one has a memory")
     if not isinstance(agent.observation_space, gym.spaces.Box) or is_image(agent.observation_space):
@@ -230,6 +233,33 @@ def layers_of(agent: Agent) -> Layers:
             weights[-1], biases[-1] = (x[: module.distribution.dim] for x in (weights[-1], biases[-1]))
     exact = [tuple(x.detach().double() for x in each) for each in (weights, biases)]
     return Layers(exact[0], exact[1], network.activation)
+
+
+def end_to_end(agent: Agent) -> Layers:
+    """Layers whose Lipschitz constants are those of the whole map, from an observation as it is to a continuous action
+    in the environment's units: the normaliser is in the first, the size of the action box in the last. What lies
+    between, clips and tanh, has the constant 1.
+
+    Raises:
+        UsageError: as `layers_of`, or its actions are discrete.
+    """
+    layers, distribution = layers_of(agent), agent.module.distribution
+    if isinstance(distribution, MultiDiscrete):
+        raise UsageError(f"an action of {agent.action_space} is a choice, which has no Lipschitz constant.")
+    seen = layers.weights[0].shape[1]
+    inward = agent.scales[""][1].flatten().double() if agent.scales else torch.ones(seen, dtype=torch.float64)
+    low, high = getattr(distribution, "low", ()), getattr(distribution, "high", ())
+    outward = torch.tensor([(b - a) / 2 for a, b in zip(low, high)] or [1.0], dtype=torch.float64)
+    return Layers(tuple(in_units(layers.weights, inward, outward)), layers.biases, layers.activation)
+
+
+def in_units(weights: Sequence[Tensor], inward: Tensor, outward: Tensor) -> list[Tensor]:
+    """The weights of layers with factors `inward [in]` of what the first one gets, and `outward [out]` of what the last
+    one says."""
+    made = list(weights)
+    made[0] = made[0] * inward
+    made[-1] = outward.unsqueeze(-1) * made[-1]
+    return made
 
 
 def _parameters(parts: list[nn.Linear]) -> tuple[list[Tensor], list[Tensor]]:

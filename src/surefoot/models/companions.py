@@ -19,9 +19,21 @@ from surefoot.errors import UsageError
 from surefoot.hyperparameters import build
 from surefoot.models.actors import ActorNetwork, CriticNetwork
 from surefoot.models.denoiser import DenoiserNetwork
+from surefoot.models.flow import FlowNetwork
 from surefoot.models.functional import Flat
+from surefoot.models.quantiles import QuantileNetwork
+from surefoot.models.scores import DynamicsNetwork, ScaleNetwork, ScoreNetwork
 
-KINDS: dict[str, type] = {"actor": ActorNetwork, "critic": CriticNetwork, "denoiser": DenoiserNetwork}
+KINDS: dict[str, type] = {
+    "actor": ActorNetwork,
+    "critic": CriticNetwork,
+    "denoiser": DenoiserNetwork,
+    "flow": FlowNetwork,
+    "quantile-critic": QuantileNetwork,
+    "score": ScoreNetwork,
+    "dynamics": DynamicsNetwork,
+    "scale": ScaleNetwork,
+}
 MOST_COPIES = 100
 
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from surefoot.envs.entrance import rounded
 from surefoot.errors import UsageError
 from surefoot.models import spaces
+from surefoot.models.acting import Rule, Said, followed
 from surefoot.models.agent import Agent
 from surefoot.models.distributions import Deterministic, Gaussian, Greedy
 from surefoot.models.normalizers import normalize
@@ -77,6 +78,7 @@ class Deployed(nn.Module):
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    rules: tuple[Rule, ...] = ()
 
     def __init__(self, agent: Any) -> None:
         super().__init__()
@@ -163,7 +165,15 @@ class DeployedNetwork(Deployed):
         self.policy.load_state_dict({name: x.clone() for name, x in agent.flat.unflatten(agent.vector).items()})
         if hasattr(self.policy, "critic"):
             del self.policy.critic
-        self.distribution: Any = agent.module.distribution
+        self.distribution: Any = agent.distribution
+        self.said: Any = agent.module.distribution
+        self.rules, self.ask = agent.acting_rules, agent.ask
+        if held := [type(rule).__name__ for rule in self.rules if not rule.exported]:
+            raise UsageError(
+                f"this agent cannot be exported as it acts: its rule {held[0]} draws random numbers or takes gradients "
+                "that a file cannot hold. Turn a knob that it has (agent.knobs), or export the network alone: "
+                "agent.ruled()."
+            )
         self.normalized = [*agent.scales]
         self.normalizers = nn.ModuleList(_Normalizer(*scale) for scale in agent.scales.values())
         self.sigma = float(agent.facts.get("smoothing", 0.0))
@@ -192,12 +202,17 @@ class DeployedNetwork(Deployed):
         seen = {key: given[port_name("observation", key)] for key in entries_of(self.observation_space)}
         for key in self.noisy:
             seen[key] = self._smoothed(seen[key], given[port_name(SEEN_NOISE, key)])
+        raw = dict(seen)
         for key, scale in zip(self.normalized, self.normalizers):
             seen[key] = scale(seen[key])
         if self.policy.core_state:
             params, state = self._step({key: x.unsqueeze(0) for key, x in seen.items()}, given[STATE], given[START])
         else:
             params, state = self.policy.policy(self._whole_of(seen))
+        if self.rules:
+            before = self._whole_of(raw)
+            said = Said(self.said, params, self.distribution, before)
+            params = followed(self.rules, self.ask, self._whole_of(seen), said).params
         noise = given.get(NOISE)
         drawn = self.distribution.mode(params) if noise is None else self.distribution.sample(params, noise)
         action = self.distribution.to_env(drawn)

@@ -77,7 +77,7 @@ def _gauss_hermite(nodes: int = 16) -> tuple[list[float], list[float]]:
     return x.tolist(), (w / w.sum()).tolist()
 
 
-def _log_tanh_slope(x: Tensor) -> Tensor:
+def log_tanh_slope(x: Tensor) -> Tensor:
     """log(1 − tanh²x), without cancellation."""
     return 2 * (math.log(2) - x - torch.nn.functional.softplus(-2 * x))
 
@@ -91,13 +91,13 @@ class SquashedGaussian(Gaussian):
 
     def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
         """Log density of the action inside (−1, 1), that is, before it is scaled to the box."""
-        return super().log_prob(params, action) - _log_tanh_slope(action).sum(-1)
+        return super().log_prob(params, action) - log_tanh_slope(action).sum(-1)
 
     def entropy(self, params: Tensor) -> Tensor:
         """Entropy of the squashed action in (−1, 1); the expected log slope by Gauss–Hermite quadrature."""
         mean, log_std = self.split(params)
         nodes, weights = _gauss_hermite()
-        slope = sum(w * _log_tanh_slope(mean + log_std.exp() * x) for x, w in zip(nodes, weights, strict=True))
+        slope = sum(w * log_tanh_slope(mean + log_std.exp() * x) for x, w in zip(nodes, weights, strict=True))
         assert isinstance(slope, Tensor)
         return super().entropy(params) + slope.sum(-1)
 

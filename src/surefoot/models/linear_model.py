@@ -52,20 +52,11 @@ class LinearModel:
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """A number or a class for every row, `[n]`."""
-        scores = self.scores(X)
-        if self.classes is None:
-            return scores[:, 0]
-        return self.classes[(scores[:, 0] > 0).astype(int) if len(self.coef) == 1 else scores.argmax(-1)]
+        return predicted_of(self.scores(X), self.classes)
 
     def probabilities(self, X: np.ndarray) -> np.ndarray:
         """The chance of every class, `[n, c]`."""
-        scores = self.scores(X)
-        if self.classes is None:
-            raise UsageError("a model of numbers has no probabilities of classes; train it with loss='logistic'.")
-        if len(self.coef) == 1:
-            scores = np.hstack([np.zeros_like(scores), scores])
-        chances = np.exp(scores - scores.max(-1, keepdims=True))
-        return chances / chances.sum(-1, keepdims=True)
+        return chances_of(self.scores(X), self.classes)
 
     def losses(self, table: Table) -> np.ndarray:
         """The loss of every row of a table, `[n]`."""
@@ -122,22 +113,43 @@ class LinearModel:
         cls, coef: np.ndarray, intercept: np.ndarray, loss: Any, classes: Any, facts: dict[str, Any]
     ) -> LinearModel:
         """The model, if its parts fit together; a `ValueError` otherwise."""
-        outputs = 1 if not _labels(classes) or classes is None or len(classes) == 2 else len(classes)
+        outputs = 1 if not labels_of(classes) or classes is None or len(classes) == 2 else len(classes)
         shapes = coef.ndim == 2 and len(coef) == outputs and intercept.shape == (outputs,)
         if not (shapes and np.isfinite(coef).all() and np.isfinite(intercept).all()):
             raise ValueError(
                 f"coef {list(coef.shape)} and intercept {list(intercept.shape)} of finite numbers do not fit"
             )
-        if loss not in NAMES or not _labels(classes) or (classes is not None) != (loss == "logistic"):
+        if loss not in NAMES or not labels_of(classes) or (classes is not None) != (loss == "logistic"):
             raise ValueError(f"loss={loss!r} with classes={classes!r} is not allowed")
         return cls(coef, intercept, loss, None if classes is None else np.array(classes), facts)
 
 
-def _labels(classes: Any) -> bool:
+def labels_of(classes: Any) -> bool:
     """Whether what a file says are classes, or None."""
     if classes is None:
         return True
     return isinstance(classes, list) and len(classes) > 1 and all(isinstance(x, (str, int, float)) for x in classes)
+
+
+def predicted_of(scores: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
+    """The number or the class `[n]` that scores `[n, k]` stand for."""
+    if classes is None:
+        return scores[:, 0]
+    return classes[(scores[:, 0] > 0).astype(int) if scores.shape[1] == 1 else scores.argmax(-1)]
+
+
+def chances_of(scores: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
+    """The chance of every class `[n, c]` by scores `[n, k]`.
+
+    Raises:
+        UsageError: they are of numbers.
+    """
+    if classes is None:
+        raise UsageError("a model of numbers has no probabilities of classes; train it with loss='logistic'.")
+    if scores.shape[1] == 1:
+        scores = np.hstack([np.zeros_like(scores), scores])
+    chances = np.exp(scores - scores.max(-1, keepdims=True))
+    return chances / chances.sum(-1, keepdims=True)
 
 
 def encoded(table: Table, classes: np.ndarray | None) -> np.ndarray:

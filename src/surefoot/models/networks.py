@@ -15,28 +15,14 @@ from torch.nn import functional as F
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
-from surefoot.models.distributions import Distribution, Gaussian, MultiDiscrete, for_space
+from surefoot.models.distributions import Distribution, Gaussian, MultiDiscrete, SquashedGaussian, for_space
+from surefoot.models.layers import ACTIVATIONS, CORES, Stacked, mlp, orthogonal
 from surefoot.models.spaces import MASK_KEY
 
 Observation = Tensor | dict[str, Tensor]
 WIDEST = 2**16  # units per layer
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "swish": nn.SiLU, "elu": nn.ELU, "gelu": nn.GELU}
-
-
-def orthogonal(layer: nn.Module, gain: float = math.sqrt(2)) -> nn.Module:
-    """The layer with orthogonal weights of the given gain and zero biases."""
-    nn.init.orthogonal_(layer.weight, gain)  # type: ignore[arg-type]
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer
-
-
-def mlp(inputs: int, hidden: Sequence[int], activation: str = "tanh") -> nn.Sequential:
-    """Linear layers, each followed by the activation."""
-    layers: list[nn.Module] = []
-    for size in hidden:
-        layers += [orthogonal(nn.Linear(inputs, size)), ACTIVATIONS[activation]()]
-        inputs = size
-    return nn.Sequential(*layers)
+MOST_STEPS = 1000  # steps of an episode with networks of their own
+OVER_TIME = ("hidden", "critic_hidden", "activation", "log_std_init")  # what describes such networks
 
 
 class NatureCNN(nn.Module):
@@ -180,47 +166,6 @@ def flat_size(space: gym.Space) -> int:
     )
 
 
-class GRU(nn.Module):
-    """A gated recurrent unit; its state is `[batch, size]`. One fused input product, so that it maps over seeds."""
-
-    def __init__(self, inputs: int, size: int) -> None:
-        super().__init__()
-        self.input, self.hidden = (
-            orthogonal(nn.Linear(inputs, 3 * size), 1.0),
-            orthogonal(nn.Linear(size, 3 * size), 1.0),
-        )
-        self.features = self.state_size = size
-
-    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        xr, xz, xn = self.input(x).chunk(3, -1)
-        hr, hz, hn = self.hidden(state).chunk(3, -1)
-        update = torch.sigmoid(xz + hz)
-        state = torch.lerp(torch.tanh(xn + torch.sigmoid(xr + hr) * hn), state, update)
-        return state, state
-
-
-class LSTM(nn.Module):
-    """A long short-term memory; its state is `[batch, 2·size]`: hidden, then cell."""
-
-    def __init__(self, inputs: int, size: int) -> None:
-        super().__init__()
-        self.input, self.hidden = (
-            orthogonal(nn.Linear(inputs, 4 * size), 1.0),
-            orthogonal(nn.Linear(size, 4 * size), 1.0),
-        )
-        self.features, self.state_size = size, 2 * size
-
-    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, cell = state.chunk(2, -1)
-        i, f, g, o = (self.input(x) + self.hidden(hidden)).chunk(4, -1)
-        cell = torch.sigmoid(f + 1) * cell + torch.sigmoid(i) * torch.tanh(g)  # +1: remember initially
-        hidden = torch.sigmoid(o) * torch.tanh(cell)
-        return hidden, torch.cat([hidden, cell], -1)
-
-
-CORES = {"gru": GRU, "lstm": LSTM}
-
-
 class Head(nn.Module):
     """One side of an actor-critic: encoder, optional recurrent core, linear output; for a Gaussian, its log std too."""
 
@@ -330,6 +275,84 @@ class ActorCritic(nn.Module):
             state = torch.cat([actor_state, critic_state], -1)
         return params, values.squeeze(-1), state
 
+    def value(self, observation: Observation) -> Tensor:
+        """Values `[...]` of observations, for networks without a core."""
+        return self.critic(observation)[0].squeeze(-1)
+
+
+class PolicyOverTime(nn.Module):
+    """The policies of all steps, side by side: π_h for the number h that is the observation's last entry."""
+
+    def __init__(self, steps: int, inputs: int, hidden: Sequence[int], activation: str, dim: int, log_std: float):
+        super().__init__()
+        self.net = Stacked(steps, (inputs, *hidden, dim), activation, 0.01)
+        self.log_std = nn.Parameter(torch.full((steps, dim), float(log_std)))
+
+    def forward(self, observation: Tensor, *_: Any) -> tuple[Tensor, None]:
+        """Means, then log standard deviations, `[..., 2·dim]`; there is no state."""
+        which = one_hot(self.net.step(observation), self.net.steps).to(observation.dtype)
+        return torch.cat([self.net.chosen(observation[..., :-1], which), which @ self.log_std], -1), None
+
+
+class ActorCriticOverTime(ActorCritic):
+    """Networks of their own for every step of an episode of fixed length: policies π_h(a|s) of continuous actions, and
+    critics f_h(s, a) of actions in the environment's units.
+
+    The number h = 0, 1, … of the step is the last entry of the observation (as the wrapper `time_aware:normalize=false`
+    appends it), which only chooses among the networks; the upper bound of its space is the length H of an episode. The
+    value of an observation is f_h(s, a) for the most likely action.
+    """
+
+    def __init__(
+        self,
+        observation_space: gym.Space,
+        distribution: Distribution,
+        *,
+        hidden: Sequence[int] = (64, 64),
+        critic_hidden: Sequence[int] | None = None,
+        activation: str = "tanh",
+        log_std_init: float = 0.0,
+    ) -> None:
+        nn.Module.__init__(self)
+        self.distribution, self.shared, self.masked, self.core_state = distribution, False, False, 0
+        steps, inputs = horizon_of(observation_space), observation_space.shape[0] - 1  # type: ignore[index]
+        if not isinstance(distribution, Gaussian) or isinstance(distribution, SquashedGaussian):
+            raise UsageError(
+                f"networks for every step need continuous actions that are not squashed, not {distribution}."
+            )
+        own = hidden if critic_hidden is None else critic_hidden
+        self.actor = PolicyOverTime(steps, inputs, hidden, activation, distribution.dim, log_std_init)  # type: ignore[assignment]
+        self.critic = Stacked(steps, (inputs + distribution.dim, *own, 1), activation, 1.0)  # type: ignore[assignment]
+
+    def value(self, observation: Observation) -> Tensor:
+        return self.forward(observation)[1]
+
+    def forward(
+        self, observation: Observation, state: Tensor | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, None]:
+        assert isinstance(observation, Tensor)
+        params, critic = self.actor(observation)[0], self.critic
+        which = one_hot(critic.step(observation), critic.steps).to(observation.dtype)  # type: ignore[operator,arg-type]
+        judged = torch.cat([observation[..., :-1], self.distribution.mode(params)], -1)
+        return params, critic.chosen(judged, which).squeeze(-1), None
+
+
+def horizon_of(space: gym.Space) -> int:
+    """The length of an episode: the upper bound of the last entry of the observations.
+
+    Raises:
+        UsageError: they are no vectors that end with the number of the step.
+    """
+    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.shape[0] > 1:
+        low, high = float(space.low[-1]), float(space.high[-1])
+        if low == 0 and 1 <= high <= MOST_STEPS and high == int(high):
+            return int(high)
+    raise UsageError(
+        f"networks for every step need observations that end with the number of the step, 0 to H ≤ {MOST_STEPS}, not "
+        f"{space}. Give wrappers=['time_aware:normalize=false'] (--wrappers), which appends it where the environment "
+        "has a time limit."
+    )
+
 
 @dataclass(frozen=True)
 class Network:
@@ -346,6 +369,7 @@ class Network:
     shared: bool = hyperparameter(False, help="Share one encoder between actor and critic.")
     log_std_init: float = hyperparameter(0.0, help="Initial log standard deviation of a Gaussian policy.")
     squash: bool = hyperparameter(False, help="Squash a Gaussian policy's actions into the action box by tanh.")
+    over_time: bool = hyperparameter(False, help="Networks of their own for every step of an episode.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -354,5 +378,7 @@ class Network:
         self, observation_space: gym.Space, action_space: gym.Space, kind: type[ActorCritic] = ActorCritic
     ) -> ActorCritic:
         """A freshly initialised actor-critic for these spaces."""
-        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "squash"}
-        return kind(observation_space, for_space(action_space, self.squash), **settings)
+        names = OVER_TIME if self.over_time else {f.name for f in dataclasses.fields(self)} - {"squash", "over_time"}
+        made = ActorCriticOverTime if self.over_time else kind
+        settings = {name: getattr(self, name) for name in names}
+        return made(observation_space, for_space(action_space, self.squash), **settings)

@@ -20,6 +20,9 @@ KINDS = {
     "surefoot-ensemble-1": ("surefoot.models.ensemble", "Ensemble"),
     "surefoot-tabular-agent-1": ("surefoot.models.tabular_agent", "TabularAgent"),
     "surefoot-linear-model-1": ("surefoot.models.linear_model", "LinearModel"),
+    "surefoot-set-value-1": ("surefoot.models.set_model", "SetModel"),
+    "surefoot-sequence-model-1": ("surefoot.models.seq2seq", "SequenceModel"),
+    "surefoot-row-network-1": ("surefoot.models.row_network", "RowModel"),
     "surefoot-language-agent-1": ("surefoot.models.language.agent", "LanguageAgent"),
     "surefoot-reward-model-1": ("surefoot.models.language.reward_model", "RewardModel"),
 }
@@ -30,6 +33,7 @@ FACTS: dict[str, type] = {  # where present
     "seed": int,
     "ended": str,
     "smoothing": float,  # standard deviation of the noise that the agent adds to its observations
+    "acting": list,  # its acting rules, in their order: the fields of each, and its name under `rule`
     "smoothed": dict,  # how it acts on several noisy copies of them: the fields of `models.smoothing.Smoothing`
 }
 

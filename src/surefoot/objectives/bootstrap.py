@@ -95,6 +95,20 @@ def projected(
     return ((1 - away).clamp(min=0) * probability.unsqueeze(-2)).sum(-1)
 
 
+def implicit_quantile_huber(
+    quantiles: Float[Tensor, "*axes quantiles"],
+    fractions: Float[Tensor, "*axes quantiles"],
+    targets: Float[Tensor, "*axes targets"],
+    weights: Float[Tensor, "*axes targets"],
+) -> Float[Tensor, "*axes"]:
+    """mean_i Σ_j w_j·|τ_i − 1[θ_i > z_j]|·H_1(z_j − θ_i): quantiles θ_i at fractions τ_i against targets z_j that stand
+    for shares w_j of the return's distribution (IQN, arXiv:1806.06923, with uneven shares)."""
+    error = targets.unsqueeze(-2) - quantiles.unsqueeze(-1)  # [..., quantiles, targets]
+    huber = F.huber_loss(error, torch.zeros_like(error), reduction="none")
+    tilt = (fractions.unsqueeze(-1) - (error < 0).to(error.dtype)).abs()
+    return (weights.unsqueeze(-2) * tilt * huber).sum(-1).mean(-1)
+
+
 def quantile_huber(
     quantiles: Float[Tensor, "batch quantiles"], targets: Float[Tensor, "batch targets"], kappa: float = 1.0
 ) -> Float[Tensor, "batch"]:

@@ -24,8 +24,9 @@ from surefoot.perturbations.drift import ActionDrift, ObservationDrift
 from surefoot.perturbations.driven import Driven
 from surefoot.perturbations.dynamics import Force, Parameters
 from surefoot.perturbations.grammar import parse, several
+from surefoot.perturbations.inputs import InputAttack, InputPGD, InputSearch
 from surefoot.perturbations.interval import Interval
-from surefoot.perturbations.labels import LabelFlip
+from surefoot.perturbations.labels import GroupShift, LabelFlip
 from surefoot.perturbations.learned import ActionDirector, LearnedAttack, StateAdversary
 from surefoot.perturbations.observation import (
     FrameDrop,
@@ -64,6 +65,10 @@ __all__ = [
     "Force",
     "FrameDrop",
     "FrameRepeat",
+    "GroupShift",
+    "InputAttack",
+    "InputPGD",
+    "InputSearch",
     "Interval",
     "LabelFlip",
     "LearnedAttack",

@@ -83,32 +83,90 @@ def followed(previous: Tensor, wanted: Tensor, reach: Tensor, law: str) -> Tenso
     return previous + project(wanted - previous, reach, law)
 
 
-def ascend(damage: Callable[[Moves], Tensor], start: Moves, radius: Tensor, law: str, steps: int) -> Moves:
+Damage = Callable[[Moves], Tensor]  # of moves, [batch]
+
+
+def slopes(damage: Damage, moves: Moves) -> tuple[Tensor, Moves]:
+    """The damage `[batch]` of moves, and its gradient in them; 0 where there is none."""
+    leaves = [x.detach().requires_grad_() for x in moves.values()]
+    with torch.enable_grad():
+        found = damage(dict(zip(moves, leaves)))
+        gradients = torch.autograd.grad(found.sum(), leaves, materialize_grads=True)
+    return found.detach(), {key: x.nan_to_num() for key, x in zip(moves, gradients)}
+
+
+def climb(damage: Damage, moves: Moves, steps: int, advance: Callable[[Moves, Moves], Moves]) -> Moves:
+    """The moves `[batch, ...]` that do the most damage of those on a path from given ones, each row for itself.
+
+    advance: (moves, gradients) -> the next moves.
+    """
+    highest, gradient = slopes(damage, moves)
+    best = moves
+    for _ in range(steps):
+        moves = advance(moves, gradient)
+        found, gradient = slopes(damage, moves)
+        better = found > highest
+        highest = torch.where(better, found, highest)
+        best = {key: torch.where(spread(better, x), x, best[key]) for key, x in moves.items()}
+    return best
+
+
+def greatest_curvature(damage: Damage, moves: Moves, rounds: int = 8) -> Tensor:
+    """An estimate, from below, of the greatest upward curvature `[batch]` of the damage in each row's moves: the
+    largest eigenvalue of its Hessian, by power iterations that begin along the gradient. 0 where it curves downwards.
+    """
+    leaves = [x.detach().requires_grad_() for x in moves.values()]
+    with torch.enable_grad():
+        first = torch.autograd.grad(damage(dict(zip(moves, leaves))).sum(), leaves, create_graph=True)
+    if not any(x.requires_grad for x in first):  # a linear function
+        return torch.zeros(len(leaves[0]))
+
+    def unit(parts: list[Tensor]) -> list[Tensor]:
+        size = torch.stack([(x.flatten(1) ** 2).sum(1) for x in parts]).sum(0).sqrt().clamp(min=1e-30)
+        return [x / spread(size, x) for x in parts]
+
+    along, found = unit([x.detach() + 1e-3 * x.detach().abs().mean() for x in first]), torch.zeros(len(leaves[0]))
+    for _ in range(rounds):
+        turned = torch.autograd.grad(first, leaves, along, retain_graph=True, materialize_grads=True)
+        found = torch.stack([(x * v).flatten(1).sum(1) for x, v in zip(turned, along)]).sum(0)
+        along = unit([x.detach() for x in turned])
+    return found.clamp(min=0)
+
+
+def ascend(damage: Damage, start: Moves, radius: Tensor, law: str, steps: int) -> Moves:
     """The moves within the radius `[batch]` that do the most damage of those on a path of projected ascent.
 
     The first step goes from the gradient at `start` to the boundary, as in FGSM; the others have 2.5 radii among them.
     Without a gradient it goes in the direction of `start`.
     """
     radii = {key: spread(radius, x) for key, x in start.items()}
-
-    def rate(moves: Moves) -> tuple[Tensor, Moves]:
-        leaves = [x.detach().requires_grad_() for x in moves.values()]
-        with torch.enable_grad():
-            found = damage(dict(zip(moves, leaves)))
-            gradients = torch.autograd.grad(found.sum(), leaves, materialize_grads=True)
-        return found.detach(), {key: x.nan_to_num() for key, x in zip(moves, gradients)}
-
-    _, gradient = rate(start)
+    _, gradient = slopes(damage, start)
     flat = {key: norms(x, law) == 0 for key, x in gradient.items()}
     moves = {key: radii[key] * steepest(torch.where(flat[key], start[key], x), law) for key, x in gradient.items()}
     if steps == 1:
         return moves
-    highest, gradient = rate(moves)
-    best, size = moves, 2.5 / (steps - 1)
-    for _ in range(steps - 1):
-        moves = {k: project(x + size * radii[k] * steepest(gradient[k], law), radii[k], law) for k, x in moves.items()}
-        found, gradient = rate(moves)
-        better = found > highest
-        highest = torch.where(better, found, highest)
-        best = {key: torch.where(spread(better, x), x, best[key]) for key, x in moves.items()}
-    return best
+    size = 2.5 / (steps - 1)
+
+    def advance(moves: Moves, gradient: Moves) -> Moves:
+        return {k: project(x + size * radii[k] * steepest(gradient[k], law), radii[k], law) for k, x in moves.items()}
+
+    return climb(damage, moves, steps - 1, advance)
+
+
+def ascend_priced(damage: Damage, start: Moves, price: float, steps: int, size: Tensor | float) -> Moves:
+    """The moves with the greatest damage − price/2·‖moves‖², of those on a path of plain gradient ascent: in place of a
+    ball, distance has a quadratic price.
+
+    size: of a step, a number or `[batch]`. Where the damage curves upwards by at most L < price, 1/(price + L) leads to
+    the only maximum; where it curves more than the price there may be none.
+    """
+
+    def net(moves: Moves) -> Tensor:
+        paid = torch.stack([(x.flatten(1) ** 2).sum(1) for x in moves.values()]).sum(0)
+        return damage(moves) - price / 2 * paid
+
+    def advance(moves: Moves, gradient: Moves) -> Moves:
+        each = {k: spread(size, x) if isinstance(size, Tensor) else size for k, x in moves.items()}
+        return {k: x + each[k] * gradient[k] for k, x in moves.items()}
+
+    return climb(net, start, steps, advance)

@@ -46,9 +46,10 @@ def parse(text: str, boxes: Mapping[str, Callable[[str], Box]] | None = None) ->
 
 
 def several(text: str) -> tuple[str, ...]:
-    """The texts in a list of perturbations, `obs-pgd:0.05,force:3,body=foot,rrls:2d`: a comma before a name and a colon
-    separates two of them, any other an argument."""
-    return tuple(part.strip() for part in re.split(r",\s*(?=[a-z][a-z0-9-]*:)", text))
+    """The texts in a list of perturbations, `obs-pgd:0.05,force:3,body=foot,rrls:2d,group-shift`: a comma before a name
+    and a colon, or before the whole text of a known perturbation, separates two of them, any other an argument."""
+    known = "|".join(map(re.escape, REGISTRY))
+    return tuple(part.strip() for part in re.split(rf",\s*(?=[a-z][a-z0-9-]*:|(?:{known})\s*(?:,|$))", text))
 
 
 def _part(text: str, boxes: Mapping[str, Callable[[str], Box]]) -> Perturbation:

@@ -1,10 +1,13 @@
-"""Perturbations of labels: what a method is told about its data. They act on examples, not in environments."""
+"""Perturbations of labelled pairs: what a method is told about them, and whose they are. They act on examples, not in
+environments.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 
 import gymnasium
+import numpy as np
 
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
@@ -40,4 +43,28 @@ class LabelFlip(Graded):
         raise UsageError(
             f"{self} turns the labels of pairs, and there are none in an environment; use it with a method on pairs, "
             "such as surefoot train dpo --task pairs.jsonl --corrupt label-flip:0.2."
+        )
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class GroupShift(Graded):
+    """Of the pairs that a model meets, a share `strength` is drawn from one group alone, the others as before.
+
+    Groups are named by the column `group`. Nothing is trained again: held-out pairs of that group count for more.
+    """
+
+    name = "group-shift"
+    channel = "label"
+    strength: float | Interval = hyperparameter(1.0, low=0, high=1, help="share of pairs of that group alone")
+    group: str = hyperparameter("", help="the group; by default the one in which a model does worst")
+
+    def weights(self, inside: np.ndarray) -> np.ndarray:
+        """The weight of every pair, of mean 1, given which are of the group."""
+        return (1 - self.fixed) + self.fixed * inside / inside.mean()
+
+    def check_env(self, env: gymnasium.Env) -> None:
+        raise UsageError(
+            f"{self} shifts the groups of held-out pairs, and there are none in an environment; use it with a run that "
+            "learned from pairs with a column group, such as surefoot stress RUN --perturb group-shift."
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from surefoot.loops.common.optimizer import Adam
 from surefoot.loops.common.run import make_learner
-from surefoot.loops.networks.learner import Means
+from surefoot.loops.networks.machine import Means
 from surefoot.loops.networks.nets import Function, Net, Weights, gradient_step
 from surefoot.methods.control.dqn import DQN
 from surefoot.methods.control.sac import SAC

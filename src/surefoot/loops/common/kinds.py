@@ -18,11 +18,14 @@ from surefoot.loops.common.train import Trainable
 LOOPS = {
     "on-policy": "surefoot.loops.on_policy.learner",
     "on-policy-game": "surefoot.loops.on_policy.game",
+    "hybrid": "surefoot.loops.on_policy.hybrid",
+    "guided": "surefoot.loops.on_policy.guided",
     "off-policy": "surefoot.loops.off_policy.learner",
     "offline": "surefoot.loops.offline.learner",
     "population": "surefoot.loops.population.learner",
     "tabular": "surefoot.loops.tabular.learner",
     "group-rollout": "surefoot.loops.group_rollout.language",
+    "supervised": "surefoot.loops.supervised.learner",
     "finite-sum": "surefoot.loops.finite_sum.learner",
     "per-instance": "surefoot.loops.per_instance",
 }

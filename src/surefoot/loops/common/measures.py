@@ -9,6 +9,7 @@ import numpy as np
 from surefoot.data.tables import Table
 
 TAIL = 0.1  # share of the rows with the greatest losses
+BINS = 15  # of confidence, for the error of calibration
 
 
 class TableModel(Protocol):
@@ -17,6 +18,8 @@ class TableModel(Protocol):
     classes: np.ndarray | None
 
     def predict(self, X: np.ndarray) -> np.ndarray: ...
+
+    def probabilities(self, X: np.ndarray) -> np.ndarray: ...
 
     def losses(self, table: Table) -> np.ndarray: ...
 
@@ -27,6 +30,17 @@ def tail_mean(losses: np.ndarray, share: float = TAIL) -> float:
     worst = np.sort(losses)[::-1]
     weights = np.clip(count - np.arange(len(losses)), 0, 1)
     return float(worst @ weights / weights.sum())
+
+
+def calibration_error(chances: np.ndarray, right: np.ndarray) -> float:
+    """The expected calibration error: how far confidence and accuracy are apart in the mean over bins of confidence.
+
+    chances: `[n, c]`; right: `[n]`, whether the likeliest class is the true one.
+    """
+    sure = chances.max(-1)
+    which = np.minimum((sure * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(which, sure - right, BINS)
+    return float(np.abs(gaps).sum() / len(right))
 
 
 def by_group(losses: np.ndarray, table: Table) -> dict[Any, float]:
@@ -44,7 +58,9 @@ def measures(model: TableModel, table: Table) -> dict[str, float]:
         spread = float(((table.y - table.y.mean()) ** 2).mean())
         found["r2"] = 1 - float(((table.y - predicted) ** 2).mean()) / spread if spread > 0 else float("nan")
     else:
-        found["accuracy"] = float((predicted == table.y).mean())
+        right = predicted == table.y
+        found["accuracy"] = float(right.mean())
+        found["calibration_error"] = calibration_error(model.probabilities(table.X), right)
     if groups := by_group(losses, table):
         found["worst_group_loss"] = max(groups.values())
     return found

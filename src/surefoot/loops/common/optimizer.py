@@ -1,4 +1,5 @@
-"""Adam and gradient-norm clipping on flat vectors: a few vector operations that a compiler fuses into one pass."""
+"""Adam, descent with momentum and gradient-norm clipping on flat vectors: a few vector operations that a compiler
+fuses into one pass."""
 
 from __future__ import annotations
 
@@ -31,6 +32,23 @@ class Adam(NamedTuple):
         square = torch.lerp(self.square, gradient * gradient, 1 - BETA2)
         scale = torch.sqrt(square / (1 - BETA2**count)) + epsilon
         return vector - lr * (mean / (1 - BETA1**count)) / scale, Adam(mean, square, count)
+
+
+class Momentum(NamedTuple):
+    """The running sum of gradients of stochastic gradient descent. Leading axes are seeds."""
+
+    mean: Float[Tensor, "... size"]
+
+    @classmethod
+    def start(cls, vector: Float[Tensor, "... size"]) -> Momentum:
+        return cls(torch.zeros_like(vector))
+
+    def step(
+        self, vector: Float[Tensor, "size"], gradient: Float[Tensor, "size"], lr: Tensor | float, momentum: float
+    ) -> tuple[Float[Tensor, "size"], Momentum]:
+        """The vector after one descent step along `momentum·mean + gradient`, which becomes the mean."""
+        mean = momentum * self.mean + gradient
+        return vector - lr * mean, Momentum(mean)
 
 
 def clip_norm(gradient: Float[Tensor, "size"], limit: float | None) -> tuple[Float[Tensor, "size"], Float[Tensor, ""]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from surefoot.data.tables import Table, read
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
@@ -54,3 +56,36 @@ def resolved(data: Any, fingerprint: str | None, options: TableOptions) -> Table
 def parts(table: Table, options: TableOptions) -> tuple[Table, Table | None]:
     """The rows to learn from, and those held out if there are any."""
     return table.split(options.held_out, options.split_seed) if options.held_out else (table, None)
+
+
+def check_several(table: Table) -> None:
+    """Raise `UsageError` for a table of one row."""
+    if len(table) < 2:
+        raise UsageError(f"{table.name} has n_samples = 1: one row has no distribution to shift; give more.")
+
+
+def classes_in(table: Table) -> np.ndarray:
+    """The classes `[c]` among the targets of a table, sorted.
+
+    Raises:
+        UsageError: there is only one, or the targets are measurements.
+    """
+    classes = np.unique(table.y)
+    if table.y.dtype.kind == "f" and not np.all(classes == np.round(classes)):
+        raise UsageError(
+            f"loss='logistic' is not allowed for the target {table.target!r}: {classes[0]:g}, {classes[1]:g}, … "
+            "are measurements, not classes; use loss='squared'."
+        )
+    if len(classes) < 2:
+        raise UsageError(
+            f"the target {table.target!r} has one class, {classes.tolist()[0]!r}, in all {len(table)} rows; there "
+            "is nothing to tell apart. Give rows of at least two classes."
+        )
+    return classes
+
+
+def measured_on(env: Any, *, fingerprint: str | None = None, **options: Any) -> Table:
+    """The rows that a model is evaluated on: those held out, or all of them; see `Loop.single`."""
+    given = TableOptions(**options)
+    table, held_out = parts(resolved(env, fingerprint, given), given)
+    return table if held_out is None else held_out

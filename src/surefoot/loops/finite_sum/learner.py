@@ -18,7 +18,7 @@ from surefoot.errors import UsageError
 from surefoot.loops.common.kinds import Loop
 from surefoot.loops.common.measures import by_group, measures, tail_mean
 from surefoot.loops.common.states import check_fits
-from surefoot.loops.common.tables import HELP, TableOptions, described, parts, resolved
+from surefoot.loops.common.tables import HELP, TableOptions, described, measured_on, parts, resolved
 from surefoot.loops.finite_sum.method import FiniteSum
 from surefoot.loops.finite_sum.solvers import SOLVERS, State
 from surefoot.models.linear_model import LinearModel
@@ -140,17 +140,10 @@ def _learner(
     return FiniteSumLearner(method, table, seeds, held_out)
 
 
-def _single(env: Any, *, fingerprint: str | None = None, **options: Any) -> Table:
-    """The rows that a model is evaluated on: those held out, or all of them."""
-    given = TableOptions(**options)
-    table, held_out = parts(resolved(env, fingerprint, given), given)
-    return table if held_out is None else held_out
-
-
 LOOP = Loop(
     described,
     _learner,
-    _single,
+    measured_on,
     measured="epochs",
     env_argument="data",
     env_help=HELP,

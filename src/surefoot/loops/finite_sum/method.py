@@ -9,8 +9,8 @@ import numpy as np
 
 from surefoot.ambiguity import Ambiguity
 from surefoot.data.tables import Table
-from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
+from surefoot.loops.common.tables import check_several, classes_in
 from surefoot.loops.finite_sum.problem import Array, Problem
 from surefoot.loops.finite_sum.solvers import SOLVERS
 from surefoot.models.linear_losses import NAMES, loss_of
@@ -63,20 +63,7 @@ class FiniteSum:
         Raises:
             UsageError: there is only one, or the targets are measurements.
         """
-        if not self.classifies:
-            return None
-        classes = np.unique(table.y)
-        if table.y.dtype.kind == "f" and not np.all(classes == np.round(classes)):
-            raise UsageError(
-                f"loss='logistic' is not allowed for the target {table.target!r}: {classes[0]:g}, {classes[1]:g}, … "
-                "are measurements, not classes; use loss='squared'."
-            )
-        if len(classes) < 2:
-            raise UsageError(
-                f"the target {table.target!r} has one class, {classes.tolist()[0]!r}, in all {len(table)} rows; there "
-                "is nothing to tell apart. Give rows of at least two classes."
-            )
-        return classes
+        return classes_in(table) if self.classifies else None
 
     def problem(self, table: Table) -> Problem:
         """The finite sum over the rows of a table.
@@ -84,8 +71,7 @@ class FiniteSum:
         Raises:
             UsageError: one row, or targets that the loss cannot take.
         """
-        if len(table) < 2:
-            raise UsageError(f"{table.name} has n_samples = 1: one row has no distribution to shift; give more.")
+        check_several(table)
         classes = self.classes_of(table)
         mu = np.full((table.X.shape[1] + self.fit_intercept, 1), self.l2 / len(table))
         X = np.hstack([table.X, np.ones((len(table), 1))]) if self.fit_intercept else table.X

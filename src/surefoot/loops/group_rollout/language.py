@@ -28,6 +28,7 @@ from surefoot.loops.group_rollout.learner import LanguageLearner
 from surefoot.loops.group_rollout.lengths import check_task
 from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.loops.group_rollout.named_rewards import MODELS, functions_of, listed, name_of, weights_of
+from surefoot.loops.group_rollout.reference_file import kept
 from surefoot.loops.group_rollout.rewards import Judged, make_rewards
 from surefoot.loops.group_rollout.writing import check_scored
 from surefoot.models.device import chosen_device, device_option
@@ -118,6 +119,11 @@ class LanguageOptions:
     corrupt: str | None = hyperparameter(
         None,
         help="What is wrong with the training data: label-flip:0.2 turns a fifth of the pairs; held-out ones stay.",
+    )
+    reference_cache: str | None = hyperparameter(
+        None,
+        help="File that keeps the reference's log-probabilities of all pairs, such as pairs.reference beside the data, "
+        "for other runs of the same model and pairs; refused for others.",
     )
     held_out: str = hyperparameter(
         "random", choices=("random", "last"), help="The tenth of a file's rows that is held out for evaluation."
@@ -251,6 +257,7 @@ def _digested(task: Task, example: Callable[[int], tuple[str, str]], count: int)
 def _describe(env: Any, **options: Any) -> dict[str, Any]:
     task, model, test = task_of(env, options), options["model"], options.get("test_data")
     functions, weights = listed(options["reward"]), weights_of(options["reward_weights"])
+    options.pop("reference_cache", None)  # checkpoints hold what it has, and a folder must not name a file to write
     return {
         **options,
         "env": whole_path(str(task)) if isinstance(task, Rows) else str(task),
@@ -356,7 +363,7 @@ def _learner(
         known = {**model.settings.chat_template_kwargs, "tools": task.schemas}
         model.settings = replace(model.settings, chat_template_kwargs=known)
     check_task(model, task, method)
-    return LanguageLearner(
+    learner = LanguageLearner(
         method,
         model,
         task,
@@ -373,6 +380,9 @@ def _learner(
         log_completions=given.log_completions,
         run=None if log is None else log.parent,
     )
+    if given.reference_cache is not None:
+        kept(learner, given.reference_cache)
+    return learner
 
 
 def _single(env: Any, *, reward: Any = None, reward_weights: Any = None, **options: Any) -> Callable[..., Any]:

@@ -24,7 +24,7 @@ from surefoot.loops.common.schedule import scheduled
 from surefoot.loops.group_rollout import guard
 from surefoot.loops.group_rollout.estimator import PULL, LanguageEstimator
 from surefoot.loops.group_rollout.iteration import Iteration
-from surefoot.loops.group_rollout.lengths import check_length, fits
+from surefoot.loops.group_rollout.lengths import check_length, fits, fitting
 from surefoot.loops.group_rollout.method import Batch, GroupRollout, Term
 from surefoot.loops.group_rollout.prompts import Solved, choose
 from surefoot.loops.group_rollout.rewards import Rewards
@@ -95,6 +95,7 @@ class LanguageLearner:
             model = shard(model)
         self.model = model
         self.writer = Writer(model, engine, rewards, self.stop, sampling)
+        self.short = fitting(model, task, method)
         self.memory: Mapping[str, Tensor] = method.memory(model, task)
         self.estimator = LanguageEstimator(method, model)
         self.weights = model.parameters()
@@ -154,12 +155,12 @@ class LanguageLearner:
             wanted = count - len(found)
             index = choose(method.sampler, wanted, self.seeds[0], self.drawn, self.task.size, self.solved)
             self.drawn += wanted
-            fitting = [int(i) for i in index if self.fits(self.task.example(int(i)))]
-            self.skipped += wanted - len(fitting)
-            left = MAX_SKIPPED if fitting else left - wanted
+            short = [int(i) for i in index if self.short(int(i))]
+            self.skipped += wanted - len(short)
+            left = MAX_SKIPPED if short else left - wanted
             if left <= 0:
                 check_length(self.model, self.task.example(int(index[-1])), method, f"{self.task}: ")
-            found += fitting
+            found += short
         return torch.tensor(found)
 
     def fits(self, example: Example) -> bool:

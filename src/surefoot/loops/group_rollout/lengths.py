@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 from surefoot.envs.language import Example, Task
 from surefoot.envs.language.files import LOOKED_AT
 from surefoot.errors import UsageError
@@ -27,6 +30,15 @@ def fits(model: LanguageModel, example: Example, method: GroupRollout) -> bool:
     except UsageError:
         return False
     return True
+
+
+def fitting(model: LanguageModel, task: Task, method: GroupRollout) -> Callable[[int], bool]:
+    """Whether the training example with a number is short enough; those of a finite set are looked at once."""
+
+    def short(index: int) -> bool:
+        return fits(model, task.example(index), method)
+
+    return short if task.size is None else cache(short)
 
 
 Rows = list[list[int]]

@@ -1,1 +1,1 @@
-"""What off-policy and offline learning share: named networks, each with its loss, its step and its target."""
+"""Named networks, each with its loss, its step and its target: what several kinds of learning share."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from surefoot.hyperparameters import Choices, Range, check, check_effects, hyperparameter
 from surefoot.loops.common.schedule import annealing, warming
+from surefoot.models.acting import Rule
 from surefoot.models.actors import ActorNetwork, CriticNetwork
 from surefoot.models.networks import ACTIVATIONS
 from surefoot.models.smoothing import Smoothing
@@ -59,6 +60,7 @@ class Networked:
 
     actor: ClassVar[str] = "actor"  # the network of the agent
     rule: ClassVar[Smoothing | None] = None  # how the agent acts on several noisy copies of an observation, if it does
+    acting_rules: ClassVar[tuple[Rule, ...]] = ()  # what the agent makes of what its networks say
 
     def actor_network(self) -> ActorNetwork:
         """The architecture of the network that acts."""

@@ -1,4 +1,4 @@
-"""The machine of off-policy methods: named networks, each with its loss (or rule), step size, period and target.
+"""The machine of methods made of named networks, each with its loss (or rule), step size, period and target.
 
 One gradient step updates the networks in the order in which a method names them, each by the gradient of its own loss
 in its own weights, on one batch. It is a pure function, which is mapped over seeds and compiled as a whole.
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surefoot.loops.common.optimizer import Adam, clip_norm
+from surefoot.loops.common.optimizer import Adam, Momentum, clip_norm
 from surefoot.models.functional import Flat
 
 Batch = dict[str, Any]
@@ -30,7 +30,8 @@ class Net:
     Args:
         make: makes the module.
         loss: what its weights minimise, and metrics; None for weights that no gradient moves.
-        learning_rate: of its Adam.
+        learning_rate: of its optimiser.
+        momentum: of stochastic gradient descent, 0 for plain one; None for Adam.
         every: gradient steps from one of its own to the next.
         starts: gradient steps before its first.
         ends: gradient steps after which it is frozen; None for never.
@@ -39,16 +40,19 @@ class Net:
         target_every: gradient steps from one step of the target to the next.
         max_grad_norm: limit of the gradient's norm.
         epsilon: Adam's ε.
-        l2: λ of the penalty λ/2·‖weights‖², whose gradient Adam sees.
+        l2: λ of the penalty λ/2·‖weights‖², whose gradient the optimiser sees.
         decay: η of decoupled decay: a step also takes off `learning_rate·η·weights`.
-        rule: what its weights become in place of a step of Adam, and metrics; only without a loss.
+        rule: what its weights become in place of a step of the optimiser, and metrics; only without a loss.
+        project: the weights in place of those after each step of the optimiser, such as the nearest that are allowed.
         annealed: whether the run's schedule of learning rates is followed.
+        averaged: whether what the agent keeps is the target, an average of the weights, in place of these.
         kept: its description, if the agent keeps it beside the network that acts (`models.companions`).
     """
 
     make: Callable[[], nn.Module]
     loss: Loss | None = None
     learning_rate: float = 3e-4
+    momentum: float | None = None
     every: int = 1
     starts: int = 0
     ends: int | None = None
@@ -60,8 +64,15 @@ class Net:
     l2: float = 0.0
     decay: float = 0.0
     rule: Loss | None = None
+    project: Callable[[Weights, Batch], Tensor] | None = None
     annealed: bool = True
+    averaged: bool = False
     kept: Any = None
+
+    @property
+    def averages(self) -> type[Adam] | type[Momentum]:
+        """What its optimiser remembers."""
+        return Adam if self.momentum is None else Momentum
 
     @property
     def trained(self) -> bool:
@@ -134,14 +145,15 @@ class Weights:
 
 def gradient_step(
     nets: Mapping[str, Net], functions: Mapping[str, Function], due: tuple[str, ...]
-) -> Callable[..., tuple[dict[str, Tensor], dict[str, Adam], dict[str, Tensor]]]:
+) -> Callable[..., tuple[dict[str, Tensor], dict[str, Any], dict[str, Tensor]]]:
     """One step of the networks that are due, for one seed:
-    `(weights, targets, adams, batch) -> (weights, adams, metrics)`, each by name."""
+    `(weights, targets, averages, batch) -> (weights, averages, metrics)`, each by name; averages are what optimisers
+    remember."""
 
     def step(
-        weights: dict[str, Tensor], targets: dict[str, Tensor], adams: dict[str, Adam], batch: Batch
-    ) -> tuple[dict[str, Tensor], dict[str, Adam], dict[str, Tensor]]:
-        now, averages, metrics, batch = dict(weights), dict(adams), {}, dict(batch)
+        weights: dict[str, Tensor], targets: dict[str, Tensor], averages: dict[str, Any], batch: Batch
+    ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Tensor]]:
+        now, averages, metrics, batch = dict(weights), dict(averages), {}, dict(batch)
         factor = batch.pop("rate", None)
         for name in due:
             net = nets[name]
@@ -160,7 +172,11 @@ def gradient_step(
             gradient = gradient + net.l2 * vector if net.l2 else gradient
             rate = net.learning_rate if factor is None or not net.annealed else net.learning_rate * factor
             vector = vector - rate * net.decay * vector if net.decay else vector
-            now[name], averages[name] = averages[name].step(vector, gradient, rate, net.epsilon)
+            now[name], averages[name] = averages[name].step(
+                vector, gradient, rate, net.epsilon if net.momentum is None else net.momentum
+            )
+            if net.project is not None:
+                now[name] = net.project(Weights(functions, now, targets, weights), batch)
             metrics |= found
         return now, averages, metrics
 

@@ -21,11 +21,12 @@ from surefoot.loops.common.collect import Arrays, Collector, Episodes, Rollout, 
 from surefoot.loops.common.env_options import environment_loop
 from surefoot.loops.common.schedule import scheduled
 from surefoot.loops.common.staging import staged
-from surefoot.loops.networks.learner import Means, NetworkLearner
+from surefoot.loops.networks.learner import NetworkLearner
+from surefoot.loops.networks.machine import Means
 from surefoot.loops.networks.nets import Batch, Weights
 from surefoot.loops.off_policy.method import OffPolicy
-from surefoot.models.agent import normalize_observation
 from surefoot.models.functional import over_seeds
+from surefoot.models.observations import normalize_observation
 from surefoot.seeding import numpy_stream, torch_stream
 
 

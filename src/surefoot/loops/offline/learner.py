@@ -17,22 +17,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surefoot.data.files import NAMES, dataset
 from surefoot.data.transitions import Transitions
 from surefoot.envs import make_single
 from surefoot.envs.names import check_recorded
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
+from surefoot.loops.common.datasets import DataOptions, fitting, learned_from, recorded
 from surefoot.loops.common.env_options import described as described_env
 from surefoot.loops.common.env_options import single, worded
 from surefoot.loops.common.kinds import Loop
 from surefoot.loops.common.schedule import scheduled
-from surefoot.loops.networks.learner import Means, NetworkLearner
+from surefoot.loops.networks.learner import NetworkLearner
+from surefoot.loops.networks.machine import Means
 from surefoot.loops.networks.nets import Batch
 from surefoot.loops.offline.method import Offline
 from surefoot.models.device import chosen_device, computing_on, device_option
 from surefoot.models.normalizers import Moments
-from surefoot.perturbations.data import Corruption, corrupted, corruptions
 from surefoot.seeding import numpy_stream, torch_stream
 
 SPREAD = 1e-3  # added to the standard deviation of an observation, so that one that never changes stays near 0
@@ -134,14 +134,9 @@ def _over(moments: Moments, seeds: int) -> Moments:
 
 
 @dataclass(frozen=True)
-class OfflineOptions:
+class OfflineOptions(DataOptions):
     """The options of a run on data besides its method."""
 
-    data: Any = hyperparameter(None, help=f"Data set: {NAMES}. Needed.")
-    corrupt: str | None = hyperparameter(
-        None,
-        help="Corruption of the data: observation, action, reward or dynamics, such as dynamics:0.3,scale=1.",
-    )
     env_kwargs: Any = hyperparameter(None, help="Arguments of the environment, such as mass=2.", words="NAME=VALUE …")
     wrappers: Any = hyperparameter(
         (), help="Wrappers of the environment, the first one innermost, such as frame_stack.", words="WRAPPER …"
@@ -149,29 +144,10 @@ class OfflineOptions:
     device: str = device_option("cpu")
 
     def __post_init__(self) -> None:
-        if isinstance(self.data, Path):
-            object.__setattr__(self, "data", str(self.data))
-        if isinstance(self.corrupt, Corruption):
-            object.__setattr__(self, "corrupt", str(self.corrupt))
+        super().__post_init__()
         worded(self)
         check(self)
-        corruptions(self.corrupt) if self.corrupt is not None else ()
         chosen_device(self.device)
-
-
-def _opened(data: Any, fingerprint: str | None = None) -> Transitions:
-    """The data of a run, which must be those that it was started with."""
-    if data is None:
-        raise UsageError(f"data is missing: an offline method learns from a data set. Give data=… (--data): {NAMES}.")
-    if isinstance(data, str) and "<" in data:
-        raise UsageError("the data of this run were given as an object; give them again: surefoot.resume(run, data=…).")
-    found = dataset(data)
-    if fingerprint is not None and (now := found.digest()) != fingerprint:
-        raise UsageError(
-            f"data={str(data)!r} have changed since this run was started: their SHA-256 is {now[:12]}…, it was "
-            f"{fingerprint[:12]}…. Restore the file, say where the original is (data=…, --data), or start a new run."
-        )
-    return found
 
 
 def _describe(
@@ -184,13 +160,12 @@ def _describe(
     device: str = "cpu",
     **options: Any,
 ) -> dict[str, Any]:
-    found = _opened(data, fingerprint)
+    about = recorded(data, fingerprint, corrupt)
     place = {"env": "", "device": device}
     if env != "":
         place = described_env(env, backend="gymnasium", device=device, **options)
         place.pop("backend")
-    name = data if isinstance(data, str) else f"<{type(data).__name__}>"
-    return place | {"data": name, "fingerprint": found.digest(), "rows": len(found), "corrupt": corrupt}
+    return place | about
 
 
 def _single(env: Any, **options: Any) -> Any:
@@ -209,12 +184,7 @@ def _spaces(env: Any, data: Transitions, **options: Any) -> tuple[gym.Space, gym
     made = make_single(_single(env, **options))
     seen, acted = made.observation_space, made.action_space
     made.close()
-    if not isinstance(seen, gym.spaces.Box) or seen.shape != data.observation.shape[1:]:
-        raise UsageError(
-            f"{data.name} has observations of the shape {data.observation.shape[1:]}, but those of the environment are "
-            f"{seen}. Give the environment that the data come from, or wrap it (wrappers=…) so that it gives the same."
-        )
-    return seen, data.actions_in(acted)
+    return fitting(data, seen, acted)
 
 
 def _learner(
@@ -238,7 +208,7 @@ def _learner(
         raise UsageError(
             f"compile='on' is not allowed with device={device!r}: compiled code runs on the CPU. Leave compile out."
         )
-    found = corrupted(_opened(data, fingerprint), corrupt)
+    found = learned_from(data, fingerprint, corrupt)
     compile = compile if device == "cpu" else "off"
     return OfflineLearner(method, found, _spaces(env, found, **options), seeds, steps, compile=compile, device=device)
 

@@ -6,7 +6,6 @@ computes what it would compute alone, up to rounding.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,13 @@ from surefoot.loops.common.schedule import scheduled
 from surefoot.loops.common.staging import staged
 from surefoot.loops.on_policy.method import Batch, OnPolicy, gradient_step, pick, take
 from surefoot.loops.on_policy.perceiving import perception, seen
-from surefoot.models.agent import Agent, normalize_observation, normalized_keys, normalized_shapes, normalized_since
+from surefoot.models.agent import Agent
 from surefoot.models.device import CPU, computing_on
 from surefoot.models.distributions import check_reach
 from surefoot.models.functional import Model, initial, over_seeds
 from surefoot.models.networks import ActorCritic, Observation
 from surefoot.models.normalizers import Moments
+from surefoot.models.observations import normalize_observation, normalized_keys, normalized_shapes, normalized_since
 from surefoot.seeding import torch_stream
 
 REWARD_CLIP = 10.0
@@ -391,7 +391,7 @@ class Learner:
     def agent(self, index: int = 0, **facts: Any) -> Agent:
         """The current policy of one seed."""
         facts |= {"smoothing": self.method.smoothing} if self.method.smoothing else {}
-        facts |= {"smoothed": dataclasses.asdict(self.method.rule)} if self.method.rule else {}
+        facts |= {"smoothed": {**vars(self.method.rule)}} if self.method.rule else {}
         scales = {key: tuple(x[index, 0].cpu() for x in pair) for key, pair in self.scales().items()}
         vector = self.vector[index].cpu()[self._acts()]
         return Agent(self.network, self.observation_space, self.action_space, vector, scales, facts)  # type: ignore[arg-type]

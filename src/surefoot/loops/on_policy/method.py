@@ -47,6 +47,7 @@ class OnPolicy:
     default_steps: ClassVar[int] = 100_000
     without_effect: ClassVar[tuple[str, ...]] = ()  # hyperparameters of the base class that this method does not use
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # hyperparameters by the name of their source
+    over_time: ClassVar[bool] = False  # networks of their own for every step of an episode
 
     num_envs: int = hyperparameter(8, low=1, high=MOST, help="Number of parallel environments.")
     num_steps: int = hyperparameter(

@@ -36,8 +36,8 @@ from surefoot.loops.networks.nets import Batch, Weights
 from surefoot.loops.offline.learner import OfflineLearner
 from surefoot.loops.offline.method import Beforehand
 from surefoot.methods.offline.baselines import TD3BC
-from surefoot.models.agent import normalize_observation
 from surefoot.models.distributions import from_box
+from surefoot.models.observations import normalize_observation
 
 Pairs = NDArray[np.float64]
 

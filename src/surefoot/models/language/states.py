@@ -1,7 +1,8 @@
 """The hidden states from which completions' tokens are predicted, without redundant work.
 
 The completions of a group share their prompt. It is read once: its keys and values, and their gradients, are shared by
-all of them. The result is the same as from reading every row as a whole.
+all of them; short rows are also read without padding, where the network allows it. The result is the same as from
+reading every row as a whole.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from surefoot.errors import UsageError
+from surefoot.models.language.packing import LONGEST, packed_states, packs, trees
 from surefoot.models.language.sequences import left_padded
 
 SHARED = 2  # mean number of rows per prompt from which prompts are read separately
@@ -34,6 +36,10 @@ def written_states(
         hidden = network.base_model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
         return hidden[valid[:, 1:]]
     prefixes, owner, rows, first = found
+    if packs(network):
+        forest = trees(tokens, valid, first.tolist(), rows.tolist())
+        if max(map(len, forest)) <= LONGEST:
+            return packed_states(network, forest, tokens.device)
     padded, seen = (x.to(tokens.device) for x in left_padded(prefixes))
     position = (seen.cumsum(-1) - 1).clamp(min=0)
     read = network.base_model(input_ids=padded, attention_mask=seen.long(), position_ids=position, use_cache=True)

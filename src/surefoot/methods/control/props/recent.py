@@ -15,8 +15,8 @@ from torch import Tensor
 
 from surefoot.loops.common.collect import Rollout, map_observation
 from surefoot.loops.on_policy.method import Batch
-from surefoot.models.agent import normalize_observation
 from surefoot.models.functional import Model, over_seeds
+from surefoot.models.observations import normalize_observation
 from surefoot.models.spaces import MASK_KEY
 
 if TYPE_CHECKING:

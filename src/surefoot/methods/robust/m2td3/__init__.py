@@ -141,7 +141,7 @@ class M2TD3(TD3):
 
     def after_iteration(self, learner: Learner) -> dict[str, Tensor]:
         """Candidates that lie together or are never the worst are drawn anew."""
-        found, adam = [], learner.adams["candidates"]
+        found, adam = [], learner.averages["candidates"]
         for i, seed in enumerate(learner.seeds):
             length = learner.episodes.window[1, i].nanmean()
             points = learner.functions["candidates"](learner.weights["candidates"][i])
@@ -151,7 +151,7 @@ class M2TD3(TD3):
             chances[-1] = length if torch.isfinite(length) else chances[-1]
             rows = fresh.repeat_interleave(points.shape[1])
             new = draw(self.candidates, points.shape[1], torch_stream(seed, "candidates", learner.iteration))
-            moments = ((adam.mean, 0.0), (adam.square, 0.0))
+            moments = [(moment, 0.0) for moment in adam[:2]]
             for part, value in ((learner.weights["candidates"], new.reshape(-1).to(rows.device)), *moments):
                 part[i] = torch.where(rows, value, part[i])
             found.append(fresh.sum().float())
