@@ -269,6 +269,7 @@ def test_knobs_turn_on_what_was_saved(tmp_path):
     assert torch.autograd.grad(agent.respond(x)[1].sum(), x)[0].abs().sum() > 0
 
 
+@pytest.mark.slow  # the exporter takes seconds to start
 def test_it_is_exported_with_its_gradient(tmp_path):
     agent = learner(CFPI(**SIZES)).agent()
     found = sf.export(agent, tmp_path / "policy.onnx", states=40)
