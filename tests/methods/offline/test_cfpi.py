@@ -182,7 +182,7 @@ def test_quantiles_by_hand():
 
 def test_a_critic_of_quantiles_learns_a_distribution():
     box = walk_data().observation_space
-    net = QuantileNetwork((32, 32)).make(box, BOX and walk_data().action_space)
+    net = QuantileNetwork((32, 32)).make(box, walk_data().action_space)
     g, optimiser = torch.Generator().manual_seed(0), torch.optim.Adam(net.parameters(), 3e-3)
     s, a = torch.zeros(64, 2), torch.zeros(64, 2)
     for _ in range(300):
