@@ -39,13 +39,9 @@ def small(slug: str, **changes) -> Offline:
     return method(**{k: v for k, v in {**sizes, **changes}.items() if k in names})
 
 
-LONGER = {
-    "cloning_steps": 400,
-    "cloning_rate": 3e-3,
-    "trust": 0.01,
-    "warm_start": 200,
-    "reward_steps": 200,
-}  # of methods that learn in stages, and act near
+LABELLED = {"target_segments": 300, "reward_steps": 200, "pairs": 64, "reward_rate": 1e-2}
+LONGER = {"cloning_steps": 400, "cloning_rate": 3e-3, "trust": 0.01}  # of methods that learn in stages, and act near
+LONGER |= LABELLED | {"warm_start": 200}
 
 
 def learner(slug: str, seeds=(0,), data=None, env: str = "", steps: int = 1000, device: str = "cpu", **changes):
