@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import surefoot as sf
 from surefoot import catalogue
+from surefoot.arguments import typed
 from surefoot.cli import main
 from surefoot.errors import UsageError
 from surefoot.loops.common.run import Run, make_learner
@@ -39,9 +40,9 @@ def small(slug: str, **changes) -> Offline:
     return method(**{k: v for k, v in {**sizes, **changes}.items() if k in names})
 
 
+# Of methods that learn in stages, and act near the data.
 LABELLED = {"target_segments": 300, "reward_steps": 200, "pairs": 64, "reward_rate": 1e-2}
-LONGER = {"cloning_steps": 400, "cloning_rate": 3e-3, "trust": 0.01}  # of methods that learn in stages, and act near
-LONGER |= LABELLED | {"warm_start": 200}
+LONGER = {"cloning_steps": 400, "cloning_rate": 3e-3, "log_tau": 0.01, "warm_start": 200, **LABELLED}
 
 
 def learner(slug: str, seeds=(0,), data=None, env: str = "", steps: int = 1000, device: str = "cpu", **changes):
@@ -150,6 +151,12 @@ def test_explain_shows_formula_steps_and_every_hyperparameter(slug):
     for field in dataclasses.fields(method):
         assert (field.name in named) == (field.name not in method.without_effect), field.name
     assert "learning_rate" in named and "transitions of the data uniformly" in text
+
+
+@every_method
+def test_no_hyperparameter_has_the_name_of_an_option_of_runs(slug):
+    names = {f.name for f in dataclasses.fields(typed(catalogue.method_class(slug)))}
+    assert {"data", "trust", "start", "batch_size"} <= names
 
 
 @every_method
