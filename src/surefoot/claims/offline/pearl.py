@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -35,17 +35,11 @@ from surefoot.seeding import numpy_stream, torch_stream
 # --- labels of reaches for another goal ------------------------------------------------------------------------------
 
 STEPS, SOURCES, TARGETS = 20, 12, 16
-Quality = Callable[[np.random.Generator, int], np.ndarray]
 
 
-def continuous(g: np.random.Generator, count: int) -> np.ndarray:
-    """All qualities alike."""
-    return g.random(count)
-
-
-def bimodal(g: np.random.Generator, count: int) -> np.ndarray:
-    """Bad and good ones."""
-    return g.choice([0.05, 0.95], count)
+def qualities(kind: str, g: np.random.Generator, count: int) -> np.ndarray:
+    """Qualities in [0, 1]: all alike, or bad and good ones."""
+    return g.random(count) if kind == "continuous" else g.choice([0.05, 0.95], count)
 
 
 def reaches(goal: np.ndarray, quality: np.ndarray, g: np.random.Generator) -> Transitions:
@@ -68,14 +62,16 @@ def met(z: np.ndarray, true: np.ndarray) -> float:
     return float(((z > 0.5) == (true > 0.5))[apart & (z != 0.5)].sum() / apart.sum() + 0.5 * (z == 0.5)[apart].mean())
 
 
-def on_reaches(quality: Quality, seeds: Sequence[int]) -> dict[str, list[float]]:
+def on_reaches(kind: str, seeds: Sequence[int]) -> dict[str, list[float]]:
     """How many labels are right: by the coupling of most similar distances, by a random one, and by a uniform one."""
     found: dict[str, list[float]] = {"PEARL": [], "one start": [], "random": [], "uniform": []}
     for seed in seeds:
         g = numpy_stream(seed, "reaches")
         angle = g.uniform(0, 2 * np.pi)
         goals = np.array([1.0, 0.0]), 1.2 * np.array([np.cos(angle), np.sin(angle)])
-        source, target = (reaches(goal, quality(g, n), g) for goal, n in zip(goals, (SOURCES, TARGETS), strict=True))
+        source, target = (
+            reaches(goal, qualities(kind, g, n), g) for goal, n in zip(goals, (SOURCES, TARGETS), strict=True)
+        )
         rows = [np.arange(n * STEPS).reshape(n, STEPS) for n in (SOURCES, TARGETS)]
         costs = distances(source, rows[0]), distances(target, rows[1])
         labels, true = preferences(source, rows[0]), preferences(target, rows[1])
@@ -251,8 +247,8 @@ CLAIM = Claim(
         "labels": Experiment(
             "mechanism",
             {
-                "continuous": partial(on_reaches, continuous),
-                "bimodal": partial(on_reaches, bimodal),
+                "continuous": partial(on_reaches, "continuous"),
+                "bimodal": partial(on_reaches, "bimodal"),
                 "slope": collapse,
             },
             seeds=20,
