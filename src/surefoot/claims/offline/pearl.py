@@ -77,7 +77,7 @@ def on_reaches(quality: Quality, seeds: Sequence[int]) -> dict[str, list[float]]
         goals = np.array([1.0, 0.0]), 1.2 * np.array([np.cos(angle), np.sin(angle)])
         source, target = (reaches(goal, quality(g, n), g) for goal, n in zip(goals, (SOURCES, TARGETS), strict=True))
         rows = [np.arange(n * STEPS).reshape(n, STEPS) for n in (SOURCES, TARGETS)]
-        costs = [distances(one, each) for one, each in zip((source, target), rows, strict=True)]
+        costs = distances(source, rows[0]), distances(target, rows[1])
         labels, true = preferences(source, rows[0]), preferences(target, rows[1])
         chance = np.zeros((SOURCES, TARGETS))
         chance[g.integers(0, SOURCES, TARGETS), np.arange(TARGETS)] = 1 / TARGETS
