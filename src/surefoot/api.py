@@ -210,10 +210,9 @@ def evaluate(
         return evaluate_scores(policy, env if data is None else data, trust=trust)
     if judge is not None:
         from surefoot.evaluate.judged import evaluate_judged
-        from surefoot.evaluate.language import check_unused
 
-        check_unused("judge", video=video, perturb=perturb, k=k or None)
-        return evaluate_judged(policy, judge, make_method, env if data is None else data, episodes, seed, trust=trust)
+        given: Any = {"trust": trust, "video": video, "perturb": perturb, "k": k or None}
+        return evaluate_judged(policy, judge, make_method, env if data is None else data, episodes, seed, **given)
     if not isinstance(k, (tuple, list)) or k:
         from surefoot.evaluate.language import check_unused, evaluated
 
@@ -267,13 +266,10 @@ def stress(
     and `trust`.
 
     In a run's folder, its environment is the default, and `stress-….json` (`stress-ENV-….json` with `env`) is saved.
-    `video` films the first episode undisturbed and in the worst cell, beside that file. `on` is a cluster for the
-    episodes (see `surefoot.cluster`).
+    `video` films the first episode undisturbed and in the worst cell. `on` is a cluster (see `surefoot.cluster`).
 
     Under `label-flip:0..0.4` a run that learned from pairs is trained again at every strength, and each model orders
-    the held-out pairs; under `group-shift` those of one group become more. The report of either is a
-    `surefoot.evaluate.pairs.PairsReport`; `env` is the data, if the folder does not name them.
-
+    the held-out pairs; under `group-shift` those of one group become more (`surefoot.evaluate.pairs.PairsReport`).
     Under `input-pgd:0.1` or `input-search:0.1` a model of tables, ours or any with scikit-learn's `predict`, is tested
     on the attacked rows of `data`, a pair (X, y) or what `train` takes (a
     `surefoot.evaluate.attacked_rows.RowStressReport`); settings are `points` and `seed`.
@@ -284,10 +280,7 @@ def stress(
     from surefoot.evaluate.stress import stress as sweep
 
     if is_of_labels(perturb):
-        run = policy if isinstance(policy, Run) else Run(Path(policy))
-        found = stressed(run, perturb, train, make_method, settings.get("points", 5), task=env, trust=trust)
-        keep_result(run.path, f"stress-{perturb}", found.to_json())
-        return found
+        return stressed(policy, perturb, train, make_method, settings.get("points", 5), task=env, trust=trust)
     if data is not None or of_rows(perturb):
         attacked: Any = stressed_rows(policy, data if env is None else env, perturb, trust=trust, **settings)
         return attacked
