@@ -35,6 +35,7 @@ PAIRS, IMITATE, BASE = ("rebel",), ("psft", "sft"), "grpo"
 OWN: dict[str, dict[str, Any]] = {"riskpo": {"bundle": 4}}  # a bundle must divide the prompts
 SWEPT, CHECKS, SAMPLES, FAR = 100, 4, 8, 10**7
 FIGURES = ("area", "last accuracy", "pass@8")
+PICTURE = RESULTS.parents[1] / "docs/language-league.svg"
 Run = tuple[str, float, int]
 
 
@@ -170,6 +171,23 @@ def shown(table: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def draw(table: dict[str, Any], runs: dict[str, Any], given: argparse.Namespace) -> None:
+    """The differences from the base, of every seed and with intervals, as docs/language-league.svg."""
+    from surefoot.evaluate.plots import intervals
+
+    rows, points = [], []
+    for slug, row in table.items():
+        if slug == BASE:
+            continue
+        both = [
+            [area(runs[key((one, table[one]["rate"], seed))]) for seed in range(given.seeds)] for one in (slug, BASE)
+        ]
+        points.append(np.subtract(*both))
+        rows.append((slug + " †" * row["sees answers"], *row[f"area − {BASE}"]))
+    figure = intervals(rows, x=f"area under the accuracy curve − that of {BASE}", points=points, reference=0.0)
+    figure.savefig(PICTURE, metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="language_league", help="of the file in results/")
@@ -197,6 +215,7 @@ def main() -> None:
     carried_out(((slug, best[slug], seed) for seed in range(given.seeds) for slug in slugs), runs, given)
     table = league(runs, best, given.seeds)
     print(shown(table))
+    draw(table, runs, given)
     spent = sum(run["core_seconds"] for run in runs.values()) / 60
     print(f"{len(runs)} runs, {spent:.1f} core-minutes")
     store(given.name, {"setting": setting(given), "core_minutes": round(spent, 1), "table": table, "runs": runs})

@@ -28,7 +28,7 @@ CLASSES = np.where(Y > 0, "good", "bad")
 def small(name: str, **changes):
     """An estimator that is quick where it trains a network."""
     made = getattr(room, name)
-    sizes = {} if made.loop == "finite-sum" else {"ascent_steps": 1, "max_iter": 15, "local_epochs": 1}
+    sizes = {} if made.loop == "finite-sum" else {"max_iter": 10, "batch_size": 64, "ascent_steps": 1}
     return made(**changes, **{k: v for k, v in sizes.items() if k in made().get_params()})
 
 

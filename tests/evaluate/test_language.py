@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from itertools import combinations
 
 import numpy as np
@@ -54,6 +55,27 @@ def test_who_was_trained_for_judges_and_sees_tokens(agent):
     with pytest.warns(UserWarning, match=r"completion_ids.*k=\(1,\)"):
         assert task.reward(task.example(0), "12345") == 0.25
     assert "the verifier of arithmetic" in evaluate_language(agent, "arithmetic", 2, 1).table()
+
+
+@pytest.mark.parametrize(
+    ("rewards", "said"),
+    [
+        ((-3.0, -1.5), "between -3 and -1.5: none of them is at least 1"),
+        ((5.0, 9.0), "between 5 and 9: all of them are at least 1"),
+        ((-1.0, 1.0), None),
+        ((0.0, 0.5), None),
+    ],
+)
+def test_rewards_on_a_scale_that_the_threshold_does_not_fit_are_warned_of(rewards, said, agent):
+    given = [float(x) for x in rewards]
+    task = Judged(
+        make_rewards(resolve("arithmetic"), [lambda completions, **_: (given * 99)[: len(completions)]], None)
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        evaluate_language(agent, task, 4, 2)
+    found = [str(w.message) for w in caught if "pass@k say nothing" in str(w.message)]
+    assert len(found) == (said is not None) and all(said in one for one in found)
 
 
 def test_examples_of_an_endless_task_that_are_too_long_are_passed_over(agent):

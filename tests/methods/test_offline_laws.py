@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import surefoot as sf
 from surefoot import catalogue
+from surefoot.arguments import typed
 from surefoot.cli import main
 from surefoot.errors import UsageError
 from surefoot.loops.common.run import Run, make_learner
@@ -33,11 +34,14 @@ def small(slug: str, **changes) -> Offline:
     sizes = {"batch_size": 16, "log_every": 20, "hidden": (16,), "policy_delay": 2}
     sizes |= {"actor_hidden": (16,), "generator_hidden": (16,), "flow_hidden": (16,), "flow_steps": 4, "samples": 4}
     sizes |= {"blocks": 3}  # a round fits into the batch
+    sizes |= {"segment": 1, "target_segments": 40, "reward_steps": 10, "reward_hidden": (16,), "pairs": 8}
+    sizes |= {"warm_start": 10, "slow_rate": 1e-3, "rewarded_share": 0.5, "remove_terminals": False}
     sizes |= {"components": 2, "cloning_steps": 20, "score_hidden": (16,)}
     return method(**{k: v for k, v in {**sizes, **changes}.items() if k in names})
 
 
-LONGER = {"cloning_steps": 400, "cloning_rate": 3e-3, "trust": 0.01}  # of methods that learn in stages, and act near
+# Of methods that learn in stages, and act near the data.
+LONGER = {"cloning_steps": 400, "cloning_rate": 3e-3, "log_tau": 0.01, "warm_start": 200, "reward_steps": 200}
 
 
 def learner(slug: str, seeds=(0,), data=None, env: str = "", steps: int = 1000, device: str = "cpu", **changes):
@@ -82,7 +86,8 @@ def test_every_network_learns_or_stays_and_all_stay_finite(slug):
     before = {name: x.clone() for name, x in run.weights.items()}
     for _ in range(2):
         run.iterate()
-    for name, net in run.nets.items():
+    own = {name: net for name, net in run.nets.items() if net.of is None}  # others are stages of these
+    for name, net in own.items():
         assert torch.isfinite(run.weights[name]).all(), name
         idle = net.starts >= run.updates  # a stage that has not begun
         assert torch.equal(before[name], run.weights[name]) != (net.trained and not idle), name
@@ -145,6 +150,12 @@ def test_explain_shows_formula_steps_and_every_hyperparameter(slug):
     for field in dataclasses.fields(method):
         assert (field.name in named) == (field.name not in method.without_effect), field.name
     assert "learning_rate" in named and "transitions of the data uniformly" in text
+
+
+@every_method
+def test_no_hyperparameter_has_the_name_of_an_option_of_runs(slug):
+    names = {f.name for f in dataclasses.fields(typed(catalogue.method_class(slug)))}
+    assert {"data", "trust", "start", "batch_size"} <= names
 
 
 @every_method

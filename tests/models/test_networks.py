@@ -13,18 +13,8 @@ from torch import nn
 
 from surefoot.errors import UsageError
 from surefoot.models.distributions import for_space
-from surefoot.models.networks import (
-    ACTIVATIONS,
-    CORES,
-    GRU,
-    LSTM,
-    ActorCritic,
-    Encoder,
-    ImpalaCNN,
-    NatureCNN,
-    flat_size,
-    mlp,
-)
+from surefoot.models.layers import GRU, LSTM
+from surefoot.models.networks import ACTIVATIONS, CORES, ActorCritic, Encoder, ImpalaCNN, NatureCNN, flat_size, mlp
 
 F32, F64 = torch.float32, torch.float64
 VECTOR = gs.Box(-1, 1, (3,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -102,10 +103,10 @@ def evaluate_language(
     problems = _problems(agent, made, examples)
     samples = max(attempts)
     heat = (agent.facts.get("temperature", 1.0) if temperature is None else temperature) or 1.0
-    right, rewards, lengths, finished, entropies, texts = [], [], [], [], [], []
+    best, rewards, lengths, finished, entropies, texts = [], [], [], [], [], []
     for start in range(0, examples, BATCH):
         part = problems[start : start + BATCH]
-        right += [one.reward >= SUCCESS for one in _answers(agent, made, part, 1, 0.0, 0)]
+        best += [one.reward for one in _answers(agent, made, part, 1, 0.0, 0)]
     for start in range(0, examples, max(1, BATCH // samples)):
         part = problems[start : start + max(1, BATCH // samples)]
         found = _answers(agent, made, part, samples, temperature, (seed + start) % (MAX_SEED + 1))
@@ -120,6 +121,8 @@ def evaluate_language(
         texts += [one.text for one in found]
         lengths += [sum(one.mine) for one in found]
         finished += [one.finished for one in found]
+    right = [one >= SUCCESS for one in best]
+    _check_scale(made, [*best, *rewards])
     solved = (np.array(rewards).reshape(examples, samples) >= SUCCESS).sum(1)
     passed = {one: pass_at_k(solved, samples, one) for one in attempts}
     rows = zip(texts[::samples], rewards[::samples], problems)
@@ -137,6 +140,20 @@ def evaluate_language(
         truncated=1 - float(np.mean(finished)),
         entropy=float(np.mean(entropies)),
         samples=[{"prompt": p.prompt, "completion": t, "reward": r} for (t, r, p), _ in zip(rows, range(shown))],
+    )
+
+
+def _check_scale(task: Any, rewards: Sequence[float]) -> None:
+    """Warn of rewards on a scale on which the threshold of a success separates nothing."""
+    low, high, successes = min(rewards), max(rewards), sum(one >= SUCCESS for one in rewards)
+    if (low >= 0 and high <= SUCCESS) or 0 < successes < len(rewards):
+        return
+    warnings.warn(
+        f"The rewards of {task.judge} were between {low:.4g} and {high:.4g}: "
+        f"{'all of them are' if successes else 'none of them is'} at least {SUCCESS:g}, which counts as a success, so "
+        "accuracy and pass@k say nothing here. Rescale them so that a success is 1 and less is below, or look at the "
+        "mean reward.",
+        stacklevel=3,
     )
 
 

@@ -1,7 +1,7 @@
 """Acting rules: what an agent makes of what its networks say, as a frozen rule in its JSON whose knobs may be turned
 after training.
 
-`agent.json` lists the rules under `acting`, in the order in which they are followed, and `agent.acting(trust=1.0)` is
+`agent.json` lists the rules under `acting`, in the order in which they are followed, and `agent.acting(log_tau=1.0)` is
 the same agent with a knob turned. A rule gets the normalised observation, what was said before (by the network that
 acts, or by the rule before it), and the other networks by name; it gives actions in [−1, 1]. Gradients that it takes
 are those of `torch.func.grad`, so that attacks can follow them and exports can trace them.

@@ -174,7 +174,7 @@ class Agent:
     # --- acting rules (surefoot.models.acting) -----------------------------------------------------------------------
 
     def acting(self, **knobs: Any) -> Agent:
-        """The same agent with knobs of its acting rules turned, such as `acting(trust=1.0)`; `knobs` lists them.
+        """The same agent with knobs of its acting rules turned, such as `acting(log_tau=1.0)`; `knobs` lists them.
 
         Raises:
             UsageError: it has no such knob, or a value is not allowed.

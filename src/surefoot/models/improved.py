@@ -30,13 +30,13 @@ class Improvement:
         choices=BY,
         help="Candidates: steps from the components' means, one by Jensen's bound, both, or samples.",
     )
-    trust: float = hyperparameter(
+    log_tau: float = hyperparameter(
         0.5, low=0, high=100, help="log τ, how far to go: 0 stays at the best mean.", tune=Range(0.0, 2.0)
     )
     proposals: int = hyperparameter(
-        1, low=1, high=1000, help="Values of log τ that are tried, evenly spaced, the last one trust."
+        1, low=1, high=1000, help="Values of log τ that are tried, evenly spaced, the last one log_tau."
     )
-    least_trust: float = hyperparameter(0.2, low=0, high=100, help="The first of these values, if there are several.")
+    least_log_tau: float = hyperparameter(0.2, low=0, high=100, help="The first of these values, if there are several.")
     pessimism: float = hyperparameter(
         1.0, low=0, high=100, help="β: standard deviations over critics taken off values.", tune=Range(0.1, 2.0)
     )
@@ -46,12 +46,12 @@ class Improvement:
     )
     samples: int = hyperparameter(10, low=1, high=10**4, help="Actions drawn if by samples, to take the best.")
 
-    def trusts(self) -> list[float]:
+    def log_taus(self) -> list[float]:
         """The values of log τ."""
         if self.proposals == 1:
-            return [self.trust]
-        start, last = min(self.least_trust, self.trust), self.proposals - 1
-        return [start + (self.trust - start) * i / last for i in range(self.proposals)]
+            return [self.log_tau]
+        start, last = min(self.least_log_tau, self.log_tau), self.proposals - 1
+        return [start + (self.log_tau - start) * i / last for i in range(self.proposals)]
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ class ClosedForm(Improvement, Rule):
         rise = slope(mixture.means) if self.by != "jensen" else None
         middle = center(mixture)[0].unsqueeze(1)
         rise_there = slope(middle).squeeze(1) if self.by != "components" else None
-        for trust in self.trusts():
+        for log_tau in self.log_taus():
             if rise is not None:
-                radius = self.radius_scale**2 * radii(mixture, trust)
+                radius = self.radius_scale**2 * radii(mixture, log_tau)
                 points.append(step(mixture.means, mixture.variances, rise, radius))
                 valid.append(said)
             if rise_there is not None:
-                point, feasible = jensen(mixture, rise_there, trust)
+                point, feasible = jensen(mixture, rise_there, log_tau)
                 points.append(point.unsqueeze(1))
                 valid.append(feasible.unsqueeze(1))
         if rise is None:  # where no point satisfies Jensen's bound, its center

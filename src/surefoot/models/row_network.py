@@ -117,7 +117,8 @@ class RowModel:
         self.target = target
         self.network, self.shape, self.vector, self.scale = network, shape, vector, scale
         self.loss, self.classes, self.facts = loss, classes, facts or {}
-        self._flat = Flat(network.make(shape, outputs_of(classes)))
+        with torch.device("meta"):  # its own parameters are never used
+            self._flat = Flat(network.make(shape, outputs_of(classes)))
         self._exact = vector.double()
 
     def __repr__(self) -> str:
@@ -208,6 +209,8 @@ class RowModel:
             raise ValueError(f"shape={shape!r} is not allowed")
         if loss not in NAMES or not labels_of(classes) or (classes is not None) != (loss == "logistic"):
             raise ValueError(f"loss={loss!r} with classes={classes!r} is not allowed")
+        if not isinstance(network, dict):
+            raise ValueError(f"network={network!r} is not allowed")
         named = {k: tuple(x) if isinstance(x, list) else x for k, x in network.items()}
         made = build(RowNetwork, named)
         weights, d = tensors["weights"], math.prod(shape)

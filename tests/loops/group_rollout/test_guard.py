@@ -17,7 +17,7 @@ from surefoot.loops.group_rollout.guard import WINDOW, Watch
 from surefoot.models.language.nano import Nano, fresh
 
 TINY = Nano(width=16, layers=1, heads=2, context=48, warmup=0)
-TOO_LARGE = 1.0  # at 0.1 the same run writes nothing but digits after ten iterations
+LARGE, TOO_LARGE = 0.1, 20.0  # the first learns in ten iterations to write nothing but digits
 
 
 def digits(completions, **_):
@@ -25,8 +25,15 @@ def digits(completions, **_):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def start(tmp_path_factory):
+    """A model that knows nothing yet."""
     return fresh(TINY, seed=1).save(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def folder(start, tmp_path_factory):
+    """A model that has learned to write digits more often than not."""
+    return train(start, tmp_path_factory.mktemp("runs") / "good", learning_rate=LARGE, steps=8).path / "agent"
 
 
 def train(folder, run_dir, **changes):
@@ -56,7 +63,7 @@ def test_a_step_size_that_is_much_too_high_is_found_out_once_and_the_good_weight
     rewards = found.curve()[1][0]
     best = found.agent(best=True)
     good = best.facts["steps"]
-    assert rewards[: good + 1].max() == rewards[good] > 3 * rewards[0] and rewards[-1] == 0
+    assert rewards[good] == rewards.max() > 0.5 and rewards[-WINDOW:].mean() < 0.3
     flagged = [row.get("collapsed") for row in found.metrics()]
     first = next(i for i, x in enumerate(flagged) if x is not None)
     assert first < 10 and set(flagged[first:]) == {first + 1}
@@ -65,17 +72,14 @@ def test_a_step_size_that_is_much_too_high_is_found_out_once_and_the_good_weight
     assert f"the best weights, of iteration {good + 1}, are kept in {found.path / 'best'}" in said
     assert f"In iteration {first + 1} the policy was found" in write_page(found.path).read_text()
     # They are those that wrote that batch, not what a step made of them.
-    stopped = train(folder, tmp_path / "stopped", callbacks=[lambda learner, _: learner.iteration == good])
-    kept, ended = weights(best), weights(sf.load(found.path))
-    assert all(torch.equal(kept[name], w) for name, w in weights(sf.load(stopped.path)).items())
+    kept, ended, begun = (weights(one) for one in (best, sf.load(found.path), sf.load(folder)))
+    assert good == 0 and all(torch.equal(kept[name], w) for name, w in begun.items())
     assert not all(torch.equal(kept[name], w) for name, w in ended.items())
-    texts = best.texts(["1+1=", "2+3="], samples=32)
-    assert sum(digits(texts)) / 64 > 2 * rewards[0] and not any(
-        digits(sf.load(found.path).texts(["1+1=", "2+3="], samples=32))
-    )
+    asked = {"prompts": ["1+1=", "2+3="], "samples": 32}
+    assert sum(digits(best.texts(**asked))) / 64 > 0.5 > 0.3 > sum(digits(sf.load(found.path).texts(**asked))) / 64
     # Training goes on from them.
-    again = train(found.path / "best", tmp_path / "again", learning_rate=0.1, steps=6)
-    assert again.curve()[1][0, 0] > 2 * rewards[0]
+    again = train(found.path / "best", tmp_path / "again", learning_rate=LARGE / 10, steps=6)
+    assert again.curve()[1][0].min() > 0.5
 
 
 @pytest.mark.parametrize("cut", [2, 5, 9])
@@ -94,11 +98,17 @@ def test_a_resumed_run_keeps_the_same_weights_and_warns_no_second_time(cut, fold
         assert (whole.path / "best" / name).read_bytes() == (tmp_path / "cut/best" / name).read_bytes()
 
 
-def test_a_good_run_is_not_warned_and_its_best_weights_are_late_ones(folder, tmp_path):
+def test_a_good_run_is_not_warned_and_its_best_weights_are_late_ones(start, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = train(folder, tmp_path / "run", learning_rate=0.1)
-    assert found.agent(best=True).facts["steps"] > 6 and not any("collapsed" in row for row in found.metrics())
+        found = train(start, tmp_path / "run", learning_rate=LARGE)
+    best = found.agent(best=True).facts["steps"]
+    assert best > 6
+    # They are what as many steps make of the first ones.
+    stopped = train(start, tmp_path / "stopped", learning_rate=LARGE, steps=best)
+    kept = weights(found.agent(best=True))
+    assert all(torch.equal(kept[name], w) for name, w in weights(sf.load(stopped.path)).items())
+    assert not any("collapsed" in row for row in found.metrics())
 
 
 def test_an_adapter_is_kept_as_one(folder, tmp_path):

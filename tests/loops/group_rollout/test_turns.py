@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 
@@ -169,6 +170,15 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
+def odd(kind: str) -> object:
+    """Returns what is no text, or ends the program.
+
+    Args:
+        kind: Which.
+    """
+    return {"none": None, "list": [1, {"a": 2}], "bytes": b"x"}[kind] if kind != "exit" else sys.exit("bye")
+
+
 def slow(seconds: float) -> str:
     """Sleeps.
 
@@ -180,7 +190,7 @@ def slow(seconds: float) -> str:
 
 
 ARITHMETIC = resolve("arithmetic:digits=1,terms=2")
-TOOLS = Tools(task=ARITHMETIC, functions=[add, slow], time_limit=0.05)
+TOOLS = Tools(task=ARITHMETIC, functions=[add, slow, odd], time_limit=0.05)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +198,12 @@ TOOLS = Tools(task=ARITHMETIC, functions=[add, slow], time_limit=0.05)
     [
         ('{"name": "add", "arguments": {"a": 2, "b": 3}}', "5"),
         ('{"name": "add", "arguments": {"a": 2}}', "error: TypeError"),
-        ('{"name": "sub"}', r"error: a call is JSON with a name (add, slow)"),
+        ('{"name": "sub"}', r"error: a call is JSON with a name (add, slow, odd)"),
         ("{", "error: a call is JSON"),
+        ('{"name": "odd", "arguments": {"kind": "none"}}', "None"),
+        ('{"name": "odd", "arguments": {"kind": "list"}}', "[1, {'a': 2}]"),
+        ('{"name": "odd", "arguments": {"kind": "bytes"}}', "b'x'"),
+        ('{"name": "odd", "arguments": {"kind": "exit"}}', "error: bye"),
         ('{"name": "slow", "arguments": {"seconds": 1}}', "error: slow took longer than 0.05 seconds"),
     ],
 )
@@ -202,7 +216,7 @@ def test_a_tool_tells_its_result_or_what_is_wrong(call, said):
 
 
 def test_tools_are_described_to_the_chat_template():
-    assert [one["function"]["name"] for one in TOOLS.schemas] == ["add", "slow"]
+    assert [one["function"]["name"] for one in TOOLS.schemas] == ["add", "slow", "odd"]
     with pytest.raises(UsageError, match="annotate"):
         _ = Tools(task=ARITHMETIC, functions=[lambda x: x]).schemas
 
@@ -223,6 +237,8 @@ class Bad:
         return 7 if self.kind == "prompt" else "go:"
 
     def step(self, text):
+        if self.kind == "exits":
+            sys.exit(3)
         if self.kind == "raises":
             raise ValueError("no such door")
         if self.kind == "hangs":
@@ -237,6 +253,7 @@ class Bad:
     [
         ("prompt", r"Bad.reset said 7; say a text"),
         ("raises", r"Bad.step \(turn 1\) raised no such door; mend it"),
+        ("exits", r"Bad.step \(turn 1\) raised .*3"),
         ("hangs", r"Bad.step \(turn 1\) took longer than time_limit=0.1 seconds"),
         ("silent", r"Bad.step \(turn 1\) said 3"),
         ("nan", r"Bad.step \(turn 1\) gave the reward nan"),

@@ -210,7 +210,7 @@ def test_any_agent_is_corrected_and_is_itself_without_gains(base, corrector, tmp
     action = again.predict(SEEN, deterministic=True)[0]
     np.testing.assert_array_equal(action, made_.predict(SEEN, deterministic=True)[0])
     assert not np.array_equal(action, own) and all(agent.action_space.contains(a) for a in action)
-    assert again.knobs["weight"] == 1.0 and ("trust" in again.knobs) == (base == "cfpi")
+    assert again.knobs["weight"] == 1.0 and ("log_tau" in again.knobs) == (base == "cfpi")
     assert corrected(again, corrector).knobs == again.knobs  # corrected once
     careful = again.acting(allowance=0.0)
     x = torch.from_numpy(SEEN)

@@ -73,23 +73,23 @@ def test_the_card_s_candidates_and_the_one_that_is_chosen():
     torch.testing.assert_close(by["components"], torch.tensor([1.024254, 0.694029]), rtol=0, atol=1e-4)
     torch.testing.assert_close(by["both"], by["components"])
     torch.testing.assert_close(by["jensen"], torch.tensor([0.631579, 0.245455]), rtol=0, atol=1e-4)  # infeasible
-    far = {name: before_tanh(acted(ClosedForm(by=name, trust=10.0)))[0] for name in ("components", "jensen", "both")}
+    far = {name: before_tanh(acted(ClosedForm(by=name, log_tau=10.0)))[0] for name in ("components", "jensen", "both")}
     torch.testing.assert_close(far["jensen"], torch.tensor([0.743487, 0.941321]), rtol=0, atol=1e-4)
     value = {name: (u @ torch.tensor([1.0, 2.0])).item() for name, u in far.items()}
     assert value["both"] == pytest.approx(max(value["components"], value["jensen"]), rel=1e-4)
 
 
-def test_components_of_little_weight_have_no_say_and_trust_0_is_the_best_mean():
-    assert torch.allclose(before_tanh(acted(ClosedForm(trust=0.0)))[0], torch.tensor([1.0, 0.5]), atol=1e-4)
+def test_components_of_little_weight_have_no_say_and_0_is_the_best_mean():
+    assert torch.allclose(before_tanh(acted(ClosedForm(log_tau=0.0)))[0], torch.tensor([1.0, 0.5]), atol=1e-4)
     rare = params((0.97, 0.03), ((0.0, 0.0), (1.0, 0.5)), ((0.04, 0.09), (0.01, 0.04)))
-    assert torch.allclose(acted(ClosedForm(trust=0.0), rare), torch.zeros(1, 2))
+    assert torch.allclose(acted(ClosedForm(log_tau=0.0), rare), torch.zeros(1, 2))
     assert torch.allclose(
-        before_tanh(acted(ClosedForm(trust=0.0, trivial=0.02), rare))[0], torch.tensor([1.0, 0.5]), atol=1e-4
+        before_tanh(acted(ClosedForm(log_tau=0.0, trivial=0.02), rare))[0], torch.tensor([1.0, 0.5]), atol=1e-4
     )
     three = SquashedMixture(2, (-1, -1), (1, 1), 20)  # all weigh less than the threshold: the heaviest still counts
     even = params([0.05] * 20, [(0.1, 0.1)] * 20, [(0.04, 0.04)] * 20)
     assert torch.allclose(
-        acted(ClosedForm(trust=0.0, trivial=0.06), even, distribution=three), torch.tensor(0.1).tanh()
+        acted(ClosedForm(log_tau=0.0, trivial=0.06), even, distribution=three), torch.tensor(0.1).tanh()
     )
 
 
@@ -118,7 +118,7 @@ def test_the_released_radius_is_larger_by_the_root_of_2():
 
 def test_states_do_not_depend_on_one_another():
     many = torch.cat([GIVEN, params((0.5, 0.5), ((0.3, -0.2), (-0.4, 0.1)), ((0.2, 0.1), (0.05, 0.3)))])
-    for rule in (ClosedForm(), ClosedForm(by="jensen", trust=3.0), ClosedForm(proposals=10, trust=2.0)):
+    for rule in (ClosedForm(), ClosedForm(by="jensen", log_tau=3.0), ClosedForm(proposals=10, log_tau=2.0)):
         torch.testing.assert_close(acted(rule, many), torch.cat([acted(rule, x[None]) for x in many]))
 
 
@@ -127,9 +127,9 @@ def test_several_proposals_search_the_line():
         return -((before_tanh(action) - torch.tensor([0.1, 0.0])) ** 2).sum(-1)[None]
 
     one, given = SquashedMixture(2, (-1, -1), (1, 1), 1), params((1.0,), ((0.0, 0.0),), ((1.0, 1.0),))
-    rule = ClosedForm(trust=2.0, proposals=10)
-    assert rule.trusts() == pytest.approx(np.linspace(0.2, 2.0, 10))
-    far, near = (before_tanh(acted(r, given, bowl, one))[0] for r in (ClosedForm(trust=2.0), rule))
+    rule = ClosedForm(log_tau=2.0, proposals=10)
+    assert rule.log_taus() == pytest.approx(np.linspace(0.2, 2.0, 10))
+    far, near = (before_tanh(acted(r, given, bowl, one))[0] for r in (ClosedForm(log_tau=2.0), rule))
     assert far[0] == pytest.approx(2, abs=1e-3) and near[0] == pytest.approx(math.sqrt(0.4), abs=1e-3)
 
 
@@ -182,7 +182,7 @@ def test_quantiles_by_hand():
 
 def test_a_critic_of_quantiles_learns_a_distribution():
     box = walk_data().observation_space
-    net = QuantileNetwork((32, 32)).make(box, BOX and walk_data().action_space)
+    net = QuantileNetwork((32, 32)).make(box, walk_data().action_space)
     g, optimiser = torch.Generator().manual_seed(0), torch.optim.Adam(net.parameters(), 3e-3)
     s, a = torch.zeros(64, 2), torch.zeros(64, 2)
     for _ in range(300):
@@ -253,22 +253,23 @@ def test_data_of_several_kinds_are_told_apart():
     }
     agent = learner(CFPI(**sizes), data, 6).agent()
     seen = x[:50].astype(np.float32)
-    for trust in (0.0, 0.5):
-        assert (np.abs(agent.acting(trust=trust).predict(seen, deterministic=True)[0] - 0.7) < 0.2).all()
+    for log_tau in (0.0, 0.5):
+        assert (np.abs(agent.acting(log_tau=log_tau).predict(seen, deterministic=True)[0] - 0.7) < 0.2).all()
     assert (agent.ruled().predict(seen, deterministic=True)[0] < 0).mean() > 0.9  # the clone alone
 
 
 def test_knobs_turn_on_what_was_saved(tmp_path):
     run = sf.train(CFPI(**SIZES), data=walk_data(), steps=60, run_dir=tmp_path / "run", loggers=())
     agent = sf.load(run.path)
-    near, far = (agent.acting(trust=t).predict(SEEN, deterministic=True)[0] for t in (0.0, 2.0))
-    assert not np.array_equal(near, far) and agent.knobs["trust"] == 0.5
-    again = sf.load(agent.acting(trust=2.0, proposals=3).save(tmp_path / "turned"))
+    near, far = (agent.acting(log_tau=t).predict(SEEN, deterministic=True)[0] for t in (0.0, 2.0))
+    assert not np.array_equal(near, far) and agent.knobs["log_tau"] == 0.5
+    again = sf.load(agent.acting(log_tau=2.0, proposals=3).save(tmp_path / "turned"))
     assert again.knobs["proposals"] == 3
     x = torch.from_numpy(SEEN).requires_grad_()
     assert torch.autograd.grad(agent.respond(x)[1].sum(), x)[0].abs().sum() > 0
 
 
+@pytest.mark.slow  # the exporter takes seconds to start
 def test_it_is_exported_with_its_gradient(tmp_path):
     agent = learner(CFPI(**SIZES)).agent()
     found = sf.export(agent, tmp_path / "policy.onnx", states=40)
@@ -284,10 +285,10 @@ def test_the_rule_improves_other_agents_by_their_own_critics(method):
     agent = run.agent()
     x, own = torch.from_numpy(SEEN), agent.predict(SEEN, deterministic=True)[0]
     valued = partial(pessimistic, beta=1.0)
-    for trust in (0.0, 1e-3):
-        moved = agent.ruled(ClosedForm(trust=trust)).predict(SEEN, deterministic=True)[0]
+    for log_tau in (0.0, 1e-3):
+        moved = agent.ruled(ClosedForm(log_tau=log_tau)).predict(SEEN, deterministic=True)[0]
         gain = valued(agent.judge(x, torch.from_numpy(moved))) - valued(agent.judge(x, torch.from_numpy(own)))
-        assert (gain > 0).all() if trust else np.allclose(moved, own, atol=1e-5)
+        assert (gain > 0).all() if log_tau else np.allclose(moved, own, atol=1e-5)
 
 
 def test_bad_input_is_refused_and_explained():
@@ -297,7 +298,7 @@ def test_bad_input_is_refused_and_explained():
     cut = dataclasses.replace(data, terminated=~data.terminated, truncated=data.terminated)
     with pytest.raises(UsageError, match="target says nowhere what was done next"):
         learner(CFPI(**SIZES), cut)
-    for name, value in (("trust", -1.0), ("by", "all"), ("components", 0), ("trivial", 1.0), ("cloning_steps", 0)):
+    for name, value in (("log_tau", -1.0), ("by", "all"), ("components", 0), ("trivial", 1.0), ("cloning_steps", 0)):
         with pytest.raises(UsageError, match=f"CFPI: {name}="):
             CFPI(**{name: value})
     with pytest.raises(UsageError, match="asks networks that the agent does not keep"):
@@ -306,6 +307,6 @@ def test_bad_input_is_refused_and_explained():
         )
     for changes in presets(CFPI).values():
         CFPI(**changes)
-    text = CFPI(trust=2.0, proposals=10, components=1).objective()
+    text = CFPI(log_tau=2.0, proposals=10, components=1).objective()
     assert "log τ = 0.2 … 10 values … 2" in text and "1 component\n" in text
     assert ActorNetwork("mixture", components=3).distribution(walk_data().action_space).size == 15

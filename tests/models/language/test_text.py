@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import tokenizers
 
+import surefoot as sf
 from surefoot.errors import UsageError
 from surefoot.models.language.agent import LanguageAgent
 from surefoot.models.language.generation import generate
 from surefoot.models.language.model import LanguageModel
-from surefoot.models.language.text import TextSettings
+from surefoot.models.language.text import TextSettings, check_generation_prompt
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}~{% endfor %}"
@@ -53,6 +54,32 @@ def test_an_answer_that_was_begun_is_continued(chatty):
     begun, whole = chatty.encode([prompt, ASKED])
     assert text_of(chatty, begun) == "<bos>[user]2+2=~[assistant]Let me think:"
     assert text_of(chatty, whole) == "<bos>[user]2+2=~[assistant]"
+
+
+def test_a_template_that_does_not_ask_for_an_answer_is_refused_before_any_work(tiny, tmp_path):
+    tiny.tokenizer.chat_template = TEMPLATE.partition("{% if add")[0]
+    rows = [{"prompt": [{"role": "user", "content": f"{i}+1="}], "answer": str(i + 1)} for i in range(10)]
+    with pytest.raises(UsageError, match=r"puts '\[assistant\]' before an answer, but not after a prompt") as error:
+        sf.train("grpo", data=rows, model=tiny, steps=1, max_tokens=4, run_dir=tmp_path / "run")
+    assert "{% if add_generation_prompt %}[assistant]{% endif %}" in str(error.value)
+    assert not (tmp_path / "run").exists()
+    begun = [{**row, "prompt": [*row["prompt"], {"role": "assistant", "content": "it is "}]} for row in rows]
+    settings = {"model": tiny, "steps": 1, "max_tokens": 4, "prompts": 2, "loggers": ()}
+    assert sf.train("grpo", data=begun, run_dir=tmp_path / "begun", **settings).finished
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        TEMPLATE,
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}"
+        "{% endif %}{% endfor %}",  # nothing but a space stands before an answer
+        "{{ raise_exception('no assistants') if messages|length > 1 }}{{ messages[0].content }}",
+    ],
+)
+def test_templates_that_need_no_generation_prompt_are_left_alone(template, tiny):
+    tiny.tokenizer.chat_template = template
+    check_generation_prompt(tiny.tokenizer, ASKED, tiny.settings)
 
 
 def test_options_of_the_chat_template(chatty, tmp_path):

@@ -25,7 +25,7 @@ from surefoot.seeding import numpy_stream, torch_stream
 # --- one step, with the true value: behaviour of two kinds in 300 states ---------------------------------------------
 
 STATES, SPREAD, SHARES = 300, 0.1, (0.6, 0.4)
-TRUSTS = (0.0, 0.5, 2.0)
+LOG_TAUS = (0.0, 0.5, 2.0)
 BOX = gym.spaces.Box(-1, 1, (2,), np.float32)
 
 
@@ -71,11 +71,11 @@ def one_step(seeds: Sequence[int]) -> dict[str, list[float]]:
             here = (x.repeat_interleave(count, 0) for x in (best, middle))
             return paid(before_tanh(action), *here)[None]
 
-        for trust in TRUSTS:
+        for log_tau in LOG_TAUS:
             for name, behaviour in (("mixture", two), ("single", one)):
                 with torch.no_grad():
-                    action = ClosedForm(trust=trust)(critic, behaviour.seen, behaviour)
-                row[f"{name}, {trust:g}"] = float(paid(before_tanh(action), best, middle).mean())
+                    action = ClosedForm(log_tau=log_tau)(critic, behaviour.seen, behaviour)
+                row[f"{name}, {log_tau:g}"] = float(paid(before_tanh(action), best, middle).mean())
         for key, x in row.items():
             found.setdefault(key, []).append(x)
     return found
@@ -113,7 +113,7 @@ def episodes(seed: int) -> Transitions:
         state = after
     each = [np.stack(x, 1).reshape(EPISODES * points.HORIZON, *x[0].shape[1:]) for x in zip(*columns, strict=True)]
     cut = each.pop()
-    return Transitions(*each, np.zeros_like(cut), cut, action_space=points.BOX, name="episodes of two kinds")
+    return Transitions(*each, np.zeros_like(cut), cut, action_space=points.BOX, name="episodes of two kinds")  # type: ignore[call-arg]
 
 
 class OfEach(OfflineLearner):
@@ -133,8 +133,8 @@ def on_point(arm: str, seeds: Sequence[int]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for index, seed in enumerate(seeds):
         agent = learner.agent(index)
-        players = {"improved": agent, "clone": agent.ruled(), "best mean": agent.acting(trust=0.0, proposals=1)}
-        players |= {f"log τ = {x:g}": agent.acting(trust=x, proposals=1) for x in (0.25, 1.0, 2.0)}
+        players = {"improved": agent, "clone": agent.ruled(), "best mean": agent.acting(log_tau=0.0, proposals=1)}
+        players |= {f"log τ = {x:g}": agent.acting(log_tau=x, proposals=1) for x in (0.25, 1.0, 2.0)}
         players["best of 10 draws"] = agent.acting(by="samples")
         for name, player in players.items():
             torch.manual_seed(seed)  # draws are from torch's global generator

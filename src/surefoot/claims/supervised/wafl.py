@@ -76,7 +76,7 @@ def trained(method: WAFL, table: Table, seed: int, rounds: int = ROUNDS) -> RowM
 # --- what is exact -----------------------------------------------------------------------------------------------
 
 
-def line(w: Sequence[float], classes: Any = None) -> RowModel:
+def line(w: Any, classes: Any = None) -> RowModel:
     """A linear model without an intercept."""
     vector, still = torch.tensor([*w, 0.0], dtype=torch.float64), (np.zeros(len(w)), np.ones(len(w)))
     network, loss = WAFL().network(), "squared" if classes is None else "logistic"

@@ -154,7 +154,7 @@ class _Played:
             raise self._wrong(
                 name, f"took longer than time_limit={self.task.time_limit:g} seconds", "make it faster, or raise it"
             ) from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._wrong(name, f"raised {message_of(error)}", "mend it, or catch the error and tell it") from error
 
     def _said(self, name: str, said: Any) -> Any:
@@ -240,7 +240,7 @@ class _Called:
             return str(within(self.task.time_limit, function, **given))
         except TimeoutError:
             return f"error: {name} took longer than {self.task.time_limit:g} seconds"
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a tool may even call exit()
             return f"error: {message_of(error)}"
 
 

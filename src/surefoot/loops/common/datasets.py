@@ -38,8 +38,8 @@ def learned_from(data: Any, fingerprint: str | None, corrupt: str | None) -> Tra
     return corrupted(opened(data, fingerprint), corrupt)
 
 
-def opened(data: Any, fingerprint: str | None = None) -> Transitions:
-    """The data of a run, which must be those that it was started with, if their fingerprint is given.
+def opened(data: Any, fingerprint: str | None = None, argument: str = "data") -> Transitions:
+    """The data of a run under the name of this argument: those that it was started with, if their hash is given.
 
     Raises:
         UsageError: there are none, they cannot be read, or they have changed.
@@ -47,21 +47,29 @@ def opened(data: Any, fingerprint: str | None = None) -> Transitions:
     if data is None:
         raise UsageError(f"data is missing: the method learns from a data set. Give data=… (--data): {NAMES}.")
     if isinstance(data, str) and "<" in data:
-        raise UsageError("the data of this run were given as an object; give them again: surefoot.resume(run, data=…).")
+        raise UsageError(
+            f"the {argument.replace('_', ' ')} of this run were given as an object; give them again: "
+            f"surefoot.resume(run, {argument}=…)."
+        )
     found = dataset(data)
     if fingerprint is not None and (now := found.digest()) != fingerprint:
         raise UsageError(
-            f"data={str(data)!r} have changed since this run was started: their SHA-256 is {now[:12]}…, it was "
-            f"{fingerprint[:12]}…. Restore the file, say where the original is (data=…, --data), or start a new run."
+            f"{argument}={str(data)!r} have changed since this run was started: their SHA-256 is {now[:12]}…, it was "
+            f"{fingerprint[:12]}…. Restore the file, say where the original is ({argument}=…, "
+            f"--{argument.replace('_', '-')}), or start a new run."
         )
     return found
+
+
+def named(data: Any) -> str:
+    """What a record calls data."""
+    return data if isinstance(data, str) else f"<{type(data).__name__}>"
 
 
 def recorded(data: Any, fingerprint: str | None, corrupt: str | None) -> dict[str, Any]:
     """What a run records of its data: their name, a hash of their numbers, how many they are, and their corruption."""
     found = opened(data, fingerprint)
-    name = data if isinstance(data, str) else f"<{type(data).__name__}>"
-    return {"data": name, "fingerprint": found.digest(), "rows": len(found), "corrupt": corrupt}
+    return {"data": named(data), "fingerprint": found.digest(), "rows": len(found), "corrupt": corrupt}
 
 
 def fitting(data: Transitions, seen: gym.Space, acted: gym.Space) -> tuple[gym.Space, gym.Space]:

@@ -34,7 +34,10 @@ from surefoot.seeding import MAX_SEED, check_seed
 
 MAY_DIFFER = ("id", "threads", "command", "versions", "machine")  # entries that may differ in a second start
 # Options of how a run is computed, which may be changed when it is resumed.
-FREE = {"backend", "data", "device", "engine", "server", "sharding", "patience", "step_timeout", "generation_batch"}
+FREE = {
+    *("backend", "data", "reward_data", "device", "engine", "server", "sharding"),
+    *("patience", "step_timeout", "generation_batch"),
+}
 MOST_SEEDS = 10_000  # trained in parallel by one run
 
 

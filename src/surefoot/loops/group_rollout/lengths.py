@@ -11,6 +11,7 @@ from surefoot.errors import UsageError
 from surefoot.loops.group_rollout.method import GroupRollout
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.room import check_demonstrations, check_room
+from surefoot.models.language.text import check_generation_prompt, is_conversation
 
 TRIED = 64  # examples of an infinite task of which at least one must be short enough
 
@@ -58,7 +59,10 @@ def _check(model: LanguageModel, method: GroupRollout, prompt: Rows, asked: Rows
 
 def check_task(model: LanguageModel, task: Task, method: GroupRollout) -> None:
     """Raise `UsageError` for the first row of a finite set that is too long, held-out rows included, or if the first
-    examples of an infinite task are all too long. Later ones of an infinite task are skipped."""
+    examples of an infinite task are all too long, or for a chat template that asks for no answer. Later examples of an
+    infinite task are skipped."""
+    if is_conversation(asked := task.example(0).prompt):
+        check_generation_prompt(model.tokenizer, asked, model.settings)
     if task.size is None:
         first = [task.example(i) for i in range(TRIED)]
         if not any(fits(model, example, method) for example in first):

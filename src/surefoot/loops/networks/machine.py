@@ -61,12 +61,13 @@ class NamedNetworks:
         self.device = torch.device(device)
         self.method, self.seeds, self.num_seeds, self.total_steps = method, list(seeds), len(seeds), total_steps
         self.nets = dict(nets)
-        self.functions = {name: Function(net) for name, net in self.nets.items()}
-        self.weights = {name: self._initial(name).to(self.device) for name in self.nets}
-        self.targets = {n: self.weights[n].clone() for n, net in self.nets.items() if net.target_rate is not None}
+        own = {name: net for name, net in self.nets.items() if net.of is None}
+        self.functions = {name: Function(net) for name, net in own.items()}
+        self.weights = {name: self._initial(name).to(self.device) for name in own}
+        self.targets = {n: self.weights[n].clone() for n, net in own.items() if net.target_rate is not None}
         with computing_on(self.device):
             nets_with_loss = {n: net for n, net in self.nets.items() if net.loss is not None}
-            self.averages = {n: net.averages.start(self.weights[n]) for n, net in nets_with_loss.items()}
+            self.averages = {n: net.averages.start(self.weights[net.of or n]) for n, net in nets_with_loss.items()}
         self.iteration, self.updates, self.compile = 0, 0, compile
         self._steps: dict[tuple[str, ...], Any] = {}
 

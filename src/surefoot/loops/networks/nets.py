@@ -44,6 +44,8 @@ class Net:
         decay: η of decoupled decay: a step also takes off `learning_rate·η·weights`.
         rule: what its weights become in place of a step of the optimiser, and metrics; only without a loss.
         project: the weights in place of those after each step of the optimiser, such as the nearest that are allowed.
+        of: name of the network, listed elsewhere, whose weights it moves: another stage of that network, with a loss
+            and an optimiser of its own.
         annealed: whether the run's schedule of learning rates is followed.
         averaged: whether what the agent keeps is the target, an average of the weights, in place of these.
         kept: its description, if the agent keeps it beside the network that acts (`models.companions`).
@@ -65,6 +67,7 @@ class Net:
     decay: float = 0.0
     rule: Loss | None = None
     project: Callable[[Weights, Batch], Tensor] | None = None
+    of: str | None = None
     annealed: bool = True
     averaged: bool = False
     kept: Any = None
@@ -155,8 +158,9 @@ def gradient_step(
     ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Tensor]]:
         now, averages, metrics, batch = dict(weights), dict(averages), {}, dict(batch)
         factor = batch.pop("rate", None)
-        for name in due:
-            net = nets[name]
+        for stage in due:
+            net = nets[stage]
+            name = net.of or stage
             if net.rule is not None:
                 now[name], found = net.rule(Weights(functions, now, targets, weights), batch)
                 metrics |= found
@@ -167,12 +171,12 @@ def gradient_step(
                 return net.loss(Weights(functions, {**now, name: vector}, targets, weights), batch)
 
             gradient, found = torch.func.grad(loss, has_aux=True)(now[name])
-            gradient, found[f"{name}_grad_norm"] = clip_norm(gradient, net.max_grad_norm)
+            gradient, found[f"{stage}_grad_norm"] = clip_norm(gradient, net.max_grad_norm)
             vector = now[name]
             gradient = gradient + net.l2 * vector if net.l2 else gradient
             rate = net.learning_rate if factor is None or not net.annealed else net.learning_rate * factor
             vector = vector - rate * net.decay * vector if net.decay else vector
-            now[name], averages[name] = averages[name].step(
+            now[name], averages[stage] = averages[stage].step(
                 vector, gradient, rate, net.epsilon if net.momentum is None else net.momentum
             )
             if net.project is not None:

@@ -22,7 +22,7 @@ from surefoot.envs import make_single
 from surefoot.envs.names import check_recorded
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
-from surefoot.loops.common.datasets import DataOptions, fitting, learned_from, recorded
+from surefoot.loops.common.datasets import DataOptions, fitting, learned_from, named, opened, recorded
 from surefoot.loops.common.env_options import described as described_env
 from surefoot.loops.common.env_options import single, worded
 from surefoot.loops.common.kinds import Loop
@@ -54,11 +54,13 @@ class OfflineLearner(NetworkLearner):
         seeds: Sequence[int],
         total_steps: int,
         *,
+        reward_data: Transitions | None = None,
         compile: str = "off",
         device: str = "cpu",
     ) -> None:
         super().__init__(method, *spaces, seeds, total_steps, compile=compile, device=device)
-        self.data = data = method.learned(data)
+        self.given, self.reward_data = data, reward_data
+        self.data = data = method.learned(data, reward_data)
         columns = {
             "observation": data.observation,
             "next_observation": data.next_observation,
@@ -137,6 +139,9 @@ def _over(moments: Moments, seeds: int) -> Moments:
 class OfflineOptions(DataOptions):
     """The options of a run on data besides its method."""
 
+    reward_data: Any = hyperparameter(
+        None, help="Second data set, whose rewards are known, for methods that take those of data to be unknown."
+    )
     env_kwargs: Any = hyperparameter(None, help="Arguments of the environment, such as mass=2.", words="NAME=VALUE …")
     wrappers: Any = hyperparameter(
         (), help="Wrappers of the environment, the first one innermost, such as frame_stack.", words="WRAPPER …"
@@ -145,6 +150,8 @@ class OfflineOptions(DataOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.reward_data, Path):
+            object.__setattr__(self, "reward_data", str(self.reward_data))
         worded(self)
         check(self)
         chosen_device(self.device)
@@ -156,6 +163,8 @@ def _describe(
     data: Any = None,
     fingerprint: str | None = None,
     rows: int | None = None,
+    reward_data: Any = None,
+    reward_fingerprint: str | None = None,
     corrupt: str | None = None,
     device: str = "cpu",
     **options: Any,
@@ -165,7 +174,11 @@ def _describe(
     if env != "":
         place = described_env(env, backend="gymnasium", device=device, **options)
         place.pop("backend")
-    return place | about
+    place |= about
+    if reward_data is None:
+        return place
+    second = opened(reward_data, reward_fingerprint, "reward_data")
+    return place | {"reward_data": named(reward_data), "reward_fingerprint": second.digest()}
 
 
 def _single(env: Any, **options: Any) -> Any:
@@ -197,6 +210,8 @@ def _learner(
     data: Any = None,
     fingerprint: str | None = None,
     rows: int | None = None,
+    reward_data: Any = None,
+    reward_fingerprint: str | None = None,
     corrupt: str | None = None,
     device: str = "cpu",
     compile: str = "off",
@@ -209,8 +224,13 @@ def _learner(
             f"compile='on' is not allowed with device={device!r}: compiled code runs on the CPU. Leave compile out."
         )
     found = learned_from(data, fingerprint, corrupt)
-    compile = compile if device == "cpu" else "off"
-    return OfflineLearner(method, found, _spaces(env, found, **options), seeds, steps, compile=compile, device=device)
+    if reward_data is not None and not method.reads_reward_data:
+        raise UsageError(
+            "reward_data has no effect on this method, which learns from the rewards of data alone; leave it out."
+        )
+    second = None if reward_data is None else opened(reward_data, reward_fingerprint, "reward_data")
+    compile, spaces = compile if device == "cpu" else "off", _spaces(env, found, **options)
+    return OfflineLearner(method, found, spaces, seeds, steps, reward_data=second, compile=compile, device=device)
 
 
 def _check_recorded(env: Any, **options: Any) -> None:

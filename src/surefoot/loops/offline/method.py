@@ -49,8 +49,11 @@ class Offline(Networked):
 
     # --- what a method is made of ------------------------------------------------------------------------------------
 
-    def learned(self, data: Transitions) -> Transitions:
-        """The data that it learns from, made of those given: all of them, unless a method selects or relabels."""
+    reads_reward_data: ClassVar[bool] = False  # whether it learns from a second data set, whose rewards are known
+
+    def learned(self, data: Transitions, reward_data: Transitions | None = None) -> Transitions:
+        """The data that it learns from, made of those given: all of them, unless a method selects, joins or relabels.
+        Those whose rewards are known are given to methods that read them, `learner.reward_data`."""
         return data
 
     def columns(self, data: Transitions) -> dict[str, NDArray[Any]]:

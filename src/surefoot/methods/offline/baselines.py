@@ -42,7 +42,7 @@ class BC(Offline):
 
     share: float = hyperparameter(1.0, above=0, high=1, help="Share of the episodes to clone: those of best return.")
 
-    def learned(self, data: Transitions) -> Transitions:
+    def learned(self, data: Transitions, reward_data: Transitions | None = None) -> Transitions:
         return data if self.share == 1 else data.best(self.share)
 
     def actor_network(self) -> ActorNetwork:

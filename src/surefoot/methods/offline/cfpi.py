@@ -8,8 +8,8 @@
 
 Use it where several policies made the data, and where training an actor is unstable or has to be tuned. Near what was
 done Q is nearly linear, so the best action in a region where π_β is dense is known; τ says how much less dense than at
-its peak, and is a knob: `agent.acting(trust=1.0)`. Each u_i is the best point where one component is dense, u_J where
-Σ_i w_i log N_i is, if that is anywhere; both are lower bounds of log π_β. trust=0 takes the best of the components'
+its peak, and is a knob: `agent.acting(log_tau=1.0)`. Each u_i is the best point where one component is dense, u_J where
+Σ_i w_i log N_i is, if that is anywhere; both are lower bounds of log π_β. log_tau=0 takes the best of the components'
 means, by="samples" the best of 10 drawn actions, and `agent.ruled()` is the clone. With one component the three bounds
 are the same. The rule fits any agent that keeps critics: `agent.ruled(ClosedForm())` (`surefoot.models.improved`).
 
@@ -54,8 +54,8 @@ class CFPI(Improvement, Offline):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released-radius": {"radius_scale": math.sqrt(2)},
-        "single": {"components": 1, "trust": 2.0, "proposals": 10},
-        "antmaze": {"components": 12, "trust": 0.0, "trivial": 0.03, "normalize_observations": False},
+        "single": {"components": 1, "log_tau": 2.0, "proposals": 10},
+        "antmaze": {"components": 12, "log_tau": 0.0, "trivial": 0.03, "normalize_observations": False},
     }
 
     hidden: tuple[int, ...] = hyperparameter((256, 256, 256), low=1, high=2**16, help="Sizes of the hidden layers.")
@@ -130,10 +130,10 @@ class CFPI(Improvement, Offline):
     def objective(self) -> str:
         clone = f"actor: −mean log π_β(a|s), {self.components} component{'s'[: self.components > 1]}"
         judged = f"mean_k Q_k − {self.pessimism:g}·std_k Q_k"
-        trust = ", ".join(f"{x:g}" for x in self.trusts()[:: max(1, self.proposals - 1)])
+        ends = f" … {self.proposals} values … ".join(f"{x:g}" for x in self.log_taus()[:: max(1, self.proposals - 1)])
         act = {"samples": f"{self.samples} draws of π_β", "jensen": "u_J", "components": "all u_i"}
         chosen = act.get(self.by, "all u_i and u_J")
-        log_tau = "" if self.by == "samples" else f", log τ = {trust.replace(', ', f' … {self.proposals} values … ')}"
+        log_tau = "" if self.by == "samples" else f", log τ = {ends}"
         stretched = "" if self.radius_scale == 1 else f", {self.radius_scale:g}√κ_i"
         return "\n".join(
             [

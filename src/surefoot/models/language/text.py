@@ -107,6 +107,31 @@ def _messages(tokenizer: Any, index: int, messages: Any, settings: TextSettings)
         ) from error
 
 
+def check_generation_prompt(tokenizer: Any, messages: Sequence[Any], settings: TextSettings) -> None:
+    """Raise `UsageError` if the chat template begins an assistant's message with something that it does not put after
+    the messages that are to be answered: the model would go on with the user's words. Templates in which nothing stands
+    there are no mistake."""
+    if messages[-1]["role"] == "assistant" or tokenizer.chat_template is None:
+        return
+    asked, options = list(messages), {**settings.chat_template_kwargs, "tokenize": False}
+    try:
+        with_it, without = (
+            tokenizer.apply_chat_template(asked, add_generation_prompt=given, **options) for given in (True, False)
+        )
+        whole = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": ANSWER}], **options)
+    except Exception:  # what does not suit the template is said where the prompt is encoded
+        return
+    before, found, _ = whole.partition(ANSWER)
+    header = before.removeprefix(without).strip() if found and before.startswith(without) else ""
+    if with_it == without and header:
+        raise UsageError(
+            f"the tokenizer's chat template puts {header!r} before an answer, but not after a prompt that is to be "
+            "answered: it has no part for add_generation_prompt. Add {% if add_generation_prompt %}"
+            f"{header}{{% endif %}} to its end (tokenizer.chat_template), or end the messages with the beginning of "
+            "an answer."
+        )
+
+
 def is_conversation(prompt: Any) -> bool:
     """Whether a prompt is a list of messages, each with its role."""
     listed = isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes)) and len(prompt) > 0

@@ -17,7 +17,8 @@ sizes of networks are not known, and those of PPO and of the ensembles here are 
 Differences: Γ is in units of the return after rewards are divided by `reward_scale`. A roll-out that a batch cuts goes
 on with its policy's own value. With γ = 1 a time limit ends the task, so that observations should hold the time
 (wrapper time_aware); with a smaller γ it bootstraps. Before the first batch random oracles roll in and out in all
-environments; these steps count, and so do the exploring environments in the returns of the metrics.
+environments; these steps count, and so do the exploring environments in the returns of the metrics. PPO's own critic is
+fitted too, and kept in the agent, but advantages ignore it.
 """
 
 from __future__ import annotations

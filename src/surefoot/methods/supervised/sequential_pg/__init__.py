@@ -81,12 +81,8 @@ class SequentialPG(Supervised):
         return {MODEL: self.net(lambda: self.replicas_of(rows), self.loss_of(rows))}
 
     def deployed(self, vector: Tensor, rows: Rows) -> Tensor:
-        blocks = sum(p.numel() for p in self._on_meta(rows).blocks.parameters())
-        return vector[: len(vector) - blocks]
-
-    def _on_meta(self, rows: Rows) -> Replicas:
-        with torch.device("meta"):
-            return self.replicas_of(rows)
+        width, layers = width_of(self.network(), rows.shape), 2 if self.block == "residual" else 1
+        return vector[: len(vector) - len(self.weights) * layers * (width + 1) * width]
 
     def memory(self, rows: Rows) -> dict[str, Tensor]:
         return {"tolerated": torch.zeros(rows.count)}
