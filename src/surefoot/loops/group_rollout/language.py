@@ -113,9 +113,7 @@ class LanguageOptions:
         help="What is wrong with the training data: label-flip:0.2 turns a fifth of the pairs; held-out ones stay.",
     )
     reference_cache: str | None = hyperparameter(
-        None,
-        help="File that keeps the reference's log-probabilities of all pairs, such as pairs.reference beside the data, "
-        "for other runs of the same model and pairs; refused for others.",
+        None, help="File that keeps the reference's log-probabilities for other runs of the same model and pairs."
     )
     held_out: str = hyperparameter(
         "random", choices=("random", "last"), help="The tenth of a file's rows that is held out for evaluation."
@@ -238,8 +236,7 @@ def _demonstrations(task: Any) -> Callable[[int], tuple[str, str]] | None:
 
 
 def _digested(task: Task, example: Callable[[int], tuple[str, str]], count: int) -> str:
-    """The name of a finite set with a digest of its first `count` examples, as a file may change under the same
-    name."""
+    """The name of a finite set with a digest of its first `count` examples, as a file may change."""
     digest = sha256()
     for index in range(min(task.size or 0, count)):
         digest.update(json.dumps(example(index)).encode())
@@ -285,8 +282,7 @@ def task_of(env: Any, options: Mapping[str, Any]) -> Task:
 def _check_recorded(
     env: Any, *, reward: Any = None, model_options: Any = None, server: str | None = None, **_: Any
 ) -> None:
-    """Raise `UsageError` for environments and reward functions that would be imported, for model options that run a
-    model's code, and for a server that prompts would be sent to."""
+    """Raise `UsageError` for what would be imported, for code of a model, and for a server that would get prompts."""
     if server is not None:
         raise UsageError(
             f"server={server!r} comes from the files of the run, and the run's prompts would be sent there: give "
@@ -372,9 +368,7 @@ def _learner(
         log_completions=given.log_completions,
         run=None if log is None else log.parent,
     )
-    if given.reference_cache is not None:
-        kept(learner, given.reference_cache)
-    return learner
+    return kept(learner, given.reference_cache)
 
 
 def _single(env: Any, *, reward: Any = None, reward_weights: Any = None, **options: Any) -> Callable[..., Any]:
