@@ -187,4 +187,5 @@ def test_i_have_logs_and_no_simulator(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run("offline.md")
     assert names["mine"].episodes == names["data"].episodes and names["action"].shape == (5, 1)
-    assert len(list((tmp_path / "runs").iterdir())) == 4
+    assert len(list((tmp_path / "runs").iterdir())) == 6
+    assert names["careful"].knobs["action_gain"] == 0.5 and names["bolder"].knobs["log_tau"] == 2

@@ -197,7 +197,6 @@ def evaluate(
     nothing is played, its value is fitted (`surefoot.evaluate.fitted_q`).
 
     `perturb` is as for `stress`, a range is drawn anew in every episode, and results are kept as `evaluation-….json`.
-
     An environment or a reward function that the folder names as `module:name` is not imported unless it was given in
     this process: give it again as `env`, or pass `trust=True`, which also allows a model's file to be unpickled or
     run, and so to do anything. `success_rate` is reported for environments whose `info` has it, and
@@ -208,30 +207,27 @@ def evaluate(
         from surefoot.evaluate.scoring import evaluate_scores
 
         return evaluate_scores(policy, env if data is None else data, trust=trust)
+    from surefoot.evaluate.language import check_unused, evaluated
+
     if judge is not None:
         from surefoot.evaluate.judged import evaluate_judged
-        from surefoot.evaluate.language import check_unused
 
         check_unused("judge", video=video, perturb=perturb, k=k or None)
         return evaluate_judged(policy, judge, make_method, env if data is None else data, episodes, seed, trust=trust)
     if not isinstance(k, (tuple, list)) or k:
-        from surefoot.evaluate.language import check_unused, evaluated
-
         check_unused("k", video=video, perturb=perturb)
         return evaluated(policy, env, episodes, k, seed, trust)
     from surefoot.envs.entrance import named_figures
+    from surefoot.evaluate.fitted_q import evaluated as by_data
     from surefoot.evaluate.rollout import played, record
     from surefoot.evaluate.statistics import summary
     from surefoot.evaluate.tables import measured, on_rows
 
     if data is not None:
-        from surefoot.evaluate.fitted_q import evaluated as by_data
-
         return by_data(policy, data, seed) or on_rows(policy, data)
     player, env, folder = player_of(policy, env, algo, trust)
     if isinstance(env, Table):
         return measured(player, env, folder)
-    filmed = {} if video is None else {"video": str(video)}
     if video is not None:
         refuse_language(player, "video", "there is nothing to film; k=(1,) shows some of what it writes")
         record(player, env, video, 1, seed, perturb)  # first, because it is the step most likely to fail
@@ -242,7 +238,7 @@ def evaluate(
     figures: dict[str, Any] = {"env": env_name(env), "episodes": len(seeds), "seed": int(seed)}
     figures |= {"deterministic": deterministic, "agent_seed": getattr(player, "facts", {}).get("seed")}
     exact = exact_figures(player, env, deterministic) if perturb is None else {"perturb": str(perturb)}
-    figures |= {**summary(scores), **exact, **filmed}
+    figures |= {**summary(scores), **exact, **({} if video is None else {"video": str(video)})}
     figures |= {"length_mean": float(lengths.mean()), "lengths": lengths.tolist(), **named_figures(infos)}
     if folder is not None:
         name = "evaluation" if perturb is None else f"evaluation-{perturb}"
@@ -272,11 +268,9 @@ def stress(
 
     Under `label-flip:0..0.4` a run that learned from pairs is trained again at every strength, and each model orders
     the held-out pairs; under `group-shift` those of one group become more. The report of either is a
-    `surefoot.evaluate.pairs.PairsReport`; `env` is the data, if the folder does not name them.
-
-    Under `input-pgd:0.1` or `input-search:0.1` a model of tables, ours or any with scikit-learn's `predict`, is tested
-    on the attacked rows of `data`, a pair (X, y) or what `train` takes (a
-    `surefoot.evaluate.attacked_rows.RowStressReport`); settings are `points` and `seed`.
+    `surefoot.evaluate.pairs.PairsReport`; `env` is the data, if the folder does not name them. Under `input-pgd:0.1` or
+    `input-search:0.1` the rows of `data` are attacked, a pair (X, y) or what `train` takes, for a model of tables: ours
+    or any with scikit-learn's `predict` (a `surefoot.evaluate.attacked_rows.RowStressReport`).
     """
     from surefoot.evaluate.attacked_rows import of_rows, stressed_rows
     from surefoot.evaluate.pairs import is_of_labels, stressed
@@ -289,8 +283,7 @@ def stress(
         keep_result(run.path, f"stress-{perturb}", found.to_json())
         return found
     if data is not None or of_rows(perturb):
-        attacked: Any = stressed_rows(policy, data if env is None else env, perturb, trust=trust, **settings)
-        return attacked
+        return stressed_rows(policy, data if env is None else env, perturb, trust=trust, **settings)
     player, place, folder = player_of(policy, env, algo, trust)
     refuse_language(player, "perturb", "perturbations apply to environments; evaluate it on another task")
     report = dataclasses.replace(sweep(player, place, perturb, on=on, **settings), env=env_name(place))

@@ -145,7 +145,7 @@ def test_attacks_go_through_the_rule(agent):
     assert own.criticise(x64, x64, None, None).shape == (6,)
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".onnx"])
+@pytest.mark.parametrize("suffix", [".pt", pytest.param(".onnx", marks=pytest.mark.slow)])
 def test_a_rule_with_gradients_is_exported(agent, suffix, tmp_path):
     found = sf.export(agent.ruled(Climbing(0.3), Halved()), tmp_path / f"policy{suffix}", states=40)
     assert found.differences.action < 1e-4

@@ -97,11 +97,9 @@ def of_rows(perturb: Perturbation | str) -> bool:
     return isinstance(perturb, InputAttack) or (isinstance(perturb, str) and perturb.startswith("input-"))
 
 
-def stressed_rows(
-    policy: Any, data: Any, perturb: Perturbation | str, *, trust: bool = False, **settings: Any
-) -> RowStressReport:
-    """The stress test of a model, or of a run, in whose folder it is kept and whose own rows are read if no others are
-    given: those held out, if there are any.
+def stressed_rows(policy: Any, data: Any, perturb: Perturbation | str, *, trust: bool = False, **settings: Any) -> Any:
+    """The `RowStressReport` of a model, or of a run, in whose folder it is kept and whose own rows are read if no
+    others are given: those held out, if there are any.
 
     Raises:
         UsageError: the perturbation is not of rows, or there are none.

@@ -55,6 +55,7 @@ def test_without_losses_a_repair_has_no_value_and_without_items_nothing_is_paid(
             constraints=LinearConstraint(problem.weight[None], ub=problem.capacity),
             integrality=np.ones(7),
             bounds=Bounds(0, x),
+            options={"mip_rel_gap": 0.0},
         )
         assert plan.value == pytest.approx(knapsack.fun) == pytest.approx(-float(problem.handback @ plan.produced))
         assert second_stage(problem, np.zeros(7), xi).value == worst_case(problem, np.zeros(7)).value == 0

@@ -182,7 +182,7 @@ def test_quantiles_by_hand():
 
 def test_a_critic_of_quantiles_learns_a_distribution():
     box = walk_data().observation_space
-    net = QuantileNetwork((32, 32)).make(box, BOX and walk_data().action_space)
+    net = QuantileNetwork((32, 32)).make(box, walk_data().action_space)
     g, optimiser = torch.Generator().manual_seed(0), torch.optim.Adam(net.parameters(), 3e-3)
     s, a = torch.zeros(64, 2), torch.zeros(64, 2)
     for _ in range(300):
@@ -269,6 +269,7 @@ def test_knobs_turn_on_what_was_saved(tmp_path):
     assert torch.autograd.grad(agent.respond(x)[1].sum(), x)[0].abs().sum() > 0
 
 
+@pytest.mark.slow  # the exporter takes seconds to start
 def test_it_is_exported_with_its_gradient(tmp_path):
     agent = learner(CFPI(**SIZES)).agent()
     found = sf.export(agent, tmp_path / "policy.onnx", states=40)

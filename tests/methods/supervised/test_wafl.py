@@ -225,6 +225,9 @@ def test_a_penalty_below_the_curvature_is_told():
         learner = make_learner(WAFL(**SIZES, loss="squared", penalty=0.1), numbers, [0], 3)
         learner.weights["model"] += 1.0  # a step too long, after which no worst place is the farthest
         learner.iterate()
+    learner.weights["model"] += 1e30  # too great to compute
+    with pytest.raises(UsageError, match="Give a greater penalty, weight_decay=… or a smaller learning_rate"):
+        learner.iterate()
     learner = make_learner(WAFL(**SIZES, penalty=0.01, learning_rate=0.5), TABLE, [0], 3)
     with pytest.warns(UserWarning, match=r"penalty=0.01 is below the curvature.*certificate.holds"):
         for _ in range(3):

@@ -62,7 +62,7 @@ def trajectories(seed: int) -> Transitions:
         state = after
     each = [np.stack(x, 1).reshape(ROWS, *x[0].shape[1:]) for x in zip(*columns, strict=True)]
     cut = each.pop()
-    return Transitions(*each, np.zeros_like(cut), cut, action_space=BOX, name="trajectories in a corridor")
+    return Transitions(*each, np.zeros_like(cut), cut, action_space=BOX, name="trajectories in a corridor")  # type: ignore[call-arg]
 
 
 class OfEach(OfflineLearner):

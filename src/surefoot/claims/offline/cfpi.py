@@ -113,7 +113,7 @@ def episodes(seed: int) -> Transitions:
         state = after
     each = [np.stack(x, 1).reshape(EPISODES * points.HORIZON, *x[0].shape[1:]) for x in zip(*columns, strict=True)]
     cut = each.pop()
-    return Transitions(*each, np.zeros_like(cut), cut, action_space=points.BOX, name="episodes of two kinds")
+    return Transitions(*each, np.zeros_like(cut), cut, action_space=points.BOX, name="episodes of two kinds")  # type: ignore[call-arg]
 
 
 class OfEach(OfflineLearner):

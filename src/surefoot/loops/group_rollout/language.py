@@ -32,8 +32,8 @@ from surefoot.loops.group_rollout.reference_file import kept
 from surefoot.loops.group_rollout.rewards import Judged, make_rewards
 from surefoot.loops.group_rollout.writing import check_scored
 from surefoot.models.device import chosen_device, device_option
-from surefoot.models.language.engines import continuous_batching
-from surefoot.models.language.generation import Engine, generate, in_pieces
+from surefoot.models.language.engines import ENGINES
+from surefoot.models.language.generation import in_pieces
 from surefoot.models.language.loading import check_options, load_model, whole_path
 from surefoot.models.language.lora import LoRA, lora_of, with_lora
 from surefoot.models.language.model import LanguageModel
@@ -42,19 +42,11 @@ from surefoot.models.language.quantized import BITS, OPTIMIZERS, check_quantized
 from surefoot.models.language.sampling import Sampling
 from surefoot.models.language.states import checkpoint_activations, checkpoints_activations
 from surefoot.models.language.text import TextSettings
-from surefoot.models.language.vllm_engine import VLLM
-from surefoot.models.language.vllm_server import VLLMServer
 
 WARMUP_EXAMPLES = 2**40  # first number of a nano model's warm-up examples, far from those of training
 RATES = {"nano": 3e-4, "lora": 1e-5, "all": 1e-6}  # default learning rates
 RUNNING = {"trust_remote_code", "attn_implementation", "experts_implementation", "quantization_config", "use_kernels"}
 PLAIN_ATTENTION = {"eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"}  # no code from a hub
-ENGINES: dict[str, Callable[[str | None], Engine]] = {  # the argument is the URL of a server
-    "own": lambda _: generate,
-    "transformers": lambda _: continuous_batching,
-    "vllm": lambda _: VLLM(),
-    "vllm-server": VLLMServer,
-}
 
 
 @dataclass(frozen=True)

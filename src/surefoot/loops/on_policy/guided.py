@@ -126,7 +126,7 @@ ENVIRONMENTS = environment_loop(Learner)
 
 
 def _describe(env: Any, *, oracles: Any = None, **options: Any) -> dict[str, Any]:
-    return ENVIRONMENTS.describe(env, **options) | {"oracles": [_name(one) for one in listed(oracles)]}
+    return ENVIRONMENTS.describe(env, **options) | {"oracles": ",".join(map(_name, listed(oracles))) or None}
 
 
 def _learner(method: Any, env: Any, seeds: Sequence[int], steps: int, /, *, oracles: Any = None, **options: Any) -> Any:

@@ -45,22 +45,23 @@ class Worst:
         with computing_on(learner.device):
             found = greatest_curvature(*learner.damage(learner.batch(index)))
         self.curvature = found.view(learner.num_seeds, -1).amax(1)
-        highest = float(self.curvature.max())
+        highest = float(self.curvature.nan_to_num(nan=math.inf).max())
         if highest >= self.penalty:
             self._tell(highest)
 
     def _tell(self, highest: float) -> None:
         said = f"penalty={self.penalty:g} is below the curvature of the loss in the rows, about {highest:.3g}"
+        more = f"penalty={2 * highest:.2g} or more" if math.isfinite(highest) else "a greater penalty"
         if self.learner.rows.classes is None:
             raise UsageError(
                 f"{said}: the squared error grows faster than the price of moving, so the worst case is infinite and "
-                f"the ascent diverges. Give penalty={2 * highest:.2g} or more, weight_decay=…, or smaller weights."
+                f"the ascent diverges. Give {more}, weight_decay=… or a smaller learning_rate."
             )
         if not self.warned:
             self.warned = True
             warnings.warn(
                 f"{said}: a row may have several worst places, of which the ascent finds one nearby. The certificate "
-                f"is sure only above the curvature (certificate.holds); try penalty={2 * highest:.2g}.",
+                f"is sure only above the curvature (certificate.holds). Give {more}.",
                 stacklevel=2,
             )
 
