@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -191,9 +192,8 @@ def mixed(seed: int, mirrored: bool) -> Transitions:
     quality, state, parts = g.random((EPISODES, 1)), g.uniform(-1, 1, (EPISODES, 2)), []
     own = g.uniform(-1, 1, (EPISODES, 2))
     for _ in range(points.HORIZON):
-        action = (quality * points.towards_goal(state) + (1 - quality) * own + 0.1 * g.normal(size=own.shape)).clip(
-            -1, 1
-        )
+        action = quality * points.towards_goal(state) + (1 - quality) * own + 0.1 * g.normal(size=own.shape)
+        action = action.clip(-1, 1)
         after, reward = points.moved(state, action)
         parts.append((state, action, after, reward[:, None]))
         state = after
@@ -219,9 +219,7 @@ def on_point(arm: str, labels: str, seeds: Sequence[int]) -> list[float]:
         target, source = mixed(seed, False), mixed(seed, True)
         if labels == "random":
             paid = numpy_stream(seed, "meaningless rewards").normal(size=len(source))
-            source = Transitions(
-                source.observation, source.action, paid, source.next_observation, source.terminated, source.truncated
-            )
+            source = replace(source, reward=paid)
         second = None if labels == "own" else source
         spaces = target.observation_space, points.BOX
         learner = OfflineLearner(ARMS[arm], target, spaces, [seed], STEPS_OF_ALL, reward_data=second)
