@@ -212,8 +212,8 @@ def evaluate(
     if judge is not None:
         from surefoot.evaluate.judged import evaluate_judged
 
-        check_unused("judge", video=video, perturb=perturb, k=k or None)
-        return evaluate_judged(policy, judge, make_method, env if data is None else data, episodes, seed, trust=trust)
+        given: Any = {"trust": trust, "video": video, "perturb": perturb, "k": k or None}
+        return evaluate_judged(policy, judge, make_method, env if data is None else data, episodes, seed, **given)
     if not isinstance(k, (tuple, list)) or k:
         check_unused("k", video=video, perturb=perturb)
         return evaluated(policy, env, episodes, k, seed, trust)
@@ -263,8 +263,7 @@ def stress(
     and `trust`.
 
     In a run's folder, its environment is the default, and `stress-….json` (`stress-ENV-….json` with `env`) is saved.
-    `video` films the first episode undisturbed and in the worst cell, beside that file. `on` is a cluster for the
-    episodes (see `surefoot.cluster`).
+    `video` films the first episode undisturbed and in the worst cell. `on` is a cluster (see `surefoot.cluster`).
 
     Under `label-flip:0..0.4` a run that learned from pairs is trained again at every strength, and each model orders
     the held-out pairs; under `group-shift` those of one group become more. The report of either is a
@@ -278,10 +277,7 @@ def stress(
     from surefoot.evaluate.stress import stress as sweep
 
     if is_of_labels(perturb):
-        run = policy if isinstance(policy, Run) else Run(Path(policy))
-        found = stressed(run, perturb, train, make_method, settings.get("points", 5), task=env, trust=trust)
-        keep_result(run.path, f"stress-{perturb}", found.to_json())
-        return found
+        return stressed(policy, perturb, train, make_method, settings.get("points", 5), task=env, trust=trust)
     if data is not None or of_rows(perturb):
         return stressed_rows(policy, data if env is None else env, perturb, trust=trust, **settings)
     player, place, folder = player_of(policy, env, algo, trust)

@@ -41,7 +41,8 @@ def small(slug: str, **changes) -> Offline:
 
 
 # Of methods that learn in stages, and act near the data.
-LONGER = {"cloning_steps": 400, "cloning_rate": 3e-3, "log_tau": 0.01, "warm_start": 200, "reward_steps": 200}
+LABELLED = {"target_segments": 300, "reward_steps": 200, "pairs": 64, "reward_rate": 1e-2}
+LONGER = {"cloning_steps": 400, "cloning_rate": 3e-3, "log_tau": 0.01, "warm_start": 200, **LABELLED}
 
 
 def learner(slug: str, seeds=(0,), data=None, env: str = "", steps: int = 1000, device: str = "cpu", **changes):

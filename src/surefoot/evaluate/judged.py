@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from surefoot.errors import UsageError
+from surefoot.evaluate.language import check_unused
 from surefoot.evaluate.pairs import Begun, Make
 from surefoot.evaluate.periodic import keep, result_file, seeds_in
 from surefoot.evaluate.statistics import confidence_interval, in_brackets, mean, share_interval
@@ -92,7 +93,15 @@ def _ends(interval: Any) -> list[float] | None:
 
 
 def evaluate_judged(
-    run: Any, judge: Any, make: Make, task: Any = None, prompts: int = 20, seed: int = 0, *, trust: bool = False
+    run: Any,
+    judge: Any,
+    make: Make,
+    task: Any = None,
+    prompts: int = 20,
+    seed: int = 0,
+    *,
+    trust: bool = False,
+    **unused: Any,
 ) -> dict[str, Any]:
     """The win rate of a run's model against its reference, by group, and its divergence from it; kept in the folder.
 
@@ -104,10 +113,12 @@ def evaluate_judged(
         prompts: number of held-out prompts, each answered once by both.
         seed: of prompts and answers.
         trust: import and call what the folder names as module:name.
+        unused: arguments of other evaluations, which must be None.
 
     Raises:
         UsageError: before anything is generated.
     """
+    check_unused("judge", **unused)
     if not isinstance(run, (str, Path, Run)):
         raise UsageError(
             f"judge={judge!r} needs the folder of a run: the model is compared with what it was before training, which "

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from surefoot.envs.language.pairs import answers
 from surefoot.errors import UsageError, nearest
+from surefoot.evaluate.agent_card import keep_result
 from surefoot.evaluate.statistics import confidence_interval, in_brackets, mean, share_interval
 from surefoot.evaluate.stress import StressReport
 from surefoot.loops.common.kinds import Method, check_trust, loop
@@ -133,16 +135,18 @@ def ordered(begun: Begun) -> tuple[NDArray[np.float64], tuple[str, ...]]:
 
 
 def stressed(
-    run: Run, perturb: Any, train: Train, make: Make, points: int, *, task: Any = None, trust: bool = False
+    policy: Any, perturb: Any, train: Train, make: Make, points: int, *, task: Any = None, trust: bool = False
 ) -> PairsReport:
     """A model that learned from pairs under `label-flip` or `group-shift`, on the held-out ones.
 
     Wrong labels act in training: the run's method is trained again on its data at every strength; the new runs are kept
-    in the folder of the run, and used again. Other groups act on what is held out, and nothing is trained.
+    in the folder of the run, and used again. Other groups act on what is held out, and nothing is trained. The report
+    is kept in the folder too.
 
     Raises:
         UsageError: before any work, for a run that did not learn from labels.
     """
+    run = policy if isinstance(policy, Run) else Run(Path(policy))
     perturbation = parse(perturb) if isinstance(perturb, str) else perturb
     begun = Begun.of(run, make, task=task, trust=trust)
     if not getattr(begun.method, "compares", False):
@@ -164,7 +168,7 @@ def stressed(
     else:
         raise UsageError(f"perturb={str(perturbation)!r} is not allowed; pairs are stressed by one kind at a time.")
     at, runs, margins, returns = zip(*found, strict=True)
-    return PairsReport(
+    report = PairsReport(
         begun.name,
         str(begun.task),
         str(perturbation),
@@ -179,6 +183,8 @@ def stressed(
         groups=groups,
         runs=tuple(str(one.run.path) for one in runs),
     )
+    keep_result(run.path, f"stress-{perturb}", report.to_json())
+    return report
 
 
 def _undisturbed(perturbation: Perturbation, at: Any, returns: Any, margins: Any) -> NDArray[np.float64]:

@@ -104,6 +104,14 @@ def test_highs_chooses_as_the_list_of_all_choices(formulation):
     assert differ  # or the scenarios would have no say
 
 
+@pytest.mark.parametrize(("capacity", "chosen"), [(8.0, 1.0), (5.0, 0.0)])
+def test_a_repair_takes_the_loss_away_where_there_is_room_for_it(capacity, chosen):
+    """7 − 12 with a repair, 7 + 8 − 12 without: with the released sign of the repair, nothing would be chosen."""
+    problem = Knapsack([5.0], [8.0], [3.0], [5.0], [12.0], capacity, 1.0)
+    to, lost = known(untrained(problem).network, problem), np.ones((1, 1))
+    assert listed_choice(to, lost, "argmax") == solved_choice(to, lost, "argmax", 0.0, 60.0) == [chosen]
+
+
 def test_highs_finds_losses_that_the_network_fears_as_much_as_any():
     for seed in range(4):
         to, scenarios = seen(seed, 6)

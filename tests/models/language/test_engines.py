@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from surefoot.loops.group_rollout.language import ENGINES
-from surefoot.models.language.engines import continuous_batching, cut
+from surefoot.models.language.engines import ENGINES, continuous_batching, cut
 from surefoot.models.language.generation import generate
 from surefoot.models.language.sequences import join
 
@@ -46,7 +45,7 @@ def test_finished_cut_off_and_stopped_are_told_apart(tiny):
 
 
 def test_it_is_an_engine_by_name():
-    assert ENGINES["transformers"]() is continuous_batching
+    assert ENGINES["transformers"](None) is continuous_batching
 
 
 def test_every_end_of_the_model_ends_a_completion(tiny):

@@ -160,7 +160,7 @@ def on_point(arm: str, seeds: Sequence[int]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"return": [], "reward of random steps": []}
     for seed in seeds:
         method, one = ARMS[arm], points.steps(anywhere, ROWS, seed)
-        second = {"reward_data": expert(seed)} if method.reads_reward_data else {}
+        second: dict[str, Any] = {"reward_data": expert(seed)} if method.reads_reward_data else {}
         learner = OfflineLearner(method, one, (one.observation_space, points.BOX), [seed], UPDATES, **second)
         row: dict[str, float] = {}
         while learner.steps < UPDATES:

@@ -11,7 +11,10 @@ from surefoot.data.tables import Table, read
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import check, hyperparameter
 
-HELP = "Rows to learn from: a .csv, .txt or .parquet file, or a data set of scikit-learn such as sklearn:diabetes."
+HELP = (
+    "Rows to learn from: a .csv, .txt or .parquet file, a data set of scikit-learn such as sklearn:diabetes, or "
+    "samples that are made: knapsack:8 of a two-stage problem, visemes of words."
+)
 
 
 @dataclass(frozen=True)

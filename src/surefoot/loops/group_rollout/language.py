@@ -32,8 +32,8 @@ from surefoot.loops.group_rollout.reference_file import kept
 from surefoot.loops.group_rollout.rewards import Judged, make_rewards
 from surefoot.loops.group_rollout.writing import check_scored
 from surefoot.models.device import chosen_device, device_option
-from surefoot.models.language.engines import continuous_batching
-from surefoot.models.language.generation import Engine, generate, in_pieces
+from surefoot.models.language.engines import ENGINES
+from surefoot.models.language.generation import in_pieces
 from surefoot.models.language.loading import check_options, load_model, whole_path
 from surefoot.models.language.lora import LoRA, lora_of, with_lora
 from surefoot.models.language.model import LanguageModel
@@ -42,19 +42,11 @@ from surefoot.models.language.quantized import BITS, OPTIMIZERS, check_quantized
 from surefoot.models.language.sampling import Sampling
 from surefoot.models.language.states import checkpoint_activations, checkpoints_activations
 from surefoot.models.language.text import TextSettings
-from surefoot.models.language.vllm_engine import VLLM
-from surefoot.models.language.vllm_server import VLLMServer
 
 WARMUP_EXAMPLES = 2**40  # first number of a nano model's warm-up examples, far from those of training
 RATES = {"nano": 3e-4, "lora": 1e-5, "all": 1e-6}  # default learning rates
 RUNNING = {"trust_remote_code", "attn_implementation", "experts_implementation", "quantization_config", "use_kernels"}
 PLAIN_ATTENTION = {"eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"}  # no code from a hub
-ENGINES: dict[str, Callable[[str | None], Engine]] = {  # the argument is the URL of a server
-    "own": lambda _: generate,
-    "transformers": lambda _: continuous_batching,
-    "vllm": lambda _: VLLM(),
-    "vllm-server": VLLMServer,
-}
 
 
 @dataclass(frozen=True)
@@ -121,9 +113,7 @@ class LanguageOptions:
         help="What is wrong with the training data: label-flip:0.2 turns a fifth of the pairs; held-out ones stay.",
     )
     reference_cache: str | None = hyperparameter(
-        None,
-        help="File that keeps the reference's log-probabilities of all pairs, such as pairs.reference beside the data, "
-        "for other runs of the same model and pairs; refused for others.",
+        None, help="File that keeps the reference's log-probabilities for other runs of the same model and pairs."
     )
     held_out: str = hyperparameter(
         "random", choices=("random", "last"), help="The tenth of a file's rows that is held out for evaluation."
@@ -246,8 +236,7 @@ def _demonstrations(task: Any) -> Callable[[int], tuple[str, str]] | None:
 
 
 def _digested(task: Task, example: Callable[[int], tuple[str, str]], count: int) -> str:
-    """The name of a finite set with a digest of its first `count` examples, as a file may change under the same
-    name."""
+    """The name of a finite set with a digest of its first `count` examples, as a file may change."""
     digest = sha256()
     for index in range(min(task.size or 0, count)):
         digest.update(json.dumps(example(index)).encode())
@@ -293,8 +282,7 @@ def task_of(env: Any, options: Mapping[str, Any]) -> Task:
 def _check_recorded(
     env: Any, *, reward: Any = None, model_options: Any = None, server: str | None = None, **_: Any
 ) -> None:
-    """Raise `UsageError` for environments and reward functions that would be imported, for model options that run a
-    model's code, and for a server that prompts would be sent to."""
+    """Raise `UsageError` for what would be imported, for code of a model, and for a server that would get prompts."""
     if server is not None:
         raise UsageError(
             f"server={server!r} comes from the files of the run, and the run's prompts would be sent there: give "
@@ -380,9 +368,7 @@ def _learner(
         log_completions=given.log_completions,
         run=None if log is None else log.parent,
     )
-    if given.reference_cache is not None:
-        kept(learner, given.reference_cache)
-    return learner
+    return kept(learner, given.reference_cache)
 
 
 def _single(env: Any, *, reward: Any = None, reward_weights: Any = None, **options: Any) -> Callable[..., Any]:

@@ -30,12 +30,15 @@ SAME = {
 }
 
 
-def kept(learner: LanguageLearner, path: str | Path) -> None:
-    """Give a fresh learner all log-probabilities of its reference: those in the file, or new ones, then kept in it.
+def kept(learner: LanguageLearner, path: str | Path | None) -> LanguageLearner:
+    """A fresh learner that knows all log-probabilities of its reference: those in the file, or new ones, then kept in
+    it; without a file as it is.
 
     Raises:
         UsageError: the method has none to keep, or the file is of another model or of other pairs.
     """
+    if path is None:
+        return learner
     known = learner.memory.get(REFERENCE)
     if known is None:
         raise UsageError(
@@ -50,11 +53,12 @@ def kept(learner: LanguageLearner, path: str | Path) -> None:
     }
     if Path(path).exists():
         learner.memory = {**learner.memory, REFERENCE: _checked(path, now, known)}
-        return
+        return learner
     found = [learner.estimator.statistics(piece, reference=True).log_prob.sum(1) for piece in pieces]
     learner.memory = {**learner.memory, REFERENCE: torch.cat(found).view(known.shape)}
     if not distributed.rank():
         write_whole(path, safetensors.torch.save({**now, REFERENCE: learner.memory[REFERENCE]}))
+    return learner
 
 
 def _rows(learner: LanguageLearner, count: int) -> Iterable[Sequences]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from surefoot.errors import UsageError
-from surefoot.models.language.generation import WHOLE, Completions
+from surefoot.models.language.generation import WHOLE, Completions, Engine, generate
 from surefoot.models.language.model import LanguageModel
 from surefoot.models.language.need import need
 from surefoot.models.language.room import check_room
 from surefoot.models.language.sampling import Sampling
+from surefoot.models.language.vllm_engine import VLLM
+from surefoot.models.language.vllm_server import VLLMServer
 
 PAGE = 32  # tokens per page of the cache
 
@@ -86,3 +88,11 @@ def cut(model: LanguageModel, tokens: list[list[int]], log_prob: list[list[float
             tokens[i], log_prob[i] = row[:end], log_prob[i][:end]
         finished.append(end is not None or row[-1] in ends)
     return Completions(tokens, log_prob, finished)
+
+
+ENGINES: dict[str, Callable[[str | None], Engine]] = {  # the argument is the URL of a server
+    "own": lambda _: generate,
+    "transformers": lambda _: continuous_batching,
+    "vllm": lambda _: VLLM(),
+    "vllm-server": VLLMServer,
+}

@@ -114,7 +114,7 @@ class MAHALO(Game):
             """A batch of the rows with rewards, from streams of their own, and the ranges of rewards and values."""
             streams = [numpy_stream(seed, "rows with rewards", learner.updates) for seed in learner.seeds]
             rows = [g.integers(0, len(one), self.batch_size) for g, one in zip(streams, sets)]
-            found = {
+            found: dict[str, Any] = {
                 name: torch.from_numpy(np.stack([getattr(one, name)[i] for one, i in zip(sets, rows)]))
                 for name in ("reward", *SEEN)
             }

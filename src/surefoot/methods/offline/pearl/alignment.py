@@ -80,7 +80,7 @@ def aligned(source: Array, target: Array, starts: int, g: np.random.Generator) -
     n, m = len(source), len(target)
     u, v = np.full(n, 1 / n), np.full(m, 1 / m)
     begin = [np.outer(u, v)] + [ot.emd(u, v, g.random((n, m))) for _ in range(starts - 1)]
-    found = [
+    found: list[tuple[Any, Any]] = [
         ot.gromov.gromov_wasserstein(source, target, u, v, "square_loss", symmetric=True, G0=x, log=True) for x in begin
     ]
     plans, values = [plan for plan, _ in found], np.array([float(log["gw_dist"]) for _, log in found])
