@@ -116,7 +116,7 @@ def test_only_differences_of_rewards_move_the_policy():
     of_rows = torch.from_numpy(STREAM.normal(size=6))
     torch.testing.assert_close(slope(rewards), slope(rewards + of_rows), atol=1e-12, rtol=0)
     assert (slope(of_rows.expand(8, 6), AROID(diversity=0.0)).abs() < 1e-12).all()
-    only = 0.8 * torch.autograd.grad(diversity(logits, SIZES, (0.1, 0.3)), logits)[0]
+    only = 0.8 * torch.autograd.grad(diversity(logits, SIZES, method.band), logits)[0]
     torch.testing.assert_close(slope(of_rows.expand(8, 6)), only, atol=1e-12, rtol=0)
     assert (slope(rewards) - only).abs().max() > 1e-3
 
