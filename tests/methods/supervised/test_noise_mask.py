@@ -74,7 +74,7 @@ def test_a_uniform_mask_gives_the_log_of_the_number_of_cells(cells, value):
 def test_the_base_by_hand():
     a, b = log_parameters(torch.tensor([0.5, 7.0]), torch.tensor([1.2, 7.0]))
     assert float(a) == pytest.approx(0.57) and float(b) == 5
-    learner = made(batch_size=48)
+    learner = made(batch_size=48, policy_rate=50.0)
     learner.weights["base"] = torch.full((1, 8), 0.5)
     learner.weights["policy"] = torch.zeros_like(learner.weights["policy"])
     learner.weights["policy"][0, -8:] = 1.2  # biases of the head: 4 cells of A and of B
