@@ -187,7 +187,10 @@ def test_without_masks_it_is_plain_training(masked):
     sizes = {k: v for k, v in SIZES.items() if k in ("batch_size", "hidden")}
     plain = make_learner(Supervised(**sizes, momentum=0.0), IMAGES, [0], 4)
     ones = make_learner(
-        claim.Unmasked(**SIZES, momentum=0.0, mask="cooperative", masked=masked, tuning_rate=0.05), IMAGES, [0], 4
+        claim.Unmasked(**SIZES, momentum=0.0, mask="cooperative", masked=masked, learning_rate=0.05, tuning_rate=0.05),
+        IMAGES,
+        [0],
+        4,
     )
     for _ in range(4):
         plain.iterate(), ones.iterate()
