@@ -186,16 +186,14 @@ def test_policies_paint_where_their_rewards_say():
 def test_without_masks_it_is_plain_training(masked):
     sizes = {k: v for k, v in SIZES.items() if k in ("batch_size", "hidden")}
     plain = make_learner(Supervised(**sizes, momentum=0.0), IMAGES, [0], 4)
-    ones = make_learner(
-        claim.Unmasked(**SIZES, momentum=0.0, mask="cooperative", masked=masked, learning_rate=0.05, tuning_rate=0.05),
-        IMAGES,
-        [0],
-        4,
-    )
+    same = {**SIZES, "momentum": 0.0, "masked": masked, "learning_rate": 0.05, "tuning_rate": 0.05}
+    ones = make_learner(claim.Unmasked(**same, mask="cooperative"), IMAGES, [0], 4)
     for _ in range(4):
         plain.iterate(), ones.iterate()
     assert torch.equal(plain.agent().vector, ones.agent().vector)
-    assert not torch.equal(run(4, momentum=0.0, mask="cooperative").agent().vector, plain.agent().vector)
+    assert not torch.equal(
+        run(4, momentum=0.0, learning_rate=0.05, mask="cooperative").agent().vector, plain.agent().vector
+    )
 
 
 def test_the_policy_stands_still_in_the_second_stage_and_is_not_deployed():

@@ -7,8 +7,8 @@ image. Classifier f and policy are trained together, then f is tuned on clean im
     A, B = 0.9·base + 0.1·head(x),   base ← 0.99·base + 0.01·mean head(x),   m ~ Beta(exp A, exp B)
     minimise mean_i log Σ_d p(m_id)·CE(f(x·m), y)                  (no gradient through m)
 
-Both networks descend this product. So the classifier's step is its usual one times a factor, about the log of the number
-of cells, and the policy makes masks less likely, the more so the greater their loss: the densities' sum is no
+Both networks descend this product. So the classifier's step is its usual one times a factor, about the log of the
+number of cells, and the policy makes masks less likely, the more so the greater their loss: the densities' sum is no
 likelihood, and there is no baseline, so that masks move even where all are worth the same.
 mask="cooperative" is the policy gradient proper, of the reward −CE over that of the clean image, by the mean
 log-density of cells; "adversarial" rewards +CE. mask="fixed" draws from Beta(e^½, e^½) everywhere, with no policy: the
