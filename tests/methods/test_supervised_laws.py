@@ -108,6 +108,7 @@ def test_every_network_learns_or_stays_and_all_stay_finite(slug):
     for _ in range(6):
         run.iterate()
     for name, net in run.nets.items():
+        name = net.of or name
         assert torch.isfinite(run.weights[name]).all(), name
         assert torch.equal(before[name], run.weights[name]) != net.trained, name
 
