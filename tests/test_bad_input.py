@@ -116,7 +116,7 @@ def refused(capsys, *arguments):
 # --- asked for wrongly -----------------------------------------------------------------------------------------------
 
 ASKED = {
-    "unknown method": (["ppi", "--env", "CartPole-v1"], "No method is called 'ppi'. Did you mean 'ppo'"),
+    "unknown method": (["ppoo", "--env", "CartPole-v1"], "No method is called 'ppoo'. Did you mean 'ppo'"),
     "planned method": (["maddpg", "--env", "CartPole-v1"], "its method is not built yet. Built: "),
     "no method": (["--env", "CartPole-v1"], "train needs a method as its first argument: train METHOD --env ENV"),
     "no environment": (["ppo"], "--env TEXT"),

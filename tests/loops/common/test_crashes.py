@@ -213,6 +213,6 @@ def test_the_command_line_says_where_it_ended_and_how_to_resume(tmp_path, capsys
             cli.main([*flags, "--loggers"])
     out, err = capsys.readouterr()
     assert exit.value.code == 128 + number and err == ""
-    assert out.startswith(f"{run}: 1 iterations") and f"next: surefoot train --resume {run} · " in out
+    assert out.startswith(f"{run}: 1 iterations") and f"next: surefoot resume {run} · " in out
     assert signal.getsignal(number) is before
     assert "\n# dynamic-pg on garnet:4,2,2,horizon=3\n" in Path(run, "agent", "README.md").read_text()
