@@ -88,8 +88,8 @@ class RowStressReport:
     @classmethod
     def from_json(cls, text: str) -> RowStressReport:
         """The report that `to_json` wrote."""
-        fields: dict[str, Any] = json.loads(text)
-        return cls(**fields | {k: np.array(x) for k, x in fields.items() if isinstance(x, list)})
+        found: dict[str, Any] = {k: np.array(x) if isinstance(x, list) else x for k, x in json.loads(text).items()}
+        return cls(**found)
 
 
 def of_rows(perturb: Perturbation | str) -> bool:

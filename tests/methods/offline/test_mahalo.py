@@ -210,6 +210,15 @@ def test_with_all_the_weight_on_labels_the_reward_is_a_regression_and_the_rest_i
     torch.testing.assert_close(w.critic_loss(plain, batch)[0], lowered / 10 + error)
 
 
+def test_the_actor_climbs_the_first_critic_and_is_paid_for_its_entropy(game):
+    run, batch = game
+    w = seen(run)
+    action, log_prob = run.method.act(w, batch["observation"], batch["noise"]["now"])
+    value, alpha = w("critic", batch["observation"], action)[0].mean(), w("temperature").exp()
+    wanted = (alpha * log_prob.mean() - value) / max(1.0, float(alpha))
+    torch.testing.assert_close(run.method.actor_loss(w, batch)[0], wanted)
+
+
 # --- data ------------------------------------------------------------------------------------------------------------
 
 

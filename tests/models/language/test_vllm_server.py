@@ -21,7 +21,7 @@ from surefoot.models.language.vllm_server import VLLMServer
 
 TINY = Nano(width=16, layers=2, heads=2, context=64, warmup=0)
 UNIFORM = torch.tensor([[[0.25, 0.5, 0.5], [0.75, 0.5, 0.5]]])
-# An answer as vLLM's documentation shows it, cut to what it says of a choice.
+# An answer in the form of vLLM's, written by hand and cut to what it says of a choice.
 ANSWER = {
     "id": "cmpl-8c5c2c4e",
     "object": "text_completion",

@@ -5,8 +5,8 @@
     surefoot train grpo --model MODEL --lora 16 --engine vllm-server --server http://localhost:8000 …
 
 Before each generation the adapter is saved into a folder, from which the server loads it under a new name; so the
-server must read this machine's temporary folder. Every completion is one request with a seed of its own. After the
-documentation of vLLM 0.22's HTTP interface (`/v1/load_lora_adapter`, `/v1/completions` with `return_token_ids`); in
+server must read this machine's temporary folder. Every completion is one request with a seed of its own. Written
+for the HTTP interface of vLLM 0.22 (`/v1/load_lora_adapter`, `/v1/completions` with `return_token_ids`); in
 every step the server's likelihoods of its tokens are compared with the model's. Not run against a real server yet.
 """
 
