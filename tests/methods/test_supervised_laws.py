@@ -31,6 +31,7 @@ X = STREAM.normal(size=(40, 16))
 WORDS = np.where(X[:, 0] + 0.3 * STREAM.normal(size=40) > 0, "yes", "no")
 BESIDE = {"groups": np.arange(40) % 3, "clients": np.arange(40) % 4}
 CLASSES = Table(X, WORDS, name="classes", shape=(1, 4, 4), **BESIDE)
+VECTORS = Table(X, WORDS, **BESIDE)  # rows whose pixels have no neighbours
 NUMBERS = Table(X, X[:, 0] - 2 * X[:, 3] + 0.1 * STREAM.normal(size=40), shape=(1, 4, 4), **BESIDE)
 
 
@@ -45,7 +46,7 @@ def small(slug: str, **changes) -> Supervised:
     """The method at a size for tests. A method whose own sizes are large adds them here by name."""
     method = catalogue.method_class(slug)
     names = {f.name for f in dataclasses.fields(method)} - {*method.without_effect}
-    sizes = {"batch_size": 16, "hidden": (8,), "ascent_steps": 2}
+    sizes = {"batch_size": 16, "hidden": (8,), "ascent_steps": 2, "radius": 0.02}
     return method(**{k: v for k, v in {**sizes, **changes}.items() if k in names})
 
 
@@ -114,7 +115,7 @@ def test_every_network_learns_or_stays_and_all_stay_finite(slug):
 
 @every_method
 def test_it_learns_what_the_rows_say(slug):
-    run = learner(slug, steps=40, hidden=(16,), learning_rate=0.1)
+    run = learner(slug, table=VECTORS, steps=40, hidden=(16,), learning_rate=0.1)
     first = run.iterate()[0]["loss"]
     for _ in range(39):
         last = run.iterate()[0]
