@@ -35,6 +35,7 @@ def small(slug: str, **changes) -> Offline:
     sizes |= {"actor_hidden": (16,), "generator_hidden": (16,), "flow_hidden": (16,), "flow_steps": 4, "samples": 4}
     sizes |= {"blocks": 3}  # a round fits into the batch
     sizes |= {"segment": 1, "target_segments": 40, "reward_steps": 10, "reward_hidden": (16,), "pairs": 8}
+    sizes |= {"refresh": 20}
     sizes |= {"warm_start": 10, "slow_rate": 1e-3, "rewarded_share": 0.5, "remove_terminals": False}
     sizes |= {"components": 2, "cloning_steps": 20, "score_hidden": (16,)}
     return method(**{k: v for k, v in {**sizes, **changes}.items() if k in names})

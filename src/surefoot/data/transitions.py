@@ -2,7 +2,8 @@
 
 Rows are the steps of one episode after another. `terminated` is the end of the task, after which nothing is to be had;
 `truncated` a cut (a time limit, or the end of a recording), after which a critic bootstraps. Every episode's last row
-has one of them, so the bounds of episodes are not stored. Arrays are checked once, when they come in.
+has one of them, so the bounds of episodes are not stored. Arrays are checked once, when they come in. Those that are
+mapped from a file stay so, if they have their type already, and are never copied whole.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from surefoot.errors import UsageError
 
 ROUNDING = 1e-5  # share of an action box by which numbers in single precision may lie outside of it
+BLOCK = 2**18  # rows that are looked at together, so that data larger than memory need not fit in
 COLUMNS = ("observation", "action", "reward", "next_observation", "terminated", "truncated")
 
 
@@ -51,7 +53,8 @@ class Transitions:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        arrays = {name: _typed(name, np.asarray(getattr(self, name)), self.name) for name in COLUMNS}
+        given = {name: x if _mapped(x := getattr(self, name)) else np.asarray(x) for name in COLUMNS}
+        arrays = {name: _typed(name, x, self.name) for name, x in given.items()}
         rows = {name: len(x) if x.ndim else 0 for name, x in arrays.items()}
         if len({*rows.values()}) > 1 or not rows["reward"]:
             raise UsageError(
@@ -153,8 +156,9 @@ class Transitions:
         observations too."""
         parts = [self.observation, self.next_observation] if following else [self.observation]
         total = sum(len(x) for x in parts)
-        mean = sum(x.sum(0, dtype=np.float64) for x in parts) / total
-        variance = sum(((x - mean) ** 2).sum(0) for x in parts) / total
+        each = [x[rows] for x in parts for rows in _blocks(len(x))]
+        mean = sum(x.sum(0, dtype=np.float64) for x in each) / total
+        variance = sum(((x - mean) ** 2).sum(0) for x in each) / total
         return np.asarray(mean), np.sqrt(variance)
 
     def digest(self) -> str:
@@ -207,26 +211,36 @@ def _outside(action: NDArray[Any], space: Any) -> int | None:
     return int(wrong.argmax()) if wrong.any() else None
 
 
+def _blocks(rows: int) -> list[slice]:
+    return [slice(first, first + BLOCK) for first in range(0, rows, BLOCK)]
+
+
+def _mapped(x: Any) -> bool:
+    return isinstance(x, np.memmap)
+
+
 def _typed(column: str, x: NDArray[Any], name: str) -> NDArray[Any]:
-    """A column in its own type: bool, float32, int64 for discrete actions, uint8 for images."""
+    """A column in its own type: bool, float32, int64 for discrete actions, uint8 for images. It is a copy, unless it is
+    mapped from a file."""
+    own = not _mapped(x)
     if x.dtype.kind not in "fiub":
         raise UsageError(f"{name}: {column} has the type {x.dtype}, which is no number.")
     if column in ("terminated", "truncated"):
         return x.reshape(len(x)).astype(bool)
     if column == "reward":
-        return x.reshape(-1).astype(np.float32)
+        return x.reshape(-1).astype(np.float32, copy=own)
     if column == "action":
         if x.dtype.kind in "iu":
-            return (x[:, 0] if x.ndim == 2 and x.shape[1] == 1 else x).astype(np.int64)
-        return (x[:, None] if x.ndim == 1 else x).astype(np.float32)
+            return (x[:, 0] if x.ndim == 2 and x.shape[1] == 1 else x).astype(np.int64, copy=own)
+        return (x[:, None] if x.ndim == 1 else x).astype(np.float32, copy=own)
     images = x.dtype == np.uint8 and x.ndim == 4
-    return x if images else (x[:, None] if x.ndim == 1 else x).astype(np.float32)
+    return x if images else (x[:, None] if x.ndim == 1 else x).astype(np.float32, copy=own)
 
 
 def _check_finite(column: str, x: NDArray[Any], name: str) -> None:
     if x.dtype.kind != "f":
         return
-    wrong = ~np.isfinite(x).reshape(len(x), -1).all(1)
+    wrong = np.concatenate([~np.isfinite(x[rows]).all(tuple(range(1, x.ndim))) for rows in _blocks(len(x))])
     if wrong.any():
         rows = np.flatnonzero(wrong)
         more = "" if len(rows) == 1 else f" and {len(rows) - 1:,} more rows"

@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from surefoot.data.formats import mapped
 from surefoot.errors import UsageError
 from surefoot.files import opened
 
@@ -71,11 +72,11 @@ def node(group: Any, name: str, where: Path) -> Any:
 
 
 def array(group: Any, name: str, where: Path) -> NDArray[Any]:
-    """The numbers of a dataset of the file."""
+    """The numbers of a dataset of the file, mapped if they are many and in one piece."""
     found = node(group, name, where)
     if not hasattr(found, "dtype") or found.dtype.kind not in "fiub":
         raise UsageError(f"{where}: {name!r} in {group.name} is no array of numbers.")
-    return found[()]
+    return found[()] if (large := mapped.of_hdf5(found, where)) is None else large
 
 
 def note(group: Any, space: gym.Space | None, facts: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from surefoot.data.formats import mapped
 from surefoot.data.transitions import COLUMNS, Transitions
 from surefoot.errors import UsageError
 from surefoot.files import opened
@@ -17,10 +18,11 @@ FORMAT = "surefoot-transitions-1"
 
 
 def arrays(path: Path) -> dict[str, Any]:
-    """The arrays of a .npz file by name; a `UsageError` if it is missing or no such file."""
+    """The arrays of a .npz file by name, large ones mapped; a `UsageError` if it is missing or no such file."""
     try:
         with opened(path) as file, np.load(file) as found:
-            return {name: found[name] for name in found.files}
+            each = {name: mapped.of_zip(file, found.zip, name) for name in found.files}
+            return {name: found[name] if x is None else x for name, x in each.items()}
     except (OSError, ValueError, EOFError, AttributeError) as error:  # AttributeError: a lone .npy
         raise UsageError(f"{path} cannot be read as a .npz file of arrays: {error}.") from error
 

@@ -41,7 +41,8 @@ SPREAD = 1e-3  # added to the standard deviation of an observation, so that one 
 class OfflineLearner(NetworkLearner):
     """Networks and data of a run; `iterate()` advances it by `method.pace` gradient steps.
 
-    The data are on `device` once, for all seeds.
+    The data are on `device` once, for all seeds. On the CPU those that are mapped from a file stay there, and a batch
+    reads its rows.
     """
 
     method: Offline
@@ -69,7 +70,8 @@ class OfflineLearner(NetworkLearner):
             "discount": np.where(data.terminated, np.float32(0), np.float32(method.gamma)),
             **method.columns(data),
         }
-        self.columns = {name: torch.from_numpy(np.array(x)).to(self.device) for name, x in columns.items()}
+        own = {name: x if isinstance(x, np.memmap) else np.array(x) for name, x in columns.items()}
+        self.columns = {name: torch.from_numpy(x).to(self.device) for name, x in own.items()}
         with computing_on(self.device):
             for key in self.moments:
                 mean, deviation = (torch.from_numpy(x).to(self.device) for x in method.fitted(data))
