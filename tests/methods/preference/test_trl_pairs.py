@@ -64,3 +64,27 @@ def test_losses_and_gradients_are_trls(loss_type):
     slopes = [torch.autograd.grad(x, token, retain_graph=True)[0] * answer for x in (ours, peer)]
     torch.testing.assert_close(*slopes, rtol=1e-6, atol=1e-7)
     assert slopes[0].abs().max() > 1e-3
+
+
+MARGIN = 0.7
+WITHOUT_REFERENCE = {
+    "cpo": ("sigmoid", 0.0, P.PairObjective(P.logistic(BETA), referenced=False)),
+    "cpo, smoothed": ("sigmoid", FLIPS, P.PairObjective(P.logistic(BETA), P.smoothed(FLIPS), referenced=False)),
+    "simpo": ("simpo", 0.0, P.PairObjective(P.logistic(BETA, margin=MARGIN), referenced=False, per_token=True)),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_REFERENCE)
+def test_losses_without_a_reference_are_trls(name):
+    """SimPO's log-probabilities are means over tokens in TRL too."""
+    trainer = pytest.importorskip("trl.experimental.cpo").CPOTrainer
+    loss_type, smoothing, objective = WITHOUT_REFERENCE[name]
+    token, reference, answer = tensors()
+    log_prob, tokens = token.sum(-1), answer.sum(-1).double()
+    itself = SimpleNamespace(alpha=0.0, beta=BETA, loss_type=loss_type, label_smoothing=smoothing, simpo_gamma=MARGIN)
+    itself.accelerator = SimpleNamespace(device="cpu")
+    said = log_prob / tokens if loss_type == "simpo" else log_prob
+    peer = trainer.cpo_loss(itself, *said)[0]
+    ours = objective.losses(P.Compared(log_prob.T, reference.T, tokens.T))
+    torch.testing.assert_close(ours, peer)
+    torch.testing.assert_close(*(torch.autograd.grad(x.sum(), token, retain_graph=True)[0] for x in (ours, peer)))
