@@ -316,7 +316,7 @@ class LanguageLearner:
         state |= {f"watch/{name}": x for name, x in self.watch._asdict().items()}
         for name, weight in self.masters.items():
             state[f"weights/{name}"] = weight.detach()
-            for kind, x in self.optimizer.state.get(weight, {}).items():
+            for kind, x in sorted(self.optimizer.state.get(weight, {}).items()):  # every process gathers in one order
                 state[f"adam/{kind}/{name}"] = torch.as_tensor(x)
         whole = ((name, distributed.whole(x)) for name, x in state.items())
         return {name: x.cpu().clone() for name, x in whole if distributed.rank() == 0}
