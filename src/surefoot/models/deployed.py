@@ -275,6 +275,11 @@ def deployed(agent: Any, sample: bool = False) -> Deployed:
     Raises:
         UsageError: it has no such module, or `sample` is set for a policy that draws nothing.
     """
+    if isinstance(agent, Agent) and agent.rule is not None:
+        raise UsageError(
+            f"this agent acts by the {agent.rule.by} of {agent.rule.draws} noisy copies of what it sees, which a file "
+            "would have to draw. Load it with surefoot.load where it is to act."
+        )
     if isinstance(agent, Agent):
         return DeployedNetwork(agent, sample)
     if isinstance(agent, TabularAgent):

@@ -134,6 +134,8 @@ def test_its_agent_acts_by_medians_and_is_saved(tmp_path):
     x = np.linspace(-1, 1, 6, dtype=np.float32)[:, None]
     again = sf.load(agent.save(tmp_path))
     assert again.rule == Smoothing("median", 0.4, 25) and again.noisy
+    with pytest.raises(UsageError, match="by the median of 25 noisy copies"):
+        sf.export(again, tmp_path / "policy.pt")
     torch.manual_seed(0)
     action = again.predict(x, deterministic=True)[0]
     torch.manual_seed(0)
