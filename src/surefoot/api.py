@@ -207,23 +207,24 @@ def evaluate(
         from surefoot.evaluate.scoring import evaluate_scores
 
         return evaluate_scores(policy, env if data is None else data, trust=trust)
-    from surefoot.evaluate.language import check_unused, evaluated
-
     if judge is not None:
         from surefoot.evaluate.judged import evaluate_judged
 
         given: Any = {"trust": trust, "video": video, "perturb": perturb, "k": k or None}
         return evaluate_judged(policy, judge, make_method, env if data is None else data, episodes, seed, **given)
     if not isinstance(k, (tuple, list)) or k:
+        from surefoot.evaluate.language import check_unused, evaluated
+
         check_unused("k", video=video, perturb=perturb)
         return evaluated(policy, env, episodes, k, seed, trust)
     from surefoot.envs.entrance import named_figures
-    from surefoot.evaluate.fitted_q import evaluated as by_data
     from surefoot.evaluate.rollout import played, record
     from surefoot.evaluate.statistics import summary
     from surefoot.evaluate.tables import measured, on_rows
 
     if data is not None:
+        from surefoot.evaluate.fitted_q import evaluated as by_data
+
         return by_data(policy, data, seed) or on_rows(policy, data)
     player, env, folder = player_of(policy, env, algo, trust)
     if isinstance(env, Table):

@@ -109,7 +109,7 @@ def _messages(tokenizer: Any, index: int, messages: Any, settings: TextSettings)
 
 def check_generation_prompt(tokenizer: Any, messages: Sequence[Any], settings: TextSettings) -> None:
     """Raise `UsageError` if the chat template begins an assistant's message with something that it does not put after
-    the messages that are to be answered: the model would go on with the user's words. Templates in which nothing stands
+    the messages that are to be answered: the model would continue the user's words. Templates in which nothing stands
     there are no mistake."""
     if messages[-1]["role"] == "assistant" or tokenizer.chat_template is None:
         return

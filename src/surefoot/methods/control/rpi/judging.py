@@ -48,7 +48,7 @@ def judge(method: RPI, learner: GuidedLearner, rollout: Rollout, record: Tensor)
 def roll_outs(
     method: RPI, learner: GuidedLearner, rollout: Rollout, who: Tensor, index: int, stream: Any
 ) -> list[Rows]:
-    """The new rows of every policy: its own steps with the returns that followed, which go on with its value where the
+    """The new rows of every policy: its own steps with the returns that followed, continued by its value where the
     rollout cuts them. Rows of a roll-in (`who` −1) belong to nobody."""
     seen, found = rollout.observation[:, index], signals(rollout, index)  # type: ignore[index]
     mean = method.values(learner, index, seen.flatten(0, 1))[0].unflatten(1, seen.shape[:2])

@@ -128,7 +128,7 @@ def _ascended(
         return -float((weights * ((v - u) ** 2).sum(1)).sum() + share @ rise), -rise
 
     options = {"maxiter": 20_000, "maxfun": 40_000, "ftol": 1e-15, "gtol": 1e-9 * count, "maxcor": 30}
-    for _ in range(RESTARTS):  # L-BFGS may stall where many pairs are just met, and goes on with a new memory
+    for _ in range(RESTARTS):  # L-BFGS may stall where many constraints are tight, and restarts without its memory
         found = scipy.optimize.minimize(
             negated, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(start), options=options
         )
