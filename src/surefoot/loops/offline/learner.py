@@ -6,7 +6,7 @@ same ones, and its counters. `surefoot train SLUG --data FILE`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,10 @@ from surefoot.loops.networks.nets import Batch
 from surefoot.loops.offline.method import Offline
 from surefoot.models.device import chosen_device, computing_on, device_option
 from surefoot.models.normalizers import Moments
+from surefoot.models.observations import normalize_observation
 from surefoot.seeding import numpy_stream, torch_stream
 
+ROWS = 2**16  # of the data that a network sees at once
 SPREAD = 1e-3  # added to the standard deviation of an observation, so that one that never changes stays near 0
 
 
@@ -114,6 +116,15 @@ class OfflineLearner(NetworkLearner):
         index = torch.from_numpy(np.stack(self.rows())).to(self.device)
         taken: Batch = {name: x[index] for name, x in self.columns.items()}
         return self.completed({**taken, "index": index}, self._noise_streams)
+
+    def over_rows(self, name: str, observation: Tensor, *others: Tensor) -> Iterator[Any]:
+        """What each seed's network says of rows of the data, `[seeds, size, ...]` of one block of them after another.
+
+        observation, others: `[rows, ...]`; the observation is normalised.
+        """
+        for seen, *rest in zip(*(x.split(ROWS) for x in (observation, *others)), strict=True):
+            each, *more = (x.expand(self.num_seeds, *x.shape) for x in (seen, *rest))
+            yield self.output(name, normalize_observation(each, self.scales()), *more)
 
     def rate(self) -> float | None:
         method = self.method

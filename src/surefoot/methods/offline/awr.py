@@ -35,10 +35,8 @@ from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.loops.offline.learner import OfflineLearner
 from surefoot.loops.offline.method import Beforehand, Offline
 from surefoot.models.actors import ActorNetwork, StateValue
-from surefoot.models.observations import normalize_observation
 from surefoot.objectives.bootstrap import advantage_weights
 
-ROWS = 2**16  # of the data that V judges at once
 SMALLEST = 1e-5  # added to the deviation by which advantages are divided
 
 
@@ -126,11 +124,7 @@ class AWR(Offline):
 
     def values(self, learner: OfflineLearner, observation: Tensor) -> Tensor:
         """What each seed's V says of observations of the data, `[seeds, rows]`."""
-        parts = []
-        for seen in observation.split(ROWS):
-            each = seen.expand(learner.num_seeds, *seen.shape)
-            parts.append(learner.output("value", normalize_observation(each, learner.scales())))
-        return torch.cat(parts, -1)
+        return torch.cat([*learner.over_rows("value", observation)], -1)
 
     def scaled(self, advantage: Tensor) -> Tensor:
         """Advantages `[seeds, rows]` of all data as they are weighed."""

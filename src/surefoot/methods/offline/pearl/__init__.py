@@ -47,8 +47,6 @@ from surefoot.models.distributions import from_box
 from surefoot.models.observations import normalize_observation
 from surefoot.seeding import numpy_stream, torch_stream
 
-ROWS = 2**16  # whose rewards are computed at a time
-
 
 @dataclass(frozen=True)
 class PEARL(IQL):
@@ -123,16 +121,8 @@ class PEARL(IQL):
 
     def rewards(self, learner: OfflineLearner, action: Tensor) -> Tensor:
         """The mean rewards of all rows by each seed's network, standardised, `[seeds, rows]`."""
-        each = []
-        for begin in range(0, len(action), ROWS):
-            part = slice(begin, begin + ROWS)
-            seen = learner.columns["observation"][part].expand(
-                learner.num_seeds, *learner.columns["observation"][part].shape
-            )
-            seen = normalize_observation(seen, learner.scales()) if learner.moments else seen
-            acted = action[part].expand(learner.num_seeds, *action[part].shape)
-            each.append(learner.output("reward", seen, acted)[0])
-        found = torch.cat(each, 1)
+        said = learner.over_rows("reward", learner.columns["observation"], action)
+        found = torch.cat([mean for mean, _ in said], 1)
         return (found - found.mean(1, keepdim=True)) / (found.std(1, keepdim=True) + 1e-6)
 
     # --- networks ----------------------------------------------------------------------------------------------------
