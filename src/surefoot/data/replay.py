@@ -22,6 +22,7 @@ from surefoot.data.priorities import Priorities
 Arrays = np.ndarray | dict[str, np.ndarray]
 Index = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Rows and environments of transitions."""
+OWN = ("observation", "reward", "terminated", "truncated", "valid")  # what the ring itself needs of a step
 SHARE = 0.5  # of the free memory; a larger ring lives in a file
 
 
@@ -75,12 +76,12 @@ class Replay:
         first = seed * self.envs
 
         def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
-            flat = generator.integers(0, self.filled * self.envs, count)
-            return (self.head - 1 - flat // self.envs) % self.rows, first + flat % self.envs
+            back, env = np.divmod(generator.integers(0, self.filled * self.envs, count), self.envs)
+            return (self.head - 1 - back) % self.rows, first + env
 
         rows, envs = draw(size)
-        while (wrong := ~valid[rows, envs]).any():
-            rows[wrong], envs[wrong] = draw(int(wrong.sum()))
+        while not (fine := valid[rows, envs]).all():
+            rows[~fine], envs[~fine] = draw(int((~fine).sum()))
         return rows, envs
 
     def sample_prioritized(
@@ -102,27 +103,26 @@ class Replay:
         them, and `discount` the factor of the value there: γ^m, or 0 after a termination. A sum ends where its episode
         ends, and at the newest step.
         """
-        rows, envs = index
-        discount, total = np.full(len(rows), gamma, np.float32), self._at("reward", rows, envs).astype(np.float32)
-        last = rows.copy()
-        ended = self._at("terminated", rows, envs) | self._at("truncated", rows, envs)
+        width = self.seeds * self.envs
+        first = index[0] * width + index[1]  # places in the ring as if it had one axis
+        last, ring = first, self.rows * width
+        discount, total = np.full(len(first), gamma, np.float32), self._at("reward", first).astype(np.float32)
+        terminated = self._at("terminated", first)
         for _ in range(steps - 1):
-            on = ~ended & ((last + 1) % self.rows != self.head)
+            after = (last + width) % ring
+            on = ~(terminated | self._at("truncated", last)) & (after // width != self.head)
             if not on.any():
                 break
-            last = np.where(on, (last + 1) % self.rows, last)
-            total += np.where(on, discount * self._at("reward", last, envs), 0).astype(np.float32)
+            last = np.where(on, after, last)
+            total += np.where(on, discount * self._at("reward", last), 0).astype(np.float32)
             discount *= np.where(on, np.float32(gamma), np.float32(1))
-            ended |= self._at("terminated", last, envs) | self._at("truncated", last, envs)
-        after = (last + 1) % self.rows
-        others = {k: self._at(k, rows, envs) for k in self.store if k not in ("observation", "reward", "terminated",
-                                                                            "truncated", "valid")}  # fmt: skip
+            terminated = self._at("terminated", last)
         return {
-            "observation": self._at("observation", rows, envs),
-            "next_observation": self._at("observation", after, envs),
+            "observation": self._at("observation", first),
+            "next_observation": self._at("observation", (last + width) % ring),
             "reward": total,
-            "discount": discount * ~self._at("terminated", last, envs),
-            **others,
+            "discount": discount * ~terminated,
+            **{name: self._at(name, first) for name in self.store if name not in OWN},
         }
 
     # --- storage -----------------------------------------------------------------------------------------------------
@@ -152,9 +152,12 @@ class Replay:
         else:
             place[row] = observation
 
-    def _at(self, name: str, rows: np.ndarray, envs: np.ndarray) -> Any:
-        place = self.store[name]
-        return {key: x[rows, envs] for key, x in place.items()} if isinstance(place, dict) else place[rows, envs]
+    def _at(self, name: str, places: np.ndarray) -> Any:
+        def taken(x: np.ndarray) -> np.ndarray:
+            return x.reshape(-1, *x.shape[2:]).take(places, 0)
+
+        stored = self.store[name]
+        return {key: taken(x) for key, x in stored.items()} if isinstance(stored, dict) else taken(stored)
 
 
 def joined(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -18,11 +18,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from surefoot.errors import UsageError
+from surefoot.loops.common.rewriting import simplified
 from surefoot.loops.common.staging import leaves
 
+aten = torch.ops.aten
 INDUCTOR = {
+    "unroll_reductions_threshold": 1,  # sums over a few actions: unrolled, they would not be vectorised
     "cpp_wrapper": True,  # one native call per step instead of one per kernel
     "cpp.vec_isa_ok": True,  # a dry run that asks whether vector instructions work costs seconds; the flags are enough
+    "memory_planning": True,
     "size_asserts": False,
     "alignment_asserts": False,
     "scalar_asserts": False,
@@ -32,6 +36,12 @@ INDUCTOR = {
 def _tanh(x: Tensor) -> Tensor:
     """tanh by the logistic function, which vectorises better; accurate to 1e-7."""
     return 2 * torch.sigmoid(2 * x) - 1
+
+
+def _addmm(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """A linear layer whose bias is added after the product, together with what follows. A sum the compiler would make
+    one operation with the product again, which first copies the bias to every row."""
+    return x @ weight - (-bias)
 
 
 def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
@@ -45,7 +55,7 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
     """
     try:
         with torch.no_grad():
-            graph, given, result = traced(function, example, {torch.ops.aten.tanh.default: _tanh})
+            graph, given, result = traced(function, example, {aten.tanh.default: _tanh, aten.addmm.default: _addmm})
             from torch._inductor import compile as to_native
 
             run = to_native(graph, [*given], options=INDUCTOR)
@@ -96,7 +106,8 @@ def traced(
     example: tuple[Any, ...],
     decompositions: Any = None,
 ) -> tuple[fx.GraphModule, list[Tensor], TreeSpec]:
-    """The graph of the function on the tensors of its arguments, those tensors, and the form of its result."""
+    """The graph of the function on the tensors of its arguments, simplified, those tensors, and the form of its
+    result."""
     given, form = tree_flatten(example)
     result: Any = None
 
@@ -106,4 +117,5 @@ def traced(
         return outputs
 
     # With real tensors, tracing would create a fake mode per operation and record the call stack each time.
-    return make_fx(flat, decompositions, tracing_mode="fake")(*given), given, result
+    graph = make_fx(torch.func.functionalize(flat), decompositions, tracing_mode="fake")(*given)
+    return simplified(graph), given, result

@@ -3,6 +3,7 @@ fuses into one pass."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -30,8 +31,12 @@ class Adam(NamedTuple):
         count = self.count + 1
         mean = torch.lerp(self.mean, gradient, 1 - BETA1)
         square = torch.lerp(self.square, gradient * gradient, 1 - BETA2)
-        scale = torch.sqrt(square / (1 - BETA2**count)) + epsilon
-        return vector - lr * (mean / (1 - BETA1**count)) / scale, Adam(mean, square, count)
+        # What corrects the means for their start at 0 is applied to the rate and to ε: two numbers, not two vectors.
+        # Both powers are one tensor, which a compiler computes before the vectors, not anew for all of their parts.
+        logarithms = vector.new_tensor((math.log(BETA1), math.log(BETA2)))
+        first, second = (1 - torch.exp(count.unsqueeze(-1) * logarithms)).unbind(-1)
+        root = torch.sqrt(second)
+        return vector - (lr * root / first) * mean / (torch.sqrt(square) + epsilon * root), Adam(mean, square, count)
 
 
 class Momentum(NamedTuple):

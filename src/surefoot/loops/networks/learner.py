@@ -83,7 +83,8 @@ class NetworkLearner(NamedNetworks):
             | method.perception(self.observation_space, method.batch_size, g)
             for g in streams
         ]
-        batch["noise"] = {k: torch.stack([x[k] for x in drawn]).to(self.device) for k in drawn[0]}
+        each = {k: [x[k] for x in drawn] for k in drawn[0]}
+        batch["noise"] = {k: (torch.stack(x) if len(x) > 1 else x[0][None]).to(self.device) for k, x in each.items()}
         return batch
 
     def rate(self) -> float | None:
