@@ -8,6 +8,7 @@ values raise `ValueError` with the reason; callers add environment, episode and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -300,6 +301,13 @@ def check_finite(observation: Observation, reward: Any, first_step: int = 0) -> 
     )
 
 
+def all_finite(observation: Observation) -> bool:
+    """Whether no number of a small observation is NaN or infinite."""
+    if isinstance(observation, Mapping):
+        return all(all_finite(part) for part in observation.values())
+    return observation.dtype.kind != "f" or bool(np.isfinite(observation).all())
+
+
 class Rows:
     """The observations of environments that are stepped one by one, one row each, checked and converted; texts are
     unchanged."""
@@ -310,17 +318,20 @@ class Rows:
         self.rows: Any = np.full(count, "", object) if self._text else empty(self._space, count)
         self._one = None if self._text else empty(self._space, 1)
 
-    def put(self, index: int, observation: Any, where: str, reward: float = 0.0, keep: bool = True) -> None:
-        """Check an observation and its reward, and store it as row `index` if `keep`."""
+    def put(self, index: int, observation: Any, where: tuple[Any, ...], reward: float = 0.0, keep: bool = True) -> None:
+        """Check an observation and its reward, and store it as row `index` if `keep`. `where` is what an error says of
+        its place."""
         if self._text:
             observation = str(observation)
         else:
             write(self._one, 0, observation, self._space)
-            if (found := not_finite(self._one, np.array([reward]))) is not None:
+            sound = math.isfinite(reward) and all_finite(self._one)
+            if not sound and (found := not_finite(self._one, np.array([reward]))) is not None:
                 name, place, value = found
                 raise UsageError(
-                    f"{name}{list(place[1:]) or ''} is {value} at {where}: the environment produced a number that is "
-                    "not finite. Clip or scale it in the environment, or end the episode before it diverges."
+                    f"{name}{list(place[1:]) or ''} is {value} at {' '.join(map(str, where))}: the environment "
+                    "produced a number that is not finite. Clip or scale it in the environment, or end the episode "
+                    "before it diverges."
                 )
             observation = self._one
         if not keep:

@@ -164,9 +164,11 @@ def play_all(
             fresh = j == turns[slot][0] or episodes[j].perturbation != episodes[j - 1].perturbation
             policy.begin(slot, episodes[j].seed, fresh)
         envs[slot] = inner if attack is None else attack.wrap(inner)
-        with _named(slot, "reset", episodes[j]):
+        try:
             observation, _ = begun(envs[slot].reset(seed=episodes[j].seed))
-            batch.put(slot, observation, f"the reset of {episodes[j]}")
+            batch.put(slot, observation, ("the reset of", episodes[j]))
+        except Exception as error:
+            fail(slot, "reset", error, f" in {episodes[j]}")
         watch(envs[slot])
 
     try:
@@ -188,11 +190,12 @@ def play_all(
                     if j is None:
                         continue
                     action = int(actions[slot]) if isinstance(space, spaces.Discrete) else np.asarray(actions[slot])
-                    at = f"step {lengths[j]} of {episodes[j]}"
-                    with _named(slot, "step", episodes[j], int(lengths[j])):
+                    try:
                         observation, reward, terminated, truncated, info = stepped(envs[slot].step(action))
                         over = terminated or truncated
-                        batch.put(slot, observation, at, reward, keep=not over)
+                        batch.put(slot, observation, ("step", lengths[j], "of", episodes[j]), reward, keep=not over)
+                    except Exception as error:
+                        fail(slot, "step", error, f" in {episodes[j]}", int(lengths[j]))
                     watch(envs[slot])
                     returns[j] += reward
                     lengths[j] += 1
@@ -214,15 +217,6 @@ def play_all(
         for one in envs:
             one.close()
     return Played(returns, lengths, final)
-
-
-@contextlib.contextmanager
-def _named(slot: int, call: str, episode: Episode, step: int | None = None) -> Iterator[None]:
-    """Raise an error of an environment with the episode and the step."""
-    try:
-        yield
-    except Exception as error:
-        fail(slot, call, error, f" in {episode}", step)
 
 
 @contextlib.contextmanager
