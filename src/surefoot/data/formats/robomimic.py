@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from surefoot.data.formats import hdf5
-from surefoot.data.transitions import Transitions, joined
+from surefoot.data.transitions import Transitions, gathered
 from surefoot.errors import UsageError
 
 NAME = "flat"  # of the observations that we write
@@ -22,27 +23,25 @@ NAME = "flat"  # of the observations that we write
 def read(path: Path, name: str, keys: tuple[str, ...] | None = None) -> Transitions:
     """The data of a file; `keys` names the observations to use, all vectors by default."""
     with hdf5.reading(path) as file:
-        group, demos = hdf5.node(file, "data", path), []
-        for demo in sorted((key for key in group if key.startswith("demo_")), key=lambda key: int(key[5:])):
-            demos.append(_demo(hdf5.node(group, demo, path), path, name, keys, hdf5.noted(group)))
-    if not demos:
-        raise UsageError(f"{path} has no demonstrations (data/demo_0, …).")
-    return joined(demos)
+        group = hdf5.node(file, "data", path)
+        demos = sorted((key for key in group if key.startswith("demo_")), key=lambda key: int(key[5:]))
+        if not demos:
+            raise UsageError(f"{path} has no demonstrations (data/demo_0, …).")
+        parts = (_columns(hdf5.node(group, demo, path), path, keys) for demo in demos)
+        return gathered(parts, name, **hdf5.noted(group))
 
 
-def _demo(demo: Any, path: Path, name: str, keys: tuple[str, ...] | None, noted: dict[str, Any]) -> Transitions:
+def _columns(demo: Any, path: Path, keys: tuple[str, ...] | None) -> tuple[NDArray[Any], ...]:
     seen, after = hdf5.node(demo, "obs", path), hdf5.node(demo, "next_obs", path)
     chosen = keys or tuple(sorted(key for key in seen if len(seen[key].shape) <= 2))
     if missing := [key for key in chosen if key not in seen]:
         raise UsageError(f"{path} has no observations {', '.join(missing)}; it has {', '.join(sorted(seen))}.")
     parts = [[hdf5.array(one, key, path).reshape(len(one[key]), -1) for key in chosen] for one in (seen, after)]
     reward, done = (hdf5.array(demo, key, path).reshape(-1) for key in ("rewards", "dones"))
-    ended = np.zeros(len(reward), bool)
-    ended[-1] = done[-1] > 0
+    last = np.arange(len(reward)) == len(reward) - 1
+    ended = last & (done > 0)
     now, following = (np.concatenate(part, 1) for part in parts)
-    return Transitions(
-        now, hdf5.array(demo, "actions", path), reward, following, ended, np.zeros_like(ended), name=name, **noted
-    )
+    return now, hdf5.array(demo, "actions", path), reward, following, ended, last & ~ended
 
 
 def write(data: Transitions, path: Path) -> None:
