@@ -195,7 +195,8 @@ def gathered(parts: Iterable[Sequence[NDArray[Any]]], name: str, **more: Any) ->
             rows.add(_typed(column, x, name))
     if not columns[0].count:
         raise UsageError(f"{name} has no transitions.")
-    return Transitions(*(rows.array() for rows in columns), name=name, **more)
+    arrays = {column: rows.array() for column, rows in zip(COLUMNS, columns, strict=True)}
+    return Transitions(**arrays, name=name, **more)
 
 
 def joined(parts: list[Transitions]) -> Transitions:

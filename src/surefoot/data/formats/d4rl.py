@@ -1,7 +1,9 @@
 """D4RL's HDF5: flat rows over all episodes.
 
 `terminals` end the task, `timeouts` cut it. Where a file has no `next_observations`, they are the observations of the
-next rows, as in D4RL's `qlearning_dataset`: the row before a cut and the last row have none, and are left out.
+next rows, as in D4RL's `qlearning_dataset`: the row before a cut and the last row have none, and are left out. A row
+that is marked as both ends the task. Steps up to `horizon` are counted from the beginning of every episode; D4RL begins
+with 1 in one that follows an end of the task, and so cuts it a step early.
 """
 
 from __future__ import annotations
