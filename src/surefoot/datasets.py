@@ -57,14 +57,17 @@ def make(
         train_steps: Steps of training for medium and expert; 50k and 500k by default.
         seed: Random seed.
     """
-    from surefoot.data.described import described
+    from surefoot.data.described import described, suggested
     from surefoot.data.files import write_dataset
     from surefoot.recording import record
 
     data = record(env, recipe, steps, method=method, agent=agent, train_steps=train_steps, seed=seed)
     place = write_dataset(data, to)
     print(printable(f"{described(data)}\n\nwritten: {place}"))
-    print(f"next: surefoot train iql --data {to} --env {env}")
+    if (method := suggested(data)) is None:
+        print(f"next: surefoot train dqn --env {env}   (what learns from data alone needs continuous actions)")
+    else:
+        print(f"next: surefoot train {method} --data {to} --env {env}")
 
 
 def convert(
