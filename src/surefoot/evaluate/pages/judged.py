@@ -1,5 +1,5 @@
-"""The parts of a run's page that no simulator made: the value of a policy by data, and a language model as it was judged
-against the one before training."""
+"""The parts of a run's page that no simulator made: a policy's value by data, and a language model against the one before
+training."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from surefoot.evaluate.readable import number
 from surefoot.evaluate.statistics import in_brackets
 
 GUESS = (
-    "Fitted Q evaluation: discounted returns from the first states of the data. The interval speaks of their chance, not "
-    "of what they do not cover: the farther the policy's actions are from those in the data, the more the value is a "
+    "Fitted Q evaluation: discounted returns from the first states of the data. The interval speaks of their chance, "
+    "not of what they do not cover: the farther the policy's actions are from those in the data, the more the value is a "
     "guess."
 )
 WINS = (
