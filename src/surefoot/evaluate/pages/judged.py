@@ -1,5 +1,4 @@
-"""The parts of a run's page that no simulator made: a policy's value by data, and a language model against the one before
-training."""
+"""The parts of a run's page that no simulator made: a policy's value by data, a model against its former self."""
 
 from __future__ import annotations
 
@@ -14,8 +13,8 @@ from surefoot.evaluate.statistics import in_brackets
 
 GUESS = (
     "Fitted Q evaluation: discounted returns from the first states of the data. The interval speaks of their chance, "
-    "not of what they do not cover: the farther the policy's actions are from those in the data, the more the value is a "
-    "guess."
+    "not of what they do not cover: the farther the policy's actions are from those in the data, the more the value "
+    "is a guess."
 )
 WINS = (
     "How often an answer of the trained model was preferred to one of the model before training; a half is no change."
