@@ -75,6 +75,8 @@ def convert(
     to: Annotated[str, arg(metavar="TO")],
     /,
     horizon: int | None = None,
+    low: float | None = None,
+    high: float | None = None,
     corrupt: str | None = None,
 ) -> None:
     """Write DATA in another layout, or corrupted.
@@ -83,12 +85,14 @@ def convert(
         data: A .npz or .hdf5 file, a folder of Minari, minari:ID, or LAYOUT:FILE.
         to: Where to write: a .npz or .hdf5 file, minari:ID, or LAYOUT:FILE such as d3rlpy:walk.h5.
         horizon: Step limit of a D4RL file that does not say where episodes were cut.
+        low: Lower bound of the actions, if the file does not hold it.
+        high: Upper bound of the actions, if the file does not hold it.
         corrupt: Corruption, such as dynamics:0.3,scale=1: observation, action, reward or dynamics.
     """
     from surefoot.data.files import dataset, write_dataset
     from surefoot.perturbations.data import corrupted
 
-    place = write_dataset(corrupted(dataset(data, horizon=horizon), corrupt), to)
+    place = write_dataset(corrupted(dataset(data, horizon=horizon, low=low, high=high), corrupt), to)
     print(f"written: {place}")
 
 

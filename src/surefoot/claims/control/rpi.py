@@ -350,7 +350,7 @@ CLAIM = Claim(
             "instance",
             {"arms": partial(swinging, tuple(BLENDED))},
             seeds=8,
-            minutes=200,
+            minutes=150,
             setting="dm_control's cartpole-swingup of EnvPool, 100 rounds of 2,048 steps after 4,096 of the oracles; three "
             "oracles from one run of PPO, 1M steps, at 20, 45 and 70 % of its final return; best mean return so far of 10 "
             "episodes without noise, every tenth round",
