@@ -4,9 +4,10 @@
     python peer_dro.py versions
 
 IN.npz has arrays and `problems`, a JSON list. A linear problem {"kind": "cvar" | "chi2" | "kl" | "wasserstein",
-"model": "ols" | "logistic" | "svm" | "lad", "settings": …} is fitted to X and y (or signs); OUT.npz gets `NUMBER/theta`, b,
-objective, and the worst distribution: points, targets, weights. {"kind": "attack", "gamma": γ, "steps": …, "size": …}
-moves X where the network of `layer0`, `bias0`, `layer1`, … loses most, net of γ·‖x' − x‖², for the classes `labels`.
+"model": "ols" | "logistic" | "svm" | "lad", "settings": …} is fitted to X and y (or signs); OUT.npz gets its
+`NUMBER/theta`, b, objective, and the worst distribution: points, targets, weights. {"kind": "attack", "gamma": γ,
+"steps": …, "size": …} moves X to where the network of `layer0`, `bias0`, `layer1`, … loses most, net of γ·‖x' − x‖²,
+for the classes `labels`.
 """
 
 from __future__ import annotations
