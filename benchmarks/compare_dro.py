@@ -85,7 +85,8 @@ def asked(python: str, given: dict[str, np.ndarray]) -> dict[str, dict[str, np.n
     listed = problems()
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "given.npz"), Path(folder, "found.npz")
-        np.savez(source, problems=json.dumps(list(listed.values())), **given)
+        everything: dict[str, Any] = {"problems": json.dumps(list(listed.values())), **given}
+        np.savez(source, **everything)
         command = [python, str(PEER), str(source), str(target)]
         done = subprocess.run(command, env=environment(), capture_output=True, text=True)
         if done.returncode:
