@@ -178,6 +178,8 @@ def test_stopped_and_resumed_is_the_same_run_to_the_bit(tmp_path):
     assert 0 <= figures["retrieval"] <= 1 and set(figures["groups"]) == {"0", "1"} and "r2" not in figures
     assert "held_out_retrieval" in whole.metrics()[-1] and "other view found first" in figures["table"]
     assert "other view found first" in report(whole).read_text()
+    with pytest.raises(UsageError, match="PairModel does not predict the target of a row"):
+        sf.stress(whole, data=PAIRS, perturb="input-pgd:0.1")
     wrong = sf.train("prospect", data=Table(X, X[:, 0]), steps=1, run_dir=tmp_path / "other", loggers=())
     with pytest.raises(UsageError, match="holds a LinearModel, which does not embed two views"):
         learner(reference=str(wrong.path))
