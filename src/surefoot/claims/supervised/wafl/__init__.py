@@ -305,5 +305,7 @@ CLAIM = Claim(
         "after 500 steps; it now goes on until it gains nothing. 5 models a seed in place of 20, for the time",
         "before its record: the miniature's linear arms were timed on seed 0, where WAFL was far behind FedAvg without "
         "noise; no criterion was changed",
+        "before its record: the instance's runs were timed on seed 1000 without tuning, where with the paper's step WAFL "
+        "was right on 42 % of attacked images and FedAvg on 40 %",
     ),
 )
