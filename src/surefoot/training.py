@@ -214,8 +214,10 @@ def _to_play(run: Any, agent: Any) -> list[str]:
     if run.config["env"].get("env") == "":
         return []  # it learned from data alone, and there is nothing to play in
     writes = agent.loop == "group-rollout"
+    if agent.loop in ("finite-sum", "supervised"):
+        return []
     if hasattr(agent, "scores"):
-        return [f"train grpo --reward reward-model:{run.path} …"] if writes else []
+        return [f"train grpo --reward reward-model:{run.path} …"]
     return [f"chat {run.path}" if writes else f"stress {run.path}{_perturb_option(run)}{_trust(run)}"]
 
 
