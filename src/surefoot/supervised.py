@@ -110,6 +110,15 @@ def seed_of(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(MAX_SEED))
 
 
+def _check_target(y: Any) -> None:
+    """Raise `UsageError` for the first target that is missing, and name its row, which scikit-learn does not."""
+    column = np.asarray(y)
+    if column.ndim and column.dtype.kind == "f" and not np.isfinite(column).all():
+        place = tuple(np.argwhere(~np.isfinite(column))[0].tolist())
+        kind = "NaN" if np.isnan(column[place]) else "infinity"
+        raise UsageError(f"the target y contains {kind}, first in row {place[0]}; fill it in, or leave the row out.")
+
+
 @cache
 def _base() -> type:
     """The class of all estimators. It exists where scikit-learn is installed."""
@@ -156,12 +165,15 @@ def _base() -> type:
         def fit(self, X: Any, y: Any, groups: Any = None, clients: Any = None) -> Any:
             """Learn from features X `[n, d]` and targets y `[n]`; groups and clients `[n]`, where given, say to which
             group and to which client every row belongs."""
-            method = self._method()
+            method, steps = self._method(), self.max_iter
+            if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 1:
+                raise UsageError(f"max_iter={steps!r} is not allowed; it must be a whole number >= 1, the epochs.")
+            _check_target(y)
             wanted: Any = {"dtype": np.float64, "ensure_min_samples": 2, "y_numeric": not method.classifies}
             X, y = validate_data(self, X, y, ensure_all_finite=False, **wanted)  # the table names what is missing
             if method.classifies:
                 check_classification_targets(y)
-            names, steps = tuple(getattr(self, "feature_names_in_", ())), self.max_iter
+            names = tuple(getattr(self, "feature_names_in_", ()))
             table = Table(X, y, features=names, groups=groups, clients=clients)
             learner = make_learner(method, table, [seed_of(self.random_state)], steps)
             for _ in range(steps):

@@ -120,6 +120,8 @@ class Fitted:
                     raise UsageError(f"X has no column {missing[0]!r}, which the models know.")
             else:
                 X = X[list(names)]
+        if hasattr(X, "toarray"):
+            raise UsageError("X is sparse, and dense arrays are needed; give X.toarray().")
         try:
             rows = np.array(X, dtype=np.float64)
         except (TypeError, ValueError) as error:
