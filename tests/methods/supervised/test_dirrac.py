@@ -9,7 +9,8 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from torch.autograd import gradcheck
 
 import surefoot as sf
@@ -187,6 +188,13 @@ def test_models_of_scikit_learn_own_ones_and_arrays_are_the_same():
         ({}, [], X, "models is empty"),
         ({}, [object()], X, r"models\[0\] \(object\) has no coefficients"),
         ({}, [LinearModel(np.ones((3, 2)), np.zeros(3))], X, "has 3 scores"),
+        (
+            {},
+            [LinearRegression().fit(X, X[:, 0])],
+            X,
+            r"models\[0\] \(LinearRegression\) predicts numbers, not classes",
+        ),
+        ({}, MODELS, csr_matrix(X), r"X is sparse.*X.toarray\(\)"),
         ({}, np.full((2, 4), np.nan), X, r"models\[0\] has parameters that are not finite"),
         ({}, MODELS, X[:, :2], "the models have 3 features"),
         ({}, MODELS, X[:0], "X has no rows"),

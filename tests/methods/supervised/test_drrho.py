@@ -198,6 +198,16 @@ def test_bad_input(values, words):
         FiniteSumLearner(DRRho(**values), TABLE, [0])
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(np.full(40, np.nan), "not finite for row 0"), (np.zeros(3), r"predicts \[3\] for 40 rows; it must be \[40\]")],
+)
+def test_a_reference_that_answers_wrongly_is_refused(answer, words):
+    broken = type("Broken", (), {"predict": lambda self, X: answer})()
+    with pytest.raises(UsageError, match=words):
+        FiniteSumLearner(DRRho(reference=broken), TABLE, [0])
+
+
 def test_a_run_refuses_a_reference_that_it_cannot_record(tmp_path):
     forest = RandomForestRegressor(2).fit(X, TABLE.y)
     with pytest.raises(UsageError, match="for a run, which records it"):
