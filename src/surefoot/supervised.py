@@ -163,13 +163,15 @@ def _base() -> type:
         def fit(self, X: Any, y: Any, groups: Any = None, clients: Any = None) -> Any:
             """Learn from features X `[n, d]` and targets y `[n]`; groups and clients `[n]`, where given, say to which
             group and to which client every row belongs."""
-            method = self._method()
+            method, steps = self._method(), self.max_iter
+            if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 1:
+                raise UsageError(f"max_iter={steps!r} is not allowed; it must be a whole number >= 1, the epochs.")
             _check_target(y)
             wanted: Any = {"dtype": np.float64, "ensure_min_samples": 2, "y_numeric": not method.classifies}
             X, y = validate_data(self, X, y, ensure_all_finite=False, **wanted)  # the table names what is missing
             if method.classifies:
                 check_classification_targets(y)
-            names, steps = tuple(getattr(self, "feature_names_in_", ())), self.max_iter
+            names = tuple(getattr(self, "feature_names_in_", ()))
             table = Table(X, y, features=names, groups=groups, clients=clients)
             learner = make_learner(method, table, [seed_of(self.random_state)], steps)
             for _ in range(steps):

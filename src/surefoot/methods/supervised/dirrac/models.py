@@ -50,8 +50,10 @@ def _row(model: Any, place: int) -> np.ndarray:
     coef = getattr(model, "coef", None) if getattr(model, "coef_", None) is None else model.coef_
     intercept = getattr(model, "intercept", None) if getattr(model, "coef_", None) is None else model.intercept_
     coef = None if coef is None or intercept is None else np.atleast_2d(np.asarray(coef, dtype=np.float64))
-    if coef is None or coef.shape[0] != 1:
+    classes = getattr(model, "classes_", getattr(model, "classes", None))
+    if coef is None or coef.shape[0] != 1 or classes is None:
         what = "has no coefficients" if coef is None else f"has {len(coef)} scores"
+        what = "predicts numbers, not classes" if coef is not None and len(coef) == 1 else what
         raise UsageError(
             f"models[{place}] ({type(model).__name__}) {what}; give fitted linear classifiers of two classes, such as "
             "LogisticRegression, without a pipeline around them, or an array [models, features + 1]."
