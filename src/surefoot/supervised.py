@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from surefoot import catalogue
-from surefoot.data.tables import Table
+from surefoot.data.tables import Table, check_finite
 from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import build
 from surefoot.loops.common.kinds import loop
@@ -111,12 +111,10 @@ def seed_of(random_state: Any) -> int:
 
 
 def _check_target(y: Any) -> None:
-    """Raise `UsageError` for the first target that is missing, and name its row, which scikit-learn does not."""
-    column = np.asarray(y)
-    if column.ndim and column.dtype.kind == "f" and not np.isfinite(column).all():
-        place = tuple(np.argwhere(~np.isfinite(column))[0].tolist())
-        kind = "NaN" if np.isnan(column[place]) else "infinity"
-        raise UsageError(f"the target y contains {kind}, first in row {place[0]}; fill it in, or leave the row out.")
+    """Raise `UsageError` for the first target that is NaN or infinite; the rest is scikit-learn's to check."""
+    given = np.asarray(y)
+    if given.dtype.kind == "f" and given.ndim == 1:
+        check_finite(given[:, None], "target", ("y",), range(len(given)))
 
 
 @cache
@@ -187,7 +185,10 @@ def _base() -> type:
 
         def _seen(self, X: Any) -> np.ndarray:
             check_is_fitted(self)
-            return np.asarray(validate_data(self, X, dtype=np.float64, reset=False))
+            X = np.asarray(validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite=False))
+            names = getattr(self, "feature_names_in_", [f"x{place}" for place in range(X.shape[1])])
+            check_finite(X, "feature", names, range(len(X)))
+            return X
 
         def predict(self, X: Any) -> np.ndarray:
             """A number or a class for every row of X, `[n]`."""

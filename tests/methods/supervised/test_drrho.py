@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cvxpy as cp
 import numpy as np
 import pytest
 import torch
@@ -104,6 +105,23 @@ def test_a_constant_reference_is_ordinary_dro():
     with_it, without = fitted(DRRho(reference=constant)), fitted(DRRho())
     assert with_it.results()["objective"] == pytest.approx(without.results()["objective"] - 0.32)
     np.testing.assert_allclose(with_it.agent().coef, without.agent().coef, atol=1e-5)
+
+
+def test_minima_with_a_reference_are_those_of_a_cone_solver():
+    """Through the dual problems, in which no weight appears."""
+    excess = 0.5 * cp.square(TABLE.y - np.hstack([X, np.ones((40, 1))]) @ (w := cp.Variable(4))) - MODEL.losses(TABLE)
+    level, price, tau = cp.Variable(), cp.Variable(nonneg=True), 0.5
+    above = cp.sum([cp.quad_over_lin(cp.pos(x - level + price), price) for x in excess]) / 80
+    duals = {
+        "chi2:0.2": level - price / 2 + 0.1 * price + above,
+        f"kl-penalty:{tau}": tau * (cp.log_sum_exp(excess / tau) - np.log(40)),
+        "cvar:0.3": level + cp.sum(cp.pos(excess - level)) / (0.3 * 40),
+    }
+    for text, dual in duals.items():
+        least = cp.Problem(cp.Minimize(dual)).solve(solver="CLARABEL")
+        learner = fitted(DRRho(reference=MODEL, ambiguity=text, l2=0.0), epochs=150)
+        assert learner.results()["objective"] == pytest.approx(least, abs=2e-6), text
+        np.testing.assert_allclose(np.append(learner.agent().coef[0], learner.agent().intercept), w.value, atol=2e-3)
 
 
 def test_a_radius_of_zero_is_the_mean():

@@ -73,10 +73,10 @@ def moments(models: Any, groups: Any, variance: float, features: Sequence[str] |
         raise UsageError(f"groups has the shape {list(labels.shape)}; give a label for each of {len(found)} models.")
     known, counts = np.unique(labels, return_counts=True)
     if variance == 0 and counts.min() < 2:
-        alone = known.tolist()[counts.argmin()]
+        alone = "" if groups is None else f" in the group {known[counts.argmin()].item()!r}"
         raise UsageError(
-            f"variance=0 is not allowed with one model in the group {alone!r}: it has no covariance. Give more models, "
-            "or what you expect of them, such as variance=0.1."
+            f"variance=0 is not allowed with one model{alone}: it has no covariance. Give more models, or what you "
+            "expect of them, such as variance=0.1."
         )
     size = found.shape[1]
     means = np.stack([found[labels == one].mean(0) for one in known])
