@@ -33,7 +33,7 @@ def columns_of_file(path: Path) -> Columns:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UsageError(
-            f"data={str(path)!r} is not allowed; give sklearn:NAME, samples that are made such as knapsack:8, or a file: "
+            f"data={str(path)!r} is not allowed; give sklearn:NAME, what is made, such as knapsack:8, or a file: "
             f"{', '.join(SUFFIXES)}."
         )
     if suffix == ".parquet":
