@@ -36,6 +36,8 @@ def small(slug: str, **changes) -> OffPolicy:
     sizes |= {"buffer_size": 200, "policy_delay": 2, "target_every": 5, "quantiles": 10, "atoms": 11}
     sizes |= {"set": "param:m=0.5..2,l=0.5..2", "base_updates": 20, "denoiser_hidden": (8,), "acting_draws": 9}
     sizes |= {"adversary": "action-mix:0.2", "pairs": 3, "bound": -100.0}
+    sizes |= {"members": 2, "default_policy_steps": 80, "member_steps": 80, "population": 4, "generations": 1}
+    sizes |= {"reaches": (0.5,)}
     return method(**{k: v for k, v in {**sizes, **changes}.items() if k in names})
 
 
@@ -96,7 +98,7 @@ def test_the_agent_acts_as_the_network_says_and_is_saved(slug, tmp_path):
     again = sf.load(tmp_path)
     torch.manual_seed(0)
     np.testing.assert_array_equal(again.predict(observation, deterministic=True)[0], action)
-    assert state is None and all(agent.action_space.contains(a) for a in action)
+    assert (state is None) == (not agent.module.core_state) and all(agent.action_space.contains(a) for a in action)
 
 
 @pytest.mark.parametrize(

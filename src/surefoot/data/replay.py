@@ -68,14 +68,15 @@ class Replay:
             priorities.remove(np.arange(after * self.envs, (after + 1) * self.envs))
         self.head, self.filled = after, min(self.filled + 1, self.rows - 1)
 
-    def sample(self, seed: int, size: int, generator: np.random.Generator) -> Index:
-        """Transitions of a seed, uniformly with replacement."""
+    def sample(self, seed: int, size: int, generator: np.random.Generator, newest: int | None = None) -> Index:
+        """Transitions of a seed, uniformly with replacement; of its `newest` steps, if given."""
         valid = self.store["valid"]
         assert isinstance(valid, np.ndarray)
-        first = seed * self.envs
+        first, filled = seed * self.envs, self.filled
+        filled = filled if newest is None else min(filled, newest // self.envs)
 
         def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
-            flat = generator.integers(0, self.filled * self.envs, count)
+            flat = generator.integers(0, filled * self.envs, count)
             return (self.head - 1 - flat // self.envs) % self.rows, first + flat % self.envs
 
         rows, envs = draw(size)

@@ -24,6 +24,7 @@ from surefoot.models.networks import WIDEST, ActorCritic, Network, Observation
 from surefoot.models.normalizers import Moments
 from surefoot.models.observations import entries, floats, normalize_observation, normalized_shapes, plus
 from surefoot.models.saved import described, read_agent, write_agent
+from surefoot.models.sequence import SequenceNetwork
 from surefoot.models.smoothing import Smoothing, boxes, draw, noisy, noisy_copies, noisy_keys
 from surefoot.models.spaces import MASK_KEY
 
@@ -347,7 +348,9 @@ class Agent:
             given = [description.pop(k) for k in ("observation_space", "action_space")]
             normalized = {str(key) for key in description.pop("normalized")}
             space, action_space = (spaces.from_json(one, MOST_ENTRIES + numbers) for one in given)
-            network = build(ActorNetwork if "kind" in settings else Network, settings)
+            network = build(
+                SequenceNetwork if "members" in settings else ActorNetwork if "kind" in settings else Network, settings
+            )
             if "smoothed" in description:
                 build(Smoothing, description["smoothed"])
             acting.from_json(description.get("acting", []))

@@ -6,7 +6,7 @@ the buffer anew, to the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Learner(NetworkLearner):
     """Networks, replay and environments of a run; `iterate()` advances it by `method.pace` steps."""
 
     method: OffPolicy
+    fresh: Callable[[Sequence[int]], VectorEnv]  # more environments like those it trains in, one a seed
 
     def __init__(
         self,
@@ -67,6 +68,16 @@ class Learner(NetworkLearner):
         """Environment steps per seed so far, including the steps in which an environment only resets itself."""
         return self.collector.logged * self.method.num_envs
 
+    @property
+    def since(self) -> int:
+        """Environment steps per seed from whose transitions it learns: all, unless the method has begun anew."""
+        return self.steps - self.method.begun(self.iteration) * self.method.pace
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to learn."""
+        return self.method.complete(self)
+
     # --- one iteration -----------------------------------------------------------------------------------------------
 
     def iterate(self) -> list[dict[str, float]]:
@@ -76,7 +87,7 @@ class Learner(NetworkLearner):
         rollouts = []
         for round_ in range(method.rounds):
             rollouts.append(self._collect(round_))
-            if self.steps >= method.learning_starts:
+            if self.since >= method.learning_starts:
                 for _ in range(method.updates_per_round):
                     means.add(self.update())
         return self.ended(self._episodes(rollouts), means)
@@ -183,7 +194,7 @@ class Learner(NetworkLearner):
                 index, weight = self.replay.sample_prioritized(seed, size, generator, beta)
                 weights.append(weight)
             else:
-                index = self.replay.sample(seed, size, generator)
+                index = self.replay.sample(seed, size, generator, self.since)
             places.append(index)
         arrays = joined([self.replay.take(index, method.gamma, method.n_step) for index in places])
         if method.prioritized:

@@ -96,6 +96,16 @@ class OffPolicy(Networked):
     def scheduled(self) -> list[str]:
         return [*super().scheduled(), *["beta"] * self.prioritized]
 
+    # --- stages ------------------------------------------------------------------------------------------------------
+
+    def begun(self, iteration: int) -> int:
+        """The first iteration of whose transitions this one learns, after `learning_starts` steps of them."""
+        return 0
+
+    def complete(self, learner: Any) -> bool:
+        """Whether nothing is left to learn, so that the run ends before its last step."""
+        return False
+
     # --- for the outer loop ------------------------------------------------------------------------------------------
 
     @property
