@@ -124,7 +124,7 @@ class DeepIWOCS(Members):
     def nominal(self, learner: Learner) -> Tensor:
         """The world without any change, in [−1, 1]^k; its nearest point in the box."""
         with closing(learner.fresh([0])) as envs:
-            return torch.as_tensor(envs.call("nominal")[0])
+            return torch.as_tensor(envs.call("nominal")[0])  # type: ignore[attr-defined]
 
     def searched(self, learner: Learner, i: int, j: int) -> dict[str, float]:
         """Settle the reach of the j-th member and the world of the next one; what was found, for the metrics."""
@@ -140,7 +140,7 @@ class DeepIWOCS(Members):
                 steps += one.steps
                 if best is None or one.total[0] > best.total[0]:
                     best, reach = one, candidate
-            first = torch.as_tensor(envs.reset(seed=[start] * rows)[0]["state"][:1])
+            first = torch.as_tensor(envs.reset(seed=[start] * rows)[0]["state"][:1])  # type: ignore[arg-type]
         assert best is not None
         policy["reach"][j] = reach
         expected = float(learner.agent(i).flat.module.value(first)[0])  # type: ignore[operator]
