@@ -225,13 +225,13 @@ class Agent:
         """
         if "critic" in self.companions:
             return self._judged(observation, self.respond(seen, state, episode_start)[1])
-        if isinstance(self.module, Actor) and self.network.kind == "values":  # type: ignore[union-attr]
+        if isinstance(self.module, Actor) and self.network.kind == "values" and not self.module.core_state:  # type: ignore[union-attr]
             values = self.respond(observation)[1].detach()
             return (self.respond(seen)[1].softmax(-1) * values).sum(-1)
         if isinstance(self.module, Actor) or self.module.core_state:
             raise UsageError(
                 f"this agent ({self.facts.get('method', 'no method')}) cannot be attacked by its critic: "
-                + (NO_CRITIC if isinstance(self.module, Actor) else "its critic has a memory, which is not kept.")
+                + ("its critic has a memory, which is not kept." if self.module.core_state else NO_CRITIC)
                 + " Use obs-pgd or obs-mad."
             )
         return self.module.value(normalize_observation(floats(seen), self.scales))
@@ -358,9 +358,10 @@ class Agent:
         except (KeyError, AttributeError, TypeError, UsageError) as error:
             said = error if isinstance(error, UsageError) else repr(error)
             raise UsageError(f"{folder}/agent.json is damaged: {said} Save the agent again.") from error
-        layers, core = network.hidden, 0
+        layers = network.hidden
+        core = 0 if network.core is None else network.core_size
         if isinstance(network, Network):
-            layers, core = layers + (network.critic_hidden or ()), 0 if network.core is None else network.core_size
+            layers += network.critic_hidden or ()
         widest = max((*layers, core), default=0)
         if len(layers) > len(tensors) or widest > numbers:
             raise UsageError(f"{folder}/agent.json describes a larger network than agent.safetensors has weights for.")

@@ -27,6 +27,7 @@ from surefoot.loops.networks.nets import Batch, Weights
 from surefoot.loops.off_policy.method import OffPolicy
 from surefoot.models.functional import over_seeds
 from surefoot.models.observations import normalize_observation
+from surefoot.models.recurrence import histories
 from surefoot.seeding import numpy_stream, torch_stream
 
 
@@ -55,6 +56,8 @@ class Learner(NetworkLearner):
         self.episodes = Episodes(self.num_seeds, method.num_envs)
         drawn = self._explored(method.num_envs, torch.Generator())
         self.noise = {k: np.zeros((self.num_seeds, *x.shape), np.float32) for k, x in drawn.items()}
+        width: Any = 0 if method.core is None else self.actor.flat.module.core_state
+        self.core_state = torch.zeros(self.num_seeds, method.num_envs, width)
         self._policy: Any = None
         self.collector = Collector(envs, log)
 
@@ -128,6 +131,8 @@ class Learner(NetworkLearner):
         first = round_ * method.train_every
         if self._policy is None:
             late = tensors(self.collector.observation), {k: x[0] for k, x in self._exploration.items()}
+            if self.method.core is not None:
+                late = (*late, torch.ones(self.num_seeds, method.num_envs, dtype=torch.bool), self.core_state)
             self._policy = staged(self._policy_step, early, late)
         prepare, run = self._policy
         prepared = None
@@ -141,7 +146,12 @@ class Learner(NetworkLearner):
                 prepared = prepare(early)
             drawn = {k: x[first + t].numpy() for k, x in self._exploration.items()}
             self.noise = method.remembered(drawn, self.noise, starts.reshape(self.num_seeds, method.num_envs))
-            (action,) = run(prepared, observation, self.noise)
+            if method.core is None:
+                (action,) = run(prepared, observation, self.noise)
+                return action, action
+            begun = starts.reshape(self.num_seeds, method.num_envs)
+            action, state = run(prepared, observation, self.noise, begun, self.core_state.numpy())
+            self.core_state = torch.from_numpy(state)
             return action, action
 
         rollout = self.collector.collect(method.train_every, act, self._keep)
@@ -160,17 +170,21 @@ class Learner(NetworkLearner):
     def _progress(self) -> Tensor:
         return torch.full((self.num_seeds,), min(1.0, self.steps / max(1, self.total_steps)))
 
-    def _policy_step(self, early: Any, late: Any) -> tuple[Tensor]:
-        """One step of all that act: the actions that the environments take."""
-        (vectors, scales, progress), (observation, noise) = early, late
+    def _policy_step(self, early: Any, late: Any) -> tuple[Tensor, ...]:
+        """One step of all that act: the actions that the environments take, and the new memory if there is one."""
+        (vectors, scales, progress), (observation, noise, *remembered) = early, late
 
-        def step(vectors: Any, scales: Any, progress: Tensor, x: Any, noise: dict[str, Tensor]) -> Tensor:
+        def step(vectors: Any, scales: Any, progress: Tensor, x: Any, noise: dict[str, Tensor], *memory: Tensor) -> Any:
             w = Weights(self.functions, vectors, {}, {})
-            return self.distribution.to_env(self.method.play(w, normalize_observation(x, scales), noise, progress))
+            x, after = normalize_observation(x, scales), ()
+            if memory:
+                starts, state = memory
+                x, *after = w(self.method.actor, x, "advanced", state, starts)
+            return self.distribution.to_env(self.method.play(w, x, noise, progress)), *after
 
         each = tree_map(lambda x: x.unflatten(0, (self.num_seeds, self.method.num_envs)), observation)
-        action = over_seeds(step, self.num_seeds)(vectors, scales, progress, each, noise)
-        return (action.flatten(0, 1),)
+        action, *after = over_seeds(step, self.num_seeds)(vectors, scales, progress, each, noise, *remembered)
+        return action.flatten(0, 1), *after
 
     # --- learning ----------------------------------------------------------------------------------------------------
 
@@ -187,6 +201,8 @@ class Learner(NetworkLearner):
     def batch(self) -> tuple[Batch, list[Any] | None]:
         """A batch of every seed, `[seeds, size, ...]`, and where it comes from if that is needed for priorities."""
         method, size = self.method, self.method.batch_size
+        if method.core is not None:
+            return self._sequences(), None
         places, weights = [], []
         beta = method.beta + (1 - method.beta) * float(self._progress()[0])
         for seed, generator in enumerate(self._replay_streams):
@@ -201,6 +217,19 @@ class Learner(NetworkLearner):
             arrays["weight"] = np.stack(weights)
         taken: Batch = tree_map(lambda x: torch.from_numpy(x).to(self.device), arrays)
         return self.completed(taken, self._noise_streams), places if method.prioritized else None
+
+    def _sequences(self) -> Batch:
+        """The same for networks that remember: the steps of replayed sequences, with what came before them."""
+        method = self.method
+        spans = method.burn_in, method.sequence_length
+        count = method.batch_size // method.sequence_length
+        arrays = []
+        for seed, generator in enumerate(self._replay_streams):
+            index = self.replay.sample_sequences(seed, count, sum(spans), generator, self.since)
+            arrays.append(self.replay.take_sequences(index, method.gamma, *spans))
+        taken: Batch = tree_map(lambda x: torch.from_numpy(x).to(self.device), joined(arrays))
+        starts = taken.pop("starts")
+        return histories(self.completed(taken, self._noise_streams), starts, method.burn_in)
 
     def rate(self) -> float | None:
         method = self.method
@@ -219,6 +248,7 @@ class Learner(NetworkLearner):
             **{f"noise/{k}": torch.from_numpy(x) for k, x in self.noise.items()},
             "replay/sums": self.collector.seen.sums(),
             **self.episodes.state(),
+            **({} if self.method.core is None else {"core_state": self.core_state}),
         }
         return super().state() | {name: x.detach().cpu().contiguous().clone() for name, x in parts.items()}
 
@@ -231,6 +261,7 @@ class Learner(NetworkLearner):
         super().load(state, iteration, logged)
         self.noise = {k: state[f"noise/{k}"].numpy().copy() for k in self.noise}
         self.episodes.load(state)
+        self.core_state = state.get("core_state", self.core_state).clone()
         self.collector.replay(logged, state["replay/sums"], self._keep)
         for seed, priorities in enumerate(self.replay.priorities):
             priorities.load(state[f"priorities/{seed}"].numpy())

@@ -15,6 +15,7 @@ from surefoot.envs.parameter_game import in_game
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.loops.off_policy.game import own_actions, sizes
+from surefoot.loops.off_policy.method import RECURRENCE
 from surefoot.methods.control.sac import SAC
 from surefoot.models.actors import CriticNetwork, action_size
 from surefoot.models.sequence import MOST, SequenceNetwork, member_actor
@@ -44,7 +45,7 @@ class Members(SAC):
     actor: ClassVar[str] = "policy"
     others: ClassVar[tuple[str, ...]] = ("actor", "worlds")
     without_effect: ClassVar[tuple[str, ...]] = (
-        *("normalize_observations", "cnn", "n_step", "prioritized", "beta", "anneal", "warmup"),
+        *("normalize_observations", "cnn", "n_step", "prioritized", "beta", "anneal", "warmup", *RECURRENCE),
     )
 
     set: str = hyperparameter("rrls:2d", help="Box of parameters: rrls:1d|2d|3d, or param:name=low..high,….")

@@ -31,6 +31,7 @@ from surefoot.envs.parameter_game import in_game
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.loops.off_policy.game import Observed, agents_part, own_actions, sizes, unbounded
+from surefoot.loops.off_policy.method import RECURRENCE
 from surefoot.methods.control.td3 import TD3
 from surefoot.models.actors import ActionValue, ActorNetwork, action_size
 
@@ -39,7 +40,7 @@ from surefoot.models.actors import ActionValue, ActorNetwork, action_size
 class TCM2TD3(TD3):
     """TD3 and an adversary of the parameters, with critics that know them for both."""
 
-    without_effect: ClassVar[tuple[str, ...]] = ("normalize_observations", "cnn", "n_step")
+    without_effect: ClassVar[tuple[str, ...]] = ("normalize_observations", "cnn", "n_step", *RECURRENCE)
     others: ClassVar[tuple[str, ...]] = ("adversary",)
     default_steps: ClassVar[int] = 5_000_000
 
