@@ -231,7 +231,7 @@ def test_the_grid_is_that_of_the_suite_and_the_worst_episode_is_the_lowest_of_al
 def searched():
     method = tug()
     learner, rows = make_learner(method, Tug, [0], 900), []
-    while not learner.complete:
+    while not learner.finished:
         fresh = learner.weights["worth"].clone()
         rows += learner.iterate()
         if learner.iteration == 2:  # the default policy has ended
@@ -249,7 +249,7 @@ def test_a_search_whose_course_is_known(searched):
     assert first["worst_return"] == pytest.approx(-2 * 0.81 - 1.8, abs=0.5)
     assert second["worst_return"] > first["worst_return"] + 0.7
     assert learner.agent().predict(np.zeros((1, 1), np.float32), deterministic=True)[0][0, 0] > 0.6
-    assert learner.complete and learner.steps == 900
+    assert learner.finished and learner.steps == 900
     assert first["search_steps"] == 200 and "worst_return" not in rows[0]
 
 
@@ -275,11 +275,11 @@ def test_members_learn_from_their_own_steps_alone(searched):
 
 def test_the_sequence_ends_where_a_world_returns_or_the_gap_is_small():
     one = make_learner(tug(set="param:omega=0..0.0001", grid_points=1, member_steps=100), Tug, [0], 10**4)
-    while not one.complete:
+    while not one.finished:
         row = one.iterate()[0]
     assert one.steps == 200 and "worst_return" in row  # of one world, the nominal one, there is nothing to find
     near = make_learner(tug(tolerance=100.0, member_steps=100), Tug, [0, 1], 10**4)
-    while not near.complete:
+    while not near.finished:
         near.iterate()
     assert near.steps == 200 and (near.weights["policy"].shape[0], near.method.members) == (2, 2)
 

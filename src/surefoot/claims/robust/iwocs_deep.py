@@ -23,7 +23,7 @@ def pendulum(seeds: Sequence[int]) -> dict[str, list[float]]:
     learner = make_learner(METHOD, ENV, list(seeds), METHOD.default_policy_steps + METHOD.members * METHOD.member_steps)
     found: dict[str, list[float]] = {}
     try:
-        while not learner.complete:
+        while not learner.finished:
             learner.iterate()
             if METHOD.stage(learner.iteration) == 1 and METHOD.begun(learner.iteration) == learner.iteration:
                 found |= measured("start", learner)

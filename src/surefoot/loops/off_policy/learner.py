@@ -77,9 +77,9 @@ class Learner(NetworkLearner):
         return self.steps - self.method.begun(self.iteration) * self.method.pace
 
     @property
-    def complete(self) -> bool:
+    def finished(self) -> bool:
         """Whether nothing is left to learn."""
-        return self.method.complete(self)
+        return self.method.finished(self)
 
     # --- one iteration -----------------------------------------------------------------------------------------------
 

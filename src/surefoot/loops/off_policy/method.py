@@ -148,7 +148,7 @@ class OffPolicy(Networked):
         """The first iteration of whose transitions this one learns, after `learning_starts` steps of them."""
         return 0
 
-    def complete(self, learner: Any) -> bool:
+    def finished(self, learner: Any) -> bool:
         """Whether nothing is left to learn, so that the run ends before its last step."""
         return False
 

@@ -88,7 +88,7 @@ class DeepIWOCS(Members):
     def learns(self, name: str, iteration: int) -> bool:
         return self.stage(iteration) <= self.members and (self.stage(iteration) > 0 or name not in ("worth", "model"))
 
-    def complete(self, learner: Learner) -> bool:
+    def finished(self, learner: Learner) -> bool:
         over = [float(learner.parts("worlds", i)["over"]) > 0 for i in range(learner.num_seeds)]
         return self.stage(learner.iteration) > self.members or all(over)
 
