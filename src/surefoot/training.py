@@ -210,8 +210,10 @@ def _print_summary(run: Any) -> None:
 def _to_play(run: Any, agent: Any) -> list[str]:
     """What to do next with an agent: what it does when it acts, or what a model that does not act is for."""
     writes = agent.loop == "group-rollout"
+    if agent.loop in ("finite-sum", "supervised"):
+        return []
     if hasattr(agent, "scores"):
-        return [f"train grpo --reward reward-model:{run.path} …"] if writes else []
+        return [f"train grpo --reward reward-model:{run.path} …"]
     return [f"chat {run.path}" if writes else f"stress {run.path}{_perturb_option(run)}{_trust(run)}"]
 
 

@@ -25,6 +25,7 @@ from surefoot.seeding import numpy_stream
 
 MADE = {  # modules whose `made` makes the table that a text describes
     "knapsack": "surefoot.envs.recourse.sampled",
+    "capital-budgeting": "surefoot.envs.recourse.sampled",
     "visemes": "surefoot.data.visemes",
 }
 IMAGES = {"digits": (1, 8, 8)}

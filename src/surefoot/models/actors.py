@@ -126,7 +126,7 @@ class Actor(nn.Module):
         """The values `[..., size]` of outputs `[..., size, atoms]`: their mean, or that of the distribution on the
         support whose logits they are."""
         if self.network.support is None:
-            return atoms.mean(-1)
+            return atoms.squeeze(-1) if self.network.atoms == 1 else atoms.mean(-1)
         support = torch.linspace(*self.network.support, self.network.atoms, dtype=atoms.dtype)
         values = (atoms.softmax(-1) * support).sum(-1)
         return self.distribution.masked(values, present(observation)[MASK_KEY]) if self.masked else values  # type: ignore

@@ -162,9 +162,8 @@ def test_the_memory_in_training_is_that_of_the_agent(method):
     run = make_learner(method(**settings), lambda: env(3), [0], 10**4)
     run.iterate()
     run.iterate()
-    run._draw()
     agent, state = run.agent(), run.core_state[0].numpy().copy()
-    rollout = run._collect(0)
+    rollout = run.collector.collect(5, run._acting(), run._keep)
     for x, start in zip(rollout.observation[:-1], rollout.starts[:-1], strict=True):
         state = agent.predict(x.numpy(), state, start.numpy(), deterministic=True)[1]
     np.testing.assert_allclose(run.core_state[0], state, atol=1e-6)

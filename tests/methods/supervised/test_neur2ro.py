@@ -231,7 +231,7 @@ def test_a_run_learns_the_second_stage_and_its_model_decides(tmp_path):
 
 def test_other_tables_and_other_losses_are_refused(tmp_path):
     X = np.zeros((9, 5))
-    with pytest.raises(UsageError, match="X has 5 features; a two-stage problem has 8 for every item.*knapsack:8"):
+    with pytest.raises(UsageError, match="X has 5 features, 5 of them named as choices.*and 0 as xi.*knapsack:8"):
         sf.train("neur2ro", data=(X, X[:, 0]), steps=1, run_dir=tmp_path / "run")
     with pytest.raises(UsageError, match="hidden=.* has no effect"):
         Neur2RO(hidden=(3,))

@@ -41,7 +41,7 @@ from surefoot.hyperparameters import Choices, Range, hyperparameter
 from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.loops.supervised.method import MODEL, Rows, Supervised, mean_loss
 from surefoot.methods.supervised.neur2ro.deciding import Search
-from surefoot.models.set_model import KNOWN, SetModel, divided
+from surefoot.models.set_model import SetModel, Widths, divided
 from surefoot.models.set_value import SetSizes, SetValue
 
 if TYPE_CHECKING:
@@ -78,11 +78,12 @@ class Neur2RO(Supervised, Search, SetSizes):
         return SetSizes(self.item_hidden, self.item_size, self.set_hidden, self.set_size, self.value_hidden)
 
     def networks(self, rows: Rows) -> dict[str, Net]:
-        return {MODEL: self.net(lambda: SetValue(KNOWN, self.sizes()), self.loss_of(rows))}
+        widths = Widths.of(rows.features)
+        return {MODEL: self.net(lambda: SetValue(widths.features, self.sizes(), widths.entries), self.loss_of(rows))}
 
     def model_loss(self, w: Weights, batch: Batch, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
         """The squared error of the scaled value."""
-        predicted = w(MODEL, *divided(batch["x"]))
+        predicted = w(MODEL, *divided(batch["x"], Widths.of(rows.features)))
         error = predicted - batch["y"]
         return mean_loss(error**2, batch), {"absolute_error": mean_loss(error.detach().abs(), batch)}
 
@@ -93,17 +94,17 @@ class Neur2RO(Supervised, Search, SetSizes):
 
     def scaling(self, table: Table) -> tuple[np.ndarray, np.ndarray]:
         """What is known of the items comes to [0, 1], each of its kinds by itself; x and ξ are there already."""
-        x, _, items = divided(torch.as_tensor(table.X))
-        n, flat = x.shape[-1], items.reshape(-1, KNOWN).numpy()
-        low, width = _range(flat)
-        return np.append(np.zeros(2 * n), np.tile(low, n)), np.append(np.ones(2 * n), np.tile(1 / width, n))
+        x, xi, items = divided(torch.as_tensor(table.X), Widths.of(table.features))
+        n, before = x.shape[-1], x.shape[-1] + xi.shape[-1]
+        low, width = _range(items.flatten(0, 1).numpy())
+        return np.append(np.zeros(before), np.tile(low, n)), np.append(np.ones(before), np.tile(1 / width, n))
 
     def model(self, learner: SupervisedLearner, index: int, facts: dict[str, Any]) -> SetModel:
         """The value in the units of the problem."""
-        network = SetValue(KNOWN, self.sizes()).double()
+        widths, table = Widths.of(learner.rows.features), learner.table
+        network = SetValue(widths.features, self.sizes(), widths.entries).double()
         torch.nn.utils.vector_to_parameters(learner.weights[MODEL][index].detach().cpu().double(), network.parameters())
-        table = learner.table
-        network.fit_scales(divided(torch.as_tensor(table.X))[2], torch.as_tensor(table.y))
+        network.fit_scales(divided(torch.as_tensor(table.X), widths)[2], torch.as_tensor(table.y))
         return SetModel(network, facts)
 
     # --- in words ----------------------------------------------------------------------------------------------------
