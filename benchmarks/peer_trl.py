@@ -10,22 +10,31 @@ PROMPTS, SAMPLES, TOKENS, TASK = 16, 8, 24, "sorting:count=6,below=100"
 
 
 class Timed:
-    """Seconds spent in methods of an object, by name."""
+    """Seconds on the clock and of processor time since the start, and those spent in one function, per step."""
 
-    def __init__(self, owner: Any, names: dict[str, str]) -> None:
-        self.seconds = dict.fromkeys(names.values(), 0.0)
-        for method, name in names.items():
-            setattr(owner, method, self._wrap(getattr(owner, method), name))
+    def __init__(self) -> None:
+        self.start()
 
-    def _wrap(self, function: Any, name: str) -> Any:
+    def start(self) -> None:
+        self.inside, self.began, self.began_cpu = 0.0, time.perf_counter(), time.process_time()
+
+    def function(self, function: Any) -> Any:
+        """The function, whose time is counted."""
+
         def timed(*arguments: Any, **options: Any) -> Any:
             began = time.perf_counter()
             try:
                 return function(*arguments, **options)
             finally:
-                self.seconds[name] += time.perf_counter() - began
+                self.inside += time.perf_counter() - began
 
         return timed
+
+    def steps(self, count: int) -> dict[str, float]:
+        """Seconds per step: writing, which is the function's, the rest, both, and the processor's."""
+        total, cpu = time.perf_counter() - self.began, time.process_time() - self.began_cpu
+        parts = {"generation": self.inside, "learning": total - self.inside, "total": total, "processor": cpu}
+        return {name: seconds / count for name, seconds in parts.items()}
 
 
 def trl_trainer(model: Path, steps: int, out: str) -> Any:
