@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from peer_sb3 import pin, store
-from peer_trl import PROMPTS, SAMPLES, TASK, TOKENS, Timed, trl_trainer
+from peer_trl import PROMPTS, SAMPLES, TASK, TOKENS, UNCOUNTED, Timed, timed_steps, trl_trainer
 
-UNCOUNTED = 2
 PROMPT, WRITTEN = 32, 96  # tokens of a row of the memory benchmark
 
 
@@ -67,21 +66,8 @@ def ours(folder: Path, steps: int) -> dict[str, float]:
 
 
 def theirs(folder: Path, steps: int) -> dict[str, float]:
-    from transformers import TrainerCallback
-
-    timed = Timed()
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == UNCOUNTED:
-                timed.start()
-
     with tempfile.TemporaryDirectory() as out:
-        trainer = trl_trainer(folder, steps + UNCOUNTED, out)
-        trainer._generate = timed.function(trainer._generate)
-        trainer.add_callback(Clock())
-        trainer.train()
-        return timed.steps(steps)
+        return timed_steps(trl_trainer(folder, steps + UNCOUNTED, out), steps, UNCOUNTED)
 
 
 def speed(steps: int, turns: int) -> None:
