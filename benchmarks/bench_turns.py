@@ -9,8 +9,8 @@ rounding.
 
 With `--peer`, a Python that has TRL: GRPO steps of both on the same model, which was taught to answer everything by the
 call of a tool with ten random digits, which the tool says four times. Template, tool, calls and lengths are the same;
-every episode ends after `--turns` calls. Each runs in turn in a process of its own on one core and one thread; TRL reads
-the whole conversation in every turn. Figures are medians, and ratios of adjacent runs.
+every episode ends after `--turns` calls. Each runs in turn in a process of its own on one core and one thread. TRL
+reads the whole conversation again in every turn. Figures are medians, and ratios of adjacent runs.
 """
 
 from __future__ import annotations

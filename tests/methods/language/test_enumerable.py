@@ -8,7 +8,6 @@ by itself; the completions that one is compared with are held fixed.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
 from contextlib import nullcontext
@@ -22,7 +21,6 @@ pytest.importorskip("transformers", reason="language models need surefoot[langua
 from surefoot import catalogue
 from surefoot.envs.language import Example
 from surefoot.loops.group_rollout.estimator import LanguageEstimator
-from surefoot.loops.group_rollout.rollout import Rollout
 from surefoot.methods.language.tbrm import ReferredRollout
 from surefoot.models.language.model import TokenStatistics
 from surefoot.models.language.sequences import join
@@ -193,6 +191,12 @@ def half_gap(i, j):
     return (reward(i) - reward(j)) / 2
 
 
+def shared(i, j):
+    """ΔL: shares of the two by the inverse of their lengths."""
+    share = 1 / LENGTH[i] / (1 / LENGTH[i] + 1 / LENGTH[j])
+    return standardised(1e-6, unbiased=True)(i, j) * share / PLACES
+
+
 GRPO, TOKENS = per_sequence(standardised()), per_token(standardised())
 CASES = [
     # What is maximised is the expected reward itself.
@@ -209,7 +213,7 @@ CASES = [
     ("empg", {}, GRPO),
     ("rps", {}, GRPO),
     ("pspo", {}, per_sequence(lambda i, j: 0.9 * standardised()(i, j))),
-    ("dynamic-reward-weighting", {}, per_sequence(standardised(unbiased=True))),
+    ("dynamic-reward-weighting", {}, per_sequence(standardised(1e-6, unbiased=True))),
     ("pcl", {}, per_sequence(half_gap)),
     ("lens", {}, per_sequence(lens)),
     ("dapo", {}, TOKENS),
@@ -221,7 +225,7 @@ CASES = [
     ("rpg-kl", {"form": "differentiable", "divergence": "reverse", "beta": BETA},
      per_token(lambda i, j: half_gap(i, j) - BETA)),
     ("rft", {}, per_token(lambda i, j: reward(i))),
-    ("delta-l", {}, in_groups(lambda i, j: standardised(1e-6, True)(i, j) / LENGTH[i] / (1 / LENGTH[i] + 1 / LENGTH[j]) / PLACES)),
+    ("delta-l", {}, in_groups(shared)),
     ("max-at-k", {"k": 2, "samples": 3}, in_groups(lambda i, *others: best_of_two(i, *others) / 3, 3)),
     ("tbrm", {"beta": BETA}, residuals),
 ]  # fmt: skip
