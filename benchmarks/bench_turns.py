@@ -114,7 +114,7 @@ def taught(turns: int) -> Any:
             said = [*said, {"role": "assistant", "content": text}, {"role": "tool", "content": look(text[-29:-19])}]
         return said, call(turns * i + turns - 1)
 
-    size = Nano(context=150 + 150 * turns, warmup=150, batch=8)
+    size = Nano(context=150 + 150 * turns, warmup=150, batch=max(1, 32 // turns))
     model = fresh(size)
     model.tokenizer.chat_template = TEMPLATE
     losses = imitate(model, example, size)

@@ -19,25 +19,26 @@ class RoomyLayer(DynamicLayer):
         super().__init__()
         assert layer.keys is not None and layer.values is not None, "only a layer that was read has keys and values"
         self.lazy_initialization(layer.keys, layer.values)
-        self._enlarge(layer.keys, layer.values)
+        self._whole = [layer.keys, layer.values]
+        self._enlarge(layer.keys.shape[-2], 0)
 
-    def _enlarge(self, keys: Tensor, values: Tensor, new: int = 0) -> None:
-        length = keys.shape[-2] + new
+    def _enlarge(self, length: int, new: int) -> None:
         spare = new + LEAST + length // SHARE
-        self._whole = [torch.nn.functional.pad(x, (0, 0, 0, spare)) for x in (keys, values)]
-        self._show(keys.shape[-2])
+        self._whole = [torch.nn.functional.pad(x[..., :length, :], (0, 0, 0, spare)) for x in self._whole]
+        self._show(length)
 
-    def _show(self, length: int) -> None:
-        self.keys, self.values = (x[..., :length, :] for x in self._whole)
+    def _show(self, length: int) -> tuple[Tensor, Tensor]:
+        keys, values = (x[..., :length, :] for x in self._whole)
+        self.keys, self.values = keys, values
+        return keys, values
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         begin, new = self.get_seq_length(), key_states.shape[-2]
         if begin + new > self._whole[0].shape[-2]:
-            self._enlarge(self.keys, self.values, new)
+            self._enlarge(begin, new)
         for whole, x in zip(self._whole, (key_states, value_states), strict=True):
             whole[..., begin : begin + new, :] = x
-        self._show(begin + new)
-        return self.keys, self.values
+        return self._show(begin + new)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows, in this order."""
