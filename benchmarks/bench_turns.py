@@ -1,16 +1,16 @@
 """Episodes of several turns with and without the memory of earlier ones, and against TRL's loop of turns with a tool.
 
     python benchmarks/bench_turns.py [--prompt 200] [--said 40] [--max-tokens 12] [--turns 8] [--repeats 5]
-    python benchmarks/bench_turns.py --peer PEER/bin/python [--turns 4] [--steps 1] [--repeats 5]
+    python benchmarks/bench_turns.py --peer PEER/bin/python [--turns 4] [--said 40] [--steps 1] [--repeats 5]
 
 A nano model with random weights, 8 prompts × 8 episodes, one pinned core and thread, alternating. The environment
 says the same in every turn; all episodes go to the last one. Both write the same tokens; their likelihoods differ by
 rounding.
 
 With `--peer`, a Python that has TRL: GRPO steps of both on the same model, which was taught to answer everything by the
-call of a tool with ten random digits, which the tool says four times. Template, tool, calls and lengths are the same;
-every episode ends after `--turns` calls. Each runs in turn in a process of its own on one core and one thread. TRL
-reads the whole conversation again in every turn. Figures are medians, and ratios of adjacent runs.
+call of a tool with ten random digits; the tool says `--said` characters. Template, tool, calls and lengths are the
+same; every episode ends after `--turns` calls. Each runs in turn in a process of its own on one core and one thread.
+TRL reads the whole conversation again in every turn. Figures are medians, and ratios of adjacent runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 from unittest.mock import patch
 
 from peer_sb3 import pin, store
-from peer_trl import ASKED, HEAT, TALKS, Timed, look, odd, question
+from peer_trl import ASKED, HEAT, TALKS, Timed, odd, question, tool
 
 PROMPTS, SAMPLES = 8, 8
 
@@ -103,18 +103,19 @@ def call(number: int) -> str:
     return f'<tool_call>{{"name": "look", "arguments": {{"x": "{number * 2654435761 % 10**10:010d}"}}}}</tool_call>'
 
 
-def taught(turns: int) -> Any:
+def taught(turns: int, said: int) -> Any:
     """A nano model that answers by a call, in whichever of the turns it is."""
     from surefoot.models.language.nano import Nano, fresh, imitate
 
     def example(i: int) -> Any:
-        said = question(i)
+        known = question(i)
         for turn in range(i % turns):
             text = call(i * turns + turn)
-            said = [*said, {"role": "assistant", "content": text}, {"role": "tool", "content": look(text[-29:-19])}]
-        return said, call(turns * i + turns - 1)
+            answer = tool(said)(text[-25:-15])  # its digits
+            known = [*known, {"role": "assistant", "content": text}, {"role": "tool", "content": answer}]
+        return known, call(turns * i + turns - 1)
 
-    size = Nano(context=150 + 150 * turns, warmup=150, batch=max(1, 32 // turns))
+    size = Nano(context=150 + (110 + said) * turns, warmup=150, batch=8)
     model = fresh(size)
     model.tokenizer.chat_template = TEMPLATE
     losses = imitate(model, example, size)
@@ -122,7 +123,7 @@ def taught(turns: int) -> Any:
     return model
 
 
-def ours(folder: str, turns: int, steps: int) -> dict[str, Any]:
+def ours(folder: str, turns: int, said: int, steps: int) -> dict[str, Any]:
     import torch
 
     from surefoot.envs.language import Example, Task
@@ -140,7 +141,7 @@ def ours(folder: str, turns: int, steps: int) -> dict[str, Any]:
         def example(self, index: int, split: str = "train") -> Example:
             return Example(question(index))
 
-    task, timed = Tools(task=Questions(), functions=[look], max_turns=turns), Timed()
+    task, timed = Tools(task=Questions(), functions=[tool(said)], max_turns=turns), Timed()
     method = GRPO(prompts=ASKED, samples=TALKS, max_tokens=100, temperature=HEAT, minibatches=1)
     learner = LanguageLearner(
         method, load_model(folder), task, make_rewards(task, odd, None), generate, learning_rate=1e-6
@@ -165,13 +166,13 @@ def against(given: argparse.Namespace) -> None:
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
     here = Path(__file__)
     with tempfile.TemporaryDirectory() as folder:
-        taught(given.turns).save(folder)
-        commands = {
-            "ours": [sys.executable, str(here), "--ours", folder],
-            "trl": [given.peer, str(here.with_name("peer_trl.py")), folder],
-        }
-        counts = [str(given.turns), str(given.steps)]
-        flags = [[*commands["ours"], "--turns", counts[0], "--steps", counts[1]], [*commands["trl"], *counts]]
+        taught(given.turns, given.said).save(folder)
+        counts = {"turns": given.turns, "said": given.said, "steps": given.steps}
+        named = [word for name, count in counts.items() for word in (f"--{name}", str(count))]
+        flags = [
+            [sys.executable, str(here), "--ours", folder, *named],
+            [given.peer, str(here.with_name("peer_trl.py")), folder, *map(str, counts.values())],
+        ]
         for _ in range(given.repeats):
             for name, command in zip(found, flags, strict=True):
                 said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ)
@@ -189,7 +190,8 @@ def against(given: argparse.Namespace) -> None:
         ratios = sorted(b[key] / a[key] for a, b in zip(*found.values(), strict=True))
         result["ratio"][key] = [ratios[0], statistics.median(ratios), ratios[-1]]
         print(f"ratio of adjacent turns, {key}: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
-    store("language_tools", {**result, "turns": given.turns, "steps": given.steps, "repeats": given.repeats})
+    facts = {**counts, "repeats": given.repeats, "episodes": [ASKED, TALKS]}
+    store(f"language_tools_{given.said}", {**result, **facts})
 
 
 def main() -> None:
@@ -204,7 +206,7 @@ def main() -> None:
     given = parser.parse_args()
     pin()
     if given.ours:
-        print(json.dumps(ours(given.ours, given.turns, given.steps)))
+        print(json.dumps(ours(given.ours, given.turns, given.said, given.steps)))
     elif given.peer:
         against(given)
     else:

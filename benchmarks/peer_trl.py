@@ -1,6 +1,6 @@
 """TRL's GRPO on the same model, task, batch and lengths as ours; and, run by itself, its loop of turns with a tool.
 
-    PEER/bin/python benchmarks/peer_trl.py MODEL TURNS STEPS
+    PEER/bin/python benchmarks/peer_trl.py MODEL TURNS SAID STEPS
 
 prints the seconds of such steps, and what was written, as one line of JSON; MODEL is what `bench_turns.py` made.
 """
@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ PROMPTS, SAMPLES, TOKENS, TASK = 16, 8, 24, "sorting:count=6,below=100"
 UNCOUNTED = 2  # steps at the beginning that are not timed
 
 # Turns with a tool.
-ASKED, TALKS, REPEATED = 4, 8, 4  # prompts, episodes of each, how often the tool repeats its ten digits
+ASKED, TALKS = 4, 8  # prompts, and episodes of each
 HEAT = 0.5  # the temperature, at which the taught calls are nearly always well-formed
 PARSED = {  # how TRL reads calls
     "defaults": {"role": "assistant"},
@@ -36,13 +37,18 @@ PARSED = {  # how TRL reads calls
 }
 
 
-def look(x: str) -> str:
-    """Look something up.
+def tool(said: int) -> Callable[[str], str]:
+    """A tool that says so many characters."""
 
-    Args:
-        x: What to look up.
-    """
-    return x * REPEATED
+    def look(x: str) -> str:
+        """Look something up.
+
+        Args:
+            x: What to look up.
+        """
+        return (x * said)[:said]
+
+    return look
 
 
 def odd(completions: list[list[dict[str, str]]], **_: Any) -> list[float]:
@@ -182,7 +188,7 @@ def trl_dpo(
     return trainer, sum(seconds), losses
 
 
-def trl_tools(model: str, turns: int, steps: int, out: str) -> Any:
+def trl_tools(model: str, turns: int, said: int, steps: int, out: str) -> Any:
     """A GRPO trainer whose model calls a tool in every turn, at most `turns` of them."""
     from datasets import Dataset
     from transformers import AutoTokenizer
@@ -196,7 +202,7 @@ def trl_tools(model: str, turns: int, steps: int, out: str) -> Any:
         max_steps=steps,
         per_device_train_batch_size=ASKED * TALKS,
         num_generations=TALKS,
-        max_completion_length=turns * 150,  # of the whole episode; a turn ends by itself
+        max_completion_length=turns * (110 + said),  # of the whole episode; a turn ends by itself
         max_tool_calling_iterations=turns - 1,
         temperature=HEAT,
         beta=0.0,
@@ -212,7 +218,7 @@ def trl_tools(model: str, turns: int, steps: int, out: str) -> Any:
     )
     rows = Dataset.from_list([{"prompt": question(i)} for i in range(ASKED * (steps + 4))])
     return GRPOTrainer(
-        model=model, reward_funcs=odd, args=config, train_dataset=rows, processing_class=tokenizer, tools=[look]
+        model=model, reward_funcs=odd, args=config, train_dataset=rows, processing_class=tokenizer, tools=[tool(said)]
     )
 
 
@@ -233,12 +239,12 @@ def timed_steps(trainer: Any, steps: int, uncounted: int) -> dict[str, float]:
     return timed.steps(steps)
 
 
-def main(model: str, turns: int, steps: int) -> None:
+def main(model: str, turns: int, said: int, steps: int) -> None:
     import torch
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as out:
-        trainer = trl_tools(model, turns, steps + 1, out)
+        trainer = trl_tools(model, turns, said, steps + 1, out)
         generate, written = trainer._generate, []
 
         def kept(*given: Any) -> Any:
@@ -252,4 +258,4 @@ def main(model: str, turns: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))
