@@ -29,6 +29,9 @@ from surefoot.hyperparameters import check, hyperparameter
 
 Costs = list[tuple[float, Array]]  # of plans: at ξ = 0, and the slope in ξ
 Limits = list[tuple[Array, float]]  # of ξ: a slope, and the most that it may come to
+PAID = (
+    1 + 1e-9
+)  # times the funds: what costs as much can be paid, whatever the order of a sum; at ξ = 0 all projects do
 DEARER = 1 + 1e-5  # times the funds: what costs as much is out of reach, by more than the solver's tolerance
 
 
@@ -130,7 +133,7 @@ class CapitalBudgeting:
     def packing(self, x: Array, xi: Array) -> Packing:
         """Other projects are funded, or not, by what is left."""
         free, cost, revenue = np.flatnonzero(x < 0.5), self.costs_at(xi), self.revenues_at(xi)
-        left = self.funds - float(cost @ x)
+        left = PAID * self.funds - float(cost @ x)
         return Packing(free, self.late * revenue[free][None], cost[free][None], left, -float(revenue @ x))
 
     def table(self, xi: Array) -> Array:
@@ -138,7 +141,7 @@ class CapitalBudgeting:
         shares = early + self.late * (funded - early)
         values = np.empty((len(xi), 2 ** len(self)))
         for row, one in zip(values, xi, strict=True):
-            paid = funded @ self.costs_at(one) <= self.funds
+            paid = funded @ self.costs_at(one) <= PAID * self.funds
             row[:] = np.minimum.reduceat(np.where(paid, -(shares @ self.revenues_at(one)), np.inf), starts)
         return values
 

@@ -110,14 +110,14 @@ def _fractional(gain: Array, weight: Array, room: Array) -> Array:
 
 def _greedy(gains: Array, weights: Array, capacity: float) -> float:
     """The gain of a plan: items in their first state while they fit, then the last state while it fits."""
-    total, room = 0.0, capacity
-    taken = []
+    states, room = np.zeros(gains.shape[1], dtype=int), capacity
     for item in range(gains.shape[1]):
         if weights[0, item] <= room and gains[0, item] > 0:
-            total, room = total + gains[0, item], room - weights[0, item]
-            taken.append(item)
+            states[item], room = 1, room - weights[0, item]
     more, heavier = gains[-1] - gains[0], weights[-1] - weights[0]
-    for item in sorted(taken, key=lambda i: -more[i] / max(heavier[i], 1e-300)):
+    for item in sorted(np.flatnonzero(states), key=lambda i: -more[i] / max(heavier[i], 1e-300)):
         if heavier[item] <= room and more[item] > 0:
-            total, room = total + more[item], room - heavier[item]
-    return total
+            states[item], room = len(gains), room - heavier[item]
+    taken = np.flatnonzero(states)
+    used = weights[states[taken] - 1, taken].cumsum()  # as the programme adds them up, which may round otherwise
+    return float(gains[states[taken] - 1, taken].sum()) if len(taken) and used[-1] <= capacity else 0.0

@@ -1,8 +1,8 @@
-"""Neur2RO: decide before losses are known, by a small network that has learned what they cost once they are.
+"""Neur2RO: decide before it is known what goes wrong, by a small network that has learned what that costs.
 
 Reach for it where decisions come in two stages, what goes wrong in between is chosen by an adversary, the second stage
 is integer, and instances are many and alike: seconds matter more than proofs. The network predicts the optimal second
-stage from a choice x and losses ξ, and stands inside constraint generation, so that both of its problems are of one
+stage from a choice x and uncertain ξ, and stands inside constraint generation, so that both of its problems are of one
 stage:
 
     x ← argmin_x  c·x + Q(x, ξ_a(x)),   a(x) = argmax_s NN(x, ξ_s)        the true cost at the scenario ranked worst
@@ -11,8 +11,12 @@ stage:
 So x is judged by a true cost, which its worst case can only exceed, whatever the network's error.
 
     model = sf.train("neur2ro", data="knapsack:8").agent()
-    x = Neur2RO().decide(model, problem).choice             # a surefoot.envs.recourse.Knapsack
+    x = Neur2RO().decide(model, problem).choice             # a Knapsack of surefoot.envs.recourse
     surefoot.envs.recourse.exact.worst_case(problem, x)     # what it costs at worst, exactly
+
+Capital budgeting (`capital-budgeting:8`, a CapitalBudgeting) is decided in the same way: there the network predicts the
+value of both stages, from projects and from what ξ makes of their costs and revenues, and the plan keeps to the budget
+of the scenario ranked worst.
 
 Justin Dumouchelle, Esther Julien, Jannis Kurtz, Elias Khalil, *Neur2RO: Neural Two-Stage Robust Optimization* (ICLR
 2024), arXiv:2310.04345.
@@ -20,11 +24,12 @@ Justin Dumouchelle, Esther Julien, Jannis Kurtz, Elias Khalil, *Neur2RO: Neural 
 Departures:
 - Repairs take losses away (−p̂ξr) in the choice's problem too; the released one adds them there.
 - Labels are exact, from lists or dynamic programming, in place of a solver with a gap of 1 %.
-- Losses are searched by projected ascent from the scenarios and from random starts, which steps along the normalised
+- ξ is searched by projected ascent from the scenarios and from random starts, which steps along the normalised
   gradient and stays in the set; the paper uses the solver (preset paper), and its own ascent stops at the set's edge.
 - Choices of up to ten items are listed; HiGHS takes the place of Gurobi.
 - The last network is used; the paper keeps the best one on held-out rows. A run learns problems of one size.
-- Not built: capital budgeting, whose constraints are uncertain too.
+- In capital budgeting no choice is made that some ξ could make too dear, from the first one on; the paper adds this cut
+  when it is broken. The network learns from such choices only, and ξ lies in [0, 1] in place of [−1, 1].
 """
 
 from __future__ import annotations
@@ -127,7 +132,7 @@ class Neur2RO(Supervised, Search, SetSizes):
         return [
             *super().algorithm(),
             f"to decide: x ← the choice of least {cost[self.formulation]} ({self.choices_by})",
-            f"    ξ ← the losses of greatest NN(x, ξ) ({self.losses_by}), a new scenario",
+            f"    ξ ← that of greatest NN(x, ξ) ({self.losses_by}), a new scenario",
             f"    until it gains no more than {self.tolerance:g} of the prediction, or for {self.scenarios} scenarios",
         ]
 
