@@ -143,7 +143,8 @@ class Transitions:
                 raise UsageError(
                     f"{self.name} has the action {self.action[worst].tolist()} in row {worst:,}, outside of [-1, 1], "
                     "and does not say which actions are possible. Give the environment (env=…, --env), whose box is "
-                    f"then used, or the bounds: sf.dataset(…, low={-reach:g}, high={reach:g})."
+                    f"then used, or the bounds: sf.dataset(…, low={-reach:g}, high={reach:g}), or surefoot dataset "
+                    f"convert FILE new.npz --low={-reach:g} --high={reach:g}."
                 )
             return assumed
         chosen = space if space is not None else self.action_space
@@ -269,7 +270,7 @@ def _check_finite(column: str, x: NDArray[Any], name: str) -> None:
     wrong = np.concatenate([~np.isfinite(x[rows]).all(tuple(range(1, x.ndim))) for rows in mapped.blocks(x.shape)])
     if wrong.any():
         rows = np.flatnonzero(wrong)
-        more = "" if len(rows) == 1 else f" and {len(rows) - 1:,} more rows"
+        more = f" and {len(rows) - 1:,} more row{'s' * (len(rows) > 2)}" if len(rows) > 1 else ""
         raise UsageError(
             f"{name}: {column} is not finite in row {rows[0]:,}{more} ({x[rows[0]].tolist()}). Repair these rows, or "
             "leave out their episodes."

@@ -27,7 +27,7 @@ from surefoot.objectives.contrastive import averaged, log_means, margins, of_oth
 EXACT = torch.float64
 S = torch.tensor([[0.8, 0.1, 0.3], [0.2, 0.6, 0.4], [0.0, 0.5, 0.7]], dtype=EXACT)
 REFERENCE = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.5, 0.45], [0.1, 0.2, 0.6]], dtype=EXACT)
-ROWS = Rows((4,), None, 3, 1, 1)
+ROWS = Rows((4,), None, 3, 1, 1, ("a", "b", "c", "d"))
 STREAM = np.random.default_rng(0)
 HIDDEN = STREAM.normal(size=(40, 3))
 X = np.hstack([HIDDEN @ STREAM.normal(size=(3, 5)), np.tanh(HIDDEN @ STREAM.normal(size=(3, 3)))])

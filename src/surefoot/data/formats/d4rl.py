@@ -37,7 +37,8 @@ def read(path: Path, name: str, horizon: int | None = None) -> Transitions:
     elif cut is None:
         raise UsageError(
             f"{path} has neither timeouts nor next_observations, so it does not say where episodes were cut. Give the "
-            "step limit of its environment: sf.dataset(…, horizon=1000), --horizon 1000."
+            "step limit of its environment: sf.dataset(…, horizon=1000), or surefoot dataset convert FILE new.npz "
+            "--horizon 1000, and learn from that."
         )
     cut = cut.astype(bool) & ~terminated
     if following is not None:
