@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from peer_sb3 import pin, store
-from peer_trl import PROMPTS, SAMPLES, TASK, TOKENS, Timed, trl_trainer
+from peer_trl import PROMPTS, SAMPLES, TASK, TOKENS, UNCOUNTED, Timed, timed_steps, trl_trainer
 
-UNCOUNTED = 2
 PROMPT, WRITTEN = 32, 96  # tokens of a row of the memory benchmark
 
 
@@ -49,39 +48,26 @@ def ours(folder: Path, steps: int) -> dict[str, float]:
     from surefoot.models.language.loading import load_model
 
     method = GRPO(prompts=PROMPTS, samples=SAMPLES, max_tokens=TOKENS, minibatches=1, micro_tokens=1500)
-    task = resolve(TASK)
+    task, timed = resolve(TASK), Timed()
     learner = LanguageLearner(
-        method, load_model(folder), task, make_rewards(task, None, None), generate, learning_rate=1e-4
+        method,
+        load_model(folder),
+        task,
+        make_rewards(task, None, None),
+        timed.function(generate),
+        learning_rate=1e-4,
     )
     for _ in range(UNCOUNTED):
         learner.iterate()
-    timed = Timed(learner, {"engine": "generation", "rewards": "scoring", "update": "update"})
-    began = time.perf_counter()
+    timed.start()
     for _ in range(steps):
         learner.iterate()
-    return {"total": time.perf_counter() - began, **timed.seconds}
+    return timed.steps(steps)
 
 
 def theirs(folder: Path, steps: int) -> dict[str, float]:
-    from transformers import TrainerCallback
-
-    class Clock(TrainerCallback):
-        began = 0.0
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == UNCOUNTED:
-                self.began = time.perf_counter()
-                timed.seconds = dict.fromkeys(timed.seconds, 0.0)
-
     with tempfile.TemporaryDirectory() as out:
-        trainer, clock = trl_trainer(folder, steps + UNCOUNTED, out), Clock()
-        names = {"_generate": "generation", "_calculate_rewards": "scoring", "compute_loss": "update"}
-        timed = Timed(trainer, names)
-        trainer.add_callback(clock)
-        trainer.train()
-        total = time.perf_counter() - clock.began
-    timed.seconds["update"] = total - timed.seconds["generation"] - timed.seconds["scoring"]  # backward and step too
-    return {"total": total, **timed.seconds}
+        return timed_steps(trl_trainer(folder, steps + UNCOUNTED, out), steps, UNCOUNTED)
 
 
 def speed(steps: int, turns: int) -> None:
@@ -90,16 +76,18 @@ def speed(steps: int, turns: int) -> None:
     for _ in range(turns):
         for name, run in (("ours", ours), ("trl", theirs)):
             found[name].append(run(folder, steps))
-    count = steps * PROMPTS * SAMPLES
     result: dict[str, Any] = {}
     for name, runs in found.items():
-        seconds = {key: statistics.median(run[key] for run in runs) / steps for key in runs[0]}
-        rate = count / (seconds["total"] * steps)
+        seconds = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        rate = PROMPTS * SAMPLES / seconds["total"]
         result[name] = {"completions_per_second": rate, "seconds_per_step": seconds}
         split = "  ".join(f"{key} {value:.3f} s" for key, value in seconds.items())
         print(f"{name:<6}{rate:>9.1f} completions/s   a step: {split}", flush=True)
-    result["ratio"] = result["ours"]["completions_per_second"] / result["trl"]["completions_per_second"]
-    print(f"ratio {result['ratio']:.2f}")
+    result["ratio"] = {}
+    for key in found["ours"][0]:
+        ratios = sorted(b[key] / a[key] for a, b in zip(*found.values(), strict=True))
+        result["ratio"][key] = [ratios[0], statistics.median(ratios), ratios[-1]]
+        print(f"ratio of adjacent turns, {key}: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
     command = f"python benchmarks/bench_language.py --steps {steps} --turns {turns}"
     store("language_speed", {**result, "command": command, "batch": [PROMPTS, SAMPLES, TOKENS], "task": TASK})
 

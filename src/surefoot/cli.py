@@ -293,6 +293,7 @@ def _names_a_module(command: str, words: Sequence[str]) -> bool:
     """Whether the command names a module, which may be in the current folder, or trusts a run's folder to name one."""
     pairs = [(w.partition("=")[0], w.partition("=")[2] or after) for w, after in zip(words, [*words[1:], ""])]
     given = [value for name, value in pairs if name in ("--env", "--reward", "--method", "--constraint", "--judge")]
+    given += [value for name, value in pairs if name in ("--task", "--data") and value.startswith("episodes:")]
     if command in ("train", "tune", "explain", "compare", "claim"):
         given += itertools.takewhile(lambda word: not word.startswith("-"), words)  # methods and claims
     return "--trust" in words or any(":" in value for value in given)

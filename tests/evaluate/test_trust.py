@@ -187,6 +187,8 @@ def test_trust_still_wants_an_environment(tmp_path, folder):
         (["RUN", "--perturb", "param:length=1..2"], False),
         (["RUN", "--env", "CartPole-v1"], False),
         (["mine:Own"], False),
+        (["grpo", "--task", "episodes:mine:Own,max_turns=2"], True),
+        (["grpo", "--task", "reasoning_gym:chain_sum"], False),
     ],
 )
 def test_the_current_folder_is_importable_only_where_this_command_names_a_module(words, named):

@@ -69,14 +69,15 @@ class Replay:
             priorities.remove(np.arange(after * self.envs, (after + 1) * self.envs))
         self.head, self.filled = after, min(self.filled + 1, self.rows - 1)
 
-    def sample(self, seed: int, size: int, generator: np.random.Generator) -> Index:
-        """Transitions of a seed, uniformly with replacement."""
+    def sample(self, seed: int, size: int, generator: np.random.Generator, newest: int | None = None) -> Index:
+        """Transitions of a seed, uniformly with replacement; of its `newest` steps, if given."""
         valid = self.store["valid"]
         assert isinstance(valid, np.ndarray)
-        first = seed * self.envs
+        first, filled = seed * self.envs, self.filled
+        filled = filled if newest is None else min(filled, newest // self.envs)
 
         def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
-            back, env = np.divmod(generator.integers(0, self.filled * self.envs, count), self.envs)
+            back, env = np.divmod(generator.integers(0, filled * self.envs, count), self.envs)
             return (self.head - 1 - back) % self.rows, first + env
 
         rows, envs = draw(size)
@@ -91,6 +92,37 @@ class Replay:
         flat, weights = self.priorities[seed].sample(size, generator, beta)
         return (flat // self.envs, seed * self.envs + flat % self.envs), weights
 
+    def sample_sequences(
+        self, seed: int, count: int, length: int, generator: np.random.Generator, newest: int | None = None
+    ) -> Index:
+        """Where `count` sequences of so many steps in a row begin, drawn uniformly; of its `newest` steps, if given."""
+        filled = self.filled if newest is None else min(self.filled, newest // self.envs)
+        flat = generator.integers(0, (filled - length + 1) * self.envs, count)
+        return (self.head - length - flat // self.envs) % self.rows, seed * self.envs + flat % self.envs
+
+    def take_sequences(self, index: Index, gamma: float, burn_in: int, steps: int) -> dict[str, Any]:
+        """The sequences that begin there, `burn_in` and then `steps` long, in the order of time.
+
+        `observation`, `[(burn_in + steps + 1) · sequences, ...]`, and its `starts` (True where an episode begins) are
+        those of all steps and after the last; all else is of the last `steps`, `[steps · sequences, ...]`. `weight` is
+        0 for steps in which an environment only reset itself.
+        """
+        first, envs = index
+        rows = (first + np.arange(burn_in + steps + 1)[:, None]) % self.rows
+        places = self._places(rows, envs)
+        starts = ~self._at("valid", self._places((rows - 1) % self.rows, envs))
+        starts[0] = True
+        learned = places[burn_in:-1].ravel()
+        others = {name: self._at(name, learned) for name in self.store if name not in OWN or name == "reward"}
+        going = ~self._at("terminated", learned)
+        return {
+            **others,
+            "observation": self._at("observation", places.ravel()),
+            "starts": starts,
+            "discount": np.float32(gamma) * going,
+            "weight": self._at("valid", learned).astype(np.float32),
+        }
+
     def update_priorities(self, seed: int, index: Index, errors: np.ndarray) -> None:
         """Set the priorities of sampled transitions by the size of their errors."""
         rows, envs = index
@@ -104,8 +136,8 @@ class Replay:
         ends, and at the newest step.
         """
         width = self.seeds * self.envs
-        first = index[0] * width + index[1]  # places in the ring as if it had one axis
-        last, ring = first, self.rows * width
+        first, ring = self._places(*index), self.rows * width
+        last = first
         discount, total = np.full(len(first), gamma, np.float32), self._at("reward", first).astype(np.float32)
         terminated = self._at("terminated", first)
         for _ in range(steps - 1):
@@ -151,6 +183,10 @@ class Replay:
                 x[row] = observation[key]
         else:
             place[row] = observation
+
+    def _places(self, rows: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        """Places in the ring as if rows and environments were one axis."""
+        return rows * (self.seeds * self.envs) + envs
 
     def _at(self, name: str, places: np.ndarray) -> Any:
         def taken(x: np.ndarray) -> np.ndarray:

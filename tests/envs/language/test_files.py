@@ -127,6 +127,64 @@ def test_parquet_stays_on_the_disk(tmp_path):
     assert isinstance(resolve(written(tmp_path / "a.parquet", ROWS)).rows, datasets.Dataset)
 
 
+def test_rows_of_other_libraries_are_those_of_a_list():
+    datasets, pandas = pytest.importorskip("datasets"), pytest.importorskip("pandas")
+    whole, wanted = datasets.Dataset.from_list(ROWS), resolve(ROWS)
+    for given in (whole, pandas.DataFrame(ROWS), whole.to_iterable_dataset(), tuple(ROWS)):
+        found = resolve(given)
+        assert [found.example(i) for i in range(found.size)] == [wanted.example(i) for i in range(wanted.size)]
+    with pytest.raises(UsageError, match="a generator, which can be read only once; give a list"):
+        resolve(row for row in ROWS)
+    with pytest.raises(UsageError, match="task=7 is not allowed"):
+        resolve(7)
+
+
+def test_a_stream_without_an_end_is_refused(monkeypatch):
+    monkeypatch.setattr("surefoot.envs.language.sources.MOST", 1000)
+
+    class Endless:
+        def __iter__(self):
+            while True:
+                yield ROWS[0]
+
+    with pytest.raises(UsageError, match=r"a stream of more than 1,000; give a part of it.*take"):
+        resolve(Endless())
+
+
+def test_splits_are_learned_from_and_held_out(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    other = [{**row, "prompt": "other: " + row["prompt"]} for row in ROWS]
+    both = datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS), test=datasets.Dataset.from_list(other))
+    asked = []
+
+    def load(*given):
+        asked.append(given)
+        return both
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    for task in (resolve(both), resolve("hf:some/set,main")):
+        assert task.size == task.held_out_size == len(ROWS)
+        assert task.example(0, "test").prompt == "other: " + task.example(0).prompt
+    assert asked == [("some/set", "main")] and str(task) == "hf:some/set,main"
+    three = datasets.DatasetDict(**both, validation=both["train"])
+    assert resolve(three).example(0, "test").prompt == ROWS[0]["prompt"]
+    assert resolve(both, test_data=ROWS[:2]).held_out_size == 2
+    with pytest.raises(UsageError, match="no split 'train' .they have 'test'."):
+        resolve(datasets.DatasetDict(test=both["test"]))
+
+
+def test_a_set_of_the_hub_that_cannot_be_loaded_is_named(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def load(*given):
+        raise ConnectionError("no route to the hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    for given in ({"given": "hf:some/set"}, {"given": ROWS, "test_data": "hf:some/set"}):
+        with pytest.raises(UsageError, match=r"hf:some/set cannot be loaded \(no route to the hub\); check the name"):
+            resolve(**given)
+
+
 def test_the_rows_held_out_are_a_sample_of_a_sorted_set():
     task = Rows([{"prompt": str(i)} for i in range(2000)], "sorted")
     places = np.array([int(task.example(i, "test").prompt) for i in range(200)])

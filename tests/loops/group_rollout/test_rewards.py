@@ -14,7 +14,7 @@ import torch
 from surefoot.envs.language import Example, resolve
 from surefoot.envs.language.files import Rows
 from surefoot.errors import UsageError
-from surefoot.loops.group_rollout.rewards import Judged, make_rewards
+from surefoot.loops.group_rollout.rewards import Judged, make_rewards, successes
 from surefoot.loops.group_rollout.rollout import Logged
 
 TASK = resolve("arithmetic")
@@ -211,9 +211,24 @@ def test_a_judge_that_fails_is_asked_again_and_named_in_the_end(monkeypatch):
         calls.clear()
         with pytest.raises(UsageError, match=rf"{judge.__name__}' failed \(no route\), 2 times in a row.*resume"):
             make_rewards(TASK, judge, None, retries=1)([TASK.example(0)], ["1"])
-    calls.clear()
-    with pytest.raises(ConnectionError):  # a function that is asked once shows its own error
-        make_rewards(TASK, flaky, None)([TASK.example(0)], ["1"])
+        calls.clear()
+        with pytest.raises(UsageError, match=rf"{judge.__name__}' failed \(no route\). Once it answers again, resume"):
+            make_rewards(TASK, judge, None)([TASK.example(0)], ["1"])
+
+    def wrong(completions, **fields):
+        raise KeyError("solution")
+
+    with pytest.raises(KeyError):  # a mistake in a function that is asked once shows itself
+        make_rewards(TASK, wrong, None)([TASK.example(0)], ["1"])
+
+
+def test_a_scale_on_which_no_threshold_tells_a_success_is_refused():
+    reward = torch.tensor([[1.0, 0.25], [-1.0, 1.0]])
+    known = {"right": reward, "short": torch.tensor([[0.0, torch.nan], [1.0, 0.0]])}
+    assert successes(reward, known, "HPT").tolist() == [[True, False], [False, True]]
+    assert successes(1.5 * reward, known, "HPT").tolist() == [[True, False], [False, True]]  # weights are no scale
+    with pytest.raises(UsageError, match="HPT.*'percent' was up to 100; rescale"):
+        successes(reward, {**known, "percent": 100 * reward}, "HPT")
 
 
 def test_a_judge_that_hangs_is_named():

@@ -1,7 +1,8 @@
 """Language tasks: prompts with a verifier and, for some, demonstrations.
 
 `task` defines tasks, `synthetic` has Surefoot's own tasks, `reasoning` those of reasoning-gym, `files` rows of prompts,
-`answers` finds a completion's answer and compares it; `resolve` finds any of these tasks by name.
+`sources` rows in memory and of the hub, `answers` finds a completion's answer and compares it; `resolve` finds any of
+these tasks by name.
 """
 
 from surefoot.envs.language.resolve import resolve, tasks

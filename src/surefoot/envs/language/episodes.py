@@ -232,7 +232,7 @@ class _Called:
         functions = {f.__name__: f for f in self.task.functions}
         try:
             asked = json.loads(call)
-            name, given = asked["name"], asked.get("arguments", {})
+            name, given = asked["name"], dict(asked.get("arguments", {}))
             function = functions[name]
         except (ValueError, TypeError, KeyError, AttributeError):
             return f"error: a call is JSON with a name ({', '.join(functions)}) and arguments"

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from surefoot.envs.language import sources
 from surefoot.envs.language.answers import mathematics
 from surefoot.envs.language.pairs import paired
 from surefoot.envs.language.task import Example, Task, messages
@@ -158,21 +159,26 @@ def read(path: Path, held_out: str = "random") -> Rows:
         raise UsageError(f"{path} cannot be read: {error}.") from error
 
 
-def made(rows: Any, held_out: str = "random") -> Rows:
-    """Rows in memory: a list of dictionaries, or any other sequence of them, such as a `datasets.Dataset`."""
+def made(given: Any, held_out: str = "random", name: str | None = None) -> Rows:
+    """Rows in memory: a list of dictionaries or any other sequence of them, a data frame, a stream, or splits."""
+    given, tested = sources.splits(given)
+    rows = sources.sequence(given)
     if wrong := [i for i in range(min(len(rows), LOOKED_AT)) if not isinstance(rows[i], Mapping)]:
         kind = type(rows[wrong[0]]).__name__
         raise UsageError(f"row {wrong[0] + 1} of the task is a {kind}; every row must be a dictionary.")
-    name = f"<{len(rows)} rows>"
-    return Rows(paired(rows, name), name, held_out)
+    name = name or f"<{len(rows)} rows>"
+    found = Rows(paired(rows, name), name, held_out)
+    return found if tested is None else found.tested_on(made(tested))
 
 
 def rows(given: Any) -> Rows:
-    """Rows from a file or in memory, of any number."""
+    """Rows from a file, in memory or of the hub, of any number; where there are splits, those to learn from."""
     if isinstance(given, Rows):
         return given
     if not isinstance(given, (str, Path)):
         return made(given)
+    if str(given).startswith(sources.HUB):
+        return made(sources.from_hub(str(given)), name=str(given))
     if not readable(str(given)):
         raise UsageError(f"test_data={str(given)!r} is not allowed; it must be a file: {', '.join(READERS)}.")
     return read(Path(given))

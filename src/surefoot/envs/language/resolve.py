@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from surefoot.envs.language import files
+from surefoot.envs.language import files, sources
 from surefoot.envs.language.task import Task
 from surefoot.errors import UsageError, nearest
 
@@ -28,11 +27,12 @@ def tasks() -> list[str]:
 
 
 def resolve(given: Any, *, test_data: Any = None, held_out: str = "random", max_turns: int | None = None) -> Task:
-    """The task itself, or the one named by a text: `name`, `name:field=value,…`, a file of prompts, or rows in memory
-    (a list of dictionaries, a `datasets.Dataset`).
+    """The task itself, or the one named by a text: `name`, `name:field=value,…`, a file of prompts, a data set of the
+    hub (`hf:name`), or rows in memory (a list of dictionaries, a data frame, a `datasets.Dataset`, a stream or splits).
 
-    For rows, `test_data` (also a file or rows) is held out; by default a tenth of the rows is, chosen at random or the
-    last ones (`held_out`). `max_turns` replaces the number of turns of a task of several turns.
+    For rows, `test_data` (also a file or rows) is held out; by default the split `validation` or `test` if there is
+    one, or a tenth of the rows, chosen at random or the last ones (`held_out`). `max_turns` replaces the number of
+    turns of a task of several turns.
 
     Raises:
         UsageError: there is no such task, or a value is out of range.
@@ -63,10 +63,10 @@ def _resolved(given: Any, held_out: str) -> Task:
     if isinstance(given, Task):
         return given
     if not isinstance(given, (str, Path)):
-        if isinstance(given, Sequence) or (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
-            return files.made(given, held_out)
-        raise UsageError(f"task={given!r} is not allowed; give a Task, its name, a file of prompts, or a list of rows.")
+        return files.made(given, held_out)
     text = str(given)
+    if text.startswith(sources.HUB):
+        return files.made(sources.from_hub(text), held_out, text)
     if files.readable(text):
         return files.read(Path(text), held_out)
     if text.startswith("<"):
@@ -75,7 +75,7 @@ def _resolved(given: Any, held_out: str) -> Task:
     if name not in MADE_HERE:
         raise UsageError(
             f"task {name!r} is unknown. {nearest(name, MADE_HERE)} A file of prompts ends in one of "
-            f"{', '.join(files.READERS)}."
+            f"{', '.join(files.READERS)}; a data set of the hub begins with {sources.HUB}."
         )
     module, _, made = MADE_HERE[name].partition(":")
     return getattr(import_module(module), made).from_text(rest)

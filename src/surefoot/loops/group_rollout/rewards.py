@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from surefoot.envs.language import Example, Task
@@ -109,14 +109,16 @@ class Rewards:
             found = call()
 
     def _failed(self, name: str, error: Exception, attempt: int) -> None:
-        """Raise the error of the last attempt. A function that may be called once shows its own."""
-        if isinstance(error, UsageError) or (not self.retries and not isinstance(error, TimeoutError)):
+        """Raise the error of the last attempt. A function that may be called once shows its own, unless it did not
+        reach what it asks."""
+        if isinstance(error, UsageError) or (not self.retries and not isinstance(error, OSError)):
             raise error
         if attempt == self.retries:
             late = f"took longer than judge_time_limit={self.time_limit} seconds"
             said = late if isinstance(error, TimeoutError) else f"failed ({message_of(error)})"
+            times = f", {attempt + 1} times in a row" if attempt else ""
             raise UsageError(
-                f"the reward function {name!r} {said}, {attempt + 1} times in a row. Once it answers again, resume the "
+                f"the reward function {name!r} {said}{times}. Once it answers again, resume the "
                 "run; judge_retries and judge_time_limit allow it more."
             ) from error
 
@@ -212,6 +214,18 @@ def in_unit(name: str, reward: Float[Tensor, "..."], method: str) -> Float[Tenso
             "of success here and must be in [0, 1]: rescale it to (R − least)/(most − least)."
         )
     return reward
+
+
+def successes(reward: Float[Tensor, "..."], parts: Mapping[str, Tensor], method: str) -> Bool[Tensor, "..."]:
+    """Which completions succeeded: those with a reward of at least 1. A `UsageError` where one of its parts is above 1:
+    on such a scale that threshold tells nothing."""
+    for name, part in parts.items():
+        if bool((part > 1).any()):
+            raise UsageError(
+                f"{method} takes a reward of at least 1 for a success, but the reward {name!r} was up to "
+                f"{float(part.nan_to_num().max()):g}; rescale it so that 1 is a right answer and nothing is above it."
+            )
+    return reward >= 1
 
 
 def _as_prompted(prompt: Any, completion: Any) -> Any:

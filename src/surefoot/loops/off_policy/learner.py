@@ -27,6 +27,7 @@ from surefoot.loops.networks.nets import Batch, Weights
 from surefoot.loops.off_policy.method import OffPolicy
 from surefoot.models.functional import over_seeds
 from surefoot.models.observations import normalize_observation
+from surefoot.models.recurrence import histories
 from surefoot.seeding import numpy_stream, torch_stream
 
 
@@ -34,6 +35,7 @@ class Learner(NetworkLearner):
     """Networks, replay and environments of a run; `iterate()` advances it by `method.pace` steps."""
 
     method: OffPolicy
+    fresh: Callable[[Sequence[int]], VectorEnv]  # more environments like those it trains in, one a seed
 
     def __init__(
         self,
@@ -54,6 +56,8 @@ class Learner(NetworkLearner):
         self.episodes = Episodes(self.num_seeds, method.num_envs)
         drawn = self._explored(method.num_envs, torch.Generator())
         self.noise = {k: np.zeros((self.num_seeds, *x.shape), np.float32) for k, x in drawn.items()}
+        width: Any = 0 if method.core is None else self.actor.flat.module.core_state
+        self.core_state = torch.zeros(self.num_seeds, method.num_envs, width)
         self._policy: Any = None
         self.collector = Collector(envs, log)
 
@@ -66,6 +70,16 @@ class Learner(NetworkLearner):
     def steps(self) -> int:
         """Environment steps per seed so far, including the steps in which an environment only resets itself."""
         return self.collector.logged * self.method.num_envs
+
+    @property
+    def since(self) -> int:
+        """Environment steps per seed from whose transitions it learns: all, unless the method has begun anew."""
+        return self.steps - self.method.begun(self.iteration) * self.method.pace
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to learn."""
+        return self.method.finished(self)
 
     # --- one iteration -----------------------------------------------------------------------------------------------
 
@@ -83,7 +97,7 @@ class Learner(NetworkLearner):
                 return
             self._observed(seen)
             seen.clear()
-            if self.steps >= method.learning_starts:
+            if self.since >= method.learning_starts:
                 for _ in range(method.updates_per_round):
                     means.add(self.update())
 
@@ -141,10 +155,18 @@ class Learner(NetworkLearner):
             self.noise = method.remembered(drawn, self.noise, starts.reshape(self.num_seeds, method.num_envs))
             if prepared is None:
                 prepared = self._prepared(observation)
-            (action,) = self._policy[1](prepared, observation, self.noise)
+            remembered = self._remembered(starts)
+            action, *after = self._policy[1](prepared, observation, self.noise, *remembered)
+            self.core_state = torch.from_numpy(after[0]) if after else self.core_state
             return action, action
 
         return act
+
+    def _remembered(self, starts: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Where episodes begin, and the memory, for networks that have one."""
+        if self.method.core is None:
+            return ()
+        return starts.reshape(self.num_seeds, self.method.num_envs), self.core_state.numpy()
 
     def _prepared(self, observation: Arrays) -> Any:
         """What a step of the policy needs of the weights as they are."""
@@ -152,7 +174,8 @@ class Learner(NetworkLearner):
         scales = {key: (mean.cpu(), inverse.cpu()) for key, (mean, inverse) in self.scales().items()}
         early = vectors, scales, self._progress()
         if self._policy is None:
-            self._policy = staged(self._policy_step, early, (tensors(observation), tensors(self.noise)))
+            memory = map(torch.from_numpy, self._remembered(np.ones(self.core_state.shape[:2], bool)))
+            self._policy = staged(self._policy_step, early, (tensors(observation), tensors(self.noise), *memory))
         return self._policy[0](early)
 
     def _keep(self, observation: Arrays, action: np.ndarray, reward: np.ndarray, terminated: np.ndarray,
@@ -167,17 +190,21 @@ class Learner(NetworkLearner):
     def _progress(self) -> Tensor:
         return torch.full((self.num_seeds,), self._share())
 
-    def _policy_step(self, early: Any, late: Any) -> tuple[Tensor]:
-        """One step of all that act: the actions that the environments take."""
-        (vectors, scales, progress), (observation, noise) = early, late
+    def _policy_step(self, early: Any, late: Any) -> tuple[Tensor, ...]:
+        """One step of all that act: the actions that the environments take, and the new memory if there is one."""
+        (vectors, scales, progress), (observation, noise, *remembered) = early, late
 
-        def step(vectors: Any, scales: Any, progress: Tensor, x: Any, noise: dict[str, Tensor]) -> Tensor:
+        def step(vectors: Any, scales: Any, progress: Tensor, x: Any, noise: dict[str, Tensor], *memory: Tensor) -> Any:
             w = Weights(self.functions, vectors, {}, {})
-            return self.distribution.to_env(self.method.play(w, normalize_observation(x, scales), noise, progress))
+            x, after = normalize_observation(x, scales), ()
+            if memory:
+                starts, state = memory
+                x, *after = w(self.method.actor, x, "advanced", state, starts)
+            return self.distribution.to_env(self.method.play(w, x, noise, progress)), *after
 
         each = tree_map(lambda x: x.unflatten(0, (self.num_seeds, self.method.num_envs)), observation)
-        action = over_seeds(step, self.num_seeds)(vectors, scales, progress, each, noise)
-        return (action.flatten(0, 1),)
+        action, *after = over_seeds(step, self.num_seeds)(vectors, scales, progress, each, noise, *remembered)
+        return action.flatten(0, 1), *after
 
     # --- learning ----------------------------------------------------------------------------------------------------
 
@@ -194,6 +221,8 @@ class Learner(NetworkLearner):
     def batch(self) -> tuple[Batch, list[Any] | None]:
         """A batch of every seed, `[seeds, size, ...]`, and where it comes from if that is needed for priorities."""
         method, size = self.method, self.method.batch_size
+        if method.core is not None:
+            return self._sequences(), None
         places, weights = [], []
         beta = method.beta + (1 - method.beta) * self._share() if method.prioritized else 0.0
         for seed, generator in enumerate(self._replay_streams):
@@ -201,15 +230,29 @@ class Learner(NetworkLearner):
                 index, weight = self.replay.sample_prioritized(seed, size, generator, beta)
                 weights.append(weight)
             else:
-                index = self.replay.sample(seed, size, generator)
+                index = self.replay.sample(seed, size, generator, self.since)
             places.append(index)
         arrays = joined([self.replay.take(index, method.gamma, method.n_step) for index in places])
         if method.prioritized:
             arrays["weight"] = np.stack(weights)
-        taken: Batch = {
-            name: map_arrays(lambda x: torch.from_numpy(x).to(self.device), part) for name, part in arrays.items()
-        }
-        return self.completed(taken, self._noise_streams), places if method.prioritized else None
+        return self.completed(self._here(arrays), self._noise_streams), places if method.prioritized else None
+
+    def _sequences(self) -> Batch:
+        """The same for networks that remember: the steps of replayed sequences, with what came before them."""
+        method = self.method
+        spans = method.burn_in, method.sequence_length
+        count = method.batch_size // method.sequence_length
+        arrays = []
+        for seed, generator in enumerate(self._replay_streams):
+            index = self.replay.sample_sequences(seed, count, sum(spans), generator, self.since)
+            arrays.append(self.replay.take_sequences(index, method.gamma, *spans))
+        taken = self._here(joined(arrays))
+        starts = taken.pop("starts")
+        return histories(self.completed(taken, self._noise_streams), starts, method.burn_in)
+
+    def _here(self, arrays: Mapping[str, Arrays]) -> Batch:
+        """Arrays as tensors on the learner's device."""
+        return {name: map_arrays(lambda x: torch.from_numpy(x).to(self.device), x) for name, x in arrays.items()}
 
     def rate(self) -> float | None:
         method = self.method
@@ -228,6 +271,7 @@ class Learner(NetworkLearner):
             **{f"noise/{k}": torch.from_numpy(x) for k, x in self.noise.items()},
             "replay/sums": self.collector.seen.sums(),
             **self.episodes.state(),
+            **({} if self.method.core is None else {"core_state": self.core_state}),
         }
         return super().state() | {name: x.detach().cpu().contiguous().clone() for name, x in parts.items()}
 
@@ -240,6 +284,7 @@ class Learner(NetworkLearner):
         super().load(state, iteration, logged)
         self.noise = {k: state[f"noise/{k}"].numpy().copy() for k in self.noise}
         self.episodes.load(state)
+        self.core_state = state.get("core_state", self.core_state).clone()
         self.collector.replay(logged, state["replay/sums"], self._keep)
         for seed, priorities in enumerate(self.replay.priorities):
             priorities.load(state[f"priorities/{seed}"].numpy())

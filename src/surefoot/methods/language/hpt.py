@@ -24,6 +24,7 @@ from torch import Tensor
 
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.group_rollout.method import GroupRollout, Rollout, Term
+from surefoot.loops.group_rollout.rewards import successes
 from surefoot.objectives import PolicyObjective, aggregation, ratios, stabilizers
 from surefoot.objectives.advantages import group_mean
 
@@ -53,7 +54,9 @@ class HPT(GroupRollout):
 
     def imitated(self, rollout: Rollout) -> Tensor:
         """The prompts that are learned from their demonstration, `[prompts]`."""
-        solved = (rollout.reward >= 1).sum(1)  # counts: the success rate is compared without rounding
+        solved = successes(rollout.reward, rollout.components, "HPT").sum(
+            1
+        )  # counts: the success rate is compared without rounding
         return solved <= self.gate * rollout.reward.shape[1] if self.gate >= 0 else torch.zeros_like(solved).bool()
 
     def terms(self, rollout: Rollout) -> list[Term]:

@@ -104,11 +104,14 @@ def _written(
     sampling: Sampling,
     memory: Memory | None = None,
 ) -> Completions:
+    from surefoot.models.language.roomy import make_roomy  # it loads transformers
+
     samples, limit = uniform.shape[1:]
     base, remembered = model.base, cache_name(model.base)
     draws, ends = uniform.flatten(0, 1).to(model.device), torch.tensor(model.ends, device=model.device)
     tokens, seen, position, hidden, cache = read(base, prompts, model.device, memory)
     cache.batch_repeat_interleave(samples)
+    make_roomy(cache)
     hidden, seen, position = (x.repeat_interleave(samples, 0) for x in (hidden, seen, position))
     padded = not bool(seen.all())
     rows = torch.arange(len(hidden), device=model.device)
@@ -133,7 +136,7 @@ def _written(
         if last:
             break
         if bool(done.any()):
-            keep = (~done).nonzero().squeeze(-1)
+            keep = _remaining(done)
             rows, choice, seen, position = rows[keep], choice[keep], seen[keep], position[keep]
             cache.batch_select_indices(keep)
         position = position + 1
@@ -153,6 +156,14 @@ def _written(
         [row[:n] for row, n in zip(log_prob.tolist(), lengths.tolist())],
         finished.tolist(),
     )
+
+
+def _remaining(done: Tensor) -> Tensor:
+    """The rows that are not done: those at the end take the places of the ones that are, and the others stay."""
+    kept = int((~done).sum())
+    rows = torch.arange(kept, device=done.device)
+    rows[done[:kept]] = kept + (~done[kept:]).nonzero().squeeze(-1)
+    return rows
 
 
 def in_pieces(engine: Engine, rows: int) -> Engine:

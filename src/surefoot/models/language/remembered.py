@@ -91,6 +91,6 @@ def _together(rows: Sequence[Layers], lengths: Sequence[int], width: int) -> Any
 
 def _plain(cache: Any) -> bool:
     """Whether every layer keeps the keys and values of all tokens: no window, no state in their place."""
-    from transformers.cache_utils import DynamicLayer
+    from surefoot.models.language.roomy import RoomyLayer  # it loads transformers
 
-    return all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None]))
+    return all(type(layer) is RoomyLayer for layer in getattr(cache, "layers", [None]))

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from surefoot.loops.group_rollout.rewards import successes
 from surefoot.loops.group_rollout.rollout import Rollout
 from surefoot.models.language.sequences import Sequences, concatenate
 
@@ -39,7 +40,7 @@ class Archive(NamedTuple):
         """The archive with what was written in an iteration."""
         found = self
         for rollout in rollouts:
-            success = rollout.reward >= 1
+            success = successes(rollout.reward, rollout.components, "RLoop")
             rows = (success & ~rollout.truncated).flatten().nonzero().squeeze(-1)
             both = concatenate([found.sequences, rollout.sequences[rows]])
             prompt = rollout.index.repeat_interleave(rollout.reward.shape[1])[rows]
