@@ -4,9 +4,9 @@
     python benchmarks/bench_off_policy.py --strength --seeds 5 --steps 100000 --envs HalfCheetah-v5
 
 Both arms have the same hyperparameters, step one environment of Gymnasium in their own process, and take turns, so that
-what else the machine does hits both; figures are medians over the turns, and ratios of adjacent turns. The limit is
-that of matrix products: the floating-point operations of a gradient step, counted by hand, at the rate at which torch
-multiplies matrices of the same shapes.
+what else the machine does hits both; figures are medians over the turns, and ratios of adjacent turns, on the clock and
+in processor time. The limit is that of matrix products: the floating-point operations of a gradient step, counted by
+hand, at the rate at which torch multiplies matrices of the same shapes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import statistics
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from bench_ppo import quiet, timed
@@ -78,14 +79,29 @@ def operations(name: str, seen: int, acted: int) -> float:
     return target + critics + policy * (1 if name == "sac" else 0.5)
 
 
-def product_rate() -> float:
-    """Operations a second of torch's product of the batch with a hidden layer, the best of many."""
+def used(function: Callable[[], Any], times: int) -> float:
+    """Seconds of this thread's processor time that a call takes, on average of so many."""
+    began = time.thread_time()
+    for _ in range(times):
+        function()
+    return (time.thread_time() - began) / times
+
+
+def share_of_limit(name: str, mine: Any, turns: int = 200) -> dict[str, float]:
+    """The time of the products of an update, at the rate of products of the batch with a hidden layer, as a share of
+    the time of an update: of its arithmetic alone, and with the batch that it draws. Products and updates take turns;
+    medians of processor time, since the clock would count what else the machine does."""
     import torch
 
-    a, b = torch.randn(BATCH, HIDDEN), torch.randn(HIDDEN, HIDDEN)
-    torch.mm(a, b)
-    best = min(timed(lambda: [torch.mm(a, b) for _ in range(50)]) for _ in range(40))
-    return 50 * 2.0 * BATCH * HIDDEN * HIDDEN / best
+    a, b, out = torch.randn(BATCH, HIDDEN), torch.randn(HIDDEN, HIDDEN), torch.empty(BATCH, HIDDEN)
+    batch, _ = mine.batch()
+    parts = (lambda: torch.mm(a, b, out=out), 4), (lambda: mine.step(batch), 2), (mine.update, 2)
+    rows = [[used(function, times) for function, times in parts] for _ in range(turns)]
+    product, step, update = (statistics.median(column) for column in zip(*rows, strict=True))
+    count = operations(name, mine.observation_space.shape[0], mine.action_space.shape[0])
+    rate = 2.0 * BATCH * HIDDEN * HIDDEN / product
+    shares = {"share_of_limit": count / rate / step, "share_with_batch": count / rate / update}
+    return {"gflop_per_update": count / 1e9, "gflop_per_second": rate / 1e9, "ms_per_update": 1e3 * update, **shares}
 
 
 def throughput(name: str, env: str, chunk: int, turns: int) -> dict[str, float]:
@@ -99,18 +115,17 @@ def throughput(name: str, env: str, chunk: int, turns: int) -> dict[str, float]:
     while mine.steps <= STARTS + chunk:  # until it learns and is compiled
         mine.iterate()
     peer.learn(STARTS + chunk)
-    pairs = [(timed(mine.iterate), timed(quiet(peer, chunk))) for _ in range(turns)]
+    both = mine.iterate, quiet(peer, chunk)
+    pairs = [(timed(both[0]), timed(both[1])) for _ in range(turns)]
+    processor = [(used(both[0], 1), used(both[1], 1)) for _ in range(turns)]
     found = {
         "ours_steps_per_second": statistics.median(chunk / a for a, _ in pairs),
         "sb3_steps_per_second": statistics.median(chunk / b for _, b in pairs),
         "ratio": statistics.median(b / a for a, b in pairs),
+        "processor_ratio": statistics.median(b / a for a, b in processor),
     }
     if name != "dqn":
-        seen, acted = mine.observation_space.shape[0], mine.action_space.shape[0]
-        count = operations(name, seen, acted)
-        update = statistics.median(timed(lambda: [mine.update() for _ in range(20)]) for _ in range(15)) / 20
-        limit = count / product_rate()
-        found |= {"gflop_per_update": count / 1e9, "ms_per_update": 1e3 * update, "share_of_limit": limit / update}
+        found |= share_of_limit(name, mine)
     mine.close()
     return found
 
