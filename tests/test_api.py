@@ -536,7 +536,7 @@ def test_what_the_package_names_is_there():
 
 def test_a_run_without_a_checkpoint_is_not_started(tmp_path, trained):
     assert trained.started and checkpoint.latest(trained.path) is not None
-    assert not Run(tmp_path).started
+    assert not Run(tmp_path).started and Run(str(tmp_path)).path == tmp_path
 
 
 def test_a_run_is_taken_wherever_its_folder_is(trained):

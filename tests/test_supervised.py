@@ -94,6 +94,13 @@ def test_mistakes_are_told_at_the_fit():
         room.Prospect(shift_cost=-1).fit(X, Y)
     with pytest.raises(UsageError, match="feature 'x1' is NaN in row 7"):
         room.Prospect().fit(np.where(np.arange(180).reshape(60, 3) == 22, np.nan, X), Y)
+    with pytest.raises(UsageError, match="target 'y' is inf in row 5"):
+        room.Prospect().fit(X, np.where(np.arange(60) == 5, np.inf, Y))
+    with pytest.raises(UsageError, match=r"feature 'x1' is NaN in row 7 \(2 such entries\)"):
+        room.Prospect().fit(X, Y).predict(np.where(np.arange(180).reshape(60, 3) % 100 == 22, np.nan, X))
+    for wrong in (0, 2.5, True):
+        with pytest.raises(UsageError, match=f"max_iter={wrong} is not allowed"):
+            room.Prospect(max_iter=wrong).fit(X, Y)
     with pytest.raises(AttributeError, match="no estimator 'Prospekt'. Did you mean 'Prospect'"):
         room.Prospekt  # noqa: B018
 

@@ -57,14 +57,17 @@ def make(
         train_steps: Steps of training for medium and expert; 50k and 500k by default.
         seed: Random seed.
     """
-    from surefoot.data.described import described
+    from surefoot.data.described import described, suggested
     from surefoot.data.files import write_dataset
     from surefoot.recording import record
 
     data = record(env, recipe, steps, method=method, agent=agent, train_steps=train_steps, seed=seed)
     place = write_dataset(data, to)
     print(printable(f"{described(data)}\n\nwritten: {place}"))
-    print(f"next: surefoot train iql --data {to} --env {env}")
+    if (method := suggested(data)) is None:
+        print(f"next: surefoot train dqn --env {env}   (what learns from data alone needs continuous actions)")
+    else:
+        print(f"next: surefoot train {method} --data {to} --env {env}")
 
 
 def convert(
@@ -72,6 +75,8 @@ def convert(
     to: Annotated[str, arg(metavar="TO")],
     /,
     horizon: int | None = None,
+    low: float | None = None,
+    high: float | None = None,
     corrupt: str | None = None,
 ) -> None:
     """Write DATA in another layout, or corrupted.
@@ -80,12 +85,14 @@ def convert(
         data: A .npz or .hdf5 file, a folder of Minari, minari:ID, or LAYOUT:FILE.
         to: Where to write: a .npz or .hdf5 file, minari:ID, or LAYOUT:FILE such as d3rlpy:walk.h5.
         horizon: Step limit of a D4RL file that does not say where episodes were cut.
+        low: Lower bound of the actions, if the file does not hold it.
+        high: Upper bound of the actions, if the file does not hold it.
         corrupt: Corruption, such as dynamics:0.3,scale=1: observation, action, reward or dynamics.
     """
     from surefoot.data.files import dataset, write_dataset
     from surefoot.perturbations.data import corrupted
 
-    place = write_dataset(corrupted(dataset(data, horizon=horizon), corrupt), to)
+    place = write_dataset(corrupted(dataset(data, horizon=horizon, low=low, high=high), corrupt), to)
     print(f"written: {place}")
 
 

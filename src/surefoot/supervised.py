@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from surefoot import catalogue
-from surefoot.data.tables import Table
+from surefoot.data.tables import Table, check_finite
 from surefoot.errors import UsageError, nearest
 from surefoot.hyperparameters import build
 from surefoot.loops.common.kinds import loop
@@ -110,6 +110,13 @@ def seed_of(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(MAX_SEED))
 
 
+def _check_target(y: Any) -> None:
+    """Raise `UsageError` for the first target that is NaN or infinite; the rest is scikit-learn's to check."""
+    given = np.asarray(y)
+    if given.dtype.kind == "f" and given.ndim == 1:
+        check_finite(given[:, None], "target", ("y",), range(len(given)))
+
+
 @cache
 def _base() -> type:
     """The class of all estimators. It exists where scikit-learn is installed."""
@@ -156,12 +163,15 @@ def _base() -> type:
         def fit(self, X: Any, y: Any, groups: Any = None, clients: Any = None) -> Any:
             """Learn from features X `[n, d]` and targets y `[n]`; groups and clients `[n]`, where given, say to which
             group and to which client every row belongs."""
-            method = self._method()
+            method, steps = self._method(), self.max_iter
+            if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 1:
+                raise UsageError(f"max_iter={steps!r} is not allowed; it must be a whole number >= 1, the epochs.")
+            _check_target(y)
             wanted: Any = {"dtype": np.float64, "ensure_min_samples": 2, "y_numeric": not method.classifies}
             X, y = validate_data(self, X, y, ensure_all_finite=False, **wanted)  # the table names what is missing
             if method.classifies:
                 check_classification_targets(y)
-            names, steps = tuple(getattr(self, "feature_names_in_", ())), self.max_iter
+            names = tuple(getattr(self, "feature_names_in_", ()))
             table = Table(X, y, features=names, groups=groups, clients=clients)
             learner = make_learner(method, table, [seed_of(self.random_state)], steps)
             for _ in range(steps):
@@ -175,7 +185,10 @@ def _base() -> type:
 
         def _seen(self, X: Any) -> np.ndarray:
             check_is_fitted(self)
-            return np.asarray(validate_data(self, X, dtype=np.float64, reset=False))
+            X = np.asarray(validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite=False))
+            names = getattr(self, "feature_names_in_", [f"x{place}" for place in range(X.shape[1])])
+            check_finite(X, "feature", names, range(len(X)))
+            return X
 
         def predict(self, X: Any) -> np.ndarray:
             """A number or a class for every row of X, `[n]`."""

@@ -192,7 +192,8 @@ def _print_summary(run: Any) -> None:
         or "none: no episode ended, no evaluation"
     )
     said = definition(rows) if solved is None else f"{definition(rows)}; {solved.measured}"
-    print(f"{run.path}: {rows[-1]['step']:,} {loop(agent.loop).measured}, final return {finals} ({said})")
+    done = rows[-1]["step"] if rows else 0
+    print(f"{run.path}: {done:,} {loop(agent.loop).measured}, final return {finals} ({said})")
     if solved is not None:
         print("\n" + "\n".join([solved.table, "", *solved.lines()]))
     for seed in run.config["seeds"]:
@@ -204,14 +205,19 @@ def _print_summary(run: Any) -> None:
     again = f"{run.path}{_trust(run)}"
     resume = "" if run.finished else f"surefoot resume {again} · "
     more = [f"surefoot {command} · " for command in _to_play(run, agent)]
-    print(f"next: {resume}surefoot evaluate {again} · {''.join(more)}surefoot report {run.path}")
+    held_out = " --data HELD-OUT" if run.config["env"].get("env") == "" else ""
+    print(f"next: {resume}surefoot evaluate {again}{held_out} · {''.join(more)}surefoot report {run.path}")
 
 
 def _to_play(run: Any, agent: Any) -> list[str]:
     """What to do next with an agent: what it does when it acts, or what a model that does not act is for."""
+    if run.config["env"].get("env") == "":
+        return []  # it learned from data alone, and there is nothing to play in
     writes = agent.loop == "group-rollout"
+    if agent.loop in ("finite-sum", "supervised"):
+        return []
     if hasattr(agent, "scores"):
-        return [f"train grpo --reward reward-model:{run.path} …"] if writes else []
+        return [f"train grpo --reward reward-model:{run.path} …"]
     return [f"chat {run.path}" if writes else f"stress {run.path}{_perturb_option(run)}{_trust(run)}"]
 
 

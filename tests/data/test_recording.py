@@ -11,7 +11,7 @@ from micro_data import made, target_data
 
 import surefoot as sf
 from surefoot.cli import main
-from surefoot.data.described import described
+from surefoot.data.described import described, suggested
 from surefoot.errors import UsageError
 
 QUICK = {"hidden": (8,), "batch_size": 8, "learning_starts": 20, "log_every": 50}
@@ -97,11 +97,20 @@ def test_what_is_said_of_data():
     assert "88% of the rows repeat" in described(twice)
 
 
+def test_the_method_to_begin_with_is_that_of_the_data():
+    data = made()
+    assert suggested(data) == "iql" and suggested(made(space=gym.spaces.Discrete(3))) is None
+    assert suggested(dataclasses.replace(data, reward=np.ones(8))) == "bc"
+    assert suggested(dataclasses.replace(data, facts={"recipe": "expert"})) == "bc"
+
+
 def test_from_the_shell(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["dataset", "make", "Pendulum-v1", "--to", "pend.npz", "--recipe", "random", "--steps", "300"])
     out = capsys.readouterr().out
     assert "300 transitions" in out and "next: surefoot train iql --data pend.npz --env Pendulum-v1" in out
+    main(["dataset", "make", "CartPole-v1", "--to", "cart.npz", "--recipe", "random", "--steps", "50"])
+    assert "next: surefoot train dqn --env CartPole-v1   (what learns from data alone" in capsys.readouterr().out
     main(["dataset", "show", "pend.npz"])
     assert "recipe=random" in capsys.readouterr().out
     main(["dataset", "convert", "pend.npz", "ogbench:og.npz"])

@@ -90,7 +90,7 @@ def test_the_digest_is_of_the_samples():
         (lambda: read((X,)), "data has 1 parts"),
         (lambda: read(3), "data=int is not allowed"),
         (lambda: read("nowhere.csv"), "'nowhere.csv' cannot be read"),
-        (lambda: read("table.xlsx"), "give sklearn:NAME, or a file"),
+        (lambda: read("table.xlsx"), "give sklearn:NAME, what is made.*or a file"),
         (lambda: read("sklearn:diabete"), "Did you mean 'diabetes'"),
         (lambda: read(pd.DataFrame([[1, 2]], columns=["a", "a"])), "columns of equal names"),
     ],

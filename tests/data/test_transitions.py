@@ -66,7 +66,7 @@ def test_joined_data_are_one_set():
     [
         ("reward", 3, r"made: reward is not finite in row 3 \(nan\)"),
         ("observation", 5, "made: observation is not finite in row 5 "),
-        ("action", 0, "made: action is not finite in row 0 and 1 more rows"),
+        ("action", 0, "made: action is not finite in row 0 and 1 more row "),
     ],
 )
 def test_a_number_that_is_not_finite_is_named_by_its_row(column, row, said):

@@ -17,6 +17,8 @@ from surefoot.loops.off_policy.method import OffPolicy
 
 CLASSES = {catalogue.method_class(e.slug): e.slug for e in reversed(catalogue.methods())}
 METHODS = [slug for method, slug in CLASSES.items() if issubclass(method, OffPolicy) and method.loop == "off-policy"]
+REMEMBERING = [slug for slug in METHODS if "core" not in catalogue.method_class(slug).without_effect]
+CORE = {"core": "gru", "core_size": 8, "sequence_length": 4, "burn_in": 4}
 every_method = pytest.mark.parametrize("slug", METHODS)
 DISCRETE, CONTINUOUS = "CartPole-v1", "surefoot/ContinuousTarget-v0"
 
@@ -36,6 +38,8 @@ def small(slug: str, **changes) -> OffPolicy:
     sizes |= {"buffer_size": 200, "policy_delay": 2, "target_every": 5, "quantiles": 10, "atoms": 11}
     sizes |= {"set": "param:m=0.5..2,l=0.5..2", "base_updates": 20, "denoiser_hidden": (8,), "acting_draws": 9}
     sizes |= {"adversary": "action-mix:0.2", "pairs": 3, "bound": -100.0}
+    sizes |= {"members": 2, "default_policy_steps": 80, "member_steps": 80, "population": 4, "generations": 1}
+    sizes |= {"reaches": (0.5,)}
     return method(**{k: v for k, v in {**sizes, **changes}.items() if k in names})
 
 
@@ -53,10 +57,17 @@ def test_a_seed_among_several_computes_what_it_computes_alone(slug):
     together_as_alone(lambda seeds: learner(slug, seeds))
 
 
-@every_method
-def test_its_gradient_step_can_be_compiled(slug, monkeypatch):
+@pytest.mark.parametrize("slug", REMEMBERING)
+def test_a_seed_among_several_remembers_what_it_does_alone(slug):
+    together_as_alone(lambda seeds: learner(slug, seeds, num_envs=2, **CORE))
+
+
+@pytest.mark.parametrize(("slug", "changes"), [*((slug, {}) for slug in METHODS), ("dqn", CORE), ("sac", CORE)])
+def test_its_gradient_step_can_be_compiled(slug, changes, monkeypatch):
     monkeypatch.setattr("surefoot.loops.common.compile.compiled", first_pass)
-    eager, native = (make_learner(small(slug), env_of(slug), [0], 10**4, compile=compile) for compile in ("off", "on"))
+    eager, native = (
+        make_learner(small(slug, **changes), env_of(slug), [0], 10**4, compile=compile) for compile in ("off", "on")
+    )
     for _ in range(2):
         assert native.iterate()[0] == pytest.approx(eager.iterate()[0], rel=1e-4, abs=1e-5)
 
@@ -64,7 +75,8 @@ def test_its_gradient_step_can_be_compiled(slug, monkeypatch):
 @pytest.mark.parametrize(
     ("slug", "changes"),
     [*((slug, {}) for slug in METHODS), ("td3", {"num_envs": 2, "n_step": 3}), ("dqn", {"prioritized": True}),
-     ("sac", {"normalize_observations": True, "buffer_size": 50}), ("tc-rmdp", {"information": "stacked"})],
+     ("sac", {"normalize_observations": True, "buffer_size": 50}), ("tc-rmdp", {"information": "stacked"}),
+     *((slug, {**CORE, "num_envs": 2}) for slug in REMEMBERING)],
 )  # fmt: skip
 def test_stopped_and_resumed_is_the_same_run_to_the_bit(slug, changes, tmp_path):
     """The buffer, which wraps around, is filled again from the logged actions."""
@@ -96,7 +108,7 @@ def test_the_agent_acts_as_the_network_says_and_is_saved(slug, tmp_path):
     again = sf.load(tmp_path)
     torch.manual_seed(0)
     np.testing.assert_array_equal(again.predict(observation, deterministic=True)[0], action)
-    assert state is None and all(agent.action_space.contains(a) for a in action)
+    assert (state is None) == (not agent.module.core_state) and all(agent.action_space.contains(a) for a in action)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +119,13 @@ def test_the_agent_acts_as_the_network_says_and_is_saved(slug, tmp_path):
         ("qr-dqn", "surefoot/MaskedAction-v0", {"dueling": True, "double": True}),
         ("c51", "surefoot/MaskedAction-v0", {"double": True}),
         ("sac-discrete", "surefoot/MaskedAction-v0", {}),
+        ("dqn", "surefoot/DictContext-v0", CORE),
+        *(
+            (slug, "surefoot/MaskedAction-v0", {**CORE, "core": "lstm"})
+            for slug in REMEMBERING
+            if env_of(slug) == DISCRETE
+        ),
+        ("sac", "Pendulum-v1", {**CORE, "normalize_observations": True}),
         ("td3", "Pendulum-v1", {"num_envs": 3}),
         ("ddpg", "Pendulum-v1", {"num_envs": 3, "hidden": (16, 8)}),
         ("sac", "Pendulum-v1", {"temperature": 0.2, "normalize_observations": True}),

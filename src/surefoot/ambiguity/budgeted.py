@@ -72,8 +72,8 @@ def ascend(
     return value, best
 
 
-class Concave(NamedTuple):
-    """The maximum of a concave function over the set, a point that attains it, and the bounds that came down to it."""
+class Worst(NamedTuple):
+    """The maximum of a function over the set, a point that attains it, and the bounds that came down to it."""
 
     value: float
     point: Array
@@ -82,7 +82,7 @@ class Concave(NamedTuple):
 
 def worst_concave(
     above: Callable[[Array], tuple[float, Array]], size: int, budget: float, *, tolerance: float = 1e-6
-) -> Concave:
+) -> Worst:
     """The greatest value over the set of a concave function, by Kelley's cutting planes.
 
     above: from ξ `[n]` to the function's value there and a slope `[n]` of a linear function that touches it there and
@@ -96,7 +96,7 @@ def worst_concave(
         if value > best:
             best, found = value, point
         if bounds and bounds[-1] - best <= tolerance * max(1.0, abs(best)):
-            return Concave(best, found, bounds)
+            return Worst(best, found, bounds)
         cuts.append((value - float(slope @ point), slope))
         point, bound = _highest(cuts, budget)
         bounds.append(bound)

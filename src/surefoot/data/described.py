@@ -73,6 +73,15 @@ def odd(data: Transitions) -> Iterator[str]:
         yield f"{same:.0%} of the rows repeat the observation and action of another"
 
 
+def suggested(data: Transitions) -> str | None:
+    """The method to begin with: cloning where the data are good or have no rewards to tell actions apart, `iql`
+    otherwise; None for discrete actions, from which nothing here learns by data alone."""
+    if data.discrete:
+        return None
+    good = data.facts.get("recipe") in ("expert", "demonstrated")
+    return "bc" if good or len(np.unique(data.reward)) == 1 else "iql"
+
+
 def _range(x: NDArray) -> str:
     """Least, quartiles, greatest and mean."""
     quartiles = np.quantile(x.astype(np.float64), [0, 0.25, 0.5, 0.75, 1])

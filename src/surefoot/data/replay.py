@@ -68,14 +68,15 @@ class Replay:
             priorities.remove(np.arange(after * self.envs, (after + 1) * self.envs))
         self.head, self.filled = after, min(self.filled + 1, self.rows - 1)
 
-    def sample(self, seed: int, size: int, generator: np.random.Generator) -> Index:
-        """Transitions of a seed, uniformly with replacement."""
+    def sample(self, seed: int, size: int, generator: np.random.Generator, newest: int | None = None) -> Index:
+        """Transitions of a seed, uniformly with replacement; of its `newest` steps, if given."""
         valid = self.store["valid"]
         assert isinstance(valid, np.ndarray)
-        first = seed * self.envs
+        first, filled = seed * self.envs, self.filled
+        filled = filled if newest is None else min(filled, newest // self.envs)
 
         def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
-            flat = generator.integers(0, self.filled * self.envs, count)
+            flat = generator.integers(0, filled * self.envs, count)
             return (self.head - 1 - flat // self.envs) % self.rows, first + flat % self.envs
 
         rows, envs = draw(size)
@@ -89,6 +90,38 @@ class Replay:
         """Transitions of a seed in proportion to their priorities, and importance weights of at most 1."""
         flat, weights = self.priorities[seed].sample(size, generator, beta)
         return (flat // self.envs, seed * self.envs + flat % self.envs), weights
+
+    def sample_sequences(
+        self, seed: int, count: int, length: int, generator: np.random.Generator, newest: int | None = None
+    ) -> Index:
+        """Where `count` sequences of so many steps in a row begin, drawn uniformly; of its `newest` steps, if given."""
+        filled = self.filled if newest is None else min(self.filled, newest // self.envs)
+        flat = generator.integers(0, (filled - length + 1) * self.envs, count)
+        return (self.head - length - flat // self.envs) % self.rows, seed * self.envs + flat % self.envs
+
+    def take_sequences(self, index: Index, gamma: float, burn_in: int, steps: int) -> dict[str, Any]:
+        """The sequences that begin there, `burn_in` and then `steps` long, in the order of time.
+
+        `observation`, `[(burn_in + steps + 1) · sequences, ...]`, and its `starts` (True where an episode begins) are
+        those of all steps and after the last; all else is of the last `steps`, `[steps · sequences, ...]`. `weight` is
+        0 for steps in which an environment only reset itself.
+        """
+        first, envs = index
+        rows = (first + np.arange(burn_in + steps + 1)[:, None]) % self.rows
+        seen, which = rows.ravel(), np.broadcast_to(envs, rows.shape)
+        starts = ~self._at("valid", (rows - 1) % self.rows, which)
+        starts[0] = True
+        learned, own = rows[burn_in:-1].ravel(), which[burn_in:-1].ravel()
+        others = {k: self._at(k, learned, own) for k in self.store if k not in ("observation", "terminated",
+                                                                                "truncated", "valid")}  # fmt: skip
+        going = ~self._at("terminated", learned, own)
+        return {
+            **others,
+            "observation": self._at("observation", seen, which.ravel()),
+            "starts": starts,
+            "discount": np.float32(gamma) * going,
+            "weight": self._at("valid", learned, own).astype(np.float32),
+        }
 
     def update_priorities(self, seed: int, index: Index, errors: np.ndarray) -> None:
         """Set the priorities of sampled transitions by the size of their errors."""

@@ -32,7 +32,10 @@ def columns_of_file(path: Path) -> Columns:
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise UsageError(f"data={str(path)!r} is not allowed; give sklearn:NAME, or a file: {', '.join(SUFFIXES)}.")
+        raise UsageError(
+            f"data={str(path)!r} is not allowed; give sklearn:NAME, what is made, such as knapsack:8, or a file: "
+            f"{', '.join(SUFFIXES)}."
+        )
     if suffix == ".parquet":
         return columns_of(_parquet(path))
     try:

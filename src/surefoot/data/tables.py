@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +26,7 @@ from surefoot.seeding import numpy_stream
 
 MADE = {  # modules whose `made` makes the table that a text describes
     "knapsack": "surefoot.envs.recourse.sampled",
+    "capital-budgeting": "surefoot.envs.recourse.sampled",
     "visemes": "surefoot.data.visemes",
 }
 IMAGES = {"digits": (1, 8, 8)}
@@ -68,13 +70,9 @@ class Table:
 
     def _check_numbers(self) -> None:
         """Raise `UsageError` for the first NaN or infinity, with its row."""
-        wrong = ~np.isfinite(self.X)
-        if wrong.any():
-            row, place = map(int, np.argwhere(wrong)[0])
-            raise _not_a_number(self.X[row, place], f"the feature {self.features[place]!r}", self.index[row], wrong)
-        if np.issubdtype(self.y.dtype, np.floating) and (wrong := ~np.isfinite(self.y)).any():
-            row = int(np.flatnonzero(wrong)[0])
-            raise _not_a_number(self.y[row], f"the target {self.target!r}", self.index[row], wrong)
+        check_finite(self.X, "feature", self.features, self.index)
+        if np.issubdtype(self.y.dtype, np.floating):
+            check_finite(self.y[:, None], "target", (self.target,), self.index)
 
     def __len__(self) -> int:
         return len(self.X)
@@ -232,8 +230,15 @@ def _column(given: Any, rows: int, name: str) -> np.ndarray:
     return column
 
 
-def _not_a_number(value: Any, where: str, row: int, wrong: np.ndarray) -> UsageError:
-    kind = "NaN" if np.isnan(value) else "inf"
-    count = int(wrong.sum())
-    more = f" ({count} such entries)" if count > 1 else ""
-    return UsageError(f"{where} is {kind} in row {row}{more}; fill it in, or leave the row out.")
+def check_finite(numbers: np.ndarray, kind: str, names: Sequence[str], index: Sequence[int] | np.ndarray) -> None:
+    """Raise `UsageError` for the first NaN or infinity of numbers `[n, d]`, with the name of its column, a `kind` such
+    as "feature", and the number of its row in `index`."""
+    wrong = ~np.isfinite(numbers)
+    if not wrong.any():
+        return
+    row, place = map(int, np.argwhere(wrong)[0])
+    what = "NaN" if np.isnan(numbers[row, place]) else "inf"
+    more = f" ({count} such entries)" if (count := int(wrong.sum())) > 1 else ""
+    raise UsageError(
+        f"the {kind} {names[place]!r} is {what} in row {index[row]}{more}; fill it in, or leave the row out."
+    )

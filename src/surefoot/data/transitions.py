@@ -3,24 +3,24 @@
 Rows are the steps of one episode after another. `terminated` is the end of the task, after which nothing is to be had;
 `truncated` a cut (a time limit, or the end of a recording), after which a critic bootstraps. Every episode's last row
 has one of them, so the bounds of episodes are not stored. Arrays are checked once, when they come in. Those that are
-mapped from a file stay so, if they have their type already, and are never copied whole.
+mapped from a file stay so, and are never held whole.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from surefoot.data.formats import mapped
 from surefoot.errors import UsageError
 
 ROUNDING = 1e-5  # share of an action box by which numbers in single precision may lie outside of it
-BLOCK = 2**18  # rows that are looked at together, so that data larger than memory need not fit in
 COLUMNS = ("observation", "action", "reward", "next_observation", "terminated", "truncated")
 
 
@@ -107,9 +107,10 @@ class Transitions:
 
     def of_episodes(self, which: NDArray[np.int64]) -> Transitions:
         """The data of some episodes, in the order given."""
-        bounds = self.bounds[which]
-        rows = np.concatenate([np.arange(first, past) for first, past in bounds])
-        return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
+        rows = np.concatenate([np.arange(first, past) for first, past in self.bounds[which]])
+        sizes = mapped.blocks((len(rows), *self.observation.shape[1:]))
+        parts = ([getattr(self, name)[rows[some]] for name in COLUMNS] for some in sizes)
+        return gathered(parts, self.name, action_space=self.action_space, facts=self.facts)
 
     def best(self, share: float) -> Transitions:
         """The episodes with the best returns, as many as make up a share of them, in their order."""
@@ -142,7 +143,8 @@ class Transitions:
                 raise UsageError(
                     f"{self.name} has the action {self.action[worst].tolist()} in row {worst:,}, outside of [-1, 1], "
                     "and does not say which actions are possible. Give the environment (env=…, --env), whose box is "
-                    f"then used, or the bounds: sf.dataset(…, low={-reach:g}, high={reach:g})."
+                    f"then used, or the bounds: sf.dataset(…, low={-reach:g}, high={reach:g}), or surefoot dataset "
+                    f"convert FILE new.npz --low={-reach:g} --high={reach:g}."
                 )
             return assumed
         chosen = space if space is not None else self.action_space
@@ -156,7 +158,7 @@ class Transitions:
         observations too."""
         parts = [self.observation, self.next_observation] if following else [self.observation]
         total = sum(len(x) for x in parts)
-        each = [x[rows] for x in parts for rows in _blocks(len(x))]
+        each = [x[rows] for x in parts for rows in mapped.blocks(x.shape)]
         mean = sum(x.sum(0, dtype=np.float64) for x in each) / total
         variance = sum(((x - mean) ** 2).sum(0) for x in each) / total
         return np.asarray(mean), np.sqrt(variance)
@@ -173,13 +175,36 @@ class Transitions:
     @property
     def follows(self) -> NDArray[np.bool_]:
         """Whether a row's next observation is the observation of the row after it, `[rows − 1]`; True across ends."""
-        same = (self.next_observation[:-1] == self.observation[1:]).reshape(len(self) - 1, -1).all(1)
-        return same | self.ended[:-1]
+        axes, now, after = tuple(range(1, self.observation.ndim)), self.observation[1:], self.next_observation[:-1]
+        same = [(after[rows] == now[rows]).all(axes) for rows in mapped.blocks(now.shape)]
+        return np.concatenate([np.zeros(0, bool), *same]) | self.ended[:-1]
+
+
+def gathered(parts: Iterable[Sequence[NDArray[Any]]], name: str, **more: Any) -> Transitions:
+    """Transitions whose rows come piece by piece, such as episodes; each piece has the six columns in their order. What
+    they make is mapped from a scratch file where it is large.
+
+    Raises:
+        UsageError: there is no row, or pieces differ in shape, or the columns of one in length.
+    """
+    columns = [mapped.Rows(f"{name}: {column}") for column in COLUMNS]
+    for part in parts:
+        if len({len(x) for x in part}) > 1:
+            lengths = dict(zip(COLUMNS, map(len, part), strict=True))
+            raise UsageError(f"{name}: the episode from row {columns[0].count:,} has {lengths} rows, not as many each.")
+        for rows, column, x in zip(columns, COLUMNS, part, strict=True):
+            rows.add(_typed(column, x, name))
+    if not columns[0].count:
+        raise UsageError(f"{name} has no transitions.")
+    arrays = {column: rows.array() for column, rows in zip(COLUMNS, columns, strict=True)}
+    return Transitions(**arrays, name=name, **more)
 
 
 def joined(parts: list[Transitions]) -> Transitions:
-    """Several data sets as one."""
-    return replace(parts[0], **{name: np.concatenate([getattr(one, name) for one in parts]) for name in COLUMNS})
+    """Several data sets as one, with the name, the facts and the action space of the first."""
+    first = parts[0]
+    columns = ([getattr(one, name) for name in COLUMNS] for one in parts)
+    return gathered(columns, first.name, action_space=first.action_space, facts=first.facts)
 
 
 def check_actions(action: NDArray[Any], space: gym.Space, name: str) -> None:
@@ -211,10 +236,6 @@ def _outside(action: NDArray[Any], space: Any) -> int | None:
     return int(wrong.argmax()) if wrong.any() else None
 
 
-def _blocks(rows: int) -> list[slice]:
-    return [slice(first, first + BLOCK) for first in range(0, rows, BLOCK)]
-
-
 def _mapped(x: Any) -> bool:
     return isinstance(x, np.memmap)
 
@@ -222,28 +243,34 @@ def _mapped(x: Any) -> bool:
 def _typed(column: str, x: NDArray[Any], name: str) -> NDArray[Any]:
     """A column in its own type: bool, float32, int64 for discrete actions, uint8 for images. It is a copy, unless it is
     mapped from a file."""
-    own = not _mapped(x)
     if x.dtype.kind not in "fiub":
         raise UsageError(f"{name}: {column} has the type {x.dtype}, which is no number.")
     if column in ("terminated", "truncated"):
         return x.reshape(len(x)).astype(bool)
     if column == "reward":
-        return x.reshape(-1).astype(np.float32, copy=own)
+        return _as(np.float32, x.reshape(-1))
     if column == "action":
         if x.dtype.kind in "iu":
-            return (x[:, 0] if x.ndim == 2 and x.shape[1] == 1 else x).astype(np.int64, copy=own)
-        return (x[:, None] if x.ndim == 1 else x).astype(np.float32, copy=own)
+            return _as(np.int64, x[:, 0] if x.ndim == 2 and x.shape[1] == 1 else x)
+        return _as(np.float32, x[:, None] if x.ndim == 1 else x)
     images = x.dtype == np.uint8 and x.ndim == 4
-    return x if images else (x[:, None] if x.ndim == 1 else x).astype(np.float32, copy=own)
+    return x if images else _as(np.float32, x[:, None] if x.ndim == 1 else x)
+
+
+def _as(kind: type[np.generic], x: NDArray[Any]) -> NDArray[Any]:
+    """Numbers in another type: a copy, in a scratch file where a mapped array is converted."""
+    if not _mapped(x):
+        return x.astype(kind)
+    return x if x.dtype == kind else mapped.together(x[rows].astype(kind) for rows in mapped.blocks(x.shape))
 
 
 def _check_finite(column: str, x: NDArray[Any], name: str) -> None:
     if x.dtype.kind != "f":
         return
-    wrong = np.concatenate([~np.isfinite(x[rows]).all(tuple(range(1, x.ndim))) for rows in _blocks(len(x))])
+    wrong = np.concatenate([~np.isfinite(x[rows]).all(tuple(range(1, x.ndim))) for rows in mapped.blocks(x.shape)])
     if wrong.any():
         rows = np.flatnonzero(wrong)
-        more = "" if len(rows) == 1 else f" and {len(rows) - 1:,} more rows"
+        more = f" and {len(rows) - 1:,} more row{'s' * (len(rows) > 2)}" if len(rows) > 1 else ""
         raise UsageError(
             f"{name}: {column} is not finite in row {rows[0]:,}{more} ({x[rows[0]].tolist()}). Repair these rows, or "
             "leave out their episodes."

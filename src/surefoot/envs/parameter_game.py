@@ -51,6 +51,8 @@ class ParameterGame(Seeded):
     (time-constrained robust MDPs, arXiv:2406.08395). `"jump"`: b is ψ itself, −1 the lower bound and 1 the upper one.
     `"episode"`: so is the b of an episode's first step, and ψ stays (arXiv:2211.03413).
 
+    `nominal` is the point of [−1, 1]^k that is nearest to the environment's own parameters.
+
     Observations are a dict: `state` is the inner environment's, `parameters` is ψ scaled to [−1, 1], and with
     `previous=True` also `previous_state` and `previous_action` (scaled to [−1, 1]; at a reset the first state and 0).
     """
@@ -70,6 +72,9 @@ class ParameterGame(Seeded):
             )
         self.box, self.move, self.speed, self.previous = box, move, speed, previous
         self._places = [(p, [n for n in where if where[n] is p]) for p in dict.fromkeys(where.values())]
+        now = {name: value for p, _ in self._places for name, value in p.values().items()}
+        raw = np.array([now[name] for name in box.bounds])
+        self.nominal = np.clip(2.0 * (raw - box.low) / (box.high - box.low) - 1.0, -1.0, 1.0)
         self.low, self.high, k = action.low.astype(np.float64), action.high.astype(np.float64), len(box)
         ones = np.ones(k, np.float32)
         self.action_space = spaces.Box(np.concatenate([action.low, -ones]), np.concatenate([action.high, ones]))

@@ -39,6 +39,7 @@ def _unit(facts: dict[str, Any]) -> str:
         "RowModel": "supervised",
         "SetModel": "supervised",
         "SequenceModel": "supervised",
+        "PairModel": "supervised",
     }
     return loop(kinds.get(kind, "on-policy")).measured
 

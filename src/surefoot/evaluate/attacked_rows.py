@@ -136,6 +136,11 @@ def stress_rows(model: Any, table: Table, attack: InputAttack, *, points: int = 
         UsageError: the model cannot predict these rows, or was trained on other targets.
     """
     model = getattr(model, "model_", model)
+    if hasattr(model, "figures"):
+        raise UsageError(
+            f"a {type(model).__name__} does not predict the target of a row, so there is nothing to attack; measure it "
+            "with surefoot.evaluate, data=…"
+        )
     scores = _scores(model)
     losses, right = _figures(model, table, scores)
     units, X = attack.units(table.X), torch.from_numpy(table.X)

@@ -42,8 +42,13 @@ def player_of(policy: Any, env: Any, algo: str | None = None, trust: bool = Fals
         )
     agent, folder = load(policy), Path(policy)
     if env is None and not agent.facts.get("env", {}).get("env"):
-        why = "was trained on data alone" if "env" in agent.facts else "does not say what it was trained in"
-        raise UsageError(f"env is missing: the agent in {folder} {why}; give env=… (--env).")
+        why, more = "does not say what it was trained in", ""
+        if "env" in agent.facts:
+            why, more = (
+                "was trained on data alone",
+                f" Without one: surefoot evaluate {folder} --data HELD-OUT.",
+            )
+        raise UsageError(f"env is missing: the agent in {folder} {why}; give env=… (--env).{more}")
     kind, trained_in = loop(agent.loop), agent.facts["env"] if env is None else {"env": env}
     if env is None:
         check_trust(kind, trained_in, trust)

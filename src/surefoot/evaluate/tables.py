@@ -22,6 +22,7 @@ TITLES = {
     "tail_loss": f"mean loss of the worst {TAIL:.0%}",
     "r2": "R²",
     "accuracy": "accuracy",
+    "retrieval": "other view found first",
     "calibration_error": "expected calibration error",
     "worst_group_loss": "mean loss of the worst group",
 }

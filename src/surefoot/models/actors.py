@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -25,7 +26,8 @@ from surefoot.models.distributions import (
     for_space,
 )
 from surefoot.models.mixtures import SquashedMixture
-from surefoot.models.networks import ACTIVATIONS, Encoder, Observation, check_mask
+from surefoot.models.networks import ACTIVATIONS, CORES, WIDEST, Encoder, Observation, check_mask
+from surefoot.models.recurrence import Recalled, Remembering, encoder, present
 from surefoot.models.spaces import MASK_KEY
 
 LOG_STD = (-20.0, 2.0)  # limits of the log standard deviation of a Gaussian
@@ -62,9 +64,11 @@ class ActionValue(nn.Module):
         cnn: str,
         enters: int = 1,
         output_bound: float | None = None,
+        core: str | None = None,
+        core_size: int = 64,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(observation_space, (), activation, cnn)
+        self.encoder = encoder(observation_space, activation, cnn, core, core_size)
         width, before = self.encoder.features, list[nn.Module]()
         for size in hidden[: enters - 1]:
             before += [nn.Linear(width, size), ACTIVATIONS[activation]()]
@@ -81,7 +85,7 @@ class ActionValue(nn.Module):
 class Actor(nn.Module):
     """From an observation to the parameters of a distribution over actions, or to the values of all actions."""
 
-    core_state = 0  # numbers that it remembers from step to step
+    core_state: int = 0  # numbers that it remembers from step to step
 
     def __init__(self, network: ActorNetwork, observation_space: gym.Space, action_space: gym.Space) -> None:
         super().__init__()
@@ -89,7 +93,8 @@ class Actor(nn.Module):
         self.masked = isinstance(observation_space, gym.spaces.Dict) and MASK_KEY in observation_space.spaces
         if self.masked:
             check_mask(observation_space.spaces[MASK_KEY].shape, self.distribution)  # type: ignore[attr-defined]
-        self.encoder = Encoder(observation_space, (), network.activation, network.cnn)
+        self.encoder = encoder(observation_space, network.activation, network.cnn, network.core, network.core_size)
+        self.core_state = self.encoder.state_size if isinstance(self.encoder, Remembering) else 0
         outputs = self.distribution.size * network.atoms
         if network.kind == "bounded":
             outputs = self.distribution.size // 2
@@ -113,7 +118,7 @@ class Actor(nn.Module):
         if self.network.dueling:
             out = self.state_value(encoded).unsqueeze(-2) + out - out.mean(-2, keepdim=True)
         if self.masked and self.network.support is None:
-            mask = observation[MASK_KEY].unsqueeze(-1)  # type: ignore[call-overload,index]
+            mask = present(observation)[MASK_KEY].unsqueeze(-1)  # type: ignore[call-overload,index]
             out = self.distribution.masked(out, mask)  # type: ignore[union-attr]
         return out
 
@@ -121,10 +126,10 @@ class Actor(nn.Module):
         """The values `[..., size]` of outputs `[..., size, atoms]`: their mean, or that of the distribution on the
         support whose logits they are."""
         if self.network.support is None:
-            return atoms.mean(-1)
+            return atoms.squeeze(-1) if self.network.atoms == 1 else atoms.mean(-1)
         support = torch.linspace(*self.network.support, self.network.atoms, dtype=atoms.dtype)
         values = (atoms.softmax(-1) * support).sum(-1)
-        return self.distribution.masked(values, observation[MASK_KEY]) if self.masked else values  # type: ignore
+        return self.distribution.masked(values, present(observation)[MASK_KEY]) if self.masked else values  # type: ignore
 
     def params(self, observation: Observation) -> Tensor:
         """The distribution's parameters `[..., size]`."""
@@ -145,12 +150,23 @@ class Actor(nn.Module):
     def policy(
         self, observation: Observation, state: Tensor | None = None, starts: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The distribution's parameters, as for any agent; there is no state."""
-        return self.params(observation), None
+        """The distribution's parameters, as for any agent. With a core: of one step `[1, batch, ...]`, and the new
+        state; without a state, of first steps."""
+        if state is None or starts is None:
+            return self.params(observation), None
+        now = {k: x[0] for k, x in observation.items()} if isinstance(observation, dict) else observation[0]
+        recalled, state = self.advanced(now, state, starts[0])
+        return self.params(recalled).unsqueeze(0), state  # type: ignore[arg-type]
 
-    def forward(self, observation: Observation, output: str = "params") -> Tensor:
+    def advanced(self, observation: Observation, state: Tensor, starts: Tensor) -> tuple[Recalled, Tensor]:
+        """What is recalled in one step `[batch, ...]`, and the new memory `[batch, core_state]`."""
+        assert isinstance(self.encoder, Remembering)
+        features, state = self.encoder.advanced(observation, self.layers[-1].weight.dtype, state, starts)  # type: ignore[arg-type]
+        return Recalled(observation, features), state
+
+    def forward(self, observation: Observation, output: str = "params", *more: Tensor) -> Any:
         """One of the outputs by the name of its method."""
-        return getattr(self, output)(observation)
+        return getattr(self, output)(observation, *more)
 
 
 class RememberingActor(Actor):
@@ -211,11 +227,15 @@ class ActorNetwork:
     told: int = hyperparameter(
         0, low=0, high=2**16, help="Numbers it sees beside a vector in training; later they are 0."
     )
+    core: str | None = hyperparameter(None, choices=tuple(CORES), help="Recurrent core.")
+    core_size: int = hyperparameter(64, low=1, high=WIDEST, help="Units of the recurrent core.")
 
     def __post_init__(self) -> None:
         check(self)
         if self.remembers and self.kind != "deterministic":
             raise UsageError(f"kind={self.kind!r} is not allowed with remembers=True; it must be 'deterministic'.")
+        if self.core is not None and (self.remembers or self.told):
+            raise UsageError(f"core={self.core!r} is not allowed for an actor that is given its past or told more.")
 
     def distribution(
         self, space: gym.Space
@@ -258,13 +278,15 @@ class CriticNetwork:
     cnn: str = hyperparameter("nature", choices=("nature", "impala"), help="Image encoder.")
     enters: int = hyperparameter(1, low=1, help="Hidden layer at which the action enters.")
     output_bound: float | None = hyperparameter(None, low=0, help="Last layer initialised from U(±bound), if given.")
+    core: str | None = hyperparameter(None, choices=tuple(CORES), help="Recurrent core.")
+    core_size: int = hyperparameter(64, low=1, high=WIDEST, help="Units of the recurrent core.")
 
     def __post_init__(self) -> None:
         check(self)
 
     def make(self, observation_space: gym.Space, action_space: gym.Space) -> ActionValue:
         """A freshly initialised critic for these spaces."""
-        rest = self.hidden, self.activation, self.cnn, self.enters, self.output_bound
+        rest = self.hidden, self.activation, self.cnn, self.enters, self.output_bound, self.core, self.core_size
         return ActionValue(observation_space, action_size(action_space), *rest)
 
 

@@ -24,6 +24,7 @@ from surefoot.models.networks import WIDEST, ActorCritic, Network, Observation
 from surefoot.models.normalizers import Moments
 from surefoot.models.observations import entries, floats, normalize_observation, normalized_shapes, plus
 from surefoot.models.saved import described, read_agent, write_agent
+from surefoot.models.sequence import SequenceNetwork
 from surefoot.models.smoothing import Smoothing, boxes, draw, noisy, noisy_copies, noisy_keys
 from surefoot.models.spaces import MASK_KEY
 
@@ -224,13 +225,13 @@ class Agent:
         """
         if "critic" in self.companions:
             return self._judged(observation, self.respond(seen, state, episode_start)[1])
-        if isinstance(self.module, Actor) and self.network.kind == "values":  # type: ignore[union-attr]
+        if isinstance(self.module, Actor) and self.network.kind == "values" and not self.module.core_state:  # type: ignore[union-attr]
             values = self.respond(observation)[1].detach()
             return (self.respond(seen)[1].softmax(-1) * values).sum(-1)
         if isinstance(self.module, Actor) or self.module.core_state:
             raise UsageError(
                 f"this agent ({self.facts.get('method', 'no method')}) cannot be attacked by its critic: "
-                + (NO_CRITIC if isinstance(self.module, Actor) else "its critic has a memory, which is not kept.")
+                + ("its critic has a memory, which is not kept." if self.module.core_state else NO_CRITIC)
                 + " Use obs-pgd or obs-mad."
             )
         return self.module.value(normalize_observation(floats(seen), self.scales))
@@ -347,7 +348,9 @@ class Agent:
             given = [description.pop(k) for k in ("observation_space", "action_space")]
             normalized = {str(key) for key in description.pop("normalized")}
             space, action_space = (spaces.from_json(one, MOST_ENTRIES + numbers) for one in given)
-            network = build(ActorNetwork if "kind" in settings else Network, settings)
+            network = build(
+                SequenceNetwork if "members" in settings else ActorNetwork if "kind" in settings else Network, settings
+            )
             if "smoothed" in description:
                 build(Smoothing, description["smoothed"])
             acting.from_json(description.get("acting", []))
@@ -355,9 +358,10 @@ class Agent:
         except (KeyError, AttributeError, TypeError, UsageError) as error:
             said = error if isinstance(error, UsageError) else repr(error)
             raise UsageError(f"{folder}/agent.json is damaged: {said} Save the agent again.") from error
-        layers, core = network.hidden, 0
+        layers = network.hidden
+        core = 0 if network.core is None else network.core_size
         if isinstance(network, Network):
-            layers, core = layers + (network.critic_hidden or ()), 0 if network.core is None else network.core_size
+            layers += network.critic_hidden or ()
         widest = max((*layers, core), default=0)
         if len(layers) > len(tensors) or widest > numbers:
             raise UsageError(f"{folder}/agent.json describes a larger network than agent.safetensors has weights for.")

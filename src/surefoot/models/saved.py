@@ -23,6 +23,7 @@ KINDS = {
     "surefoot-set-value-1": ("surefoot.models.set_model", "SetModel"),
     "surefoot-sequence-model-1": ("surefoot.models.seq2seq", "SequenceModel"),
     "surefoot-row-network-1": ("surefoot.models.row_network", "RowModel"),
+    "surefoot-two-views-1": ("surefoot.models.two_views", "PairModel"),
     "surefoot-language-agent-1": ("surefoot.models.language.agent", "LanguageAgent"),
     "surefoot-reward-model-1": ("surefoot.models.language.reward_model", "RewardModel"),
 }

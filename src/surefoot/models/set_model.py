@@ -1,14 +1,17 @@
 """A learned second stage of two-stage problems, saved as safetensors and JSON.
 
-A row of features is a choice x (n), losses ξ (n), then what is known of every item (n times `features`), as in the
-tables of `surefoot.envs.recourse.sampled`; n may differ from row set to row set, since items are summed.
+A row of features is a choice x (n), what of ξ is seen beside every item (n times `entries`), then what is known of
+every item (n times `features`), as in the tables of `surefoot.envs.recourse.sampled`; n may differ from row set to row
+set, since items are summed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +24,6 @@ from surefoot.models.saved import described, read_agent, write_agent
 from surefoot.models.set_value import SetSizes, SetValue
 
 FORMAT = "surefoot-set-value-1"
-KNOWN = 6  # numbers that are known of an item
 
 
 class SetModel:
@@ -34,12 +36,13 @@ class SetModel:
         self.network, self.facts = network.double().eval().requires_grad_(False), facts or {}
 
     def __repr__(self) -> str:
-        return described(self, f"choices and losses of items with {self.network.features} numbers each → value")
+        return described(self, f"choices and ξ of items with {self.network.features} numbers each → value")
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """The value of every row `[k]`, in the units of the problem."""
         with torch.no_grad():
-            x, xi, items = divided(torch.as_tensor(np.asarray(X, dtype=np.float64)), self.network.features)
+            rows = torch.as_tensor(np.asarray(X, dtype=np.float64))
+            x, xi, items = divided(rows, Widths(self.network.entries, self.network.features))
             return self.network.unscaled(self.network(x, xi, self.network.scaled(items))).numpy()
 
     def losses(self, table: Table) -> np.ndarray:
@@ -52,7 +55,8 @@ class SetModel:
 
     def save(self, folder: str | Path) -> Path:
         """Write `agent.safetensors` and `agent.json` into a folder."""
-        about = {"sizes": dataclasses.asdict(self.network.sizes), "features": self.network.features}
+        about = {"sizes": dataclasses.asdict(self.network.sizes), "entries": self.network.entries}
+        about["features"] = self.network.features
         tensors = {name: x.contiguous() for name, x in self.network.state_dict().items()}
         return write_agent(folder, {"format": FORMAT, **about, **self.facts}, tensors)
 
@@ -65,11 +69,12 @@ class SetModel:
         """
         description, tensors = read_agent(folder, FORMAT)
         try:
-            sizes, features = description.pop("sizes"), description.pop("features")
-            if type(features) is not int or features < 1 or not isinstance(sizes, dict):
-                raise ValueError(f"features={features!r} is not allowed")
+            sizes, *widths = (description.pop(name) for name in ("sizes", "entries", "features"))
+            if any(type(x) is not int or x < 1 for x in widths) or not isinstance(sizes, dict):
+                raise ValueError("entries and features must be whole numbers from 1 on, and sizes be named")
+            entries, features = widths
             with torch.device("meta"):  # sizes are compared before memory is taken
-                made = SetValue(features, build(SetSizes, sizes))
+                made = SetValue(features, build(SetSizes, sizes), entries)
             wanted = {name: x.shape for name, x in made.state_dict().items()}
             if wanted != {name: x.shape for name, x in tensors.items()}:
                 raise ValueError("the tensors do not fit the network")
@@ -81,16 +86,38 @@ class SetModel:
             raise UsageError(f"{folder} is damaged: it does not hold the model in agent.json ({error}).") from error
 
 
-def divided(X: Tensor, known: int = KNOWN) -> tuple[Tensor, Tensor, Tensor]:
-    """Choices and losses `[..., n]`, and items `[..., n, known]`, of rows `[..., (2 + known)·n]`.
+class Widths(NamedTuple):
+    """How many numbers of ξ are seen beside every item, and how many are known of it."""
+
+    entries: int
+    features: int
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Widths:
+        """Those of a table, by the names of its columns: x0, x1, … of choices, then xi…, then all others.
+
+        Raises:
+            UsageError: they are not those of a two-stage problem.
+        """
+        n = sum(bool(re.fullmatch(r"x\d+", name)) for name in names)
+        seen = sum(name.startswith("xi") for name in names)
+        if not n or not seen or seen % n or not (known := len(names) - n - seen) or known % n:
+            raise UsageError(
+                f"X has {len(names)} features, {n} of them named as choices x0, x1, … and {seen} as xi…; a two-stage "
+                "problem has both and more for every item. Give data=knapsack:8 or data=capital-budgeting:8, made so."
+            )
+        return cls(seen // n, known // n)
+
+
+def divided(X: Tensor, widths: Widths) -> tuple[Tensor, Tensor, Tensor]:
+    """Choices `[..., n]`, what is seen of ξ `[..., n·entries]`, and items `[..., n, features]`, of rows.
 
     Raises:
         UsageError: the rows have another number of features.
     """
-    n, rest = divmod(X.shape[-1], 2 + known)
+    each = 1 + sum(widths)
+    n, rest = divmod(X.shape[-1], each)
     if rest:
-        raise UsageError(
-            f"X has {X.shape[-1]} features; a two-stage problem has {2 + known} for every item: x and ξ of all items, "
-            f"then {known} of each. Give data=knapsack:8, or rows made by surefoot.envs.recourse.sampled."
-        )
-    return X[..., :n], X[..., n : 2 * n], X[..., 2 * n :].unflatten(-1, (n, known))
+        raise UsageError(f"X has {X.shape[-1]} features; this two-stage problem has {each} for every item.")
+    end = (1 + widths.entries) * n
+    return X[..., :n], X[..., n:end], X[..., end:].unflatten(-1, (n, widths.features))

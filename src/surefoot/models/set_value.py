@@ -2,7 +2,8 @@
 
     value(x, ξ) = V([e_x, e_ξ]),   e_x = Ψ_x(Σ_k Φ_x([x_k, f_k])),   e_ξ = Ψ_ξ(Σ_k Φ_ξ([ξ_k, f_k]))
 
-Φ and Ψ have no biases, so that items of zeros add nothing. With ξ given, only V and e_x are left to optimise over
+f_k is what is known of an item, and ξ_k what of ξ concerns it, one number or several. Φ and Ψ have no biases, so that
+items of zeros add nothing. With ξ given, only V and e_x are left to optimise over
 choices, and with x given only V and e_ξ over losses. For x of 0 and 1 the sum inside e_x is affine in x.
 
 Dumouchelle, Julien, Kurtz, Khalil, *Neur2RO* (ICLR 2024), arXiv:2310.04345.
@@ -33,25 +34,26 @@ class SetSizes:
 
 
 class Embedding(nn.Module):
-    """Ψ(Σ Φ) of one kind of entries beside what is known of the items."""
+    """Ψ(Σ Φ) of one kind of entries, some for every item, beside what is known of the items."""
 
-    def __init__(self, features: int, sizes: SetSizes) -> None:
+    def __init__(self, entries: int, features: int, sizes: SetSizes) -> None:
         super().__init__()
+        self.entries = entries
 
         def two(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
             return nn.Sequential(nn.Linear(inputs, hidden, False), nn.ReLU(), nn.Linear(hidden, outputs, False))
 
-        self.item = two(1 + features, sizes.item_hidden, sizes.item_size)
+        self.item = two(entries + features, sizes.item_hidden, sizes.item_size)
         self.whole = two(sizes.item_size, sizes.set_hidden, sizes.set_size)
 
     def forward(self, entries: Tensor, items: Tensor) -> Tensor:
-        """`[..., set_size]` of entries `[..., n]` and items `[..., n, features]`."""
-        known = items.expand(*entries.shape, items.shape[-1])
-        return self.whole(self.item(torch.cat([entries.unsqueeze(-1), known], -1)).sum(-2))
+        """`[..., set_size]` of entries `[..., n·entries]`, item by item, and items `[..., n, features]`."""
+        own = entries.unflatten(-1, (-1, self.entries))
+        return self.whole(self.item(torch.cat([own, items.expand(*own.shape[:-1], items.shape[-1])], -1)).sum(-2))
 
 
 class SetValue(nn.Module):
-    """A value for items of `features` known numbers each.
+    """A value for items of `features` known numbers each, beside each of which `entries` numbers of ξ are seen.
 
     The buffers scale: `low` and `width` `[features]` bring what is known of the items to [0, 1], `least` and `spread`
     are those of the value. `forward` returns the scaled value.
@@ -62,10 +64,10 @@ class SetValue(nn.Module):
     least: Tensor
     spread: Tensor
 
-    def __init__(self, features: int, sizes: SetSizes) -> None:
+    def __init__(self, features: int, sizes: SetSizes, entries: int = 1) -> None:
         super().__init__()
-        self.sizes, self.features = sizes, features
-        self.choice, self.losses = Embedding(features, sizes), Embedding(features, sizes)
+        self.sizes, self.features, self.entries = sizes, features, entries
+        self.choice, self.losses = Embedding(1, features, sizes), Embedding(entries, features, sizes)
         self.value = nn.Sequential(
             nn.Linear(2 * sizes.set_size, sizes.value_hidden), nn.ReLU(), nn.Linear(sizes.value_hidden, 1)
         )
@@ -75,7 +77,7 @@ class SetValue(nn.Module):
             self.register_buffer(name, torch.tensor(start))
 
     def forward(self, x: Tensor, xi: Tensor, items: Tensor) -> Tensor:
-        """`[...]` for choices and losses `[..., n]` and scaled items `[..., n, features]`."""
+        """`[...]` for choices `[..., n]`, what is seen of ξ `[..., n·entries]`, scaled items `[..., n, features]`."""
         return self.joined(self.choice(x, items), self.losses(xi, items))
 
     def joined(self, choice: Tensor, losses: Tensor) -> Tensor:

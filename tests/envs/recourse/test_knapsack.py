@@ -43,7 +43,7 @@ def test_the_papers_single_item():
         problem = one(capacity)
         assert second_stage(problem, x, np.array([0.5])).value == half
         assert worst_case(problem, x).value == pytest.approx(worst)
-    assert second_stage(one(8.0), x, np.array([0.5])).repaired == 1
+    assert second_stage(one(8.0), x, np.array([0.5])).states == 2  # repaired
 
 
 def test_without_losses_a_repair_has_no_value_and_without_items_nothing_is_paid():
@@ -57,7 +57,7 @@ def test_without_losses_a_repair_has_no_value_and_without_items_nothing_is_paid(
             bounds=Bounds(0, x),
             options={"mip_rel_gap": 0.0},
         )
-        assert plan.value == pytest.approx(knapsack.fun) == pytest.approx(-float(problem.handback @ plan.produced))
+        assert plan.value == pytest.approx(knapsack.fun) == pytest.approx(-float(problem.handback @ (plan.states > 0)))
         assert second_stage(problem, np.zeros(7), xi).value == worst_case(problem, np.zeros(7)).value == 0
         assert optimum(problem).value <= 0
 
@@ -70,7 +70,7 @@ def test_the_second_stage_is_that_of_highs_and_of_the_list(n):
         place = int(x @ (1 << np.arange(n)))
         assert plan.value == pytest.approx(highs(problem, x, xi), abs=1e-6)
         assert plan.value == pytest.approx(table(problem, xi[None])[0, place], abs=1e-9)
-        y, r = plan.produced, plan.repaired
+        y, r = (plan.states > 0).astype(float), (plan.states > 1).astype(float)
         assert (r <= y).all() and (y <= x).all() and problem.weight @ y + problem.repair @ r <= problem.capacity
         loss = problem.loss * xi
         assert plan.value == pytest.approx(float((loss - problem.handback) @ y - loss @ r))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -281,3 +282,18 @@ def test_numbers_read_well():
 def test_nested_values_get_dotted_names():
     value = {"a": {"b": [1, 2], "c": None, "e": {}}, "d": 0.5, "s": "ü"}
     assert list(flat(value)) == [("a.b", "[1, 2]"), ("a.c", "null"), ("a.e", "{}"), ("d", "0.5"), ("s", "ü")]
+
+
+def test_what_was_judged_without_a_simulator_is_on_the_page_of_a_run(page_of, tmp_path):
+    folder = shutil.copytree(page_of("run").parent, tmp_path / "run")
+    fitted = {"data": "held.hdf5", "episodes": 12, "value": 3.25, "value_interval": [2.5, 4.0]}
+    (folder / "fitted-q.json").write_text(json.dumps(fitted | {"behaviour_value": 3.0, "distance": 0.4}))
+    judged = {"judge": "task", "prompts": 20, "win_rate": 0.625, "win_rate_interval": [0.5, 0.75], "kl": 0.1}
+    (folder / "judged-task.json").write_text(json.dumps(judged | {"kl_interval": None, "worst_group": "short"}))
+    words = read(folder).words
+    assert "Evaluation by data alone" in words and "held.hdf5 12 3.25 [2.5, 4] 3 0.4" in words
+    assert "Against the model before training" in words and "task 20 0.625 [0.5, 0.75] 0.1" in words
+    (folder / "fitted-q.json").write_text(json.dumps({"value": "much", "value_interval": 3}))
+    (folder / "judged-task.json").write_text(json.dumps([1]))
+    words = read(folder).words
+    assert "Evaluation by data alone" not in words and "Against the model" not in words

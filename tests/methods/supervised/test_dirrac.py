@@ -9,7 +9,8 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from scipy.sparse import csr_array
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from torch.autograd import gradcheck
 
 import surefoot as sf
@@ -184,13 +185,21 @@ def test_models_of_scikit_learn_own_ones_and_arrays_are_the_same():
     [
         ({"immutable": ("x9",)}, MODELS, X, "feature 'x9' is unknown"),
         ({}, MODELS[:1], X, "variance=0 is not allowed with one model"),
+        ({}, MODELS[:1], X, "with one model: it has no covariance"),
         ({}, [], X, "models is empty"),
+        ({}, MODELS, csr_array(X), r"X is sparse.*X.toarray\(\)"),
         ({}, [object()], X, r"models\[0\] \(object\) has no coefficients"),
         ({}, [LinearModel(np.ones((3, 2)), np.zeros(3))], X, "has 3 scores"),
+        (
+            {},
+            [LinearRegression().fit(X, X[:, 0])],
+            X,
+            r"models\[0\] \(LinearRegression\) predicts numbers, not classes",
+        ),
         ({}, np.full((2, 4), np.nan), X, r"models\[0\] has parameters that are not finite"),
         ({}, MODELS, X[:, :2], "the models have 3 features"),
         ({}, MODELS, X[:0], "X has no rows"),
-        ({}, MODELS, np.where(np.arange(24).reshape(8, 3) == 7, np.nan, X), "feature 'x1' is nan in row 2"),
+        ({}, MODELS, np.where(np.arange(24).reshape(8, 3) == 7, np.nan, X), "feature 'x1' is NaN in row 2"),
         ({"limits": (1.0, 0.0)}, MODELS, X, "limits="),
         ({"radius": -1.0}, MODELS, X, "radius=-1.0 is not allowed"),
         ({"shares": "chi-sqare:1"}, MODELS, X, "chi-sqare"),
@@ -199,6 +208,19 @@ def test_models_of_scikit_learn_own_ones_and_arrays_are_the_same():
 def test_mistakes(options, models, rows, words):
     with pytest.raises(UsageError, match=words):
         DiRRAc(**options).fit(models).recourse(rows)
+
+
+def test_a_group_of_one_model_is_named():
+    with pytest.raises(UsageError, match="with one model in the group 'wild'"):
+        DiRRAc().fit(MODELS[:41], GROUPS[:41])
+
+
+def test_models_that_are_all_the_same_have_no_variance():
+    """Without a radius either, what the model accepts is accepted for sure."""
+    same = np.tile(MODELS[:1], (5, 1))
+    assert (DiRRAc(radius=0.0).fit(same).recourse(X).probability < 1e-12).all()
+    worst = DiRRAc(radius=0.1).fit(same).recourse(X).probability
+    assert (worst > 0).all() and (worst < 1).all()
 
 
 def test_a_run_is_refused_with_what_to_do(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cvxpy as cp
 import numpy as np
 import pytest
 import torch
@@ -106,6 +107,23 @@ def test_a_constant_reference_is_ordinary_dro():
     np.testing.assert_allclose(with_it.agent().coef, without.agent().coef, atol=1e-5)
 
 
+def test_minima_with_a_reference_are_those_of_a_cone_solver():
+    """Through the dual problems, in which no weight appears."""
+    excess = 0.5 * cp.square(TABLE.y - np.hstack([X, np.ones((40, 1))]) @ (w := cp.Variable(4))) - MODEL.losses(TABLE)
+    level, price, tau = cp.Variable(), cp.Variable(nonneg=True), 0.5
+    above = cp.sum([cp.quad_over_lin(cp.pos(x - level + price), price) for x in excess]) / 80
+    duals = {
+        "chi2:0.2": level - price / 2 + 0.1 * price + above,
+        f"kl-penalty:{tau}": tau * (cp.log_sum_exp(excess / tau) - np.log(40)),
+        "cvar:0.3": level + cp.sum(cp.pos(excess - level)) / (0.3 * 40),
+    }
+    for text, dual in duals.items():
+        least = cp.Problem(cp.Minimize(dual)).solve(solver="CLARABEL")
+        learner = fitted(DRRho(reference=MODEL, ambiguity=text, l2=0.0), epochs=150)
+        assert learner.results()["objective"] == pytest.approx(least, abs=2e-6), text
+        np.testing.assert_allclose(np.append(learner.agent().coef[0], learner.agent().intercept), w.value, atol=2e-3)
+
+
 def test_a_radius_of_zero_is_the_mean():
     mean = fitted(Prospect(risk="cvar:1")).agent().coef
     for reference in (None, MODEL):
@@ -196,6 +214,16 @@ def test_words_and_conventions():
 def test_bad_input(values, words):
     with pytest.raises(UsageError, match=words):
         FiniteSumLearner(DRRho(**values), TABLE, [0])
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(np.full(40, np.nan), "not finite for row 0"), (np.zeros(3), r"predicts \[3\] for 40 rows; it must be \[40\]")],
+)
+def test_a_reference_that_answers_wrongly_is_refused(answer, words):
+    broken = type("Broken", (), {"predict": lambda self, X: answer})()
+    with pytest.raises(UsageError, match=words):
+        FiniteSumLearner(DRRho(reference=broken), TABLE, [0])
 
 
 def test_a_run_refuses_a_reference_that_it_cannot_record(tmp_path):

@@ -225,6 +225,9 @@ def test_a_penalty_below_the_curvature_is_told():
         learner = make_learner(WAFL(**SIZES, loss="squared", penalty=0.1), numbers, [0], 3)
         learner.weights["model"] += 1.0  # a step too long, after which no worst place is the farthest
         learner.iterate()
+    steep = make_learner(WAFL(**SIZES, loss="squared", penalty=0.1, learning_rate=0.3), numbers, [0], 3)
+    with pytest.raises(UsageError, match=r"penalty=0.1 is below the curvature of the loss.*diverges. Give penalty="):
+        steep.iterate()  # the weights pass the price within the first round
     learner.weights["model"] += 1e30  # too great to compute
     with pytest.raises(UsageError, match="Give a greater penalty, weight_decay=… or a smaller learning_rate"):
         learner.iterate()
@@ -233,6 +236,12 @@ def test_a_penalty_below_the_curvature_is_told():
         for _ in range(3):
             learner.iterate()
     assert not learner.results()["certificate"].holds
+
+
+def test_clients_of_one_class_each_learn_what_none_of_them_sees():
+    learner = run(20, dataclasses.replace(TABLE, clients=Y), learning_rate=0.5)
+    found = learner.agent()
+    assert (found.predict(X) == Y).mean() > 0.8 and math.isfinite(learner.results()["certificate"].surrogate)
 
 
 def test_mistakes_are_refused():

@@ -379,5 +379,7 @@ CLAIM = Claim(
     not_run="the weakly correlated instances of 20 items (published median 1.582 %), whose optimum our exact "
     "method does not find within two minutes each; all instances of 30 to 80 items, for which the paper's network "
     "learns from 250,000 samples (about half an hour) and whose optima are known from branch and price of up to three "
-    "hours each; and capital budgeting, which is not built.",
+    "hours each; and capital budgeting (published median 1.105 % for ten projects), of which only a pilot was run: six "
+    "projects, 12,000 samples, 40 epochs, 16 instances of development seeds, exact worst cases. There the median error "
+    "was 9.2 % by the true cost, 16.0 % by the prediction as cost, 7.6 % without a network and 6.8 % for random choices.",
 )

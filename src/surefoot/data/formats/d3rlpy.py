@@ -59,11 +59,10 @@ def _episode(seen: Any, action: Any, reward: Any, end: bool, final: Any) -> Epis
 
 def write(data: Transitions, path: Path) -> None:
     """Write the data in version 2.1."""
-    whole = list(episodes(data, "d3rlpy"))
     with hdf5.writing(path) as file:
         file["columns"] = list(COLUMNS)
-        file["num_episodes"], file["version"] = len(whole), VERSION
-        for i, one in enumerate(whole):
+        file["num_episodes"], file["version"] = data.episodes, VERSION
+        for i, one in enumerate(episodes(data, "d3rlpy")):
             more = 0 if one.terminated else 1
             file[f"observations_{i}"] = one.observation[: len(one.reward) + more]
             file[f"actions_{i}"] = np.concatenate([one.action, np.zeros_like(one.action[:more])])

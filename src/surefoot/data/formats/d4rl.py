@@ -1,7 +1,9 @@
 """D4RL's HDF5: flat rows over all episodes.
 
 `terminals` end the task, `timeouts` cut it. Where a file has no `next_observations`, they are the observations of the
-next rows, as in D4RL's `qlearning_dataset`: the row before a cut and the last row have none, and are left out.
+next rows, as in D4RL's `qlearning_dataset`: the row before a cut and the last row have none, and are left out. A row
+that is marked as both ends the task. Steps up to `horizon` are counted from the beginning of every episode; D4RL begins
+with 1 in one that follows an end of the task, and so cuts it a step early.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from surefoot.data.formats import hdf5
-from surefoot.data.transitions import Transitions
+from surefoot.data.formats import hdf5, mapped
+from surefoot.data.transitions import Transitions, gathered
 from surefoot.errors import UsageError
 
 
@@ -35,15 +37,20 @@ def read(path: Path, name: str, horizon: int | None = None) -> Transitions:
     elif cut is None:
         raise UsageError(
             f"{path} has neither timeouts nor next_observations, so it does not say where episodes were cut. Give the "
-            "step limit of its environment: sf.dataset(…, horizon=1000), --horizon 1000."
+            "step limit of its environment: sf.dataset(…, horizon=1000), or surefoot dataset convert FILE new.npz "
+            "--horizon 1000, and learn from that."
         )
     cut = cut.astype(bool) & ~terminated
     if following is not None:
         return Transitions(observation, action, reward, following, terminated, cut, name=name, **noted)
     rows = np.flatnonzero(~cut[:-1])
-    before = np.append(cut[1:], False)[rows] | (rows == len(reward) - 2)  # the row after it has no successor
-    columns = observation[rows], action[rows], reward[rows], observation[rows + 1], terminated[rows]
-    return Transitions(*columns, before & ~terminated[rows], name=name, **noted)
+    before = np.append(cut[1:], False) & ~terminated  # the row after it has no successor
+    before[-2:-1] |= ~terminated[-2:-1]
+    parts = (
+        (observation[some], action[some], reward[some], observation[some + 1], terminated[some], before[some])
+        for some in (rows[block] for block in mapped.blocks((len(rows), *observation.shape[1:])))
+    )
+    return gathered(parts, name, **noted)
 
 
 def _at_limit(terminated: np.ndarray, horizon: int) -> np.ndarray:

@@ -72,11 +72,15 @@ def node(group: Any, name: str, where: Path) -> Any:
 
 
 def array(group: Any, name: str, where: Path) -> NDArray[Any]:
-    """The numbers of a dataset of the file, mapped if they are many and in one piece."""
+    """The numbers of a dataset of the file, mapped if they are many."""
     found = node(group, name, where)
     if not hasattr(found, "dtype") or found.dtype.kind not in "fiub":
         raise UsageError(f"{where}: {name!r} in {group.name} is no array of numbers.")
-    return found[()] if (large := mapped.of_hdf5(found, where)) is None else large
+    if found.nbytes < mapped.LARGE:
+        return found[()]
+    if (whole := mapped.of_hdf5(found, where)) is not None:
+        return whole
+    return mapped.together(found[rows] for rows in mapped.blocks(found.shape))
 
 
 def note(group: Any, space: gym.Space | None, facts: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from surefoot.data.formats import own
+from surefoot.data.formats import mapped, own
 from surefoot.data.formats.states import Episode, episodes, from_episodes
 from surefoot.data.transitions import Transitions
 from surefoot.errors import UsageError
@@ -24,39 +24,30 @@ def read(path: Path, name: str) -> Transitions:
     rows = len(found["terminals"])
     reward, masks = found.get("rewards", np.zeros(rows, np.float32)), found.get("masks", np.ones(rows, np.float32))
     last = np.flatnonzero(np.append(found["terminals"][:-1] > 0, True))
-    whole, first = [], 0
-    for end in last:
-        steps = slice(first, end)
-        ended = end > first and masks[end - 1] == 0
-        seen = found["observations"][first : end + 1]
-        whole.append(Episode(seen, found["actions"][steps], reward[steps], bool(ended)))
-        first = end + 1
+    firsts = np.append(0, last[:-1] + 1)
+    whole = (
+        Episode(
+            found["observations"][first : end + 1],
+            found["actions"][first:end],
+            reward[first:end],
+            bool(end > first and masks[end - 1] == 0),
+        )
+        for first, end in zip(firsts, last, strict=True)
+    )
     return from_episodes(whole, name, action_space=own.space_of(found))
 
 
 def write(data: Transitions, path: Path) -> None:
     """Write the data, with rewards and masks."""
-    whole = list(episodes(data, "ogbench"))
-
-    def rows(parts: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(parts)
-
-    def padded(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([x, np.zeros_like(x[:1])])
-
-    steps = [len(one.reward) for one in whole]
-    ends = [np.append(np.zeros(n, np.float32), np.float32(1)) for n in steps]
-    masks = [np.ones(n + 1, np.float32) for n in steps]
-    for mask, one in zip(masks, whole, strict=True):
-        mask[-2] = 0.0 if one.terminated else 1.0
+    columns = {name: mapped.Rows(name) for name in ("observations", "actions", "rewards", "terminals", "masks")}
+    for one in episodes(data, "ogbench"):
+        last = np.arange(len(one.reward) + 1) == len(one.reward)
+        action, reward = (np.concatenate([x, np.zeros_like(x[:1])]) for x in (one.action, one.reward))
+        masks = np.append(np.ones(len(one.reward) - 1), [not one.terminated, 1])
+        given = one.observation, action, reward, last.astype(np.float32), masks.astype(np.float32)
+        for rows, x in zip(columns.values(), given, strict=True):
+            rows.add(x)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
-        np.savez(
-            file,
-            observations=rows([one.observation for one in whole]),
-            actions=rows([padded(one.action) for one in whole]),
-            terminals=rows(ends),
-            rewards=rows([padded(one.reward) for one in whole]),
-            masks=rows(masks),
-            **own.space_arrays(data.action_space),
-        )
+        found = {name: rows.array() for name, rows in columns.items()}
+        np.savez(file, **found, **own.space_arrays(data.action_space))

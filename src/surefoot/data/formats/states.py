@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from surefoot.data.transitions import Transitions
+from surefoot.data.transitions import Transitions, gathered
 from surefoot.errors import UsageError
 
 
@@ -23,24 +23,13 @@ class Episode(NamedTuple):
 
 def from_episodes(episodes: Iterable[Episode], name: str, **more: Any) -> Transitions:
     """The transitions of episodes; those without a step are left out."""
-    kept = [one for one in episodes if len(one.reward)]
-    if not kept:
-        raise UsageError(f"{name} has no transitions.")
-    last = np.cumsum([len(one.reward) for one in kept]) - 1
-    terminated = np.zeros(last[-1] + 1, bool)
-    truncated = terminated.copy()
-    terminated[last] = [one.terminated for one in kept]
-    truncated[last] = ~terminated[last]
-    return Transitions(
-        np.concatenate([one.observation[:-1] for one in kept]),
-        np.concatenate([one.action for one in kept]),
-        np.concatenate([one.reward for one in kept]),
-        np.concatenate([one.observation[1:] for one in kept]),
-        terminated,
-        truncated,
-        name=name,
-        **more,
-    )
+    return gathered((_columns(one) for one in episodes if len(one.reward)), name, **more)
+
+
+def _columns(one: Episode) -> tuple[NDArray[Any], ...]:
+    last = np.arange(len(one.reward)) == len(one.reward) - 1
+    ends = last & one.terminated, last & (not one.terminated)
+    return one.observation[:-1], one.action, one.reward, one.observation[1:], *ends
 
 
 def episodes(data: Transitions, layout: str) -> Iterator[Episode]:

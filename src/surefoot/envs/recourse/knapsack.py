@@ -14,16 +14,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from surefoot.ambiguity.budgeted import Array, Worst, worst_concave
+from surefoot.envs.recourse.packing import packed, plans
+from surefoot.envs.recourse.problem import Packing, Paid, Rows
 from surefoot.errors import UsageError
 from surefoot.files import read_text
 from surefoot.hyperparameters import check, hyperparameter
 
-Array = NDArray[np.float64]
 KINDS = ("UN", "WC", "ASC", "SC")  # profits and costs uncorrelated, weakly, almost strongly, strongly correlated
 OF_ITEM = ("weight", "profit", "loss", "handback", "repair")
 
@@ -48,6 +49,9 @@ class Knapsack:
     budget: float
     name: str = "knapsack"
 
+    seen: ClassVar[tuple[str, ...]] = ("xi",)
+    known: ClassVar[tuple[str, ...]] = ("c", "p", "loss", "f", "t", "C")
+
     def __post_init__(self) -> None:
         n = np.size(self.profit)
         for field in fields(self)[:-1]:
@@ -62,14 +66,96 @@ class Knapsack:
     def __len__(self) -> int:
         return len(self.profit)
 
-    def first_stage(self, x: Array) -> Array:
-        """Σ (f − p̄)·x `[...]` for choices `[..., n]`."""
-        return x @ (self.handback - self.profit)
+    @property
+    def uncertain(self) -> int:
+        return len(self)
+
+    @property
+    def planned(self) -> int:
+        return 2 * len(self)
+
+    # --- what a network sees -----------------------------------------------------------------------------------------
 
     def items(self) -> Array:
         """What is known of every item `[n, 6]`: c, p̄, p̂, f, t, C."""
         columns = [getattr(self, name) for name in OF_ITEM]
         return np.column_stack([*columns, np.full(len(self), self.capacity)])
+
+    def sight(self) -> Array:
+        """Beside every item its own ξ."""
+        return np.eye(len(self))
+
+    # --- random ones -------------------------------------------------------------------------------------------------
+
+    def choices(self, stream: np.random.Generator, count: int) -> Array:
+        return choices(stream, count, len(self))
+
+    def scenarios(self, stream: np.random.Generator, count: int) -> Array:
+        return losses(stream, count, len(self), self.budget)
+
+    def nominal(self) -> Array:
+        """No losses."""
+        return np.zeros(len(self))
+
+    # --- costs, exactly ----------------------------------------------------------------------------------------------
+
+    def first_stage(self, x: Array) -> Array:
+        """Σ (f − p̄)·x `[...]` for choices `[..., n]`."""
+        return x @ self.costs()
+
+    def packing(self, x: Array, xi: Array) -> Packing:
+        """Chosen items are produced, or produced and repaired, or left out."""
+        chosen = np.flatnonzero(x > 0.5)
+        handback, weight = self.handback[chosen], self.weight[chosen]
+        gains = np.stack([handback - (self.loss * xi)[chosen], handback])
+        return Packing(chosen, gains, np.stack([weight, weight + self.repair[chosen]]), self.capacity, 0.0)
+
+    def table(self, xi: Array) -> Array:
+        n = len(self)
+        produced, repaired, starts = plans(n, 0)
+        fits = produced @ self.weight + repaired @ self.repair <= self.capacity
+        base = np.where(fits, -(produced @ self.handback), np.inf)
+        values = np.empty((len(xi), 2**n))
+        for row, one in zip(values, xi, strict=True):
+            row[:] = np.minimum.reduceat(base + (produced - repaired) @ (self.loss * one), starts)
+        for item in range(n):  # what a choice allows, a greater one does too
+            split = values.reshape(len(xi), -1, 2, 2**item)
+            split[:, :, 1] = np.minimum(split[:, :, 1], split[:, :, 0])
+        return values
+
+    def worst_case(self, x: Array, tolerance: float) -> Worst:
+        """By cutting planes: the value of a choice is concave in ξ."""
+        first = float(self.first_stage(x))
+
+        def above(xi: Array) -> tuple[float, Array]:
+            value, states = packed(self.packing(x, xi), len(self))
+            return first + value, np.where(states == 1, self.loss, 0.0)
+
+        return worst_concave(above, len(self), self.budget, tolerance=tolerance)
+
+    def slope(self, x: Array) -> Array:
+        return x * self.loss
+
+    # --- as a linear program -----------------------------------------------------------------------------------------
+
+    def costs(self) -> Array:
+        """f − p̄ `[n]`."""
+        return self.handback - self.profit
+
+    def rows(self) -> Rows:
+        """r ≤ y ≤ x and the capacity."""
+        one, zero = np.eye(len(self)), np.zeros((len(self), len(self)))
+        weights = np.concatenate([np.zeros(len(self)), self.weight, self.repair])
+        matrix = np.vstack([np.hstack([-one, one, zero]), np.hstack([zero, -one, one]), weights])
+        return Rows(matrix, np.append(np.zeros(2 * len(self)), self.capacity))
+
+    def paid(self, xi: Array) -> Paid:
+        n, loss = len(self), self.loss * xi
+        plan = np.concatenate([loss - self.handback, -loss])
+        return Paid(np.zeros(n), plan, Rows(np.empty((0, 3 * n)), np.empty(0)), float(self.loss @ xi))
+
+    def bounds(self) -> tuple[float, float]:
+        return -float(self.handback.sum()), float(self.loss.sum())
 
 
 @dataclass(frozen=True)

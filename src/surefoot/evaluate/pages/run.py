@@ -8,7 +8,7 @@ from typing import Any
 
 from surefoot import catalogue
 from surefoot.evaluate import plots
-from surefoot.evaluate.pages import language, made, metrics, solution, stress, tables
+from surefoot.evaluate.pages import judged, language, made, metrics, solution, stress, tables
 from surefoot.evaluate.pages.films import film
 from surefoot.evaluate.pages.page import Block, Chart, Charts, Facts, Films, Folded, Page, Section, Table
 from surefoot.evaluate.read_back import LARGEST, figures, rows
@@ -35,6 +35,7 @@ def page(folder: Path) -> Page:
     sections += tables.measured(folder)
     sections += solution.of_run(folder)
     sections += evaluations(folder)
+    sections += judged.sections(folder)
     sections += stress.sections(folder)
     sections += language.sections(folder, found) if writes else []
     sections += (

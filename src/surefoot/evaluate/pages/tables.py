@@ -21,6 +21,7 @@ CHARTS = {  # title and unit of every metric that has a chart
     "held_out_loss": ("Mean loss, held-out rows", "loss"),
     "held_out_tail_loss": ("Mean loss of the worst tenth, held-out rows", "loss"),
     "held_out_accuracy": ("Accuracy, held-out rows", "share"),
+    "held_out_retrieval": ("Other view found first, held-out rows", "share"),
     "held_out_calibration_error": ("Expected calibration error, held-out rows", "share"),
     "held_out_r2": ("R², held-out rows", "share"),
     "held_out_worst_group_loss": ("Mean loss of the worst group, held-out rows", "loss"),

@@ -110,12 +110,13 @@ class Collector:
         for t in range(steps):
             _put(store, t, observation)
             starts[t], valid[t] = self.fresh, ~self.ended
-            check_masks(observation, space, valid[t], self.logged + t)
+            check_masks(observation, space, valid[t], self.logged)
             action, env_action = act(t, observation, starts[t])
             actions.append(action)
             executed.append(env_action)
             before = observation
             observation, reward[t], terminated[t], truncated[t], info = self.envs.step(env_action)
+            self.logged += 1
             if keep is not None:
                 keep(before, env_action, reward[t], terminated[t], truncated[t], valid[t], observation)
             self.fresh, self.ended = self.ended, terminated[t] | truncated[t]
@@ -143,7 +144,6 @@ class Collector:
         return [named_figures([found for env, found in self._figures if env // each == seed]) for seed in range(seeds)]
 
     def _append(self, actions: np.ndarray) -> None:
-        self.logged += len(actions)
         if self.log_path is not None:
             if self._log is None:
                 self._log = open(self.log_path, "ab")  # noqa: SIM115 (it stays open for the whole run)

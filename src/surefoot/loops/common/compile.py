@@ -18,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from surefoot.errors import UsageError
+from surefoot.loops.common.staging import leaves
 
 INDUCTOR = {
     "cpp_wrapper": True,  # one native call per step instead of one per kernel
@@ -44,10 +45,10 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
     """
     try:
         with torch.no_grad():
-            graph, leaves, result = traced(function, example, {torch.ops.aten.tanh.default: _tanh})
+            graph, given, result = traced(function, example, {torch.ops.aten.tanh.default: _tanh})
             from torch._inductor import compile as to_native
 
-            run = to_native(graph, [*leaves], options=INDUCTOR)
+            run = to_native(graph, [*given], options=INDUCTOR)
     except Exception as error:
         raise UsageError(
             f"The gradient step could not be compiled ({type(error).__name__}: {str(error).strip().splitlines()[0]}). "
@@ -61,7 +62,7 @@ def compiled(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         for i, argument in enumerate(arguments):
             if argument is not seen[i]:  # a batch stays the same object for many steps: flatten it once
-                seen[i], parts[i] = argument, _leaves(argument)
+                seen[i], parts[i] = argument, leaves(argument)
         return _filled(form, iter(run(*chain.from_iterable(parts))))  # type: ignore[operator,arg-type]
 
     return call
@@ -80,20 +81,13 @@ def as_set(setting: str, function: Callable[..., Any], *example: Any) -> Callabl
         return function
 
 
-def _leaves(x: Any) -> list[Tensor]:
-    """`tree_leaves` for tensors in tuples and dicts, without its registry of types: it runs at every step."""
-    if isinstance(x, Tensor):
-        return [x]
-    return [leaf for part in (x.values() if isinstance(x, dict) else x) for leaf in _leaves(part)]
-
-
-def _filled(form: Any, leaves: Iterator[Tensor]) -> Any:
+def _filled(form: Any, given: Iterator[Tensor]) -> Any:
     """`tree_unflatten` likewise: the tuples and dicts of `form`, with tensors in place of each None."""
     if form is None:
-        return next(leaves)
+        return next(given)
     if isinstance(form, dict):
-        return {key: _filled(part, leaves) for key, part in form.items()}
-    parts = [_filled(part, leaves) for part in form]
+        return {key: _filled(part, given) for key, part in form.items()}
+    parts = [_filled(part, given) for part in form]
     return type(form)(*parts) if hasattr(form, "_fields") else tuple(parts)
 
 
@@ -103,7 +97,7 @@ def traced(
     decompositions: Any = None,
 ) -> tuple[fx.GraphModule, list[Tensor], TreeSpec]:
     """The graph of the function on the tensors of its arguments, those tensors, and the form of its result."""
-    leaves, form = tree_flatten(example)
+    given, form = tree_flatten(example)
     result: Any = None
 
     def flat(*tensors: Tensor) -> list[Tensor]:
@@ -112,4 +106,4 @@ def traced(
         return outputs
 
     # With real tensors, tracing would create a fake mode per operation and record the call stack each time.
-    return make_fx(flat, decompositions, tracing_mode="fake")(*leaves), leaves, result
+    return make_fx(flat, decompositions, tracing_mode="fake")(*given), given, result

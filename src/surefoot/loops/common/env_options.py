@@ -136,7 +136,9 @@ def environment_loop(learner: Callable[..., Any], training_env: Callable[..., An
         envs = opened(env, [s for seed in seeds for s in env_seeds(seed, method.num_envs)], compile, device, **options)
         try:
             compile = compile if device == "cpu" else "off"
-            return learner(method, envs, seeds, steps, log=log, compile=compile, device=device)
+            made = learner(method, envs, seeds, steps, log=log, compile=compile, device=device)
+            made.fresh = partial(opened, env, compile="off", device="cpu", **options)
+            return made
         except BaseException:
             envs.close()
             raise

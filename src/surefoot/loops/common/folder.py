@@ -45,6 +45,9 @@ class Run:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))  # a text will do
+
     @property
     def config(self) -> dict[str, Any]:
         """The configuration: method, hyperparameters, environment, seeds, versions.

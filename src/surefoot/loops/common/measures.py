@@ -51,9 +51,20 @@ def by_group(losses: np.ndarray, table: Table) -> dict[Any, float]:
 
 
 def measures(model: TableModel, table: Table) -> dict[str, float]:
-    """The figures of a model on a table, by name."""
-    losses, predicted = model.losses(table), model.predict(table.X)
+    """The figures of a model on a table, by name. One that does not predict the target has figures of its own,
+    `figures(table)`, in place of those of predictions."""
+    losses = model.losses(table)
+    own = getattr(model, "figures", None)
     found = {"loss": float(losses.mean()), "tail_loss": tail_mean(losses)}
+    found |= _of_predictions(model, table) if own is None else own(table)
+    if groups := by_group(losses, table):
+        found["worst_group_loss"] = max(groups.values())
+    return found
+
+
+def _of_predictions(model: TableModel, table: Table) -> dict[str, float]:
+    """How far what a model predicts is from the targets."""
+    predicted, found = model.predict(table.X), {}
     if model.classes is None:
         spread = float(((table.y - table.y.mean()) ** 2).mean())
         found["r2"] = 1 - float(((table.y - predicted) ** 2).mean()) / spread if spread > 0 else float("nan")
@@ -61,6 +72,4 @@ def measures(model: TableModel, table: Table) -> dict[str, float]:
         right = predicted == table.y
         found["accuracy"] = float(right.mean())
         found["calibration_error"] = calibration_error(model.probabilities(table.X), right)
-    if groups := by_group(losses, table):
-        found["worst_group_loss"] = max(groups.values())
     return found

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 aten = torch.ops.aten
 Prepared = list[Any]
@@ -32,24 +32,34 @@ def staged(
     """
     graph = _recorded(function, early, late)
     graph.graph.eliminate_dead_code()
-    first, second = _cut(graph, len(tree_leaves(early)))
-    on_numpy = _to_numpy(second)
+    first, second = _cut(graph, len(leaves(early)))
+    late_on_numpy = _to_numpy(second)
+    early_on_numpy = late_on_numpy and _to_numpy(first)
+    if early_on_numpy:
+        graph = {name: x.numpy() for name, x in graph.named_buffers()}
     before, after = fx.GraphModule(graph, first).forward, fx.GraphModule(graph, second).forward
-    plain = not any(isinstance(x, dict) for x in late)
 
     def prepare(early: tuple[Any, ...]) -> Prepared:
+        if early_on_numpy:
+            return before(*[x.numpy() for x in leaves(early)])
         with torch.no_grad():
-            found = before(*tree_leaves(early))
-        return [x.numpy() for x in found] if on_numpy else found
+            found = before(*leaves(early))
+        return [x.numpy() for x in found] if late_on_numpy else found
 
     def run(prepared: Prepared, *late: Any) -> list[np.ndarray]:
-        leaves = late if plain else tree_leaves(late)
-        if on_numpy:
-            return after(*prepared, *leaves)
+        if late_on_numpy:
+            return after(*prepared, *leaves(late))
         with torch.inference_mode():
-            return [x.numpy() for x in after(*prepared, *map(torch.from_numpy, leaves))]
+            return [x.numpy() for x in after(*prepared, *map(torch.from_numpy, leaves(late)))]
 
     return prepare, run
+
+
+def leaves(x: Any) -> list[Any]:
+    """`tree_leaves` for what is in tuples and dicts, without its registry of types: it runs at every step."""
+    if isinstance(x, dict):
+        return [leaf for part in x.values() for leaf in leaves(part)]
+    return [leaf for part in x for leaf in leaves(part)] if isinstance(x, tuple) else [x]
 
 
 class _Recorder(TorchDispatchMode):
@@ -91,7 +101,7 @@ class _Recorder(TorchDispatchMode):
 
 def _recorded(function: Callable[..., tuple[Tensor, ...]], *example: Any) -> fx.GraphModule:
     """The graph of the function on the tensors of its arguments."""
-    recorder = _Recorder(tree_leaves(example))
+    recorder = _Recorder(leaves(example))
     with torch.no_grad(), recorder:
         result = function(*example)
     recorder.graph.output([recorder.node(x) for x in result])
@@ -156,13 +166,29 @@ def expand(x: np.ndarray, shape: list[int]) -> np.ndarray:
     return np.broadcast_to(x, [x.shape[i - added] if n == -1 else n for i, n in enumerate(shape)])
 
 
+def index(x: np.ndarray, places: list[np.ndarray | None]) -> np.ndarray:
+    return x[tuple(slice(None) if place is None else place for place in places)]
+
+
 def lerp(start: np.ndarray, end: np.ndarray, weight: np.ndarray) -> np.ndarray:
     move = end - start
     return np.where(weight < 0.5, start + weight * move, end - (1 - weight) * move)  # exact at both ends
 
 
+def linspace(start: float, end: float, steps: int, dtype: torch.dtype = torch.float32, **_: Any) -> np.ndarray:
+    return np.linspace(start, end, steps, dtype=DTYPES[dtype])
+
+
+def mean(x: np.ndarray, dims: list[int], keepdim: bool = False) -> np.ndarray:
+    return x.mean(tuple(dims), keepdims=keepdim)
+
+
 def relu(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0)
+
+
+def scalar(value: float, dtype: torch.dtype = torch.float32, **_: Any) -> np.ndarray:
+    return np.array(value, DTYPES[dtype])
 
 
 def select(x: np.ndarray, dim: int, index: int) -> np.ndarray:
@@ -177,6 +203,10 @@ def silu(x: np.ndarray) -> np.ndarray:
     return x * sigmoid(x)
 
 
+def slice_(x: np.ndarray, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> np.ndarray:
+    return x[(slice(None),) * (dim % x.ndim) + (slice(start, end, step),)]
+
+
 def split(x: np.ndarray, size: int, dim: int = 0) -> list[np.ndarray]:
     return split_with_sizes(x, [size] * -(-x.shape[dim] // size), dim)
 
@@ -186,8 +216,16 @@ def split_with_sizes(x: np.ndarray, sizes: list[int], dim: int = 0) -> list[np.n
     return [x[(*where, slice(end - size, end))] for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
 
+def squeeze(x: np.ndarray, dim: int) -> np.ndarray:
+    return x.squeeze(dim) if x.shape[dim] == 1 else x
+
+
 def stack(arrays: list[np.ndarray], dim: int = 0) -> np.ndarray:
     return np.stack(arrays, dim)
+
+
+def t(x: np.ndarray) -> np.ndarray:
+    return x.T
 
 
 def to_copy(x: np.ndarray, dtype: torch.dtype) -> np.ndarray:
@@ -228,27 +266,42 @@ NUMPY: dict[Any, Callable[..., Any]] = {
     aten.add.Tensor: operator.add,
     aten.addmm.default: addmm,
     aten.argmax.default: np.argmax,
+    aten.atanh.default: np.arctanh,
     aten.bmm.default: np.matmul,
     aten.cat.default: np.concatenate,
     aten.clamp.default: clamp,
+    aten.cumsum.default: np.cumsum,
+    aten.detach.default: np.asarray,
     aten.div.Tensor: operator.truediv,
     aten.elu.default: elu,
     aten.eq.Tensor: operator.eq,
     aten.exp.default: np.exp,
     aten.expand.default: expand,
+    aten.gt.Scalar: operator.gt,
+    aten.gt.Tensor: operator.gt,
+    aten.index.Tensor: index,
     aten.lerp.Tensor: lerp,
+    aten.lift_fresh.default: np.asarray,
+    aten.linspace.default: linspace,
+    aten.lt.Scalar: operator.lt,
+    aten.lt.Tensor: operator.lt,
+    aten.mean.dim: mean,
     aten.mm.default: np.matmul,
     aten.mul.Tensor: operator.mul,
     aten.permute.default: np.transpose,
     aten.relu.default: relu,
+    aten.scalar_tensor.default: scalar,
     aten.select.int: select,
     aten.sigmoid.default: sigmoid,
     aten.silu.default: silu,
+    aten.slice.Tensor: slice_,
     aten.split.Tensor: split,
     aten.split_with_sizes.default: split_with_sizes,
+    aten.squeeze.dim: squeeze,
     aten.stack.default: stack,
     aten.sum.dim_IntList: sum_over,
     aten.sub.Tensor: operator.sub,
+    aten.t.default: t,
     aten.tanh.default: np.tanh,
     aten.unbind.int: unbind,
     aten.unsqueeze.default: unsqueeze,

@@ -13,7 +13,7 @@ from surefoot.hyperparameters import check, hyperparameter
 
 HELP = (
     "Rows to learn from: a .csv, .txt or .parquet file, a data set of scikit-learn such as sklearn:diabetes, or "
-    "samples that are made: knapsack:8 of a two-stage problem, visemes of words."
+    "samples that are made: knapsack:8 or capital-budgeting:8 of a two-stage problem, visemes of words."
 )
 
 

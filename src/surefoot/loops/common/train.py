@@ -59,8 +59,8 @@ def train(
     time_limit: float | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> str:
-    """Iterate until `total_steps` per seed, and return why it ended: "finished", "stopped" (by a callback or the time
-    limit), "interrupted" (Ctrl-C) or "terminated" (SIGTERM).
+    """Iterate until `total_steps` per seed, or until a learner is `finished` before that, and return why it ended:
+    "finished", "stopped" (by a callback or the time limit), "interrupted" (Ctrl-C) or "terminated" (SIGTERM).
 
     A checkpoint is written at the start of a new run, every `checkpoint_every` steps and at the end, whatever ends it
     except a kill; `facts` go into its JSON. A signal ends the run after the current iteration, a second one
@@ -75,7 +75,7 @@ def train(
     if saved == 0:
         _checkpoint(learner, run, facts)
     with _signals() as caught:
-        while learner.steps < total_steps and reason == "finished":
+        while learner.steps < total_steps and reason == "finished" and not getattr(learner, "finished", False):
             before, tick = learner.steps, time.monotonic()
             rows = _iterate(learner, run)
             pace = (learner.steps - before) * len(rows) / (time.monotonic() - tick)

@@ -68,7 +68,13 @@ def reference_losses(reference: Any, table: Table, loss: str, classes: np.ndarra
                 f"model are {loss!r} and {_named(classes)}. Train it on the same targets."
             )
         return reference.losses(table)
-    return _of_predictor(reference.model, table, loss, classes)
+    found = _of_predictor(reference.model, table, loss, classes)
+    if not np.isfinite(found).all():
+        row = int(table.index[np.flatnonzero(~np.isfinite(found))[0]])
+        raise UsageError(
+            f"reference predicts something that is not finite for row {row}; give another, or fit it again."
+        )
+    return found
 
 
 def _of_predictor(model: Any, table: Table, loss: str, classes: np.ndarray | None) -> np.ndarray:
@@ -80,6 +86,12 @@ def _of_predictor(model: Any, table: Table, loss: str, classes: np.ndarray | Non
             "first, on the same features; in a search, sklearn.frozen.FrozenEstimator(model) keeps its fit."
         ) from error
     scores, y = np.asarray(scores, dtype=np.float64), encoded(table, classes)
+    wanted = (len(table),) if classes is None else (len(table), len(getattr(model, "classes_", classes)))
+    if scores.shape != wanted and scores.shape != (*wanted, 1):
+        raise UsageError(
+            f"reference={type(model).__name__} predicts {list(scores.shape)} for {len(table)} rows; it must be "
+            f"{list(wanted)}."
+        )
     if classes is None:
         return loss_of(loss, None).value(scores.reshape(len(table), -1), y)
     if not _same(np.asarray(model.classes_), classes):

@@ -74,7 +74,7 @@ class NetworkLearner(NamedNetworks):
             batch["action"] = batch["action"] - distribution.start[0]
         if self.moments:
             scales = self.scales()
-            for key in ("observation", "next_observation"):
+            for key in batch.keys() & {"observation", "next_observation"}:
                 batch[key] = normalize_observation(batch[key], scales)
         if (factor := self.rate()) is not None:
             batch["rate"] = factor * self._ones[:, 0]

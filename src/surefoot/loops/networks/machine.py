@@ -71,10 +71,26 @@ class NamedNetworks:
         self.iteration, self.updates, self.compile = 0, 0, compile
         self._steps: dict[tuple[str, ...], Any] = {}
 
-    def _initial(self, name: str) -> Tensor:
+    def _initial(self, name: str, after: str = "") -> Tensor:
         net = self.nets[name]
-        streams = [[torch_stream(s, f"weights {name}", copy) for copy in range(net.copies)] for s in self.seeds]
+        streams = [[torch_stream(s, f"weights {name}{after}", copy) for copy in range(net.copies)] for s in self.seeds]
         return torch.stack([torch.cat([initial(net.make, g) for g in each]) for each in streams])
+
+    def restart(self, names: Sequence[str], number: int) -> None:
+        """Networks that begin anew: fresh weights and targets, from streams of this number, and fresh optimisers."""
+        for name in names:
+            self.weights[name] = self._initial(name, f" {number}").to(self.device)
+            if name in self.targets:
+                self.targets[name] = self.weights[name].clone()
+        with computing_on(self.device):
+            for stage, net in self.nets.items():
+                if stage in self.averages and (net.of or stage) in names:
+                    self.averages[stage] = net.averages.start(self.weights[net.of or stage])
+
+    def parts(self, name: str, seed: int, copy: int = 0) -> dict[str, Tensor]:
+        """The parameters of a seed's network by name, as views of its weights."""
+        function = self.functions[name]
+        return function.flat.unflatten(self.weights[name][seed].view(function.copies, -1)[copy])
 
     # --- learning ----------------------------------------------------------------------------------------------------
 

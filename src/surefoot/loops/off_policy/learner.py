@@ -6,7 +6,7 @@ the buffer anew, to the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from surefoot.data.replay import Replay, joined
-from surefoot.loops.common.collect import Arrays, Collector, Episodes, Rollout, tensors
+from surefoot.loops.common.collect import Arrays, Collector, Episodes, Rollout, map_arrays, tensors
 from surefoot.loops.common.env_options import environment_loop
 from surefoot.loops.common.schedule import scheduled
 from surefoot.loops.common.staging import staged
@@ -27,6 +27,7 @@ from surefoot.loops.networks.nets import Batch, Weights
 from surefoot.loops.off_policy.method import OffPolicy
 from surefoot.models.functional import over_seeds
 from surefoot.models.observations import normalize_observation
+from surefoot.models.recurrence import histories
 from surefoot.seeding import numpy_stream, torch_stream
 
 
@@ -34,6 +35,7 @@ class Learner(NetworkLearner):
     """Networks, replay and environments of a run; `iterate()` advances it by `method.pace` steps."""
 
     method: OffPolicy
+    fresh: Callable[[Sequence[int]], VectorEnv]  # more environments like those it trains in, one a seed
 
     def __init__(
         self,
@@ -54,6 +56,8 @@ class Learner(NetworkLearner):
         self.episodes = Episodes(self.num_seeds, method.num_envs)
         drawn = self._explored(method.num_envs, torch.Generator())
         self.noise = {k: np.zeros((self.num_seeds, *x.shape), np.float32) for k, x in drawn.items()}
+        width: Any = 0 if method.core is None else self.actor.flat.module.core_state
+        self.core_state = torch.zeros(self.num_seeds, method.num_envs, width)
         self._policy: Any = None
         self.collector = Collector(envs, log)
 
@@ -67,28 +71,53 @@ class Learner(NetworkLearner):
         """Environment steps per seed so far, including the steps in which an environment only resets itself."""
         return self.collector.logged * self.method.num_envs
 
+    @property
+    def since(self) -> int:
+        """Environment steps per seed from whose transitions it learns: all, unless the method has begun anew."""
+        return self.steps - self.method.begun(self.iteration) * self.method.pace
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to learn."""
+        return self.method.finished(self)
+
     # --- one iteration -----------------------------------------------------------------------------------------------
 
     def iterate(self) -> list[dict[str, float]]:
         """Act and learn for `method.pace` steps; returns one row of metrics per seed."""
-        method, means = self.method, Means()
-        self._draw()
-        rollouts = []
-        for round_ in range(method.rounds):
-            rollouts.append(self._collect(round_))
-            if self.steps >= method.learning_starts:
+        method, means, seen = self.method, Means(), list[Arrays]()
+        act = self._acting()
+
+        def keep(*step: Any) -> None:
+            """Keep a step, and learn where it is the last of a round."""
+            self._keep(*step)
+            if self.moments:
+                seen.append(step[-1])
+            if self.collector.logged % method.train_every:
+                return
+            self._observed(seen)
+            seen.clear()
+            if self.since >= method.learning_starts:
                 for _ in range(method.updates_per_round):
                     means.add(self.update())
-        return self.ended(self._episodes(rollouts), means)
 
-    def _episodes(self, rollouts: Sequence[Rollout]) -> list[dict[str, float]]:
+        rollout = self.collector.collect(method.rounds * method.train_every, act, keep)
+        return self.ended(self._episodes(rollout), means)
+
+    def _episodes(self, rollout: Rollout) -> list[dict[str, float]]:
         """The returns of the episodes that ended, one row a seed."""
-        parts = [
-            torch.cat([getattr(r, name) for r in rollouts]).unflatten(1, (self.num_seeds, self.method.num_envs))
-            for name in ("reward", "terminated", "truncated", "valid")
-        ]
-        reward, terminated, truncated, valid = parts
+        parts = (rollout.reward, rollout.terminated, rollout.truncated, rollout.valid)
+        each = (self.num_seeds, self.method.num_envs)
+        reward, terminated, truncated, valid = (x.unflatten(1, each) for x in parts)
         return self.episodes.add(reward, terminated | truncated, truncated, valid)
+
+    def _observed(self, seen: Sequence[Arrays]) -> None:
+        """Take the observations of a round into the normaliser."""
+        for key, moments in self.moments.items():
+            arrays = [x[key] if isinstance(x, dict) else x for x in seen]
+            each = torch.from_numpy(np.stack(arrays)).to(self.device).unflatten(1, (self.num_seeds, -1))
+            rows = each.transpose(0, 1).flatten(1, 2).flatten(2)
+            self.moments[key] = moments.update(rows, torch.ones(rows.shape[:2], dtype=torch.bool, device=self.device))
 
     def _draw(self) -> None:
         """The random streams and numbers of an iteration, which depend on its number alone."""
@@ -105,61 +134,77 @@ class Learner(NetworkLearner):
         first = [numpy_stream(s, "random actions", self.iteration) for s in self.seeds]
         steps = method.rounds * method.train_every, method.num_envs
         self._exploration = {
-            k: torch.stack([x[k] for x in drawn], 1).unflatten(0, steps).transpose(1, 2) for k in drawn[0]
+            k: torch.stack([x[k] for x in drawn], 1).unflatten(0, steps).transpose(1, 2).numpy() for k in drawn[0]
         }
         self._random = np.stack([method.random_action(space, count, g).reshape(*steps, *shape) for g in first])
 
-    def _collect(self, round_: int) -> Rollout:
-        """Act for `train_every` steps and keep the transitions."""
+    def _acting(self) -> Callable[[int, Arrays, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """What acts in an iteration, with the weights as they are at the beginning of every round."""
         method = self.method
-        acting = {name: self.weights[name] for name in (method.actor, *method.others)}
-        early = tree_map(Tensor.cpu, (acting, self.scales(), self._progress()))
-        first = round_ * method.train_every
-        if self._policy is None:
-            late = tensors(self.collector.observation), {k: x[0] for k, x in self._exploration.items()}
-            self._policy = staged(self._policy_step, early, late)
-        prepare, run = self._policy
+        self._draw()
         prepared = None
 
         def act(t: int, observation: Arrays, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             nonlocal prepared
-            if self.steps + t * method.num_envs < method.learning_starts:
-                action = self._random[:, first + t].reshape(-1, *(self.action_space.shape or ()))
+            if t % method.train_every == 0:
+                prepared = None
+            if self.steps < method.learning_starts:
+                action = self._random[:, t].reshape(-1, *(self.action_space.shape or ()))
                 return action, action
-            if prepared is None:
-                prepared = prepare(early)
-            drawn = {k: x[first + t].numpy() for k, x in self._exploration.items()}
+            drawn = {k: x[t] for k, x in self._exploration.items()}
             self.noise = method.remembered(drawn, self.noise, starts.reshape(self.num_seeds, method.num_envs))
-            (action,) = run(prepared, observation, self.noise)
+            if prepared is None:
+                prepared = self._prepared(observation)
+            remembered = self._remembered(starts)
+            action, *after = self._policy[1](prepared, observation, self.noise, *remembered)
+            self.core_state = torch.from_numpy(after[0]) if after else self.core_state
             return action, action
 
-        rollout = self.collector.collect(method.train_every, act, self._keep)
-        for key, moments in self.moments.items():
-            seen = rollout.observation[key] if isinstance(rollout.observation, dict) else rollout.observation
-            each = seen[1:].to(self.device).unflatten(1, (self.num_seeds, -1)).transpose(0, 1).flatten(1, 2)
-            everything = torch.ones(each.shape[:2], dtype=torch.bool, device=self.device)
-            self.moments[key] = moments.update(each.flatten(2), everything)
-        return rollout
+        return act
+
+    def _remembered(self, starts: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Where episodes begin, and the memory, for networks that have one."""
+        if self.method.core is None:
+            return ()
+        return starts.reshape(self.num_seeds, self.method.num_envs), self.core_state.numpy()
+
+    def _prepared(self, observation: Arrays) -> Any:
+        """What a step of the policy needs of the weights as they are."""
+        vectors = {name: self.weights[name].cpu() for name in (self.method.actor, *self.method.others)}
+        scales = {key: (mean.cpu(), inverse.cpu()) for key, (mean, inverse) in self.scales().items()}
+        early = vectors, scales, self._progress()
+        if self._policy is None:
+            memory = map(torch.from_numpy, self._remembered(np.ones(self.core_state.shape[:2], bool)))
+            self._policy = staged(self._policy_step, early, (tensors(observation), tensors(self.noise), *memory))
+        return self._policy[0](early)
 
     def _keep(self, observation: Arrays, action: np.ndarray, reward: np.ndarray, terminated: np.ndarray,
               truncated: np.ndarray, valid: np.ndarray, following: Arrays) -> None:  # fmt: skip
         fields = {"action": action, "reward": reward.astype(np.float32), "terminated": terminated}
         self.replay.add(observation, following, **fields, truncated=truncated, valid=valid)
 
+    def _share(self) -> float:
+        """The share of the run that is over."""
+        return min(1.0, self.steps / max(1, self.total_steps))
+
     def _progress(self) -> Tensor:
-        return torch.full((self.num_seeds,), min(1.0, self.steps / max(1, self.total_steps)))
+        return torch.full((self.num_seeds,), self._share())
 
-    def _policy_step(self, early: Any, late: Any) -> tuple[Tensor]:
-        """One step of all that act: the actions that the environments take."""
-        (vectors, scales, progress), (observation, noise) = early, late
+    def _policy_step(self, early: Any, late: Any) -> tuple[Tensor, ...]:
+        """One step of all that act: the actions that the environments take, and the new memory if there is one."""
+        (vectors, scales, progress), (observation, noise, *remembered) = early, late
 
-        def step(vectors: Any, scales: Any, progress: Tensor, x: Any, noise: dict[str, Tensor]) -> Tensor:
+        def step(vectors: Any, scales: Any, progress: Tensor, x: Any, noise: dict[str, Tensor], *memory: Tensor) -> Any:
             w = Weights(self.functions, vectors, {}, {})
-            return self.distribution.to_env(self.method.play(w, normalize_observation(x, scales), noise, progress))
+            x, after = normalize_observation(x, scales), ()
+            if memory:
+                starts, state = memory
+                x, *after = w(self.method.actor, x, "advanced", state, starts)
+            return self.distribution.to_env(self.method.play(w, x, noise, progress)), *after
 
         each = tree_map(lambda x: x.unflatten(0, (self.num_seeds, self.method.num_envs)), observation)
-        action = over_seeds(step, self.num_seeds)(vectors, scales, progress, each, noise)
-        return (action.flatten(0, 1),)
+        action, *after = over_seeds(step, self.num_seeds)(vectors, scales, progress, each, noise, *remembered)
+        return action.flatten(0, 1), *after
 
     # --- learning ----------------------------------------------------------------------------------------------------
 
@@ -176,20 +221,38 @@ class Learner(NetworkLearner):
     def batch(self) -> tuple[Batch, list[Any] | None]:
         """A batch of every seed, `[seeds, size, ...]`, and where it comes from if that is needed for priorities."""
         method, size = self.method, self.method.batch_size
+        if method.core is not None:
+            return self._sequences(), None
         places, weights = [], []
-        beta = method.beta + (1 - method.beta) * float(self._progress()[0])
+        beta = method.beta + (1 - method.beta) * self._share() if method.prioritized else 0.0
         for seed, generator in enumerate(self._replay_streams):
             if method.prioritized:
                 index, weight = self.replay.sample_prioritized(seed, size, generator, beta)
                 weights.append(weight)
             else:
-                index = self.replay.sample(seed, size, generator)
+                index = self.replay.sample(seed, size, generator, self.since)
             places.append(index)
         arrays = joined([self.replay.take(index, method.gamma, method.n_step) for index in places])
         if method.prioritized:
             arrays["weight"] = np.stack(weights)
-        taken: Batch = tree_map(lambda x: torch.from_numpy(x).to(self.device), arrays)
-        return self.completed(taken, self._noise_streams), places if method.prioritized else None
+        return self.completed(self._here(arrays), self._noise_streams), places if method.prioritized else None
+
+    def _sequences(self) -> Batch:
+        """The same for networks that remember: the steps of replayed sequences, with what came before them."""
+        method = self.method
+        spans = method.burn_in, method.sequence_length
+        count = method.batch_size // method.sequence_length
+        arrays = []
+        for seed, generator in enumerate(self._replay_streams):
+            index = self.replay.sample_sequences(seed, count, sum(spans), generator, self.since)
+            arrays.append(self.replay.take_sequences(index, method.gamma, *spans))
+        taken = self._here(joined(arrays))
+        starts = taken.pop("starts")
+        return histories(self.completed(taken, self._noise_streams), starts, method.burn_in)
+
+    def _here(self, arrays: Mapping[str, Arrays]) -> Batch:
+        """Arrays as tensors on the learner's device."""
+        return {name: map_arrays(lambda x: torch.from_numpy(x).to(self.device), x) for name, x in arrays.items()}
 
     def rate(self) -> float | None:
         method = self.method
@@ -208,6 +271,7 @@ class Learner(NetworkLearner):
             **{f"noise/{k}": torch.from_numpy(x) for k, x in self.noise.items()},
             "replay/sums": self.collector.seen.sums(),
             **self.episodes.state(),
+            **({} if self.method.core is None else {"core_state": self.core_state}),
         }
         return super().state() | {name: x.detach().cpu().contiguous().clone() for name, x in parts.items()}
 
@@ -220,6 +284,7 @@ class Learner(NetworkLearner):
         super().load(state, iteration, logged)
         self.noise = {k: state[f"noise/{k}"].numpy().copy() for k in self.noise}
         self.episodes.load(state)
+        self.core_state = state.get("core_state", self.core_state).clone()
         self.collector.replay(logged, state["replay/sums"], self._keep)
         for seed, priorities in enumerate(self.replay.priorities):
             priorities.load(state[f"priorities/{seed}"].numpy())

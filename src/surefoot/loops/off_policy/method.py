@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,11 +18,14 @@ from surefoot.hyperparameters import Choices, hyperparameter
 from surefoot.loops.common.schedule import warming, words
 from surefoot.loops.networks.method import Networked
 from surefoot.models.actors import Actor
+from surefoot.models.networks import CORES, WIDEST
 
 if TYPE_CHECKING:
     from surefoot.loops.networks.nets import Weights
 
 Noise = dict[str, np.ndarray]
+RECURRENCE = ("core", "core_size", "sequence_length", "burn_in")
+"""Hyperparameters of methods whose networks may remember."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,12 @@ class OffPolicy(Networked):
     prioritized: bool = hyperparameter(False, help="Sample transitions by their last TD error (prioritised replay).")
     beta: float = hyperparameter(0.4, low=0, high=1, help="Initial exponent of importance weights; rises to 1.")
     warmup: int = warming("steps of the environment after learning_starts")
+    core: str | None = hyperparameter(None, choices=tuple(CORES), help="Recurrent core, for partially observed tasks.")
+    core_size: int = hyperparameter(64, low=1, high=WIDEST, help="Units of the recurrent core.")
+    sequence_length: int = hyperparameter(
+        16, low=1, high=2**16, help="With a core: steps of a replayed sequence that are learned from."
+    )
+    burn_in: int = hyperparameter(16, low=0, high=2**16, help="With a core: steps before these that fill its memory.")
     normalize_observations: bool = hyperparameter(
         False, help="Normalise observations by their running mean and standard deviation."
     )
@@ -53,6 +63,42 @@ class OffPolicy(Networked):
                 f"learning_starts={self.learning_starts} is not allowed with num_envs={self.num_envs}: a step of all "
                 f"environments gives {self.num_envs} transitions. Use at least that many."
             )
+        if self.core is not None:
+            self._check_sequences()
+
+    def _check_sequences(self) -> None:
+        """Raise `UsageError` for what sequences of steps cannot be drawn with."""
+        whole = (self.burn_in + self.sequence_length) * self.num_envs
+        if self.batch_size % self.sequence_length:
+            raise UsageError(
+                f"batch_size={self.batch_size} is not allowed with core={self.core!r}: it must be a multiple of "
+                f"sequence_length={self.sequence_length}, whose sequences make up a batch."
+            )
+        for name, other in (("n_step", self.n_step > 1), ("prioritized", self.prioritized)):
+            if other:
+                raise UsageError(
+                    f"{name}={getattr(self, name)} is not allowed with core={self.core!r}: sequences are drawn "
+                    "uniformly and learned from step by step. Leave it out."
+                )
+        if min(self.learning_starts, self.buffer_size) < whole:
+            name = "learning_starts" if self.learning_starts < whole else "buffer_size"
+            raise UsageError(
+                f"{name}={getattr(self, name)} is not allowed with core={self.core!r}: a sequence has burn_in + "
+                f"sequence_length = {self.burn_in + self.sequence_length} steps of {self.num_envs} environments, so "
+                f"that it must be at least {whole}."
+            )
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """The core of networks that see observations."""
+        return {"core": self.core, "core_size": self.core_size}
+
+    def critic_network(self) -> Any:
+        return dataclasses.replace(super().critic_network(), **self.memory)
+
+    def kept_critic(self) -> Any:
+        """The description of critics that the agent keeps beside it: of those without a memory."""
+        return self.critic_network() if self.core is None else None
 
     # --- how it acts -------------------------------------------------------------------------------------------------
 
@@ -96,6 +142,16 @@ class OffPolicy(Networked):
     def scheduled(self) -> list[str]:
         return [*super().scheduled(), *["beta"] * self.prioritized]
 
+    # --- stages ------------------------------------------------------------------------------------------------------
+
+    def begun(self, iteration: int) -> int:
+        """The first iteration of whose transitions this one learns, after `learning_starts` steps of them."""
+        return 0
+
+    def finished(self, learner: Any) -> bool:
+        """Whether nothing is left to learn, so that the run ends before its last step."""
+        return False
+
     # --- for the outer loop ------------------------------------------------------------------------------------------
 
     @property
@@ -115,6 +171,8 @@ class OffPolicy(Networked):
     def algorithm(self) -> list[str]:
         """One iteration in words, for `explain`."""
         where = "by priority" if self.prioritized else "uniformly"
+        if self.core is not None:
+            where = f"in sequences of {self.sequence_length}, after {self.burn_in} that fill a memory ({self.core})"
         rewards = f", {self.n_step}-step returns" if self.n_step > 1 else ""
         return [
             f"act {self.train_every} steps in {self.num_envs} environments; the first {self.learning_starts} actions "

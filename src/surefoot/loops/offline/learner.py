@@ -205,6 +205,11 @@ def _single(env: Any, **options: Any) -> Any:
 
 def _spaces(env: Any, data: Transitions, **options: Any) -> tuple[gym.Space, gym.Space]:
     """What the agent sees and does: the environment's spaces, which the data must fit, or the data's own."""
+    if data.discrete:
+        raise UsageError(
+            f"{data.name} has discrete actions. This method needs continuous actions, as all do that learn from data "
+            "alone; dqn and sac-discrete learn discrete ones in an environment."
+        )
     if env == "":
         return data.observation_space, data.actions_in()
     made = make_single(_single(env, **options))

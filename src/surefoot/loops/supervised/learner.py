@@ -48,7 +48,8 @@ class SupervisedLearner(NamedNetworks):
     ) -> None:
         self.table, self.held_out = table, held_out
         classes, count = method.classes_of(table), len(table)
-        self.rows = Rows(table.shape, classes, count, batches_of(count, method.batch_size), total_steps)
+        batches = batches_of(count, method.batch_size)
+        self.rows = Rows(table.shape, classes, count, batches, total_steps, table.features)
         super().__init__(method, method.networks(self.rows), seeds, total_steps, device=device)
         self.scale = shift, factor = method.scaling(table)
         columns = {"x": ((table.X - shift) * factor).astype(np.float32).reshape(count, *table.shape)}

@@ -33,14 +33,15 @@ SCALES = ("standard", "unit", "none")
 
 @dataclass(frozen=True)
 class Rows:
-    """What networks are made for: rows of a shape, their classes (None for numbers), how many there are, and the
-    gradient steps of an epoch and epochs of the run, by which stages are timed."""
+    """What networks are made for: rows of a shape, their classes (None for numbers), how many there are, the gradient
+    steps of an epoch and epochs of the run, by which stages are timed, and the names of the features."""
 
     shape: tuple[int, ...]
     classes: np.ndarray | None
     count: int
     batches: int
     epochs: int
+    features: tuple[str, ...]
 
     @property
     def outputs(self) -> int:

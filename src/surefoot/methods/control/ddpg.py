@@ -67,15 +67,19 @@ class DDPG(OffPolicy):
     )
 
     def actor_network(self) -> ActorNetwork:
-        return ActorNetwork("deterministic", self.hidden, self.activation, self.cnn, output_bound=self.output_bound)
+        return ActorNetwork(
+            "deterministic", self.hidden, self.activation, self.cnn, output_bound=self.output_bound, **self.memory
+        )
 
     def critic_network(self) -> CriticNetwork:
-        return CriticNetwork(self.hidden, self.activation, self.cnn, self.action_layer, self.output_bound)
+        return CriticNetwork(
+            self.hidden, self.activation, self.cnn, self.action_layer, self.output_bound, **self.memory
+        )
 
     def networks(self, observation_space: gym.Space, action_space: gym.Space) -> dict[str, Net]:
         spaces = observation_space, action_space
         common = {"target_rate": self.tau, "max_grad_norm": self.max_grad_norm}
-        judge = {**common, "l2": self.l2, "kept": self.critic_network()}
+        judge = {**common, "l2": self.l2, "kept": self.kept_critic()}
         return {
             "critic": Net(self.make_critic(*spaces), self.critic_loss, self.learning_rate, **judge),
             "actor": Net(self.make_actor(*spaces), self.actor_loss, self.actor_learning_rate, **common),

@@ -47,7 +47,7 @@ class DQN(OffPolicy):
     dueling: bool = hyperparameter(False, help="State value and advantages apart.")
 
     def actor_network(self) -> ActorNetwork:
-        return ActorNetwork("values", self.hidden, self.activation, self.cnn, self.dueling)
+        return ActorNetwork("values", self.hidden, self.activation, self.cnn, self.dueling, **self.memory)
 
     def networks(self, observation_space: gym.Space, action_space: gym.Space) -> dict[str, Net]:
         make: Any = self.make_actor(observation_space, action_space)

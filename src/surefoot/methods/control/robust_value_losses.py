@@ -59,7 +59,7 @@ class QRCHuber(OffPolicy):
         return bellman.huber(self.threshold) if self.loss == "huber" else getattr(bellman, self.loss)()
 
     def actor_network(self) -> ActorNetwork:
-        return ActorNetwork("values", self.hidden, self.activation, self.cnn, output_bound=0.0)
+        return ActorNetwork("values", self.hidden, self.activation, self.cnn, output_bound=0.0, **self.memory)
 
     def networks(self, observation_space: gym.Space, action_space: gym.Space) -> dict[str, Net]:
         make: Any = self.make_actor(observation_space, action_space)

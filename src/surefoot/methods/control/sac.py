@@ -41,12 +41,12 @@ class SAC(OffPolicy):
     )
 
     def actor_network(self) -> ActorNetwork:
-        return ActorNetwork("gaussian", self.hidden, self.activation, self.cnn)
+        return ActorNetwork("gaussian", self.hidden, self.activation, self.cnn, **self.memory)
 
     def networks(self, observation_space: gym.Space, action_space: gym.Space) -> dict[str, Net]:
         spaces = observation_space, action_space
         step = {"learning_rate": self.learning_rate, "max_grad_norm": self.max_grad_norm}
-        judge = {"copies": self.critics, "kept": self.critic_network()}
+        judge = {"copies": self.critics, "kept": self.kept_critic()}
         start = 0.0 if self.temperature is None else math.log(self.temperature)
         goal = -float(action_size(action_space)) if self.target_entropy is None else self.target_entropy
 

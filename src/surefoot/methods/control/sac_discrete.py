@@ -48,17 +48,17 @@ class DiscreteSAC(OffPolicy):
     )
 
     def actor_network(self) -> ActorNetwork:
-        return ActorNetwork("categorical", self.hidden, self.activation, self.cnn)
+        return ActorNetwork("categorical", self.hidden, self.activation, self.cnn, **self.memory)
 
     def critic_network(self) -> ActorNetwork:
-        return ActorNetwork("values", self.hidden, self.activation, self.cnn)
+        return ActorNetwork("values", self.hidden, self.activation, self.cnn, **self.memory)
 
     def networks(self, observation_space: gym.Space, action_space: gym.Space) -> dict[str, Net]:
         spaces = observation_space, action_space
         step: dict[str, Any] = {"learning_rate": self.learning_rate, "max_grad_norm": self.max_grad_norm}
         small = {**step, "epsilon": self.adam_epsilon}
         target = {"target_rate": self.tau, "target_every": self.target_every}
-        judge = {"copies": self.critics, "kept": self.critic_network()}
+        judge = {"copies": self.critics, "kept": self.kept_critic()}
         start = 0.0 if self.temperature is None else math.log(self.temperature)
         goal = self.target_entropy
         if goal is None:

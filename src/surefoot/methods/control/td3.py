@@ -37,13 +37,13 @@ class TD3(OffPolicy):
     target_clip: float = hyperparameter(0.5, low=0, help="Limit of the target policy's noise.")
 
     def actor_network(self) -> ActorNetwork:
-        return ActorNetwork("deterministic", self.hidden, self.activation, self.cnn)
+        return ActorNetwork("deterministic", self.hidden, self.activation, self.cnn, **self.memory)
 
     def networks(self, observation_space: gym.Space, action_space: gym.Space) -> dict[str, Net]:
         spaces = observation_space, action_space
         target = {"target_rate": self.tau, "target_every": self.policy_delay}
         step = {"learning_rate": self.learning_rate, "max_grad_norm": self.max_grad_norm}
-        judge = {"copies": self.critics, "kept": self.critic_network()}
+        judge = {"copies": self.critics, "kept": self.kept_critic()}
         return {
             "critic": Net(self.make_critic(*spaces), self.critic_loss, **judge, **target, **step),
             "actor": Net(self.make_actor(*spaces), self.actor_loss, every=self.policy_delay, **target, **step),

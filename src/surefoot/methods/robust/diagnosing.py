@@ -23,7 +23,7 @@ Reference: Korkmaz, "Understanding and Diagnosing Deep Reinforcement Learning", 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import gymnasium as gym
 import torch
@@ -32,6 +32,7 @@ from torch import Tensor
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.networks.nets import Net
+from surefoot.loops.off_policy.method import RECURRENCE
 from surefoot.methods.control.dqn import DQN
 from surefoot.models.directions import decision_gradients, explained_share, principal, rayleigh
 from surefoot.seeding import numpy_stream
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Diagnosing(DQN):
     """DQN that logs the directions along which it is unstable."""
+
+    without_effect: ClassVar[tuple[str, ...]] = (*DQN.without_effect, *RECURRENCE)
 
     double: bool = hyperparameter(True, help="Choose the next action by the network, value it by the target.")
     dueling: bool = hyperparameter(True, help="State value and advantages apart.")

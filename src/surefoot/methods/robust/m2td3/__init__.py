@@ -28,6 +28,7 @@ from surefoot.envs.parameter_game import in_game
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.loops.off_policy.game import agents_part, own_actions, sizes
+from surefoot.loops.off_policy.method import RECURRENCE
 from surefoot.methods.control.td3 import TD3
 from surefoot.methods.robust.m2td3.candidates import Candidates, Chances, draw, moved, redrawn, renewed
 from surefoot.models.actors import ActionValue, action_size
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 class M2TD3(TD3):
     """Max-min TD3."""
 
-    without_effect: ClassVar[tuple[str, ...]] = ("normalize_observations", "cnn", "n_step")
+    without_effect: ClassVar[tuple[str, ...]] = ("normalize_observations", "cnn", "n_step", *RECURRENCE)
     others: ClassVar[tuple[str, ...]] = ("candidates", "chances")
     default_steps: ClassVar[int] = 2_000_000
 

@@ -31,6 +31,7 @@ from torch import Tensor
 from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.networks.nets import Net
+from surefoot.loops.off_policy.method import RECURRENCE
 from surefoot.methods.robust.qarl.curriculum import advanced
 from surefoot.methods.robust.qarl.pairs import ENOUGH, Curriculum, Pairs, ended_episodes
 from surefoot.methods.robust.qarl.players import Players
@@ -45,7 +46,7 @@ HIGHEST = 0.999  # temperature; tanh of it is a note in the joint action
 class QARL(Players):
     """Quantal adversarial reinforcement learning."""
 
-    without_effect: ClassVar[tuple[str, ...]] = ("n_step", "cnn", "temperature")
+    without_effect: ClassVar[tuple[str, ...]] = ("n_step", "cnn", "temperature", *RECURRENCE)
     default_steps: ClassVar[int] = 1_000_000
 
     fraction: float = hyperparameter(0.2, low=0, high=1, help="Share of its range that the adversary has in training.")

@@ -34,6 +34,7 @@ from surefoot.errors import UsageError
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.common.folder import Run
 from surefoot.loops.networks.nets import Batch, Net, Weights
+from surefoot.loops.off_policy.method import RECURRENCE
 from surefoot.methods.control.dqn import DQN
 from surefoot.models.actors import ActorNetwork, Scalar, epsilon_greedy
 from surefoot.models.denoiser import DenoiserNetwork
@@ -47,7 +48,7 @@ from surefoot.perturbations.ascent import log_odds
 class SmoothedDQN(DQN):
     """A denoiser for a frozen deep Q-network."""
 
-    without_effect: ClassVar[tuple[str, ...]] = ("tau", "normalize_observations")
+    without_effect: ClassVar[tuple[str, ...]] = ("tau", "normalize_observations", *RECURRENCE)
     others: ClassVar[tuple[str, ...]] = ("denoiser", "sigma")
 
     sigma: float = hyperparameter(0.1, above=0, help="Standard deviation of the noise; pixels are divided by 255.")

@@ -31,6 +31,7 @@ from surefoot.envs.parameter_game import in_game
 from surefoot.hyperparameters import hyperparameter
 from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.loops.off_policy.game import Observed, agents_part, own_actions, sizes, unbounded
+from surefoot.loops.off_policy.method import RECURRENCE
 from surefoot.methods.control.td3 import TD3
 from surefoot.models.actors import ActionValue, ActorNetwork, action_size
 
@@ -39,7 +40,7 @@ from surefoot.models.actors import ActionValue, ActorNetwork, action_size
 class TCM2TD3(TD3):
     """TD3 and an adversary of the parameters, with critics that know them for both."""
 
-    without_effect: ClassVar[tuple[str, ...]] = ("normalize_observations", "cnn", "n_step")
+    without_effect: ClassVar[tuple[str, ...]] = ("normalize_observations", "cnn", "n_step", *RECURRENCE)
     others: ClassVar[tuple[str, ...]] = ("adversary",)
     default_steps: ClassVar[int] = 5_000_000
 
@@ -60,8 +61,8 @@ class TCM2TD3(TD3):
         return observation_space["state"], own  # type: ignore[index]
 
     def actor_network(self) -> ActorNetwork:
-        remembers = self.information == "stacked"
-        return ActorNetwork("deterministic", self.hidden, self.activation, self.cnn, remembers=remembers)
+        parts, remembers = (self.hidden, self.activation, self.cnn), self.information == "stacked"
+        return ActorNetwork("deterministic", *parts, remembers=remembers)
 
     # --- what each player sees ---------------------------------------------------------------------------------------
 
@@ -91,15 +92,11 @@ class TCM2TD3(TD3):
         views = {"vanilla": states, "stacked": 2 * states + own, "oracle": states + k}
         seen, its = unbounded(views[self.information]), unbounded(k + states + own)
         agent = super().networks(*self.agent_spaces(observation_space, action_space))
-        plain = ActorNetwork("deterministic", self.hidden, self.activation, self.cnn)
+        plain, unit = replace(self.actor_network(), remembers=False), gym.spaces.Box(-1.0, 1.0, (k,))
         return {
             "critic": replace(agent["critic"], make=self.critic_of(seen, own + self.critic_sees(k))),
             "actor": agent["actor"],
-            "adversary": replace(
-                agent["actor"],
-                make=lambda: plain.make(its, gym.spaces.Box(-1.0, 1.0, (k,))),
-                loss=self.adversary_loss,
-            ),
+            "adversary": replace(agent["actor"], make=lambda: plain.make(its, unit), loss=self.adversary_loss),
         }
 
     def critic_of(self, seen: gym.Space, judged: int) -> Callable[[], ActionValue]:

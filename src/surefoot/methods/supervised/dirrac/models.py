@@ -50,8 +50,10 @@ def _row(model: Any, place: int) -> np.ndarray:
     coef = getattr(model, "coef", None) if getattr(model, "coef_", None) is None else model.coef_
     intercept = getattr(model, "intercept", None) if getattr(model, "coef_", None) is None else model.intercept_
     coef = None if coef is None or intercept is None else np.atleast_2d(np.asarray(coef, dtype=np.float64))
-    if coef is None or coef.shape[0] != 1:
+    classes = getattr(model, "classes_", getattr(model, "classes", None))
+    if coef is None or coef.shape[0] != 1 or classes is None:
         what = "has no coefficients" if coef is None else f"has {len(coef)} scores"
+        what = "predicts numbers, not classes" if coef is not None and len(coef) == 1 else what
         raise UsageError(
             f"models[{place}] ({type(model).__name__}) {what}; give fitted linear classifiers of two classes, such as "
             "LogisticRegression, without a pipeline around them, or an array [models, features + 1]."
@@ -71,10 +73,10 @@ def moments(models: Any, groups: Any, variance: float, features: Sequence[str] |
         raise UsageError(f"groups has the shape {list(labels.shape)}; give a label for each of {len(found)} models.")
     known, counts = np.unique(labels, return_counts=True)
     if variance == 0 and counts.min() < 2:
-        alone = known[counts.argmin()]
+        alone = "" if groups is None else f" in the group {known[counts.argmin()].item()!r}"
         raise UsageError(
-            f"variance=0 is not allowed with one model in the group {alone!r}: it has no covariance. Give more models, "
-            "or what you expect of them, such as variance=0.1."
+            f"variance=0 is not allowed with one model{alone}: it has no covariance. Give more models, or what you "
+            "expect of them, such as variance=0.1."
         )
     size = found.shape[1]
     means = np.stack([found[labels == one].mean(0) for one in known])

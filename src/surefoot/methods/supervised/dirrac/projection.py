@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 PENALTY, OVER = 10.0, 1.6  # at the start, and over-relaxation
-EVERY, ADAPTING, ENOUGH = 20, 1000, 1e-6  # iterations between looks, those with other penalties, residual of a row done
+EVERY, ADAPTING, ENOUGH = 20, 100, 1e-6  # iterations between looks, those with other penalties, residual of a row done
 SLACK = 1e-4  # of the budget
 Move = Callable[[Tensor, Tensor, Tensor], Tensor]
 """What becomes of the moves `[n, d]` of the rows at `[n]` of a batch under the penalties `[n, 1]`."""

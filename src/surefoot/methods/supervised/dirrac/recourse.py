@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.data.tables import check_finite
 from surefoot.errors import UsageError, nearest
 from surefoot.methods.supervised.dirrac.models import Moments
 from surefoot.methods.supervised.dirrac.projection import NORMS, Accepted
@@ -120,6 +121,8 @@ class Fitted:
                     raise UsageError(f"X has no column {missing[0]!r}, which the models know.")
             else:
                 X = X[list(names)]
+        if hasattr(X, "toarray"):  # a sparse matrix
+            raise UsageError("X is sparse, and dense rows are needed; give X.toarray().")
         try:
             rows = np.array(X, dtype=np.float64)
         except (TypeError, ValueError) as error:
@@ -128,9 +131,7 @@ class Fitted:
             raise UsageError(f"X has the shape {list(rows.shape)}; the models have {size} features: [rows, {size}].")
         if not len(rows):
             raise UsageError("X has no rows; give at least one that was rejected.")
-        if not np.isfinite(rows).all():
-            row, column = np.argwhere(~np.isfinite(rows))[0]
-            raise UsageError(f"feature {names[column]!r} is {rows[row, column]} in row {row}; fill it or leave it out.")
+        check_finite(rows, "feature", names, range(len(rows)))
         return torch.as_tensor(rows)
 
     def _box(self, start: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
-"""Neur2RO: decide before losses are known, by a small network that has learned what they cost once they are.
+"""Neur2RO: decide before it is known what goes wrong, by a small network that has learned what that costs.
 
 Reach for it where decisions come in two stages, what goes wrong in between is chosen by an adversary, the second stage
 is integer, and instances are many and alike: seconds matter more than proofs. The network predicts the optimal second
-stage from a choice x and losses ξ, and stands inside constraint generation, so that both of its problems are of one
+stage from a choice x and uncertain ξ, and stands inside constraint generation, so that both of its problems are of one
 stage:
 
     x ← argmin_x  c·x + Q(x, ξ_a(x)),   a(x) = argmax_s NN(x, ξ_s)        the true cost at the scenario ranked worst
@@ -11,8 +11,12 @@ stage:
 So x is judged by a true cost, which its worst case can only exceed, whatever the network's error.
 
     model = sf.train("neur2ro", data="knapsack:8").agent()
-    x = Neur2RO().decide(model, problem).choice             # a surefoot.envs.recourse.Knapsack
+    x = Neur2RO().decide(model, problem).choice             # a Knapsack of surefoot.envs.recourse
     surefoot.envs.recourse.exact.worst_case(problem, x)     # what it costs at worst, exactly
+
+Capital budgeting (`capital-budgeting:8`, a CapitalBudgeting) is decided in the same way: there the network predicts the
+value of both stages, from projects and from what ξ makes of their costs and revenues, and the plan keeps to the budget
+of the scenario ranked worst.
 
 Justin Dumouchelle, Esther Julien, Jannis Kurtz, Elias Khalil, *Neur2RO: Neural Two-Stage Robust Optimization* (ICLR
 2024), arXiv:2310.04345.
@@ -20,11 +24,12 @@ Justin Dumouchelle, Esther Julien, Jannis Kurtz, Elias Khalil, *Neur2RO: Neural 
 Departures:
 - Repairs take losses away (−p̂ξr) in the choice's problem too; the released one adds them there.
 - Labels are exact, from lists or dynamic programming, in place of a solver with a gap of 1 %.
-- Losses are searched by projected ascent from the scenarios and from random starts, which steps along the normalised
+- ξ is searched by projected ascent from the scenarios and from random starts, which steps along the normalised
   gradient and stays in the set; the paper uses the solver (preset paper), and its own ascent stops at the set's edge.
 - Choices of up to ten items are listed; HiGHS takes the place of Gurobi.
 - The last network is used; the paper keeps the best one on held-out rows. A run learns problems of one size.
-- Not built: capital budgeting, whose constraints are uncertain too.
+- In capital budgeting no choice is made that some ξ could make too dear, from the first one on; the paper adds this cut
+  when it is broken. The network learns from such choices only, and ξ lies in [0, 1] in place of [−1, 1].
 """
 
 from __future__ import annotations
@@ -41,7 +46,7 @@ from surefoot.hyperparameters import Choices, Range, hyperparameter
 from surefoot.loops.networks.nets import Batch, Net, Weights
 from surefoot.loops.supervised.method import MODEL, Rows, Supervised, mean_loss
 from surefoot.methods.supervised.neur2ro.deciding import Search
-from surefoot.models.set_model import KNOWN, SetModel, divided
+from surefoot.models.set_model import SetModel, Widths, divided
 from surefoot.models.set_value import SetSizes, SetValue
 
 if TYPE_CHECKING:
@@ -78,11 +83,12 @@ class Neur2RO(Supervised, Search, SetSizes):
         return SetSizes(self.item_hidden, self.item_size, self.set_hidden, self.set_size, self.value_hidden)
 
     def networks(self, rows: Rows) -> dict[str, Net]:
-        return {MODEL: self.net(lambda: SetValue(KNOWN, self.sizes()), self.loss_of(rows))}
+        widths = Widths.of(rows.features)
+        return {MODEL: self.net(lambda: SetValue(widths.features, self.sizes(), widths.entries), self.loss_of(rows))}
 
     def model_loss(self, w: Weights, batch: Batch, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
         """The squared error of the scaled value."""
-        predicted = w(MODEL, *divided(batch["x"]))
+        predicted = w(MODEL, *divided(batch["x"], Widths.of(rows.features)))
         error = predicted - batch["y"]
         return mean_loss(error**2, batch), {"absolute_error": mean_loss(error.detach().abs(), batch)}
 
@@ -93,17 +99,17 @@ class Neur2RO(Supervised, Search, SetSizes):
 
     def scaling(self, table: Table) -> tuple[np.ndarray, np.ndarray]:
         """What is known of the items comes to [0, 1], each of its kinds by itself; x and ξ are there already."""
-        x, _, items = divided(torch.as_tensor(table.X))
-        n, flat = x.shape[-1], items.reshape(-1, KNOWN).numpy()
-        low, width = _range(flat)
-        return np.append(np.zeros(2 * n), np.tile(low, n)), np.append(np.ones(2 * n), np.tile(1 / width, n))
+        x, xi, items = divided(torch.as_tensor(table.X), Widths.of(table.features))
+        n, before = x.shape[-1], x.shape[-1] + xi.shape[-1]
+        low, width = _range(items.flatten(0, 1).numpy())
+        return np.append(np.zeros(before), np.tile(low, n)), np.append(np.ones(before), np.tile(1 / width, n))
 
     def model(self, learner: SupervisedLearner, index: int, facts: dict[str, Any]) -> SetModel:
         """The value in the units of the problem."""
-        network = SetValue(KNOWN, self.sizes()).double()
+        widths, table = Widths.of(learner.rows.features), learner.table
+        network = SetValue(widths.features, self.sizes(), widths.entries).double()
         torch.nn.utils.vector_to_parameters(learner.weights[MODEL][index].detach().cpu().double(), network.parameters())
-        table = learner.table
-        network.fit_scales(divided(torch.as_tensor(table.X))[2], torch.as_tensor(table.y))
+        network.fit_scales(divided(torch.as_tensor(table.X), widths)[2], torch.as_tensor(table.y))
         return SetModel(network, facts)
 
     # --- in words ----------------------------------------------------------------------------------------------------
@@ -126,7 +132,7 @@ class Neur2RO(Supervised, Search, SetSizes):
         return [
             *super().algorithm(),
             f"to decide: x ← the choice of least {cost[self.formulation]} ({self.choices_by})",
-            f"    ξ ← the losses of greatest NN(x, ξ) ({self.losses_by}), a new scenario",
+            f"    ξ ← that of greatest NN(x, ξ) ({self.losses_by}), a new scenario",
             f"    until it gains no more than {self.tolerance:g} of the prediction, or for {self.scenarios} scenarios",
         ]
 

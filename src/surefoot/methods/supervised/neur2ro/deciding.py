@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from surefoot.ambiguity.budgeted import Array
-from surefoot.envs.recourse import Knapsack
-from surefoot.envs.recourse.knapsack import losses
+from surefoot.envs.recourse.problem import Problem
 from surefoot.hyperparameters import check, hyperparameter
 from surefoot.methods.supervised.neur2ro.generation import (
     Known,
@@ -53,14 +52,13 @@ class Search:
     def __post_init__(self) -> None:
         check(self)
 
-    def decide(self, model: SetModel, problem: Knapsack, seed: int = 0) -> Decision:
+    def decide(self, model: SetModel, problem: Problem, seed: int = 0) -> Decision:
         """The choice for an instance, by the learned value of its second stage.
 
-        The first choice is the best one without losses. It ends when the network fears nothing new, and the answer is
-        the last choice; `surefoot.envs.recourse.exact.worst_case` finds what it really costs.
+        The first choice is the best one if all goes as planned. It ends when the network fears nothing new, and the
+        answer is the last choice; `surefoot.envs.recourse.exact.worst_case` finds what it really costs.
         """
-        to, n = known(model.network, problem), len(problem)
-        scenarios = np.empty((0, n))
+        to, scenarios = known(model.network, problem), np.empty((0, problem.uncertain))
         for number in range(self.scenarios + 1):
             x = self._choice(to, scenarios)
             xi = self._losses(to, x, scenarios, seed, number)
@@ -78,7 +76,7 @@ class Search:
         if self.losses_by == "highs":
             return solved_losses(to, x, self.gap, self.solver_seconds)
         stream = numpy_stream(seed, "starts of the ascent", number)
-        starts = losses(stream, self.starts, len(x), to.problem.budget)
+        starts = to.problem.scenarios(stream, self.starts)
         return ascended_losses(to, x, np.vstack([scenarios, starts]), self.ascent_steps, self.ascent_length)
 
     def _known(self, to: Known, x: Array, xi: Array, scenarios: Array) -> bool:
@@ -94,7 +92,7 @@ class Search:
 
 
 class Decision(NamedTuple):
-    """A choice `[n]`, the losses `[n]` that the network fears most for it, and those `[s, n]` it was made against."""
+    """A choice `[n]`, the ξ `[k]` that the network fears most for it, and those `[s, k]` it was made against."""
 
     choice: Array
     losses: Array

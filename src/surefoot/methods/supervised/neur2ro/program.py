@@ -46,7 +46,7 @@ class Program:
         self.lower: Any = np.empty(0)
         self.upper: Any = np.empty(0)
         self.integer = np.empty(0)
-        self._rows: list[tuple[Affine, float, float]] = []
+        self._rows: list[tuple[Affine, Array | float, Array | float]] = []
 
     def variables(
         self, count: int, lower: Array | float = 0.0, upper: Array | float = 1.0, whole: bool = False
@@ -58,7 +58,7 @@ class Program:
         self.integer = np.append(self.integer, np.full(count, float(whole)))
         return Affine(np.eye(count, old + count, old), np.zeros(count))
 
-    def require(self, what: Affine, *, least: float = -np.inf, most: float = np.inf) -> None:
+    def require(self, what: Affine, *, least: Array | float = -np.inf, most: Array | float = np.inf) -> None:
         """least ≤ what ≤ most."""
         self._rows.append((what, least, most))
 

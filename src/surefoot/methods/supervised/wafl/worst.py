@@ -27,24 +27,29 @@ MOST, BLOCK, ENOUGH = 5000, 20, 1e-9  # steps of the ascent for a certificate, w
 
 
 class Worst:
-    """What moves the rows of a batch, with a step found at the start of every round."""
+    """What moves the rows of a batch, with a step found at the start of every round; for numbers, whose worst case is
+    infinite once the curvature passes the price, also before every batch."""
 
     def __init__(self, learner: SupervisedLearner, penalty: float, steps: int) -> None:
         self.learner, self.penalty, self.steps = learner, penalty, steps
         self.curvature, self.warned = torch.zeros(learner.num_seeds, device=learner.device), False
 
     def begin_round(self) -> None:
-        """Estimate the curvature of the loss in the rows at the server's weights, the greatest of a sample of rows.
-
-        Raises:
-            UsageError: it is that of a square and above the price, so that rows would move without end.
-        """
+        """Estimate the curvature at the server's weights by a sample of rows; see `_estimate`."""
         learner = self.learner
         places = numpy_stream(0, "rows of the curvature", learner.iteration).permutation(len(learner.table))[:SAMPLE]
         index = np.sort(places)[None].repeat(learner.num_seeds, 0)
         with computing_on(learner.device):
-            found = greatest_curvature(*learner.damage(learner.batch(index)))
-        self.curvature = found.view(learner.num_seeds, -1).amax(1)
+            self._estimate(learner.batch(index))
+
+    def _estimate(self, batch: Batch) -> None:
+        """The curvature of the loss in the rows of a batch, the greatest of each seed.
+
+        Raises:
+            UsageError: it is that of a square and above the price, so that rows would move without end.
+        """
+        found = greatest_curvature(*self.learner.damage(batch))
+        self.curvature = found.view(self.learner.num_seeds, -1).amax(1)
         highest = float(self.curvature.nan_to_num(nan=math.inf).max())
         if highest >= self.penalty:
             self._tell(highest)
@@ -67,6 +72,8 @@ class Worst:
 
     def __call__(self, batch: Batch, due: tuple[str, ...]) -> dict[str, Tensor]:
         """`moved`: the rows where they do most damage net of the price."""
+        if self.learner.rows.classes is None:
+            self._estimate(batch)
         size = ascent_step(self.penalty, self.curvature).repeat_interleave(batch["x"].shape[1])
         return {"moved": self.learner.attacked(batch, lambda d, m: ascend_priced(d, m, self.penalty, self.steps, size))}
 

@@ -13,8 +13,8 @@ values in the worst world and under Q_i enclose the robust value of a rectangula
 Reference: Zouitine, Bertoin, Clavier, Geist & Rachelson, "Solving robust MDPs as a sequence of static RL problems",
 2024 (arXiv:2410.06212). No code was found; the method follows its text.
 
-Departures: this is the tabular form. The deep one (SAC in every world, critics that a learned model declares valid,
-CMA-ES for the worst world) is not built. Policies are evaluated exactly; `episodes=300` estimates their values from
+Departures: this is the tabular form; the deep one (SAC in every world, critics that a learned model declares valid,
+CMA-ES for the worst world) is `iwocs-deep`. Policies are evaluated exactly; `episodes=300` estimates their values from
 rollouts as the paper does. A stop because the worst world is solved already, with a gap above ε, is in the metrics.
 """
 

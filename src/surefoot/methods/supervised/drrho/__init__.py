@@ -15,7 +15,7 @@ with a Reference Model Improves Generalization Bounds and Scaling Laws* (ICML 20
 
 Departures:
 - Linear models on all samples, where the normaliser of KL needs no moving average; the contrastive form of the paper
-  (DRRho-CLIP), which does, is not built.
+  (DRRho-CLIP), which does, is `drrho-contrastive`.
 - An intercept and a price on the norm, as in the other methods on finite sums.
 """
 
