@@ -64,10 +64,10 @@ def make(
     data = record(env, recipe, steps, method=method, agent=agent, train_steps=train_steps, seed=seed)
     place = write_dataset(data, to)
     print(printable(f"{described(data)}\n\nwritten: {place}"))
-    if (method := suggested(data)) is None:
+    if (begin := suggested(data)) is None:
         print(f"next: surefoot train dqn --env {env}   (what learns from data alone needs continuous actions)")
     else:
-        print(f"next: surefoot train {method} --data {to} --env {env}")
+        print(f"next: surefoot train {begin} --data {to} --env {env}")
 
 
 def convert(

@@ -8,7 +8,7 @@ The second stage of the problems here is a knapsack whose items have states, whi
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -44,7 +44,10 @@ class Paid(NamedTuple):
 
 
 class Problem(Protocol):
-    """An instance of n items."""
+    """An instance of n items. `seen` and `known` name what a network sees of ξ beside an item, and knows of it."""
+
+    seen: ClassVar[tuple[str, ...]]
+    known: ClassVar[tuple[str, ...]]
 
     @property
     def budget(self) -> float:

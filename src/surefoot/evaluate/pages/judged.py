@@ -49,13 +49,15 @@ def _kept(folder: Path, pattern: str) -> list[Mapping[str, Any]]:
 
 
 def _said(one: Mapping[str, Any], name: str) -> str:
-    return number(value) if _number(value := one.get(name)) else ""
+    value: Any = one.get(name)
+    return number(value) if _number(value) else ""
 
 
 def _with_interval(one: Mapping[str, Any], name: str) -> tuple[str, str]:
     ends: Any = one.get(f"{name}_interval")
     whole = isinstance(ends, list) and len(ends) == 2 and all(map(_number, ends))
-    return _said(one, name), in_brackets((float(ends[0]), float(ends[1])) if whole else None, ".4g")
+    interval: Any = (float(ends[0]), float(ends[1])) if whole else None
+    return _said(one, name), in_brackets(interval, ".4g")
 
 
 def _number(value: Any) -> bool:

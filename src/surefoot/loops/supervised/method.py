@@ -41,7 +41,7 @@ class Rows:
     count: int
     batches: int
     epochs: int
-    features: tuple[str, ...]
+    features: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> int:
