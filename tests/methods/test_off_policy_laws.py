@@ -59,7 +59,8 @@ def test_a_seed_among_several_computes_what_it_computes_alone(slug):
 
 @pytest.mark.parametrize("slug", REMEMBERING)
 def test_a_seed_among_several_remembers_what_it_does_alone(slug):
-    together_as_alone(lambda seeds: learner(slug, seeds, num_envs=2, **CORE))
+    """The heads of robust-value-losses begin at 0, so that its actions may tie up to rounding: here none does."""
+    together_as_alone(lambda seeds: learner(slug, seeds, num_envs=2, **CORE), (6, 7, 8))
 
 
 @pytest.mark.parametrize(("slug", "changes"), [*((slug, {}) for slug in METHODS), ("dqn", CORE), ("sac", CORE)])

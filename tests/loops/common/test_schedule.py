@@ -76,7 +76,6 @@ def test_off_policy_learners_step_by_it():
         run.iterate()  # only random actions
         start = {k: x.clone() for k, x in run.weights.items()}
         run._draw()
-        run._collect(0)
         batch, _ = run.batch()
         assert ("rate" in batch) == (name == "warm")
         if name == "warm":
