@@ -205,14 +205,19 @@ def _print_summary(run: Any) -> None:
     again = f"{run.path}{_trust(run)}"
     resume = "" if run.finished else f"surefoot resume {again} · "
     more = [f"surefoot {command} · " for command in _to_play(run, agent)]
-    held_out = " --data HELD-OUT" if run.config["env"].get("env") == "" else ""
+    held_out = " --data HELD-OUT" if _by_data_alone(run) else ""
     print(f"next: {resume}surefoot evaluate {again}{held_out} · {''.join(more)}surefoot report {run.path}")
+
+
+def _by_data_alone(run: Any) -> bool:
+    """Whether a run learned from data, and no environment was named beside them."""
+    return run.config["env"].get("env") == ""
 
 
 def _to_play(run: Any, agent: Any) -> list[str]:
     """What to do next with an agent: what it does when it acts, or what a model that does not act is for."""
-    if run.config["env"].get("env") == "":
-        return []  # it learned from data alone, and there is nothing to play in
+    if _by_data_alone(run):
+        return []  # there is nothing to play in
     writes = agent.loop == "group-rollout"
     if agent.loop in ("finite-sum", "supervised"):
         return []

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pretended_device import pretended
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from surefoot.loops.common.compile import traced
@@ -39,6 +40,16 @@ def together_as_alone(learner: Learner, seeds: tuple[int, int, int] = (4, 5, 6))
             assert rows[1][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
     for name, weights in together.weights.items():
         torch.testing.assert_close(weights[1], alone.weights[name][0], rtol=0, atol=1e-4)
+
+
+def a_device_changes_no_bit(learner: Callable[..., Any]) -> None:
+    """What two seeds compute on the pretended device is what they compute on the CPU."""
+    here = learner((0, 1))
+    rows = [here.iterate() for _ in range(2)]
+    with pretended() as device:
+        there = learner((0, 1), device=device)
+        assert [there.iterate() for _ in range(2)] == rows
+        assert all(torch.equal(x, there.state()[name]) for name, x in here.state().items())
 
 
 def first_pass(function, *example):

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from network_laws import numbers, the_seed_decides, together_as_alone
-from pretended_device import pretended
+from network_laws import a_device_changes_no_bit, numbers, the_seed_decides, together_as_alone
 
 import surefoot as sf
 from surefoot import api
@@ -154,12 +153,7 @@ def test_the_rate_falls_from_one_by_half_a_cosine():
 def test_the_common_laws_of_networks():
     the_seed_decides(lambda seeds: learner(seeds))
     together_as_alone(lambda seeds: learner(seeds))
-    here = learner((0, 1))
-    rows = [here.iterate() for _ in range(2)]
-    with pretended() as device:
-        there = learner((0, 1), device=device)
-        assert [there.iterate() for _ in range(2)] == rows
-        assert all(torch.equal(x, there.state()[name]) for name, x in here.state().items())
+    a_device_changes_no_bit(learner)
 
 
 def test_stopped_and_resumed_is_the_same_run_to_the_bit(tmp_path):

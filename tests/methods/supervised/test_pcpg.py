@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from network_laws import numbers, the_seed_decides, together_as_alone
-from pretended_device import pretended
+from network_laws import a_device_changes_no_bit, numbers, the_seed_decides, together_as_alone
 
 import surefoot as sf
 import surefoot.supervised as room
@@ -160,12 +159,7 @@ def test_it_learns_to_read(tmp_path):
 
 def test_the_common_laws_of_networks():
     the_seed_decides(lambda seeds: learner(seeds))
-    here = learner((0, 1))
-    rows = [here.iterate() for _ in range(2)]
-    with pretended() as device:
-        there = learner((0, 1), device=device)
-        assert [there.iterate() for _ in range(2)] == rows
-        assert all(torch.equal(x, there.state()[name]) for name, x in here.state().items())
+    a_device_changes_no_bit(learner)
     together_as_alone(lambda seeds: learner(seeds, mix=0.0))  # texts that are drawn may turn on rounding
 
 

@@ -75,13 +75,17 @@ class DeepIWOCS(Members):
 
     # --- stages: the default policy, then one member after another ---------------------------------------------------
 
+    def _lengths(self) -> tuple[int, int]:
+        """The iterations of the default policy and of a member."""
+        return -(-self.default_policy_steps // self.pace), -(-self.member_steps // self.pace)
+
     def stage(self, iteration: int) -> int:
         """0 for the default policy, j for the j-th member, and one more when all is done."""
-        first, each = -(-self.default_policy_steps // self.pace), -(-self.member_steps // self.pace)
+        first, each = self._lengths()
         return min(max(0, (iteration - first) // each + 1), self.members + 1)
 
     def begun(self, iteration: int) -> int:
-        first, each = -(-self.default_policy_steps // self.pace), -(-self.member_steps // self.pace)
+        first, each = self._lengths()
         stage = min(self.stage(iteration), self.members)
         return 0 if stage == 0 else first + (stage - 1) * each
 
