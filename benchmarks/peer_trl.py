@@ -98,11 +98,35 @@ class Timed:
         return found
 
 
+def grpo_config(out: str, steps: int, prompts: int, samples: int, **more: Any) -> Any:
+    """Settings of a GRPO trainer that takes one optimiser step a batch, on the CPU, and keeps and logs nothing. The
+    longest completion is that of a whole episode."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        output_dir=out,
+        use_cpu=True,
+        max_steps=steps,
+        per_device_train_batch_size=prompts * samples,
+        num_generations=samples,
+        beta=0.0,
+        max_grad_norm=1.0,
+        loss_type="grpo",
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        gradient_checkpointing=False,
+        bf16=False,
+        disable_tqdm=True,
+        **more,
+    )
+
+
 def trl_trainer(model: Path, steps: int, out: str) -> Any:
     """A GRPO trainer with one optimiser step a batch of `PROMPTS · SAMPLES` completions."""
     from datasets import Dataset
     from transformers import AutoTokenizer
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     from surefoot.envs.language import resolve
 
@@ -112,26 +136,8 @@ def trl_trainer(model: Path, steps: int, out: str) -> Any:
     def correct(completions: list[str], answer: list[str], **_: Any) -> list[float]:
         return [float(text.strip() == wanted) for text, wanted in zip(completions, answer, strict=True)]
 
-    config = GRPOConfig(
-        output_dir=out,
-        use_cpu=True,
-        max_steps=steps,
-        per_device_train_batch_size=PROMPTS * SAMPLES,
-        num_generations=SAMPLES,
-        max_completion_length=TOKENS,
-        temperature=1.0,
-        beta=0.0,
-        learning_rate=1e-4,
-        max_grad_norm=1.0,
-        loss_type="grpo",
-        report_to=[],
-        save_strategy="no",
-        logging_strategy="no",
-        gradient_checkpointing=False,
-        bf16=False,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-    )
+    sizes = {"max_completion_length": TOKENS, "temperature": 1.0, "learning_rate": 1e-4}
+    config = grpo_config(out, steps, PROMPTS, SAMPLES, **sizes, remove_unused_columns=False)
     rows = Dataset.from_list([{"prompt": e.prompt, "answer": e.answer} for e in examples])
     tokenizer = AutoTokenizer.from_pretrained(model)
     return GRPOTrainer(
@@ -192,30 +198,12 @@ def trl_tools(model: str, turns: int, said: int, steps: int, out: str) -> Any:
     """A GRPO trainer whose model calls a tool in every turn, at most `turns` of them."""
     from datasets import Dataset
     from transformers import AutoTokenizer
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.response_template = PARSED
-    config = GRPOConfig(
-        output_dir=out,
-        use_cpu=True,
-        max_steps=steps,
-        per_device_train_batch_size=ASKED * TALKS,
-        num_generations=TALKS,
-        max_completion_length=turns * (110 + said),  # of the whole episode; a turn ends by itself
-        max_tool_calling_iterations=turns - 1,
-        temperature=HEAT,
-        beta=0.0,
-        learning_rate=1e-6,
-        max_grad_norm=1.0,
-        loss_type="grpo",
-        report_to=[],
-        save_strategy="no",
-        logging_strategy="no",
-        gradient_checkpointing=False,
-        bf16=False,
-        disable_tqdm=True,
-    )
+    sizes = {"max_completion_length": turns * (110 + said), "temperature": HEAT, "learning_rate": 1e-6}
+    config = grpo_config(out, steps, ASKED, TALKS, **sizes, max_tool_calling_iterations=turns - 1)
     rows = Dataset.from_list([{"prompt": question(i)} for i in range(ASKED * (steps + 4))])
     return GRPOTrainer(
         model=model, reward_funcs=odd, args=config, train_dataset=rows, processing_class=tokenizer, tools=[tool(said)]
